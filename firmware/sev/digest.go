@@ -1,0 +1,162 @@
+package sev
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// GUID is a GUID as it lies in memory: the first three fields little-endian.
+type GUID [16]byte
+
+// ParseGUID reads the usual text form, 8-4-4-4-12 hex digits.
+func ParseGUID(s string) (GUID, error) {
+	var g GUID
+	var a uint32
+	var b, c, d uint16
+	var e uint64
+	if n, err := fmt.Sscanf(s, "%08x-%04x-%04x-%04x-%012x", &a, &b, &c, &d, &e); n != 5 || err != nil || len(s) != 36 {
+		return g, fmt.Errorf("%q is not a GUID", s)
+	}
+	binary.LittleEndian.PutUint32(g[0:], a)
+	binary.LittleEndian.PutUint16(g[4:], b)
+	binary.LittleEndian.PutUint16(g[6:], c)
+	binary.BigEndian.PutUint16(g[8:], d)
+	var tail [8]byte
+	binary.BigEndian.PutUint64(tail[:], e)
+	copy(g[10:], tail[2:])
+	return g, nil
+}
+
+// MustGUID is ParseGUID for constants.
+func MustGUID(s string) GUID {
+	g, err := ParseGUID(s)
+	if err != nil {
+		panic(err)
+	}
+	return g
+}
+
+func (g GUID) String() string {
+	le := binary.LittleEndian
+	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(g[:]), le.Uint16(g[4:]), le.Uint16(g[6:]), g[8:10], g[10:])
+}
+
+// GUIDs of the kernel hash table (QEMU, target/i386/sev.c; OVMF, AmdSev/BlobVerifierLibSevHashes).
+var (
+	guidHashTable = MustGUID("9438d606-4f22-4cc9-b479-a793d411fd21")
+	guidCmdline   = MustGUID("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
+	guidInitrd    = MustGUID("44baf731-3a2f-4bd7-9af1-41e29169781d")
+	guidKernel    = MustGUID("4de79437-abd2-427f-b835-d5b172d2045b")
+)
+
+// HashTableSize is the length in bytes of the kernel hash table, padded to 16.
+const HashTableSize = 176
+
+// KernelHashes are the SHA-256 hashes by which the firmware recognises what it boots.
+type KernelHashes struct {
+	Kernel  [32]byte // of the file as given
+	Initrd  [32]byte // of the file; of nothing when there is none
+	Cmdline [32]byte // of the string and one NUL
+}
+
+// HashKernel reads kernel and initrd to their ends. A nil initrd means none.
+func HashKernel(kernel, initrd io.Reader, cmdline string) (KernelHashes, error) {
+	var h KernelHashes
+	for _, part := range []struct {
+		name string
+		r    io.Reader
+		sum  *[32]byte
+	}{{"kernel", kernel, &h.Kernel}, {"initrd", initrd, &h.Initrd}} {
+		d := sha256.New()
+		if part.r != nil {
+			if _, err := io.Copy(d, part.r); err != nil {
+				return h, fmt.Errorf("hash %s: %w", part.name, err)
+			}
+		}
+		d.Sum(part.sum[:0])
+	}
+	h.Cmdline = sha256.Sum256(append([]byte(cmdline), 0))
+	return h, nil
+}
+
+// Table is the hash table as it is loaded and measured (QEMU,
+// sev_add_kernel_loader_hashes): cmdline, initrd, kernel, then zeros.
+func (h KernelHashes) Table() [HashTableSize]byte {
+	const entrySize = 16 + 2 + sha256.Size
+	var t [HashTableSize]byte
+	b := append(t[:0], guidHashTable[:]...)
+	b = binary.LittleEndian.AppendUint16(b, 16+2+3*entrySize)
+	for _, e := range []struct {
+		guid GUID
+		sum  [32]byte
+	}{{guidCmdline, h.Cmdline}, {guidInitrd, h.Initrd}, {guidKernel, h.Kernel}} {
+		b = append(b, e.guid[:]...)
+		b = binary.LittleEndian.AppendUint16(b, entrySize)
+		b = append(b, e.sum[:]...)
+	}
+	return t
+}
+
+// Errors about inputs for which no platform gives a digest.
+var (
+	ErrNoFirmware  = errors.New("launch digest: the firmware image is empty")
+	ErrNoHashTable = errors.New("launch digest: the firmware has no area for kernel hashes")
+)
+
+// LaunchInputs are what a SEV launch digest covers.
+type LaunchInputs struct {
+	Firmware []byte        // the whole image, as loaded below 4 GiB
+	Kernel   *KernelHashes // nil when kernel-hashes is off or there is no -kernel
+	HashArea HashArea      // where the firmware wants the table; used only with Kernel
+}
+
+// HashArea is the guest-physical area that a firmware reserves for the hash table.
+type HashArea struct{ Base, Size uint32 }
+
+// Holds says whether the table fits; areas of size 0 mean "not supported".
+func (a HashArea) Holds() bool { return a.Base != 0 && a.Size >= HashTableSize }
+
+// LaunchDigest predicts the SEV launch digest: SHA-256 over the firmware image
+// and the kernel hash table (SEV API, chapter 6.5; QEMU, sev_launch_update_data).
+func LaunchDigest(in LaunchInputs) ([32]byte, error) {
+	if len(in.Firmware) == 0 {
+		return [32]byte{}, ErrNoFirmware
+	}
+	d := sha256.New()
+	d.Write(in.Firmware)
+	if in.Kernel != nil {
+		if !in.HashArea.Holds() {
+			return [32]byte{}, fmt.Errorf("%w (base=%#x size=%#x)", ErrNoHashTable, in.HashArea.Base, in.HashArea.Size)
+		}
+		table := in.Kernel.Table()
+		d.Write(table[:])
+	}
+	return [32]byte(d.Sum(nil)), nil
+}
+
+// MeasurementSize is the length of a launch measurement: the MAC, then the nonce.
+const MeasurementSize = 48
+
+// Measurement is a platform's answer to LAUNCH_MEASURE (SEV API, chapter 6.5).
+type Measurement struct {
+	MAC   [32]byte
+	Nonce [16]byte // MNONCE, chosen by the platform
+}
+
+// ParseMeasurement reads the 48 bytes of query-sev-launch-measure.
+func ParseMeasurement(b []byte) (Measurement, error) {
+	var m Measurement
+	if len(b) != MeasurementSize {
+		return m, fmt.Errorf("launch measurement: %d bytes, must be %d", len(b), MeasurementSize)
+	}
+	copy(m.MAC[:], b)
+	copy(m.Nonce[:], b[32:])
+	return m, nil
+}
+
+// Bytes returns the 48 bytes that ParseMeasurement takes.
+func (m Measurement) Bytes() []byte { return slices.Concat(m.MAC[:], m.Nonce[:]) }
