@@ -1,0 +1,96 @@
+package qmp
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+)
+
+// Executor runs commands: a *Conn, or what a test puts in its place.
+type Executor interface {
+	Execute(ctx context.Context, command string, args, out any) error
+}
+
+// QueryStatus asks for the run state (qapi/run-state.json).
+type QueryStatus struct{}
+
+// Status is the answer to QueryStatus.
+type Status struct {
+	Running bool   `json:"running"`
+	Status  string `json:"status"` // "prelaunch", "running", "paused", "shutdown", …
+}
+
+// Execute runs query-status.
+func (QueryStatus) Execute(ctx context.Context, e Executor) (s Status, err error) {
+	return s, e.Execute(ctx, "query-status", nil, &s)
+}
+
+// Cont lets the guest run.
+type Cont struct{}
+
+// Execute runs cont.
+func (Cont) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "cont", nil, nil) }
+
+// Stop pauses the guest.
+type Stop struct{}
+
+// Execute runs stop.
+func (Stop) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "stop", nil, nil) }
+
+// SystemPowerdown presses the guest's power button.
+type SystemPowerdown struct{}
+
+// Execute runs system_powerdown.
+func (SystemPowerdown) Execute(ctx context.Context, e Executor) error {
+	return e.Execute(ctx, "system_powerdown", nil, nil)
+}
+
+// Quit ends QEMU at once.
+type Quit struct{}
+
+// Execute runs quit.
+func (Quit) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "quit", nil, nil) }
+
+// Human runs a command of the human monitor and returns its text.
+type Human struct {
+	CommandLine string `json:"command-line"`
+}
+
+// Execute runs human-monitor-command.
+func (h Human) Execute(ctx context.Context, e Executor) (text string, err error) {
+	return text, e.Execute(ctx, "human-monitor-command", h, &text)
+}
+
+// GetFD hands QEMU a file under a name.
+type GetFD struct {
+	Name string   `json:"fdname"`
+	File *os.File `json:"-"`
+}
+
+// Execute runs getfd.
+func (g GetFD) Execute(ctx context.Context, c *Conn) error {
+	return c.ExecuteFile(ctx, "getfd", g, nil, g.File)
+}
+
+// AddFD adds a file to a set that options can name as /dev/fdset/N.
+type AddFD struct {
+	Set    int      `json:"fdset-id"`
+	Opaque string   `json:"opaque,omitempty"`
+	File   *os.File `json:"-"`
+}
+
+// Execute runs add-fd and returns QEMU's number for the file.
+func (a AddFD) Execute(ctx context.Context, c *Conn) (fd int, err error) {
+	var out struct {
+		FD int `json:"fd"`
+	}
+	return out.FD, c.ExecuteFile(ctx, "add-fd", a, &out, a.File)
+}
+
+// QueryQMPSchema asks for the description of all commands and events.
+type QueryQMPSchema struct{}
+
+// Execute runs query-qmp-schema and returns its entries undecoded.
+func (QueryQMPSchema) Execute(ctx context.Context, e Executor) (entries []json.RawMessage, err error) {
+	return entries, e.Execute(ctx, "query-qmp-schema", nil, &entries)
+}

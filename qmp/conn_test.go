@@ -1,0 +1,456 @@
+package qmp_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/digitalocean/go-qemu/qmp/raw"
+	"go.uber.org/goleak"
+
+	"github.com/vmlatch/vmlatch/qmp"
+	"github.com/vmlatch/vmlatch/qmp/qmptest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func connect(t *testing.T, script string) (*qmp.Conn, *qmptest.Server) {
+	t.Helper()
+	nc, server := qmptest.Serve(t, script)
+	c, err := qmp.NewConn(short(t), nc, qmp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c, server
+}
+
+// short is a context for steps that must end soon.
+func short(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// brief is a context for steps that must time out.
+func brief(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestExecute(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+`
+		< query-status
+		> {"return": {"running": false, "status": "prelaunch"}, "id": $ID}
+		< query-sev
+		> {"id": $ID, "error": {"class": "CommandNotFound", "desc": "The command query-sev has not been found"}}
+		< stop
+		> {"id": $ID, "error": {"class": "GenericError", "desc": ""}}`)
+	if v := c.Version().String(); v != "7.2.22" {
+		t.Errorf("version %s", v)
+	}
+	status, err := qmp.QueryStatus{}.Execute(short(t), c)
+	if err != nil || status.Status != "prelaunch" {
+		t.Errorf("status %+v, %v", status, err)
+	}
+	_, err = qmp.QuerySEV{}.Execute(short(t), c)
+	if !qmp.IsCommandNotFound(err) {
+		t.Errorf("error %v has lost its class", err)
+	}
+	// An error without a description is an error all the same.
+	if err := (qmp.Stop{}).Execute(short(t), c); err == nil {
+		t.Error("an error reply with an empty description counts as success")
+	}
+}
+
+// The tests below reproduce the defects of go-qemu's SocketMonitor.
+
+func TestLargeReply(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+"< query-qmp-schema\n>N 250000\n< query-qmp-schema\n>N 5000000")
+	for _, want := range []int{250_000, 5_000_000} {
+		var s string
+		if err := c.Execute(short(t), "query-qmp-schema", nil, &s); err != nil || len(s) != want {
+			t.Errorf("%d bytes, %v, want %d", len(s), err, want)
+		}
+	}
+}
+
+func TestRepliesSurviveEvents(t *testing.T) {
+	var script strings.Builder
+	script.WriteString(qmptest.Negotiate)
+	for i := range 200 {
+		fmt.Fprintf(&script, "< query-status\n> {\"return\": {\"status\": \"s%d\"}, \"id\": $ID}\nevent*40 BLOCK_JOB_READY\n", i)
+	}
+	c, _ := connect(t, script.String())
+	sub := c.Subscribe(10)
+	defer sub.Close()
+	for i := range 200 {
+		s, err := qmp.QueryStatus{}.Execute(short(t), c)
+		if want := fmt.Sprintf("s%d", i); err != nil || s.Status != want {
+			t.Fatalf("reply %d is %q, %v", i, s.Status, err)
+		}
+	}
+}
+
+func TestEventsBeforeNegotiationEnds(t *testing.T) {
+	c, _ := connect(t, qmptest.Greeting+`
+		< qmp_capabilities
+		> {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "GUEST_PANICKED", "data": {"action": "pause"}}
+		> {"return": {}, "id": $ID}`)
+	e, ok := c.Latched(qmp.EventGuestPanicked)
+	if !ok || string(e.Data) != `{"action": "pause"}` {
+		t.Errorf("latched %+v, %t", e, ok)
+	}
+}
+
+func TestNoEventConsumer(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+"event*5000 NIC_RX_FILTER_CHANGED\n< query-status\n> {\"return\": {}, \"id\": $ID}")
+	if _, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSlowConsumerLosesOnlyWhatItMay(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+`
+		event*3 STOP
+		event*1000 NIC_RX_FILTER_CHANGED
+		event*2 SHUTDOWN
+		< query-status
+		> {"return": {}, "id": $ID}`)
+	sub := c.Subscribe(5)
+	if _, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for range 6 {
+		e, err := sub.Next(short(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, e.Name)
+	}
+	// How many events came before Subscribe is open; what must hold is that the
+	// last SHUTDOWN is there and the flood was counted, not queued.
+	if names[len(names)-1] != qmp.EventShutdown {
+		t.Errorf("queue %v does not end in SHUTDOWN", names)
+	}
+	if sub.Dropped() == 0 {
+		t.Error("nothing was counted as dropped")
+	}
+	sub.Close()
+	if _, err := sub.Next(short(t)); !errors.Is(err, qmp.ErrClosed) {
+		t.Errorf("a closed subscription gives %v", err)
+	}
+}
+
+func TestTwoSubscribersDoNotSteal(t *testing.T) {
+	c, server := connect(t, qmptest.Negotiate+"wait go\nevent*3 STOP")
+	a, b := c.Subscribe(10, qmp.EventStop), c.Subscribe(10)
+	server.Signal("go")
+	for range 3 {
+		for name, s := range map[string]*qmp.Subscription{"a": a, "b": b} {
+			if e, err := s.Next(short(t)); err != nil || e.Name != qmp.EventStop {
+				t.Errorf("%s: %v, %v", name, e, err)
+			}
+		}
+	}
+}
+
+func TestNextHonoursContext(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate)
+	if _, err := c.Subscribe(1).Next(brief(t)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestLostConnectionIsAnEvent(t *testing.T) {
+	c, server := connect(t, qmptest.Negotiate+"wait go\nclose")
+	sub := c.Subscribe(1, qmp.EventShutdown)
+	server.Signal("go")
+	if e, err := sub.Next(short(t)); err != nil || e.Name != qmp.EventConnectionLost {
+		t.Errorf("%+v, %v", e, err)
+	}
+	if _, err := sub.Next(short(t)); !errors.Is(err, qmp.ErrClosed) {
+		t.Errorf("afterwards: %v", err)
+	}
+	late := c.Subscribe(1)
+	if e, err := late.Next(short(t)); err != nil || e.Name != qmp.EventConnectionLost {
+		t.Errorf("a late subscriber sees %+v, %v", e, err)
+	}
+	if err := (qmp.Stop{}).Execute(short(t), c); !errors.Is(err, qmp.ErrClosed) {
+		t.Errorf("a command afterwards: %v", err)
+	}
+}
+
+func TestStoppedPeer(t *testing.T) {
+	c, server := connect(t, qmptest.Negotiate+`
+		< query-status
+		wait go
+		> {"return": {"status": "late"}, "id": $ID}
+		< query-status
+		> {"return": {"status": "fresh"}, "id": $ID}`)
+	if _, err := (qmp.QueryStatus{}).Execute(brief(t), c); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("error %v", err)
+	}
+	server.Signal("go")
+	if s, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil || s.Status != "fresh" {
+		t.Errorf("after the late reply: %+v, %v", s, err)
+	}
+	if c.Strays() != 1 {
+		t.Errorf("%d strays, want 1", c.Strays())
+	}
+}
+
+func TestStoppedPeerThatReadsNothing(t *testing.T) {
+	nc, server := qmptest.Serve(t, qmptest.Negotiate+"wait never")
+	c, err := qmp.NewConn(short(t), nc, qmp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	defer server.Signal("never")
+	huge := strings.Repeat("x", 8<<20) // more than socket buffers hold
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := c.Execute(ctx, "x", huge, nil); err == nil {
+		t.Fatal("a command that nobody reads succeeds")
+	}
+	// Half a command is on the wire: the connection says so and does not hang.
+	if err := c.Execute(short(t), "y", nil, nil); !errors.Is(err, qmp.ErrClosed) {
+		t.Errorf("the next command: %v", err)
+	}
+}
+
+func TestSecondClientTimesOut(t *testing.T) {
+	nc, _ := qmptest.Serve(t, "")
+	_, err := qmp.NewConn(brief(t), nc, qmp.Options{})
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another client") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestStrayIDs(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+`
+		< query-status
+		> {"return": {"status": "nobody asked"}, "id": 4711}
+		> {"return": {"status": "text id"}, "id": "a"}
+		> {"error": {"class": "GenericError", "desc": "no id"}}
+		> {"return": {"status": "mine"}, "id": $ID}
+		> {"return": {"status": "again"}, "id": $ID}
+		< query-status
+		> {"return": {"status": "next"}, "id": $ID}`)
+	for _, want := range []string{"mine", "next"} {
+		if s, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil || s.Status != want {
+			t.Errorf("%+v, %v, want %s", s, err, want)
+		}
+	}
+	if c.Strays() != 4 {
+		t.Errorf("%d strays, want 4", c.Strays())
+	}
+}
+
+func TestHostilePeers(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		want   error
+	}{
+		"garbage":               {"< query-status\n> not json at all", qmp.ErrProtocol},
+		"neither reply":         {"< query-status\n> {\"hello\": 1}", qmp.ErrProtocol},
+		"array":                 {"< query-status\n> [1,2]", qmp.ErrProtocol},
+		"second greeting":       {"< query-status\n" + qmptest.Greeting + qmptest.Greeting, qmp.ErrProtocol},
+		"eof instead of reply":  {"< query-status\nclose", qmp.ErrClosed},
+		"eof in half a reply":   {"< query-status\n>> {\"return\": {\"sta\nclose", qmp.ErrClosed},
+		"return of other shape": {"< query-status\n> {\"return\": [], \"id\": $ID}", qmp.ErrProtocol},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, _ := connect(t, qmptest.Negotiate+c.script)
+			if _, err := (qmp.QueryStatus{}).Execute(short(t), conn); !errors.Is(err, c.want) {
+				t.Errorf("error %v, want %v", err, c.want)
+			}
+		})
+	}
+	for name, script := range map[string]string{
+		"closes at once": "close", "garbage first": "> hello", "half a greeting": ">> {\"QMP\"\nclose",
+		"refuses": qmptest.Greeting + "< qmp_capabilities\n> {\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": $ID}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc, _ := qmptest.Serve(t, script)
+			if c, err := qmp.NewConn(short(t), nc, qmp.Options{}); err == nil {
+				_ = c.Close()
+				t.Error("negotiation succeeds")
+			}
+		})
+	}
+}
+
+func TestHalfLinesAreJoined(t *testing.T) {
+	c, server := connect(t, qmptest.Negotiate+`
+		< query-status
+		>> {"return": {"status":
+		wait go
+		> "whole"}, "id": $ID}`)
+	time.AfterFunc(20*time.Millisecond, func() { server.Signal("go") })
+	if s, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil || s.Status != "whole" {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestConcurrentCommands(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+strings.Repeat("< query-status\n> {\"return\": {\"status\": \"$ID\"}, \"id\": $ID}\n", 400))
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				s, err := qmp.QueryStatus{}.Execute(context.Background(), c)
+				mu.Lock()
+				if err != nil || seen[s.Status] {
+					t.Errorf("%+v, %v", s, err)
+				}
+				seen[s.Status] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestCloseIsIdempotentAndEndsCalls(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+"< query-status")
+	failed := make(chan error)
+	go func() {
+		_, err := qmp.QueryStatus{}.Execute(context.Background(), c)
+		failed <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	for range 3 {
+		_ = c.Close()
+	}
+	if err := <-failed; !errors.Is(err, qmp.ErrClosed) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestOOB(t *testing.T) {
+	nc, _ := qmptest.Serve(t, qmptest.Negotiate+"< migrate-pause\n> {\"return\": {}, \"id\": $ID}")
+	c, err := qmp.NewConn(short(t), nc, qmp.Options{OOB: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.ExecuteOOB(short(t), "migrate-pause", nil, nil); err != nil {
+		t.Error(err)
+	}
+	plain, _ := connect(t, qmptest.Negotiate)
+	if err := plain.ExecuteOOB(short(t), "migrate-pause", nil, nil); err == nil {
+		t.Error("out of band without negotiation succeeds")
+	}
+}
+
+func TestFilesArePassed(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+"< getfd\n> {\"return\": {}, \"id\": $ID}")
+	f, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := (qmp.GetFD{Name: "x", File: f}).Execute(short(t), c); err != nil {
+		t.Error(err)
+	}
+	a, b := net.Pipe()
+	defer b.Close()
+	go func() {
+		fmt.Fprintln(b, strings.TrimPrefix(strings.TrimSpace(qmptest.Greeting), "> "))
+		buf := make([]byte, 4096)
+		_, _ = b.Read(buf)
+		fmt.Fprintln(b, `{"return": {}, "id": 1}`)
+	}()
+	pipe, err := qmp.NewConn(short(t), a, qmp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	if err := (qmp.GetFD{Name: "x", File: f}).Execute(short(t), pipe); err == nil {
+		t.Error("a file is passed over a pipe")
+	}
+}
+
+func TestGoQEMURawMonitor(t *testing.T) {
+	c, server := connect(t, qmptest.Negotiate+`
+		< query-version
+		> {"return": {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": "p"}, "id": $ID}
+		< stop
+		> {"error": {"class": "GenericError", "desc": "no"}, "id": $ID}
+		wait go
+		> {"timestamp": {"seconds": 7, "microseconds": 8}, "event": "STOP"}
+		close`)
+	m := c.Monitor(short(t))
+	if err := m.Connect(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := raw.NewMonitor(m).QueryVersion()
+	if err != nil || v.Qemu.Major != 7 {
+		t.Errorf("version %+v, %v", v, err)
+	}
+	if err := raw.NewMonitor(m).Stop(); err == nil {
+		t.Error("an error reply is lost")
+	}
+	events, err := m.Events(short(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Signal("go")
+	if e := <-events; e.Event != "STOP" || e.Timestamp.Seconds != 7 || e.Timestamp.Microseconds != 8 {
+		t.Errorf("event %+v", e)
+	}
+	if _, open := <-events; open {
+		t.Error("the channel stays open after the connection is lost")
+	}
+	if err := m.Disconnect(); err != nil {
+		t.Error(err)
+	}
+}
+
+func FuzzPeer(f *testing.F) {
+	f.Add(`{"return": {}, "id": 2}` + "\n")
+	f.Add(`{"event": "STOP", "timestamp": {"seconds": -1, "microseconds": 1e9}}` + "\n{\"id\":")
+	f.Fuzz(func(t *testing.T, text string) {
+		a, b := net.Pipe()
+		go func() {
+			defer b.Close()
+			buf := make([]byte, 4096)
+			fmt.Fprintln(b, strings.TrimPrefix(strings.TrimSpace(qmptest.Greeting), "> "))
+			_, _ = b.Read(buf)
+			fmt.Fprintln(b, `{"return": {}, "id": 1}`)
+			go func() {
+				for {
+					if _, err := b.Read(buf); err != nil {
+						return
+					}
+				}
+			}()
+			fmt.Fprint(b, text)
+		}()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		c, err := qmp.NewConn(ctx, a, qmp.Options{})
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		var out json.RawMessage
+		_ = c.Execute(ctx, "query-status", nil, &out)
+		if ctx.Err() != nil {
+			t.Fatal("hangs")
+		}
+	})
+}
