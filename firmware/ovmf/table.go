@@ -139,7 +139,9 @@ func (img *Image) area(g sev.GUID, part string) (Area, bool, error) {
 
 // HashArea returns where the firmware wants the kernel hash table. Its size is
 // 0 in builds that have the entry but do not check kernels.
-func (img *Image) HashArea() (a Area, ok bool, err error) { return img.area(GUIDHashTable, "hash table") }
+func (img *Image) HashArea() (a Area, ok bool, err error) {
+	return img.area(GUIDHashTable, "hash table")
+}
 
 // SecretArea returns where the firmware wants the launch secret.
 func (img *Image) SecretArea() (a Area, ok bool, err error) {

@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"sort"
+	"strings"
+	"syscall"
+
+	urfave "github.com/urfave/cli/v2"
+)
+
+// App is one program.
+type App struct {
+	Name     string
+	Usage    string // one line
+	Long     string
+	Version  string
+	Commands []*urfave.Command
+	Topics   []Topic // for "help TOPIC"
+	// Explain turns a library's error into one with exit code and hints.
+	Explain func(error) error
+	// Action runs when no command is given; nil prints the help.
+	Action urfave.ActionFunc
+	Flags  []urfave.Flag
+	IO     *IO
+}
+
+// Topic is a page of help that belongs to no command.
+type Topic struct {
+	Name  string
+	Title string
+	Text  string
+}
+
+// Main runs the program with its arguments and returns the exit code. The
+// context ends at SIGINT and SIGTERM; a second signal ends the program.
+func (a *App) Main(args []string) ExitCode {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return a.Run(ctx, args)
+}
+
+// Run is Main with the caller's context.
+func (a *App) Run(ctx context.Context, args []string) ExitCode {
+	app := a.urfave()
+	var err error
+	if len(args) > 1 && args[1] == "__complete" {
+		err = complete(a.IO.Out, app, args[2:])
+	} else {
+		err = app.RunContext(ctx, args)
+	}
+	if err == nil {
+		return ExitOK
+	}
+	if a.Explain != nil {
+		err = a.Explain(err)
+	}
+	var e *Error
+	if errors.As(err, &e) && e.Quiet {
+		return e.Code
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		a.IO.Say("interrupted")
+		return ExitInterrupted
+	}
+	a.IO.Say("%v", err)
+	for _, h := range hintsOf(err) {
+		a.IO.Hint("%s", h)
+	}
+	return codeOf(err)
+}
+
+func (a *App) urfave() *urfave.App {
+	commands := append(slices.Clone(a.Commands), a.completionCommand(), a.helpCommand())
+	app := &urfave.App{
+		Name: a.Name, Usage: a.Usage, Description: a.Long,
+		Commands: commands, HideHelpCommand: true, HideVersion: true,
+		Flags: append(slices.Clone(a.Flags), &urfave.BoolFlag{Name: "version", Usage: "print the version"}),
+
+		Writer: a.IO.Out, ErrWriter: a.IO.Err,
+		DisableSliceFlagSeparator: true,
+		ExitErrHandler:            func(*urfave.Context, error) {},
+		Action: func(c *urfave.Context) error {
+			switch {
+			case c.Bool("version"):
+				_, err := fmt.Fprintln(a.IO.Out, a.Name, a.Version)
+				return err
+			case a.Action != nil:
+				return a.Action(c)
+			case c.NArg() == 0:
+				return urfave.ShowAppHelp(c)
+			}
+			return a.unknownCommand(c.Args().First())
+		},
+		OnUsageError: a.usageError,
+		CustomAppHelpTemplate: `{{.Name}} - {{.Usage}}
+
+usage: {{.Name}} COMMAND [OPTIONS] [ARGUMENTS]
+{{if .Description}}
+{{.Description}}
+{{end}}{{range .VisibleCategories}}
+{{if .Name}}{{.Name}}:{{else}}commands:{{end}}{{range .VisibleCommands}}
+  {{index .Names 0}}{{"\t"}}{{.Usage}}{{end}}
+{{end}}
+"{{.Name}} help COMMAND" explains a command, "{{.Name}} help topics" lists further pages.
+`,
+	}
+	var prepare func([]*urfave.Command)
+	prepare = func(cs []*urfave.Command) {
+		for _, c := range cs {
+			c.HideHelpCommand = true
+			c.OnUsageError = a.usageError
+			if c.Action != nil {
+				action := c.Action
+				c.Action = func(ctx *urfave.Context) error {
+					if err := a.checkArguments(ctx); err != nil {
+						return err
+					}
+					return action(ctx)
+				}
+			}
+			prepare(c.Subcommands)
+		}
+	}
+	prepare(app.Commands)
+	return app
+}
+
+// usageError replaces the pages of help that urfave/cli prints.
+func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
+	text := err.Error()
+	hints := []string{fmt.Sprintf("%q shows the options", strings.TrimSpace(a.commandName(c)+" --help"))}
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		text = fmt.Sprintf("no option --%s", strings.TrimPrefix(name, "-"))
+		if c.Command != nil {
+			if near := nearest(name, flagNames(c.Command.Flags)); near != "" {
+				hints = []string{fmt.Sprintf("did you mean --%s?", near)}
+			}
+		}
+	}
+	return Fail(ExitUsage, errors.New(text), hints...)
+}
+
+func (a *App) commandName(c *urfave.Context) string {
+	if c.Command == nil || c.Command.Name == "" || c.Command.Name == a.Name {
+		return a.Name
+	}
+	return a.Name + " " + c.Command.Name
+}
+
+// checkArguments refuses options behind an argument, which urfave/cli would
+// take for arguments in silence.
+func (a *App) checkArguments(c *urfave.Context) error {
+	args := c.Args().Slice()
+	if a.Action != nil || c.Command.SkipFlagParsing {
+		return nil
+	}
+	for i, arg := range args {
+		if i > 0 && len(arg) > 1 && arg[0] == '-' && !slices.Contains(os.Args, "--") {
+			fixed := append([]string{a.commandName(c)}, args[i:]...)
+			fixed = append(fixed, args[:i]...)
+			return Fail(ExitUsage, fmt.Errorf("the option %s stands behind the argument %s", arg, args[0]),
+				"options come first: "+strings.Join(fixed, " "))
+		}
+	}
+	return nil
+}
+
+func (a *App) unknownCommand(name string) error {
+	var names []string
+	for _, c := range a.Commands {
+		names = append(names, c.Name)
+	}
+	hint := fmt.Sprintf("%q lists the commands", a.Name+" help")
+	if near := nearest(name, names); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", a.Name+" "+near)
+	}
+	return Fail(ExitUsage, fmt.Errorf("no command %q", name), hint)
+}
+
+// nearest returns the candidate within an edit distance of a third of its
+// length, or "".
+func nearest(word string, candidates []string) string {
+	best, bestDistance := "", 1<<30
+	for _, c := range candidates {
+		if d := distance(strings.TrimLeft(word, "-"), c); d < bestDistance && d <= max(1, len(c)/3) {
+			best, bestDistance = c, d
+		}
+	}
+	return best
+}
+
+// Nearest is for errors about words in files.
+func Nearest(word string, candidates []string) string { return nearest(word, candidates) }
+
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		prev := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := prev
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			prev = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func flagNames(flags []urfave.Flag) []string {
+	var names []string
+	for _, f := range flags {
+		names = append(names, f.Names()...)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Args checks the number of positional arguments.
+func Args(c *urfave.Context, names ...string) ([]string, error) {
+	got := c.Args().Slice()
+	if len(got) < len(names) {
+		return nil, Fail(ExitUsage, fmt.Errorf("%s is missing", names[len(got)]),
+			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
+	}
+	if len(got) > len(names) {
+		return nil, Fail(ExitUsage, fmt.Errorf("unexpected argument %q", got[len(names)]),
+			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
+	}
+	return got, nil
+}

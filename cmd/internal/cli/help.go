@@ -1,0 +1,149 @@
+package cli
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	urfave "github.com/urfave/cli/v2"
+)
+
+func (a *App) topics() []Topic {
+	var codes strings.Builder
+	writeExitCodes(&codes)
+	return append([]Topic{{"exit-codes", "what the exit codes mean", codes.String()}}, a.Topics...)
+}
+
+// helpCommand explains commands and topics.
+func (a *App) helpCommand() *urfave.Command {
+	return &urfave.Command{
+		Name: "help", Usage: "explain a command or a topic", ArgsUsage: "[COMMAND | TOPIC]", Category: "help",
+		Action: func(c *urfave.Context) error {
+			name := c.Args().First()
+			switch {
+			case name == "":
+				return urfave.ShowAppHelp(c)
+			case name == "topics":
+				return a.listTopics()
+			}
+			if cmd := c.App.Command(name); cmd != nil {
+				return urfave.ShowCommandHelp(c, name)
+			}
+			for _, t := range a.topics() {
+				if t.Name == name {
+					_, err := fmt.Fprintf(a.IO.Out, "%s: %s\n\n%s\n", t.Name, t.Title, strings.TrimSpace(t.Text))
+					return err
+				}
+			}
+			return WithHint(Usagef("no command or topic %q", name), fmt.Sprintf("%q lists the topics", a.Name+" help topics"))
+		},
+	}
+}
+
+func (a *App) listTopics() error {
+	t := tabwriter.NewWriter(a.IO.Out, 0, 0, 2, ' ', 0)
+	for _, topic := range a.topics() {
+		fmt.Fprintf(t, "%s\t%s\n", topic.Name, topic.Title)
+	}
+	return t.Flush()
+}
+
+var completionScripts = map[string]string{
+	"bash": `_%[1]s() {
+    local IFS=$'\n'
+    COMPREPLY=($(%[1]s __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    [ ${#COMPREPLY[@]} -gt 0 ] || compopt -o default 2>/dev/null
+}
+complete -F _%[1]s %[1]s
+`,
+	"zsh": `#compdef %[1]s
+_%[1]s() {
+    local -a found
+    found=(${(f)"$(%[1]s __complete "${(@)words[2,CURRENT]}" 2>/dev/null)"})
+    if (( ${#found} )); then compadd -a found; else _files; fi
+}
+compdef _%[1]s %[1]s
+`,
+	"fish": `function __%[1]s_complete
+    %[1]s __complete (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null
+end
+complete -c %[1]s -a '(__%[1]s_complete)'
+`,
+}
+
+func (a *App) completionCommand() *urfave.Command {
+	return &urfave.Command{
+		Name: "completion", Usage: "print a completion script for a shell", ArgsUsage: "bash|zsh|fish", Category: "help",
+		Description: fmt.Sprintf("Load it with, for example:\n\n   source <(%s completion bash)", a.Name),
+		Action: func(c *urfave.Context) error {
+			args, err := Args(c, "SHELL")
+			if err != nil {
+				return err
+			}
+			script, ok := completionScripts[args[0]]
+			if !ok {
+				return Usagef("no completion for %q: use bash, zsh or fish", args[0])
+			}
+			_, err = fmt.Fprintf(a.IO.Out, script, a.Name)
+			return err
+		},
+	}
+}
+
+// complete prints the words that may stand in place of the last of args. It
+// walks the declarations and never runs an action.
+func complete(w io.Writer, app *urfave.App, args []string) error {
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	last := args[len(args)-1]
+	commands, flags := app.Commands, app.Flags
+	var current *urfave.Command
+	for _, word := range args[:len(args)-1] {
+		if strings.HasPrefix(word, "-") {
+			continue
+		}
+		for _, c := range commands {
+			if c.Name == word {
+				current, commands, flags = c, c.Subcommands, c.Flags
+				break
+			}
+		}
+	}
+	var words []string
+	switch {
+	case strings.HasPrefix(last, "-"):
+		for _, f := range append(flags, &urfave.BoolFlag{Name: "help"}) {
+			if v, ok := f.(urfave.VisibleFlag); ok && !v.IsVisible() {
+				continue
+			}
+			words = append(words, "--"+f.Names()[0])
+		}
+	case current == nil || len(commands) > 0:
+		for _, c := range commands {
+			if !c.Hidden {
+				words = append(words, c.Name)
+			}
+		}
+	case current.BashComplete != nil:
+		words = completeArguments(current)
+	}
+	for _, word := range words {
+		if strings.HasPrefix(word, last) {
+			if _, err := fmt.Fprintln(w, word); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// completeArguments asks a command for its arguments, such as names of VMs.
+func completeArguments(c *urfave.Command) []string {
+	var b strings.Builder
+	app := &urfave.App{Writer: &b}
+	c.BashComplete(urfave.NewContext(app, nil, nil))
+	return strings.Fields(b.String())
+}

@@ -1,0 +1,213 @@
+package swtee
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+)
+
+// FirmwareBuild is the API version and build that the emulated platform reports.
+var FirmwareBuild = sev.Build{Major: 1, Minor: 55, Build: 24}
+
+// Where the emulated processor keeps its encryption bit (as EPYC 9004 does).
+const (
+	CBitPos         = 51
+	ReducedPhysBits = 1
+)
+
+// Platform is an emulated chip with its keys and certificates.
+type Platform struct {
+	root  sev.Root
+	chain *sev.Chain
+	pdh   *ecdsa.PrivateKey
+	pek   *ecdsa.PrivateKey
+}
+
+// platformFile is how a platform is kept: platform.json, readable by its user only.
+type platformFile struct {
+	About string `json:"about"`
+	PDH   []byte `json:"pdh-key"` // SEC 1 DER
+	PEK   []byte `json:"pek-key"`
+	Root  []byte `json:"root"`  // ASK, ARK
+	Cert  []byte `json:"pdh"`   // PDH certificate
+	Chain []byte `json:"chain"` // PEK, OCA, CEK
+}
+
+const platformName = "platform.json"
+
+// DefaultDir is where a user's emulated platform lives.
+func DefaultDir() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "swtee"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the emulated platform's keys: %w", err)
+	}
+	return filepath.Join(home, ".local/state/swtee"), nil
+}
+
+// OpenPlatform loads the platform of a directory, making one there first if
+// there is none. Two processes that do so at once get the same platform.
+func OpenPlatform(dir string) (*Platform, error) {
+	file := filepath.Join(dir, platformName)
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if b, err = createPlatform(dir, file); err != nil {
+			return nil, fmt.Errorf("make an emulated platform: %w", err)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("emulated platform: %w", err)
+	}
+	p, err := parsePlatform(b)
+	if err != nil {
+		return nil, fmt.Errorf("emulated platform: %s: %w", file, err)
+	}
+	return p, nil
+}
+
+// createPlatform writes a new platform under a temporary name and links it into
+// place; whoever links first wins.
+func createPlatform(dir, file string) ([]byte, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	pf, err := newPlatformFile()
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(pf, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	tmp, err := os.CreateTemp(dir, ".platform-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return nil, err
+	}
+	if err := os.Link(tmp.Name(), file); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return os.ReadFile(file)
+}
+
+func newPlatformFile() (*platformFile, error) {
+	var rsaKeys [2]*rsa.PrivateKey // ARK, ASK
+	for i := range rsaKeys {
+		k, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			return nil, err
+		}
+		rsaKeys[i] = k
+	}
+	arkID, askID := [16]byte([]byte("swtee test ARK\x00\x00")), [16]byte([]byte("swtee test ASK\x00\x00"))
+	ark, err := sev.NewCACertificate(rand.Reader, &rsaKeys[0].PublicKey, sev.UsageARK, arkID, arkID, rsaKeys[0])
+	if err != nil {
+		return nil, err
+	}
+	ask, err := sev.NewCACertificate(rand.Reader, &rsaKeys[1].PublicKey, sev.UsageASK, askID, arkID, rsaKeys[0])
+	if err != nil {
+		return nil, err
+	}
+	keys := map[sev.Usage]*ecdsa.PrivateKey{}
+	certs := map[sev.Usage]*sev.Certificate{}
+	for usage, algo := range map[sev.Usage]sev.Algo{
+		sev.UsageOCA: sev.AlgoECDSASHA256, sev.UsageCEK: sev.AlgoECDSASHA256,
+		sev.UsagePEK: sev.AlgoECDSASHA256, sev.UsagePDH: sev.AlgoECDHSHA256,
+	} {
+		if keys[usage], err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader); err != nil {
+			return nil, err
+		}
+		if certs[usage], err = sev.NewCertificate(&keys[usage].PublicKey, usage, algo, FirmwareBuild); err != nil {
+			return nil, err
+		}
+	}
+	err = errors.Join(
+		certs[sev.UsageCEK].SignRSA(rand.Reader, 0, sev.UsageASK, rsaKeys[1]),
+		certs[sev.UsageOCA].SignECDSA(rand.Reader, 0, sev.UsageOCA, keys[sev.UsageOCA]),
+		certs[sev.UsagePEK].SignECDSA(rand.Reader, 0, sev.UsageOCA, keys[sev.UsageOCA]),
+		certs[sev.UsagePEK].SignECDSA(rand.Reader, 1, sev.UsageCEK, keys[sev.UsageCEK]),
+		certs[sev.UsagePDH].SignECDSA(rand.Reader, 0, sev.UsagePEK, keys[sev.UsagePEK]),
+	)
+	if err != nil {
+		return nil, err
+	}
+	pf := &platformFile{
+		About: "keys of an emulated SEV platform (swtee): they protect nothing",
+		Root:  slices.Concat(ask.Bytes(), ark.Bytes()),
+		Cert:  certs[sev.UsagePDH].Bytes(),
+		Chain: slices.Concat(certs[sev.UsagePEK].Bytes(), certs[sev.UsageOCA].Bytes(), certs[sev.UsageCEK].Bytes()),
+	}
+	if pf.PDH, err = x509.MarshalECPrivateKey(keys[sev.UsagePDH]); err != nil {
+		return nil, err
+	}
+	pf.PEK, err = x509.MarshalECPrivateKey(keys[sev.UsagePEK])
+	return pf, err
+}
+
+func parsePlatform(b []byte) (*Platform, error) {
+	var pf platformFile
+	if err := json.Unmarshal(b, &pf); err != nil {
+		return nil, err
+	}
+	p := &Platform{}
+	var err error
+	if p.root, err = sev.ParseRoot("swtee test root", pf.Root); err != nil {
+		return nil, err
+	}
+	if p.chain, err = sev.ParseChain(pf.Cert, pf.Chain); err != nil {
+		return nil, err
+	}
+	if p.pdh, err = x509.ParseECPrivateKey(pf.PDH); err != nil {
+		return nil, err
+	}
+	if p.pek, err = x509.ParseECPrivateKey(pf.PEK); err != nil {
+		return nil, err
+	}
+	if !p.pdh.PublicKey.Equal(p.chain.PDH.Key) || !p.pek.PublicKey.Equal(p.chain.PEK.Key) {
+		return nil, errors.New("keys and certificates do not belong together")
+	}
+	return p, nil
+}
+
+// Chain returns the platform's certificates, Root the test root that they end in.
+func (p *Platform) Chain() *sev.Chain { return p.chain }
+
+// Root returns the test root.
+func (p *Platform) Root() sev.Root { return p.root }
+
+// RootPEMType marks a test root's PEM block.
+const RootPEMType = "SWTEE TEST ROOT"
+
+// RootPEM is the test root as owners name it to trust it: ASK and ARK.
+func (p *Platform) RootPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{
+		Type:    RootPEMType,
+		Headers: map[string]string{"Emulated": "yes: whoever trusts this root trusts a simulation"},
+		Bytes:   slices.Concat(p.root.ASK.Bytes(), p.root.ARK.Bytes()),
+	})
+}
+
+// ID is the chip's unique id, 64 bytes (SEV API, GET_ID).
+func (p *Platform) ID() []byte {
+	sum := sha512.Sum512(p.chain.CEK.Bytes())
+	return sum[:]
+}

@@ -1,0 +1,145 @@
+package swtee
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+)
+
+// qtest drives QEMU's memory and ports from outside (QEMU, docs/devel/testing/qtest.rst).
+type qtest struct {
+	mu   sync.Mutex
+	conn net.Conn
+	in   *bufio.Reader
+}
+
+func newQtest(conn net.Conn) *qtest {
+	return &qtest{conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
+}
+
+func (q *qtest) command(format string, args ...any) (string, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if _, err := fmt.Fprintf(q.conn, format+"\n", args...); err != nil {
+		return "", fmt.Errorf("qtest: %w", err)
+	}
+	line, err := q.in.ReadString('\n')
+	if err != nil {
+		return "", fmt.Errorf("qtest: %w", err)
+	}
+	result, ok := strings.CutPrefix(strings.TrimSpace(line), "OK")
+	if !ok {
+		return "", fmt.Errorf("qtest: %s", strings.TrimSpace(line))
+	}
+	return strings.TrimSpace(result), nil
+}
+
+func (q *qtest) read(gpa uint64, n int) ([]byte, error) {
+	text, err := q.command("b64read %#x %#x", gpa, n)
+	if err != nil {
+		return nil, err
+	}
+	b, err := base64.StdEncoding.DecodeString(text)
+	if err == nil && len(b) != n {
+		err = fmt.Errorf("qtest: %d bytes where %d were asked for", len(b), n)
+	}
+	return b, err
+}
+
+// write writes guest memory and reads it back: an address without memory
+// behind it takes a write in silence.
+func (q *qtest) write(gpa uint64, b []byte) error {
+	if _, err := q.command("b64write %#x %#x %s", gpa, len(b), base64.StdEncoding.EncodeToString(b)); err != nil {
+		return err
+	}
+	back, err := q.read(gpa, len(b))
+	if err != nil {
+		return err
+	}
+	defer clear(back)
+	if string(back) != string(b) {
+		return fmt.Errorf("qtest: no memory at %#x", gpa)
+	}
+	return nil
+}
+
+// Items and registers of QEMU's firmware configuration device
+// (QEMU, include/standard-headers/linux/qemu_fw_cfg.h; docs/specs/fw_cfg.rst).
+const (
+	fwCmdlineSize = 0x14
+	fwCmdlineData = 0x15
+	fwSetupSize   = 0x17
+	fwSetupData   = 0x18
+
+	fwSelectPort = 0x510
+	fwDataPort   = 0x511
+	fwDMAPort    = 0x514
+	fwDMARead    = 2
+	fwDMASelect  = 8
+	fwDMAError   = 1
+
+	// Guest memory used for transfers before the guest runs, and cleared after.
+	scratchControl = 0x1000
+	scratchData    = 0x100000
+	maxItem        = 4 << 20
+)
+
+func (q *qtest) fwSize(item int) (int, error) {
+	if _, err := q.command("outw %#x %#x", fwSelectPort, item); err != nil {
+		return 0, err
+	}
+	var b [4]byte
+	for i := range b {
+		text, err := q.command("inb %#x", fwDataPort)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := fmt.Sscanf(text, "0x%x", &b[i]); err != nil {
+			return 0, fmt.Errorf("qtest: inb: %q", text)
+		}
+	}
+	return int(binary.LittleEndian.Uint32(b[:])), nil
+}
+
+// fwItem reads a whole item by DMA; byte by byte, a kernel's setup would take
+// half a second.
+func (q *qtest) fwItem(sizeItem, item int) (_ []byte, err error) {
+	n, err := q.fwSize(sizeItem)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	if n > maxItem {
+		return nil, fmt.Errorf("fw_cfg item %#x has %d bytes, at most %d are expected", item, n, maxItem)
+	}
+	defer func() {
+		_, e1 := q.command("memset %#x %#x 0", scratchData, n)
+		_, e2 := q.command("memset %#x 16 0", scratchControl)
+		err = errors.Join(err, e1, e2)
+	}()
+	be := binary.BigEndian
+	access := be.AppendUint32(nil, uint32(item)<<16|fwDMASelect|fwDMARead)
+	access = be.AppendUint32(access, uint32(n))
+	access = be.AppendUint64(access, scratchData)
+	if err := q.write(scratchControl, access); err != nil {
+		return nil, err
+	}
+	for i, half := range []uint32{0, scratchControl} { // the address, high half first, big-endian
+		swapped := binary.LittleEndian.Uint32(be.AppendUint32(nil, half))
+		if _, err := q.command("outl %#x %#x", fwDMAPort+4*i, swapped); err != nil {
+			return nil, err
+		}
+	}
+	status, err := q.read(scratchControl, 4)
+	if err != nil {
+		return nil, err
+	}
+	if s := be.Uint32(status); s != 0 {
+		return nil, fmt.Errorf("fw_cfg: reading item %#x failed (%#x)", item, s&fwDMAError)
+	}
+	return q.read(scratchData, n)
+}

@@ -1,0 +1,345 @@
+package swtee
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// TCGOptions say what to run and how.
+type TCGOptions struct {
+	Argv     []string  // QEMU and its arguments
+	Platform *Platform // whose keys answer
+	// MeasureKernel names another kernel file to measure and to put into the
+	// hash table than the one that QEMU serves: a host that swaps the kernel
+	// after its measurement. The guest's firmware must notice.
+	MeasureKernel string
+	Stdin         *os.File
+	Stdout        *os.File
+	Stderr        *os.File
+	Logger        *slog.Logger // what is emulated and when; may be nil
+}
+
+// tcg is one running guest.
+type tcg struct {
+	opt   TCGOptions
+	cmd   *commandLine
+	image *ovmf.Image
+	qtest *qtest
+
+	mu    sync.Mutex // guards guest
+	guest *Guest     // nil without a SEV object
+}
+
+// errQEMU is an error that QEMU itself would have printed; its text is QEMU's.
+type errQEMU struct{ lines []string }
+
+func (e *errQEMU) Error() string { return e.lines[0] }
+
+// RunTCG runs QEMU under TCG on the emulated platform until it ends and returns
+// its exit code. QEMU dies when the calling process does. The caller must not
+// use the calling goroutine's thread otherwise; RunTCG locks it.
+func RunTCG(ctx context.Context, opt TCGOptions) (int, error) {
+	runtime.LockOSThread() // the kernel ties PDEATHSIG to the thread that forks
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	cmd, err := parseCommandLine(opt.Argv)
+	if err != nil {
+		return 2, err
+	}
+	for _, n := range cmd.notes {
+		opt.Logger.Info(n)
+	}
+	t := &tcg{opt: opt, cmd: cmd}
+	if cmd.guest != nil {
+		if err := t.launchStart(); err != nil {
+			var q *errQEMU
+			if errors.As(err, &q) { // as QEMU would: its words, its exit code
+				for _, line := range q.lines {
+					fmt.Fprintf(opt.Stderr, "%s: %s\n", filepath.Base(cmd.program), line)
+				}
+				return 1, nil
+			}
+			return 1, err
+		}
+		defer t.guest.Wipe()
+	}
+	return t.run(ctx)
+}
+
+// launchStart does what happens before QEMU builds the machine: LAUNCH_START
+// and the measurement of the firmware.
+func (t *tcg) launchStart() error {
+	o := t.cmd.guest
+	var owner, blob []byte
+	if o.ownerFile != "" {
+		var err error
+		if owner, err = readBase64(o.ownerFile); err != nil {
+			return &errQEMU{[]string{"sev: " + err.Error()}}
+		}
+		if blob, err = readBase64(o.sessionFile); err != nil {
+			return &errQEMU{[]string{"sev: " + err.Error()}}
+		}
+	}
+	t.guest = t.opt.Platform.NewGuest()
+	err := t.guest.LaunchStart(o.policy, owner, blob)
+	t.command("LAUNCH_START", err, "policy", fmt.Sprintf("%#x", uint32(o.policy)), "session", o.sessionFile != "")
+	var status sev.Status
+	if errors.As(err, &status) {
+		return &errQEMU{[]string{
+			fmt.Sprintf("sev_launch_start: LAUNCH_START ret=-5 fw_error=%d '%s'", uint32(status), status.Text()),
+			"failed to initialize kvm: Operation not permitted",
+		}}
+	}
+	if err != nil {
+		return err
+	}
+	if t.cmd.firmware == "" {
+		return errors.New("a SEV guest needs its firmware by -bios or as the first pflash drive, by path")
+	}
+	b, err := os.ReadFile(t.cmd.firmware)
+	if err != nil {
+		return &errQEMU{[]string{fmt.Sprintf("could not load PC BIOS '%s'", t.cmd.firmware)}}
+	}
+	if t.image, err = ovmf.Parse(b); err != nil {
+		return err
+	}
+	err = t.guest.LaunchUpdateData(b)
+	t.command("LAUNCH_UPDATE_DATA", err, "what", "firmware", "bytes", len(b))
+	return err
+}
+
+// command logs a firmware command; never its data.
+func (t *tcg) command(name string, err error, attrs ...any) {
+	if err != nil {
+		attrs = append(attrs, "err", err)
+	}
+	t.opt.Logger.Info(name, attrs...)
+}
+
+func readBase64(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, 64<<10))
+	if err != nil {
+		return nil, err
+	}
+	b, err := base64.StdEncoding.DecodeString(string(bytes.Join(bytes.Fields(text), nil)))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return b, nil
+}
+
+// run starts QEMU, finishes the launch and serves the monitors.
+func (t *tcg) run(ctx context.Context) (int, error) {
+	clients, err := openMonitors(t.cmd.monitors)
+	if err != nil {
+		return 2, err
+	}
+	ours := make([]net.Conn, 0, len(t.cmd.monitors)+1)
+	var theirs []int
+	defer func() {
+		for _, c := range ours {
+			_ = c.Close()
+		}
+	}()
+	pair := func() (int, error) {
+		own, child, err := socketpair()
+		if err == nil {
+			ours, theirs = append(ours, own), append(theirs, child)
+		}
+		return child, err
+	}
+	if len(t.cmd.monitors) == 0 {
+		t.cmd.monitors = []monitorSpec{{arg: len(t.cmd.args) + 1, rest: "socket,id=swtee"}}
+		t.cmd.add("-chardev", "", "-mon", "chardev=swtee,mode=control")
+	}
+	for _, m := range t.cmd.monitors {
+		fd, err := pair()
+		if err != nil {
+			return 1, err
+		}
+		t.cmd.withMonitor(m, fd)
+	}
+	fd, err := pair()
+	if err != nil {
+		return 1, err
+	}
+	t.cmd.add("-chardev", fmt.Sprintf("socket,id=qtest,fd=%d", fd), "-qtest", "chardev:qtest", "-qtest-log", "none")
+
+	qemu := exec.Command(t.cmd.program, t.cmd.args...)
+	qemu.Stdin, qemu.Stdout, qemu.Stderr = t.opt.Stdin, t.opt.Stdout, t.opt.Stderr
+	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	err = qemu.Start()
+	for _, fd := range theirs {
+		_ = unix.Close(fd)
+	}
+	if err != nil {
+		return 127, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = qemu.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+	t.qtest = newQtest(ours[len(ours)-1])
+
+	serveErr := t.serve(ctx, ours[:len(ours)-1], clients)
+	if serveErr != nil {
+		// QEMU that ended by itself has said why; else it is our failure.
+		if !errors.Is(serveErr, qmp.ErrClosed) {
+			_ = qemu.Process.Kill()
+		}
+	}
+	waitErr := qemu.Wait()
+	for _, c := range clients {
+		c.close()
+	}
+	if serveErr != nil && !errors.Is(serveErr, qmp.ErrClosed) {
+		return 1, serveErr
+	}
+	var exit *exec.ExitError
+	if errors.As(waitErr, &exit) {
+		if s, ok := exit.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+			return 128 + int(s.Signal()), nil
+		}
+		return exit.ExitCode(), nil
+	}
+	return 0, waitErr
+}
+
+// serve negotiates with every monitor of QEMU, loads and measures the guest,
+// and then starts to answer clients. It returns once they can connect.
+func (t *tcg) serve(ctx context.Context, monitors []net.Conn, clients []*endpoint) error {
+	conns := make([]*qmp.Conn, len(monitors))
+	for i, nc := range monitors {
+		c, err := qmp.NewConn(ctx, nc, qmp.Options{})
+		if err != nil {
+			return err
+		}
+		conns[i] = c
+	}
+	if t.guest != nil {
+		if err := t.loadAndMeasure(); err != nil {
+			return err
+		}
+	}
+	for i, e := range clients {
+		go e.serve(&monitorServer{tcg: t, up: conns[i]})
+	}
+	if t.cmd.paused {
+		return nil
+	}
+	if err := t.launchFinish(); err != nil {
+		return err
+	}
+	return qmp.Cont{}.Execute(ctx, conns[0])
+}
+
+// loadAndMeasure adds the kernel hash table to memory and digest, as QEMU does
+// when it loads a kernel, and takes the measurement.
+func (t *tcg) loadAndMeasure() error {
+	if t.cmd.guest.kernelHashes && t.cmd.kernel != "" {
+		if err := t.loadHashTable(); err != nil {
+			return err
+		}
+	}
+	_, err := t.guest.LaunchMeasure()
+	digest := t.guest.LaunchDigest()
+	t.command("LAUNCH_MEASURE", err, "digest", fmt.Sprintf("%x", digest))
+	return err
+}
+
+func (t *tcg) loadHashTable() error {
+	area, _, err := t.image.HashArea()
+	if err != nil {
+		return err
+	}
+	if !sev.HashArea(area).Holds() {
+		return fmt.Errorf("SEV: guest firmware hashes table area is invalid (base=%#x size=%#x)", area.Base, area.Size)
+	}
+	kernelFile := t.cmd.kernel
+	if t.opt.MeasureKernel != "" {
+		kernelFile = t.opt.MeasureKernel
+	}
+	kernel, err := os.ReadFile(kernelFile)
+	if err != nil {
+		return err
+	}
+	var initrd []byte
+	if t.cmd.initrd != "" {
+		if initrd, err = os.ReadFile(t.cmd.initrd); err != nil {
+			return err
+		}
+	}
+	hashes, err := sev.HashKernel(bytes.NewReader(kernel), bytes.NewReader(initrd), t.cmd.cmdline)
+	if err != nil {
+		return err
+	}
+	measured := hashes.Table()
+	if err := t.guest.LaunchUpdateData(measured[:]); err != nil {
+		return err
+	}
+	t.command("LAUNCH_UPDATE_DATA", nil, "what", "kernel hashes", "bytes", len(measured))
+
+	// Without SEV, QEMU fills in the kernel's setup header, so what the
+	// firmware will read is not the file: the table in memory must cover that.
+	setup, err := t.qtest.fwItem(fwSetupSize, fwSetupData)
+	if err != nil {
+		return err
+	}
+	if len(setup) > len(kernel) {
+		return fmt.Errorf("the kernel's setup has %d bytes, its file %d", len(setup), len(kernel))
+	}
+	served, err := sev.HashKernel(io.MultiReader(bytes.NewReader(setup), bytes.NewReader(kernel[len(setup):])), nil, "")
+	if err != nil {
+		return err
+	}
+	hashes.Kernel = served.Kernel
+	inMemory := hashes.Table()
+	return t.qtest.write(uint64(area.Base), inMemory[:])
+}
+
+// launchFinish makes the guest runnable, once.
+func (t *tcg) launchFinish() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.guest == nil || t.guest.State() == StateRunning {
+		return nil
+	}
+	err := t.guest.LaunchFinish()
+	t.command("LAUNCH_FINISH", err)
+	return err
+}
+
+// socketpair makes one end for this process and one that QEMU inherits.
+func socketpair() (net.Conn, int, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return nil, -1, err
+	}
+	unix.CloseOnExec(fds[0])
+	f := os.NewFile(uintptr(fds[0]), "socketpair")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	return c, fds[1], err
+}

@@ -1,0 +1,165 @@
+// Command init is the test guest: PID 1 of a Linux that proves that it received
+// the launch secret. It prints the SHA-256 of each secret, never the secret,
+// and powers off.
+//
+// It looks in securityfs (secrets/coco, kernels with efi_secret) first, then in
+// the area that the kernel command line names as vmlatch.secret=BASE+SIZE. The
+// command line is measured, so a host cannot point it elsewhere.
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/session"
+)
+
+const coco = "/sys/kernel/security/secrets/coco"
+
+func main() {
+	mount()
+	cmdline, _ := os.ReadFile("/proc/cmdline")
+	version, _ := os.ReadFile("/proc/version")
+	say("up: %s", strings.TrimSpace(string(version)))
+	entries, where, err := secrets(string(cmdline))
+	switch {
+	case err != nil:
+		say("no secret: %v", err)
+	default:
+		for _, e := range entries {
+			say("secret %v: %d bytes, sha256 %x, from %s", e.GUID, len(e.Data), sha256.Sum256(e.Data), where)
+		}
+	}
+	report()
+	if strings.Contains(string(cmdline), "vmlatch.stay") {
+		say("staying up")
+		stay()
+	}
+	say("powering off")
+	unix.Sync()
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF); err != nil {
+		say("power off: %v", err)
+	}
+	time.Sleep(time.Hour)
+}
+
+func say(format string, args ...any) { fmt.Printf("vmlatch-guest: "+format+"\n", args...) }
+
+func mount() {
+	for _, m := range []struct{ kind, dir string }{
+		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"securityfs", "/sys/kernel/security"},
+	} {
+		_ = unix.Mount(m.kind, m.dir, m.kind, 0, "")
+	}
+	// The kernel opens /dev/console for init only if it can see it before.
+	if console, err := os.OpenFile("/dev/console", os.O_RDWR, 0); err == nil {
+		for fd := range 3 {
+			_ = unix.Dup2(int(console.Fd()), fd)
+		}
+	}
+}
+
+func secrets(cmdline string) ([]session.Entry, string, error) {
+	if files, _ := filepath.Glob(coco + "/*"); len(files) > 0 {
+		var entries []session.Entry
+		for _, f := range files {
+			guid, err := sev.ParseGUID(filepath.Base(f))
+			if err != nil {
+				continue
+			}
+			data, err := os.ReadFile(f)
+			if err != nil {
+				return nil, "", err
+			}
+			entries = append(entries, session.Entry{GUID: guid, Data: data})
+		}
+		return entries, "securityfs", nil
+	}
+	for word := range strings.FieldsSeq(cmdline) {
+		if area, ok := strings.CutPrefix(word, "vmlatch.secret="); ok {
+			entries, err := fromMemory(area)
+			return entries, "memory at " + area, err
+		}
+	}
+	return nil, "", errors.New("neither securityfs nor vmlatch.secret= on the command line")
+}
+
+func fromMemory(area string) ([]session.Entry, error) {
+	base, size, ok := strings.Cut(area, "+")
+	b, err1 := strconv.ParseInt(base, 0, 64)
+	n, err2 := strconv.ParseInt(size, 0, 32)
+	if !ok || err1 != nil || err2 != nil || n > session.MaxSecret {
+		return nil, fmt.Errorf("vmlatch.secret=%s: must be BASE+SIZE", area)
+	}
+	mem, err := os.Open("/dev/mem")
+	if err != nil {
+		return nil, err
+	}
+	defer mem.Close()
+	buf := make([]byte, n)
+	if _, err := io.ReadFull(io.NewSectionReader(mem, b, n), buf); err != nil {
+		return nil, err
+	}
+	return session.ParseTable(buf)
+}
+
+// report says what devices the guest sees, for tests of plain VMs.
+func report() {
+	disks, _ := filepath.Glob("/sys/block/*")
+	for _, d := range disks {
+		size, _ := os.ReadFile(filepath.Join(d, "size"))
+		say("disk %s: %s sectors", filepath.Base(d), strings.TrimSpace(string(size)))
+	}
+	pci, _ := filepath.Glob("/sys/bus/pci/devices/*")
+	for _, p := range pci {
+		vendor, _ := os.ReadFile(filepath.Join(p, "vendor"))
+		device, _ := os.ReadFile(filepath.Join(p, "device"))
+		say("pci %s %s", strings.TrimSpace(string(vendor)), strings.TrimSpace(string(device)))
+	}
+	if ifs, err := net.Interfaces(); err == nil {
+		for _, i := range ifs {
+			say("interface %s", i.Name)
+		}
+	}
+}
+
+// stay waits for the power button; without acpid the kernel reports it as an
+// input event, which is enough to know that it was pressed.
+func stay() {
+	events, _ := filepath.Glob("/dev/input/event*")
+	pressed := make(chan struct{}, 1)
+	for _, e := range events {
+		go func() {
+			f, err := os.Open(e)
+			if err != nil {
+				return
+			}
+			buf := make([]byte, 24)
+			if _, err := io.ReadFull(f, buf); err == nil {
+				pressed <- struct{}{}
+			}
+		}()
+	}
+	echo := make([]byte, 256)
+	go func() {
+		for {
+			n, err := os.Stdin.Read(echo)
+			if err != nil || n == 0 {
+				return
+			}
+			say("heard %q", echo[:n])
+		}
+	}()
+	<-pressed
+}
