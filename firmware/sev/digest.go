@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 )
 
@@ -81,6 +82,24 @@ func HashKernel(kernel, initrd io.Reader, cmdline string) (KernelHashes, error) 
 	}
 	h.Cmdline = sha256.Sum256(append([]byte(cmdline), 0))
 	return h, nil
+}
+
+// HashKernelFiles hashes a kernel and an initrd; initrd may be "".
+func HashKernelFiles(kernel, initrd, cmdline string) (KernelHashes, error) {
+	k, err := os.Open(kernel)
+	if err != nil {
+		return KernelHashes{}, err
+	}
+	defer k.Close()
+	if initrd == "" {
+		return HashKernel(k, nil, cmdline)
+	}
+	i, err := os.Open(initrd)
+	if err != nil {
+		return KernelHashes{}, err
+	}
+	defer i.Close()
+	return HashKernel(k, i, cmdline)
 }
 
 // Table is the hash table as it is loaded and measured (QEMU,

@@ -53,7 +53,7 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 	if len(args) > 1 && args[1] == "__complete" {
 		err = complete(a.IO.Out, app, args[2:])
 	} else {
-		err = app.RunContext(ctx, args)
+		err = app.RunContext(ctx, optionsFirst(app, args))
 	}
 	if err == nil {
 		return ExitOK
@@ -116,15 +116,6 @@ usage: {{.Name}} COMMAND [OPTIONS] [ARGUMENTS]
 		for _, c := range cs {
 			c.HideHelpCommand = true
 			c.OnUsageError = a.usageError
-			if c.Action != nil {
-				action := c.Action
-				c.Action = func(ctx *urfave.Context) error {
-					if err := a.checkArguments(ctx); err != nil {
-						return err
-					}
-					return action(ctx)
-				}
-			}
 			prepare(c.Subcommands)
 		}
 	}
@@ -152,24 +143,6 @@ func (a *App) commandName(c *urfave.Context) string {
 		return a.Name
 	}
 	return a.Name + " " + c.Command.Name
-}
-
-// checkArguments refuses options behind an argument, which urfave/cli would
-// take for arguments in silence.
-func (a *App) checkArguments(c *urfave.Context) error {
-	args := c.Args().Slice()
-	if a.Action != nil || c.Command.SkipFlagParsing {
-		return nil
-	}
-	for i, arg := range args {
-		if i > 0 && len(arg) > 1 && arg[0] == '-' && !slices.Contains(os.Args, "--") {
-			fixed := append([]string{a.commandName(c)}, args[i:]...)
-			fixed = append(fixed, args[:i]...)
-			return Fail(ExitUsage, fmt.Errorf("the option %s stands behind the argument %s", arg, args[0]),
-				"options come first: "+strings.Join(fixed, " "))
-		}
-	}
-	return nil
 }
 
 func (a *App) unknownCommand(name string) error {

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"slices"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+)
+
+// optionsFirst moves a command's options before its arguments: urfave/cli takes
+// options behind an argument for arguments, in silence. Everything behind "--"
+// stays as it is, and so does an option that the command does not have, which
+// the parser then refuses.
+func optionsFirst(app *urfave.App, args []string) []string {
+	if len(args) < 3 {
+		return args
+	}
+	cmd := app.Command(args[1])
+	if cmd == nil {
+		return args
+	}
+	var options, arguments []string
+	rest := args[2:]
+	for i := 0; i < len(rest); i++ {
+		arg := rest[i]
+		if arg == "--" {
+			arguments = append(arguments, rest[i:]...)
+			break
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			arguments = append(arguments, arg)
+			continue
+		}
+		options = append(options, arg)
+		if takesValue(cmd, arg) && i+1 < len(rest) {
+			i++
+			options = append(options, rest[i])
+		}
+	}
+	return slices.Concat(args[:2], options, arguments)
+}
+
+// takesValue says whether the next word is the option's value.
+func takesValue(cmd *urfave.Command, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	if strings.Contains(name, "=") {
+		return false
+	}
+	for _, f := range cmd.Flags {
+		if slices.Contains(f.Names(), name) {
+			doc, ok := f.(urfave.DocGenerationFlag)
+			return ok && doc.TakesValue()
+		}
+	}
+	return false
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/session"
+)
+
+// ownerFile is what the owner keeps of a session (latchkey.owner/1): mode 0600.
+type ownerFile struct {
+	Schema   string     `json:"schema"`
+	Emulated bool       `json:"emulated"`
+	Root     string     `json:"root"` // product line, or the test root
+	RootHash string     `json:"root-sha256"`
+	CPU0ID   []byte     `json:"cpu0-id,omitempty"`
+	Policy   sev.Policy `json:"policy"`
+	Created  time.Time  `json:"created"`
+	TEK      secretKey  `json:"tek"`
+	TIK      secretKey  `json:"tik"`
+	// Verified is the launch digest of the last measurement that verified.
+	Verified *verified `json:"verified,omitempty"`
+	// Used is set once a secret has been packed: a session is for one launch.
+	Used *used `json:"used,omitempty"`
+}
+
+type verified struct {
+	Digest [32]byte `json:"-"`
+	Hex    string   `json:"digest"`
+}
+
+type used struct {
+	At          time.Time `json:"at"`
+	Measurement []byte    `json:"measurement"`
+}
+
+// secretKey is a key that shows itself only to the owner file's encoder.
+type secretKey []byte
+
+// LogValue keeps keys out of logs, String out of text.
+func (secretKey) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+func (secretKey) String() string       { return "[redacted]" }
+
+// GoString keeps keys out of text.
+func (secretKey) GoString() string { return "[redacted]" }
+
+const ownerSchema = "latchkey.owner/1"
+
+const maxInput = 1 << 20
+
+var errOwnerFile = errors.New("owner file")
+
+// readOwner reads an owner file and refuses one that others can read.
+func readOwner(name string) (*ownerFile, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return decodeOwner(f)
+}
+
+func decodeOwner(f *os.File) (*ownerFile, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), info.Mode().Perm()),
+			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
+	}
+	if info.Size() > maxInput {
+		return nil, fmt.Errorf("%w %s: over %d bytes", errOwnerFile, f.Name(), maxInput)
+	}
+	var o ownerFile
+	if err := json.NewDecoder(f).Decode(&o); err != nil {
+		// The text of JSON errors can quote what it read: keys.
+		return nil, fmt.Errorf("%w %s: is damaged", errOwnerFile, f.Name())
+	}
+	if o.Schema != ownerSchema || len(o.TEK) != 16 || len(o.TIK) != 16 {
+		return nil, fmt.Errorf("%w %s: is not of schema %s", errOwnerFile, f.Name(), ownerSchema)
+	}
+	if o.Verified != nil {
+		digest, err := hex.DecodeString(o.Verified.Hex)
+		if err != nil || len(digest) != len(o.Verified.Digest) {
+			return nil, fmt.Errorf("%w %s: is damaged", errOwnerFile, f.Name())
+		}
+		copy(o.Verified.Digest[:], digest)
+	}
+	return &o, nil
+}
+
+// updateOwner changes an owner file under its lock, so that of two commands
+// that use one session at once only one succeeds. change sees the file as it
+// is; when it fails nothing is written.
+func updateOwner(name string, change func(*ownerFile) error) error {
+	for {
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		again, err := updateLocked(f, name, change)
+		_ = f.Close()
+		if !again {
+			return err
+		}
+	}
+}
+
+func updateLocked(f *os.File, name string, change func(*ownerFile) error) (again bool, err error) {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return errors.Is(err, unix.EINTR), err
+	}
+	// Whoever held the lock before may have put another file in its place.
+	mine, err1 := f.Stat()
+	there, err2 := os.Stat(name)
+	if err := errors.Join(err1, err2); err != nil {
+		return false, err
+	}
+	if !os.SameFile(mine, there) {
+		return true, nil
+	}
+	o, err := decodeOwner(f)
+	if err != nil {
+		return false, err
+	}
+	defer o.wipe()
+	if err := change(o); err != nil {
+		return false, err
+	}
+	return false, writeOwner(name, o)
+}
+
+func writeOwner(name string, o *ownerFile) error {
+	b, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return err
+	}
+	defer clear(b)
+	return cli.WriteFile(name, append(b, '\n'), 0o600)
+}
+
+func (o *ownerFile) wipe() { clear(o.TEK); clear(o.TIK) }
+
+// keys returns the session's keys; wipe them after use.
+func (o *ownerFile) keys() session.Keys {
+	return session.Keys{TEK: [16]byte(o.TEK), TIK: [16]byte(o.TIK)}
+}
+
+// label marks what an emulated platform took part in.
+func label(emulated bool) string {
+	if emulated {
+		return " (emulated platform: protects nothing)"
+	}
+	return ""
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/launcher"
+)
+
+func newSecret(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "secret", Usage: "pack a secret for a launch that verifies",
+		Description: `The launch must have been verified with "latchkey verify", or verify now against
+the files that you name here. A session gives one packet, then it is used up.
+GUID says who reads the entry in the guest; "disk" stands for the disk
+passphrase's, 736869e5-84f0-4973-92ec-06879ce3da0b.
+
+Examples:
+
+   latchkey secret --owner guest.owner --measurement measurement.json --entry disk=passphrase.txt --out packet.json
+   latchkey secret --owner guest.owner --measurement - --firmware OVMF.amdsev.fd --entry disk=key --out -`,
+		Flags: inputFlags(
+			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session"},
+			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			&urfave.StringSliceFlag{Name: "entry", Usage: "put the content of a file under a GUID: `GUID=FILE`; may be repeated"},
+			&urfave.StringFlag{Name: "out", Usage: "write the packet to `FILE`, - for standard output"},
+		),
+		Action: func(c *urfave.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			for _, name := range []string{"owner", "measurement", "out"} {
+				if c.String(name) == "" {
+					return cli.Fail(cli.ExitUsage, fmt.Errorf("--%s is needed", name), `"latchkey secret --help" shows an example`)
+				}
+			}
+			if len(c.StringSlice("entry")) == 0 {
+				return cli.Usagef("--entry is needed: GUID=FILE")
+			}
+			return runSecret(c, s)
+		},
+	}
+}
+
+func runSecret(c *urfave.Context, s *cli.IO) error {
+	m, err := readMeasurement(s, c.String("measurement"))
+	if err != nil {
+		return err
+	}
+	var in *inputs
+	if c.String("firmware") != "" || c.String("kernel") != "" {
+		if in, err = readInputs(c); err != nil {
+			return err
+		}
+	}
+	table, err := readEntries(c.StringSlice("entry"), in)
+	if err != nil {
+		return err
+	}
+	defer clear(table)
+	var packet []byte
+	emulated := false
+	// The packet is made before the session is marked as used, and handed out
+	// after: a failure in between costs a session, never lets one be used twice.
+	err = updateOwner(c.String("owner"), func(o *ownerFile) (err error) {
+		emulated = o.Emulated
+		packet, err = pack(o, m, in, table)
+		o.Used = &used{At: time.Now().UTC(), Measurement: m.Measurement}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.WriteOutput(c.String("out"), packet, 0o644); err != nil {
+		return cli.WithHint(err, "the session counts as used: make a new one and start the VM with it")
+	}
+	s.Say("packed the secret for %s%s; this session is now used up", m.Name, label(emulated))
+	return nil
+}
+
+func pack(o *ownerFile, m *launcher.Measurement, in *inputs, table []byte) ([]byte, error) {
+	if o.Used != nil {
+		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("this session has given out its secret already (%s)", o.Used.At.Local().Format(time.RFC3339)),
+			"whoever kept the old packet could start the same guest again: make a new session for a new launch")
+	}
+	var digest [32]byte
+	switch {
+	case in != nil:
+		var err error
+		if digest, err = in.digest(); err != nil {
+			return nil, err
+		}
+		if err := check(o, m, in, digest); err != nil {
+			return nil, err
+		}
+	case o.Verified == nil:
+		return nil, cli.Fail(cli.ExitRefused, errors.New("no launch of this session has been verified"),
+			`run "latchkey verify" first, or name --firmware and what else is measured here`)
+	default:
+		digest = o.Verified.Digest
+	}
+	blob, err := sev.ParseMeasurement(m.Measurement)
+	if err != nil {
+		return nil, err
+	}
+	keys := o.keys()
+	defer keys.Wipe()
+	if !keys.Verifies(blob, m.Firmware, o.Policy, digest) {
+		return nil, cli.Fail(cli.ExitRefused, errMismatch, "this is not the measurement that was verified: run \"latchkey verify\" on it")
+	}
+	var iv [16]byte
+	_, _ = rand.Read(iv[:]) // never fails (crypto/rand)
+	p, err := keys.Seal(table, iv, blob)
+	if err != nil {
+		return nil, err
+	}
+	out, err := json.MarshalIndent(launcher.Packet{Schema: launcher.PacketSchema, Header: p.Header[:], Secret: p.Data}, "", "  ")
+	return append(out, '\n'), err
+}
+
+// guidNames are short names for GUIDs that people need often.
+var guidNames = map[string]sev.GUID{"disk": session.GUIDDiskPassphrase}
+
+func readEntries(args []string, in *inputs) ([]byte, error) {
+	var entries []session.Entry
+	defer func() {
+		for _, e := range entries {
+			clear(e.Data)
+		}
+	}()
+	for _, arg := range args {
+		name, file, ok := strings.Cut(arg, "=")
+		if !ok || file == "" {
+			return nil, cli.Usagef("--entry %q: must be GUID=FILE", arg)
+		}
+		guid, known := guidNames[name]
+		if !known {
+			var err error
+			if guid, err = sev.ParseGUID(name); err != nil {
+				return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--entry: %w", err), `"disk" is the one short name`)
+			}
+		}
+		data, err := readSecret(file)
+		if err != nil {
+			return nil, cli.Fail(cli.ExitUsage, err)
+		}
+		entries = append(entries, session.Entry{GUID: guid, Data: data})
+	}
+	table, err := session.PackTable(entries)
+	if err != nil {
+		return nil, err
+	}
+	if in != nil {
+		area, ok, err := in.image.SecretArea()
+		if err != nil {
+			return nil, err
+		}
+		if !ok || uint64(len(table)) > uint64(area.Size) {
+			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, these take %d", area.Size, len(table))
+		}
+	}
+	return slices.Clip(table), nil
+}
+
+// readSecret reads a file into one buffer, so that no copy of it is left over.
+func readSecret(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	buf := make([]byte, session.MaxSecret+1)
+	n, err := io.ReadFull(f, buf)
+	switch {
+	case err == nil:
+		err = fmt.Errorf("%s: over %d bytes", file, session.MaxSecret)
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("%s: is empty", file)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return buf[:n], nil
+	}
+	clear(buf)
+	return nil, err
+}

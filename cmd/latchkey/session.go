@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// platformFile is a host's platform file (vmlatch.platform/1), as far as an
+// owner needs it. Nothing in it is believed before its chain verifies.
+type platformFile struct {
+	Schema    string `json:"schema"`
+	Emulated  bool   `json:"emulated"`
+	PDH       []byte `json:"pdh"`
+	CertChain []byte `json:"cert-chain"`
+	CPU0ID    []byte `json:"cpu0-id"`
+}
+
+const platformSchema = "vmlatch.platform/1"
+
+func newSession(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "session", Usage: "verify a platform and make a session for one launch on it",
+		Description: `Writes NAME.godh and NAME.session, which the host needs for the launch, and
+NAME.owner (mode 0600), which holds the keys and stays with you. A session is
+for one launch: after one secret it is used up.
+
+Examples:
+
+   latchkey session --platform platform.json --policy no-debug,no-key-sharing --out .
+   latchkey session --platform platform.json --trust-root test-root.pem --out .`,
+		Flags: []urfave.Flag{
+			&urfave.StringFlag{Name: "platform", Usage: "the host's `FILE` (vmlatch platform)"},
+			&urfave.StringFlag{Name: "policy", Value: "no-debug,no-key-sharing", Usage: "guest `POLICY`: words or a number; the host must use the same"},
+			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
+			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
+			&urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"},
+			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"},
+		},
+		Action: func(c *urfave.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			if c.String("platform") == "" || c.String("out") == "" {
+				return cli.Fail(cli.ExitUsage, errors.New("--platform and --out are needed"), `"latchkey session --help" shows an example`)
+			}
+			return runSession(c, s)
+		},
+	}
+}
+
+func runSession(c *urfave.Context, s *cli.IO) error {
+	policy, err := sev.ParsePolicy(c.String("policy"))
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	name := c.String("name")
+	if err := rundir.CheckName(name); err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	b, err := s.ReadInput(c.String("platform"), maxInput)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	platform, err := parsePlatform(b)
+	if err != nil {
+		return err
+	}
+	root, emulated, err := verifyPlatform(platform, c.String("trust-root"))
+	if err != nil {
+		return err
+	}
+	chain, err := sev.ParseChain(platform.PDH, platform.CertChain)
+	if err != nil {
+		return err
+	}
+	made, err := session.New(rand.Reader, chain.PDH, policy)
+	if err != nil {
+		return err
+	}
+	defer made.Keys.Wipe()
+	o := &ownerFile{
+		Schema: ownerSchema, Emulated: emulated, Root: root.Product, RootHash: root.Fingerprint(),
+		CPU0ID: platform.CPU0ID, Policy: policy, Created: time.Now().UTC(),
+		TEK: bytes.Clone(made.Keys.TEK[:]), TIK: bytes.Clone(made.Keys.TIK[:]),
+	}
+	defer o.wipe()
+	if err := writeSession(c.String("out"), name, c.Bool("force"), made, o); err != nil {
+		return err
+	}
+	s.Say("platform verified up to %s (ARK sha256 %s)%s", root.Product, root.Fingerprint(), label(emulated))
+	s.Say("wrote %[1]s.godh and %[1]s.session for the host, %[1]s.owner for you: keep it", filepath.Join(c.String("out"), name))
+	return nil
+}
+
+func parsePlatform(b []byte) (*platformFile, error) {
+	var p platformFile
+	if err := json.Unmarshal(b, &p); err != nil {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("platform file: %w", err))
+	}
+	if p.Schema != platformSchema {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("platform file: schema is %q, must be %q", p.Schema, platformSchema), `it is made by "vmlatch platform"`)
+	}
+	return &p, nil
+}
+
+// verifyPlatform checks the chain against AMD's roots and, if one was named, a
+// test root. Whether the platform is emulated follows from the root that it
+// ends in, never from what it says of itself.
+func verifyPlatform(p *platformFile, trustRoot string) (root sev.Root, emulated bool, err error) {
+	chain, err := sev.ParseChain(p.PDH, p.CertChain)
+	if err != nil {
+		return root, false, err
+	}
+	amd, err := sev.AMDRoots()
+	if err != nil {
+		return root, false, err
+	}
+	if root, err = chain.Verify(amd); err == nil || trustRoot == "" || !errors.Is(err, sev.ErrUntrusted) {
+		return root, false, err
+	}
+	test, err := readTestRoot(trustRoot)
+	if err != nil {
+		return root, false, cli.Fail(cli.ExitUsage, err)
+	}
+	root, err = chain.Verify([]sev.Root{test})
+	return root, true, err
+}
+
+// testRootPEM is the type of the PEM block that "swtee root" prints.
+const testRootPEM = "SWTEE TEST ROOT"
+
+func readTestRoot(file string) (sev.Root, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return sev.Root{}, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != testRootPEM {
+		return sev.Root{}, fmt.Errorf("%s: holds no %q; it is printed by \"swtee root\"", file, testRootPEM)
+	}
+	return sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
+}
+
+// writeSession writes the three files, the owner's first: a host's half without
+// the keys would be worth nothing.
+func writeSession(dir, name string, force bool, made *session.Session, o *ownerFile) error {
+	path := func(ext string) string { return filepath.Join(dir, name+ext) }
+	if !force {
+		for _, ext := range []string{".owner", ".godh", ".session"} {
+			if _, err := os.Lstat(path(ext)); !errors.Is(err, fs.ErrNotExist) {
+				return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(ext)), "--force replaces it: a launch under the old session could then not be verified", "--name NAME makes another one")
+			}
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeOwner(path(".owner"), o); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		ext string
+		raw []byte
+	}{{".godh", made.OwnerCert.Bytes()}, {".session", made.Blob[:]}} {
+		text := base64.StdEncoding.EncodeToString(f.raw) + "\n"
+		if err := cli.WriteFile(path(f.ext), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/launcher"
+)
+
+func newVerify(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "verify", Usage: "check a launch measurement against your own files",
+		Description: `Exit code 0: the platform measured exactly what you named, under your policy.
+Exit code 4: it did not; the likely cause is named if it can be found.
+What was verified is noted in the owner file, for "latchkey secret".
+
+Example:
+
+   latchkey verify --owner guest.owner --measurement measurement.json \
+      --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0`,
+		Flags: inputFlags(
+			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session"},
+			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
+		),
+		Action: func(c *urfave.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			if c.String("owner") == "" || c.String("measurement") == "" {
+				return cli.Fail(cli.ExitUsage, errors.New("--owner and --measurement are needed"), `"latchkey verify --help" shows an example`)
+			}
+			return runVerify(c, s)
+		},
+	}
+}
+
+func runVerify(c *urfave.Context, s *cli.IO) error {
+	m, err := readMeasurement(s, c.String("measurement"))
+	if err != nil {
+		return err
+	}
+	in, err := readInputs(c)
+	if err != nil {
+		return err
+	}
+	digest, err := in.digest()
+	if err != nil {
+		return err
+	}
+	var o *ownerFile
+	var verdict error
+	if o, err = readOwner(c.String("owner")); err != nil {
+		return err
+	}
+	defer o.wipe()
+	if verdict = check(o, m, in, digest); verdict == nil {
+		err = updateOwner(c.String("owner"), func(o *ownerFile) error {
+			o.Verified = &verified{Digest: digest, Hex: hex.EncodeToString(digest[:])}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return reportVerdict(c, s, o, m, digest, verdict)
+}
+
+func readMeasurement(s *cli.IO, name string) (*launcher.Measurement, error) {
+	b, err := s.ReadInput(name, maxInput)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	var m launcher.Measurement
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("measurement: %w", err))
+	}
+	if m.Schema != launcher.MeasurementSchema {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("measurement: schema is %q, must be %q", m.Schema, launcher.MeasurementSchema), `it is made by "vmlatch measure"`)
+	}
+	if _, err := sev.ParseMeasurement(m.Measurement); err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	return &m, nil
+}
+
+// check decides. The policy and the keys are the owner's; of what the host
+// sends only the firmware version enters, under the MAC.
+func check(o *ownerFile, m *launcher.Measurement, in *inputs, digest [32]byte) error {
+	blob, err := sev.ParseMeasurement(m.Measurement)
+	if err != nil {
+		return err
+	}
+	keys := o.keys()
+	defer keys.Wipe()
+	matches := func(p sev.Policy, d [32]byte) bool { return keys.Verifies(blob, m.Firmware, p, d) }
+	if matches(o.Policy, digest) {
+		return nil
+	}
+	return cli.Fail(cli.ExitRefused, errMismatch, causes(o, m, in, digest, matches)...)
+}
+
+// causes tries what could explain a measurement that does not verify. A change
+// that makes the MAC match is proven; the host's claims only say what to try.
+func causes(o *ownerFile, m *launcher.Measurement, in *inputs, digest [32]byte, matches func(sev.Policy, [32]byte) bool) []string {
+	if m.Policy != o.Policy && matches(m.Policy, digest) {
+		return []string{fmt.Sprintf("cause: the policy is %v instead of your session's %v", m.Policy, o.Policy)}
+	}
+	if in.kernel != nil {
+		if d, err := in.digestWith(nil); err == nil && matches(o.Policy, d) {
+			return []string{"cause: the host did not have the kernel measured: kernel-hashes is off"}
+		}
+	}
+	if m.Claims == nil {
+		return []string{"the cause cannot be told: the host says nothing about what it loaded"}
+	}
+	if hints := kernelCauses(o, m, in, matches); hints != nil {
+		return hints
+	}
+	if m.Claims.Firmware != sha256.Sum256(in.image.Bytes) {
+		return []string{fmt.Sprintf("the host says it loaded another firmware: sha256 %x", m.Claims.Firmware)}
+	}
+	return []string{
+		"the host claims to have loaded what you named, and the platform says otherwise",
+		"the measurement may be of another session or another launch: take a new one",
+	}
+}
+
+// kernelCauses tries the host's claimed hashes in place of the owner's.
+func kernelCauses(o *ownerFile, m *launcher.Measurement, in *inputs, matches func(sev.Policy, [32]byte) bool) []string {
+	claim := m.Claims.Kernel
+	if claim == nil {
+		return nil
+	}
+	if in.kernel == nil {
+		if d, err := in.digestWith(claim); err == nil && matches(o.Policy, d) {
+			return []string{"cause: the host had a kernel measured, and you named none: give --kernel, --initrd and --cmdline"}
+		}
+		return nil
+	}
+	names := [3]string{"kernel", "initrd", "command line"}
+	var best []string
+	for mask := 1; mask < 8; mask++ {
+		h := *in.kernel
+		var differs []string
+		for i, f := range [3]struct{ own, theirs *[32]byte }{
+			{&h.Kernel, &claim.Kernel}, {&h.Initrd, &claim.Initrd}, {&h.Cmdline, &claim.Cmdline},
+		} {
+			if mask&(1<<i) != 0 {
+				if *f.own != *f.theirs {
+					differs = append(differs, fmt.Sprintf("the %s is another one: the platform measured sha256 %x, yours has %x", names[i], *f.theirs, *f.own))
+				}
+				*f.own = *f.theirs
+			}
+		}
+		d, err := in.digestWith(&h)
+		if err == nil && len(differs) > 0 && matches(o.Policy, d) && (best == nil || len(differs) < len(best)) {
+			best = differs
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	return []string{"cause: " + strings.Join(best, "; ")}
+}
+
+func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *launcher.Measurement, digest [32]byte, verdict error) error {
+	if c.Bool("json") {
+		out := map[string]any{
+			"schema": "latchkey.verdict/1", "verified": verdict == nil, "emulated": o.Emulated, "root": o.Root,
+			"expected-digest": hex.EncodeToString(digest[:]), "policy": o.Policy, "firmware": m.Firmware,
+		}
+		var e *cli.Error
+		if errors.As(verdict, &e) {
+			out["reason"], out["causes"] = verdict.Error(), e.Hints
+		}
+		if err := s.JSON(out); err != nil {
+			return err
+		}
+		if e != nil {
+			e.Quiet = true
+		}
+		return verdict
+	}
+	if verdict != nil {
+		return verdict
+	}
+	fmt.Fprintf(s.Out, "verified%s\n", label(o.Emulated))
+	fmt.Fprintf(s.Out, "launch digest  %x\npolicy         %v\nSEV firmware   %v\nplatform root  %s\n", digest, o.Policy, m.Firmware, o.Root)
+	return nil
+}

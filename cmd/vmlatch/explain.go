@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// explain gives a library's error its exit code and hints.
+func explain(err error) error {
+	var done *cli.Error
+	if errors.As(err, &done) {
+		return err
+	}
+	if a, ok := launcher.Advise(err); ok {
+		code := cli.ExitFailure
+		switch {
+		case a.Refused:
+			code = cli.ExitRefused
+		case a.Host:
+			code = cli.ExitHost
+		}
+		return cli.Fail(code, err, "cause: "+a.Cause, a.Fix)
+	}
+	var spec *launcher.SpecError
+	var file *launcher.FileError
+	var state *launcher.StateError
+	var owner *launcher.OwnerError
+	switch {
+	case errors.As(err, &spec):
+		if spec.Near != "" {
+			return cli.Fail(cli.ExitUsage, err, fmt.Sprintf("did you mean %q?", spec.Near))
+		}
+		return cli.Fail(cli.ExitUsage, err, `"vmlatch help spec" describes the file`)
+	case errors.As(err, &file):
+		return cli.Fail(cli.ExitUsage, err, "paths in a spec start from the spec's own directory")
+	case errors.As(err, &owner):
+		code := cli.ExitFailure
+		if owner.Code == int(cli.ExitRefused) {
+			code = cli.ExitRefused
+		}
+		return cli.Fail(code, err, "the VM was ended; nothing of it is left")
+	case errors.Is(err, launcher.ErrLatchClosed):
+		return cli.Fail(cli.ExitRefused, err,
+			`"vmlatch measure NAME" shows the owner what was loaded; "vmlatch inject NAME PACKET" takes the owner's answer`)
+	case errors.Is(err, launcher.ErrHost):
+		return cli.Fail(cli.ExitHost, err, `without SEV hardware, "--emulate" takes the same steps on an emulated platform`)
+	case errors.Is(err, launcher.ErrPacket):
+		return cli.Fail(cli.ExitUsage, err, `packets come from "latchkey secret"`)
+	case errors.Is(err, rundir.ErrNotFound):
+		return cli.Fail(cli.ExitFailure, err, `"vmlatch ps --all" lists the VMs of this user`)
+	case errors.Is(err, rundir.ErrExists):
+		return cli.Fail(cli.ExitFailure, err, `"vmlatch stop NAME" ends it; a spec can be started under another name with --name`)
+	case errors.Is(err, rundir.ErrBusy):
+		return cli.Fail(cli.ExitFailure, err, "try again when that has finished")
+	case errors.As(err, &state):
+		return cli.Fail(cli.ExitFailure, err, `"vmlatch help states" shows which step follows which`)
+	case errors.Is(err, os.ErrPermission):
+		return cli.Fail(cli.ExitHost, err)
+	}
+	return err
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"encoding/json"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+)
+
+func newPlatform(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "platform", Usage: "print what an owner needs of this host to make a session", Category: catOpen,
+		Description: `JSON: the platform's Diffie-Hellman certificate, its certificate chain and the
+chip's id. Nothing in it is secret.
+
+Examples:
+
+   vmlatch platform > platform.json
+   vmlatch platform --emulate > platform.json`,
+		Flags: hostFlags(emulateFlag()),
+		Action: func(c *urfave.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			h, err := hostConfig(c)
+			if err != nil {
+				return err
+			}
+			facts, err := launcher.GatherFacts(h, nil, c.Bool("emulate"))
+			if err != nil {
+				return err
+			}
+			p, err := launcher.QueryPlatform(c.Context, facts)
+			if err != nil {
+				return err
+			}
+			return s.JSON(p)
+		},
+	}
+}
+
+func newMeasure(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "measure", Usage: "print the launch measurement for the guest's owner", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeNames,
+		Description: `JSON: the platform's measurement and what is needed to check it. The owner
+gives it to "latchkey verify".
+
+Example:
+
+   vmlatch measure guest > measurement.json`,
+		Flags: hostFlags(),
+		Action: func(c *urfave.Context) error {
+			m, _, err := attach(c, s)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			measurement, err := m.Measure(c.Context)
+			if err != nil {
+				return err
+			}
+			return s.JSON(measurement)
+		},
+	}
+}
+
+func newInject(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "inject", Usage: "hand the owner's secret packet to the platform", ArgsUsage: "NAME PACKET", Category: catOpen, BashComplete: completeNames,
+		Description: `The platform authenticates the packet with the owner's key and decrypts it into
+guest memory; this host sees only the encrypted form. An accepted packet opens
+a latch that waits for a secret. "-" reads the packet from standard input.
+
+Example:
+
+   vmlatch inject guest packet.json`,
+		Flags: hostFlags(),
+		Action: func(c *urfave.Context) error {
+			got, err := cli.Args(c, "NAME", "PACKET")
+			if err != nil {
+				return err
+			}
+			b, err := s.ReadInput(got[1], launcher.MaxPacketFile)
+			if err != nil {
+				return cli.Fail(cli.ExitUsage, err)
+			}
+			packet, err := launcher.ParsePacket(b)
+			if err != nil {
+				return err
+			}
+			m, _, err := attach(c, s, "PACKET")
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			if err := m.Inject(c.Context, packet); err != nil {
+				return err
+			}
+			rec := m.Record()
+			s.Say("%s: the platform accepted the secret%s", rec.Name, label(rec.Emulated))
+			s.Hint("vmlatch release %s", rec.Name)
+			return nil
+		},
+	}
+}
+
+func newRelease(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "release", Usage: "let a held VM run", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeNames,
+		Description: "Refused while the latch is closed.\n\nExample:\n\n   vmlatch release guest",
+		Flags:       hostFlags(),
+		Action: func(c *urfave.Context) error {
+			m, _, err := attach(c, s)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			if err := m.Release(c.Context); err != nil {
+				return err
+			}
+			rec := m.Record()
+			if rec.Latch.Until == launcher.UntilNothing {
+				s.Say("%s: running%s; its launch was NOT verified (until = \"nothing\")", rec.Name, label(rec.Emulated))
+			} else {
+				s.Say("%s: running%s", rec.Name, label(rec.Emulated))
+			}
+			return nil
+		},
+	}
+}
+
+func newQMP(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "qmp", Usage: "run one QMP command", ArgsUsage: "NAME COMMAND [JSON]", Category: catHost, BashComplete: completeNames,
+		Description: `The result is printed as JSON. A command that changes the VM behind vmlatch's
+back, such as cont, is not recorded: use release.
+
+Examples:
+
+   vmlatch qmp guest query-status
+   vmlatch qmp guest qom-list '{"path": "/machine"}'`,
+		Flags: hostFlags(),
+		Action: func(c *urfave.Context) error {
+			names := []string{"NAME", "COMMAND"}
+			if c.NArg() > 2 {
+				names = append(names, "JSON")
+			}
+			got, err := cli.Args(c, names...)
+			if err != nil {
+				return err
+			}
+			var args any
+			if len(got) > 2 {
+				if !json.Valid([]byte(got[2])) {
+					return cli.Usagef("%q is no JSON", got[2])
+				}
+				args = json.RawMessage(got[2])
+			}
+			if got[1] == "cont" {
+				return cli.Fail(cli.ExitRefused, launcher.ErrLatchClosed, `"vmlatch release NAME" lets a VM run, if its latch is open`)
+			}
+			m, _, err := attach(c, s, names[1:]...)
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			conn, err := m.QMP(c.Context)
+			if err != nil {
+				return err
+			}
+			var ret json.RawMessage
+			if err := conn.Execute(c.Context, got[1], args, &ret); err != nil {
+				return err
+			}
+			return s.JSON(ret)
+		},
+	}
+}

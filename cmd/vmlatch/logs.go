@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+var logKinds = map[string]string{
+	"console": rundir.ConsoleLog, "events": rundir.EventsLog, "qemu": rundir.QEMULog,
+}
+
+func newLogs(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "logs", Usage: "print what a VM wrote to its console", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Description: `Logs are kept after the VM has ended, until its name is used again; --previous
+shows those of the run before. A guest's control characters are escaped.
+
+Examples:
+
+   vmlatch logs guest
+   vmlatch logs --follow guest
+   vmlatch logs --kind qemu guest`,
+		Flags: hostFlags(
+			&urfave.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the VM ends"},
+			&urfave.StringFlag{Name: "kind", Value: "console", Usage: "which `LOG`: console, events (QMP) or qemu (its messages)"},
+			&urfave.BoolFlag{Name: "previous", Usage: "the run before the last"},
+			&urfave.BoolFlag{Name: "raw", Usage: "do not escape control characters"},
+		),
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "NAME")
+			if err != nil {
+				return err
+			}
+			file, ok := logKinds[c.String("kind")]
+			if !ok {
+				return cli.Usagef("--kind %s: must be console, events or qemu", c.String("kind"))
+			}
+			root, _, err := vms(c, s)
+			if err != nil {
+				return err
+			}
+			d, e, err := root.FindLogs(args[0])
+			if err != nil {
+				return err
+			}
+			path := d.LogPath(file)
+			if c.Bool("previous") {
+				path = d.PreviousLogPath(file)
+			}
+			var out io.Writer = &cli.EscapeWriter{W: s.Out}
+			if c.Bool("raw") {
+				out = s.Out
+			}
+			f, err := os.Open(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // nothing was written
+			}
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if c.Bool("follow") && e.VMHeld {
+				return follow(c.Context, out, f, d, e)
+			}
+			_, err = io.Copy(out, f)
+			return err
+		},
+	}
+}
+
+// follow copies a growing file until the VM has ended. inotify says when to
+// look, so nothing is polled.
+func follow(ctx context.Context, out io.Writer, f *os.File, d *rundir.Dir, e *rundir.Entry) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	notify := os.NewFile(uintptr(fd), "inotify") // non-blocking: reads end with Close
+	defer notify.Close()
+	if _, err := unix.InotifyAddWatch(fd, f.Name(), unix.IN_MODIFY); err != nil {
+		return err
+	}
+	hint := 0
+	if e.Record != nil {
+		hint = e.Record.PID
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if p, err := d.OpenProcess(hint); err == nil {
+			_ = p.Wait(ctx)
+			p.Close()
+		}
+		_ = notify.SetReadDeadline(time.Unix(1, 0))
+	}()
+	buf := make([]byte, 4096)
+	for {
+		if _, err := io.Copy(out, f); err != nil {
+			return err
+		}
+		if _, err := notify.Read(buf); err != nil {
+			<-ended
+			_, err = io.Copy(out, f) // what came last
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// vmInfo is one VM as ps and inspect print it.
+type vmInfo struct {
+	Name   string         `json:"name"`
+	Status rundir.Status  `json:"status"` // alive, launching, ended
+	State  string         `json:"state"`  // paused, measured, provisioned, running, …
+	Exit   *launcher.Exit `json:"exit,omitempty"`
+	Record *rundir.Record `json:"record,omitempty"`
+}
+
+func describe(root rundir.Root, e *rundir.Entry) vmInfo {
+	v := vmInfo{Name: e.Name, Status: e.Status(), Record: e.Record, State: string(launcher.Launching)}
+	if e.Record != nil && v.Status != rundir.Launching {
+		v.State = e.Record.State
+	}
+	if v.Status == rundir.Ended {
+		v.State = string(launcher.Stopped)
+		if d, _, err := root.FindLogs(e.Name); err == nil {
+			if exit, err := launcher.ReadExit(d.LogPath(rundir.EventsLog)); err == nil {
+				v.Exit = &exit
+			}
+		}
+	}
+	return v
+}
+
+func newPS(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "ps", Usage: "list VMs", Category: catLook,
+		Description: "Examples:\n\n   vmlatch ps\n   vmlatch ps --all --json",
+		Flags: hostFlags(jsonFlag(),
+			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also VMs that have ended"}),
+		Action: func(c *urfave.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			root, _, err := vms(c, s)
+			if err != nil {
+				return err
+			}
+			entries, err := root.List(c.Bool("all"))
+			if err != nil {
+				return err
+			}
+			list := []vmInfo{}
+			for _, e := range entries {
+				list = append(list, describe(root, e))
+			}
+			if c.Bool("json") {
+				return s.JSON(map[string]any{"schema": "vmlatch.ps/1", "vms": list})
+			}
+			return printVMs(s, list)
+		},
+	}
+}
+
+func printVMs(s *cli.IO, list []vmInfo) error {
+	t := tabwriter.NewWriter(s.Out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(t, "NAME\tSTATE\tTECHNOLOGY\tLATCH\tMEMORY\tCPUS\tSTARTED")
+	for _, v := range list {
+		technology, latch, memory, cpus, started := "-", "-", "-", "-", "-"
+		if r := v.Record; r != nil {
+			technology = r.Technology
+			if r.Emulated {
+				technology += " (emulated)"
+			}
+			latch, memory, cpus = latchWord(r.Latch), r.Memory, fmt.Sprint(r.CPUs)
+			started = r.Started.Local().Format("2006-01-02 15:04:05")
+		}
+		state := v.State
+		if v.Exit != nil {
+			state += " (" + v.Exit.Reason + ")"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus, started)
+	}
+	return t.Flush()
+}
+
+func latchWord(l rundir.Latch) string {
+	switch {
+	case l.Until == launcher.UntilNone:
+		return "-"
+	case l.Verified:
+		return "open: verified"
+	case l.Open:
+		return "open: NOT verified"
+	}
+	return "closed until " + l.Until
+}
+
+func newInspect(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "inspect", Usage: "show everything known about a VM", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Description: "Examples:\n\n   vmlatch inspect guest\n   vmlatch inspect --json guest",
+		Flags:       hostFlags(jsonFlag()),
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "NAME")
+			if err != nil {
+				return err
+			}
+			root, _, err := vms(c, s)
+			if err != nil {
+				return err
+			}
+			d, e, err := root.FindLogs(args[0])
+			if err != nil {
+				return err
+			}
+			v := describe(root, e)
+			if c.Bool("json") {
+				return s.JSON(v)
+			}
+			return printVM(s, d, v)
+		},
+	}
+}
+
+func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
+	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	row := func(key, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", key, cli.Escape(fmt.Sprintf(format, args...)))
+	}
+	row("name", "%s", v.Name)
+	row("status", "%s, %s", v.Status, v.State)
+	if v.Exit != nil {
+		row("ended by", "%s", v.Exit.Reason)
+	}
+	if r := v.Record; r != nil {
+		row("technology", "%s%s", r.Technology, label(r.Emulated))
+		row("latch", "%s", latchWord(r.Latch))
+		if r.SEV != nil {
+			row("policy", "%v", r.SEV.Policy)
+			row("SEV firmware", "%v", r.SEV.Build)
+			row("measured", "%s", yesNo(r.SEV.Measurement != nil))
+			row("secret injected", "%s", yesNo(r.SEV.Secret))
+		}
+		row("started", "%s", r.Started.Local().Format(time.RFC3339))
+		if r.Released != nil {
+			row("released", "%s", r.Released.Local().Format(time.RFC3339))
+		}
+		row("QEMU version", "%s", r.Version)
+		for _, c := range r.Choices {
+			row(c.What, "%s (%s)", c.Value, c.From)
+		}
+	}
+	if v.Status != rundir.Ended {
+		row("monitor", "%s", d.Path(rundir.MonitorSocket))
+		row("console", "%s", d.Path(rundir.ConsoleSocket))
+	}
+	row("logs", "%s", d.State)
+	return t.Flush()
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}

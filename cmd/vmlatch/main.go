@@ -1,0 +1,161 @@
+// Command vmlatch starts QEMU virtual machines without libvirt and holds them
+// paused until what was loaded into them is proven right.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+func main() { os.Exit(int(newApp(cli.System("vmlatch")).Main(os.Args))) }
+
+const long = `   A VM is described by a TOML file. Start it paused, let its owner check the
+   measurement, hand over the secret, and only then let it run:
+
+      vmlatch platform > platform.json         the owner makes a session of it
+      vmlatch start guest.toml --hold
+      vmlatch measure guest > measurement.json
+      vmlatch inject guest packet.json
+      vmlatch release guest
+
+   Without SEV hardware, "--emulate" takes the same way on an emulated platform.`
+
+// Categories of commands in the help.
+const (
+	catRun  = "run a VM"
+	catLook = "look"
+	catOpen = "open the latch"
+	catHost = "host"
+)
+
+func newApp(s *cli.IO) *cli.App {
+	return &cli.App{
+		Name: "vmlatch", Usage: "start confidential VMs and hold them until they are proven right",
+		Long: long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
+		Commands: []*urfave.Command{
+			newStart(s), newRun(s), newStop(s),
+			newPS(s), newInspect(s), newLogs(s), newConsole(s),
+			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
+			newPlan(s), newQMP(s),
+		},
+	}
+}
+
+// hostFlags are the flags of every command that touches VMs.
+func hostFlags(more ...urfave.Flag) []urfave.Flag {
+	return append(more,
+		&urfave.StringFlag{Name: "config", EnvVars: []string{"VMLATCH_CONFIG"}, Usage: "read the host's settings from `FILE`", Category: "host settings"},
+		&urfave.StringFlag{Name: "run-dir", EnvVars: []string{"VMLATCH_RUN_DIR"}, Usage: "keep locks and sockets in `DIR`", Category: "host settings"},
+		&urfave.StringFlag{Name: "state-dir", EnvVars: []string{"VMLATCH_STATE_DIR"}, Usage: "keep logs in `DIR`", Category: "host settings"},
+	)
+}
+
+func emulateFlag() urfave.Flag {
+	return &urfave.BoolFlag{Name: "emulate", Usage: "run on an emulated platform (swtee), which protects nothing"}
+}
+
+func jsonFlag() urfave.Flag {
+	return &urfave.BoolFlag{Name: "json", Usage: "print JSON"}
+}
+
+// hostConfig reads the host's settings; flags override the file.
+func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
+	file, named := c.String("config"), true
+	if file == "" {
+		file, named = launcher.HostConfigFile(), false
+	}
+	h, err := launcher.LoadHostConfig(file, named)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	if dir := c.String("run-dir"); dir != "" {
+		h.RunDir = dir
+	}
+	if dir := c.String("state-dir"); dir != "" {
+		h.StateDir = dir
+	}
+	return h, h.MakeAbsolute()
+}
+
+// vms reads the host's settings and clears away what dead VMs left.
+func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error) {
+	h, err := hostConfig(c)
+	if err != nil {
+		return rundir.Root{}, nil, err
+	}
+	root := h.Root()
+	killed, _, err := root.Sweep(c.Context)
+	for _, name := range killed {
+		s.Say("%s: ended: its launch was never finished", name)
+	}
+	return root, h, err
+}
+
+// attach takes the command's NAME and control of that VM.
+func attach(c *urfave.Context, s *cli.IO, args ...string) (*launcher.Machine, []string, error) {
+	got, err := cli.Args(c, append([]string{"NAME"}, args...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	root, _, err := vms(c, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := launcher.Attach(root, got[0])
+	return m, got, err
+}
+
+// loadPlan reads a spec and works out its start.
+func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*launcher.Spec, *launcher.Plan, error) {
+	spec, err := launcher.LoadSpec(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if name := c.String("name"); name != "" {
+		spec.Name = name
+	}
+	facts, err := launcher.GatherFacts(h, spec, c.Bool("emulate"))
+	if err != nil {
+		return nil, nil, err
+	}
+	plan, err := launcher.NewPlan(spec, facts, h.Root())
+	return spec, plan, err
+}
+
+// completeNames lists the VMs for shell completion.
+func completeNames(c *urfave.Context) {
+	h, err := launcher.LoadHostConfig(launcher.HostConfigFile(), false)
+	if err != nil {
+		return
+	}
+	for env, to := range map[string]*string{"VMLATCH_RUN_DIR": &h.RunDir, "VMLATCH_STATE_DIR": &h.StateDir} {
+		if dir := os.Getenv(env); dir != "" {
+			*to = dir
+		}
+	}
+	entries, err := h.Root().List(true)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fmt.Fprintln(c.App.Writer, e.Name)
+	}
+}
+
+// label marks what passed through an emulator.
+func label(emulated bool) string {
+	if emulated {
+		return " (emulated: protects nothing)"
+	}
+	return ""
+}
+
+// detached is a context for cleaning up after the user has interrupted.
+func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+func newRun(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "run", Usage: "start a VM in the foreground with its console", ArgsUsage: "FILE", Category: catRun,
+		Description: `Start the VM and stay with it: its console is shown here, it ends with this
+command, and the exit code tells how the guest ended (0: it powered off, 5:
+otherwise). Ctrl-C presses the guest's power button; on a terminal the console
+has the keyboard, and Ctrl-] gives it back.
+
+If the latch waits for a secret and the spec names no owner's command, the VM
+is held until it is released from elsewhere.
+
+Examples:
+
+   vmlatch run examples/plain/guest.toml
+   vmlatch run --emulate examples/sev/guest.toml`,
+		Flags: hostFlags(
+			emulateFlag(),
+			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
+			&urfave.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "how long a guest may take to power off after Ctrl-C"},
+		),
+		Action: func(c *urfave.Context) error { return runRun(c, s) },
+	}
+}
+
+func runRun(c *urfave.Context, s *cli.IO) error {
+	spec, plan, err := prepare(c, s)
+	if err != nil {
+		return err
+	}
+	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Foreground: true})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	console, err := openConsole(plan.Dirs, spec.Name)
+	if err == nil {
+		defer console.Close()
+		wait := spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
+		o := &startOptions{io: s, hold: wait, steps: func(string) {}}
+		err = o.finish(c.Context, spec, m)
+		if wait && err == nil {
+			s.Say("%s: paused%s; waiting to be released", spec.Name, label(plan.Emulated))
+			s.Hint("vmlatch measure %s, then inject, then release, from another terminal", spec.Name)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, m.Discard(detached(c.Context)))
+	}
+	if plan.Emulated {
+		s.Say("%s: emulated platform: protects nothing", spec.Name)
+	}
+	m.Close() // other commands may work on it now
+	return watch(c, s, m, console, plan.Dirs, spec.Name)
+}
+
+// watch shows the console until the guest ends or the user wants it to.
+func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWriter, root rundir.Root, name string) error {
+	type ended struct {
+		exit launcher.Exit
+		err  error
+	}
+	exited := make(chan ended, 1)
+	go func() {
+		exit, err := m.Wait(detached(c.Context))
+		exited <- ended{exit, err}
+	}()
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	shown := make(chan error, 1)
+	go func() { shown <- showConsole(ctx, s, console) }()
+	var end ended
+	select {
+	case end = <-exited:
+		<-shown // the console's last words
+	case err := <-shown:
+		if errors.Is(err, errDetached) || ctx.Err() != nil {
+			if err := stopNow(c, s, root, name); err != nil {
+				return err
+			}
+		}
+		end = <-exited
+	}
+	if end.err != nil {
+		return end.err
+	}
+	if _, _, err := root.Sweep(detached(c.Context)); err != nil {
+		return err
+	}
+	if c.Context.Err() != nil {
+		return &cli.Error{Code: cli.ExitInterrupted, Err: fmt.Errorf("%s: stopped by a signal", name)}
+	}
+	return exitError(name, end.exit)
+}
+
+// stopNow ends the VM as the user asked: power button, then force.
+func stopNow(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error {
+	m, err := launcher.Attach(root, name)
+	if errors.Is(err, rundir.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	s.Say("%s: stopping", name)
+	_, err = m.Stop(detached(c.Context), c.Duration("timeout"))
+	return err
+}
+
+// exitError turns the end of a guest into the command's.
+func exitError(name string, e launcher.Exit) error {
+	if e.Clean() {
+		return nil
+	}
+	hint := map[string]string{
+		"guest-reset": "the guest asked for a reboot, which a confidential VM cannot have; start it again",
+		"guest-panic": "the guest's kernel panicked; its console log says why",
+		"killed":      "QEMU was killed or crashed; its log is shown by \"vmlatch logs --kind qemu NAME\"",
+	}[e.Reason]
+	if hint == "" {
+		return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: ended by %s", name, e.Reason))
+	}
+	return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: ended by %s", name, e.Reason), hint)
+}

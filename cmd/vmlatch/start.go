@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+)
+
+type startOptions struct {
+	io    *cli.IO
+	hold  bool
+	steps func(string)
+}
+
+func newStart(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "start", Usage: "start a VM, take it through measurement and release, and exit", ArgsUsage: "FILE", Category: catRun,
+		Description: `Start the VM that FILE describes. With --hold it stays paused: nothing of the
+guest runs until "vmlatch release". Without --hold the spec must say how the
+latch opens: an owner's command, or until = "nothing".
+
+Examples:
+
+   vmlatch start examples/sev/guest.toml --emulate --hold
+   vmlatch start examples/plain/guest.toml`,
+		Flags: hostFlags(
+			&urfave.BoolFlag{Name: "hold", Usage: "stop while paused"},
+			emulateFlag(),
+			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
+			&urfave.BoolFlag{Name: "trace", Usage: "print each step of the launch", Hidden: true},
+		),
+		Action: func(c *urfave.Context) error {
+			o := &startOptions{io: s, hold: c.Bool("hold"), steps: func(string) {}}
+			if c.Bool("trace") {
+				o.steps = func(step string) { fmt.Fprintf(s.Err, "step %s\n", step) }
+			}
+			return runStart(c, o)
+		},
+	}
+}
+
+func runStart(c *urfave.Context, o *startOptions) error {
+	spec, plan, err := prepare(c, o.io)
+	if err != nil {
+		return err
+	}
+	if !o.hold && spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0 {
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: its latch opens with a secret, and the spec names no command that asks the owner for one", spec.Name),
+			"start it with --hold, then use measure, inject and release", `or give [latch] owner = ["command", …]`)
+	}
+	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Step: o.steps})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := o.finish(c.Context, spec, m); err != nil {
+		if e := m.Discard(detached(c.Context)); e != nil {
+			err = errors.Join(err, e)
+		}
+		return err
+	}
+	rec := m.Record()
+	o.steps("done")
+	switch {
+	case o.hold:
+		o.io.Say("%s: paused%s; nothing of the guest has run", rec.Name, label(rec.Emulated))
+		if rec.Latch.Open {
+			o.io.Hint("vmlatch release %s", rec.Name)
+		} else {
+			o.io.Hint("vmlatch measure %s, then inject, then release", rec.Name)
+		}
+	case rec.Latch.Verified:
+		o.io.Say("%s: running%s; its owner verified the launch and sent the secret", rec.Name, label(rec.Emulated))
+	case rec.Latch.Until == launcher.UntilNothing:
+		o.io.Say("%s: running%s; its launch was NOT verified (until = \"nothing\")", rec.Name, label(rec.Emulated))
+	default:
+		o.io.Say("%s: running", rec.Name)
+	}
+	return nil
+}
+
+// prepare reads spec and host, and clears away what dead VMs left.
+func prepare(c *urfave.Context, s *cli.IO) (*launcher.Spec, *launcher.Plan, error) {
+	args, err := cli.Args(c, "FILE")
+	if err != nil {
+		return nil, nil, err
+	}
+	_, h, err := vms(c, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	return loadPlan(c, h, args[0])
+}
+
+// finish takes a paused machine to where the command leaves it.
+func (o *startOptions) finish(ctx context.Context, spec *launcher.Spec, m *launcher.Machine) error {
+	if o.hold {
+		o.steps("hold")
+		return m.Hold()
+	}
+	if spec.Latch.Until == launcher.UntilSecret {
+		o.steps("measure")
+		measurement, err := m.Measure(ctx)
+		if err != nil {
+			return err
+		}
+		o.steps("owner")
+		packet, err := launcher.AskOwner(ctx, spec, measurement, o.io.Err)
+		if err != nil {
+			return err
+		}
+		o.steps("inject")
+		if err := m.Inject(ctx, packet); err != nil {
+			return err
+		}
+	}
+	o.steps("release")
+	return m.Release(ctx)
+}

@@ -1,0 +1,72 @@
+package launcher
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"time"
+)
+
+// OwnerError is an owner's command that gave no packet.
+type OwnerError struct {
+	Command string
+	Code    int // exit code; -1 if it did not run or was killed
+	Err     error
+}
+
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("the owner's command %s gave no secret: %v", e.Command, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *OwnerError) Unwrap() error { return e.Err }
+
+// AskOwner runs the command that the spec names for its owner: the measurement
+// goes to its standard input, the packet comes from its standard output. What
+// it writes to its standard error goes to stderr.
+func AskOwner(ctx context.Context, spec *Spec, m *Measurement, stderr io.Writer) (*Packet, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(spec.Latch.Timeout))
+	defer cancel()
+	in, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	argv := spec.Latch.Owner
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = spec.dir
+	cmd.Stdin = bytes.NewReader(in)
+	cmd.Stderr = stderr
+	cmd.WaitDelay = time.Second
+	var out limitedBuffer
+	cmd.Stdout = &out
+	if err := cmd.Run(); err != nil {
+		e := &OwnerError{Command: argv[0], Code: -1, Err: err}
+		var exit *exec.ExitError
+		switch {
+		case ctx.Err() != nil:
+			e.Err = ctx.Err()
+		case errors.As(err, &exit):
+			e.Code = exit.ExitCode()
+		}
+		return nil, e
+	}
+	p, err := ParsePacket(out.b.Bytes())
+	if err != nil {
+		return nil, &OwnerError{Command: argv[0], Code: 0, Err: err}
+	}
+	return p, nil
+}
+
+// limitedBuffer refuses more than a packet can have.
+type limitedBuffer struct{ b bytes.Buffer }
+
+func (l *limitedBuffer) Write(p []byte) (int, error) {
+	if l.b.Len()+len(p) > MaxPacketFile {
+		return 0, fmt.Errorf("more than %d bytes", MaxPacketFile)
+	}
+	return l.b.Write(p)
+}

@@ -1,0 +1,179 @@
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// HostConfig is a host's own settings: /etc/vmlatch/host.toml for root,
+// $XDG_CONFIG_HOME/vmlatch/host.toml for others.
+type HostConfig struct {
+	RunDir   string        `toml:"run-dir" json:"run-dir"`
+	StateDir string        `toml:"state-dir" json:"state-dir"`
+	QEMU     string        `toml:"qemu" json:"qemu"`
+	Emulate  EmulateConfig `toml:"emulate" json:"emulate"`
+
+	file string
+	set  map[string]bool
+}
+
+// EmulateConfig says how --emulate runs QEMU.
+type EmulateConfig struct {
+	Swtee string   `toml:"swtee" json:"swtee"` // program
+	Args  []string `toml:"args" json:"args"`   // more options for it
+}
+
+// HostConfigFile is where the settings of the calling user are looked for.
+func HostConfigFile() string {
+	if os.Geteuid() == 0 {
+		return "/etc/vmlatch/host.toml"
+	}
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "vmlatch/host.toml")
+}
+
+// LoadHostConfig reads a host's settings; a file that is not there means
+// defaults, unless it was asked for by name.
+func LoadHostConfig(file string, named bool) (*HostConfig, error) {
+	c := &HostConfig{file: file, set: map[string]bool{}}
+	b, err := os.ReadFile(file)
+	if err != nil && (named || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, err
+	}
+	if err == nil {
+		if err := decodeTOML(b, file, c); err != nil {
+			return nil, err
+		}
+	}
+	for key, v := range map[string]string{"run-dir": c.RunDir, "state-dir": c.StateDir, "qemu": c.QEMU, "emulate.swtee": c.Emulate.Swtee} {
+		c.set[key] = v != ""
+	}
+	if c.RunDir == "" {
+		c.RunDir = defaultRunDir()
+	}
+	if c.StateDir == "" {
+		if c.StateDir, err = defaultStateDir(); err != nil {
+			return nil, err
+		}
+	}
+	if c.QEMU == "" {
+		c.QEMU = "qemu-system-x86_64"
+	}
+	if c.Emulate.Swtee == "" {
+		c.Emulate.Swtee = "swtee"
+	}
+	return c, nil
+}
+
+func defaultRunDir() string {
+	if os.Geteuid() == 0 {
+		return "/run/vmlatch"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "vmlatch")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("vmlatch-%d", os.Geteuid()))
+}
+
+func defaultStateDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/lib/vmlatch", nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "vmlatch"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for logs: %w; set state-dir in host.toml", err)
+	}
+	return filepath.Join(home, ".local/state/vmlatch"), nil
+}
+
+// MakeAbsolute makes the directories absolute: QEMU runs in another one.
+func (c *HostConfig) MakeAbsolute() (err error) {
+	for _, dir := range []*string{&c.RunDir, &c.StateDir} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Root is where this host's VMs live.
+func (c *HostConfig) Root() rundir.Root { return rundir.Root{Run: c.RunDir, State: c.StateDir} }
+
+func (c *HostConfig) from(key string) string {
+	if c.set[key] {
+		return c.file
+	}
+	return "default"
+}
+
+// Facts are what a plan depends on besides the spec.
+type Facts struct {
+	QEMU        string            // path of the program
+	QEMUFrom    string            // where that came from
+	Emulator    []string          // program and options to put before QEMU; nil for real hardware
+	KVM         bool              // KVM can run a guest's firmware
+	KVMReason   string            // why not
+	CBitPos     int               // 0: the processor has no SEV
+	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
+}
+
+// emulatedCBitPos is where swtee keeps the encryption bit. The launcher does not
+// link the emulator; a test holds the two together.
+const emulatedCBitPos = 51
+
+// ErrHost is wrapped by errors about what this host lacks.
+var ErrHost = errors.New("this host cannot")
+
+// GatherFacts looks at the host. emulate asks for the emulated platform.
+func GatherFacts(c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
+	f := Facts{QEMU: c.QEMU, QEMUFrom: c.from("qemu")}
+	if spec != nil && spec.QEMU != "" {
+		f.QEMU, f.QEMUFrom = spec.QEMU, "spec"
+	}
+	path, err := exec.LookPath(f.QEMU)
+	if err != nil {
+		return f, fmt.Errorf("%w: run QEMU: %v", ErrHost, err)
+	}
+	f.QEMU = path
+	f.KVM, f.KVMReason = host.KVM()
+	f.CBitPos = host.CBitPos()
+	if emulate {
+		swtee, err := findSwtee(c.Emulate.Swtee)
+		if err != nil {
+			return f, err
+		}
+		f.Emulator = append(append([]string{swtee}, c.Emulate.Args...), "--")
+		f.CBitPos = emulatedCBitPos
+	}
+	// Descriptors that cannot be read are somebody else's; the others count.
+	f.Descriptors, _ = ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
+	return f, nil
+}
+
+// findSwtee looks in PATH, and beside the running program.
+func findSwtee(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	if self, e := os.Executable(); e == nil {
+		if beside, e := exec.LookPath(filepath.Join(filepath.Dir(self), name)); e == nil {
+			return beside, nil
+		}
+	}
+	return "", fmt.Errorf("%w: emulate: %v", ErrHost, err)
+}

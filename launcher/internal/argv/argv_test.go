@@ -1,0 +1,71 @@
+package argv
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// parse is QEMU's rule, written from its documentation: elements end at a
+// single comma, a doubled comma is a comma.
+func parse(s string) (out [][2]string) {
+	var cur strings.Builder
+	flush := func() {
+		k, v, _ := strings.Cut(cur.String(), "=")
+		out = append(out, [2]string{k, v})
+		cur.Reset()
+	}
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] != ',':
+			cur.WriteByte(s[i])
+		case i+1 < len(s) && s[i+1] == ',':
+			cur.WriteByte(',')
+			i++
+		default:
+			flush()
+		}
+	}
+	flush()
+	return out
+}
+
+func FuzzNoValueAddsAnOption(f *testing.F) {
+	for _, v := range []string{"plain", "a,b", ",,", "x,if=virtio", "", ",", "a=b", "new\nline", `q"uote`} {
+		f.Add(v, v)
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		got := parse(New("socket").Set("path", a).Set("id", b).String())
+		want := [][2]string{{"socket", ""}, {"path", a}, {"id", b}}
+		if len(got) != len(want) {
+			t.Fatalf("%q and %q make %d elements: %q", a, b, len(got), got)
+		}
+		for i := range want {
+			if got[i] != want[i] {
+				t.Errorf("element %d is %q, want %q", i, got[i], want[i])
+			}
+		}
+	})
+}
+
+func TestQuoteSurvivesAShell(t *testing.T) {
+	args := []string{"a", "", "it's", "two words", "$HOME `x` \"y\" \\", "new\nline", "*", "a,b=c"}
+	out, err := exec.Command("sh", "-c", `printf '%s\0' `+Quote(args)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00"); strings.Join(got, "|") != strings.Join(args, "|") {
+		t.Errorf("a shell reads %q, want %q", got, args)
+	}
+}
+
+func TestNumbering(t *testing.T) {
+	var ids IDs
+	if a, b, c := ids.New("disk"), ids.New("net"), ids.New("disk"); a != "disk0" || b != "net0" || c != "disk1" {
+		t.Errorf("ids %s %s %s", a, b, c)
+	}
+	var fds FDs
+	if a, b := fds.New("qmp"), fds.New("lock"); a != 3 || b != 4 || strings.Join(fds.Roles, " ") != "qmp lock" {
+		t.Errorf("fds %d %d %v", a, b, fds.Roles)
+	}
+}

@@ -1,0 +1,390 @@
+package launcher
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// Machine is a VM under this process's control: it holds the launch lock and,
+// while needed, the VM's QMP connection. Close lets go of both; the VM lives on.
+// A Machine is for one goroutine at a time.
+type Machine struct {
+	dir  *rundir.Dir
+	rec  *rundir.Record
+	tech technology
+	conn *qmp.Conn
+	own  *child // the process, if this process started it
+}
+
+// commandTimeout bounds each QMP command: QEMU answers in milliseconds unless
+// it is stopped or stuck.
+const commandTimeout = 30 * time.Second
+
+// lockWait is how long a command waits for another one on the same VM.
+const lockWait = 5 * time.Second
+
+// Attach takes control of a running VM. Other commands on it wait meanwhile.
+func Attach(root rundir.Root, name string) (*Machine, error) {
+	dir, rec, err := root.Open(name, lockWait)
+	if err != nil {
+		return nil, err
+	}
+	tech, ok := technologyByName(rec.Technology)
+	if !ok {
+		dir.Close()
+		return nil, fmt.Errorf("%s: its record names the technology %q, which is not known", name, rec.Technology)
+	}
+	return &Machine{dir: dir, rec: rec, tech: tech}, nil
+}
+
+// Record returns what is written down about the machine.
+func (m *Machine) Record() rundir.Record { return *m.rec }
+
+// State returns the machine's state.
+func (m *Machine) State() State { return State(m.rec.State) }
+
+// Close lets go of the machine and leaves it as it is.
+func (m *Machine) Close() {
+	if m.conn != nil {
+		_ = m.conn.Close()
+		m.conn = nil
+	}
+	m.dir.Close()
+}
+
+// QMP returns the machine's connection, making one if needed. It is vmlatch's
+// own monitor, which takes one client at a time.
+func (m *Machine) QMP(ctx context.Context) (*qmp.Conn, error) {
+	if m.conn != nil {
+		return m.conn, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	c, err := qmp.Dial(ctx, m.dir.Path(rundir.QMPSocket), qmp.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
+	}
+	m.conn = c
+	return c, nil
+}
+
+// become records a new state. The record is written before anything relies on it.
+func (m *Machine) become(to State, change func(*rundir.Record)) error {
+	if err := checkTransition(m.State(), to); err != nil {
+		return fmt.Errorf("%s: %w", m.rec.Name, err)
+	}
+	next := *m.rec
+	next.State = string(to)
+	if change != nil {
+		change(&next)
+	}
+	if err := m.dir.WriteRecord(&next); err != nil {
+		return fmt.Errorf("%s: record: %w", m.rec.Name, err)
+	}
+	m.rec = &next
+	return nil
+}
+
+// Measurement is what an owner needs to check a launch (vmlatch.measurement/1).
+type Measurement struct {
+	Schema      string     `json:"schema"`
+	Name        string     `json:"name"`
+	Technology  string     `json:"technology"`
+	Emulated    bool       `json:"emulated"`
+	Firmware    sev.Build  `json:"firmware"`
+	Policy      sev.Policy `json:"policy"`
+	Measurement []byte     `json:"measurement"` // MAC and nonce, 48 bytes, base64
+	Claims      *Claims    `json:"claims,omitempty"`
+}
+
+// MeasurementSchema names the format of measurements.
+const MeasurementSchema = "vmlatch.measurement/1"
+
+// Measure asks the platform for the launch measurement. It may be repeated; the
+// platform's answer stays the same.
+func (m *Machine) Measure(ctx context.Context) (*Measurement, error) {
+	if !m.tech.query {
+		return nil, fmt.Errorf("%s: %w (technology %s)", m.rec.Name, ErrNotMeasurable, m.tech.name)
+	}
+	if m.rec.SEV.Measurement == nil {
+		if err := checkTransition(m.State(), Measured); err != nil {
+			return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
+		}
+		conn, err := m.QMP(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+		raw, err := qmp.QuerySEVLaunchMeasure{}.Execute(ctx, conn)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
+		}
+		if _, err := sev.ParseMeasurement(raw); err != nil {
+			return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
+		}
+		err = m.become(Measured, func(r *rundir.Record) {
+			sevCopy := *r.SEV
+			sevCopy.Measurement = raw
+			r.SEV = &sevCopy
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	s := m.rec.SEV
+	return &Measurement{
+		Schema: MeasurementSchema, Name: m.rec.Name, Technology: m.rec.Technology, Emulated: m.rec.Emulated,
+		Firmware: s.Build, Policy: s.Policy, Measurement: s.Measurement,
+		Claims: claims(s.Inputs),
+	}, nil
+}
+
+// Packet is an encrypted secret for one launch (vmlatch.packet/1).
+type Packet struct {
+	Schema string  `json:"schema"`
+	Header []byte  `json:"header"` // 52 bytes
+	Secret []byte  `json:"secret"` // encrypted, a multiple of 16 bytes
+	GPA    *uint64 `json:"gpa,omitempty"`
+}
+
+// PacketSchema names the format of packets.
+const PacketSchema = "vmlatch.packet/1"
+
+// Limits of a packet (SEV API, chapter 6.6).
+const (
+	packetHeader = 52
+	maxSecret    = 16 << 10
+	// MaxPacketFile bounds a packet's file.
+	MaxPacketFile = 64 << 10
+)
+
+// ErrPacket is wrapped by errors about a packet's form.
+var ErrPacket = errors.New("secret packet")
+
+// ParsePacket reads a packet's file.
+func ParsePacket(b []byte) (*Packet, error) {
+	var p Packet
+	if err := json.Unmarshal(b, &p); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrPacket, err)
+	}
+	switch {
+	case p.Schema != PacketSchema:
+		return nil, fmt.Errorf("%w: schema is %q, must be %q", ErrPacket, p.Schema, PacketSchema)
+	case len(p.Header) != packetHeader:
+		return nil, fmt.Errorf("%w: header of %d bytes, must be %d", ErrPacket, len(p.Header), packetHeader)
+	case len(p.Secret) == 0 || len(p.Secret)%16 != 0 || len(p.Secret) > maxSecret:
+		return nil, fmt.Errorf("%w: secret of %d bytes, must be a multiple of 16 up to %d", ErrPacket, len(p.Secret), maxSecret)
+	}
+	return &p, nil
+}
+
+// Inject hands the platform a secret packet. The platform itself authenticates
+// it with the owner's key, so an accepted packet is the proof that opens a
+// latch that waits for a secret.
+func (m *Machine) Inject(ctx context.Context, p *Packet) error {
+	if !m.tech.query {
+		return fmt.Errorf("%s: %w: technology %s takes no launch secret", m.rec.Name, ErrNotMeasurable, m.tech.name)
+	}
+	if m.State() == Paused {
+		if _, err := m.Measure(ctx); err != nil {
+			return err
+		}
+	}
+	if err := checkTransition(m.State(), Provisioned); err != nil {
+		return fmt.Errorf("%s: %w", m.rec.Name, err)
+	}
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	err = qmp.SEVInjectLaunchSecret{PacketHeader: p.Header, Secret: p.Secret, GPA: p.GPA}.Execute(ctx, conn)
+	if err != nil {
+		return platformError(m.rec.Name, "the platform refused the secret", err)
+	}
+	return m.become(Provisioned, func(r *rundir.Record) {
+		sevCopy := *r.SEV
+		sevCopy.Secret = true
+		r.SEV = &sevCopy
+		if r.Latch.Until == UntilSecret {
+			r.Latch.Open, r.Latch.Verified = true, true
+		}
+	})
+}
+
+// Release lets the guest run. It is refused while the latch is closed.
+func (m *Machine) Release(ctx context.Context) error {
+	if err := checkTransition(m.State(), Running); err != nil {
+		return fmt.Errorf("%s: %w", m.rec.Name, err)
+	}
+	if !m.rec.Latch.Open {
+		return fmt.Errorf("%s: %w: it opens with %s", m.rec.Name, ErrLatchClosed, latchOpener(m.rec.Latch.Until))
+	}
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if err := (qmp.Cont{}).Execute(ctx, conn); err != nil {
+		return platformError(m.rec.Name, "release", err)
+	}
+	return m.become(Running, func(r *rundir.Record) {
+		now := time.Now().UTC()
+		r.Released, r.Settled = &now, true
+	})
+}
+
+func latchOpener(until string) string {
+	if until == UntilSecret {
+		return "a secret that the platform accepts"
+	}
+	return "nothing that has happened yet"
+}
+
+// Hold ends the launch with the machine paused on purpose: it stays so when
+// this process goes.
+func (m *Machine) Hold() error {
+	next := *m.rec
+	next.Settled = true
+	if err := m.dir.WriteRecord(&next); err != nil {
+		return err
+	}
+	m.rec = &next
+	return nil
+}
+
+// Wait returns when the machine's process has ended, and how the guest ended.
+func (m *Machine) Wait(ctx context.Context) (Exit, error) {
+	p, err := m.dir.OpenProcess(m.rec.PID)
+	if err == nil {
+		defer p.Close()
+		if err := p.Wait(ctx); err != nil {
+			return Exit{}, err
+		}
+	} else if !errors.Is(err, rundir.ErrNotFound) {
+		return Exit{}, err
+	}
+	if m.own != nil {
+		<-m.own.done
+	}
+	return ReadExit(m.dir.LogPath(rundir.EventsLog))
+}
+
+// Kill ends the machine at once and waits for its end.
+func (m *Machine) Kill(ctx context.Context) error {
+	if err := m.become(Stopping, nil); err != nil {
+		return err
+	}
+	if m.conn != nil {
+		_ = m.conn.Close()
+		m.conn = nil
+	}
+	if m.rec.PID > 0 { // the hint saves a walk through /proc
+		if p, err := m.dir.OpenProcess(m.rec.PID); err == nil {
+			defer p.Close()
+			if err := p.Signal(unix.SIGKILL); err != nil {
+				return err
+			}
+			if err := p.Wait(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return m.dir.KillIfHeld(ctx)
+}
+
+// Stop presses the guest's power button and waits up to timeout for it to power
+// off; then it kills the machine. A paused guest has nobody to hear the button
+// and is killed at once. It says whether the guest went by itself.
+func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful bool, err error) {
+	if m.State() != Running && m.State() != Stopping {
+		return false, m.Kill(ctx)
+	}
+	p, err := m.dir.OpenProcess(m.rec.PID)
+	if errors.Is(err, rundir.ErrNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer p.Close()
+	asked := m.powerdown(ctx)
+	if err := m.become(Stopping, nil); err != nil {
+		return false, err
+	}
+	if asked == nil {
+		limited, cancel := context.WithTimeout(ctx, timeout)
+		err = p.Wait(limited)
+		cancel()
+		if err == nil {
+			return true, m.dir.KillIfHeld(ctx)
+		}
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+	}
+	return false, m.Kill(ctx)
+}
+
+// powerdown asks for the end; QEMU that does not answer soon will not.
+func (m *Machine) powerdown(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	return qmp.SystemPowerdown{}.Execute(ctx, conn)
+}
+
+// Exit is how a guest ended.
+type Exit struct {
+	Reason string `json:"reason"` // QEMU's ShutdownCause, or "killed"
+	Guest  bool   `json:"guest"`  // the guest itself asked for it
+}
+
+// Clean says whether the guest powered off by itself.
+func (e Exit) Clean() bool { return e.Reason == "guest-shutdown" }
+
+// maxEventsTail is how much of an event log is read for the last event.
+const maxEventsTail = 64 << 10
+
+// ReadExit reads how a guest ended from its event log. A log that does not end
+// with SHUTDOWN belongs to a QEMU that was killed or crashed.
+func ReadExit(eventsLog string) (Exit, error) {
+	f, err := os.Open(eventsLog)
+	if err != nil {
+		return Exit{}, err
+	}
+	defer f.Close()
+	events, err := tailEvents(f, maxEventsTail)
+	if err != nil {
+		return Exit{}, err
+	}
+	exit := Exit{Reason: "killed"}
+	for _, e := range events {
+		switch e.Event {
+		case qmp.EventShutdown:
+			exit = Exit{Reason: e.Data.Reason, Guest: e.Data.Guest}
+			if exit.Reason == "" {
+				exit.Reason = "unknown"
+			}
+		case qmp.EventGuestPanicked:
+			return Exit{Reason: "guest-panic", Guest: true}, nil
+		}
+	}
+	return exit, nil
+}

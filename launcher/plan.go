@@ -1,0 +1,396 @@
+package launcher
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// Roles of the descriptors that QEMU inherits. The launcher opens them; a plan
+// only says which number each has in the child.
+const (
+	roleVMLock  = "vm-lock"
+	roleQMP     = "qmp"
+	roleMonitor = "monitor"
+	roleConsole = "console"
+	roleEvents  = "events"
+)
+
+var roleMeaning = map[string]string{
+	roleVMLock:  "the lock that tells whether the VM lives",
+	roleQMP:     "vmlatch's monitor, a listening socket",
+	roleMonitor: "a monitor for people and their tools, a listening socket",
+	roleConsole: "the guest's serial console, a listening socket",
+	roleEvents:  "a monitor that writes events to a log",
+}
+
+// Plan is everything that a start would do, as a value.
+type Plan struct {
+	Schema     string          `json:"schema"` // vmlatch.plan/1
+	Name       string          `json:"name"`
+	Technology string          `json:"technology"`
+	Emulated   bool            `json:"emulated"`
+	Argv       []string        `json:"argv"`
+	FDs        []FD            `json:"fds"`
+	Files      []File          `json:"files"`   // what QEMU reads or writes
+	Latch      string          `json:"latch"`   // what opens it
+	Choices    []rundir.Choice `json:"choices"` // where values came from
+	Covers     Coverage        `json:"measurement"`
+	Dirs       rundir.Root     `json:"directories"`
+
+	spec *Spec
+	tech technology
+}
+
+// PlanSchema names the format of plans.
+const PlanSchema = "vmlatch.plan/1"
+
+// FD is a descriptor that the child inherits.
+type FD struct {
+	Number  int    `json:"fd"`
+	Role    string `json:"role"`
+	Meaning string `json:"meaning"`
+}
+
+// File is a file that the VM uses.
+type File struct {
+	Path     string `json:"path"`
+	Use      string `json:"use"`
+	Measured bool   `json:"measured"`
+}
+
+// Coverage says what a measurement of this VM would prove and what not.
+type Coverage struct {
+	Covered    []string `json:"covered"`
+	NotCovered []string `json:"not-covered"`
+}
+
+// builder collects a plan.
+type builder struct {
+	spec    *Spec
+	facts   Facts
+	plan    *Plan
+	machine *argv.Option
+	fds     argv.FDs
+	ids     argv.IDs
+}
+
+func (b *builder) opt(args ...string) { b.plan.Argv = append(b.plan.Argv, args...) }
+
+func (b *builder) choose(what, value, from string) {
+	b.plan.Choices = append(b.plan.Choices, rundir.Choice{What: what, Value: value, From: from})
+}
+
+func (b *builder) file(path, use string, measured bool) {
+	b.plan.Files = append(b.plan.Files, File{path, use, measured})
+}
+
+// NewPlan works out a start. It reads no file and asks nobody: equal arguments
+// give equal plans.
+func NewPlan(spec *Spec, facts Facts, root rundir.Root) (*Plan, error) {
+	tech, ok := technologyByName(spec.Confidential.Technology)
+	if !ok {
+		return nil, fmt.Errorf("technology %q is not known", spec.Confidential.Technology)
+	}
+	b := &builder{spec: spec, facts: facts, plan: &Plan{
+		Schema: PlanSchema, Name: spec.Name, Technology: tech.name, Latch: spec.Latch.Until,
+		Dirs: root, Emulated: facts.Emulator != nil, spec: spec, tech: tech,
+	}}
+	if err := b.technologyFits(tech); err != nil {
+		return nil, err
+	}
+	b.opt(facts.Emulator...)
+	b.opt(facts.QEMU)
+	b.choose("qemu", facts.QEMU, facts.QEMUFrom)
+	steps := []func() error{b.base, b.accelAndCPU, b.firmware, b.kernel, b.disks, b.networks}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	if tech.object != nil {
+		if err := tech.object(b); err != nil {
+			return nil, err
+		}
+	}
+	b.opt("-machine", b.machine.String())
+	b.channels()
+	b.coverage()
+	return b.plan, nil
+}
+
+func (b *builder) technologyFits(t technology) error {
+	switch {
+	case t.object == nil && b.plan.Emulated:
+		return &SpecError{File: b.spec.file, Key: "confidential.technology", Msg: "none: there is nothing to emulate; start without --emulate"}
+	case t.object != nil && b.facts.CBitPos == 0:
+		return fmt.Errorf("%w: encrypt memory with %s: the processor has no such feature (CPUID 0x8000001f)", ErrHost, t.name)
+	case t.object != nil && !b.plan.Emulated && !b.facts.KVM:
+		return fmt.Errorf("%w: encrypt memory with %s: KVM is not usable: %s", ErrHost, t.name, b.facts.KVMReason)
+	}
+	return nil
+}
+
+// base is what every VM has: nothing that it did not ask for.
+func (b *builder) base() error {
+	s := b.spec
+	b.opt("-name", argv.New("guest="+s.Name).String(), "-nodefaults", "-no-user-config", "-display", "none")
+	b.opt("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	b.opt("-S")
+	b.machine = argv.New(s.Machine).SetBool("vmport", false).SetBool("mem-merge", false).SetBool("dump-guest-core", false)
+	b.opt("-m", fmt.Sprintf("%d", s.Memory.MiB()), "-smp", strconv.Itoa(s.CPUs))
+	if b.plan.tech.object != nil {
+		b.opt("-no-reboot") // a confidential guest cannot be reset: it would need a new launch
+	}
+	b.choose("memory", s.Memory.String(), s.From("memory"))
+	b.choose("cpus", strconv.Itoa(s.CPUs), s.From("cpus"))
+	b.choose("machine", s.Machine, s.From("machine"))
+	return nil
+}
+
+func (b *builder) accelAndCPU() error {
+	accel, from := b.spec.Accel, b.spec.From("accel")
+	if accel == "auto" {
+		switch {
+		case b.plan.tech.object != nil:
+			accel, from = "kvm", "confidential guests need it"
+		case b.facts.KVM:
+			accel, from = "kvm", "KVM is usable"
+		default:
+			accel, from = "tcg", b.facts.KVMReason
+		}
+	}
+	if accel == "kvm" && !b.facts.KVM && !b.plan.Emulated {
+		return fmt.Errorf("%w: use KVM: %s", ErrHost, b.facts.KVMReason)
+	}
+	b.opt("-accel", accel)
+	b.choose("accel", accel, from)
+	cpu, from := b.spec.CPU, "spec"
+	if cpu == "" {
+		cpu, from = "max", "all that the accelerator offers"
+		if accel == "kvm" {
+			cpu, from = "host", "KVM, and the model is not measured"
+		}
+	}
+	b.opt("-cpu", cpu)
+	b.choose("cpu", cpu, from)
+	return nil
+}
+
+// firmware chooses between -bios and flash: images that a descriptor maps as
+// memory, and whole images (which begin with a variable store), go to -bios.
+func (b *builder) firmware() error {
+	f := b.spec.Firmware
+	image, vars, device, from := f.Image, f.Vars, "memory", "spec"
+	if vars != "" || strings.Contains(filepath.Base(image), "_CODE") {
+		device = "flash"
+	}
+	if image == "" && len(f.Features) > 0 {
+		found := false
+		for _, d := range b.facts.Descriptors {
+			if d.Fits("x86_64", b.spec.Machine, f.Features...) && (b.plan.tech.object == nil || d.Device == "memory") {
+				image, device, from, found = d.Image, d.Device, d.Path, true
+				break
+			}
+		}
+		if !found {
+			return fmt.Errorf("%w: no firmware descriptor on this machine offers %s", ErrHost, strings.Join(f.Features, ", "))
+		}
+	}
+	if image == "" {
+		b.choose("firmware", "QEMU's own SeaBIOS", "default")
+		return nil
+	}
+	b.choose("firmware", image, from)
+	measured := b.plan.tech.object != nil
+	if device == "memory" {
+		b.opt("-bios", image)
+		b.file(image, "firmware", measured)
+		return nil
+	}
+	if measured {
+		return b.spec.errorf("firmware.image", "%s needs a variable store, which is not measured; use a single stateless image", image)
+	}
+	b.flash("pflash0", image, true)
+	b.file(image, "firmware code", false)
+	if vars != "" {
+		b.flash("pflash1", vars, false)
+		b.file(vars, "firmware variables, written by the guest", false)
+	}
+	return nil
+}
+
+func (b *builder) flash(node, path string, readOnly bool) {
+	b.opt("-blockdev", argv.JSON(map[string]any{
+		"driver": "raw", "node-name": node, "read-only": readOnly,
+		"file": map[string]any{"driver": "file", "filename": path},
+	}))
+	b.machine.Set(node, node)
+}
+
+func (b *builder) kernel() error {
+	k := b.spec.Kernel
+	if k.Image == "" {
+		return nil
+	}
+	measured := b.spec.KernelHashes()
+	b.opt("-kernel", k.Image)
+	b.file(k.Image, "kernel", measured)
+	if k.Initrd != "" {
+		b.opt("-initrd", k.Initrd)
+		b.file(k.Initrd, "initrd", measured)
+	}
+	if k.Cmdline != "" {
+		b.opt("-append", k.Cmdline)
+	}
+	return nil
+}
+
+// virtio renders a virtio-pci device. Confidential guests need the modern
+// transport and the DMA API (QEMU, hw/core/machine.c, machine_run_board_init).
+func (b *builder) virtio(driver string) *argv.Option {
+	o := argv.New(driver)
+	if b.plan.tech.object != nil {
+		o.SetBool("disable-legacy", true).SetBool("iommu_platform", true)
+	}
+	return o
+}
+
+func (b *builder) disks() error {
+	for _, d := range b.spec.Disks {
+		id := b.ids.New("disk")
+		b.opt("-blockdev", argv.JSON(map[string]any{
+			"driver": d.Format, "node-name": id, "read-only": d.ReadOnly,
+			"file": map[string]any{"driver": "file", "filename": d.Image},
+		}))
+		b.opt("-device", b.virtio("virtio-blk-pci").Set("drive", id).Set("id", "dev-"+id).String())
+		b.file(d.Image, "disk", false)
+	}
+	return nil
+}
+
+func (b *builder) networks() error {
+	for i, n := range b.spec.Networks {
+		id := b.ids.New("net")
+		netdev := argv.New(n.Mode).Set("id", id)
+		for _, f := range n.Forward {
+			rule, err := forwardRule(f)
+			if err != nil {
+				return b.spec.errorf(fmt.Sprintf("network %d", i+1), "%v", err)
+			}
+			netdev.Set("hostfwd", rule)
+		}
+		// romfile= : an option ROM would be code that nobody measured.
+		device := b.virtio("virtio-net-pci").Set("netdev", id).Set("id", "dev-"+id).Set("romfile", "")
+		if n.MAC != "" {
+			device.Set("mac", n.MAC)
+		}
+		b.opt("-netdev", netdev.String(), "-device", device.String())
+	}
+	return nil
+}
+
+// forwardRule turns tcp:127.0.0.1:2222:22 into QEMU's form.
+func forwardRule(s string) (string, error) {
+	p := strings.Split(s, ":")
+	if len(p) != 4 || p[0] != "tcp" && p[0] != "udp" {
+		return "", fmt.Errorf("forward %q: must be tcp:ADDRESS:PORT:GUESTPORT or udp:…", s)
+	}
+	for _, port := range p[2:] {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "", fmt.Errorf("forward %q: %q is no port", s, port)
+		}
+	}
+	return fmt.Sprintf("%s:%s:%s-:%s", p[0], p[1], p[2], p[3]), nil
+}
+
+// channels adds the sockets that QEMU inherits, and the descriptor that only
+// has to stay open: the lock.
+func (b *builder) channels() {
+	b.fds.New(roleVMLock)
+	state := filepath.Join(b.plan.Dirs.State, b.plan.Name)
+	socket := func(id, role string) *argv.Option {
+		return argv.New("socket").Set("id", id).SetInt("fd", b.fds.New(role))
+	}
+	server := func(o *argv.Option) *argv.Option { return o.SetBool("server", true).SetBool("wait", false) }
+	b.opt("-chardev", server(socket("qmp", roleQMP)).String(), "-mon", "chardev=qmp,mode=control")
+	b.opt("-chardev", server(socket("monitor", roleMonitor)).String(), "-mon", "chardev=monitor,mode=control")
+	b.opt("-chardev", socket("events", roleEvents).Set("logfile", filepath.Join(state, rundir.EventsLog)).String(), "-mon", "chardev=events,mode=control")
+	console := server(socket("console", roleConsole)).Set("logfile", filepath.Join(state, rundir.ConsoleLog))
+	b.opt("-chardev", console.String(), "-serial", "chardev:console")
+	for i, role := range b.fds.Roles {
+		b.plan.FDs = append(b.plan.FDs, FD{Number: 3 + i, Role: role, Meaning: roleMeaning[role]})
+	}
+}
+
+// coverage says what the measurement would and would not prove.
+func (b *builder) coverage() {
+	if b.plan.tech.object == nil {
+		b.plan.Covers.NotCovered = []string{"everything: a plain VM is not measured"}
+		return
+	}
+	c := &b.plan.Covers
+	c.Covered = []string{"firmware image", "guest policy", "platform firmware version"}
+	if b.spec.KernelHashes() {
+		c.Covered = append(c.Covered, "kernel", "initrd", "kernel command line")
+	} else if b.spec.Kernel.Image != "" {
+		c.NotCovered = append(c.NotCovered, "kernel, initrd and command line: kernel-hashes is off")
+	}
+	c.NotCovered = append(c.NotCovered, "number and model of CPUs", "memory size", "devices and ACPI tables", "disks and networks")
+}
+
+// inputs are the files that the platform measures.
+func (p *Plan) inputs() rundir.Inputs {
+	in := rundir.Inputs{KernelHashes: p.spec.KernelHashes()}
+	for _, f := range p.Files {
+		if f.Use == "firmware" {
+			in.Firmware = f.Path
+		}
+	}
+	k := p.spec.Kernel
+	in.Kernel, in.Initrd, in.Cmdline = k.Image, k.Initrd, k.Cmdline
+	return in
+}
+
+// CommandLine is the command as a person could type it. The descriptors that
+// it names exist only in a real start.
+func (p *Plan) CommandLine() string { return argv.Quote(p.Argv) }
+
+// CheckFiles looks whether what the VM reads can be read, before QEMU fails.
+func (p *Plan) CheckFiles() error {
+	files := p.Files
+	if c := p.spec.Confidential; c.Session != "" {
+		files = append(files[:len(files):len(files)], File{Path: c.OwnerCert, Use: "owner-cert"}, File{Path: c.Session, Use: "session"})
+	}
+	for _, f := range files {
+		h, err := os.Open(f.Path)
+		if err == nil {
+			var info os.FileInfo
+			if info, err = h.Stat(); err == nil && info.IsDir() {
+				err = fmt.Errorf("open %s: is a directory", f.Path)
+			}
+			_ = h.Close()
+		}
+		if err != nil {
+			return &FileError{Use: f.Use, Err: err, Spec: p.spec.file}
+		}
+	}
+	return nil
+}
+
+// FileError is a file of the spec that cannot be used.
+type FileError struct {
+	Use  string
+	Spec string
+	Err  error
+}
+
+func (e *FileError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Spec, e.Use, e.Err) }
+
+// Unwrap returns the cause.
+func (e *FileError) Unwrap() error { return e.Err }

@@ -1,0 +1,261 @@
+package rundir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+)
+
+// Record is what is written down about a VM (record.json, vmlatch.vm/1).
+type Record struct {
+	Schema     string     `json:"schema"`
+	Name       string     `json:"name"`
+	Technology string     `json:"technology"`
+	Emulated   bool       `json:"emulated"`
+	State      string     `json:"state"` // launcher's word: paused, measured, …
+	Settled    bool       `json:"settled"`
+	Latch      Latch      `json:"latch"`
+	Started    time.Time  `json:"started"`
+	Released   *time.Time `json:"released,omitempty"`
+	PID        int        `json:"pid"` // of QEMU or its emulator; a hint, never proof
+	QEMU       string     `json:"qemu"`
+	Version    string     `json:"qemu-version"`
+	Memory     string     `json:"memory"`
+	CPUs       int        `json:"cpus"`
+	SEV        *SEV       `json:"sev,omitempty"`
+	Argv       []string   `json:"argv"`
+	Choices    []Choice   `json:"choices,omitempty"`
+}
+
+// Latch is what holds the VM until it is proven right.
+type Latch struct {
+	Until    string `json:"until"` // secret, nothing, or none for plain VMs
+	Open     bool   `json:"open"`
+	Verified bool   `json:"verified"` // opened by proof, not by omission
+}
+
+// Choice says where a value of the launch came from.
+type Choice struct {
+	What  string `json:"what"`
+	Value string `json:"value"`
+	From  string `json:"from"` // "spec", "host.toml", "default", or a reason
+}
+
+// SEV is what the platform said of a SEV launch.
+type SEV struct {
+	Build       sev.Build  `json:"firmware"`
+	Policy      sev.Policy `json:"policy"`
+	Measurement []byte     `json:"measurement,omitempty"` // 48 bytes
+	Secret      bool       `json:"secret-injected"`
+	Inputs      Inputs     `json:"inputs"`
+}
+
+// Inputs are the files that a launch measurement covers.
+type Inputs struct {
+	Firmware     string `json:"firmware"`
+	Kernel       string `json:"kernel,omitempty"`
+	Initrd       string `json:"initrd,omitempty"`
+	Cmdline      string `json:"cmdline,omitempty"`
+	KernelHashes bool   `json:"kernel-hashes"`
+}
+
+// RecordSchema names the format of records.
+const RecordSchema = "vmlatch.vm/1"
+
+// Status is what the locks and the record say of a VM.
+type Status string
+
+// Statuses of an entry.
+const (
+	Launching Status = "launching" // a command is at work on it
+	Abandoned Status = "abandoned" // its launcher died; the next command ends it
+	Alive     Status = "alive"
+	Ended     Status = "ended"
+)
+
+// Entry is one VM as found.
+type Entry struct {
+	Name       string
+	VMHeld     bool
+	LaunchHeld bool
+	Record     *Record // nil if its launch did not get that far
+}
+
+// Status derives the VM's status from both locks and the record.
+func (e *Entry) Status() Status {
+	settled := e.Record != nil && e.Record.Settled
+	switch {
+	case e.VMHeld && settled:
+		return Alive
+	case e.LaunchHeld:
+		return Launching
+	case e.VMHeld:
+		return Abandoned
+	}
+	return Ended
+}
+
+const maxRecord = 1 << 20
+
+// entry reads the state of a directory; the caller holds the global lock, or
+// takes the answer for a guess.
+func (d *Dir) entry() (*Entry, error) {
+	info, err := os.Lstat(d.Run)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s: is not a directory", d.Run)
+	}
+	e := &Entry{Name: d.Name}
+	if e.VMHeld, err = held(d.Path(VMLock)); err != nil {
+		return nil, err
+	}
+	if d.launch != nil {
+		e.LaunchHeld = true
+	} else if e.LaunchHeld, err = held(d.Path(LaunchLock)); err != nil {
+		return nil, err
+	}
+	e.Record, err = readRecord(d.Path(recordFile))
+	return e, err
+}
+
+// readRecord returns nil without an error when there is none, or one that was
+// cut off: then the launch never finished.
+func readRecord(file string) (*Record, error) {
+	info, err := os.Lstat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxRecord || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: is no record", file)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var rec Record
+	if json.Unmarshal(b, &rec) != nil {
+		return nil, nil
+	}
+	return &rec, nil
+}
+
+func (r Root) lookup(d *Dir) (*Entry, error) {
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return d.entry()
+}
+
+// Find returns one VM's directories and state, without taking a lock.
+func (r Root) Find(name string) (*Dir, *Entry, error) {
+	if err := CheckName(name); err != nil {
+		return nil, nil, err
+	}
+	d := r.dir(name)
+	e, err := r.lookup(d)
+	return d, e, err
+}
+
+// FindLogs returns a VM's directories and last record, whether it lives or has
+// ended.
+func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
+	d, e, err := r.Find(name)
+	if err == nil || !errors.Is(err, ErrNotFound) {
+		return d, e, err
+	}
+	d = r.dir(name)
+	rec, err := readRecord(d.LogPath(recordFile))
+	if err != nil {
+		return nil, nil, err
+	}
+	if rec == nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	return d, &Entry{Name: name, Record: rec}, nil
+}
+
+// List returns the VMs of the run directory, by name, and with ended also those
+// of which only logs are left.
+func (r Root) List(ended bool) ([]*Entry, error) {
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	names, err := r.names(r.Run)
+	if err != nil {
+		return nil, err
+	}
+	var out []*Entry
+	seen := map[string]bool{}
+	for _, name := range names {
+		e, err := r.dir(name).entry()
+		if err != nil {
+			return nil, err
+		}
+		seen[name] = true
+		out = append(out, e)
+	}
+	if !ended {
+		return out, nil
+	}
+	if names, err = r.names(r.State); err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if rec, _ := readRecord(r.dir(name).LogPath(recordFile)); rec != nil && !seen[name] {
+			out = append(out, &Entry{Name: name, Record: rec})
+		}
+	}
+	return out, nil
+}
+
+func (r Root) names(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && CheckName(e.Name()) == nil && !strings.HasPrefix(e.Name(), ".") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// remove clears away a VM that has ended: the record of one that was finished
+// with on purpose is kept beside its logs, every trace of another goes.
+func (d *Dir) remove(e *Entry) error {
+	if e.Record == nil || !e.Record.Settled {
+		return d.purge()
+	}
+	if err := os.MkdirAll(d.State, 0o700); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(d.Path(recordFile))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(d.State, recordFile), b, 0o600)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(d.Run)
+}

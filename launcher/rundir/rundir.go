@@ -1,0 +1,318 @@
+// Package rundir keeps a VM's run directory: its locks, its sockets, its launch
+// record, and the truth about who is alive.
+//
+// Two locks tell the truth without process ids, which can be reused and whose
+// owners nobody may be reaping. vm.lock is a flock on a descriptor that QEMU
+// inherits: it is held as long as QEMU lives, however it dies. launch.lock is
+// held by the command that is launching. From the two and the record follows
+// everything ([Entry.Status]): a VM whose vm.lock is held but whose launch was
+// never finished and is no longer under way is abandoned, and the next command
+// ends it. A VM whose vm.lock is free has ended, and the next command removes
+// its directory; [Root.Sweep] does both.
+//
+// Logs and the last record of a VM that ran are kept in a second place, the
+// state directory, until the name is used again.
+//
+// Start with [Root.Create] to launch and [Root.List] to look.
+package rundir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Files of a run directory.
+const (
+	VMLock        = "vm.lock"
+	LaunchLock    = "launch.lock"
+	QMPSocket     = "qmp.sock"
+	QMPLock       = "qmp.lock" // serialises the users of QMPSocket
+	MonitorSocket = "monitor.sock"
+	ConsoleSocket = "console.sock"
+	recordFile    = "record.json"
+	globalLock    = ".lock"
+)
+
+// Files of a state directory.
+const (
+	ConsoleLog  = "console.log"
+	EventsLog   = "events.log"
+	QEMULog     = "qemu.log"
+	previousDir = "previous"
+)
+
+// maxSocketPath is the longest path a unix socket can have (unix(7), sun_path).
+const maxSocketPath = 107
+
+var (
+	// ErrExists means that a VM of the name is alive or being launched.
+	ErrExists = errors.New("a VM of this name is running")
+	// ErrNotFound means that no VM of the name is alive.
+	ErrNotFound = errors.New("no such VM")
+	// ErrBusy means that another command is working on the VM.
+	ErrBusy = errors.New("another command is working on this VM")
+)
+
+// Root is where VMs live: one directory a VM in each of both.
+type Root struct {
+	Run   string // locks, sockets, records; best on a tmpfs
+	State string // logs and last records; survives the VM
+}
+
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$`)
+
+// CheckName reports a name that cannot be a VM's.
+func CheckName(name string) error {
+	if !validName.MatchString(name) {
+		return fmt.Errorf("name %q: must be 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name)
+	}
+	return nil
+}
+
+// Dir is one VM's directories. The locks are open only in the process that
+// created or opened it.
+type Dir struct {
+	Name   string
+	Run    string
+	State  string
+	root   Root
+	vm     *os.File
+	launch *os.File
+}
+
+// lock takes the lock that guards creation and removal of directories. It is
+// held for moments only.
+func (r Root) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(r.Run, 0o700); err != nil {
+		return nil, err
+	}
+	info, err := os.Lstat(r.Run)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(r.Run, &st); err != nil {
+		return nil, &fs.PathError{Op: "lstat", Path: r.Run, Err: err}
+	}
+	if !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("run directory %s: must be a directory of this user that nobody else can write to", r.Run)
+	}
+	f, err := openLocked(filepath.Join(r.Run, globalLock), unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// openLocked opens a lock file, making it, and locks it. With LOCK_NB a lock
+// held elsewhere is unix.EWOULDBLOCK.
+func openLocked(name string, how int) (*os.File, error) {
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	for {
+		if err = unix.Flock(fd, how); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// held says whether somebody holds a lock file.
+func held(name string) (bool, error) {
+	f, err := openLocked(name, unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return false, f.Close()
+}
+
+func (r Root) dir(name string) *Dir {
+	return &Dir{Name: name, Run: filepath.Join(r.Run, name), State: filepath.Join(r.State, name), root: r}
+}
+
+// Create reserves a name and makes its directories; both locks are taken. Of
+// several processes that do so at once exactly one succeeds, the others get
+// ErrExists. What a dead VM of the name left is removed first, its logs are
+// kept as the previous ones.
+func (r Root) Create(name string) (*Dir, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	d := r.dir(name)
+	if n := len(filepath.Join(d.Run, MonitorSocket)); n > maxSocketPath {
+		return nil, fmt.Errorf("run directory %s: sockets in it would have paths of %d characters, at most %d are possible", r.Run, n, maxSocketPath)
+	}
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if e, err := d.entry(); err == nil {
+		if e.VMHeld || e.LaunchHeld {
+			return nil, fmt.Errorf("%s: %w", name, ErrExists)
+		}
+		if err := d.remove(e); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, ErrNotFound) {
+		return nil, err
+	}
+	if err := d.make(); err != nil {
+		d.Close()
+		_ = os.RemoveAll(d.Run)
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Dir) make() (err error) {
+	if err := os.Mkdir(d.Run, 0o700); err != nil {
+		return err
+	}
+	if d.launch, err = openLocked(filepath.Join(d.Run, LaunchLock), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	if d.vm, err = openLocked(filepath.Join(d.Run, VMLock), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.State, 0o700); err != nil {
+		return err
+	}
+	return d.rotateLogs()
+}
+
+// rotateLogs keeps the logs of the last run as the previous ones.
+func (d *Dir) rotateLogs() error {
+	previous := filepath.Join(d.State, previousDir)
+	for _, f := range []string{ConsoleLog, EventsLog, QEMULog, recordFile} {
+		if _, err := os.Lstat(filepath.Join(d.State, f)); err != nil {
+			continue
+		}
+		if err := os.MkdirAll(previous, 0o700); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(d.State, f), filepath.Join(previous, f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// VMLockFile is the locked file that QEMU inherits.
+func (d *Dir) VMLockFile() *os.File { return d.vm }
+
+// DropVMLock closes this process's copy of vm.lock, once QEMU has its own.
+func (d *Dir) DropVMLock() {
+	if d.vm != nil {
+		_ = d.vm.Close()
+		d.vm = nil
+	}
+}
+
+// Close lets go of the locks; the directories stay.
+func (d *Dir) Close() {
+	d.DropVMLock()
+	if d.launch != nil {
+		_ = d.launch.Close()
+		d.launch = nil
+	}
+}
+
+// Path is a file of the run directory, LogPath one of the state directory.
+func (d *Dir) Path(name string) string { return filepath.Join(d.Run, name) }
+
+// LogPath is a file of the state directory.
+func (d *Dir) LogPath(name string) string { return filepath.Join(d.State, name) }
+
+// PreviousLogPath is a log of the run before the last.
+func (d *Dir) PreviousLogPath(name string) string { return filepath.Join(d.State, previousDir, name) }
+
+// WriteRecord replaces the launch record.
+func (d *Dir) WriteRecord(rec *Record) error {
+	b, err := json.MarshalIndent(rec, "", " ")
+	if err != nil {
+		return err
+	}
+	tmp := d.Path("." + recordFile + ".new") // one writer: the holder of launch.lock
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		_ = os.Remove(tmp)
+		return err
+	}
+	return os.Rename(tmp, d.Path(recordFile))
+}
+
+// Discard removes every trace of a launch that failed. Only the creator calls it.
+func (d *Dir) Discard() error {
+	unlock, err := d.root.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = d.purge()
+	d.Close()
+	return err
+}
+
+// purge removes the run directory and this run's logs.
+func (d *Dir) purge() error {
+	err := os.RemoveAll(d.Run)
+	for _, f := range []string{ConsoleLog, EventsLog, QEMULog, recordFile} {
+		if e := os.Remove(d.LogPath(f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	_ = os.Remove(d.State) // fails while previous logs are kept
+	return err
+}
+
+// Open takes launch.lock of a VM that is alive, for a command that changes it.
+// A command already at work is waited for, up to the given time.
+func (r Root) Open(name string, wait time.Duration) (*Dir, *Record, error) {
+	if err := CheckName(name); err != nil {
+		return nil, nil, err
+	}
+	d := r.dir(name)
+	deadline := time.Now().Add(wait)
+	for {
+		e, err := r.lookup(d)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !e.VMHeld {
+			return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+		}
+		d.launch, err = openLocked(d.Path(LaunchLock), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			e, err := d.entry() // the record as the last holder left it
+			if err != nil || e.Record == nil {
+				d.Close()
+				return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+			}
+			return d, e.Record, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, nil, err
+		}
+		if time.Now().After(deadline) {
+			return nil, nil, fmt.Errorf("%s: %w", name, ErrBusy)
+		}
+		time.Sleep(10 * time.Millisecond) // flock has no timeout
+	}
+}

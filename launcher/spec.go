@@ -1,0 +1,378 @@
+package launcher
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// Spec is what a user wrote about one VM.
+type Spec struct {
+	Name    string `toml:"name" json:"name"`
+	Memory  Size   `toml:"memory" json:"memory"`
+	CPUs    int    `toml:"cpus" json:"cpus"`
+	Accel   string `toml:"accel" json:"accel"`     // auto, kvm, tcg
+	Machine string `toml:"machine" json:"machine"` // QEMU machine type
+	CPU     string `toml:"cpu" json:"cpu"`         // QEMU CPU model; "" is chosen
+	QEMU    string `toml:"qemu" json:"qemu,omitempty"`
+
+	Firmware     FirmwareSpec     `toml:"firmware" json:"firmware"`
+	Kernel       KernelSpec       `toml:"kernel" json:"kernel"`
+	Confidential ConfidentialSpec `toml:"confidential" json:"confidential"`
+	Latch        LatchSpec        `toml:"latch" json:"latch"`
+	Disks        []DiskSpec       `toml:"disk" json:"disk,omitempty"`
+	Networks     []NetworkSpec    `toml:"network" json:"network,omitempty"`
+
+	file string
+	dir  string
+	set  map[string]bool // keys that the file has
+}
+
+// FirmwareSpec names the firmware by file, or by what it must be able to do.
+type FirmwareSpec struct {
+	Image    string   `toml:"image" json:"image,omitempty"`
+	Vars     string   `toml:"vars" json:"vars,omitempty"`
+	Features []string `toml:"features" json:"features,omitempty"`
+}
+
+// KernelSpec is a kernel that QEMU hands to the firmware.
+type KernelSpec struct {
+	Image   string `toml:"image" json:"image,omitempty"`
+	Initrd  string `toml:"initrd" json:"initrd,omitempty"`
+	Cmdline string `toml:"cmdline" json:"cmdline,omitempty"`
+}
+
+// ConfidentialSpec asks for memory encryption.
+type ConfidentialSpec struct {
+	Technology   string   `toml:"technology" json:"technology"`
+	Policy       []string `toml:"policy" json:"policy,omitempty"`
+	KernelHashes *bool    `toml:"kernel-hashes" json:"kernel-hashes,omitempty"`
+	OwnerCert    string   `toml:"owner-cert" json:"owner-cert,omitempty"`
+	Session      string   `toml:"session" json:"session,omitempty"`
+}
+
+// LatchSpec says what must happen before the guest may run.
+type LatchSpec struct {
+	Until string `toml:"until" json:"until"`
+	// Owner is a command that reads the measurement from its standard input and
+	// writes the secret packet to its standard output.
+	Owner   []string `toml:"owner" json:"owner,omitempty"`
+	Timeout Duration `toml:"timeout" json:"timeout"`
+}
+
+// DiskSpec is one virtio disk.
+type DiskSpec struct {
+	Image    string `toml:"image" json:"image"`
+	Format   string `toml:"format" json:"format"` // raw, qcow2; "" by the file's name
+	ReadOnly bool   `toml:"read-only" json:"read-only,omitempty"`
+}
+
+// NetworkSpec is one virtio network interface.
+type NetworkSpec struct {
+	Mode    string   `toml:"mode" json:"mode"`                 // user
+	Forward []string `toml:"forward" json:"forward,omitempty"` // tcp:127.0.0.1:2222:22
+	MAC     string   `toml:"mac" json:"mac,omitempty"`
+}
+
+// Duration is a time.Duration written as 30s or 5m.
+type Duration time.Duration
+
+// UnmarshalText is time.ParseDuration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err == nil && v <= 0 {
+		err = fmt.Errorf("duration %q: must be positive", b)
+	}
+	*d = Duration(v)
+	return err
+}
+
+// MarshalText writes the form that UnmarshalText reads.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// What a latch can wait for.
+const (
+	UntilSecret  = "secret"  // an accepted secret packet
+	UntilNothing = "nothing" // explicit: the launch is not verified
+	UntilNone    = "none"    // plain VMs have no latch
+)
+
+const maxSpec = 1 << 20
+
+// SpecError is an error in a spec file.
+type SpecError struct {
+	File   string
+	Line   int // 0 if unknown
+	Column int
+	Key    string
+	Msg    string
+	Near   string // a key that was perhaps meant
+}
+
+func (e *SpecError) Error() string {
+	at := e.File
+	if e.Line > 0 {
+		at += fmt.Sprintf(":%d:%d", e.Line, e.Column)
+	}
+	if e.Key != "" {
+		return fmt.Sprintf("%s: %s: %s", at, e.Key, e.Msg)
+	}
+	return fmt.Sprintf("%s: %s", at, e.Msg)
+}
+
+// LoadSpec reads a spec file. Relative paths in it are relative to it.
+func LoadSpec(file string) (*Spec, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxSpec {
+		return nil, &SpecError{File: file, Msg: fmt.Sprintf("is over %d bytes", maxSpec)}
+	}
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSpec(b, file, filepath.Dir(abs))
+}
+
+// ParseSpec reads a spec. file names it in errors; dir is what relative paths
+// start from. Defaults are filled in; unknown keys are errors.
+func ParseSpec(b []byte, file, dir string) (*Spec, error) {
+	s := &Spec{
+		CPUs: 1, Memory: 512 << 20, Accel: "auto", Machine: "q35", file: file, dir: dir,
+		Confidential: ConfidentialSpec{Technology: TechnologyNone},
+		Latch:        LatchSpec{Timeout: Duration(5 * time.Minute)},
+	}
+	if err := decodeTOML(b, file, s); err != nil {
+		return nil, err
+	}
+	var tree map[string]any
+	if err := toml.Unmarshal(b, &tree); err == nil {
+		s.set = map[string]bool{}
+		collectKeys(s.set, "", tree)
+	}
+	s.fill()
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// decodeTOML is strict decoding with errors that name file, line and a near key.
+func decodeTOML(b []byte, file string, to any) error {
+	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
+	err := d.Decode(to)
+	var strict *toml.StrictMissingError
+	var decode *toml.DecodeError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &strict) && len(strict.Errors) > 0:
+		first := strict.Errors[0]
+		row, col := first.Position()
+		key := first.Key()
+		return &SpecError{
+			File: file, Line: row, Column: col, Key: strings.Join(key, "."), Msg: "unknown key",
+			Near: nearKey(reflect.TypeOf(to), key),
+		}
+	case errors.As(err, &decode):
+		row, col := decode.Position()
+		return &SpecError{File: file, Line: row, Column: col, Key: strings.Join(decode.Key(), "."), Msg: strings.TrimPrefix(decode.Error(), "toml: ")}
+	}
+	return &SpecError{File: file, Msg: strings.TrimPrefix(err.Error(), "toml: ")}
+}
+
+// nearKey finds the known key that a mistyped one is closest to, in its table.
+func nearKey(t reflect.Type, key []string) string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || len(key) == 0 {
+		return ""
+	}
+	var names []string
+	for f := range t.Fields() {
+		name := f.Tag.Get("toml")
+		if name == "" {
+			continue
+		}
+		names = append(names, name)
+		if name == key[0] {
+			return nearKey(f.Type, key[1:])
+		}
+	}
+	last := key[0]
+	best, bestScore := "", 0
+	for _, n := range names {
+		if score := commonLetters(last, n); score > bestScore && score*2 > max(len(last), len(n)) {
+			best, bestScore = n, score
+		}
+	}
+	return best
+}
+
+// commonLetters is the length of the longest common subsequence.
+func commonLetters(a, b string) int {
+	row := make([]int, len(b)+1)
+	for i := range len(a) {
+		prev := 0
+		for j := range len(b) {
+			old := row[j+1]
+			if a[i] == b[j] {
+				row[j+1] = prev + 1
+			} else {
+				row[j+1] = max(row[j+1], row[j])
+			}
+			prev = old
+		}
+	}
+	return row[len(b)]
+}
+
+func collectKeys(set map[string]bool, prefix string, tree map[string]any) {
+	for k, v := range tree {
+		set[prefix+k] = true
+		if sub, ok := v.(map[string]any); ok {
+			collectKeys(set, prefix+k+".", sub)
+		}
+	}
+}
+
+// fill sets the defaults that depend on other values, and makes paths absolute.
+func (s *Spec) fill() {
+	if s.Name == "" {
+		s.Name = strings.TrimSuffix(filepath.Base(s.file), filepath.Ext(s.file))
+	}
+	for _, p := range []*string{
+		&s.Firmware.Image, &s.Firmware.Vars, &s.Kernel.Image, &s.Kernel.Initrd,
+		&s.Confidential.OwnerCert, &s.Confidential.Session,
+	} {
+		*p = s.abs(*p)
+	}
+	for i := range s.Disks {
+		d := &s.Disks[i]
+		d.Image = s.abs(d.Image)
+		if d.Format == "" {
+			d.Format = "raw"
+			if strings.HasSuffix(d.Image, ".qcow2") {
+				d.Format = "qcow2"
+			}
+		}
+	}
+	if s.Latch.Until == "" {
+		switch {
+		case s.Confidential.Technology == TechnologyNone:
+			s.Latch.Until = UntilNone
+		case s.Confidential.Session != "":
+			s.Latch.Until = UntilSecret
+		}
+	}
+	if s.KernelHashes() && s.Confidential.KernelHashes == nil {
+		on := true
+		s.Confidential.KernelHashes = &on
+	}
+}
+
+func (s *Spec) abs(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(s.dir, p)
+}
+
+// KernelHashes says whether the kernel is measured: by default when there is
+// one and the guest is confidential.
+func (s *Spec) KernelHashes() bool {
+	if s.Confidential.KernelHashes != nil {
+		return *s.Confidential.KernelHashes
+	}
+	return s.Kernel.Image != "" && s.Confidential.Technology != TechnologyNone
+}
+
+// Policy is the guest policy of a SEV guest.
+func (s *Spec) Policy() (sev.Policy, error) {
+	if len(s.Confidential.Policy) == 0 {
+		return sev.PolicyNoDebug | sev.PolicyNoKeySharing, nil
+	}
+	return sev.ParsePolicy(strings.Join(s.Confidential.Policy, ","))
+}
+
+// From says where a key's value came from.
+func (s *Spec) From(key string) string {
+	if s.set[key] {
+		return "spec"
+	}
+	return "default"
+}
+
+func (s *Spec) errorf(key, format string, args ...any) error {
+	return &SpecError{File: s.file, Key: key, Msg: fmt.Sprintf(format, args...)}
+}
+
+// validate refuses specs that cannot work or would not be secure.
+func (s *Spec) validate() error {
+	if err := rundir.CheckName(s.Name); err != nil {
+		return s.errorf("name", "%v", err)
+	}
+	if s.CPUs < 1 || s.CPUs > 512 {
+		return s.errorf("cpus", "%d: must be 1 to 512", s.CPUs)
+	}
+	if s.Memory < 16<<20 || s.Memory > 64<<40 || s.Memory%(1<<20) != 0 {
+		return s.errorf("memory", "%v: must be whole MiB, at least 16MiB", s.Memory)
+	}
+	if !slices.Contains([]string{"auto", "kvm", "tcg"}, s.Accel) {
+		return s.errorf("accel", "%q: must be auto, kvm or tcg", s.Accel)
+	}
+	if s.Kernel.Image == "" && (s.Kernel.Initrd != "" || s.Kernel.Cmdline != "") {
+		return s.errorf("kernel", "initrd and cmdline need a kernel image")
+	}
+	for _, text := range append([]string{s.Kernel.Cmdline, s.Machine, s.CPU}, s.paths()...) {
+		if strings.ContainsRune(text, 0) {
+			return s.errorf("", "a NUL character in %q", text)
+		}
+	}
+	for i, d := range s.Disks {
+		if d.Image == "" {
+			return s.errorf(fmt.Sprintf("disk %d", i+1), "image is missing")
+		}
+		if d.Format != "raw" && d.Format != "qcow2" {
+			return s.errorf(fmt.Sprintf("disk %d", i+1), "format %q: must be raw or qcow2", d.Format)
+		}
+	}
+	for i, n := range s.Networks {
+		if n.Mode != "user" {
+			return s.errorf(fmt.Sprintf("network %d", i+1), "mode %q: must be user", n.Mode)
+		}
+	}
+	t, ok := technologyByName(s.Confidential.Technology)
+	if !ok {
+		return s.errorf("confidential.technology", "%q: must be one of %s", s.Confidential.Technology, strings.Join(Technologies(), ", "))
+	}
+	return t.validate(s)
+}
+
+func (s *Spec) paths() []string {
+	p := []string{s.Firmware.Image, s.Firmware.Vars, s.Kernel.Image, s.Kernel.Initrd, s.Confidential.OwnerCert, s.Confidential.Session}
+	for _, d := range s.Disks {
+		p = append(p, d.Image)
+	}
+	return p
+}

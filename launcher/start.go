@@ -1,0 +1,333 @@
+package launcher
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// StartOptions change how a machine is started.
+type StartOptions struct {
+	// Foreground ties the machine to this process: it dies with the calling
+	// thread, which must stay alive. Start locks the goroutine to it.
+	Foreground bool
+	// Step is told the name of each step before it is taken; nil is fine.
+	Step func(step string)
+}
+
+// Steps of a start, in order, as StartOptions.Step sees them.
+var Steps = []string{"reserve", "sockets", "exec", "connect", "events", "query", "paused"}
+
+// StartError is a QEMU that did not come up.
+type StartError struct {
+	Name   string
+	Err    error
+	Stderr string // the last lines that QEMU wrote
+}
+
+func (e *StartError) Error() string {
+	if e.Stderr != "" {
+		return fmt.Sprintf("%s: QEMU did not start: %s", e.Name, e.Stderr)
+	}
+	return fmt.Sprintf("%s: QEMU did not start: %v", e.Name, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// child is QEMU, or the emulator around it, as this process's child.
+type child struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has been reaped
+}
+
+// starter holds what a start has opened so far.
+type starter struct {
+	plan    *Plan
+	opt     StartOptions
+	dir     *rundir.Dir
+	files   map[string]*os.File // for the child, by role
+	client  net.Conn            // our end of the qmp socket, connected before exec
+	events  net.Conn
+	machine *Machine
+}
+
+// Start carries out a plan up to the paused machine. When it fails, nothing of
+// the VM is left.
+func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
+	if opt.Step == nil {
+		opt.Step = func(string) {}
+	}
+	if err := plan.CheckFiles(); err != nil {
+		return nil, err
+	}
+	if opt.Foreground {
+		runtime.LockOSThread()
+	}
+	opt.Step("reserve")
+	dir, err := plan.Dirs.Create(plan.Name)
+	if err != nil {
+		return nil, err
+	}
+	s := &starter{plan: plan, opt: opt, dir: dir, files: map[string]*os.File{}}
+	m, err := s.run(ctx)
+	s.closeFiles()
+	if err != nil {
+		s.undo()
+		return nil, err
+	}
+	return m, nil
+}
+
+func (s *starter) run(ctx context.Context) (*Machine, error) {
+	s.opt.Step("sockets")
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	s.opt.Step("exec")
+	if err := s.exec(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	s.opt.Step("connect")
+	conn, err := qmp.NewConn(ctx, s.client, qmp.Options{})
+	s.client = nil // NewConn owns it
+	if err != nil {
+		return nil, s.startError(ctx, err)
+	}
+	s.machine.conn = conn
+	s.opt.Step("events")
+	if err := s.negotiateEvents(ctx); err != nil {
+		return nil, s.startError(ctx, err)
+	}
+	s.opt.Step("query")
+	if err := s.query(ctx, conn); err != nil {
+		return nil, s.startError(ctx, err)
+	}
+	s.opt.Step("paused")
+	return s.machine, nil
+}
+
+// open makes everything that the child inherits. Our connection to its monitor
+// is made before it runs, so nobody else can be first and nobody needs to poll.
+func (s *starter) open() error {
+	s.files[roleVMLock] = s.dir.VMLockFile()
+	for role, name := range map[string]string{
+		roleQMP: rundir.QMPSocket, roleMonitor: rundir.MonitorSocket, roleConsole: rundir.ConsoleSocket,
+	} {
+		f, err := listen(s.dir.Path(name))
+		if err != nil {
+			return err
+		}
+		s.files[role] = f
+	}
+	var err error
+	if s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket)); err != nil {
+		return err
+	}
+	s.events, s.files[roleEvents], err = socketpair()
+	return err
+}
+
+func listen(path string) (*os.File, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	return l.File()
+}
+
+func socketpair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	own := os.NewFile(uintptr(fds[0]), "events")
+	defer own.Close()
+	c, err := net.FileConn(own)
+	return c, os.NewFile(uintptr(fds[1]), "events"), err
+}
+
+func (s *starter) exec() error {
+	log, err := os.OpenFile(s.dir.LogPath(rundir.QEMULog), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	argv := s.plan.Argv
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for us, not for the VM
+	if s.opt.Foreground {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	}
+	for _, fd := range s.plan.FDs {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, s.files[fd.Role])
+	}
+	s.machine = &Machine{dir: s.dir, tech: s.plan.tech, rec: s.newRecord()}
+	if err := s.dir.WriteRecord(s.machine.rec); err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return &StartError{Name: s.plan.Name, Err: err}
+	}
+	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
+	s.dir.DropVMLock()
+	s.machine.own = &child{cmd, make(chan struct{})}
+	go func() {
+		defer close(s.machine.own.done)
+		_ = cmd.Wait() // the exit code says less than the event log
+	}()
+	s.machine.rec.PID = cmd.Process.Pid
+	return nil
+}
+
+func (s *starter) newRecord() *rundir.Record {
+	spec := s.plan.spec
+	return &rundir.Record{
+		Schema: rundir.RecordSchema, Name: s.plan.Name, Technology: s.plan.Technology, Emulated: s.plan.Emulated,
+		State: string(Launching), Started: time.Now().UTC(), QEMU: s.plan.Argv[0],
+		Memory: spec.Memory.String(), CPUs: spec.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
+		Latch: rundir.Latch{Until: spec.Latch.Until, Open: spec.Latch.Until != UntilSecret},
+	}
+}
+
+// negotiateEvents switches the events monitor on and leaves it: QEMU goes on
+// writing to its log with nobody at the other end.
+func (s *starter) negotiateEvents(ctx context.Context) error {
+	c, err := qmp.NewConn(ctx, s.events, qmp.Options{})
+	s.events = nil
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// query learns what QEMU and its platform are; its reply proves that the
+// machine is built.
+func (s *starter) query(ctx context.Context, conn *qmp.Conn) error {
+	var info *rundir.SEV
+	if s.plan.tech.query {
+		answer, err := qmp.QuerySEV{}.Execute(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if !answer.Enabled {
+			return errors.New("QEMU runs, but says that SEV is not enabled")
+		}
+		want, err := s.plan.spec.Policy()
+		if err != nil {
+			return err
+		}
+		if answer.Policy != uint32(want) {
+			return fmt.Errorf("QEMU launched the guest with policy %#x instead of %#x", answer.Policy, uint32(want))
+		}
+		info = &rundir.SEV{Policy: want, Inputs: s.plan.inputs()}
+		info.Build.Major, info.Build.Minor, info.Build.Build = answer.APIMajor, answer.APIMinor, answer.BuildID
+	} else {
+		status, err := qmp.QueryStatus{}.Execute(ctx, conn)
+		if err != nil {
+			return err
+		}
+		if status.Running {
+			return errors.New("QEMU runs the guest although it was told to wait")
+		}
+	}
+	return s.machine.become(Paused, func(r *rundir.Record) {
+		r.SEV, r.Version = info, conn.Version().String()
+	})
+}
+
+// startError adds what QEMU wrote before it went.
+func (s *starter) startError(ctx context.Context, err error) error {
+	if m := s.machine; m != nil && m.own != nil && errors.Is(err, qmp.ErrClosed) {
+		select { // it is going: let it say why
+		case <-m.own.done:
+		case <-ctx.Done():
+		}
+	}
+	return &StartError{Name: s.plan.Name, Err: err, Stderr: lastLines(s.dir.LogPath(rundir.QEMULog), 5)}
+}
+
+// lastLines returns the last lines of a log, without the program's own name.
+func lastLines(file string, n int) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	const limit = 8 << 10
+	if info, err := f.Stat(); err == nil && info.Size() > limit {
+		_, _ = f.Seek(-limit, io.SeekEnd)
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, limit))
+	var lines []string
+	for line := range strings.SplitSeq(string(bytes.TrimSpace(b)), "\n") {
+		if name, rest, ok := strings.Cut(line, ": "); ok && strings.HasPrefix(filepath.Base(name), "qemu-system-") {
+			line = rest
+		}
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "warning: ") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-n):], "; ")
+}
+
+// closeFiles closes our copies of what the child inherits, except the lock.
+func (s *starter) closeFiles() {
+	for role, f := range s.files {
+		if role != roleVMLock && f != nil {
+			_ = f.Close()
+		}
+		delete(s.files, role)
+	}
+}
+
+// undo ends what was started and removes what was made.
+func (s *starter) undo() {
+	for _, c := range []net.Conn{s.client, s.events} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
+	if m := s.machine; m != nil {
+		if m.conn != nil {
+			_ = m.conn.Close()
+		}
+		if m.own != nil {
+			_ = m.own.cmd.Process.Kill()
+			<-m.own.done
+		}
+	}
+	s.dir.DropVMLock()
+	_ = s.dir.Kill(context.Background()) // an emulator's QEMU
+	_ = s.dir.Discard()
+}
+
+// Discard ends a machine whose launch is given up and removes every trace of it.
+func (m *Machine) Discard(ctx context.Context) error {
+	if m.conn != nil {
+		_ = m.conn.Close()
+		m.conn = nil
+	}
+	return errors.Join(m.dir.Kill(ctx), m.dir.Discard())
+}
