@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -37,7 +39,8 @@ type Plan struct {
 	Emulated   bool            `json:"emulated"`
 	Argv       []string        `json:"argv"`
 	FDs        []FD            `json:"fds"`
-	Files      []File          `json:"files"`   // what QEMU reads or writes
+	Files      []File          `json:"files"` // what QEMU reads or writes
+	Copies     []Copy          `json:"copies,omitempty"`
 	Latch      string          `json:"latch"`   // what opens it
 	Choices    []rundir.Choice `json:"choices"` // where values came from
 	Covers     Coverage        `json:"measurement"`
@@ -62,6 +65,13 @@ type File struct {
 	Path     string `json:"path"`
 	Use      string `json:"use"`
 	Measured bool   `json:"measured"`
+}
+
+// Copy is a file that a start makes from another one.
+type Copy struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	Use  string `json:"use"`
 }
 
 // Coverage says what a measurement of this VM would prove and what not.
@@ -157,6 +167,8 @@ func (b *builder) accelAndCPU() error {
 	accel, from := b.spec.Accel, b.spec.From("accel")
 	if accel == "auto" {
 		switch {
+		case b.plan.Emulated:
+			accel, from = "kvm", "confidential guests need it; swtee runs them under TCG"
 		case b.plan.tech.object != nil:
 			accel, from = "kvm", "confidential guests need it"
 		case b.facts.KVM:
@@ -186,43 +198,63 @@ func (b *builder) accelAndCPU() error {
 // memory, and whole images (which begin with a variable store), go to -bios.
 func (b *builder) firmware() error {
 	f := b.spec.Firmware
-	image, vars, device, from := f.Image, f.Vars, "memory", "spec"
-	if vars != "" || strings.Contains(filepath.Base(image), "_CODE") {
-		device = "flash"
+	d := ovmf.Descriptor{Image: f.Image, Device: "memory"}
+	from := "spec"
+	if f.Vars != "" || strings.Contains(filepath.Base(f.Image), "_CODE") {
+		d.Device = "flash"
 	}
-	if image == "" && len(f.Features) > 0 {
-		found := false
-		for _, d := range b.facts.Descriptors {
-			if d.Fits("x86_64", b.spec.Machine, f.Features...) && (b.plan.tech.object == nil || d.Device == "memory") {
-				image, device, from, found = d.Image, d.Device, d.Path, true
-				break
-			}
+	if f.Image == "" && (f.Type == FirmwareUEFI || len(f.Features) > 0) {
+		var err error
+		if d, err = b.findFirmware(); err != nil {
+			return err
 		}
-		if !found {
-			return fmt.Errorf("%w: no firmware descriptor on this machine offers %s", ErrHost, strings.Join(f.Features, ", "))
-		}
+		from = d.Path
 	}
-	if image == "" {
+	if d.Image == "" {
 		b.choose("firmware", "QEMU's own SeaBIOS", "default")
 		return nil
 	}
-	b.choose("firmware", image, from)
+	b.choose("firmware", d.Image, from)
 	measured := b.plan.tech.object != nil
-	if device == "memory" {
-		b.opt("-bios", image)
-		b.file(image, "firmware", measured)
+	if d.Device == "memory" {
+		b.opt("-bios", d.Image)
+		b.file(d.Image, "firmware", measured)
 		return nil
 	}
 	if measured {
-		return b.spec.errorf("firmware.image", "%s needs a variable store, which is not measured; use a single stateless image", image)
+		return b.spec.errorf("firmware.image", "%s needs a variable store, which is not measured; use a single stateless image", d.Image)
 	}
-	b.flash("pflash0", image, true)
-	b.file(image, "firmware code", false)
-	if vars != "" {
+	b.flash("pflash0", d.Image, true)
+	b.file(d.Image, "firmware code", false)
+	switch {
+	case f.Vars != "":
+		b.flash("pflash1", f.Vars, false)
+		b.file(f.Vars, "firmware variables, written by the guest", false)
+	case d.VarsImage != "":
+		vars := filepath.Join(b.plan.Dirs.Run, b.plan.Name, varsFile)
+		b.plan.Copies = append(b.plan.Copies, Copy{From: d.VarsImage, To: vars, Use: "firmware variables, for this run only"})
 		b.flash("pflash1", vars, false)
-		b.file(vars, "firmware variables, written by the guest", false)
 	}
 	return nil
+}
+
+// varsFile is a VM's copy of a variable store template, in its run directory.
+const varsFile = "vars.fd"
+
+// findFirmware takes the first descriptor that fits. Firmware that needs SMM or
+// brings keys of somebody's is taken only if that was asked for.
+func (b *builder) findFirmware() (ovmf.Descriptor, error) {
+	want := b.spec.Firmware.Features
+	for _, d := range b.facts.Descriptors {
+		unasked := slices.ContainsFunc([]string{"requires-smm", "enrolled-keys"}, func(f string) bool {
+			return slices.Contains(d.Features, f) && !slices.Contains(want, f)
+		})
+		if !unasked && d.Fits("x86_64", b.spec.Machine, want...) && (b.plan.tech.object == nil || d.Device == "memory") {
+			return d, nil
+		}
+	}
+	return ovmf.Descriptor{}, fmt.Errorf("%w: find firmware: no descriptor on this machine offers %s", ErrHost,
+		strings.Join(append([]string{"uefi"}, want...), ", "))
 }
 
 func (b *builder) flash(node, path string, readOnly bool) {

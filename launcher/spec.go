@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/xrash/smetrics"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -42,6 +43,7 @@ type Spec struct {
 
 // FirmwareSpec names the firmware by file, or by what it must be able to do.
 type FirmwareSpec struct {
+	Type     string   `toml:"type" json:"type,omitempty"` // bios, uefi; "" is bios unless the rest says uefi
 	Image    string   `toml:"image" json:"image,omitempty"`
 	Vars     string   `toml:"vars" json:"vars,omitempty"`
 	Features []string `toml:"features" json:"features,omitempty"`
@@ -101,6 +103,12 @@ func (d *Duration) UnmarshalText(b []byte) error {
 
 // MarshalText writes the form that UnmarshalText reads.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Types of firmware.
+const (
+	FirmwareBIOS = "bios"
+	FirmwareUEFI = "uefi"
+)
 
 // What a latch can wait for.
 const (
@@ -219,32 +227,13 @@ func nearKey(t reflect.Type, key []string) string {
 			return nearKey(f.Type, key[1:])
 		}
 	}
-	last := key[0]
-	best, bestScore := "", 0
+	best, bestScore := "", 0.8
 	for _, n := range names {
-		if score := commonLetters(last, n); score > bestScore && score*2 > max(len(last), len(n)) {
+		if score := smetrics.JaroWinkler(key[0], n, 0.7, 4); score > bestScore {
 			best, bestScore = n, score
 		}
 	}
 	return best
-}
-
-// commonLetters is the length of the longest common subsequence.
-func commonLetters(a, b string) int {
-	row := make([]int, len(b)+1)
-	for i := range len(a) {
-		prev := 0
-		for j := range len(b) {
-			old := row[j+1]
-			if a[i] == b[j] {
-				row[j+1] = prev + 1
-			} else {
-				row[j+1] = max(row[j+1], row[j])
-			}
-			prev = old
-		}
-	}
-	return row[len(b)]
 }
 
 func collectKeys(set map[string]bool, prefix string, tree map[string]any) {
@@ -343,6 +332,9 @@ func (s *Spec) validate() error {
 	}
 	if s.Kernel.Image == "" && (s.Kernel.Initrd != "" || s.Kernel.Cmdline != "") {
 		return s.errorf("kernel", "initrd and cmdline need a kernel image")
+	}
+	if t := s.Firmware.Type; t != "" && t != FirmwareBIOS && t != FirmwareUEFI {
+		return s.errorf("firmware.type", "%q: must be bios or uefi", t)
 	}
 	for _, text := range append([]string{s.Kernel.Cmdline, s.Machine, s.CPU}, s.paths()...) {
 		if strings.ContainsRune(text, 0) {

@@ -137,12 +137,25 @@ func (s *starter) open() error {
 		}
 		s.files[role] = f
 	}
+	for _, c := range s.plan.Copies {
+		if err := copyFile(c.From, c.To); err != nil {
+			return err
+		}
+	}
 	var err error
 	if s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket)); err != nil {
 		return err
 	}
 	s.events, s.files[roleEvents], err = socketpair()
 	return err
+}
+
+func copyFile(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
 }
 
 func listen(path string) (*os.File, error) {

@@ -153,6 +153,9 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 		}
 		row("QEMU version", "%s", r.Version)
 		for _, c := range r.Choices {
+			if c.What == "policy" {
+				continue // shown above, as the platform confirmed it
+			}
 			row(c.What, "%s (%s)", c.Value, c.From)
 		}
 	}

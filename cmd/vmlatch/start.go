@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	urfave "github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
@@ -33,12 +34,17 @@ Examples:
 			emulateFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
 			&urfave.BoolFlag{Name: "trace", Usage: "print each step of the launch", Hidden: true},
+			&urfave.StringFlag{Name: "stop-at", Usage: "stop this process (SIGSTOP) before `STEP`, for tests", Hidden: true},
 		),
 		Action: func(c *urfave.Context) error {
-			o := &startOptions{io: s, hold: c.Bool("hold"), steps: func(string) {}}
-			if c.Bool("trace") {
-				o.steps = func(step string) { fmt.Fprintf(s.Err, "step %s\n", step) }
-			}
+			o := &startOptions{io: s, hold: c.Bool("hold"), steps: func(step string) {
+				if c.Bool("trace") {
+					fmt.Fprintf(s.Err, "step %s\n", step)
+				}
+				if step == c.String("stop-at") {
+					_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
+				}
+			}}
 			return runStart(c, o)
 		},
 	}
@@ -75,7 +81,7 @@ func runStart(c *urfave.Context, o *startOptions) error {
 			o.io.Hint("vmlatch measure %s, then inject, then release", rec.Name)
 		}
 	case rec.Latch.Verified:
-		o.io.Say("%s: running%s; its owner verified the launch and sent the secret", rec.Name, label(rec.Emulated))
+		o.io.Say("%s: running%s; its owner's secret was accepted", rec.Name, label(rec.Emulated))
 	case rec.Latch.Until == launcher.UntilNothing:
 		o.io.Say("%s: running%s; its launch was NOT verified (until = \"nothing\")", rec.Name, label(rec.Emulated))
 	default:

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	urfave "github.com/urfave/cli/v2"
+	"github.com/xrash/smetrics"
 )
 
 // App is one program.
@@ -77,17 +78,21 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 }
 
 func (a *App) urfave() *urfave.App {
-	commands := append(slices.Clone(a.Commands), a.completionCommand(), a.helpCommand())
+	commands := append(slices.Clone(a.Commands), a.completionCommand(), a.helpCommand(), a.manCommand())
 	app := &urfave.App{
 		Name: a.Name, Usage: a.Usage, Description: a.Long,
 		Commands: commands, HideHelpCommand: true, HideVersion: true,
-		Flags: append(slices.Clone(a.Flags), &urfave.BoolFlag{Name: "version", Usage: "print the version"}),
+		Flags: append(slices.Clone(a.Flags), &urfave.BoolFlag{Name: "version", Usage: "print the version"},
+			// urfave/cli leaves its own out because there is a command "help".
+			&urfave.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this help"}),
 
 		Writer: a.IO.Out, ErrWriter: a.IO.Err,
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*urfave.Context, error) {},
 		Action: func(c *urfave.Context) error {
 			switch {
+			case c.Bool("help"):
+				return urfave.ShowAppHelp(c)
 			case c.Bool("version"):
 				_, err := fmt.Fprintln(a.IO.Out, a.Name, a.Version)
 				return err
@@ -99,18 +104,8 @@ func (a *App) urfave() *urfave.App {
 			return a.unknownCommand(c.Args().First())
 		},
 		OnUsageError: a.usageError,
-		CustomAppHelpTemplate: `{{.Name}} - {{.Usage}}
-
-usage: {{.Name}} COMMAND [OPTIONS] [ARGUMENTS]
-{{if .Description}}
-{{.Description}}
-{{end}}{{range .VisibleCategories}}
-{{if .Name}}{{.Name}}:{{else}}commands:{{end}}{{range .VisibleCommands}}
-  {{index .Names 0}}{{"\t"}}{{.Usage}}{{end}}
-{{end}}
-"{{.Name}} help COMMAND" explains a command, "{{.Name}} help topics" lists further pages.
-`,
 	}
+	app.CustomAppHelpTemplate = a.help(app)
 	var prepare func([]*urfave.Command)
 	prepare = func(cs []*urfave.Command) {
 		for _, c := range cs {
@@ -121,6 +116,13 @@ usage: {{.Name}} COMMAND [OPTIONS] [ARGUMENTS]
 	}
 	prepare(app.Commands)
 	return app
+}
+
+func (a *App) synopsis() string {
+	if a.Action != nil {
+		return "[OPTIONS] -- QEMU [QEMU OPTIONS]"
+	}
+	return "COMMAND [OPTIONS] [ARGUMENTS]"
 }
 
 // usageError replaces the pages of help that urfave/cli prints.
@@ -157,39 +159,15 @@ func (a *App) unknownCommand(name string) error {
 	return Fail(ExitUsage, fmt.Errorf("no command %q", name), hint)
 }
 
-// nearest returns the candidate within an edit distance of a third of its
-// length, or "".
+// nearest returns the candidate that a mistyped word resembles, or "".
 func nearest(word string, candidates []string) string {
-	best, bestDistance := "", 1<<30
+	best, bestScore := "", 0.8 // urfave/cli's own measure and threshold
 	for _, c := range candidates {
-		if d := distance(strings.TrimLeft(word, "-"), c); d < bestDistance && d <= max(1, len(c)/3) {
-			best, bestDistance = c, d
+		if score := smetrics.JaroWinkler(strings.TrimLeft(word, "-"), c, 0.7, 4); score > bestScore {
+			best, bestScore = c, score
 		}
 	}
 	return best
-}
-
-// Nearest is for errors about words in files.
-func Nearest(word string, candidates []string) string { return nearest(word, candidates) }
-
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		prev := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := prev
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			prev = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func flagNames(flags []urfave.Flag) []string {

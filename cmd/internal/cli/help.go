@@ -1,7 +1,6 @@
 package cli
 
 import (
-	_ "embed"
 	"fmt"
 	"io"
 	"strings"
@@ -40,6 +39,39 @@ func (a *App) helpCommand() *urfave.Command {
 			return WithHint(Usagef("no command or topic %q", name), fmt.Sprintf("%q lists the topics", a.Name+" help topics"))
 		},
 	}
+}
+
+// help is the overview: commands by category, in the order in which the program
+// declares them.
+func (a *App) help(app *urfave.App) string {
+	b := &strings.Builder{}
+	fmt.Fprintf(b, "%s - %s\n\nusage: %s %s\n\n%s\n", a.Name, a.Usage, a.Name, a.synopsis(), a.Long)
+	t := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	done := map[string]bool{}
+	for _, first := range app.Commands {
+		if first.Hidden || done[first.Category] {
+			continue
+		}
+		done[first.Category] = true
+		title := first.Category
+		if title == "" {
+			title = "commands"
+		}
+		fmt.Fprintf(t, "\n%s:\n", title)
+		for _, c := range app.Commands {
+			if c.Category == first.Category && !c.Hidden {
+				fmt.Fprintf(t, "  %s\t%s\n", c.Name, c.Usage)
+			}
+		}
+	}
+	fmt.Fprint(t, "\noptions:\n")
+	for _, f := range app.Flags {
+		names, usage, _ := strings.Cut(urfave.FlagStringer(f), "\t")
+		fmt.Fprintf(t, "  %s\t%s\n", names, strings.TrimSuffix(usage, " (default: false)"))
+	}
+	_ = t.Flush()
+	fmt.Fprintf(b, "\n\"%[1]s help COMMAND\" explains a command, \"%[1]s help topics\" lists further pages.\n", a.Name)
+	return strings.ReplaceAll(b.String(), "{{", "{ {") // it is a template to urfave/cli
 }
 
 func (a *App) listTopics() error {

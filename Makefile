@@ -1,0 +1,52 @@
+# "make demo" shows a measured launch; "make test" runs every check.
+BIN   := .cache/bin
+GO    := go
+TOOLS := $(GO) tool -modfile=scripts/tools/go.mod
+FLAGS := -trimpath -tags urfave_cli_no_docs
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
+
+.PHONY: help build setup demo test lint fuzz bench man clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build vmlatch, latchkey and swtee into .cache/bin
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build $(FLAGS) -ldflags='$(LDFLAGS)' -o $(BIN)/ ./cmd/vmlatch ./cmd/latchkey ./cmd/swtee
+
+setup: ## install and fetch what demo and test need; safe to repeat
+	@scripts/setup --test
+
+demo: ## a measured launch from beginning to end, emulated
+	@scripts/setup
+	@$(MAKE) --no-print-directory build >/dev/null
+	@scripts/demo
+
+test: setup lint ## vet, staticcheck, unit tests and real QEMU, with -race
+	$(GO) test -race -timeout 20m ./...
+
+lint: ## vet, staticcheck, gofumpt
+	$(GO) vet ./...
+	$(TOOLS) staticcheck ./...
+	@out=$$($(TOOLS) gofumpt -l cmd firmware integration launcher qmp); \
+	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
+
+FUZZTIME ?= 20s
+fuzz: ## run every fuzz target for FUZZTIME
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep ^Fuzz || true); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; done
+
+bench: setup build ## ratios of time and size to floors measured in the same run
+	@$(GO) run ./integration/bench -bin $(BIN)
+
+man: build ## man pages, generated from the commands, into .cache/man
+	@mkdir -p .cache/man
+	@for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done; ls .cache/man
+
+clean: ## remove everything that was built or fetched
+	rm -rf .cache
+	find examples -type l -delete
+	rm -f examples/*/*.godh examples/*/*.session

@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+)
+
+// manCommand writes the program's man page from its commands; packages call it.
+func (a *App) manCommand() *urfave.Command {
+	return &urfave.Command{
+		Name: "__man", Hidden: true,
+		Action: func(c *urfave.Context) error {
+			b := &strings.Builder{}
+			a.writeMan(b, c.App)
+			_, err := io.WriteString(a.IO.Out, b.String())
+			return err
+		},
+	}
+}
+
+func (a *App) writeMan(w io.Writer, app *urfave.App) {
+	fmt.Fprintf(w, ".TH %s 1 \"\" \"%s %s\"\n", strings.ToUpper(a.Name), a.Name, a.Version)
+	fmt.Fprintf(w, ".SH NAME\n%s \\- %s\n", a.Name, roff(a.Usage))
+	fmt.Fprintf(w, ".SH SYNOPSIS\n.B %s\n%s\n", a.Name, roff(a.synopsis()))
+	if a.Long != "" {
+		fmt.Fprintf(w, ".SH DESCRIPTION\n.nf\n%s\n.fi\n", roff(a.Long))
+	}
+	fmt.Fprintln(w, ".SH COMMANDS")
+	for _, c := range app.Commands {
+		if c.Hidden {
+			continue
+		}
+		fmt.Fprintf(w, ".SS %s %s\n%s\n", roff(c.Name), roff(c.ArgsUsage), roff(c.Usage))
+		if c.Description != "" {
+			fmt.Fprintf(w, ".PP\n.nf\n%s\n.fi\n", roff(c.Description))
+		}
+		writeManFlags(w, c.Flags)
+	}
+	if a.Action != nil {
+		fmt.Fprintln(w, ".SH OPTIONS")
+		writeManFlags(w, a.Flags)
+	}
+	for _, t := range a.topics() {
+		fmt.Fprintf(w, ".SH %s\n%s\n.PP\n.nf\n%s\n.fi\n", strings.ToUpper(roff(t.Name)), roff(t.Title), roff(strings.TrimSpace(t.Text)))
+	}
+}
+
+func writeManFlags(w io.Writer, flags []urfave.Flag) {
+	for _, f := range flags {
+		if v, ok := f.(urfave.VisibleFlag); ok && !v.IsVisible() {
+			continue
+		}
+		names, usage, _ := strings.Cut(urfave.FlagStringer(f), "\t")
+		fmt.Fprintf(w, ".TP\n.B %s\n%s\n", roff(names), roff(usage))
+	}
+}
+
+// roff escapes what troff would take for commands.
+func roff(s string) string {
+	s = strings.ReplaceAll(s, `\`, `\e`)
+	s = strings.ReplaceAll(s, "-", `\-`)
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, ".") || strings.HasPrefix(l, "'") {
+			lines[i] = `\&` + l
+		}
+	}
+	return strings.Join(lines, "\n")
+}
