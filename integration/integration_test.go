@@ -90,7 +90,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"flipbit": flipbit, "flipjson": flipjson, "setjson": setjson, "waitlog": waitlog, "nothing-left": nothingLeft,
-			"session": makeSession, "killqemu": killQEMU,
+			"session": makeSession, "killqemu": killQEMU, "halted": halted,
 		},
 	})
 }
@@ -121,7 +121,8 @@ func makeSession(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Exec("latchkey", "session", "--platform", "platform.json", "--trust-root", "root.pem", "--policy", policy, "--name", name, "--out", "."))
 }
 
-// flipbit FILE OUT OFFSET: copy a file with one bit changed.
+// flipbit FILE OUT OFFSET: copy a file with one bit changed; a negative offset
+// counts from the end.
 func flipbit(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: flipbit FILE OUT OFFSET")
@@ -130,6 +131,9 @@ func flipbit(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	off, err := strconv.Atoi(args[2])
 	ts.Check(err)
+	if off < 0 {
+		off += len(b)
+	}
 	b[off] ^= 1
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), b, 0o644))
 }
@@ -245,4 +249,32 @@ func killQEMU(ts *testscript.TestScript, neg bool, args []string) {
 	if !killed {
 		ts.Fatalf("no QEMU runs")
 	}
+}
+
+var ripRegister = regexp.MustCompile(`RIP=([0-9a-f]{16})`)
+
+// halted NAME: wait until the guest's processor stays in one place, as after
+// edk2's CpuDeadLoop: a second of samples, all within 64 bytes.
+func halted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: halted NAME")
+	}
+	var last uint64
+	same := 0
+	for deadline := time.Now().Add(90 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		ts.Check(ts.Exec("vmlatch", "qmp", args[0], "human-monitor-command", `{"command-line": "info registers"}`))
+		m := ripRegister.FindStringSubmatch(ts.ReadFile("stdout"))
+		if m == nil {
+			ts.Fatalf("no RIP in %s", ts.ReadFile("stdout"))
+		}
+		rip, err := strconv.ParseUint(m[1], 16, 64)
+		ts.Check(err)
+		if rip&^63 != last&^63 && rip-last+32 > 64 {
+			same, last = 0, rip
+		} else if same++; same == 10 {
+			ts.Logf("halted at %#x", rip)
+			return
+		}
+	}
+	ts.Fatalf("%s does not halt", args[0])
 }

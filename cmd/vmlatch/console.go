@@ -77,7 +77,8 @@ func openConsole(root rundir.Root, name string) (net.Conn, error) {
 // guest ends, the user detaches or the context ends. On a terminal the bytes
 // pass as they are, for the guest draws on it; elsewhere they are escaped.
 func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter) error {
-	var out io.Writer = &cli.EscapeWriter{W: s.Out}
+	escaped := &cli.EscapeWriter{W: s.Out}
+	var out io.Writer = escaped
 	if in, ok := s.In.(*os.File); ok && term.IsTerminal(int(in.Fd())) && s.OutIsTerminal() {
 		out = s.Out
 		if old, err := term.MakeRaw(int(in.Fd())); err == nil {
@@ -91,6 +92,7 @@ func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter) error {
 	printed := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(out, console)
+		_ = escaped.Flush()
 		printed <- err
 	}()
 	for {

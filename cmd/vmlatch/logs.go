@@ -57,7 +57,9 @@ Examples:
 			if c.Bool("previous") {
 				path = d.PreviousLogPath(file)
 			}
-			var out io.Writer = &cli.EscapeWriter{W: s.Out}
+			escaped := &cli.EscapeWriter{W: s.Out}
+			defer func() { _ = escaped.Flush() }()
+			var out io.Writer = escaped
 			if c.Bool("raw") {
 				out = s.Out
 			}

@@ -54,7 +54,10 @@ var flagOptions = map[string]bool{
 }
 
 // keyValue is one element of an option's value.
-type keyValue struct{ key, value string }
+type keyValue struct {
+	key, value string
+	bare       bool // without "="
+}
 
 // splitOptions splits "a=b,c=d,,e,f": a doubled comma stands for one, and an
 // element without "=" is a bare word (QEMU, util/qemu-option.c).
@@ -75,11 +78,11 @@ func splitOptions(s string) []keyValue {
 			i++
 		}
 		s = s[min(i+1, len(s)):]
-		k, v, _ := strings.Cut(b.String(), "=")
-		if !strings.Contains(b.String(), "=") {
-			k, v = b.String(), ""
+		if b.Len() == 0 {
+			continue
 		}
-		out = append(out, keyValue{k, v})
+		k, v, found := strings.Cut(b.String(), "=")
+		out = append(out, keyValue{k, v, !found})
 	}
 	return out
 }
@@ -88,7 +91,7 @@ func joinOptions(kvs []keyValue) string {
 	parts := make([]string, len(kvs))
 	for i, kv := range kvs {
 		parts[i] = strings.ReplaceAll(kv.key, ",", ",,")
-		if kv.value != "" {
+		if !kv.bare {
 			parts[i] += "=" + strings.ReplaceAll(kv.value, ",", ",,")
 		}
 	}
@@ -284,11 +287,11 @@ func (c *commandLine) takeChardev(o option, control map[string]bool) error {
 		c.keep(o)
 		return nil
 	}
-	if kvs[0].key != "socket" {
+	if len(kvs) == 0 || kvs[0].key != "socket" {
 		return fmt.Errorf("-chardev %s: swtee can stand before QMP monitors on unix sockets only", o.value)
 	}
 	m := monitorSpec{chardev: id, fd: -1, path: get(kvs, "path"), arg: len(c.args) + 1}
-	if server := get(kvs, "server"); server == "on" || server == "" && slices.Contains(kvs, keyValue{"server", ""}) {
+	if server := get(kvs, "server"); server == "on" || slices.Contains(kvs, keyValue{key: "server", bare: true}) {
 		m.listen = true
 	}
 	if fd := get(kvs, "fd"); fd != "" {
@@ -309,12 +312,15 @@ func (c *commandLine) takeChardev(o option, control map[string]bool) error {
 // takeQMP expands the short form for a listening unix socket.
 func (c *commandLine) takeQMP(o option) error {
 	kvs := splitOptions(o.value)
-	path, ok := strings.CutPrefix(kvs[0].key, "unix:")
+	path, ok := "", false
+	if len(kvs) > 0 {
+		path, ok = strings.CutPrefix(kvs[0].key, "unix:")
+	}
 	if !ok {
 		return fmt.Errorf("-qmp %s: swtee can stand before unix:PATH,server=on,wait=off only", o.value)
 	}
 	id := fmt.Sprintf("swtee-qmp%d", len(c.monitors))
-	long := append([]keyValue{{"socket", ""}, {"id", id}, {"path", path}}, kvs[1:]...)
+	long := append([]keyValue{{key: "socket", bare: true}, {key: "id", value: id}, {key: "path", value: path}}, kvs[1:]...)
 	if err := c.takeChardev(option{name: "chardev", value: joinOptions(long)}, map[string]bool{id: true}); err != nil {
 		return err
 	}

@@ -78,34 +78,49 @@ func Escape(s string) string {
 }
 
 // EscapeWriter applies Escape to everything written through it; a carriage
-// return before a newline is left out.
+// return before a newline is left out. Flush writes what may still be held back.
 type EscapeWriter struct {
 	W       io.Writer
-	pending []byte // an incomplete character
+	pending []byte // a character or a line end that may not be complete
 }
 
 func (e *EscapeWriter) Write(p []byte) (int, error) {
 	b := append(e.pending, p...)
-	keep := 0
-	for keep < min(len(b), utf8.UTFMax-1) && !utf8.FullRune(b[len(b)-keep-1:]) {
-		keep++
-		if utf8.RuneStart(b[len(b)-keep]) {
-			break
-		}
-	}
-	if keep > 0 && !(utf8.RuneStart(b[len(b)-keep]) && !utf8.FullRune(b[len(b)-keep:])) {
-		keep = 0
-	}
-	if keep == 0 && len(b) > 0 && b[len(b)-1] == '\r' {
-		keep = 1
-	}
-	whole := b[:len(b)-keep]
-	e.pending = append([]byte(nil), b[len(b)-keep:]...)
-	text := strings.ReplaceAll(string(whole), "\r\n", "\n")
-	if _, err := io.WriteString(e.W, Escape(text)); err != nil {
+	whole := len(b) - incomplete(b)
+	e.pending = append([]byte(nil), b[whole:]...)
+	if err := e.write(b[:whole]); err != nil {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// Flush writes what Write has held back.
+func (e *EscapeWriter) Flush() error {
+	b := e.pending
+	e.pending = nil
+	return e.write(b)
+}
+
+func (e *EscapeWriter) write(b []byte) error {
+	_, err := io.WriteString(e.W, Escape(strings.ReplaceAll(string(b), "\r\n", "\n")))
+	return err
+}
+
+// incomplete counts the bytes at the end that the next write could complete.
+func incomplete(b []byte) int {
+	n := len(b)
+	for i := 1; i <= min(n, utf8.UTFMax-1); i++ {
+		if utf8.RuneStart(b[n-i]) {
+			if !utf8.FullRune(b[n-i:]) {
+				return i
+			}
+			break
+		}
+	}
+	if n > 0 && b[n-1] == '\r' {
+		return 1
+	}
+	return 0
 }
 
 // ReadInput reads a file, or standard input for "-", up to limit bytes.

@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	urfave "github.com/urfave/cli/v2"
+)
+
+// program is an app with one command that records what reached it.
+func program() (app *App, out, errs *bytes.Buffer, got *[]string) {
+	out, errs, got = &bytes.Buffer{}, &bytes.Buffer{}, &[]string{}
+	app = &App{
+		Name: "prog", Usage: "test", Version: "1", IO: &IO{Out: out, Err: errs, Name: "prog"},
+		Topics: []Topic{{"topic", "a topic", "text of the topic"}},
+		Commands: []*urfave.Command{{
+			Name: "work", Usage: "do it", ArgsUsage: "FILE",
+			Flags: []urfave.Flag{
+				&urfave.BoolFlag{Name: "now"},
+				&urfave.StringSliceFlag{Name: "entry"},
+				&urfave.StringFlag{Name: "policy"},
+			},
+			BashComplete: func(c *urfave.Context) { _, _ = c.App.Writer.Write([]byte("one\ntwo\n")) },
+			Action: func(c *urfave.Context) error {
+				args, err := Args(c, "FILE")
+				if err != nil {
+					return err
+				}
+				*got = append(args, c.StringSlice("entry")...)
+				if c.Bool("now") {
+					*got = append(*got, "now")
+				}
+				if args[0] == "fail" {
+					return Fail(ExitRefused, errors.New("no"), "try again")
+				}
+				return nil
+			},
+		}},
+	}
+	return app, out, errs, got
+}
+
+func TestTrapsOfTheParser(t *testing.T) {
+	for name, c := range map[string]struct {
+		args []string
+		code ExitCode
+		got  string // what reached the command
+		errs string
+	}{
+		"plain":                       {[]string{"work", "f"}, 0, "f", ""},
+		"option behind argument":      {[]string{"work", "f", "--now"}, 0, "f now", ""},
+		"value behind argument":       {[]string{"work", "f", "--entry", "a,b", "--entry=c"}, 0, "f a,b c", ""},
+		"slices do not split":         {[]string{"work", "--entry", "file=a,if=virtio", "f"}, 0, "f file=a,if=virtio", ""},
+		"behind -- all is argument":   {[]string{"work", "--", "--now"}, 0, "--now", ""},
+		"unknown option":              {[]string{"work", "--polcy", "x", "f"}, ExitUsage, "", "prog: no option --polcy\nhint: did you mean --policy?\n"},
+		"unknown command":             {[]string{"wrk"}, ExitUsage, "", "prog: no command \"wrk\"\nhint: did you mean \"prog work\"?\n"},
+		"missing argument":            {[]string{"work"}, ExitUsage, "", "prog: FILE is missing\nhint: usage: prog work FILE\n"},
+		"too many arguments":          {[]string{"work", "a", "b"}, ExitUsage, "", "prog: unexpected argument \"b\"\nhint: usage: prog work FILE\n"},
+		"error with hint":             {[]string{"work", "fail"}, ExitRefused, "fail", "prog: no\nhint: try again\n"},
+		"missing value":               {[]string{"work", "--policy"}, ExitUsage, "", "prog: flag needs an argument: -policy\nhint: \"prog work --help\" shows the options\n"},
+		"unknown topic":               {[]string{"help", "nothing"}, ExitUsage, "", "prog: no command or topic \"nothing\"\nhint: \"prog help topics\" lists the topics\n"},
+		"completion of another shell": {[]string{"completion", "tcsh"}, ExitUsage, "", "prog: no completion for \"tcsh\": use bash, zsh or fish\n"},
+		"go-style completion request": {[]string{"work", "--generate-bash-completion"}, ExitUsage, "", "prog: no option --generate-bash-completion\nhint: \"prog work --help\" shows the options\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app, out, errs, got := program()
+			code := app.Run(context.Background(), append([]string{"prog"}, c.args...))
+			if code != c.code || strings.Join(*got, " ") != c.got || errs.String() != c.errs {
+				t.Errorf("code %d, command saw %q, stderr %q", code, *got, errs.String())
+			}
+			if c.code != 0 && out.Len() > 0 {
+				t.Errorf("an error prints to standard output: %s", out)
+			}
+		})
+	}
+}
+
+func TestCompletionNeverRunsACommand(t *testing.T) {
+	for words, want := range map[string]string{
+		"":             "work completion help",
+		"w":            "work",
+		"work --":      "--now --entry --policy --help",
+		"work --n":     "--now",
+		"work ":        "one two",
+		"work t":       "two",
+		"work --now t": "two",
+		"nonsense ":    "work completion help",
+	} {
+		app, out, errs, got := program()
+		app.Run(context.Background(), append([]string{"prog", "__complete"}, strings.Split(words, " ")...))
+		if s := strings.Join(strings.Fields(out.String()), " "); s != want {
+			t.Errorf("%q completes to %q, want %q", words, s, want)
+		}
+		if *got != nil && len(*got) > 0 || errs.Len() > 0 {
+			t.Errorf("%q ran a command: %q %s", words, *got, errs)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for args, want := range map[string]string{
+		"--help":          "usage: prog COMMAND",
+		"help":            "  work  do it",
+		"help work":       "prog work [command options] FILE",
+		"work --help":     "prog work",
+		"help topic":      "text of the topic",
+		"help topics":     "exit-codes",
+		"help exit-codes": "130  interrupted",
+		"--version":       "prog 1",
+		"__man":           ".SH TOPIC",
+		"":                "usage: prog COMMAND",
+	} {
+		app, out, errs, _ := program()
+		if code := app.Run(context.Background(), append([]string{"prog"}, strings.Fields(args)...)); code != 0 || !strings.Contains(out.String(), want) {
+			t.Errorf("%q: code %d, %q, want %q; %s", args, code, out.String(), want, errs)
+		}
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	app, _, errs, _ := program()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	app.Commands[0].Action = func(c *urfave.Context) error { return c.Context.Err() }
+	if code := app.Run(ctx, []string{"prog", "work", "f"}); code != ExitInterrupted || errs.String() != "prog: interrupted\n" {
+		t.Errorf("code %d, %q", code, errs)
+	}
+}
+
+func TestExitCodesAreUnique(t *testing.T) {
+	seen := map[ExitCode]bool{}
+	for _, e := range exitCodes {
+		if seen[e.Code] || e.Meaning == "" {
+			t.Errorf("code %d is twice or without meaning", e.Code)
+		}
+		seen[e.Code] = true
+	}
+}
+
+func TestEscape(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\n\ttext ä": "plain\n\ttext ä",
+		"\x1b[2J":         `\x1b[2J`,
+		"a\rb\x07":        `a\x0db\x07`,
+		"\xff\xfe":        `\xff\xfe`,
+		"\u202e":          `\xe2\x80\xae`,
+	} {
+		if got := Escape(in); got != want {
+			t.Errorf("%q becomes %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzEscapeWriter(f *testing.F) {
+	f.Add("a\x1b[0mä\r\n", 3)
+	f.Fuzz(func(t *testing.T, s string, cut int) {
+		var whole, parts bytes.Buffer
+		w := &EscapeWriter{W: &whole}
+		_, _ = w.Write([]byte(s))
+		_ = w.Flush()
+		w = &EscapeWriter{W: &parts}
+		if cut < 0 || cut > len(s) {
+			cut = 0
+		}
+		_, _ = w.Write([]byte(s[:cut]))
+		_, _ = w.Write([]byte(s[cut:]))
+		_ = w.Flush()
+		if whole.String() != parts.String() {
+			t.Errorf("%q cut at %d: %q, whole %q", s, cut, parts.String(), whole.String())
+		}
+		for _, r := range parts.String() {
+			if r < 0x20 && r != '\n' && r != '\t' || r == 0x7f {
+				t.Errorf("%q lets %q through", s, r)
+			}
+		}
+	})
+}
+
+func TestFilesAppearWholeOrNotAtAll(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "out")
+	if err := WriteFile(file, []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if err := WriteFile(dir, []byte("x"), 0o600); err == nil {
+		t.Error("a directory is replaced")
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+	if b, _ := os.ReadFile(file); string(b) != "new" {
+		t.Errorf("content %q", b)
+	}
+}

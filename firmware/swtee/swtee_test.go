@@ -1,0 +1,315 @@
+package swtee
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/pem"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/session"
+)
+
+var sharedPlatform = sync.OnceValues(func() (*Platform, error) {
+	dir, err := os.MkdirTemp("", "swtee-test-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	return OpenPlatform(dir)
+})
+
+func platform(t testing.TB) *Platform {
+	t.Helper()
+	p, err := sharedPlatform()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestPlatformChainVerifiesUpToItsOwnRootOnly(t *testing.T) {
+	p := platform(t)
+	root, err := p.Chain().Verify([]sev.Root{p.Root()})
+	if err != nil || root.Product != p.Root().Product {
+		t.Fatalf("%v, %v", root.Product, err)
+	}
+	amd, err := sev.AMDRoots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Chain().Verify(amd); !errors.Is(err, sev.ErrUntrusted) {
+		t.Errorf("against AMD's roots: %v, want ErrUntrusted", err)
+	}
+	block, _ := pem.Decode(p.RootPEM())
+	if block == nil || block.Type != RootPEMType {
+		t.Fatal("the root prints as no PEM block")
+	}
+	if _, err := sev.ParseRoot("x", block.Bytes); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPlatformIsKeptAndPrivate(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "deep")
+	var wg sync.WaitGroup
+	got := make([]*Platform, 4)
+	for i := range got {
+		wg.Go(func() {
+			p, err := OpenPlatform(dir)
+			if err != nil {
+				t.Error(err)
+			}
+			got[i] = p
+		})
+	}
+	wg.Wait()
+	for _, p := range got {
+		if p == nil || !bytes.Equal(p.ID(), got[0].ID()) {
+			t.Error("processes that start at once get different platforms")
+		}
+	}
+	file := filepath.Join(dir, platformName)
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("left behind: %v", entries)
+	}
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenPlatform(dir); err == nil {
+		t.Error("a damaged platform opens")
+	}
+}
+
+func status(err error) sev.Status {
+	var s sev.Status
+	if !errors.As(err, &s) {
+		return sev.StatusOK
+	}
+	return s
+}
+
+func TestLaunch(t *testing.T) {
+	p := platform(t)
+	s, err := session.New(rand.Reader, p.Chain().PDH, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := p.NewGuest()
+	if err := g.LaunchStart(3, s.OwnerCert.Bytes(), s.Blob[:]); err != nil {
+		t.Fatal(err)
+	}
+	firmware := bytes.Repeat([]byte{7}, 4096)
+	for _, part := range [][]byte{firmware, make([]byte, 176)} {
+		if err := g.LaunchUpdateData(part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := g.LaunchMeasure()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256(slices.Concat(firmware, make([]byte, 176)))
+	if g.LaunchDigest() != digest || !s.Keys.Verifies(m, FirmwareBuild, 3, digest) {
+		t.Error("the owner cannot verify the measurement")
+	}
+	packet, err := s.Keys.Seal([]byte("sixteen bytes!!!"), [16]byte{9}, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := slices.Clone(packet.Data)
+	bad[0] ^= 1
+	if _, err := g.LaunchSecret(packet.Header[:], bad, 16); status(err) != sev.StatusBadMeasurement {
+		t.Errorf("a tampered packet: %v", err)
+	}
+	if _, err := g.LaunchSecret(packet.Header[:51], packet.Data, 16); status(err) != sev.StatusInvalidLength {
+		t.Errorf("a short header: %v", err)
+	}
+	plain, err := g.LaunchSecret(packet.Header[:], packet.Data, 16)
+	if err != nil || string(plain) != "sixteen bytes!!!" {
+		t.Errorf("%q, %v", plain, err)
+	}
+	report, err := g.AttestationReport([16]byte{1})
+	if err != nil || len(report) != 208 || !bytes.Equal(report[16:48], digest[:]) {
+		t.Errorf("report of %d bytes, %v", len(report), err)
+	}
+	if err := g.LaunchFinish(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.LaunchSecret(packet.Header[:], packet.Data, 16); status(err) != sev.StatusInvalidGuestState {
+		t.Errorf("a secret for a running guest: %v", err)
+	}
+}
+
+func TestLaunchStartRefuses(t *testing.T) {
+	p := platform(t)
+	s, err := session.New(rand.Reader, p.Chain().PDH, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	godh, blob := s.OwnerCert.Bytes(), s.Blob[:]
+	flipped := slices.Clone(blob)
+	flipped[20] ^= 1
+	for name, c := range map[string]struct {
+		policy      sev.Policy
+		owner, blob []byte
+		want        sev.Status
+	}{
+		"other policy":    {1, godh, blob, sev.StatusBadMeasurement},
+		"flipped session": {3, godh, flipped, sev.StatusBadMeasurement},
+		"newer firmware":  {3 | 9<<16, nil, nil, sev.StatusPolicyFailure},
+		"reserved bits":   {3 | 0x40, nil, nil, sev.StatusInvalidParam},
+		"short session":   {3, godh, blob[:100], sev.StatusInvalidLength},
+		"no session":      {3, godh, nil, sev.StatusInvalidLength},
+		"not a PDH":       {3, p.Chain().PEK.Bytes(), blob, sev.StatusInvalidCertificate},
+		"zero cert":       {3, make([]byte, sev.CertificateSize), blob, sev.StatusInvalidCertificate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := p.NewGuest()
+			if err := g.LaunchStart(c.policy, c.owner, c.blob); status(err) != c.want {
+				t.Errorf("%v, want %s", err, c.want.Name())
+			}
+			if g.State() != StateUninit {
+				t.Errorf("state %v after a refusal", g.State())
+			}
+		})
+	}
+}
+
+// TestCommandsOutOfOrder tries every command in every state.
+func TestCommandsOutOfOrder(t *testing.T) {
+	p := platform(t)
+	steps := []func(*Guest) error{
+		func(g *Guest) error { return g.LaunchStart(1, nil, nil) },
+		func(g *Guest) error { _, err := g.LaunchMeasure(); return err },
+		func(g *Guest) error { return g.LaunchFinish() },
+	}
+	commands := map[string]struct {
+		run     func(*Guest) error
+		allowed State
+	}{
+		"LaunchStart":      {steps[0], StateUninit},
+		"LaunchUpdateData": {func(g *Guest) error { return g.LaunchUpdateData(make([]byte, 16)) }, StateLaunchUpdate},
+		"LaunchMeasure":    {steps[1], StateLaunchUpdate},
+		"LaunchFinish":     {steps[2], StateLaunchSecret},
+		"LaunchSecret": {func(g *Guest) error {
+			_, err := g.LaunchSecret(make([]byte, 52), make([]byte, 16), 16)
+			if status(err) == sev.StatusBadMeasurement {
+				return nil // got as far as the MAC
+			}
+			return err
+		}, StateLaunchSecret},
+	}
+	for done := range len(steps) + 1 {
+		for name, c := range commands {
+			g := p.NewGuest()
+			for _, step := range steps[:done] {
+				if err := step(g); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := sev.StatusInvalidGuestState
+			if g.State() == c.allowed {
+				want = sev.StatusOK
+			}
+			state := g.State()
+			if err := c.run(g); status(err) != want {
+				t.Errorf("%s in state %v: %v, want %s", name, state, err, want.Name())
+			}
+		}
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	c, err := parseCommandLine([]string{
+		"qemu", "-machine", "q35,accel=kvm,confidential-guest-support=sev0,vmport=off", "-enable-kvm", "-accel", "kvm", "-cpu", "host,+x",
+		"-object", `{"qom-type":"sev-guest","id":"sev0","policy":3,"kernel-hashes":true,"dh-cert-file":"a,b","session-file":"s"}`,
+		"-object", "rng-random,id=r", "-S", "-append", "-S -daemonize", "-kernel", "k", "-initrd", "i", "-bios", "fw",
+		"-chardev", "socket,id=m,fd=5,server=on,wait=off,logfile=x,,y", "-mon", "chardev=m,mode=control",
+		"-chardev", "socket,id=con,fd=6,server=on,wait=off", "-qmp", "unix:/tmp/a,,b.sock,server=on,wait=off",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := *c.guest
+	if g != (sevObject{policy: 3, ownerFile: "a,b", sessionFile: "s", kernelHashes: true}) {
+		t.Errorf("object %+v", g)
+	}
+	if !c.paused || c.cmdline != "-S -daemonize" || c.kernel != "k" || c.initrd != "i" || c.firmware != "fw" {
+		t.Errorf("%+v", c)
+	}
+	for i, m := range c.monitors {
+		c.withMonitor(m, 40+i)
+	}
+	got := strings.Join(c.args, " ")
+	want := "-accel tcg -machine q35,vmport=off -cpu max,+x -object rng-random,id=r -append -S -daemonize -kernel k -initrd i -bios fw " +
+		"-chardev socket,id=m,logfile=x,,y,fd=40 -mon chardev=m,mode=control -chardev socket,id=con,fd=6,server=on,wait=off " +
+		"-chardev socket,id=swtee-qmp1,fd=41 -mon chardev=swtee-qmp1,mode=control -S"
+	if got != want {
+		t.Errorf("command line\n%s\nwant\n%s", got, want)
+	}
+	if c.monitors[1].path != "/tmp/a,b.sock" || !c.monitors[0].listen || c.monitors[0].fd != 5 {
+		t.Errorf("monitors %+v", c.monitors)
+	}
+}
+
+func TestCommandLineRefuses(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                                     "no QEMU",
+		"qemu disk.img":                        "options only",
+		"qemu -bios":                           "value is missing",
+		"qemu -daemonize":                      "outlive",
+		"qemu -qmp stdio":                      "unix:PATH",
+		"qemu -qmp tcp:x:1":                    "unix:PATH",
+		"qemu -qmp unix:/x":                    "server=on",
+		"qemu -object tdx-guest,id=x":          "only sev-guest",
+		"qemu -object sev-snp-guest,id=x":      "only sev-guest",
+		"qemu -object sev-guest,id=x,policy=5": "SEV-ES",
+		"qemu -object sev-guest,id=x,policy=many":                       "32-bit",
+		"qemu -object sev-guest,id=x,session-file=s":                    "go together",
+		"qemu -object {bad":                                             "-object",
+		"qemu -chardev file,id=m,path=x -mon chardev=m,mode=control":    "unix sockets only",
+		"qemu -chardev socket,id=m,fd=one -mon chardev=m,mode=control":  "inherited socket",
+		"qemu -chardev socket,id=m,fd=1 -mon chardev=m,mode=control":    "inherited socket",
+		"qemu -chardev socket,id=m,path=/x -mon chardev=m,mode=control": "server=on",
+	} {
+		if _, err := parseCommandLine(strings.Fields(line)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", line, err, want)
+		}
+	}
+}
+
+func FuzzCommandLine(f *testing.F) {
+	f.Add("-object\nsev-guest,id=a\n-qmp\nunix:x,server=on")
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := parseCommandLine(append([]string{"qemu"}, strings.Split(s, "\n")...))
+		if err != nil {
+			return
+		}
+		for _, m := range c.monitors {
+			c.withMonitor(m, 9)
+		}
+	})
+}
+
+func FuzzSplitOptions(f *testing.F) {
+	f.Add("socket,id=a,,b,server=on")
+	f.Fuzz(func(t *testing.T, s string) {
+		once := splitOptions(s)
+		again := splitOptions(joinOptions(once))
+		if !slices.Equal(once, again) {
+			t.Errorf("%q: %+v, then %+v", s, once, again)
+		}
+	})
+}

@@ -1,0 +1,110 @@
+// The floor that the benchmarks compare with: what a C program without any
+// library needs to start QEMU and to talk to it.
+//
+//   floor start QEMU ARGS...   spawn QEMU with a socketpair as descriptor 4 and
+//                              another as 5, wait for the reply to query-status,
+//                              then kill it; prints nanoseconds: start, kill
+//   floor qmp SOCKET N         N blocking query-status; prints the median
+//
+// Exit code 1 on any failure.
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static char buf[1 << 16];
+
+static void die(const char *what) { perror(what); exit(1); }
+
+static long now(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000L + t.tv_nsec;
+}
+
+// line reads up to the newline that ends a reply; events are skipped.
+static void reply(int fd, const char *want) {
+	size_t n = 0;
+	for (;;) {
+		ssize_t r = read(fd, buf + n, sizeof buf - 1 - n);
+		if (r <= 0) die("read");
+		n += r;
+		buf[n] = 0;
+		if (buf[n - 1] != '\n') continue;
+		if (strstr(buf, want)) return;
+		n = 0;
+	}
+}
+
+static void command(int fd, const char *text, const char *want) {
+	if (write(fd, text, strlen(text)) != (ssize_t)strlen(text)) die("write");
+	reply(fd, want);
+}
+
+static void negotiate(int fd) {
+	reply(fd, "QMP");
+	command(fd, "{\"execute\":\"qmp_capabilities\"}\n", "return");
+}
+
+static int start(char **argv) {
+	int qmp[2], events[2], status;
+	long t0 = now();
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, events)) die("socketpair");
+	pid_t pid = vfork();
+	if (pid < 0) die("vfork");
+	if (pid == 0) {
+		int q = fcntl(qmp[1], F_DUPFD, 20), e = fcntl(events[1], F_DUPFD, 20);
+		dup2(q, 4);
+		dup2(e, 5);
+		close(q);
+		close(e);
+		execv(argv[0], argv);
+		_exit(127);
+	}
+	close(qmp[1]);
+	close(events[1]);
+	negotiate(qmp[0]);
+	command(qmp[0], "{\"execute\":\"query-status\"}\n", "prelaunch");
+	long t1 = now();
+	kill(pid, SIGKILL);
+	if (waitpid(pid, &status, 0) != pid) die("waitpid");
+	long t2 = now();
+	printf("%ld %ld\n", t1 - t0, t2 - t1);
+	return 0;
+}
+
+static int compare(const void *a, const void *b) {
+	long x = *(const long *)a, y = *(const long *)b;
+	return (x > y) - (x < y);
+}
+
+static int qmp(const char *path, int n) {
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	strncpy(addr.sun_path, path, sizeof addr.sun_path - 1);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof addr)) die("connect");
+	negotiate(fd);
+	long *took = calloc(n, sizeof *took);
+	for (int i = 0; i < n; i++) {
+		long t0 = now();
+		command(fd, "{\"execute\":\"query-status\"}\n", "return");
+		took[i] = now() - t0;
+	}
+	qsort(took, n, sizeof *took, compare);
+	printf("%ld %ld\n", took[n / 2], took[n * 99 / 100]);
+	return 0;
+}
+
+int main(int argc, char **argv) {
+	if (argc > 2 && !strcmp(argv[1], "start")) return start(argv + 2);
+	if (argc == 4 && !strcmp(argv[1], "qmp")) return qmp(argv[2], atoi(argv[3]));
+	fprintf(stderr, "usage: floor start QEMU ARGS... | floor qmp SOCKET N\n");
+	return 2;
+}

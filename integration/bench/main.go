@@ -1,0 +1,298 @@
+// Command bench measures the programs as whole processes against floors that it
+// measures in the same run, and prints ratios: the machine's speed drifts, the
+// ratios do not. It fails nothing; it is for people.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+func main() {
+	bin := flag.String("bin", ".cache/bin", "directory of the programs")
+	rounds := flag.Int("rounds", 20, "rounds of each measurement")
+	flag.Parse()
+	b := &bench{rounds: *rounds}
+	if err := b.run(*bin); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	rounds int
+	bin    string
+	work   string
+	floor  string
+	rows   [][]string
+}
+
+func (b *bench) run(bin string) (err error) {
+	if b.bin, err = filepath.Abs(bin); err != nil {
+		return err
+	}
+	if b.work, err = os.MkdirTemp("", "vmlatch-bench-*"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.work)
+	b.floor = filepath.Join(b.work, "floor")
+	const source = "integration/bench/floor/floor.c"
+	if out, err := exec.Command("cc", "-O2", "-o", b.floor, source).CombinedOutput(); err != nil {
+		return fmt.Errorf("the floor is a C program, which needs a compiler (package gcc): %w\n%s", err, out)
+	}
+	spec := "memory = \"256MiB\"\naccel = \"tcg\"\ncpu = \"qemu64\"\n[firmware]\ntype = \"uefi\"\n[[disk]]\nimage = \"disk.raw\"\n"
+	if err := os.WriteFile(filepath.Join(b.work, "vm.toml"), []byte(spec), 0o600); err != nil {
+		return err
+	}
+	small := "memory = \"32MiB\"\naccel = \"tcg\"\n"
+	if err := os.WriteFile(filepath.Join(b.work, "small.toml"), []byte(small), 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(b.work, "disk.raw"), make([]byte, 1<<20), 0o600); err != nil {
+		return err
+	}
+	for _, step := range []func() error{b.startAndStop, b.commands, b.roundTrip, b.ps, b.sizes} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	t := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "what\tmedian\tfloor\tratio\tgoal")
+	for _, r := range b.rows {
+		fmt.Fprintln(t, strings.Join(r, "\t"))
+	}
+	return t.Flush()
+}
+
+func (b *bench) row(what string, value, floor time.Duration, ratio float64, goal string) {
+	b.rows = append(b.rows, []string{what, value.Round(10 * time.Microsecond).String(), floor.Round(10 * time.Microsecond).String(), fmt.Sprintf("%.2f", ratio), goal})
+}
+
+// vmlatch runs one command as a whole process and returns its wall time.
+func (b *bench) vmlatch(args ...string) (time.Duration, []byte, error) {
+	cmd := exec.Command(filepath.Join(b.bin, "vmlatch"), args...)
+	cmd.Dir = b.work
+	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+filepath.Join(b.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"))
+	start := time.Now()
+	out, err := cmd.Output()
+	took := time.Since(start)
+	if err != nil {
+		text := ""
+		if e, ok := err.(*exec.ExitError); ok {
+			text = string(e.Stderr)
+		}
+		return 0, nil, fmt.Errorf("vmlatch %s: %w\n%s", strings.Join(args, " "), err, text)
+	}
+	return took, out, nil
+}
+
+// floorArgv is the plan's own command line with the sockets that the floor has.
+func (b *bench) floorArgv() ([]string, error) {
+	_, out, err := b.vmlatch("plan", "--json", "vm.toml")
+	if err != nil {
+		return nil, err
+	}
+	var plan struct {
+		Argv   []string
+		Copies []struct{ From, To string }
+	}
+	if err := json.Unmarshal(out, &plan); err != nil {
+		return nil, err
+	}
+	for i, a := range plan.Argv {
+		for _, c := range plan.Copies { // the floor makes no copy
+			vars := filepath.Join(b.work, "vars.fd")
+			if data, err := os.ReadFile(c.From); err == nil {
+				_ = os.WriteFile(vars, data, 0o600)
+			}
+			a = strings.ReplaceAll(a, c.To, vars)
+		}
+		switch {
+		case strings.HasPrefix(a, "socket,id=qmp,"):
+			a = "socket,id=qmp,fd=4"
+		case strings.HasPrefix(a, "socket,id=events,"):
+			a = "socket,id=events,fd=5,logfile=/dev/null"
+		case strings.HasPrefix(a, "socket,id="):
+			a = "null,id=" + strings.Split(strings.TrimPrefix(a, "socket,id="), ",")[0]
+		}
+		plan.Argv[i] = a
+	}
+	return plan.Argv, nil
+}
+
+func (b *bench) startAndStop() error {
+	argv, err := b.floorArgv()
+	if err != nil {
+		return err
+	}
+	var start, stop, floorStart, floorKill []time.Duration
+	for i := range b.rounds + 1 {
+		out, err := exec.Command(b.floor, append([]string{"start"}, argv...)...).Output()
+		if err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+		var up, kill int64
+		if _, err := fmt.Sscan(string(out), &up, &kill); err != nil {
+			return err
+		}
+		took, _, err := b.vmlatch("start", "vm.toml", "--hold")
+		if err != nil {
+			return err
+		}
+		ended, _, err := b.vmlatch("stop", "vm", "--now")
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			continue // warm-up
+		}
+		start, floorStart = append(start, took), append(floorStart, time.Duration(up))
+		stop, floorKill = append(stop, ended), append(floorKill, time.Duration(kill))
+	}
+	b.row("start to paused, whole process", median(start), median(floorStart), medianRatio(start, floorStart), "<= 1.15")
+	b.row("stop --now, whole process, to SIGKILL until reaped", median(stop), median(floorKill), medianRatio(stop, floorKill), "<= 4")
+	return nil
+}
+
+// commands counts the QMP commands of a start by the replies that QEMU logs.
+func (b *bench) commands() error {
+	log := filepath.Join(b.work, "qmp.log")
+	wrapper := fmt.Sprintf("#!/bin/sh\nfor a; do shift; case $a in socket,id=qmp,*) a=$a,logfile=%s;; esac; set -- \"$@\" \"$a\"; done\nexec qemu-system-x86_64 \"$@\"\n", log)
+	if err := os.WriteFile(filepath.Join(b.work, "qemu"), []byte(wrapper), 0o700); err != nil {
+		return err
+	}
+	spec := fmt.Sprintf("memory = \"32MiB\"\naccel = \"tcg\"\nqemu = %q\n", filepath.Join(b.work, "qemu"))
+	if err := os.WriteFile(filepath.Join(b.work, "counted.toml"), []byte(spec), 0o600); err != nil {
+		return err
+	}
+	if _, _, err := b.vmlatch("start", "counted.toml"); err != nil {
+		return err
+	}
+	if _, _, err := b.vmlatch("stop", "counted", "--now"); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return err
+	}
+	n := strings.Count(string(text), `"id":`) + 1 // and one on the events monitor
+	b.rows = append(b.rows, []string{"QMP commands of a start, released", fmt.Sprint(n), "", "", "<= 5"})
+	return nil
+}
+
+func (b *bench) roundTrip() error {
+	const calls = 2000
+	if _, _, err := b.vmlatch("start", "small.toml", "--hold"); err != nil {
+		return err
+	}
+	socket := filepath.Join(b.work, "run/small/monitor.sock")
+	var own, own99, c, c99 []time.Duration
+	for range max(9, b.rounds/2) {
+		out, err := exec.Command(b.floor, "qmp", socket, fmt.Sprint(calls)).Output()
+		if err != nil {
+			return fmt.Errorf("floor: %w", err)
+		}
+		var p50, p99 int64
+		if _, err := fmt.Sscan(string(out), &p50, &p99); err != nil {
+			return err
+		}
+		took, err := measureConn(socket, calls)
+		if err != nil {
+			return err
+		}
+		c, c99 = append(c, time.Duration(p50)), append(c99, time.Duration(p99))
+		own, own99 = append(own, took[calls/2]), append(own99, took[calls*99/100])
+	}
+	b.row("QMP round trip, p50, to C", median(own), median(c), medianRatio(own, c), "<= 1.15")
+	b.row("QMP round trip, p99, to C", median(own99), median(c99), medianRatio(own99, c99), "<= 1.3")
+	_, _, err := b.vmlatch("stop", "small", "--now")
+	return err
+}
+
+// measureConn times query-status over this project's client, sorted.
+func measureConn(socket string, n int) ([]time.Duration, error) {
+	ctx := context.Background()
+	conn, err := qmp.Dial(ctx, socket, qmp.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	took := make([]time.Duration, n)
+	for i := range took {
+		start := time.Now()
+		if _, err := (qmp.QueryStatus{}).Execute(ctx, conn); err != nil {
+			return nil, err
+		}
+		took[i] = time.Since(start)
+	}
+	slices.Sort(took)
+	return took, nil
+}
+
+func (b *bench) ps() error {
+	const vms = 30
+	var started []time.Duration
+	for i := range vms {
+		took, _, err := b.vmlatch("start", "small.toml", "--hold", "--name", fmt.Sprintf("vm%d", i))
+		if err != nil {
+			return err
+		}
+		started = append(started, took)
+	}
+	var took []time.Duration
+	for range b.rounds {
+		t, _, err := b.vmlatch("ps")
+		if err != nil {
+			return err
+		}
+		took = append(took, t)
+	}
+	for i := range vms {
+		if _, _, err := b.vmlatch("stop", fmt.Sprintf("vm%d", i), "--now"); err != nil {
+			return err
+		}
+	}
+	b.row(fmt.Sprintf("ps with %d VMs, to one start", vms), median(took), median(started), float64(median(took))/float64(median(started)), "small")
+	return nil
+}
+
+func (b *bench) sizes() error {
+	for _, name := range []string{"vmlatch", "latchkey", "swtee"} {
+		info, err := os.Stat(filepath.Join(b.bin, name))
+		if err != nil {
+			return err
+		}
+		goal := ""
+		if name == "vmlatch" {
+			goal = "< 9 MB"
+		}
+		b.rows = append(b.rows, []string{"size of " + name, fmt.Sprintf("%.2f MB", float64(info.Size())/1e6), "", "", goal})
+	}
+	return nil
+}
+
+func median(d []time.Duration) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[len(s)/2]
+}
+
+// medianRatio is the median of the ratios round by round.
+func medianRatio(a, b []time.Duration) float64 {
+	r := make([]float64, len(a))
+	for i := range a {
+		r[i] = float64(a[i]) / float64(b[i])
+	}
+	slices.Sort(r)
+	return r[len(r)/2]
+}

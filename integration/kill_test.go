@@ -1,0 +1,308 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// host is one user's machine for a test: directories and a spec.
+type host struct {
+	t    *testing.T
+	work string
+	env  []string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	needGuest(t)
+	h := &host{t: t, work: t.TempDir()}
+	h.env = append(os.Environ(),
+		"PATH="+binaries+":"+os.Getenv("PATH"), "HOME="+h.work,
+		"VMLATCH_RUN_DIR="+filepath.Join(h.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(h.work, "state"),
+		"SWTEE_PLATFORM="+platformDir())
+	for _, f := range guestFiles {
+		if err := os.Symlink(filepath.Join(top(), ".cache/guest", f), filepath.Join(h.work, f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() { killAll(t, h.work) })
+	return h
+}
+
+func (h *host) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(binaries, name), args...)
+	cmd.Env, cmd.Dir = h.env, h.work
+	return cmd
+}
+
+// run runs a command that must succeed.
+func (h *host) run(name string, args ...string) string {
+	h.t.Helper()
+	var out, errs bytes.Buffer
+	cmd := h.command(name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		h.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, errs.String())
+	}
+	return out.String()
+}
+
+func (h *host) write(name, text string) {
+	h.t.Helper()
+	if err := os.WriteFile(filepath.Join(h.work, name), []byte(text), 0o600); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// session makes a fresh session named guest.
+func (h *host) session() {
+	h.t.Helper()
+	h.write("platform.json", h.run("vmlatch", "platform", "--emulate"))
+	h.write("root.pem", h.run("swtee", "root"))
+	h.run("latchkey", "session", "--force", "--platform", "platform.json", "--trust-root", "root.pem", "--out", ".")
+}
+
+const ownerScript = `cat > m.json
+exec latchkey secret --owner guest.owner --measurement m.json --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \
+  --cmdline "console=ttyS0 quiet vmlatch.secret=0x810000+0xc00" --entry disk=passphrase --out -
+`
+
+// prepareUnattended writes a spec whose latch is opened by a command.
+func (h *host) prepareUnattended() {
+	h.t.Helper()
+	spec, err := os.ReadFile(filepath.Join(top(), "examples/sev/guest.toml"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.write("guest.toml", string(spec)+"owner = [\"sh\", \"owner.sh\"]\n")
+	h.write("owner.sh", ownerScript)
+	h.write("passphrase", "correct horse battery")
+}
+
+// steps asks a whole start which steps it has.
+func (h *host) steps(args ...string) []string {
+	h.t.Helper()
+	h.session()
+	var errs bytes.Buffer
+	cmd := h.command("vmlatch", append([]string{"start", "guest.toml", "--emulate", "--trace"}, args...)...)
+	cmd.Stderr = &errs
+	if err := cmd.Run(); err != nil {
+		h.t.Fatalf("%v\n%s", err, errs.String())
+	}
+	h.run("vmlatch", "stop", "guest", "--now")
+	h.clearEnded()
+	var steps []string
+	for line := range strings.Lines(errs.String()) {
+		if step, ok := strings.CutPrefix(strings.TrimSpace(line), "step "); ok {
+			steps = append(steps, step)
+		}
+	}
+	return steps
+}
+
+// clearEnded forgets VMs that ended regularly, whose logs are kept.
+func (h *host) clearEnded() { _ = os.RemoveAll(filepath.Join(h.work, "state")) }
+
+// TestKillAtEveryStep kills vmlatch at each step of a start, as the start itself
+// names them, and then QEMU and the emulator: the next command leaves nothing of
+// the launch, and the name can be used again.
+func TestKillAtEveryStep(t *testing.T) {
+	h := newHost(t)
+	h.prepareUnattended()
+	for _, mode := range [][]string{{"--hold"}, {}} {
+		steps := h.steps(mode...)
+		if len(steps) < 9 {
+			t.Fatalf("only %d steps: %v", len(steps), steps)
+		}
+		for _, step := range steps {
+			if step == "done" {
+				continue // by then the command has done its work
+			}
+			t.Run(strings.Join(append(mode, step), "/"), func(t *testing.T) {
+				h := &host{t: t, work: h.work, env: h.env}
+				for _, victim := range []string{"vmlatch", "qemu-system", "swtee"} {
+					h.session()
+					h.killAt(step, victim, mode)
+				}
+			})
+		}
+	}
+	h.session()
+	h.run("vmlatch", "start", "guest.toml", "--emulate")
+	h.run("vmlatch", "stop", "guest", "--now")
+}
+
+// killAt starts a VM, stops the launch before the step, kills the victim there,
+// and lets the launch go on if it lives.
+func (h *host) killAt(step, victim string, mode []string) {
+	t := h.t
+	t.Helper()
+	cmd := h.command("vmlatch", append([]string{"start", "guest.toml", "--emulate", "--stop-at", step}, mode...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitStopped(t, cmd.Process.Pid)
+	if victim == "vmlatch" {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	} else {
+		for pid, line := range processes(h.work + "/") {
+			if strings.HasPrefix(filepath.Base(strings.Fields(line)[0]), victim) {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		_ = cmd.Process.Signal(syscall.SIGCONT)
+		_ = cmd.Wait() // fails, or had nothing to notice yet
+	}
+	h.run("vmlatch", "ps")
+	if victim != "vmlatch" && cmd.ProcessState.Success() {
+		h.run("vmlatch", "ps") // it finished its launch before or after the victim's death
+		_ = h.command("vmlatch", "stop", "guest", "--now").Run()
+		h.clearEnded()
+	}
+	waitNothing(t, h.work)
+}
+
+// waitStopped waits until a process is stopped by a signal.
+func waitStopped(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			t.Fatalf("it ended before the step: %v", err)
+		}
+		_, rest, _ := strings.Cut(string(b), ") ")
+		switch rest[0] {
+		case 'T':
+			return
+		case 'Z':
+			t.Fatal("it ended before the step")
+		}
+	}
+	t.Fatal("it never reached the step")
+}
+
+// waitNothing requires that nothing is left. Processes that were killed may take
+// a moment to vanish from /proc; files may not.
+func waitNothing(t *testing.T, work string) {
+	t.Helper()
+	var left []string
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if left = leftovers(work); len(left) == 0 {
+			return
+		}
+		if !strings.HasPrefix(left[0], "process") {
+			break
+		}
+	}
+	if len(left) > 0 {
+		t.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// TestHeldVMSurvivesItsCommands: killing a command that works on a held VM must
+// not cost the VM, and its end leaves nothing.
+func TestHeldVMSurvivesItsCommands(t *testing.T) {
+	h := newHost(t)
+	h.prepareUnattended()
+	h.session()
+	h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
+	for _, args := range [][]string{{"measure", "guest"}, {"inject", "guest", "missing"}, {"release", "guest"}, {"qmp", "guest", "query-status"}} {
+		cmd := h.command("vmlatch", args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(15 * time.Millisecond) // somewhere in the middle
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if out := h.run("vmlatch", "ps"); !strings.Contains(out, "closed until secret") {
+			t.Fatalf("after killing %v: %s", args, out)
+		}
+	}
+	h.run("vmlatch", "measure", "guest")
+	for pid, line := range processes(h.work + "/") {
+		if strings.Contains(line, "qemu-system") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	h.run("vmlatch", "ps")
+	h.clearEnded()
+	waitNothing(t, h.work)
+}
+
+// TestStoppedQEMU: a QEMU that does not answer makes commands fail in time, and
+// can be ended.
+func TestStoppedQEMU(t *testing.T) {
+	h := newHost(t)
+	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")
+	h.run("vmlatch", "start", "vm.toml", "--hold")
+	for pid, line := range processes(h.work + "/") {
+		if strings.Contains(line, "qemu-system") {
+			_ = syscall.Kill(pid, syscall.SIGSTOP)
+		}
+	}
+	start := time.Now()
+	h.run("vmlatch", "stop", "vm", "--timeout", "1s")
+	if took := time.Since(start); took > 15*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	h.clearEnded()
+	waitNothing(t, h.work)
+}
+
+// TestParallelStartsOfOneName: exactly one wins, the others leave nothing.
+func TestParallelStartsOfOneName(t *testing.T) {
+	h := newHost(t)
+	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")
+	const n = 12
+	cmds := make([]*exec.Cmd, n)
+	for i := range cmds {
+		cmds[i] = h.command("vmlatch", "start", "vm.toml", "--hold")
+		if err := cmds[i].Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	won := 0
+	for _, cmd := range cmds {
+		if cmd.Wait() == nil {
+			won++
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d of %d starts succeed", won, n)
+	}
+	if qemus := len(processes(h.work + "/")); qemus != 1 {
+		t.Errorf("%d processes", qemus)
+	}
+	h.run("vmlatch", "stop", "vm")
+}
+
+// TestInterruptedStart: Ctrl-C during a launch leaves nothing.
+func TestInterruptedStart(t *testing.T) {
+	h := newHost(t)
+	h.prepareUnattended()
+	h.write("owner.sh", "exec sleep 100\n")
+	h.session()
+	cmd := h.command("vmlatch", "start", "guest.toml", "--emulate")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for len(processes("sleep 100")) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	_ = cmd.Process.Signal(os.Interrupt)
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit code %d, want 130: %s", code, errs.String())
+	}
+	waitNothing(t, h.work)
+}

@@ -1,0 +1,336 @@
+package launcher
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// machine is a host as the tests have it.
+func machine(change func(*Facts)) Facts {
+	f := Facts{QEMU: "/usr/bin/qemu-system-x86_64", QEMUFrom: "default", KVM: true, CBitPos: 51}
+	for name, text := range map[string]string{
+		"10-flash.json":  `{"mapping":{"device":"flash","executable":{"filename":"/fw/CODE.fd","format":"raw"},"nvram-template":{"filename":"/fw/VARS.fd","format":"raw"}},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":["amd-sev"]}`,
+		"20-amdsev.json": `{"mapping":{"device":"memory","filename":"/fw/amdsev.fd"},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":["amd-sev","amd-sev-es"]}`,
+		"00-secure.json": `{"mapping":{"device":"flash","executable":{"filename":"/fw/SMM.fd","format":"raw"}},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":["requires-smm","secure-boot"]}`,
+	} {
+		d, _, err := ovmf.ParseDescriptor(name, []byte(text))
+		if err != nil {
+			panic(err)
+		}
+		f.Descriptors = append(f.Descriptors, d)
+	}
+	slices.SortFunc(f.Descriptors, func(a, b ovmf.Descriptor) int { return strings.Compare(a.Path, b.Path) })
+	if change != nil {
+		change(&f)
+	}
+	return f
+}
+
+var testRoot = rundir.Root{Run: "/run/vmlatch", State: "/var/lib/vmlatch"}
+
+// TestPlanGolden compares command lines, one option a line. Refresh the files
+// with -update, and read what changed.
+func TestPlanGolden(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec  string
+		facts Facts
+	}{
+		"plain-tcg": {`name = "vm"`, machine(func(f *Facts) { f.KVM, f.KVMReason = false, "no /dev/kvm" })},
+		"plain-kvm": {`
+			name = "vm"
+			memory = "2GiB"
+			cpus = 4
+			[firmware]
+			type = "uefi"
+			[[disk]]
+			image = "a,b.qcow2"
+			[[disk]]
+			image = "/dev/vg/data"
+			read-only = true
+			[[network]]
+			mode = "user"
+			forward = ["tcp:127.0.0.1:2222:22"]
+			mac = "52:54:00:00:00:01"`, machine(nil)},
+		"sev": {sevSpec, machine(nil)},
+		"sev-emulated": {sevSpec, machine(func(f *Facts) {
+			f.KVM, f.Emulator = false, []string{"/usr/bin/swtee", "--platform", "/p", "--"}
+		})},
+		"sev-features-disk": {`
+			name = "vm"
+			[firmware]
+			features = ["amd-sev"]
+			[confidential]
+			technology = "sev"
+			[latch]
+			until = "nothing"
+			[[disk]]
+			image = "d.raw"
+			[[network]]
+			mode = "user"`, machine(nil)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec, err := ParseSpec([]byte(c.spec), "vm.toml", "/specs")
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, err := NewPlan(spec, c.facts, testRoot)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, filepath.Join("testdata/plan", name+".args"), strings.Join(plan.Argv, "\n")+"\n")
+			again, err := NewPlan(spec, c.facts, testRoot)
+			if err != nil || !slices.Equal(plan.Argv, again.Argv) {
+				t.Error("equal inputs give another plan")
+			}
+			if _, err := json.Marshal(plan); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+const sevSpec = `
+name = "vm"
+memory = "512MiB"
+[firmware]
+image = "OVMF.amdsev.fd"
+[kernel]
+image = "vmlinuz"
+initrd = "initrd,1.img"
+cmdline = "console=ttyS0 a,b"
+[confidential]
+technology = "sev"
+policy = ["no-debug", "no-key-sharing", "sev"]
+owner-cert = "vm.godh"
+session = "vm.session"
+`
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+func TestSpecErrors(t *testing.T) {
+	sevWith := func(old, replacement string) string { return strings.Replace(sevSpec, old, replacement, 1) }
+	for name, c := range map[string]struct{ spec, want string }{
+		"no TOML":          {"name = ", "vm.toml:1:"},
+		"wrong type":       {"cpus = \"two\"", "vm.toml:1:"},
+		"name":             {`name = "a/b"`, "must be 1 to 63"},
+		"cpus":             {"cpus = 0", "must be 1 to 512"},
+		"memory small":     {`memory = "1MiB"`, "at least 16MiB"},
+		"memory unit":      {`memory = "4G"`, "write 4GiB"},
+		"memory bare":      {`memory = "512"`, "has no unit"},
+		"memory float":     {`memory = "1.5GiB"`, "whole number"},
+		"memory overflow":  {`memory = "99999999999TiB"`, "too large"},
+		"accel":            {`accel = "xen"`, "auto, kvm or tcg"},
+		"technology":       {"[confidential]\ntechnology = \"sgx\"", "must be one of none, sev"},
+		"plain policy":     {"[confidential]\npolicy = [\"no-debug\"]", "takes no policy"},
+		"plain latch":      {"[latch]\nuntil = \"secret\"", "a plain VM is not measured"},
+		"initrd alone":     {"[kernel]\ninitrd = \"x\"", "need a kernel"},
+		"disk image":       {"[[disk]]\nformat = \"raw\"", "image is missing"},
+		"disk format":      {"[[disk]]\nimage = \"x\"\nformat = \"vmdk\"", "must be raw or qcow2"},
+		"network":          {"[[network]]\nmode = \"bridge\"", "must be user"},
+		"firmware type":    {"[firmware]\ntype = \"efi\"", "must be bios or uefi"},
+		"NUL":              {"[kernel]\nimage = \"x\"\ncmdline = \"a\\u0000b\"", "NUL"},
+		"policy word":      {sevWith(`"no-debug"`, `"nodebug"`), "is none of no-debug"},
+		"policy debug":     {sevWith(`"no-debug", `, ``), "lacks no-debug"},
+		"policy es":        {sevWith(`"sev"]`, `"es"]`), "SEV-ES is not supported"},
+		"session alone":    {sevWith(`owner-cert = "vm.godh"`, ""), "go together"},
+		"no firmware":      {sevWith(`image = "OVMF.amdsev.fd"`, ""), "needs firmware that knows SEV"},
+		"vars":             {sevWith("[kernel]", "vars = \"v\"\n[kernel]"), "is not measured"},
+		"tcg":              {sevWith("memory", "accel = \"tcg\"\nmemory"), "cannot encrypt"},
+		"machine":          {sevWith("memory", "machine = \"pc\"\nmemory"), "need q35"},
+		"until":            {sevSpec + "[latch]\nuntil = \"whenever\"", `must be "secret" or "nothing"`},
+		"owner, nothing":   {sevSpec + "[latch]\nuntil = \"nothing\"\nowner = [\"x\"]", "asks no owner"},
+		"timeout":          {"[latch]\ntimeout = \"-1s\"", "must be positive"},
+		"hashes no kernel": {"[firmware]\nimage = \"x\"\n[confidential]\ntechnology = \"sev\"\nkernel-hashes = true\n[latch]\nuntil=\"nothing\"", "no kernel to measure"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := ParseSpec([]byte(c.spec), "vm.toml", "/specs")
+			var typed *SpecError
+			if !errors.As(err, &typed) || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "vm.toml") {
+				t.Errorf("error %v, want one with %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestUnknownKeys(t *testing.T) {
+	for spec, want := range map[string]SpecError{
+		"nme = \"x\"": {Line: 1, Key: "nme", Near: "name"},
+		"name = \"x\"\n[firmware]\nimgae = \"x\"": {Line: 3, Key: "firmware.imgae", Near: "image"},
+		"[confidental]\ntechnology = \"sev\"":     {Line: 1, Key: "confidental", Near: "confidential"},
+		"zzzz = 1":                                {Line: 1, Key: "zzzz"},
+	} {
+		_, err := ParseSpec([]byte(spec), "f", "/")
+		var got *SpecError
+		if !errors.As(err, &got) || got.Line != want.Line || got.Near != want.Near || !strings.HasPrefix(got.Key, want.Key) {
+			t.Errorf("%q: %+v, want %+v", spec, got, want)
+		}
+	}
+}
+
+func TestHostDecides(t *testing.T) {
+	spec, err := ParseSpec([]byte(sevSpec), "vm.toml", "/specs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := ParseSpec([]byte(`accel = "kvm"`), "p.toml", "/specs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		spec  *Spec
+		facts Facts
+		want  string
+	}{
+		"no SEV":             {spec, machine(func(f *Facts) { f.CBitPos = 0 }), "no such feature"},
+		"no KVM":             {spec, machine(func(f *Facts) { f.KVM, f.KVMReason = false, "gone" }), "KVM is not usable: gone"},
+		"plain asks for KVM": {plain, machine(func(f *Facts) { f.KVM, f.KVMReason = false, "gone" }), "use KVM: gone"},
+	} {
+		if _, err := NewPlan(c.spec, c.facts, testRoot); !errors.Is(err, ErrHost) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := NewPlan(plain, machine(func(f *Facts) { f.Emulator = []string{"swtee", "--"} }), testRoot); err == nil {
+		t.Error("a plain VM is emulated")
+	}
+}
+
+// TestTransitions checks that the table is closed, that every state can be
+// reached, and that nothing leads from the latch to running but through Release.
+func TestTransitions(t *testing.T) {
+	reached := map[State]bool{Planned: true}
+	for from, tos := range transitions {
+		for _, to := range tos {
+			if _, ok := transitions[to]; !ok {
+				t.Errorf("%s leads to the unknown state %s", from, to)
+			}
+			reached[to] = true
+		}
+	}
+	for s := range transitions {
+		if !reached[s] {
+			t.Errorf("%s cannot be reached", s)
+		}
+	}
+	err := checkTransition(Running, Measured)
+	var typed *StateError
+	if !errors.As(err, &typed) || !strings.Contains(err.Error(), "running") || !strings.Contains(err.Error(), "measured") {
+		t.Errorf("error %v does not name both states", err)
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	for text, want := range map[string]string{
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=11 'Bad measurement'":                     "another platform, or for another policy",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=7 'Policy is not allowed'":                "newer SEV firmware",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=6 'Certificate is invalid'":               "malformed",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=23 'Required firmware resource depleted'": "no free encryption slot",
+		"SEV: guest firmware hashes table area is invalid (base=0x0 size=0x0)":                    "no area for kernel hashes",
+		"Failed to get \"write\" lock": "another process uses",
+		"unsupported machine type":     "does not know the machine type",
+	} {
+		a, ok := Advise(&StartError{Name: "x", Err: errors.New("x"), Stderr: text})
+		if !ok || !strings.Contains(a.Cause, want) || a.Fix == "" {
+			t.Errorf("%s: %+v", text, a)
+		}
+	}
+	if _, ok := Advise(&StartError{Name: "x", Err: errors.New("x"), Stderr: "something new"}); ok {
+		t.Error("an unknown error is explained")
+	}
+	p := platformError("vm", "inject", errors.New("SEV: failed to inject secret ret=-5 fw_error=11 'Bad measurement'"))
+	var typed *PlatformError
+	if !errors.As(p, &typed) || typed.Status != sev.StatusBadMeasurement {
+		t.Errorf("status %v", typed.Status)
+	}
+}
+
+func TestEmulatedEncryptionBit(t *testing.T) {
+	if emulatedCBitPos != swtee.CBitPos {
+		t.Errorf("the launcher expects the bit at %d, swtee has it at %d", emulatedCBitPos, swtee.CBitPos)
+	}
+}
+
+func TestReadExit(t *testing.T) {
+	line := func(event, data string) string { return `{"event": "` + event + `", "data": ` + data + "}\r\n" }
+	for log, want := range map[string]Exit{
+		"": {Reason: "killed"},
+		`{"QMP": {}}` + "\r\n" + line("RESUME", "{}"):                                           {Reason: "killed"},
+		line("SHUTDOWN", `{"guest": true, "reason": "guest-shutdown"}`):                         {Reason: "guest-shutdown", Guest: true},
+		line("GUEST_PANICKED", `{"action": "pause"}`) + line("SHUTDOWN", `{"reason": "x"}`):     {Reason: "guest-panic", Guest: true},
+		"garbage\n" + line("SHUTDOWN", `{"guest": false, "reason": "host-signal"}`) + "{\"even": {Reason: "host-signal"},
+	} {
+		file := filepath.Join(t.TempDir(), "events.log")
+		if err := os.WriteFile(file, []byte(log), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadExit(file); err != nil || got != want {
+			t.Errorf("%q: %+v, %v, want %+v", log, got, err, want)
+		}
+	}
+}
+
+func TestPacketForm(t *testing.T) {
+	good, _ := json.Marshal(Packet{Schema: PacketSchema, Header: make([]byte, 52), Secret: make([]byte, 32)})
+	if _, err := ParsePacket(good); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "{}", "[]", strings.Replace(string(good), "packet/1", "packet/2", 1), strings.Replace(string(good), `"header":"AA`, `"header":"`, 1)} {
+		if _, err := ParsePacket([]byte(bad)); !errors.Is(err, ErrPacket) {
+			t.Errorf("%.60s: %v", bad, err)
+		}
+	}
+}
+
+func FuzzParseSpec(f *testing.F) {
+	f.Add([]byte(sevSpec))
+	f.Add([]byte("[[disk]]\nimage = 'x'"))
+	facts := machine(nil)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		spec, err := ParseSpec(b, "fuzz.toml", "/specs")
+		if err != nil {
+			return
+		}
+		plan, err := NewPlan(spec, facts, testRoot)
+		if err != nil {
+			return
+		}
+		for _, a := range plan.Argv {
+			if strings.ContainsRune(a, 0) {
+				t.Fatalf("NUL in %q", a)
+			}
+		}
+	})
+}
+
+func FuzzParsePacket(f *testing.F) {
+	f.Add([]byte(`{"schema":"vmlatch.packet/1","header":"","secret":""}`))
+	f.Fuzz(func(t *testing.T, b []byte) { _, _ = ParsePacket(b) })
+}

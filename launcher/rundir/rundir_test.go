@@ -1,0 +1,313 @@
+package rundir_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+func root(t *testing.T) rundir.Root {
+	t.Helper()
+	dir := t.TempDir()
+	return rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
+}
+
+// guest is a process that inherits a VM's lock, as QEMU does.
+func guest(t *testing.T, d *rundir.Dir) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	cmd.ExtraFiles = []*os.File{d.VMLockFile()}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	d.DropVMLock()
+	return cmd
+}
+
+func settle(t *testing.T, d *rundir.Dir, pid int) {
+	t.Helper()
+	err := d.WriteRecord(&rundir.Record{Schema: rundir.RecordSchema, Name: d.Name, State: "running", Settled: true, PID: pid})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func status(t *testing.T, r rundir.Root, name string) rundir.Status {
+	t.Helper()
+	_, e, err := r.Find(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.Status()
+}
+
+func TestLifeOfAVM(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := status(t, r, "a"); s != rundir.Launching {
+		t.Errorf("after Create: %s", s)
+	}
+	if _, err := r.Create("a"); !errors.Is(err, rundir.ErrExists) {
+		t.Errorf("a second Create: %v", err)
+	}
+	cmd := guest(t, d)
+	settle(t, d, cmd.Process.Pid)
+	if err := os.WriteFile(d.LogPath(rundir.ConsoleLog), []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	if s := status(t, r, "a"); s != rundir.Alive {
+		t.Errorf("after the launch: %s", s)
+	}
+	killed, removed, err := r.Sweep(context.Background())
+	if err != nil || len(killed)+len(removed) > 0 {
+		t.Errorf("a sweep touches a living VM: %v %v %v", killed, removed, err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if s := status(t, r, "a"); s != rundir.Ended {
+		t.Errorf("after its death: %s", s)
+	}
+	if _, removed, err = r.Sweep(context.Background()); err != nil || len(removed) != 1 {
+		t.Errorf("sweep: %v, %v", removed, err)
+	}
+	if _, _, err := r.Find("a"); !errors.Is(err, rundir.ErrNotFound) {
+		t.Errorf("after the sweep: %v", err)
+	}
+	_, e, err := r.FindLogs("a")
+	if err != nil || e.Record.State != "running" {
+		t.Errorf("its record is not kept: %+v, %v", e, err)
+	}
+	again, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if b, _ := os.ReadFile(again.PreviousLogPath(rundir.ConsoleLog)); string(b) != "hello" {
+		t.Errorf("the previous log is %q", b)
+	}
+}
+
+func TestAbandonedLaunchIsEnded(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := guest(t, d)
+	if err := os.WriteFile(d.LogPath(rundir.QEMULog), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Close() // the launcher dies before it has settled anything
+	if s := status(t, r, "a"); s != rundir.Abandoned {
+		t.Fatalf("status %s", s)
+	}
+	dead := make(chan error, 1)
+	go func() { dead <- cmd.Wait() }()
+	killed, _, err := r.Sweep(context.Background())
+	if err != nil || len(killed) != 1 {
+		t.Fatalf("sweep: %v, %v", killed, err)
+	}
+	select {
+	case <-dead:
+	case <-time.After(10 * time.Second):
+		t.Fatal("its process lives")
+	}
+	for _, dir := range []string{d.Run, d.State} {
+		if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", dir, err)
+		}
+	}
+}
+
+// TestUnreapedProcessCountsAsDead: whoever should reap a VM may never do so.
+func TestUnreapedProcessCountsAsDead(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := guest(t, d)
+	settle(t, d, cmd.Process.Pid)
+	d.Close()
+	p, err := d.OpenProcess(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	_ = cmd.Process.Kill() // and no Wait: it stays a zombie
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := p.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := status(t, r, "a"); s != rundir.Ended {
+		t.Errorf("status %s", s)
+	}
+}
+
+// TestOnlyHoldersAreKilled: a record can name a process that is not the VM's.
+func TestOnlyHoldersAreKilled(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	innocent := exec.Command("sleep", "1000")
+	if err := innocent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = innocent.Process.Kill(); _ = innocent.Wait() }()
+	settle(t, d, innocent.Process.Pid)
+	d.DropVMLock()
+	if _, err := d.OpenProcess(innocent.Process.Pid); !errors.Is(err, rundir.ErrNotFound) {
+		t.Errorf("a foreign process is taken for the VM: %v", err)
+	}
+	if err := d.Kill(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := innocent.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the foreign process: %v", err)
+	}
+	d.Close()
+}
+
+func TestFiftyCreatesOneWinner(t *testing.T) {
+	r := root(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var won []*rundir.Dir
+	for range 50 {
+		wg.Go(func() {
+			d, err := r.Create("a")
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				won = append(won, d)
+			case !errors.Is(err, rundir.ErrExists):
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(won) != 1 {
+		t.Fatalf("%d winners", len(won))
+	}
+	if err := won[0].Discard(); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := r.Find("a"); !errors.Is(err, rundir.ErrNotFound) {
+		t.Errorf("after Discard: %v", err)
+	}
+}
+
+func TestOpenWaitsForTheLock(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := guest(t, d)
+	settle(t, d, cmd.Process.Pid)
+	if _, _, err := r.Open("a", 0); !errors.Is(err, rundir.ErrBusy) {
+		t.Errorf("while another command works: %v", err)
+	}
+	time.AfterFunc(50*time.Millisecond, d.Close)
+	again, rec, err := r.Open("a", 10*time.Second)
+	if err != nil || rec.State != "running" {
+		t.Fatalf("%v, %v", rec, err)
+	}
+	again.Close()
+}
+
+func TestHostileRunDirectories(t *testing.T) {
+	r := root(t)
+	if err := os.MkdirAll(r.Run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(r.Run, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Create("a"); err == nil || !strings.Contains(err.Error(), "nobody else can write") {
+		t.Errorf("a world-writable run directory: %v", err)
+	}
+	_ = os.Chmod(r.Run, 0o700)
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.Mkdir(victim, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(r.Run, "a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Create("a"); err == nil {
+		t.Error("a symlink in place of a VM's directory is followed")
+	}
+	if entries, _ := os.ReadDir(victim); len(entries) > 0 {
+		t.Errorf("written through the symlink: %v", entries)
+	}
+	long := rundir.Root{Run: "/tmp/" + strings.Repeat("x", 100), State: r.State}
+	if _, err := long.Create("a"); err == nil || !strings.Contains(err.Error(), "at most 107") {
+		t.Errorf("a long path: %v", err)
+	}
+	for _, bad := range []string{"", ".", "..", "a/b", "-x", ".x", strings.Repeat("a", 64), "a b", "a\n"} {
+		if _, err := r.Create(bad); err == nil {
+			t.Errorf("the name %q is accepted", bad)
+		}
+	}
+}
+
+func TestDamagedRecordIsNoRecord(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := os.WriteFile(d.Path("record.json"), []byte(`{"schema": "vmlatch`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, e, err := r.Find("a")
+	if err != nil || e.Record != nil {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+func TestListIsSortedAndShowsEnded(t *testing.T) {
+	r := root(t)
+	for _, name := range []string{"b", "a"} {
+		d, err := r.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		settle(t, d, 0)
+		d.Close()
+	}
+	entries, err := r.List(false)
+	if err != nil || len(entries) != 2 || entries[0].Name != "a" {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	if _, _, err := r.Sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err = r.List(false); err != nil || len(entries) != 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	if entries, err = r.List(true); err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
