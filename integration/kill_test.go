@@ -118,7 +118,7 @@ func TestKillAtEveryStep(t *testing.T) {
 	h.prepareUnattended()
 	for _, mode := range [][]string{{"--hold"}, {}} {
 		steps := h.steps(mode...)
-		if len(steps) < 9 {
+		if len(steps) < 7 {
 			t.Fatalf("only %d steps: %v", len(steps), steps)
 		}
 		for _, step := range steps {

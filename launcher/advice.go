@@ -23,11 +23,13 @@ func (e *PlatformError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Name
 // Unwrap returns the cause.
 func (e *PlatformError) Unwrap() error { return e.Err }
 
-var fwError = regexp.MustCompile(`fw_error=(?:0x)?([0-9a-f]+)`)
+// fwError finds the firmware's status code in QEMU's words. Patterns are compiled
+// when an error has come: most starts never need one.
+const fwError = `fw_error=(?:0x)?([0-9a-f]+)`
 
 func platformError(name, what string, err error) error {
 	p := &PlatformError{Name: name, What: what, Err: err}
-	if m := fwError.FindStringSubmatch(err.Error()); m != nil {
+	if m := regexp.MustCompile(fwError).FindStringSubmatch(err.Error()); m != nil {
 		if n, e := strconv.ParseUint(m[1], 10, 32); e == nil {
 			p.Status = sev.Status(n)
 		}
@@ -37,7 +39,7 @@ func platformError(name, what string, err error) error {
 
 // Advice says what an error of QEMU's means and what to do.
 type Advice struct {
-	Pattern *regexp.Regexp
+	Pattern string // regular expression
 	Cause   string
 	Fix     string
 	Refused bool // the platform did not accept the owner's or host's claim
@@ -48,83 +50,83 @@ type Advice struct {
 // target/i386/sev.c) to causes. The first match counts.
 var adviceTable = []Advice{
 	{
-		Pattern: regexp.MustCompile(`LAUNCH_START.*fw_error=11 `),
+		Pattern: `LAUNCH_START.*fw_error=11 `,
 		Cause:   "the platform cannot unwrap the session: it was made for another platform, or for another policy",
 		Fix:     "make a new session with latchkey for this host's platform file and exactly the policy of the spec",
 		Refused: true,
 	},
 	{
-		Pattern: regexp.MustCompile(`LAUNCH_START.*fw_error=7 `),
+		Pattern: `LAUNCH_START.*fw_error=7 `,
 		Cause:   "the policy asks for newer SEV firmware than this platform has",
 		Fix:     "update the platform's firmware, or lower api= in the policy if its owner agrees",
 		Refused: true,
 	},
 	{
-		Pattern: regexp.MustCompile(`LAUNCH_START.*fw_error=6 `),
+		Pattern: `LAUNCH_START.*fw_error=6 `,
 		Cause:   "the owner's certificate is malformed",
 		Fix:     "copy the .godh file again, unchanged",
 		Refused: true,
 	},
 	{
-		Pattern: regexp.MustCompile(`fw_error=(?:23|14) `),
+		Pattern: `fw_error=(?:23|14) `,
 		Cause:   "the platform has no free encryption slot, or needs to flush before it can give one out again",
 		Fix:     "stop another confidential VM, or try again in a moment",
 		Host:    true,
 	},
 	{
-		Pattern: regexp.MustCompile(`inject secret.*fw_error=11 `),
+		Pattern: `inject secret.*fw_error=11 `,
 		Cause:   "the packet was not made with this session's keys for this launch, or was changed on its way",
 		Fix:     "take the measurement of this launch again and have its owner make a new packet",
 		Refused: true,
 	},
 	{
-		Pattern: regexp.MustCompile(`Not in correct state\. \(LSECRET\)`),
+		Pattern: `Not in correct state\. \(LSECRET\)`,
 		Cause:   "the guest has already been released; secrets go in while it is paused",
 		Fix:     "start the VM again with a new session",
 		Refused: true,
 	},
 	{
-		Pattern: regexp.MustCompile(`secret of \d+ bytes does not fit`),
+		Pattern: `secret of \d+ bytes does not fit`,
 		Cause:   "the secret is larger than the area that the firmware reserves for it",
 		Fix:     "send a smaller secret, such as a key instead of what it opens",
 		Refused: true,
 	},
 	{
-		Pattern: regexp.MustCompile(`hashes table area is invalid|no secret area found`),
+		Pattern: `hashes table area is invalid|no secret area found`,
 		Cause:   "this firmware has no area for kernel hashes or secrets",
 		Fix:     "use an AmdSev build of OVMF, such as OVMF.amdsev.fd",
 		Host:    true,
 	},
 	{
-		Pattern: regexp.MustCompile(`sev_kvm_init|Failed to open /dev/sev|/dev/sev`),
+		Pattern: `sev_kvm_init|Failed to open /dev/sev|/dev/sev`,
 		Cause:   "QEMU cannot use the secure processor",
 		Fix:     "load kvm_amd with sev=1 and give this user access to /dev/sev, or try with --emulate",
 		Host:    true,
 	},
 	{
-		Pattern: regexp.MustCompile(`(?i)Failed to get "write" lock|Failed to get shared "write" lock`),
+		Pattern: `(?i)Failed to get "write" lock|Failed to get shared "write" lock`,
 		Cause:   "another process uses the disk image",
 		Fix:     "stop the other VM, or give this one an image of its own",
 	},
 	{
-		Pattern: regexp.MustCompile(`(?i)cannot set up guest memory|Cannot allocate memory`),
+		Pattern: `(?i)cannot set up guest memory|Cannot allocate memory`,
 		Cause:   "the host has not enough free memory for this VM",
 		Fix:     "lower memory in the spec, or stop another VM",
 		Host:    true,
 	},
 	{
-		Pattern: regexp.MustCompile(`(?i)Could not set up host forwarding rule`),
+		Pattern: `(?i)Could not set up host forwarding rule`,
 		Cause:   "the host's port is taken",
 		Fix:     "choose another port in forward",
 	},
 	{
-		Pattern: regexp.MustCompile(`(?i)unsupported machine type|Invalid CPU|unable to find CPU model`),
+		Pattern: `(?i)unsupported machine type|Invalid CPU|unable to find CPU model`,
 		Cause:   "this QEMU does not know the machine type or CPU model",
 		Fix:     "run the QEMU with -machine help or -cpu help, and correct the spec",
 		Host:    true,
 	},
 	{
-		Pattern: regexp.MustCompile(`is not a valid|Property .* not found|Parameter .* is unexpected|invalid object type`),
+		Pattern: `is not a valid|Property .* not found|Parameter .* is unexpected|invalid object type`,
 		Cause:   "this QEMU is too old for what the spec asks, or was built without it",
 		Fix:     "install a newer QEMU, or name another one with qemu = in the spec",
 		Host:    true,
@@ -145,7 +147,7 @@ func Advise(err error) (Advice, bool) {
 		return Advice{}, false
 	}
 	for _, a := range adviceTable {
-		if a.Pattern.MatchString(text) {
+		if regexp.MustCompile(a.Pattern).MatchString(text) {
 			return a, true
 		}
 	}

@@ -254,18 +254,6 @@ func latchOpener(until string) string {
 	return "nothing that has happened yet"
 }
 
-// Hold ends the launch with the machine paused on purpose: it stays so when
-// this process goes.
-func (m *Machine) Hold() error {
-	next := *m.rec
-	next.Settled = true
-	if err := m.dir.WriteRecord(&next); err != nil {
-		return err
-	}
-	m.rec = &next
-	return nil
-}
-
 // Wait returns when the machine's process has ended, and how the guest ended.
 func (m *Machine) Wait(ctx context.Context) (Exit, error) {
 	p, err := m.dir.OpenProcess(m.rec.PID)

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -26,12 +25,16 @@ type StartOptions struct {
 	// Foreground ties the machine to this process: it dies with the calling
 	// thread, which must stay alive. Start locks the goroutine to it.
 	Foreground bool
+	// Hold leaves the machine paused on purpose: it stays so when this process
+	// goes, and other commands take it further. Without it a machine whose
+	// launching process dies is ended by the next command.
+	Hold bool
 	// Step is told the name of each step before it is taken; nil is fine.
 	Step func(step string)
 }
 
 // Steps of a start, in order, as StartOptions.Step sees them.
-var Steps = []string{"reserve", "sockets", "exec", "connect", "events", "query", "paused"}
+var Steps = []string{"reserve", "sockets", "exec", "connect", "query", "paused"}
 
 // StartError is a QEMU that did not come up.
 type StartError struct {
@@ -52,7 +55,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 
 // child is QEMU, or the emulator around it, as this process's child.
 type child struct {
-	cmd  *exec.Cmd
+	pid  int
 	done chan struct{} // closed when it has been reaped
 }
 
@@ -106,21 +109,21 @@ func (s *starter) run(ctx context.Context) (*Machine, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	s.opt.Step("connect")
+	events := s.negotiateEvents(ctx)
 	conn, err := qmp.NewConn(ctx, s.client, qmp.Options{})
 	s.client = nil // NewConn owns it
-	if err != nil {
-		return nil, s.startError(ctx, err)
+	eventsErr := <-events
+	if err == nil {
+		s.machine.conn = conn
+		err = eventsErr
 	}
-	s.machine.conn = conn
-	s.opt.Step("events")
-	if err := s.negotiateEvents(ctx); err != nil {
+	if err != nil {
 		return nil, s.startError(ctx, err)
 	}
 	s.opt.Step("query")
 	if err := s.query(ctx, conn); err != nil {
 		return nil, s.startError(ctx, err)
 	}
-	s.opt.Step("paused")
 	return s.machine, nil
 }
 
@@ -151,21 +154,35 @@ func (s *starter) open() error {
 }
 
 func copyFile(from, to string) error {
-	b, err := os.ReadFile(from)
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(to, b, 0o600)
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
+// listen makes a listening socket for the child. The net package would register
+// it with its poller, for nothing.
 func listen(path string) (*os.File, error) {
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socket", err)
 	}
-	l.SetUnlinkOnClose(false)
-	defer l.Close()
-	return l.File()
+	f := os.NewFile(uintptr(fd), path)
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
+		err = unix.Listen(fd, 16)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
+	}
+	return f, nil
 }
 
 func socketpair() (net.Conn, *os.File, error) {
@@ -185,33 +202,54 @@ func (s *starter) exec() error {
 		return err
 	}
 	defer log.Close()
-	argv := s.plan.Argv
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for us, not for the VM
-	if s.opt.Foreground {
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	}
-	for _, fd := range s.plan.FDs {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, s.files[fd.Role])
-	}
 	s.machine = &Machine{dir: s.dir, tech: s.plan.tech, rec: s.newRecord()}
 	if err := s.dir.WriteRecord(s.machine.rec); err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	pid, err := s.fork(log)
+	if err != nil {
 		return &StartError{Name: s.plan.Name, Err: err}
 	}
 	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
 	s.dir.DropVMLock()
-	s.machine.own = &child{cmd, make(chan struct{})}
+	s.machine.own = &child{pid, make(chan struct{})}
 	go func() {
 		defer close(s.machine.own.done)
-		_ = cmd.Wait() // the exit code says less than the event log
+		var status syscall.WaitStatus // says less than the event log
+		for {
+			if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+				return
+			}
+		}
 	}()
-	s.machine.rec.PID = cmd.Process.Pid
+	s.machine.rec.PID = pid
 	return nil
+}
+
+// fork runs the plan's command with the descriptors in the plan's order. It is
+// syscall.ForkExec because os/exec first forks a child to find out about pidfds.
+func (s *starter) fork(log *os.File) (int, error) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return 0, err
+	}
+	defer null.Close()
+	attr := &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true}, // Ctrl-C is for us, not for the VM
+	}
+	if s.opt.Foreground {
+		attr.Sys.Pdeathsig = syscall.SIGKILL
+	}
+	for _, fd := range s.plan.FDs {
+		attr.Files = append(attr.Files, s.files[fd.Role].Fd())
+	}
+	pid, err := syscall.ForkExec(s.plan.Argv[0], s.plan.Argv, attr)
+	runtime.KeepAlive(s.files)
+	if err != nil {
+		err = &os.PathError{Op: "exec", Path: s.plan.Argv[0], Err: err}
+	}
+	return pid, err
 }
 
 func (s *starter) newRecord() *rundir.Record {
@@ -226,13 +264,18 @@ func (s *starter) newRecord() *rundir.Record {
 
 // negotiateEvents switches the events monitor on and leaves it: QEMU goes on
 // writing to its log with nobody at the other end.
-func (s *starter) negotiateEvents(ctx context.Context) error {
-	c, err := qmp.NewConn(ctx, s.events, qmp.Options{})
+func (s *starter) negotiateEvents(ctx context.Context) <-chan error {
+	nc := s.events
 	s.events = nil
-	if err != nil {
-		return err
-	}
-	return c.Close()
+	done := make(chan error, 1)
+	go func() {
+		c, err := qmp.NewConn(ctx, nc, qmp.Options{})
+		if err == nil {
+			err = c.Close()
+		}
+		done <- err
+	}()
+	return done
 }
 
 // query learns what QEMU and its platform are; its reply proves that the
@@ -265,8 +308,9 @@ func (s *starter) query(ctx context.Context, conn *qmp.Conn) error {
 			return errors.New("QEMU runs the guest although it was told to wait")
 		}
 	}
+	s.opt.Step("paused")
 	return s.machine.become(Paused, func(r *rundir.Record) {
-		r.SEV, r.Version = info, conn.Version().String()
+		r.SEV, r.Version, r.Settled = info, conn.Version().String(), s.opt.Hold
 	})
 }
 
@@ -326,13 +370,12 @@ func (s *starter) undo() {
 		if m.conn != nil {
 			_ = m.conn.Close()
 		}
-		if m.own != nil {
-			_ = m.own.cmd.Process.Kill()
-			<-m.own.done
-		}
 	}
 	s.dir.DropVMLock()
-	_ = s.dir.Kill(context.Background()) // an emulator's QEMU
+	_ = s.dir.Kill(context.Background()) // by the lock, so also an emulator's QEMU
+	if s.machine != nil && s.machine.own != nil {
+		<-s.machine.own.done
+	}
 	_ = s.dir.Discard()
 }
 

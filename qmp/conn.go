@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -46,6 +47,7 @@ type Conn struct {
 	log      *slog.Logger
 	greeting json.RawMessage
 	version  Version
+	offered  []string // capabilities in the greeting
 	oob      bool
 
 	wmu sync.Mutex // one writer at a time, in the order of ids
@@ -115,13 +117,44 @@ func NewConn(ctx context.Context, nc net.Conn, opt Options) (*Conn, error) {
 	return c, nil
 }
 
+// negotiate leaves negotiation mode. Where nothing depends on the greeting the
+// command is sent before it has come, which spares a round trip.
 func (c *Conn) negotiate(ctx context.Context, oob bool) error {
+	if !oob {
+		err := c.Execute(ctx, "qmp_capabilities", nil, nil)
+		if err == nil {
+			return c.parseGreeting(ctx)
+		}
+		if len(c.greeted) == 0 && ctx.Err() != nil {
+			return c.noGreeting(ctx)
+		}
+		var e *Error
+		if errors.As(err, &e) && e.Class == "" {
+			e.Op = "connect"
+		}
+		return err
+	}
+	if err := c.parseGreeting(ctx); err != nil {
+		return err
+	}
+	var args any
+	if slices.Contains(c.offered, "oob") {
+		args, c.oob = map[string][]string{"enable": {"oob"}}, true
+	}
+	return c.Execute(ctx, "qmp_capabilities", args, nil)
+}
+
+func (c *Conn) noGreeting(ctx context.Context) error {
+	return &Error{Op: "connect", Err: fmt.Errorf("no greeting (another client may hold the monitor): %w", ctx.Err())}
+}
+
+func (c *Conn) parseGreeting(ctx context.Context) error {
 	select {
 	case c.greeting = <-c.greeted:
 	case <-c.done:
 		return &Error{Op: "connect", Err: c.Err()}
 	case <-ctx.Done():
-		return &Error{Op: "connect", Err: fmt.Errorf("no greeting (another client may hold the monitor): %w", ctx.Err())}
+		return c.noGreeting(ctx)
 	}
 	var g struct {
 		Version struct {
@@ -134,13 +167,8 @@ func (c *Conn) negotiate(ctx context.Context, oob bool) error {
 		return &Error{Op: "connect", Err: fmt.Errorf("%w: greeting: %v", ErrProtocol, err)}
 	}
 	c.version = Version{g.Version.QEMU.Major, g.Version.QEMU.Minor, g.Version.QEMU.Micro, g.Version.Package}
-	var args any
-	for _, offered := range g.Capabilities {
-		if oob && offered == "oob" {
-			args, c.oob = map[string][]string{"enable": {"oob"}}, true
-		}
-	}
-	return c.Execute(ctx, "qmp_capabilities", args, nil)
+	c.offered = g.Capabilities
+	return nil
 }
 
 // Version is the version of QEMU in the greeting.

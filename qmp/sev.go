@@ -13,15 +13,15 @@ type QuerySEV struct{}
 
 // SEVInfo is the answer to QuerySEV.
 type SEVInfo struct {
-	Enabled    bool   `json:"enabled"`
-	APIMajor   uint8  `json:"api-major"`
-	APIMinor   uint8  `json:"api-minor"`
-	BuildID    uint8  `json:"build-id"`
-	State      string `json:"state"`    // uninit, launch-update, launch-secret, running, …
-	Type       string `json:"sev-type"` // "sev", "sev-snp"; empty before 9.1
-	Policy     uint32 `json:"policy"`
-	Handle     uint32 `json:"handle"`
-	SNPPolicy  uint64 `json:"snp-policy"`
+	Enabled   bool   `json:"enabled"`
+	APIMajor  uint8  `json:"api-major"`
+	APIMinor  uint8  `json:"api-minor"`
+	BuildID   uint8  `json:"build-id"`
+	State     string `json:"state"`    // uninit, launch-update, launch-secret, running, …
+	Type      string `json:"sev-type"` // "sev", "sev-snp"; empty before 9.1
+	Policy    uint32 `json:"policy"`
+	Handle    uint32 `json:"handle"`
+	SNPPolicy uint64 `json:"snp-policy"`
 }
 
 // Execute runs query-sev.

@@ -43,7 +43,8 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Foreground: true})
+	wait := spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
+	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Foreground: true, Hold: wait})
 	if err != nil {
 		return err
 	}
@@ -51,7 +52,6 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	console, err := openConsole(plan.Dirs, spec.Name)
 	if err == nil {
 		defer console.Close()
-		wait := spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
 		o := &startOptions{io: s, hold: wait, steps: func(string) {}}
 		err = o.finish(c.Context, spec, m)
 		if wait && err == nil {

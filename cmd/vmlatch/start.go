@@ -59,7 +59,7 @@ func runStart(c *urfave.Context, o *startOptions) error {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: its latch opens with a secret, and the spec names no command that asks the owner for one", spec.Name),
 			"start it with --hold, then use measure, inject and release", `or give [latch] owner = ["command", …]`)
 	}
-	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Step: o.steps})
+	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Step: o.steps, Hold: o.hold})
 	if err != nil {
 		return err
 	}
@@ -106,8 +106,7 @@ func prepare(c *urfave.Context, s *cli.IO) (*launcher.Spec, *launcher.Plan, erro
 // finish takes a paused machine to where the command leaves it.
 func (o *startOptions) finish(ctx context.Context, spec *launcher.Spec, m *launcher.Machine) error {
 	if o.hold {
-		o.steps("hold")
-		return m.Hold()
+		return nil
 	}
 	if spec.Latch.Until == launcher.UntilSecret {
 		o.steps("measure")

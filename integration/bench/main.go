@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -79,33 +80,45 @@ func (b *bench) row(what string, value, floor time.Duration, ratio float64, goal
 	b.rows = append(b.rows, []string{what, value.Round(10 * time.Microsecond).String(), floor.Round(10 * time.Microsecond).String(), fmt.Sprintf("%.2f", ratio), goal})
 }
 
-// vmlatch runs one command as a whole process and returns its wall time.
-func (b *bench) vmlatch(args ...string) (time.Duration, []byte, error) {
-	cmd := exec.Command(filepath.Join(b.bin, "vmlatch"), args...)
+// vmlatch runs one command and returns its output.
+func (b *bench) vmlatch(args ...string) ([]byte, error) {
+	return b.output(filepath.Join(b.bin, "vmlatch"), args...)
+}
+
+// timed runs one command as a whole process and returns its time from fork to
+// end. The C program takes it, as it takes the floor's.
+func (b *bench) timed(args ...string) (time.Duration, error) {
+	out, err := b.output(b.floor, append([]string{"run", filepath.Join(b.bin, "vmlatch")}, args...)...)
+	if err != nil {
+		return 0, err
+	}
+	var ns int64
+	_, err = fmt.Sscan(string(out), &ns)
+	return time.Duration(ns), err
+}
+
+func (b *bench) output(program string, args ...string) ([]byte, error) {
+	cmd := exec.Command(program, args...)
 	cmd.Dir = b.work
 	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+filepath.Join(b.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"))
-	start := time.Now()
 	out, err := cmd.Output()
-	took := time.Since(start)
-	if err != nil {
-		text := ""
-		if e, ok := err.(*exec.ExitError); ok {
-			text = string(e.Stderr)
-		}
-		return 0, nil, fmt.Errorf("vmlatch %s: %w\n%s", strings.Join(args, " "), err, text)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		err = fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, exit.Stderr)
 	}
-	return took, out, nil
+	return out, err
 }
 
 // floorArgv is the plan's own command line with the sockets that the floor has.
 func (b *bench) floorArgv() ([]string, error) {
-	_, out, err := b.vmlatch("plan", "--json", "vm.toml")
+	out, err := b.vmlatch("plan", "--json", "vm.toml")
 	if err != nil {
 		return nil, err
 	}
 	var plan struct {
-		Argv   []string
-		Copies []struct{ From, To string }
+		Argv        []string
+		Copies      []struct{ From, To string }
+		Directories struct{ State string }
 	}
 	if err := json.Unmarshal(out, &plan); err != nil {
 		return nil, err
@@ -118,14 +131,10 @@ func (b *bench) floorArgv() ([]string, error) {
 			}
 			a = strings.ReplaceAll(a, c.To, vars)
 		}
-		switch {
-		case strings.HasPrefix(a, "socket,id=qmp,"):
-			a = "socket,id=qmp,fd=4"
-		case strings.HasPrefix(a, "socket,id=events,"):
-			a = "socket,id=events,fd=5,logfile=/dev/null"
-		case strings.HasPrefix(a, "socket,id="):
-			a = "null,id=" + strings.Split(strings.TrimPrefix(a, "socket,id="), ",")[0]
+		if strings.HasPrefix(a, "socket,id=qmp,") {
+			a = "socket,id=qmp,fd=4" // one end of a socketpair
 		}
+		a = strings.ReplaceAll(a, plan.Directories.State+"/vm/", b.work+"/")
 		plan.Argv[i] = a
 	}
 	return plan.Argv, nil
@@ -146,11 +155,11 @@ func (b *bench) startAndStop() error {
 		if _, err := fmt.Sscan(string(out), &up, &kill); err != nil {
 			return err
 		}
-		took, _, err := b.vmlatch("start", "vm.toml", "--hold")
+		took, err := b.timed("start", "vm.toml", "--hold")
 		if err != nil {
 			return err
 		}
-		ended, _, err := b.vmlatch("stop", "vm", "--now")
+		ended, err := b.timed("stop", "vm", "--now")
 		if err != nil {
 			return err
 		}
@@ -176,10 +185,10 @@ func (b *bench) commands() error {
 	if err := os.WriteFile(filepath.Join(b.work, "counted.toml"), []byte(spec), 0o600); err != nil {
 		return err
 	}
-	if _, _, err := b.vmlatch("start", "counted.toml"); err != nil {
+	if _, err := b.vmlatch("start", "counted.toml"); err != nil {
 		return err
 	}
-	if _, _, err := b.vmlatch("stop", "counted", "--now"); err != nil {
+	if _, err := b.vmlatch("stop", "counted", "--now"); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(log)
@@ -193,7 +202,7 @@ func (b *bench) commands() error {
 
 func (b *bench) roundTrip() error {
 	const calls = 2000
-	if _, _, err := b.vmlatch("start", "small.toml", "--hold"); err != nil {
+	if _, err := b.vmlatch("start", "small.toml", "--hold"); err != nil {
 		return err
 	}
 	socket := filepath.Join(b.work, "run/small/monitor.sock")
@@ -216,7 +225,7 @@ func (b *bench) roundTrip() error {
 	}
 	b.row("QMP round trip, p50, to C", median(own), median(c), medianRatio(own, c), "<= 1.15")
 	b.row("QMP round trip, p99, to C", median(own99), median(c99), medianRatio(own99, c99), "<= 1.3")
-	_, _, err := b.vmlatch("stop", "small", "--now")
+	_, err := b.vmlatch("stop", "small", "--now")
 	return err
 }
 
@@ -244,7 +253,7 @@ func (b *bench) ps() error {
 	const vms = 30
 	var started []time.Duration
 	for i := range vms {
-		took, _, err := b.vmlatch("start", "small.toml", "--hold", "--name", fmt.Sprintf("vm%d", i))
+		took, err := b.timed("start", "small.toml", "--hold", "--name", fmt.Sprintf("vm%d", i))
 		if err != nil {
 			return err
 		}
@@ -252,14 +261,14 @@ func (b *bench) ps() error {
 	}
 	var took []time.Duration
 	for range b.rounds {
-		t, _, err := b.vmlatch("ps")
+		t, err := b.timed("ps")
 		if err != nil {
 			return err
 		}
 		took = append(took, t)
 	}
 	for i := range vms {
-		if _, _, err := b.vmlatch("stop", fmt.Sprintf("vm%d", i), "--now"); err != nil {
+		if _, err := b.vmlatch("stop", fmt.Sprintf("vm%d", i), "--now"); err != nil {
 			return err
 		}
 	}

@@ -23,7 +23,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,11 +67,10 @@ type Root struct {
 	State string // logs and last records; survives the VM
 }
 
-var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$`)
-
 // CheckName reports a name that cannot be a VM's.
 func CheckName(name string) error {
-	if !validName.MatchString(name) {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	if name == "" || len(name) > 63 || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters+"._-", r) }) || strings.IndexByte(letters, name[0]) < 0 {
 		return fmt.Errorf("name %q: must be 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name)
 	}
 	return nil

@@ -49,7 +49,7 @@ func (a *App) Main(args []string) ExitCode {
 
 // Run is Main with the caller's context.
 func (a *App) Run(ctx context.Context, args []string) ExitCode {
-	app := a.urfave()
+	app := a.urfave(args)
 	var err error
 	if len(args) > 1 && args[1] == "__complete" {
 		err = complete(a.IO.Out, app, args[2:])
@@ -77,7 +77,7 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 	return codeOf(err)
 }
 
-func (a *App) urfave() *urfave.App {
+func (a *App) urfave(args []string) *urfave.App {
 	commands := append(slices.Clone(a.Commands), a.completionCommand(), a.helpCommand(), a.manCommand())
 	app := &urfave.App{
 		Name: a.Name, Usage: a.Usage, Description: a.Long,
@@ -105,7 +105,9 @@ func (a *App) urfave() *urfave.App {
 		},
 		OnUsageError: a.usageError,
 	}
-	app.CustomAppHelpTemplate = a.help(app)
+	if len(args) < 2 || slices.ContainsFunc(args, func(s string) bool { return strings.TrimLeft(s, "-") == "help" || s == "-h" }) {
+		app.CustomAppHelpTemplate = a.help(app) // composing it takes a moment
+	}
 	var prepare func([]*urfave.Command)
 	prepare = func(cs []*urfave.Command) {
 		for _, c := range cs {

@@ -1,9 +1,12 @@
 // The floor that the benchmarks compare with: what a C program without any
 // library needs to start QEMU and to talk to it.
 //
-//   floor start QEMU ARGS...   spawn QEMU with a socketpair as descriptor 4 and
-//                              another as 5, wait for the reply to query-status,
-//                              then kill it; prints nanoseconds: start, kill
+//   floor start QEMU ARGS...   spawn QEMU with socketpairs as descriptors 4 and 6
+//                              and listening sockets as 5 and 7, wait for the
+//                              reply to query-status on 4, then kill it; prints
+//                              nanoseconds: start, kill
+//   floor run PROGRAM ARGS...  time a whole process, from fork to its end; prints
+//                              nanoseconds
 //   floor qmp SOCKET N         N blocking query-status; prints the median
 //
 // Exit code 1 on any failure.
@@ -53,18 +56,24 @@ static void negotiate(int fd) {
 	command(fd, "{\"execute\":\"qmp_capabilities\"}\n", "return");
 }
 
+static int listening(void) {
+	struct sockaddr_un any = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof any.sun_family) || listen(fd, 1)) die("listen");
+	return fd;
+}
+
 static int start(char **argv) {
 	int qmp[2], events[2], status;
 	long t0 = now();
+	int monitor = listening(), console = listening();
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, events)) die("socketpair");
 	pid_t pid = vfork();
 	if (pid < 0) die("vfork");
 	if (pid == 0) {
-		int q = fcntl(qmp[1], F_DUPFD, 20), e = fcntl(events[1], F_DUPFD, 20);
-		dup2(q, 4);
-		dup2(e, 5);
-		close(q);
-		close(e);
+		int from[] = {qmp[1], monitor, events[1], console};
+		for (int i = 0; i < 4; i++) from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 20);
+		for (int i = 0; i < 4; i++) dup2(from[i], 4 + i);
 		execv(argv[0], argv);
 		_exit(127);
 	}
@@ -80,6 +89,22 @@ static int start(char **argv) {
 	return 0;
 }
 
+static int run(char **argv) {
+	int status, null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	long t0 = now();
+	pid_t pid = vfork();
+	if (pid < 0) die("vfork");
+	if (pid == 0) {
+		dup2(null, 1);
+		dup2(null, 2);
+		execv(argv[0], argv);
+		_exit(127);
+	}
+	if (waitpid(pid, &status, 0) != pid) die("waitpid");
+	printf("%ld\n", now() - t0);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
 static int compare(const void *a, const void *b) {
 	long x = *(const long *)a, y = *(const long *)b;
 	return (x > y) - (x < y);
@@ -93,8 +118,12 @@ static int qmp(const char *path, int n) {
 	negotiate(fd);
 	long *took = calloc(n, sizeof *took);
 	for (int i = 0; i < n; i++) {
+		// The same bytes as any client sends that matches replies by id: QEMU
+		// reads a monitor byte by byte, so every byte takes its time.
+		char line[64];
+		snprintf(line, sizeof line, "{\"execute\":\"query-status\",\"id\":%d}\n", i + 2);
 		long t0 = now();
-		command(fd, "{\"execute\":\"query-status\"}\n", "return");
+		command(fd, line, "return");
 		took[i] = now() - t0;
 	}
 	qsort(took, n, sizeof *took, compare);
@@ -104,7 +133,8 @@ static int qmp(const char *path, int n) {
 
 int main(int argc, char **argv) {
 	if (argc > 2 && !strcmp(argv[1], "start")) return start(argv + 2);
+	if (argc > 2 && !strcmp(argv[1], "run")) return run(argv + 2);
 	if (argc == 4 && !strcmp(argv[1], "qmp")) return qmp(argv[2], atoi(argv[3]));
-	fprintf(stderr, "usage: floor start QEMU ARGS... | floor qmp SOCKET N\n");
+	fprintf(stderr, "usage: floor start QEMU ARGS... | floor run PROGRAM ARGS... | floor qmp SOCKET N\n");
 	return 2;
 }
