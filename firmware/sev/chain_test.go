@@ -73,7 +73,7 @@ func TestNaplesChainEveryBit(t *testing.T) {
 		if err == nil {
 			parsed++
 			header := offset < offPubkey || offset >= offSig1 && (offset-offSig1)%sigSlotSize < 8
-			if header || parsed%29 == 0 {
+			if header || parsed%97 == 0 {
 				verified++
 				_, err = c.Verify(roots)
 			} else {
