@@ -78,6 +78,7 @@ const (
 	sigSlotSize = 520 // usage, algorithm, 512 bytes of signature
 	pubkeySize  = offSig1 - offPubkey
 
+	p384Size  = 48 // bytes of a coordinate of P-384
 	coordSize = 72 // bytes of one little-endian coordinate or of r or s
 	curveP384 = 2  // SEV API, appendix C.2, table 110
 )
@@ -144,8 +145,17 @@ func (c *Certificate) parseKey(b []byte) error {
 	if !allZero(b[4+2*coordSize:]) {
 		return fmt.Errorf("%w: %v: bytes after the key are set", ErrCertificate, c.Usage)
 	}
-	key := &ecdsa.PublicKey{Curve: elliptic.P384(), X: leInt(b[4 : 4+coordSize]), Y: leInt(b[4+coordSize : 4+2*coordSize])}
-	if _, err := key.ECDH(); err != nil { // also proves that the point is on the curve
+	point := []byte{4} // uncompressed: X and Y, big-endian (SEC 1, section 2.3.3)
+	for _, coord := range [][]byte{b[4 : 4+coordSize], b[4+coordSize : 4+2*coordSize]} {
+		if !allZero(coord[p384Size:]) {
+			return fmt.Errorf("%w: %v: a coordinate has more than %d bytes", ErrCertificate, c.Usage, p384Size)
+		}
+		be := slices.Clone(coord[:p384Size])
+		slices.Reverse(be)
+		point = append(point, be...)
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P384(), point)
+	if err != nil {
 		return fmt.Errorf("%w: %v: key: %v", ErrCertificate, c.Usage, err)
 	}
 	c.Key = key
@@ -164,8 +174,14 @@ func NewCertificate(key *ecdsa.PublicKey, usage Usage, algo Algo, b Build) (*Cer
 	le.PutUint32(raw[offUsage:], uint32(usage))
 	le.PutUint32(raw[offAlgo:], uint32(algo))
 	le.PutUint32(raw[offPubkey:], curveP384)
-	putLE(raw[offPubkey+4:offPubkey+4+coordSize], key.X)
-	putLE(raw[offPubkey+4+coordSize:offPubkey+4+2*coordSize], key.Y)
+	point, err := key.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v: key: %v", ErrCertificate, usage, err)
+	}
+	for i, coord := range [][]byte{point[1 : 1+p384Size], point[1+p384Size:]} {
+		slices.Reverse(coord)
+		copy(raw[offPubkey+4+i*coordSize:], coord)
+	}
 	le.PutUint32(raw[offSig1:], uint32(UsageInvalid))
 	le.PutUint32(raw[offSig2:], uint32(UsageInvalid))
 	return ParseCertificate(raw[:])

@@ -96,7 +96,7 @@ func TestCompletionNeverRunsACommand(t *testing.T) {
 		if s := strings.Join(strings.Fields(out.String()), " "); s != want {
 			t.Errorf("%q completes to %q, want %q", words, s, want)
 		}
-		if *got != nil && len(*got) > 0 || errs.Len() > 0 {
+		if len(*got) > 0 || errs.Len() > 0 {
 			t.Errorf("%q ran a command: %q %s", words, *got, errs)
 		}
 	}

@@ -1,0 +1,76 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	facts "github.com/vmlatch/vmlatch/launcher/host"
+)
+
+// TestTrustBoundary: the host's program must not even contain the code that
+// handles an owner's keys, nor the emulator, nor an attestation verifier.
+func TestTrustBoundary(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "../cmd/vmlatch").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, forbidden := range []string{"/firmware/sev/session", "/firmware/swtee", "go-sev-guest", "go-tdx-guest"} {
+		if bytes.Contains(out, []byte(forbidden)) {
+			t.Errorf("vmlatch links %s", forbidden)
+		}
+	}
+}
+
+// TestSize builds vmlatch as it is released.
+func TestSize(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "vmlatch")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", file, "../cmd/vmlatch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() >= 9_000_000 {
+		t.Errorf("vmlatch has %d bytes, must stay under 9 MB", info.Size())
+	}
+}
+
+// TestQMPCommandsOfAStart counts the replies that QEMU logs: a start, released,
+// sends at most five commands, one of them on the events monitor.
+func TestQMPCommandsOfAStart(t *testing.T) {
+	h := newHost(t)
+	log := filepath.Join(h.work, "qmp.log")
+	h.write("qemu", "#!/bin/sh\nfor a; do shift; case $a in socket,id=qmp,*) a=$a,logfile="+log+";; esac; set -- \"$@\" \"$a\"; done\nexec qemu-system-x86_64 \"$@\"\n")
+	if err := os.Chmod(filepath.Join(h.work, "qemu"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\nqemu = \""+filepath.Join(h.work, "qemu")+"\"\n")
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "stop", "vm", "--now")
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), `"id":`) + 1; n < 3 || n > 5 {
+		t.Errorf("%d commands:\n%s", n, text)
+	}
+}
+
+// TestPlainUnderKVM boots the plain guest with hardware virtualisation.
+func TestPlainUnderKVM(t *testing.T) {
+	if ok, why := facts.KVM(); !ok {
+		t.Skip("needs KVM that can run firmware: ", why)
+	}
+	h := newHost(t)
+	h.write("vm.toml", "memory = \"256MiB\"\naccel = \"kvm\"\n[kernel]\nimage = \"vmlinuz\"\ninitrd = \"initrd.img\"\ncmdline = \"console=ttyS0 quiet\"\n")
+	if out := h.run("vmlatch", "run", "vm.toml"); !strings.Contains(out, "powering off") {
+		t.Errorf("console:\n%s", out)
+	}
+}
