@@ -203,7 +203,14 @@ func waitNothing(t *testing.T, work string) {
 		}
 	}
 	if len(left) > 0 {
-		t.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+		var files []string
+		_ = filepath.WalkDir(work, func(p string, d os.DirEntry, err error) error {
+			if !d.Type().IsDir() && d.Type()&os.ModeSymlink == 0 {
+				files = append(files, p)
+			}
+			return nil
+		})
+		t.Fatalf("left behind:\n%s\namong %s", strings.Join(left, "\n"), files)
 	}
 }
 

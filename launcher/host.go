@@ -148,7 +148,9 @@ func GatherFacts(c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
 	if err != nil {
 		return f, fmt.Errorf("%w: run QEMU: %v", ErrHost, err)
 	}
-	f.QEMU = path
+	if f.QEMU, err = filepath.Abs(path); err != nil {
+		return f, err
+	}
 	f.KVM, f.KVMReason = host.KVM()
 	f.CBitPos = host.CBitPos()
 	if emulate {
@@ -156,7 +158,15 @@ func GatherFacts(c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
 		if err != nil {
 			return f, err
 		}
-		f.Emulator = append(append([]string{swtee}, c.Emulate.Args...), "--")
+		f.Emulator = []string{swtee}
+		if dir := os.Getenv("SWTEE_PLATFORM"); dir != "" && !filepath.IsAbs(dir) {
+			// It runs in another directory than the user's shell.
+			if dir, err = filepath.Abs(dir); err != nil {
+				return f, err
+			}
+			f.Emulator = append(f.Emulator, "--platform", dir)
+		}
+		f.Emulator = append(append(f.Emulator, c.Emulate.Args...), "--")
 		f.CBitPos = emulatedCBitPos
 	}
 	// Descriptors that cannot be read are somebody else's; the others count.
@@ -168,7 +178,7 @@ func GatherFacts(c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
 func findSwtee(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
-		return path, nil
+		return filepath.Abs(path)
 	}
 	if self, e := os.Executable(); e == nil {
 		if beside, e := exec.LookPath(filepath.Join(filepath.Dir(self), name)); e == nil {

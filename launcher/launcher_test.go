@@ -16,6 +16,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/qmp"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -257,7 +258,7 @@ func TestAdvice(t *testing.T) {
 		"Failed to get \"write\" lock": "another process uses",
 		"unsupported machine type":     "does not know the machine type",
 	} {
-		a, ok := Advise(&StartError{Name: "x", Err: errors.New("x"), Stderr: text})
+		a, ok := Advise(&StartError{Name: "x", Err: qmp.ErrClosed, Stderr: text})
 		if !ok || !strings.Contains(a.Cause, want) || a.Fix == "" {
 			t.Errorf("%s: %+v", text, a)
 		}

@@ -271,17 +271,33 @@ func (m *Machine) Wait(ctx context.Context) (Exit, error) {
 	return ReadExit(m.dir.LogPath(rundir.EventsLog))
 }
 
-// Kill ends the machine at once and waits for its end.
+// Kill ends the machine at once and waits for its end. It needs nothing but the
+// VM's lock: neither a record that can be written nor a QEMU that answers.
 func (m *Machine) Kill(ctx context.Context) error {
-	if err := m.become(Stopping, nil); err != nil {
-		return err
-	}
 	if m.conn != nil {
 		_ = m.conn.Close()
 		m.conn = nil
 	}
-	if m.rec.PID > 0 { // the hint saves a walk through /proc
-		if p, err := m.dir.OpenProcess(m.rec.PID); err == nil {
+	return kill(ctx, m.dir, m.rec.PID)
+}
+
+// KillByName is Kill for a VM that another command is working on.
+func KillByName(ctx context.Context, root rundir.Root, name string) error {
+	dir, e, err := root.Find(name)
+	if err != nil {
+		return err
+	}
+	if !e.VMHeld {
+		return fmt.Errorf("%s: %w", name, rundir.ErrNotFound)
+	}
+	return dir.Kill(ctx)
+}
+
+// kill tries the process that the record names first: that saves a walk through
+// /proc.
+func kill(ctx context.Context, dir *rundir.Dir, hint int) error {
+	if hint > 0 {
+		if p, err := dir.OpenProcess(hint); err == nil {
 			defer p.Close()
 			if err := p.Signal(unix.SIGKILL); err != nil {
 				return err
@@ -291,7 +307,7 @@ func (m *Machine) Kill(ctx context.Context) error {
 			}
 		}
 	}
-	return m.dir.KillIfHeld(ctx)
+	return dir.KillIfHeld(ctx)
 }
 
 // Stop presses the guest's power button and waits up to timeout for it to power
@@ -310,9 +326,8 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 	}
 	defer p.Close()
 	asked := m.powerdown(ctx)
-	if err := m.become(Stopping, nil); err != nil {
-		return false, err
-	}
+	_ = m.become(Stopping, nil) // for ps; stopping does not depend on it
+	m.Close()                   // others may end it sooner: stop --now
 	if asked == nil {
 		limited, cancel := context.WithTimeout(ctx, timeout)
 		err = p.Wait(limited)

@@ -231,15 +231,12 @@ func (b *builder) firmware() error {
 		b.flash("pflash1", f.Vars, false)
 		b.file(f.Vars, "firmware variables, written by the guest", false)
 	case d.VarsImage != "":
-		vars := filepath.Join(b.plan.Dirs.Run, b.plan.Name, varsFile)
+		vars := filepath.Join(b.plan.Dirs.Run, b.plan.Name, rundir.VarsFile)
 		b.plan.Copies = append(b.plan.Copies, Copy{From: d.VarsImage, To: vars, Use: "firmware variables, for this run only"})
 		b.flash("pflash1", vars, false)
 	}
 	return nil
 }
-
-// varsFile is a VM's copy of a variable store template, in its run directory.
-const varsFile = "vars.fd"
 
 // findFirmware takes the first descriptor that fits. Firmware that needs SMM or
 // brings keys of somebody's is taken only if that was asked for.

@@ -256,6 +256,9 @@ func (s *Spec) fill() {
 	} {
 		*p = s.abs(*p)
 	}
+	if strings.ContainsRune(s.QEMU, '/') { // else it is looked for in PATH
+		s.QEMU = s.abs(s.QEMU)
+	}
 	for i := range s.Disks {
 		d := &s.Disks[i]
 		d.Image = s.abs(d.Image)

@@ -44,10 +44,13 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
-	if e.Stderr != "" {
+	switch {
+	case e.Stderr == "":
+		return fmt.Sprintf("%s: QEMU did not start: %v", e.Name, e.Err)
+	case errors.Is(e.Err, qmp.ErrClosed): // it ended, and said why
 		return fmt.Sprintf("%s: QEMU did not start: %s", e.Name, e.Stderr)
 	}
-	return fmt.Sprintf("%s: QEMU did not start: %v", e.Name, e.Err)
+	return fmt.Sprintf("%s: QEMU did not start: %v (it wrote: %s)", e.Name, e.Err, e.Stderr)
 }
 
 // Unwrap returns the cause.
@@ -372,12 +375,23 @@ func (s *starter) undo() {
 		}
 	}
 	s.dir.DropVMLock()
-	_ = s.dir.Kill(context.Background()) // by the lock, so also an emulator's QEMU
+	err := s.dir.Kill(context.Background()) // by the lock, so also an emulator's QEMU
 	if s.machine != nil && s.machine.own != nil {
-		<-s.machine.own.done
+		own := s.machine.own
+		if err != nil {
+			_ = syscall.Kill(own.pid, syscall.SIGKILL)
+		}
+		select {
+		case <-own.done:
+		case <-time.After(undoTimeout):
+			return // it cannot be ended: its directory is how it can be found
+		}
 	}
 	_ = s.dir.Discard()
 }
+
+// undoTimeout is how long a killed child may take to end.
+const undoTimeout = 10 * time.Second
 
 // Discard ends a machine whose launch is given up and removes every trace of it.
 func (m *Machine) Discard(ctx context.Context) error {
@@ -385,5 +399,8 @@ func (m *Machine) Discard(ctx context.Context) error {
 		_ = m.conn.Close()
 		m.conn = nil
 	}
-	return errors.Join(m.dir.Kill(ctx), m.dir.Discard())
+	if err := m.dir.Kill(ctx); err != nil {
+		return err // its directory is how it can be found
+	}
+	return m.dir.Discard()
 }

@@ -50,7 +50,7 @@ type Conn struct {
 	offered  []string // capabilities in the greeting
 	oob      bool
 
-	wmu sync.Mutex // one writer at a time, in the order of ids
+	writing chan struct{} // holds one element while somebody writes, in the order of ids
 
 	mu      sync.Mutex
 	pending map[uint64]chan reply
@@ -105,6 +105,7 @@ func NewConn(ctx context.Context, nc net.Conn, opt Options) (*Conn, error) {
 	c := &Conn{
 		nc: nc, log: opt.Logger,
 		pending: map[uint64]chan reply{},
+		writing: make(chan struct{}, 1),
 		greeted: make(chan json.RawMessage, 1),
 		done:    make(chan struct{}),
 	}
@@ -298,8 +299,14 @@ func (r reply) result(command string) (json.RawMessage, error) {
 // send registers and writes one command. A command that was written in part
 // leaves the stream without a meaning, so that ends the connection.
 func (c *Conn) send(ctx context.Context, verb, command string, args []byte, f *os.File, got chan reply) (uint64, error) {
-	c.wmu.Lock()
-	defer c.wmu.Unlock()
+	select {
+	case c.writing <- struct{}{}:
+		defer func() { <-c.writing }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-c.done:
+		return 0, c.Err()
+	}
 	c.mu.Lock()
 	if c.err != nil {
 		defer c.mu.Unlock()
@@ -313,9 +320,14 @@ func (c *Conn) send(ctx context.Context, verb, command string, args []byte, f *o
 	line := appendCommand(make([]byte, 0, 128+len(args)), verb, command, args, id)
 	defer clear(line)
 	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { _ = c.nc.SetWriteDeadline(time.Unix(1, 0)) })
+		set := make(chan struct{})
+		stop := context.AfterFunc(ctx, func() {
+			_ = c.nc.SetWriteDeadline(time.Unix(1, 0))
+			close(set)
+		})
 		defer func() {
 			if !stop() {
+				<-set // or it could be set after it is cleared
 				_ = c.nc.SetWriteDeadline(time.Time{})
 			}
 		}()

@@ -454,3 +454,17 @@ func FuzzPeer(f *testing.F) {
 		}
 	})
 }
+
+// TestDeadlinesDoNotPoisonTheConnection: contexts that end just as a command is
+// written must not leave a deadline behind.
+func TestDeadlinesDoNotPoisonTheConnection(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+strings.Repeat("< stop\n> {\"return\": {}, \"id\": $ID}\n", 4000))
+	for i := range 2000 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i%40)*time.Microsecond)
+		_ = qmp.Stop{}.Execute(ctx, c)
+		cancel()
+		if err := (qmp.Stop{}).Execute(short(t), c); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+	}
+}

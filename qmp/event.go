@@ -87,6 +87,10 @@ func (c *Conn) Latched(name string) (Event, bool) {
 func (f *fanout) publish(e Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.publishLocked(e)
+}
+
+func (f *fanout) publishLocked(e Event) {
 	if slices.Contains(Critical, e.Name) {
 		f.latched[e.Name] = e
 	}
@@ -98,9 +102,9 @@ func (f *fanout) publish(e Event) {
 // lost sends the synthetic last event and ends all subscriptions.
 func (f *fanout) lost(reason error) {
 	data, _ := json.Marshal(map[string]string{"reason": reason.Error()})
-	f.publish(Event{Name: EventConnectionLost, Data: data, Time: time.Now()})
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.publishLocked(Event{Name: EventConnectionLost, Data: data, Time: time.Now()})
 	f.ended = true
 	for s := range f.subs {
 		s.end()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -103,6 +104,10 @@ func decodeOwner(f *os.File) (*ownerFile, error) {
 // that use one session at once only one succeeds. change sees the file as it
 // is; when it fails nothing is written.
 func updateOwner(name string, change func(*ownerFile) error) error {
+	name, err := filepath.EvalSymlinks(name) // replace the file, not a link to it
+	if err != nil {
+		return err
+	}
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR, 0)
 		if err != nil {
@@ -142,11 +147,11 @@ func updateLocked(f *os.File, name string, change func(*ownerFile) error) (again
 
 func writeOwner(name string, o *ownerFile) error {
 	b, err := json.MarshalIndent(o, "", "  ")
+	defer clear(b)
 	if err != nil {
 		return err
 	}
-	defer clear(b)
-	return cli.WriteFile(name, append(b, '\n'), 0o600)
+	return cli.WriteFile(name, b, 0o600)
 }
 
 func (o *ownerFile) wipe() { clear(o.TEK); clear(o.TIK) }

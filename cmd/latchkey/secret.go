@@ -168,6 +168,7 @@ func readEntries(args []string, in *inputs) ([]byte, error) {
 			return nil, err
 		}
 		if !ok || uint64(len(table)) > uint64(area.Size) {
+			clear(table)
 			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, these take %d", area.Size, len(table))
 		}
 	}

@@ -50,6 +50,7 @@ Examples:
 			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
 			&urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"},
+			&urfave.BoolFlag{Name: "allow-debug", Usage: "accept a policy under which the host can read the guest's memory"},
 			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"},
 		},
 		Action: func(c *urfave.Context) error {
@@ -68,6 +69,10 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 	policy, err := sev.ParsePolicy(c.String("policy"))
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
+	}
+	if policy&sev.PolicyNoDebug == 0 && !c.Bool("allow-debug") {
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("policy %v lacks no-debug: the host could read the guest's memory, and so your secret", policy),
+			"write no-debug as well, such as --policy no-debug,api=1.55", "--allow-debug makes such a session on purpose")
 	}
 	name := c.String("name")
 	if err := rundir.CheckName(name); err != nil {

@@ -194,6 +194,9 @@ func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *launcher.Measu
 		return verdict
 	}
 	fmt.Fprintf(s.Out, "verified%s\n", label(o.Emulated))
+	if o.Policy&sev.PolicyNoDebug == 0 {
+		fmt.Fprintln(s.Out, "WARNING: the policy lets the host read the guest's memory (no-debug is missing)")
+	}
 	fmt.Fprintf(s.Out, "launch digest  %x\npolicy         %v\nSEV firmware   %v\nplatform root  %s\n", digest, o.Policy, m.Firmware, o.Root)
 	return nil
 }

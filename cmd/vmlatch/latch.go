@@ -134,8 +134,9 @@ func newRelease(s *cli.IO) *urfave.Command {
 func newQMP(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "qmp", Usage: "run one QMP command", ArgsUsage: "NAME COMMAND [JSON]", Category: catHost, BashComplete: completeNames,
-		Description: `The result is printed as JSON. A command that changes the VM behind vmlatch's
-back, such as cont, is not recorded: use release.
+		Description: `The result is printed as JSON. What a command changes behind vmlatch's back is not
+recorded. While the latch is closed the commands that let a guest run are refused;
+that guards against slips, for whoever has the monitor has the VM.
 
 Examples:
 
@@ -158,14 +159,14 @@ Examples:
 				}
 				args = json.RawMessage(got[2])
 			}
-			if got[1] == "cont" {
-				return cli.Fail(cli.ExitRefused, launcher.ErrLatchClosed, `"vmlatch release NAME" lets a VM run, if its latch is open`)
-			}
 			m, _, err := attach(c, s, names[1:]...)
 			if err != nil {
 				return err
 			}
 			defer m.Close()
+			if !m.Record().Latch.Open && (got[1] == "cont" || got[1] == "human-monitor-command") {
+				return cli.Fail(cli.ExitRefused, launcher.ErrLatchClosed, `"vmlatch release NAME" lets a VM run, if its latch is open`)
+			}
 			conn, err := m.QMP(c.Context)
 			if err != nil {
 				return err

@@ -105,7 +105,10 @@ func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error
 	for _, name := range killed {
 		s.Say("%s: ended: its launch was never finished", name)
 	}
-	return root, h, err
+	if err != nil { // trouble with one VM must not stop work on another
+		s.Say("cannot clear everything away: %v", err)
+	}
+	return root, h, c.Context.Err()
 }
 
 // attach takes the command's NAME and control of that VM.
@@ -129,6 +132,9 @@ func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*launcher
 		return nil, nil, err
 	}
 	if name := c.String("name"); name != "" {
+		if err := rundir.CheckName(name); err != nil {
+			return nil, nil, cli.Fail(cli.ExitUsage, err)
+		}
 		spec.Name = name
 	}
 	facts, err := launcher.GatherFacts(h, spec, c.Bool("emulate"))

@@ -89,15 +89,29 @@ func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWri
 	case end = <-exited:
 		<-shown // the console's last words
 	case err := <-shown:
-		if errors.Is(err, errDetached) || ctx.Err() != nil {
-			if err := stopNow(c, s, root, name); err != nil {
-				return err
+		wanted := errors.Is(err, errDetached) || ctx.Err() != nil
+		if err != nil && !wanted {
+			s.Say("%s: console: %v", name, err) // the VM goes on without it
+		}
+		if !wanted {
+			select {
+			case end = <-exited:
+				return finishRun(c, root, name, end.exit, end.err)
+			case <-ctx.Done():
 			}
+		}
+		if err := stopNow(c, s, root, name); err != nil {
+			return err
 		}
 		end = <-exited
 	}
-	if end.err != nil {
-		return end.err
+	return finishRun(c, root, name, end.exit, end.err)
+}
+
+// finishRun clears the VM away and says how it ended.
+func finishRun(c *urfave.Context, root rundir.Root, name string, exit launcher.Exit, err error) error {
+	if err != nil {
+		return err
 	}
 	if _, _, err := root.Sweep(detached(c.Context)); err != nil {
 		return err
@@ -105,7 +119,7 @@ func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWri
 	if c.Context.Err() != nil {
 		return &cli.Error{Code: cli.ExitInterrupted, Err: fmt.Errorf("%s: stopped by a signal", name)}
 	}
-	return exitError(name, end.exit)
+	return exitError(name, exit)
 }
 
 // stopNow ends the VM as the user asked: power button, then force.

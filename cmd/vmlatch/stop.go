@@ -6,6 +6,8 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 func newStop(s *cli.IO) *urfave.Command {
@@ -27,21 +29,18 @@ Examples:
 			if c.Duration("timeout") <= 0 {
 				return cli.Usagef("--timeout %v: must be positive", c.Duration("timeout"))
 			}
-			m, got, err := attach(c, s)
+			got, err := cli.Args(c, "NAME")
 			if err != nil {
 				return err
 			}
-			defer m.Close()
-			graceful := false
-			if c.Bool("now") {
-				err = m.Kill(c.Context)
-			} else {
-				graceful, err = m.Stop(c.Context, c.Duration("timeout"))
-			}
+			root, _, err := vms(c, s)
 			if err != nil {
 				return err
 			}
-			m.Close()
+			graceful, err := stopVM(c, root, got[0])
+			if err != nil {
+				return err
+			}
 			if _, _, err := vms(c, s); err != nil { // removes its directory
 				return err
 			}
@@ -53,4 +52,16 @@ Examples:
 			return nil
 		},
 	}
+}
+
+func stopVM(c *urfave.Context, root rundir.Root, name string) (graceful bool, err error) {
+	if c.Bool("now") { // whatever another command is doing with it
+		return false, launcher.KillByName(c.Context, root, name)
+	}
+	m, err := launcher.Attach(root, name)
+	if err != nil {
+		return false, err
+	}
+	defer m.Close()
+	return m.Stop(c.Context, c.Duration("timeout"))
 }

@@ -65,8 +65,10 @@ func ParsePolicy(s string) (Policy, error) {
 
 func parsePolicyWord(word string) (Policy, error) {
 	if api, ok := strings.CutPrefix(word, "api="); ok {
-		var major, minor uint8
-		if n, err := fmt.Sscanf(api, "%d.%d", &major, &minor); err != nil || n != 2 {
+		a, b, _ := strings.Cut(api, ".")
+		major, err1 := strconv.ParseUint(a, 10, 8)
+		minor, err2 := strconv.ParseUint(b, 10, 8)
+		if err1 != nil || err2 != nil {
 			return 0, fmt.Errorf("policy: %q: the API version is written api=MAJOR.MINOR", word)
 		}
 		return Policy(major)<<16 | Policy(minor)<<24, nil

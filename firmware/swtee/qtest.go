@@ -71,17 +71,14 @@ func (q *qtest) write(gpa uint64, b []byte) error {
 // Items and registers of QEMU's firmware configuration device
 // (QEMU, include/standard-headers/linux/qemu_fw_cfg.h; docs/specs/fw_cfg.rst).
 const (
-	fwCmdlineSize = 0x14
-	fwCmdlineData = 0x15
-	fwSetupSize   = 0x17
-	fwSetupData   = 0x18
+	fwSetupSize = 0x17
+	fwSetupData = 0x18
 
 	fwSelectPort = 0x510
 	fwDataPort   = 0x511
 	fwDMAPort    = 0x514
 	fwDMARead    = 2
 	fwDMASelect  = 8
-	fwDMAError   = 1
 
 	// Guest memory used for transfers before the guest runs, and cleared after.
 	scratchControl = 0x1000
@@ -139,7 +136,7 @@ func (q *qtest) fwItem(sizeItem, item int) (_ []byte, err error) {
 		return nil, err
 	}
 	if s := be.Uint32(status); s != 0 {
-		return nil, fmt.Errorf("fw_cfg: reading item %#x failed (%#x)", item, s&fwDMAError)
+		return nil, fmt.Errorf("fw_cfg: reading item %#x failed (%#x)", item, s)
 	}
 	return q.read(scratchData, n)
 }

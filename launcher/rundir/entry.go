@@ -117,6 +117,9 @@ func (d *Dir) entry() (*Entry, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("%s: is not a directory", d.Run)
 	}
+	if _, err := os.Lstat(d.Path(LaunchLock)); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s is no VM's directory", d.Name, ErrNotFound, d.Run)
+	}
 	e := &Entry{Name: d.Name}
 	if e.VMHeld, err = held(d.Path(VMLock)); err != nil {
 		return nil, err
@@ -206,12 +209,10 @@ func (r Root) List(ended bool) ([]*Entry, error) {
 	var out []*Entry
 	seen := map[string]bool{}
 	for _, name := range names {
-		e, err := r.dir(name).entry()
-		if err != nil {
-			return nil, err
-		}
 		seen[name] = true
-		out = append(out, e)
+		if e, err := r.dir(name).entry(); err == nil { // else it is none, or cannot be read
+			out = append(out, e)
+		}
 	}
 	if !ended {
 		return out, nil
@@ -257,5 +258,5 @@ func (d *Dir) remove(e *Entry) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(d.Run)
+	return d.removeRun()
 }

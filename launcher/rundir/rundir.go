@@ -31,14 +31,15 @@ import (
 
 // Files of a run directory.
 const (
-	VMLock        = "vm.lock"
-	LaunchLock    = "launch.lock"
-	QMPSocket     = "qmp.sock"
-	QMPLock       = "qmp.lock" // serialises the users of QMPSocket
-	MonitorSocket = "monitor.sock"
-	ConsoleSocket = "console.sock"
-	recordFile    = "record.json"
-	globalLock    = ".lock"
+	VMLock          = "vm.lock"
+	LaunchLock      = "launch.lock"
+	QMPSocket       = "qmp.sock"
+	MonitorSocket   = "monitor.sock"
+	ConsoleSocket   = "console.sock"
+	VarsFile        = "vars.fd" // a firmware's variables, for one run
+	recordFile      = "record.json"
+	recordTemporary = ".record.json.new"
+	globalLock      = ".lock"
 )
 
 // Files of a state directory.
@@ -104,17 +105,17 @@ func (r Root) lock() (unlock func(), err error) {
 	if !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("run directory %s: must be a directory of this user that nobody else can write to", r.Run)
 	}
-	f, err := openLocked(filepath.Join(r.Run, globalLock), unix.LOCK_EX)
+	f, err := openLocked(filepath.Join(r.Run, globalLock), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// openLocked opens a lock file, making it, and locks it. With LOCK_NB a lock
-// held elsewhere is unix.EWOULDBLOCK.
-func openLocked(name string, how int) (*os.File, error) {
-	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+// openLocked makes a lock file, or opens one with flags 0, and locks it. With
+// LOCK_NB a lock held elsewhere is unix.EWOULDBLOCK.
+func openLocked(name string, flags, how int) (*os.File, error) {
+	fd, err := unix.Open(name, flags|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -130,12 +131,16 @@ func openLocked(name string, how int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// held says whether somebody holds a lock file.
+// held says whether somebody holds a lock file. The shared lock that it tries
+// never stands in another prober's way, and nobody takes an existing lock file
+// for writing except under the global lock.
 func held(name string) (bool, error) {
-	f, err := openLocked(name, unix.LOCK_EX|unix.LOCK_NB)
+	f, err := openLocked(name, 0, unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
 	case err != nil:
 		return false, err
 	}
@@ -175,32 +180,68 @@ func (r Root) Create(name string) (*Dir, error) {
 	}
 	if err := d.make(); err != nil {
 		d.Close()
-		_ = os.RemoveAll(d.Run)
+		_ = removeFiles(d.temporary())
+		d.restoreLogs()
 		return nil, err
 	}
 	return d, nil
 }
 
+// Names that a VM's directory has before and after its life.
+func (d *Dir) temporary() string { return filepath.Join(d.root.Run, ".new-"+d.Name) }
+func (d *Dir) discarded() string { return filepath.Join(d.root.Run, ".old-"+d.Name) }
+
+// make builds the directory under another name, so that one without its locks
+// is never seen.
 func (d *Dir) make() (err error) {
-	if err := os.Mkdir(d.Run, 0o700); err != nil {
+	dir := d.temporary()
+	if err := removeFiles(dir); err != nil { // of a Create that was killed
 		return err
 	}
-	if d.launch, err = openLocked(filepath.Join(d.Run, LaunchLock), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if d.vm, err = openLocked(filepath.Join(d.Run, VMLock), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return err
+	for name, f := range map[string]**os.File{LaunchLock: &d.launch, VMLock: &d.vm} {
+		if *f, err = openLocked(filepath.Join(dir, name), unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(d.State, 0o700); err != nil {
 		return err
 	}
-	return d.rotateLogs()
+	if err := d.rotateLogs(); err != nil {
+		return err
+	}
+	return os.Rename(dir, d.Run)
 }
+
+// runFiles are all files that a run directory can have; nothing else is ever
+// removed from one.
+var runFiles = []string{
+	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, VarsFile, recordFile, recordTemporary,
+}
+
+// removeFiles removes a run directory with the files that vmlatch makes. One
+// that holds anything else stays, and is an error.
+func removeFiles(dir string) error {
+	for _, f := range runFiles {
+		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// logFiles are the files of one run in the state directory.
+var logFiles = []string{ConsoleLog, EventsLog, QEMULog, recordFile}
 
 // rotateLogs keeps the logs of the last run as the previous ones.
 func (d *Dir) rotateLogs() error {
 	previous := filepath.Join(d.State, previousDir)
-	for _, f := range []string{ConsoleLog, EventsLog, QEMULog, recordFile} {
+	for _, f := range logFiles {
 		if _, err := os.Lstat(filepath.Join(d.State, f)); err != nil {
 			continue
 		}
@@ -212,6 +253,19 @@ func (d *Dir) rotateLogs() error {
 		}
 	}
 	return nil
+}
+
+// restoreLogs is the way back, when the run whose logs took their place came to
+// nothing.
+func (d *Dir) restoreLogs() {
+	previous := filepath.Join(d.State, previousDir)
+	if _, err := os.Lstat(filepath.Join(d.State, recordFile)); err != nil {
+		for _, f := range logFiles {
+			_ = os.Rename(filepath.Join(previous, f), filepath.Join(d.State, f)) // not all exist
+		}
+		_ = os.Remove(previous)
+	}
+	_ = os.Remove(d.State) // fails while logs are kept
 }
 
 // VMLockFile is the locked file that QEMU inherits.
@@ -249,7 +303,7 @@ func (d *Dir) WriteRecord(rec *Record) error {
 	if err != nil {
 		return err
 	}
-	tmp := d.Path("." + recordFile + ".new") // one writer: the holder of launch.lock
+	tmp := d.Path(recordTemporary) // one writer: the holder of launch.lock
 	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
 		_ = os.Remove(tmp)
 		return err
@@ -271,14 +325,23 @@ func (d *Dir) Discard() error {
 
 // purge removes the run directory and this run's logs.
 func (d *Dir) purge() error {
-	err := os.RemoveAll(d.Run)
-	for _, f := range []string{ConsoleLog, EventsLog, QEMULog, recordFile} {
+	err := d.removeRun()
+	for _, f := range logFiles {
 		if e := os.Remove(d.LogPath(f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
 	}
-	_ = os.Remove(d.State) // fails while previous logs are kept
+	d.restoreLogs()
 	return err
+}
+
+// removeRun takes the directory out of sight before it empties it: if it is
+// interrupted, the VM is gone all the same.
+func (d *Dir) removeRun() error {
+	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return removeFiles(d.discarded())
 }
 
 // Open takes launch.lock of a VM that is alive, for a command that changes it.
@@ -288,30 +351,34 @@ func (r Root) Open(name string, wait time.Duration) (*Dir, *Record, error) {
 		return nil, nil, err
 	}
 	d := r.dir(name)
-	deadline := time.Now().Add(wait)
-	for {
-		e, err := r.lookup(d)
-		if err != nil {
-			return nil, nil, err
-		}
-		if !e.VMHeld {
-			return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFound)
-		}
-		d.launch, err = openLocked(d.Path(LaunchLock), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			e, err := d.entry() // the record as the last holder left it
-			if err != nil || e.Record == nil {
-				d.Close()
-				return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFound)
-			}
-			return d, e.Record, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, nil, err
-		}
-		if time.Now().After(deadline) {
-			return nil, nil, fmt.Errorf("%s: %w", name, ErrBusy)
+	for deadline := time.Now().Add(wait); ; {
+		rec, err := r.tryOpen(d)
+		if !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
+			return d, rec, err
 		}
 		time.Sleep(10 * time.Millisecond) // flock has no timeout
 	}
+}
+
+// tryOpen looks and locks under the global lock, so that what it saw is true.
+func (r Root) tryOpen(d *Dir) (*Record, error) {
+	unlock, err := r.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	e, err := d.entry()
+	switch {
+	case err != nil:
+		return nil, err
+	case e.LaunchHeld && e.VMHeld:
+		return nil, fmt.Errorf("%s: %w", d.Name, ErrBusy)
+	case e.Status() != Alive:
+		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
+	}
+	d.launch, err = openLocked(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%s: %w", d.Name, ErrBusy)
+	}
+	return e.Record, err
 }

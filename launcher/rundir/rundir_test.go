@@ -311,3 +311,162 @@ func TestListIsSortedAndShowsEnded(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
+
+// TestForeignDirectoriesAreLeftAlone: a run directory may be set to one that
+// holds other things.
+func TestForeignDirectoriesAreLeftAlone(t *testing.T) {
+	r := root(t)
+	thesis := filepath.Join(r.Run, "Documents", "thesis.tex")
+	if err := os.MkdirAll(filepath.Dir(thesis), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(thesis, []byte("years"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Sweep(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if entries, err := r.List(true); err != nil || len(entries) != 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	if _, err := r.Create("Documents"); err == nil {
+		t.Error("a foreign directory becomes a VM's")
+	}
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, d, 0)
+	if err := os.WriteFile(d.Path("notes.txt"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	_, _, _ = r.Sweep(context.Background())
+	if b, err := os.ReadFile(thesis); err != nil || string(b) != "years" {
+		t.Errorf("the foreign file: %q, %v", b, err)
+	}
+	if found, _ := filepath.Glob(filepath.Join(r.Run, "*", "notes.txt")); len(found) == 0 {
+		if found, _ = filepath.Glob(filepath.Join(r.Run, ".*", "notes.txt")); len(found) == 0 {
+			t.Error("a foreign file in a VM's directory is removed")
+		}
+	}
+}
+
+// TestProbersAreNotHolders: commands that look at a VM must not be taken for it.
+func TestProbersAreNotHolders(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := guest(t, d)
+	settle(t, d, cmd.Process.Pid)
+	d.Close()
+	prober := exec.Command("sh", "-c", "exec 3<>\"$1\"; flock -s -n 3; exec sleep 1000", "sh", d.Path(rundir.VMLock))
+	if err := prober.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = prober.Process.Kill(); _ = prober.Wait() }()
+	time.Sleep(50 * time.Millisecond)
+	pids, err := d.Holders()
+	if err != nil || len(pids) != 1 || pids[0] != cmd.Process.Pid {
+		t.Errorf("holders %v, %v; want %d", pids, err, cmd.Process.Pid)
+	}
+	if err := d.Kill(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if err := prober.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the prober: %v", err)
+	}
+}
+
+// TestFailedStartGivesTheLogsBack: a start that comes to nothing must not cost
+// the logs of the run before.
+func TestFailedStartGivesTheLogsBack(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, d, 0)
+	if err := os.WriteFile(d.LogPath(rundir.ConsoleLog), []byte("good run"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	for name, fail := range map[string]func(*rundir.Dir){
+		"discarded": func(d *rundir.Dir) { _ = d.Discard() },
+		"abandoned": func(d *rundir.Dir) { d.Close(); _, _, _ = r.Sweep(context.Background()) },
+	} {
+		failed, err := r.Create("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(failed.LogPath(rundir.ConsoleLog), []byte("bad run"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fail(failed)
+		again, e, err := r.FindLogs("a")
+		if err != nil || e.Record == nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if b, _ := os.ReadFile(again.LogPath(rundir.ConsoleLog)); string(b) != "good run" {
+			t.Errorf("%s: the log is %q", name, b)
+		}
+	}
+}
+
+// TestInterruptedCreateAndRemoval leave directories under other names, which
+// the next command removes.
+func TestInterruptedCreateAndRemoval(t *testing.T) {
+	r := root(t)
+	for _, dir := range []string{".new-a", ".old-b"} {
+		if err := os.MkdirAll(filepath.Join(r.Run, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(r.Run, dir, rundir.LaunchLock), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := r.Sweep(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(r.Run, ".[no]*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestManyCommandsAtOnce: listing, sweeping and opening at once never costs a
+// living VM or confuses it.
+func TestManyCommandsAtOnce(t *testing.T) {
+	r := root(t)
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := guest(t, d)
+	settle(t, d, cmd.Process.Pid)
+	d.Close()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				if killed, removed, err := r.Sweep(context.Background()); err != nil || len(killed)+len(removed) > 0 {
+					t.Errorf("sweep: %v %v %v", killed, removed, err)
+				}
+				if entries, err := r.List(false); err != nil || len(entries) != 1 || entries[0].Status() != rundir.Alive {
+					t.Errorf("list: %+v, %v", entries, err)
+				}
+				d, _, err := r.Open("a", time.Minute)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				d.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if err := cmd.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("the VM: %v", err)
+	}
+}

@@ -4,67 +4,119 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Sweep ends abandoned VMs and removes the directories of ended ones. It
-// returns the names of both. Every command calls it first.
+// returns the names of both. Every command calls it first; what it cannot clear
+// away is in err, and no reason not to work on another VM.
 func (r Root) Sweep(ctx context.Context) (killed, removed []string, err error) {
 	if _, err := os.Lstat(r.Run); err != nil {
 		return nil, nil, nil // nothing was ever started here
+	}
+	if err := r.removeLeftovers(); err != nil {
+		return nil, nil, err
 	}
 	entries, err := r.List(false)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, e := range entries {
-		d := r.dir(e.Name)
-		switch e.Status() {
-		case Abandoned:
-			if e := d.Kill(ctx); e != nil {
-				err = errors.Join(err, e)
-				continue
-			}
-			killed = append(killed, d.Name)
-		case Ended:
-			removed = append(removed, d.Name)
-		default:
+		if s := e.Status(); s != Abandoned && s != Ended {
 			continue
 		}
-		if e := d.removeIfEnded(); e != nil {
-			err = errors.Join(err, e)
+		was, sweepErr := r.dir(e.Name).sweep(ctx)
+		switch {
+		case sweepErr != nil:
+			err = errors.Join(err, sweepErr)
+		case was == Abandoned:
+			killed = append(killed, e.Name)
+		case was == Ended:
+			removed = append(removed, e.Name)
 		}
 	}
 	return killed, removed, err
 }
 
-func (d *Dir) removeIfEnded() error {
-	unlock, err := d.root.lock()
+// removeLeftovers finishes what an interrupted Create or removal began.
+func (r Root) removeLeftovers() error {
+	unlock, err := r.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	for _, pattern := range []string{".new-*", ".old-*"} {
+		dirs, _ := filepath.Glob(filepath.Join(r.Run, pattern))
+		for _, dir := range dirs {
+			if err := removeFiles(dir); err != nil {
+				return err
+			}
+			r.dir(filepath.Base(dir)[len(".new-"):]).restoreLogs()
+		}
+	}
+	return nil
+}
+
+// sweep clears one VM away, if it still has to be. It takes launch.lock first,
+// so that nobody else can do the same, or use the name, meanwhile.
+func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
+	if was, err = d.claim(); was == "" || err != nil {
+		return "", err
+	}
+	defer d.Close()
+	if was == Abandoned {
+		if err := d.Kill(ctx); err != nil {
+			return "", err
+		}
+	}
+	unlock, err := d.root.lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	e, err := d.entry()
+	if err != nil {
+		return "", err
+	}
+	return was, d.remove(e)
+}
+
+// claim takes launch.lock of a VM that is abandoned or has ended, and says which.
+func (d *Dir) claim() (Status, error) {
+	unlock, err := d.root.lock()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	e, err := d.entry()
 	if errors.Is(err, ErrNotFound) {
-		return nil
+		return "", nil
 	}
-	if err != nil || e.VMHeld || e.LaunchHeld {
-		return err
+	if err != nil {
+		return "", err
 	}
-	return d.remove(e)
+	if s := e.Status(); s != Abandoned && s != Ended {
+		return "", nil
+	} else if d.launch, err = openLocked(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return "", err
+	} else {
+		return s, nil
+	}
 }
 
 // killTimeout bounds the wait for a killed process: the kernel may have to
 // write back memory or wait for a device first.
 const killTimeout = 30 * time.Second
 
-// Kill ends every process that holds vm.lock, by SIGKILL, and waits for their
-// ends. Nothing is sent to a process that does not hold the lock.
+// Kill ends every process that holds vm.lock, by SIGKILL, and returns when the
+// lock is free. Nothing is sent to a process that does not hold the lock.
 func (d *Dir) Kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
@@ -74,25 +126,56 @@ func (d *Dir) Kill(ctx context.Context) error {
 			return err
 		}
 		if len(pids) == 0 {
-			return nil
+			// A process that is ending shows no files any more, but the kernel
+			// may not have let go of its locks yet.
+			return d.waitFree(ctx)
 		}
 		for _, pid := range pids {
-			p, err := d.openHolder(pid)
-			if errors.Is(err, ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			err = p.Signal(unix.SIGKILL)
-			if err == nil {
-				err = p.Wait(ctx)
-			}
-			p.Close()
-			if err != nil {
+			if err := d.killHolder(ctx, pid); err != nil {
 				return fmt.Errorf("end %s (process %d): %w", d.Name, pid, err)
 			}
 		}
+	}
+}
+
+func (d *Dir) killHolder(ctx context.Context, pid int) error {
+	p, err := d.openHolder(pid)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	return p.Wait(ctx)
+}
+
+// waitFree returns when nobody holds vm.lock.
+func (d *Dir) waitFree(ctx context.Context) error {
+	if d.vm != nil {
+		return nil // it is ours
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	free := make(chan error, 1)
+	go func() { // ends with the process if the lock is never let go
+		f, err := openLocked(d.Path(VMLock), 0, unix.LOCK_SH)
+		if err == nil {
+			err = f.Close()
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		free <- err
+	}()
+	select {
+	case err := <-free:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s: its lock is held by a process whose files cannot be seen: %w", d.Name, ctx.Err())
 	}
 }
 
@@ -105,7 +188,7 @@ func (d *Dir) KillIfHeld(ctx context.Context) error {
 	return d.Kill(ctx)
 }
 
-// Holders returns the processes that have vm.lock open, this one excepted.
+// Holders returns the processes that hold vm.lock, this one excepted.
 func (d *Dir) Holders() ([]int, error) {
 	var lock unix.Stat_t
 	if err := unix.Stat(d.Path(VMLock), &lock); err != nil {
@@ -128,18 +211,25 @@ func (d *Dir) Holders() ([]int, error) {
 	return pids, nil
 }
 
-// holds says whether a process has the file open. Processes of others, which
-// cannot be read, cannot have it.
+// holds says whether a process holds the lock file: it has it open, and by that
+// very open file the exclusive lock (proc(5), fdinfo). Having it open is not
+// enough, for other commands look at it. Processes of others cannot have it.
 func holds(pid int, file *unix.Stat_t) bool {
-	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-	fds, err := os.ReadDir(dir)
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 	if err != nil {
 		return false
 	}
 	for _, fd := range fds {
 		var st unix.Stat_t
-		if unix.Stat(filepath.Join(dir, fd.Name()), &st) == nil && st.Dev == file.Dev && st.Ino == file.Ino {
-			return true
+		if unix.Stat(filepath.Join(dir, "fd", fd.Name()), &st) != nil || st.Dev != file.Dev || st.Ino != file.Ino {
+			continue
+		}
+		info, _ := os.ReadFile(filepath.Join(dir, "fdinfo", fd.Name()))
+		for line := range strings.Lines(string(info)) {
+			if f := strings.Fields(line); len(f) > 4 && f[0] == "lock:" && f[2] == "FLOCK" && f[4] == "WRITE" {
+				return true
+			}
 		}
 	}
 	return false

@@ -29,9 +29,6 @@ func System(name string) *IO { return &IO{In: os.Stdin, Out: os.Stdout, Err: os.
 // OutIsTerminal says whether results go to a person's terminal.
 func (s *IO) OutIsTerminal() bool { return isTerminal(s.Out) }
 
-// ErrIsTerminal says whether messages do, so that progress may be shown.
-func (s *IO) ErrIsTerminal() bool { return isTerminal(s.Err) }
-
 func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -171,5 +168,12 @@ func WriteFile(name string, data []byte, mode os.FileMode) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), name)
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(name)) // the new name must survive a power cut, too
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }

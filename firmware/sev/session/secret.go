@@ -92,7 +92,7 @@ func PackTable(entries []Entry) ([]byte, error) {
 	if len(entries) == 0 {
 		return nil, fmt.Errorf("%w: no entries", ErrTable)
 	}
-	body := []byte{}
+	total := entryHeader
 	for i, e := range entries {
 		if slices.ContainsFunc(entries[:i], func(o Entry) bool { return o.GUID == e.GUID }) {
 			return nil, fmt.Errorf("%w: %v is given twice", ErrTable, e.GUID)
@@ -100,19 +100,19 @@ func PackTable(entries []Entry) ([]byte, error) {
 		if e.GUID == guidTable || e.GUID == (sev.GUID{}) {
 			return nil, fmt.Errorf("%w: %v is the table's own mark", ErrTable, e.GUID)
 		}
-		body = append(body, e.GUID[:]...)
-		body = binary.LittleEndian.AppendUint32(body, uint32(entryHeader+len(e.Data)))
-		body = append(body, e.Data...)
+		total += entryHeader + len(e.Data)
 	}
-	total := entryHeader + len(body)
 	if total > MaxSecret {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d fit", ErrTable, total, MaxSecret)
 	}
-	t := make([]byte, 0, (total+15)&^15)
+	t := make([]byte, 0, (total+15)&^15) // as large as needed: secrets are never copied away
 	t = append(t, guidTable[:]...)
 	t = binary.LittleEndian.AppendUint32(t, uint32(total))
-	t = append(t, body...)
-	clear(body)
+	for _, e := range entries {
+		t = append(t, e.GUID[:]...)
+		t = binary.LittleEndian.AppendUint32(t, uint32(entryHeader+len(e.Data)))
+		t = append(t, e.Data...)
+	}
 	return t[:cap(t)], nil
 }
 
