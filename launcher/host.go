@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/host"
@@ -106,6 +107,9 @@ func (c *HostConfig) MakeAbsolute() (err error) {
 		if *dir, err = filepath.Abs(*dir); err != nil {
 			return err
 		}
+	}
+	if strings.HasPrefix(c.StateDir+"/", c.RunDir+"/") {
+		return fmt.Errorf("state-dir %s lies in run-dir %s, where each directory is a running VM's", c.StateDir, c.RunDir)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ const long = `   Run it on a machine that you trust; the host needs none of its 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "latchkey", Usage: "the owner's side of a confidential launch", Long: long, Version: cli.Version(), IO: s,
-		Explain: explain, Topics: topics,
+		Explain: explain, Topics: topics, Interruptible: true,
 		Commands: []*urfave.Command{newSession(s), newMeasure(s), newVerify(s), newSecret(s)},
 	}
 }
@@ -43,7 +43,8 @@ guest has not run yet.
 
 It does not prove what disks, network and other devices the host attached, how
 much memory or how many CPUs the guest has, or that the platform's firmware has
-no known bugs: ask for a firmware version with api=MAJOR.MINOR in the policy.
+no known bugs: ask for a firmware version with api=MAJOR.MINOR in the policy, next
+to no-debug.
 
 A platform whose root is a test root (swtee) proves nothing about protection.
 latchkey says "emulated" wherever such a platform took part.`}}

@@ -64,7 +64,7 @@ var errOwnerFile = errors.New("owner file")
 func readOwner(name string) (*ownerFile, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, cli.Fail(cli.ExitUsage, err)
 	}
 	defer f.Close()
 	return decodeOwner(f)
@@ -75,20 +75,30 @@ func decodeOwner(f *os.File) (*ownerFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !info.Mode().IsRegular() {
+		return nil, cli.Usagef("%v %s: is no regular file", errOwnerFile, f.Name())
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, err
+	}
+	if st.Nlink > 1 { // only one of them would know that the session is used up
+		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: has a second name (a hard link)", errOwnerFile, f.Name()), "remove the other name")
+	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), info.Mode().Perm()),
 			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
 	}
 	if info.Size() > maxInput {
-		return nil, fmt.Errorf("%w %s: over %d bytes", errOwnerFile, f.Name(), maxInput)
+		return nil, cli.Usagef("%v %s: over %d bytes", errOwnerFile, f.Name(), maxInput)
 	}
 	var o ownerFile
 	if err := json.NewDecoder(f).Decode(&o); err != nil {
 		// The text of JSON errors can quote what it read: keys.
-		return nil, fmt.Errorf("%w %s: is damaged", errOwnerFile, f.Name())
+		return nil, cli.Usagef("%v %s: is damaged", errOwnerFile, f.Name())
 	}
 	if o.Schema != ownerSchema || len(o.TEK) != 16 || len(o.TIK) != 16 {
-		return nil, fmt.Errorf("%w %s: is not of schema %s", errOwnerFile, f.Name(), ownerSchema)
+		return nil, cli.Usagef("%v %s: is not of schema %s", errOwnerFile, f.Name(), ownerSchema)
 	}
 	if o.Verified != nil {
 		digest, err := hex.DecodeString(o.Verified.Hex)
@@ -106,7 +116,7 @@ func decodeOwner(f *os.File) (*ownerFile, error) {
 func updateOwner(name string, change func(*ownerFile) error) error {
 	name, err := filepath.EvalSymlinks(name) // replace the file, not a link to it
 	if err != nil {
-		return err
+		return cli.Fail(cli.ExitUsage, err)
 	}
 	for {
 		f, err := os.OpenFile(name, os.O_RDWR, 0)

@@ -60,7 +60,7 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	var in *inputs
-	if c.String("firmware") != "" || c.String("kernel") != "" {
+	if c.IsSet("firmware") || c.IsSet("kernel") || c.IsSet("initrd") || c.IsSet("cmdline") {
 		if in, err = readInputs(c); err != nil {
 			return err
 		}
@@ -70,6 +70,15 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	defer clear(table)
+	// Whatever can go wrong with the output shall do so before the session is spent.
+	if sameFile(c.String("out"), c.String("owner")) {
+		return cli.Usagef("--out %s: is the owner file", c.String("out"))
+	}
+	out, err := s.PrepareOutput(c.String("out"), 0o644)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer out.Discard()
 	var packet []byte
 	emulated := false
 	// The packet is made before the session is marked as used, and handed out
@@ -83,11 +92,17 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	if err := s.WriteOutput(c.String("out"), packet, 0o644); err != nil {
+	if err := out.Commit(packet); err != nil {
 		return cli.WithHint(err, "the session counts as used: make a new one and start the VM with it")
 	}
 	s.Say("packed the secret for %s%s; this session is now used up", m.Name, label(emulated))
 	return nil
+}
+
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 func pack(o *ownerFile, m *launcher.Measurement, in *inputs, table []byte) ([]byte, error) {

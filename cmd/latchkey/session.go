@@ -166,17 +166,25 @@ func readTestRoot(file string) (sev.Root, error) {
 // the keys would be worth nothing.
 func writeSession(dir, name string, force bool, made *session.Session, o *ownerFile) error {
 	path := func(ext string) string { return filepath.Join(dir, name+ext) }
-	if !force {
-		for _, ext := range []string{".owner", ".godh", ".session"} {
-			if _, err := os.Lstat(path(ext)); !errors.Is(err, fs.ErrNotExist) {
-				return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(ext)), "--force replaces it: a launch under the old session could then not be verified", "--name NAME makes another one")
-			}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	if !force { // of several commands at once one gets the name
+		f, err := os.OpenFile(path(".owner"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if errors.Is(err, fs.ErrExist) {
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(".owner")), "--force replaces it: a launch under the old session could then not be verified", "--name NAME makes another one")
+		}
+		if err != nil {
+			return cli.Fail(cli.ExitUsage, err)
+		}
+		if err := f.Close(); err != nil {
+			return err
 		}
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	if err := writeOwner(path(".owner"), o); err != nil {
+		if !force {
+			_ = os.Remove(path(".owner")) // it is empty
+		}
 		return err
 	}
 	for _, f := range []struct {

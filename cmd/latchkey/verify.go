@@ -13,6 +13,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 func newVerify(s *cli.IO) *urfave.Command {
@@ -88,6 +89,9 @@ func readMeasurement(s *cli.IO, name string) (*launcher.Measurement, error) {
 	}
 	if _, err := sev.ParseMeasurement(m.Measurement); err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	if err := rundir.CheckName(m.Name); err != nil { // it will be printed
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("measurement: %w", err))
 	}
 	return &m, nil
 }

@@ -91,7 +91,7 @@ func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
 	if dir := c.String("state-dir"); dir != "" {
 		h.StateDir = dir
 	}
-	return h, h.MakeAbsolute()
+	return h, cli.Fail(cli.ExitUsage, h.MakeAbsolute())
 }
 
 // vms reads the host's settings and clears away what dead VMs left.

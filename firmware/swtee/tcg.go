@@ -243,6 +243,7 @@ func (t *tcg) serve(ctx context.Context, monitors []net.Conn, clients []*endpoin
 			return err
 		}
 	}
+	go t.watchResume(conns[0].Subscribe(16, qmp.EventResume))
 	for i, e := range clients {
 		go e.serve(&monitorServer{tcg: t, up: conns[i]})
 	}
@@ -317,6 +318,18 @@ func (t *tcg) loadHashTable() error {
 	hashes.Kernel = served.Kernel
 	inMemory := hashes.Table()
 	return t.qtest.write(uint64(area.Base), inMemory[:])
+}
+
+// watchResume ends the launch also when the guest was let run by other means
+// than a QMP client's cont, such as a human monitor's.
+func (t *tcg) watchResume(sub *qmp.Subscription) {
+	for {
+		e, err := sub.Next(context.Background()) // ends with the connection
+		if err != nil || e.Name != qmp.EventResume {
+			return
+		}
+		_ = t.launchFinish() // logged there
+	}
 }
 
 // launchFinish makes the guest runnable, once.

@@ -21,12 +21,10 @@ func (r Root) Sweep(ctx context.Context) (killed, removed []string, err error) {
 	if _, err := os.Lstat(r.Run); err != nil {
 		return nil, nil, nil // nothing was ever started here
 	}
-	if err := r.removeLeftovers(); err != nil {
-		return nil, nil, err
-	}
-	entries, err := r.List(false)
-	if err != nil {
-		return nil, nil, err
+	err = r.removeLeftovers()
+	entries, listErr := r.List(false)
+	if listErr != nil {
+		return nil, nil, listErr
 	}
 	for _, e := range entries {
 		if s := e.Status(); s != Abandoned && s != Ended {
@@ -55,13 +53,14 @@ func (r Root) removeLeftovers() error {
 	for _, pattern := range []string{".new-*", ".old-*"} {
 		dirs, _ := filepath.Glob(filepath.Join(r.Run, pattern))
 		for _, dir := range dirs {
-			if err := removeFiles(dir); err != nil {
-				return err
+			if e := removeFiles(dir); e != nil {
+				err = errors.Join(err, e)
+				continue
 			}
 			r.dir(filepath.Base(dir)[len(".new-"):]).restoreLogs()
 		}
 	}
-	return nil
+	return err
 }
 
 // sweep clears one VM away, if it still has to be. It takes launch.lock first,

@@ -29,6 +29,8 @@ type App struct {
 	Action urfave.ActionFunc
 	Flags  []urfave.Flag
 	IO     *IO
+	// Interruptible programs have nothing to clean up: a signal ends them at once.
+	Interruptible bool
 }
 
 // Topic is a page of help that belongs to no command.
@@ -41,6 +43,9 @@ type Topic struct {
 // Main runs the program with its arguments and returns the exit code. The
 // context ends at SIGINT and SIGTERM; a second signal ends the program.
 func (a *App) Main(args []string) ExitCode {
+	if a.Interruptible {
+		return a.Run(context.Background(), args)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)

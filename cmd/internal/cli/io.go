@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -141,39 +142,101 @@ func (s *IO) ReadInput(name string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// WriteOutput writes a result to a file, or to standard output for "-". The
-// file appears whole or not at all.
-func (s *IO) WriteOutput(name string, data []byte, mode os.FileMode) error {
-	if name == "-" {
-		_, err := s.Out.Write(data)
-		return err
-	}
-	return WriteFile(name, data, mode)
+// Output is a result that is about to be written.
+type Output struct {
+	to   io.Writer // written through as it is: standard output, a device, a pipe
+	name string
+	tmp  *os.File
+	mode os.FileMode
 }
 
-// WriteFile replaces a file by way of a temporary one beside it.
-func WriteFile(name string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+// PrepareOutput gets ready to write a result to a file, or to standard output
+// for "-". What would make that fail, such as a missing directory, fails here. A
+// regular file appears whole, at Commit, or not at all.
+func (s *IO) PrepareOutput(name string, mode os.FileMode) (*Output, error) {
+	if name == "-" {
+		return &Output{to: s.Out}, nil
+	}
+	info, err := os.Stat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return nil, &os.PathError{Op: "write", Path: name, Err: errors.New("is a directory")}
+	case err == nil && !info.Mode().IsRegular():
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		return &Output{to: f, tmp: f}, err
+	}
+	tmp, err := temporary(name)
+	return &Output{name: name, tmp: tmp, mode: mode}, err
+}
+
+// Commit writes the result.
+func (o *Output) Commit(data []byte) error {
+	if o.to != nil {
+		_, err := o.to.Write(data)
+		return err
+	}
+	_, err := o.tmp.Write(data)
+	if err == nil {
+		err = o.tmp.Chmod(o.mode)
+	}
+	if err == nil {
+		err = o.tmp.Sync()
+	}
+	if err == nil {
+		err = os.Rename(o.tmp.Name(), o.name)
+	}
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // fails once renamed
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(name)) // the new name must survive a power cut, too
+	o.name = ""
+	dir, err := os.Open(filepath.Dir(o.tmp.Name())) // the new name must survive a power cut, too
 	if err != nil {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Discard gives up what was not committed; after Commit it only tidies up.
+func (o *Output) Discard() {
+	if o.tmp == nil {
+		return
+	}
+	if o.name != "" {
+		_ = os.Remove(o.tmp.Name())
+	}
+	_ = o.tmp.Close()
+}
+
+// temporary opens the file that will take the name's place. It has a fixed name,
+// under a lock, so that one that a killed program left is used again and does
+// not lie about with secrets in it.
+func temporary(name string) (*os.File, error) {
+	path := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		mine, err1 := f.Stat()
+		there, err2 := os.Lstat(path)
+		if err == nil && err1 == nil && err2 == nil && os.SameFile(mine, there) {
+			return f, f.Truncate(0)
+		}
+		_ = f.Close() // whoever had the lock has put it in place, or taken it away
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+	}
+}
+
+// WriteFile replaces a file by way of a temporary one beside it.
+func WriteFile(name string, data []byte, mode os.FileMode) error {
+	tmp, err := temporary(name)
+	if err != nil {
+		return err
+	}
+	o := &Output{name: name, tmp: tmp, mode: mode}
+	defer o.Discard()
+	return o.Commit(data)
 }
