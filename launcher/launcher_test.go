@@ -298,18 +298,6 @@ func TestReadExit(t *testing.T) {
 	}
 }
 
-func TestPacketForm(t *testing.T) {
-	good, _ := json.Marshal(Packet{Schema: PacketSchema, Header: make([]byte, 52), Secret: make([]byte, 32)})
-	if _, err := ParsePacket(good); err != nil {
-		t.Fatal(err)
-	}
-	for _, bad := range []string{"", "{}", "[]", strings.Replace(string(good), "packet/1", "packet/2", 1), strings.Replace(string(good), `"header":"AA`, `"header":"`, 1)} {
-		if _, err := ParsePacket([]byte(bad)); !errors.Is(err, ErrPacket) {
-			t.Errorf("%.60s: %v", bad, err)
-		}
-	}
-}
-
 func FuzzParseSpec(f *testing.F) {
 	f.Add([]byte(sevSpec))
 	f.Add([]byte("[[disk]]\nimage = 'x'"))
@@ -329,9 +317,4 @@ func FuzzParseSpec(f *testing.F) {
 			}
 		}
 	})
-}
-
-func FuzzParsePacket(f *testing.F) {
-	f.Add([]byte(`{"schema":"vmlatch.packet/1","header":"","secret":""}`))
-	f.Fuzz(func(t *testing.T, b []byte) { _, _ = ParsePacket(b) })
 }

@@ -2,7 +2,6 @@ package launcher
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
@@ -95,24 +95,9 @@ func (m *Machine) become(to State, change func(*rundir.Record)) error {
 	return nil
 }
 
-// Measurement is what an owner needs to check a launch (vmlatch.measurement/1).
-type Measurement struct {
-	Schema      string     `json:"schema"`
-	Name        string     `json:"name"`
-	Technology  string     `json:"technology"`
-	Emulated    bool       `json:"emulated"`
-	Firmware    sev.Build  `json:"firmware"`
-	Policy      sev.Policy `json:"policy"`
-	Measurement []byte     `json:"measurement"` // MAC and nonce, 48 bytes, base64
-	Claims      *Claims    `json:"claims,omitempty"`
-}
-
-// MeasurementSchema names the format of measurements.
-const MeasurementSchema = "vmlatch.measurement/1"
-
 // Measure asks the platform for the launch measurement. It may be repeated; the
 // platform's answer stays the same.
-func (m *Machine) Measure(ctx context.Context) (*Measurement, error) {
+func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
 	if !m.tech.query {
 		return nil, fmt.Errorf("%s: %w (technology %s)", m.rec.Name, ErrNotMeasurable, m.tech.name)
 	}
@@ -143,56 +128,17 @@ func (m *Machine) Measure(ctx context.Context) (*Measurement, error) {
 		}
 	}
 	s := m.rec.SEV
-	return &Measurement{
-		Schema: MeasurementSchema, Name: m.rec.Name, Technology: m.rec.Technology, Emulated: m.rec.Emulated,
+	return &exchange.Measurement{
+		Schema: exchange.MeasurementSchema, Name: m.rec.Name, Technology: m.rec.Technology, Emulated: m.rec.Emulated,
 		Firmware: s.Build, Policy: s.Policy, Measurement: s.Measurement,
 		Claims: claims(s.Inputs),
 	}, nil
 }
 
-// Packet is an encrypted secret for one launch (vmlatch.packet/1).
-type Packet struct {
-	Schema string  `json:"schema"`
-	Header []byte  `json:"header"` // 52 bytes
-	Secret []byte  `json:"secret"` // encrypted, a multiple of 16 bytes
-	GPA    *uint64 `json:"gpa,omitempty"`
-}
-
-// PacketSchema names the format of packets.
-const PacketSchema = "vmlatch.packet/1"
-
-// Limits of a packet (SEV API, chapter 6.6).
-const (
-	packetHeader = 52
-	maxSecret    = 16 << 10
-	// MaxPacketFile bounds a packet's file.
-	MaxPacketFile = 64 << 10
-)
-
-// ErrPacket is wrapped by errors about a packet's form.
-var ErrPacket = errors.New("secret packet")
-
-// ParsePacket reads a packet's file.
-func ParsePacket(b []byte) (*Packet, error) {
-	var p Packet
-	if err := json.Unmarshal(b, &p); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrPacket, err)
-	}
-	switch {
-	case p.Schema != PacketSchema:
-		return nil, fmt.Errorf("%w: schema is %q, must be %q", ErrPacket, p.Schema, PacketSchema)
-	case len(p.Header) != packetHeader:
-		return nil, fmt.Errorf("%w: header of %d bytes, must be %d", ErrPacket, len(p.Header), packetHeader)
-	case len(p.Secret) == 0 || len(p.Secret)%16 != 0 || len(p.Secret) > maxSecret:
-		return nil, fmt.Errorf("%w: secret of %d bytes, must be a multiple of 16 up to %d", ErrPacket, len(p.Secret), maxSecret)
-	}
-	return &p, nil
-}
-
 // Inject hands the platform a secret packet. The platform itself authenticates
 // it with the owner's key, so an accepted packet is the proof that opens a
 // latch that waits for a secret.
-func (m *Machine) Inject(ctx context.Context, p *Packet) error {
+func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 	if !m.tech.query {
 		return fmt.Errorf("%s: %w: technology %s takes no launch secret", m.rec.Name, ErrNotMeasurable, m.tech.name)
 	}

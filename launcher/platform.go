@@ -12,26 +12,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
-// Platform is what an owner needs from a host to make a session (vmlatch.platform/1).
-type Platform struct {
-	Schema          string `json:"schema"`
-	Emulated        bool   `json:"emulated"`
-	PDH             []byte `json:"pdh"`        // certificate, base64
-	CertChain       []byte `json:"cert-chain"` // PEK, OCA, CEK
-	CPU0ID          []byte `json:"cpu0-id,omitempty"`
-	CBitPos         int    `json:"cbitpos"`
-	ReducedPhysBits int    `json:"reduced-phys-bits"`
-}
-
-// PlatformSchema names the format of platforms.
-const PlatformSchema = "vmlatch.platform/1"
-
 // QueryPlatform asks the secure processor through a QEMU without a machine,
 // which ends with this call.
-func QueryPlatform(ctx context.Context, facts Facts) (*Platform, error) {
+func QueryPlatform(ctx context.Context, facts Facts) (*exchange.Platform, error) {
 	if facts.Emulator == nil && !facts.KVM {
 		return nil, fmt.Errorf("%w: reach a secure processor: KVM is not usable: %s", ErrHost, facts.KVMReason)
 	}
@@ -64,8 +51,8 @@ func QueryPlatform(ctx context.Context, facts Facts) (*Platform, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: show a SEV platform: %w", ErrHost, err)
 	}
-	return &Platform{
-		Schema: PlatformSchema, Emulated: facts.Emulator != nil, PDH: caps.PDH, CertChain: caps.CertChain,
+	return &exchange.Platform{
+		Schema: exchange.PlatformSchema, Emulated: facts.Emulator != nil, PDH: caps.PDH, CertChain: caps.CertChain,
 		CPU0ID: caps.CPU0ID, CBitPos: caps.CBitPos, ReducedPhysBits: caps.ReducedPhysBits,
 	}, nil
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/xrash/smetrics"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 // Spec is what a user wrote about one VM.
@@ -321,7 +321,7 @@ func (s *Spec) errorf(key, format string, args ...any) error {
 
 // validate refuses specs that cannot work or would not be secure.
 func (s *Spec) validate() error {
-	if err := rundir.CheckName(s.Name); err != nil {
+	if err := exchange.CheckName(s.Name); err != nil {
 		return s.errorf("name", "%v", err)
 	}
 	if s.CPUs < 1 || s.CPUs > 512 {

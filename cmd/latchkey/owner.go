@@ -56,7 +56,7 @@ func (secretKey) GoString() string { return "[redacted]" }
 
 const ownerSchema = "latchkey.owner/1"
 
-const maxInput = 1 << 20
+const maxOwnerFile = 64 << 10
 
 var errOwnerFile = errors.New("owner file")
 
@@ -89,8 +89,8 @@ func decodeOwner(f *os.File) (*ownerFile, error) {
 		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), info.Mode().Perm()),
 			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
 	}
-	if info.Size() > maxInput {
-		return nil, cli.Usagef("%v %s: over %d bytes", errOwnerFile, f.Name(), maxInput)
+	if info.Size() > maxOwnerFile {
+		return nil, cli.Usagef("%v %s: over %d bytes", errOwnerFile, f.Name(), maxOwnerFile)
 	}
 	var o ownerFile
 	if err := json.NewDecoder(f).Decode(&o); err != nil {

@@ -15,8 +15,8 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
-	"github.com/vmlatch/vmlatch/launcher"
 )
 
 func newSecret(s *cli.IO) *urfave.Command {
@@ -105,7 +105,7 @@ func sameFile(a, b string) bool {
 	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
-func pack(o *ownerFile, m *launcher.Measurement, in *inputs, table []byte) ([]byte, error) {
+func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]byte, error) {
 	if o.Used != nil {
 		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("this session has given out its secret already (%s)", o.Used.At.Local().Format(time.RFC3339)),
 			"whoever kept the old packet could start the same guest again: make a new session for a new launch")
@@ -141,7 +141,7 @@ func pack(o *ownerFile, m *launcher.Measurement, in *inputs, table []byte) ([]by
 	if err != nil {
 		return nil, err
 	}
-	out, err := json.MarshalIndent(launcher.Packet{Schema: launcher.PacketSchema, Header: p.Header[:], Secret: p.Data}, "", "  ")
+	out, err := json.MarshalIndent(exchange.Packet{Schema: exchange.PacketSchema, Header: p.Header[:], Secret: p.Data}, "", "  ")
 	return append(out, '\n'), err
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -17,21 +16,9 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
-	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
-
-// platformFile is a host's platform file (vmlatch.platform/1), as far as an
-// owner needs it. Nothing in it is believed before its chain verifies.
-type platformFile struct {
-	Schema    string `json:"schema"`
-	Emulated  bool   `json:"emulated"`
-	PDH       []byte `json:"pdh"`
-	CertChain []byte `json:"cert-chain"`
-	CPU0ID    []byte `json:"cpu0-id"`
-}
-
-const platformSchema = "vmlatch.platform/1"
 
 func newSession(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
@@ -75,16 +62,16 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 			"write no-debug as well, such as --policy no-debug,api=1.55", "--allow-debug makes such a session on purpose")
 	}
 	name := c.String("name")
-	if err := rundir.CheckName(name); err != nil {
+	if err := exchange.CheckName(name); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	b, err := s.ReadInput(c.String("platform"), maxInput)
+	b, err := s.ReadInput(c.String("platform"), exchange.MaxFile)
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	platform, err := parsePlatform(b)
+	platform, err := exchange.ParsePlatform(b)
 	if err != nil {
-		return err
+		return cli.Fail(cli.ExitUsage, err, `it is made by "vmlatch platform"`)
 	}
 	root, emulated, err := verifyPlatform(platform, c.String("trust-root"))
 	if err != nil {
@@ -113,21 +100,10 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 	return nil
 }
 
-func parsePlatform(b []byte) (*platformFile, error) {
-	var p platformFile
-	if err := json.Unmarshal(b, &p); err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("platform file: %w", err))
-	}
-	if p.Schema != platformSchema {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("platform file: schema is %q, must be %q", p.Schema, platformSchema), `it is made by "vmlatch platform"`)
-	}
-	return &p, nil
-}
-
 // verifyPlatform checks the chain against AMD's roots and, if one was named, a
 // test root. Whether the platform is emulated follows from the root that it
 // ends in, never from what it says of itself.
-func verifyPlatform(p *platformFile, trustRoot string) (root sev.Root, emulated bool, err error) {
+func verifyPlatform(p *exchange.Platform, trustRoot string) (root sev.Root, emulated bool, err error) {
 	chain, err := sev.ParseChain(p.PDH, p.CertChain)
 	if err != nil {
 		return root, false, err

@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,8 +11,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/launcher"
-	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 func newVerify(s *cli.IO) *urfave.Command {
@@ -75,30 +73,18 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 	return reportVerdict(c, s, o, m, digest, verdict)
 }
 
-func readMeasurement(s *cli.IO, name string) (*launcher.Measurement, error) {
-	b, err := s.ReadInput(name, maxInput)
+func readMeasurement(s *cli.IO, name string) (*exchange.Measurement, error) {
+	b, err := s.ReadInput(name, exchange.MaxFile)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
-	var m launcher.Measurement
-	if err := json.Unmarshal(b, &m); err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("measurement: %w", err))
-	}
-	if m.Schema != launcher.MeasurementSchema {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("measurement: schema is %q, must be %q", m.Schema, launcher.MeasurementSchema), `it is made by "vmlatch measure"`)
-	}
-	if _, err := sev.ParseMeasurement(m.Measurement); err != nil {
-		return nil, cli.Fail(cli.ExitUsage, err)
-	}
-	if err := rundir.CheckName(m.Name); err != nil { // it will be printed
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("measurement: %w", err))
-	}
-	return &m, nil
+	m, err := exchange.ParseMeasurement(b)
+	return m, cli.Fail(cli.ExitUsage, err)
 }
 
 // check decides. The policy and the keys are the owner's; of what the host
 // sends only the firmware version enters, under the MAC.
-func check(o *ownerFile, m *launcher.Measurement, in *inputs, digest [32]byte) error {
+func check(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte) error {
 	blob, err := sev.ParseMeasurement(m.Measurement)
 	if err != nil {
 		return err
@@ -114,7 +100,7 @@ func check(o *ownerFile, m *launcher.Measurement, in *inputs, digest [32]byte) e
 
 // causes tries what could explain a measurement that does not verify. A change
 // that makes the MAC match is proven; the host's claims only say what to try.
-func causes(o *ownerFile, m *launcher.Measurement, in *inputs, digest [32]byte, matches func(sev.Policy, [32]byte) bool) []string {
+func causes(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte, matches func(sev.Policy, [32]byte) bool) []string {
 	if m.Policy != o.Policy && matches(m.Policy, digest) {
 		return []string{fmt.Sprintf("cause: the policy is %v instead of your session's %v", m.Policy, o.Policy)}
 	}
@@ -139,7 +125,7 @@ func causes(o *ownerFile, m *launcher.Measurement, in *inputs, digest [32]byte, 
 }
 
 // kernelCauses tries the host's claimed hashes in place of the owner's.
-func kernelCauses(o *ownerFile, m *launcher.Measurement, in *inputs, matches func(sev.Policy, [32]byte) bool) []string {
+func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches func(sev.Policy, [32]byte) bool) []string {
 	claim := m.Claims.Kernel
 	if claim == nil {
 		return nil
@@ -176,7 +162,7 @@ func kernelCauses(o *ownerFile, m *launcher.Measurement, in *inputs, matches fun
 	return []string{"cause: " + strings.Join(best, "; ")}
 }
 
-func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *launcher.Measurement, digest [32]byte, verdict error) error {
+func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *exchange.Measurement, digest [32]byte, verdict error) error {
 	if c.Bool("json") {
 		out := map[string]any{
 			"schema": "latchkey.verdict/1", "verified": verdict == nil, "emulated": o.Emulated, "root": o.Root,

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -49,7 +50,7 @@ func explain(err error) error {
 			`"vmlatch measure NAME" shows the owner what was loaded; "vmlatch inject NAME PACKET" takes the owner's answer`)
 	case errors.Is(err, launcher.ErrHost):
 		return cli.Fail(cli.ExitHost, err, `without SEV hardware, "--emulate" takes the same steps on an emulated platform`)
-	case errors.Is(err, launcher.ErrPacket):
+	case errors.Is(err, exchange.ErrFormat):
 		return cli.Fail(cli.ExitUsage, err, `packets come from "latchkey secret"`)
 	case errors.Is(err, rundir.ErrNotFound):
 		return cli.Fail(cli.ExitFailure, err, `"vmlatch ps --all" lists the VMs of this user`)

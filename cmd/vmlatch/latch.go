@@ -6,6 +6,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
 )
 
@@ -82,11 +83,11 @@ Example:
 			if err != nil {
 				return err
 			}
-			b, err := s.ReadInput(got[1], launcher.MaxPacketFile)
+			b, err := s.ReadInput(got[1], exchange.MaxFile)
 			if err != nil {
 				return cli.Fail(cli.ExitUsage, err)
 			}
-			packet, err := launcher.ParsePacket(b)
+			packet, err := exchange.ParsePacket(b)
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -132,7 +133,7 @@ func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*launcher
 		return nil, nil, err
 	}
 	if name := c.String("name"); name != "" {
-		if err := rundir.CheckName(name); err != nil {
+		if err := exchange.CheckName(name); err != nil {
 			return nil, nil, cli.Fail(cli.ExitUsage, err)
 		}
 		spec.Name = name

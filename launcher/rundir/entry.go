@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 // Record is what is written down about a VM (record.json, vmlatch.vm/1).
@@ -168,7 +169,7 @@ func (r Root) lookup(d *Dir) (*Entry, error) {
 
 // Find returns one VM's directories and state, without taking a lock.
 func (r Root) Find(name string) (*Dir, *Entry, error) {
-	if err := CheckName(name); err != nil {
+	if err := exchange.CheckName(name); err != nil {
 		return nil, nil, err
 	}
 	d := r.dir(name)
@@ -235,7 +236,7 @@ func (r Root) names(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && CheckName(e.Name()) == nil && !strings.HasPrefix(e.Name(), ".") {
+		if e.IsDir() && exchange.CheckName(e.Name()) == nil && !strings.HasPrefix(e.Name(), ".") {
 			names = append(names, e.Name())
 		}
 	}

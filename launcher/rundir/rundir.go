@@ -23,10 +23,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 // Files of a run directory.
@@ -66,15 +67,6 @@ var (
 type Root struct {
 	Run   string // locks, sockets, records; best on a tmpfs
 	State string // logs and last records; survives the VM
-}
-
-// CheckName reports a name that cannot be a VM's.
-func CheckName(name string) error {
-	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	if name == "" || len(name) > 63 || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters+"._-", r) }) || strings.IndexByte(letters, name[0]) < 0 {
-		return fmt.Errorf("name %q: must be 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name)
-	}
-	return nil
 }
 
 // Dir is one VM's directories. The locks are open only in the process that
@@ -156,7 +148,7 @@ func (r Root) dir(name string) *Dir {
 // ErrExists. What a dead VM of the name left is removed first, its logs are
 // kept as the previous ones.
 func (r Root) Create(name string) (*Dir, error) {
-	if err := CheckName(name); err != nil {
+	if err := exchange.CheckName(name); err != nil {
 		return nil, err
 	}
 	d := r.dir(name)
@@ -347,7 +339,7 @@ func (d *Dir) removeRun() error {
 // Open takes launch.lock of a VM that is alive, for a command that changes it.
 // A command already at work is waited for, up to the given time.
 func (r Root) Open(name string, wait time.Duration) (*Dir, *Record, error) {
-	if err := CheckName(name); err != nil {
+	if err := exchange.CheckName(name); err != nil {
 		return nil, nil, err
 	}
 	d := r.dir(name)

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os/exec"
 	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 // OwnerError is an owner's command that gave no packet.
@@ -28,7 +30,7 @@ func (e *OwnerError) Unwrap() error { return e.Err }
 // AskOwner runs the command that the spec names for its owner: the measurement
 // goes to its standard input, the packet comes from its standard output. What
 // it writes to its standard error goes to stderr.
-func AskOwner(ctx context.Context, spec *Spec, m *Measurement, stderr io.Writer) (*Packet, error) {
+func AskOwner(ctx context.Context, spec *Spec, m *exchange.Measurement, stderr io.Writer) (*exchange.Packet, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(spec.Latch.Timeout))
 	defer cancel()
 	in, err := json.MarshalIndent(m, "", "  ")
@@ -54,7 +56,7 @@ func AskOwner(ctx context.Context, spec *Spec, m *Measurement, stderr io.Writer)
 		}
 		return nil, e
 	}
-	p, err := ParsePacket(out.b.Bytes())
+	p, err := exchange.ParsePacket(out.b.Bytes())
 	if err != nil {
 		return nil, &OwnerError{Command: argv[0], Code: 0, Err: err}
 	}
@@ -65,8 +67,8 @@ func AskOwner(ctx context.Context, spec *Spec, m *Measurement, stderr io.Writer)
 type limitedBuffer struct{ b bytes.Buffer }
 
 func (l *limitedBuffer) Write(p []byte) (int, error) {
-	if l.b.Len()+len(p) > MaxPacketFile {
-		return 0, fmt.Errorf("more than %d bytes", MaxPacketFile)
+	if l.b.Len()+len(p) > exchange.MaxFile {
+		return 0, fmt.Errorf("more than %d bytes", exchange.MaxFile)
 	}
 	return l.b.Write(p)
 }
