@@ -65,8 +65,8 @@ var (
 
 // Root is where VMs live: one directory a VM in each of both.
 type Root struct {
-	Run   string // locks, sockets, records; best on a tmpfs
-	State string // logs and last records; survives the VM
+	Run   string `json:"run"`   // locks, sockets, records; best on a tmpfs
+	State string `json:"state"` // logs and last records; survives the VM
 }
 
 // Dir is one VM's directories. The locks are open only in the process that
