@@ -305,8 +305,11 @@ type Exit struct {
 	Guest  bool   `json:"guest"`  // the guest itself asked for it
 }
 
+// ReasonPoweredOff is the reason of a guest that powered off by itself.
+const ReasonPoweredOff = "guest-shutdown"
+
 // Clean says whether the guest powered off by itself.
-func (e Exit) Clean() bool { return e.Reason == "guest-shutdown" }
+func (e Exit) Clean() bool { return e.Reason == ReasonPoweredOff }
 
 // maxEventsTail is how much of an event log is read for the last event.
 const maxEventsTail = 64 << 10

@@ -104,6 +104,9 @@ func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWri
 			return err
 		}
 		end = <-exited
+		if c.Context.Err() == nil { // Ctrl-]: it ended because the user wanted it to
+			end.exit.Reason = launcher.ReasonPoweredOff
+		}
 	}
 	return finishRun(c, root, name, end.exit, end.err)
 }
