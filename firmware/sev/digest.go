@@ -3,11 +3,13 @@ package sev
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+	"strings"
 )
 
 // GUID is a GUID as it lies in memory: the first three fields little-endian.
@@ -16,19 +18,14 @@ type GUID [16]byte
 // ParseGUID reads the usual text form, 8-4-4-4-12 hex digits.
 func ParseGUID(s string) (GUID, error) {
 	var g GUID
-	var a uint32
-	var b, c, d uint16
-	var e uint64
-	if n, err := fmt.Sscanf(s, "%08x-%04x-%04x-%04x-%012x", &a, &b, &c, &d, &e); n != 5 || err != nil || len(s) != 36 {
+	raw, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(raw) != len(g) || len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return g, fmt.Errorf("%q is not a GUID", s)
 	}
-	binary.LittleEndian.PutUint32(g[0:], a)
-	binary.LittleEndian.PutUint16(g[4:], b)
-	binary.LittleEndian.PutUint16(g[6:], c)
-	binary.BigEndian.PutUint16(g[8:], d)
-	var tail [8]byte
-	binary.BigEndian.PutUint64(tail[:], e)
-	copy(g[10:], tail[2:])
+	copy(g[:], raw)
+	for _, field := range [][]byte{g[0:4], g[4:6], g[6:8]} {
+		slices.Reverse(field)
+	}
 	return g, nil
 }
 
