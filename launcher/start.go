@@ -1,20 +1,14 @@
 package launcher
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
@@ -156,49 +150,6 @@ func (s *starter) open() error {
 	return err
 }
 
-func copyFile(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
-}
-
-// listen makes a listening socket for the child. The net package would register
-// it with its poller, for nothing.
-func listen(path string) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	f := os.NewFile(uintptr(fd), path)
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
-		err = unix.Listen(fd, 16)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
-	}
-	return f, nil
-}
-
-func socketpair() (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	own := os.NewFile(uintptr(fds[0]), "events")
-	defer own.Close()
-	c, err := net.FileConn(own)
-	return c, os.NewFile(uintptr(fds[1]), "events"), err
-}
-
 func (s *starter) exec() error {
 	log, err := os.OpenFile(s.dir.LogPath(rundir.QEMULog), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -326,30 +277,6 @@ func (s *starter) startError(ctx context.Context, err error) error {
 		}
 	}
 	return &StartError{Name: s.plan.Name, Err: err, Stderr: lastLines(s.dir.LogPath(rundir.QEMULog), 5)}
-}
-
-// lastLines returns the last lines of a log, without the program's own name.
-func lastLines(file string, n int) string {
-	f, err := os.Open(file)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	const limit = 8 << 10
-	if info, err := f.Stat(); err == nil && info.Size() > limit {
-		_, _ = f.Seek(-limit, io.SeekEnd)
-	}
-	b, _ := io.ReadAll(io.LimitReader(f, limit))
-	var lines []string
-	for line := range strings.SplitSeq(string(bytes.TrimSpace(b)), "\n") {
-		if name, rest, ok := strings.Cut(line, ": "); ok && strings.HasPrefix(filepath.Base(name), "qemu-system-") {
-			line = rest
-		}
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "warning: ") {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines[max(0, len(lines)-n):], "; ")
 }
 
 // closeFiles closes our copies of what the child inherits, except the lock.
