@@ -21,7 +21,7 @@ func (b *builder) firmware() error {
 	if f.Vars != "" || strings.Contains(filepath.Base(f.Image), "_CODE") {
 		d.Device = "flash"
 	}
-	if f.Image == "" && (f.Type == FirmwareUEFI || len(f.Features) > 0) {
+	if f.lookup() {
 		var err error
 		if d, err = b.findFirmware(); err != nil {
 			return err

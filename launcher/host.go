@@ -173,8 +173,10 @@ func GatherFacts(c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
 		f.Emulator = append(append(f.Emulator, c.Emulate.Args...), "--")
 		f.CBitPos = emulatedCBitPos
 	}
-	// Descriptors that cannot be read are somebody else's; the others count.
-	f.Descriptors, _ = ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
+	if spec != nil && spec.Firmware.lookup() {
+		// Descriptors that cannot be read are somebody else's; the others count.
+		f.Descriptors, _ = ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
+	}
 	return f, nil
 }
 

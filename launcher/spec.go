@@ -49,6 +49,11 @@ type FirmwareSpec struct {
 	Features []string `toml:"features" json:"features,omitempty"`
 }
 
+// lookup says whether the firmware has to be found through QEMU's descriptors.
+func (f FirmwareSpec) lookup() bool {
+	return f.Image == "" && (f.Type == FirmwareUEFI || len(f.Features) > 0)
+}
+
 // KernelSpec is a kernel that QEMU hands to the firmware.
 type KernelSpec struct {
 	Image   string `toml:"image" json:"image,omitempty"`

@@ -63,14 +63,13 @@ func runStart(c *urfave.Context, o *startOptions) error {
 	if err != nil {
 		return err
 	}
-	defer m.Close()
 	if err := o.finish(c.Context, spec, m); err != nil {
 		if e := m.Discard(detached(c.Context)); e != nil {
 			err = errors.Join(err, e)
 		}
 		return err
 	}
-	rec := m.Record()
+	rec := m.Record() // locks and connection end with the process
 	o.steps("done")
 	switch {
 	case o.hold:

@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -35,6 +36,7 @@ type bench struct {
 	rounds int
 	bin    string
 	work   string
+	runDir string
 	floor  string
 	rows   [][]string
 }
@@ -47,12 +49,21 @@ func (b *bench) run(bin string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(b.work)
+	// Run directories are on a tmpfs wherever vmlatch is installed: /run.
+	if b.runDir, err = os.MkdirTemp("/dev/shm", "vmlatch-bench-*"); err != nil {
+		b.runDir = filepath.Join(b.work, "run")
+	}
+	defer os.RemoveAll(b.runDir)
 	b.floor = filepath.Join(b.work, "floor")
 	const source = "integration/bench/floor/floor.c"
 	if out, err := exec.Command("cc", "-O2", "-o", b.floor, source).CombinedOutput(); err != nil {
 		return fmt.Errorf("the floor is a C program, which needs a compiler (package gcc): %w\n%s", err, out)
 	}
-	spec := "memory = \"256MiB\"\naccel = \"tcg\"\ncpu = \"qemu64\"\n[firmware]\ntype = \"uefi\"\n[[disk]]\nimage = \"disk.raw\"\n"
+	code, err := b.firmware()
+	if err != nil {
+		return err
+	}
+	spec := fmt.Sprintf("memory = \"256MiB\"\naccel = \"tcg\"\ncpu = \"qemu64\"\n[firmware]\nimage = %q\nvars = \"vars.fd\"\n[[disk]]\nimage = \"disk.raw\"\n", code)
 	if err := os.WriteFile(filepath.Join(b.work, "vm.toml"), []byte(spec), 0o600); err != nil {
 		return err
 	}
@@ -100,13 +111,29 @@ func (b *bench) timed(args ...string) (time.Duration, error) {
 func (b *bench) output(program string, args ...string) ([]byte, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = b.work
-	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+filepath.Join(b.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"))
+	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+b.runDir, "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"))
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		err = fmt.Errorf("%s %s: %w\n%s", filepath.Base(program), strings.Join(args, " "), err, exit.Stderr)
 	}
 	return out, err
+}
+
+// firmware finds an OVMF of two flash images and copies its variables.
+func (b *bench) firmware() (code string, err error) {
+	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
+	for _, d := range found {
+		if d.VarsImage == "" || !d.Fits("x86_64", "q35") || slices.Contains(d.Features, "requires-smm") {
+			continue
+		}
+		vars, err := os.ReadFile(d.VarsImage)
+		if err != nil {
+			return "", err
+		}
+		return d.Image, os.WriteFile(filepath.Join(b.work, "vars.fd"), vars, 0o600)
+	}
+	return "", errors.New("no OVMF with a variable store is described on this machine (package ovmf)")
 }
 
 // floorArgv is the plan's own command line with the sockets that the floor has.
@@ -117,20 +144,12 @@ func (b *bench) floorArgv() ([]string, error) {
 	}
 	var plan struct {
 		Argv        []string
-		Copies      []struct{ From, To string }
 		Directories struct{ State string }
 	}
 	if err := json.Unmarshal(out, &plan); err != nil {
 		return nil, err
 	}
 	for i, a := range plan.Argv {
-		for _, c := range plan.Copies { // the floor makes no copy
-			vars := filepath.Join(b.work, "vars.fd")
-			if data, err := os.ReadFile(c.From); err == nil {
-				_ = os.WriteFile(vars, data, 0o600)
-			}
-			a = strings.ReplaceAll(a, c.To, vars)
-		}
 		if strings.HasPrefix(a, "socket,id=qmp,") {
 			a = "socket,id=qmp,fd=4" // one end of a socketpair
 		}
@@ -205,7 +224,7 @@ func (b *bench) roundTrip() error {
 	if _, err := b.vmlatch("start", "small.toml", "--hold"); err != nil {
 		return err
 	}
-	socket := filepath.Join(b.work, "run/small/monitor.sock")
+	socket := filepath.Join(b.runDir, "small/monitor.sock")
 	var own, own99, c, c99 []time.Duration
 	for range max(9, b.rounds/2) {
 		out, err := exec.Command(b.floor, "qmp", socket, fmt.Sprint(calls)).Output()
