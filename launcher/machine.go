@@ -55,11 +55,15 @@ func (m *Machine) State() State { return State(m.rec.State) }
 
 // Close lets go of the machine and leaves it as it is.
 func (m *Machine) Close() {
+	m.disconnect()
+	m.dir.Close()
+}
+
+func (m *Machine) disconnect() {
 	if m.conn != nil {
 		_ = m.conn.Close()
 		m.conn = nil
 	}
-	m.dir.Close()
 }
 
 // QMP returns the machine's connection, making one if needed. It is vmlatch's
@@ -83,7 +87,11 @@ func (m *Machine) become(to State, change func(*rundir.Record)) error {
 	if err := checkTransition(m.State(), to); err != nil {
 		return fmt.Errorf("%s: %w", m.rec.Name, err)
 	}
-	next := *m.rec
+	next := *m.rec // changed as a copy: it counts only once it is written
+	if m.rec.SEV != nil {
+		own := *m.rec.SEV
+		next.SEV = &own
+	}
 	next.State = string(to)
 	if change != nil {
 		change(&next)
@@ -118,11 +126,7 @@ func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
 		if _, err := sev.ParseMeasurement(raw); err != nil {
 			return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
 		}
-		err = m.become(Measured, func(r *rundir.Record) {
-			sevCopy := *r.SEV
-			sevCopy.Measurement = raw
-			r.SEV = &sevCopy
-		})
+		err = m.become(Measured, func(r *rundir.Record) { r.SEV.Measurement = raw })
 		if err != nil {
 			return nil, err
 		}
@@ -161,9 +165,7 @@ func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 		return platformError(m.rec.Name, "the platform refused the secret", err)
 	}
 	return m.become(Provisioned, func(r *rundir.Record) {
-		sevCopy := *r.SEV
-		sevCopy.Secret = true
-		r.SEV = &sevCopy
+		r.SEV.Secret = true
 		if r.Latch.Until == UntilSecret {
 			r.Latch.Open, r.Latch.Verified = true, true
 		}
@@ -220,10 +222,7 @@ func (m *Machine) Wait(ctx context.Context) (Exit, error) {
 // Kill ends the machine at once and waits for its end. It needs nothing but the
 // VM's lock: neither a record that can be written nor a QEMU that answers.
 func (m *Machine) Kill(ctx context.Context) error {
-	if m.conn != nil {
-		_ = m.conn.Close()
-		m.conn = nil
-	}
+	m.disconnect()
 	return kill(ctx, m.dir, m.rec.PID)
 }
 
@@ -236,7 +235,11 @@ func KillByName(ctx context.Context, root rundir.Root, name string) error {
 	if !e.VMHeld {
 		return fmt.Errorf("%s: %w", name, rundir.ErrNotFound)
 	}
-	return dir.Kill(ctx)
+	hint := 0
+	if e.Record != nil {
+		hint = e.Record.PID
+	}
+	return kill(ctx, dir, hint)
 }
 
 // kill tries the process that the record names first: that saves a walk through

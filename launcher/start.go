@@ -23,12 +23,10 @@ type StartOptions struct {
 	// goes, and other commands take it further. Without it a machine whose
 	// launching process dies is ended by the next command.
 	Hold bool
-	// Step is told the name of each step before it is taken; nil is fine.
+	// Step is told the name of each step (reserve, sockets, exec, connect, query,
+	// paused) before it is taken; nil is fine.
 	Step func(step string)
 }
-
-// Steps of a start, in order, as StartOptions.Step sees them.
-var Steps = []string{"reserve", "sockets", "exec", "connect", "query", "paused"}
 
 // StartError is a QEMU that did not come up.
 type StartError struct {
@@ -296,10 +294,8 @@ func (s *starter) undo() {
 			_ = c.Close()
 		}
 	}
-	if m := s.machine; m != nil {
-		if m.conn != nil {
-			_ = m.conn.Close()
-		}
+	if s.machine != nil {
+		s.machine.disconnect()
 	}
 	s.dir.DropVMLock()
 	err := s.dir.Kill(context.Background()) // by the lock, so also an emulator's QEMU
@@ -322,10 +318,7 @@ const undoTimeout = 10 * time.Second
 
 // Discard ends a machine whose launch is given up and removes every trace of it.
 func (m *Machine) Discard(ctx context.Context) error {
-	if m.conn != nil {
-		_ = m.conn.Close()
-		m.conn = nil
-	}
+	m.disconnect()
 	if err := m.dir.Kill(ctx); err != nil {
 		return err // its directory is how it can be found
 	}

@@ -53,7 +53,7 @@ Example:
    vmlatch measure guest > measurement.json`,
 		Flags: hostFlags(),
 		Action: func(c *urfave.Context) error {
-			m, _, err := attach(c, s)
+			m, err := attachArg(c, s)
 			if err != nil {
 				return err
 			}
@@ -91,7 +91,7 @@ Example:
 			if err != nil {
 				return err
 			}
-			m, _, err := attach(c, s, "PACKET")
+			m, err := attach(c, s, got[0])
 			if err != nil {
 				return err
 			}
@@ -113,7 +113,7 @@ func newRelease(s *cli.IO) *urfave.Command {
 		Description: "Refused while the latch is closed.\n\nExample:\n\n   vmlatch release guest",
 		Flags:       hostFlags(),
 		Action: func(c *urfave.Context) error {
-			m, _, err := attach(c, s)
+			m, err := attachArg(c, s)
 			if err != nil {
 				return err
 			}
@@ -160,7 +160,7 @@ Examples:
 				}
 				args = json.RawMessage(got[2])
 			}
-			m, _, err := attach(c, s, names[1:]...)
+			m, err := attach(c, s, got[0])
 			if err != nil {
 				return err
 			}

@@ -102,28 +102,37 @@ func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error
 		return rundir.Root{}, nil, err
 	}
 	root := h.Root()
-	killed, _, err := root.Sweep(c.Context)
+	sweep(c.Context, s, root)
+	return root, h, c.Context.Err()
+}
+
+// sweep clears away what dead VMs left, and says so.
+func sweep(ctx context.Context, s *cli.IO, root rundir.Root) {
+	killed, _, err := root.Sweep(ctx)
 	for _, name := range killed {
 		s.Say("%s: ended: its launch was never finished", name)
 	}
 	if err != nil { // trouble with one VM must not stop work on another
 		s.Say("cannot clear everything away: %v", err)
 	}
-	return root, h, c.Context.Err()
 }
 
-// attach takes the command's NAME and control of that VM.
-func attach(c *urfave.Context, s *cli.IO, args ...string) (*launcher.Machine, []string, error) {
-	got, err := cli.Args(c, append([]string{"NAME"}, args...)...)
+// attachArg is attach for commands whose only argument is NAME.
+func attachArg(c *urfave.Context, s *cli.IO) (*launcher.Machine, error) {
+	args, err := cli.Args(c, "NAME")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	return attach(c, s, args[0])
+}
+
+// attach takes control of a VM.
+func attach(c *urfave.Context, s *cli.IO, name string) (*launcher.Machine, error) {
 	root, _, err := vms(c, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	m, err := launcher.Attach(root, got[0])
-	return m, got, err
+	return launcher.Attach(root, name)
 }
 
 // loadPlan reads a spec and works out its start.

@@ -96,7 +96,7 @@ func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWri
 		if !wanted {
 			select {
 			case end = <-exited:
-				return finishRun(c, root, name, end.exit, end.err)
+				return finishRun(c, s, root, name, end.exit, end.err)
 			case <-ctx.Done():
 			}
 		}
@@ -108,17 +108,15 @@ func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWri
 			end.exit.Reason = launcher.ReasonPoweredOff
 		}
 	}
-	return finishRun(c, root, name, end.exit, end.err)
+	return finishRun(c, s, root, name, end.exit, end.err)
 }
 
 // finishRun clears the VM away and says how it ended.
-func finishRun(c *urfave.Context, root rundir.Root, name string, exit launcher.Exit, err error) error {
+func finishRun(c *urfave.Context, s *cli.IO, root rundir.Root, name string, exit launcher.Exit, err error) error {
 	if err != nil {
 		return err
 	}
-	if _, _, err := root.Sweep(detached(c.Context)); err != nil {
-		return err
-	}
+	sweep(detached(c.Context), s, root)
 	if c.Context.Err() != nil {
 		return &cli.Error{Code: cli.ExitInterrupted, Err: fmt.Errorf("%s: stopped by a signal", name)}
 	}

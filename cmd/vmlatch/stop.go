@@ -41,9 +41,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			if _, _, err := vms(c, s); err != nil { // removes its directory
-				return err
-			}
+			sweep(c.Context, s, root) // removes its directory
 			if graceful {
 				s.Say("%s: powered off", got[0])
 			} else {
