@@ -73,11 +73,11 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err, `it is made by "vmlatch platform"`)
 	}
-	root, emulated, err := verifyPlatform(platform, c.String("trust-root"))
+	chain, err := sev.ParseChain(platform.PDH, platform.CertChain)
 	if err != nil {
 		return err
 	}
-	chain, err := sev.ParseChain(platform.PDH, platform.CertChain)
+	root, emulated, err := verifyChain(chain, c.String("trust-root"))
 	if err != nil {
 		return err
 	}
@@ -100,14 +100,10 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 	return nil
 }
 
-// verifyPlatform checks the chain against AMD's roots and, if one was named, a
+// verifyChain checks the chain against AMD's roots and, if one was named, a
 // test root. Whether the platform is emulated follows from the root that it
 // ends in, never from what it says of itself.
-func verifyPlatform(p *exchange.Platform, trustRoot string) (root sev.Root, emulated bool, err error) {
-	chain, err := sev.ParseChain(p.PDH, p.CertChain)
-	if err != nil {
-		return root, false, err
-	}
+func verifyChain(chain *sev.Chain, trustRoot string) (root sev.Root, emulated bool, err error) {
 	amd, err := sev.AMDRoots()
 	if err != nil {
 		return root, false, err

@@ -55,13 +55,13 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	var o *ownerFile
-	var verdict error
-	if o, err = readOwner(c.String("owner")); err != nil {
+	o, err := readOwner(c.String("owner"))
+	if err != nil {
 		return err
 	}
 	defer o.wipe()
-	if verdict = check(o, m, in, digest); verdict == nil {
+	verdict := check(o, m, in, digest)
+	if verdict == nil {
 		err = updateOwner(c.String("owner"), func(o *ownerFile) error {
 			o.Verified = &verified{Digest: digest, Hex: hex.EncodeToString(digest[:])}
 			return nil
