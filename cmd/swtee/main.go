@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -16,28 +15,48 @@ import (
 
 func main() { os.Exit(int(newApp(cli.System("swtee")).Main(os.Args))) }
 
-const long = `   swtee runs an unmodified QEMU as if this machine had a secure processor. The
-   launch takes place step by step as on real hardware: sessions are unwrapped,
-   the firmware and the kernel hashes are measured, secrets are authenticated
-   and placed where the guest looks for them. Memory is NOT encrypted and the
-   keys lie in a file: it protects nothing, and its certificates end in a root
-   that owners must name before they trust it ("swtee root").
+const long = `   swtee runs an unmodified QEMU as if this machine had a secure processor or a
+   TDX module. The launch takes place step by step as on real hardware: sessions
+   are unwrapped, firmware, kernel hashes and registers are measured, secrets are
+   authenticated and placed where the guest looks for them. Memory is NOT
+   encrypted and the keys lie in a file: it protects nothing, and its
+   certificates end in a root that owners must name to trust ("swtee root").
 
-   Example:
+   QEMU runs in one of two ways:
+
+      under   QEMU's own SEV, SEV-ES, SEV-SNP and TDX code runs, on an answer to
+              each of its system calls. The guest executes where KVM can run it;
+              with --fake-kvm it is launched and measured, but never executes.
+      tcg     QEMU runs under TCG, and the guest really boots. SEV only.
+
+   auto takes under where KVM can run a guest; else tcg for plain guests and SEV,
+   and under with a fake KVM for the others. It says which, and why.
+
+   Examples:
 
       swtee -- qemu-system-x86_64 -machine q35,confidential-guest-support=sev0 \
          -object sev-guest,id=sev0,cbitpos=51,reduced-phys-bits=1,kernel-hashes=on \
          -bios OVMF.amdsev.fd -kernel vmlinuz -append console=ttyS0 \
-         -nodefaults -nographic -serial stdio -qmp unix:qmp.sock,server=on,wait=off -S`
+         -nodefaults -nographic -serial stdio -qmp unix:qmp.sock,server=on,wait=off -S
+
+      swtee --fake-kvm --report pages.json -- qemu-system-x86_64 -accel kvm -cpu EPYC-v4 \
+         -machine q35,confidential-guest-support=snp0 -bios OVMF.amdsev.fd -nodefaults -nographic \
+         -object sev-snp-guest,id=snp0,cbitpos=51,reduced-phys-bits=1
+
+      swtee --fault LAUNCH_START=RESOURCE_LIMIT -- qemu-system-x86_64 …`
 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "swtee", Usage: "run QEMU on an emulated secure processor", Version: cli.Version(), Long: long, IO: s,
 		Commands: []*urfave.Command{newRoot(s)},
 		Flags: []urfave.Flag{
-			&urfave.StringFlag{Name: "accel", Value: "auto", Usage: "how QEMU runs: auto or tcg (both mean tcg in this version)"},
+			&urfave.StringFlag{Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto, Usage: "how QEMU runs: auto, under or tcg"},
+			&urfave.BoolFlag{Name: "fake-kvm", EnvVars: []string{"SWTEE_FAKE_KVM"}, Usage: "answer for /dev/kvm too: needs no KVM and no privileges, the guest never executes"},
 			platformFlag(),
-			&urfave.StringFlag{Name: "measure-kernel", Usage: "act as a host that swaps the kernel: measure `FILE` while QEMU serves its own -kernel"},
+			&urfave.StringFlag{Name: "report", EnvVars: []string{"SWTEE_REPORT"}, Usage: "write what QEMU submitted, page by page, and the digests to `FILE` (JSON)"},
+			&urfave.StringSliceFlag{Name: "fault", EnvVars: []string{"SWTEE_FAULT"}, Usage: "fail on purpose, `COMMAND[:N|:N-M|:N+]=WHAT`: a status, an errno, reset or delay:300ms; may be repeated"},
+			&urfave.StringFlag{Name: "measure-kernel", Usage: "act as a host that swaps the kernel: measure `FILE` while QEMU serves its own -kernel (tcg only)"},
+			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not say how QEMU is run"},
 			&urfave.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log each command of the emulated firmware"},
 		},
 		Action: func(c *urfave.Context) error { return run(c, s) },
@@ -61,35 +80,6 @@ func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
 		return nil, cli.WithHint(err, fmt.Sprintf("remove %s to have a new platform made; sessions for the old one end with it", filepath.Join(dir, "platform.json")))
 	}
 	return p, nil
-}
-
-func run(c *urfave.Context, s *cli.IO) error {
-	if c.NArg() == 0 {
-		return cli.WithHint(cli.Usagef("no QEMU command line given"), `usage: swtee [OPTIONS] -- qemu-system-x86_64 …`, `"swtee --help" shows an example`)
-	}
-	if accel := c.String("accel"); accel != "auto" && accel != "tcg" {
-		return cli.Usagef("--accel %s: must be auto or tcg", accel)
-	}
-	p, err := openPlatform(c)
-	if err != nil {
-		return err
-	}
-	level := slog.LevelWarn
-	if c.Bool("verbose") {
-		level = slog.LevelInfo
-	}
-	code, err := swtee.RunTCG(c.Context, swtee.TCGOptions{
-		Argv: c.Args().Slice(), Platform: p, MeasureKernel: c.String("measure-kernel"),
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("emulated", true),
-	})
-	if err != nil {
-		return cli.Fail(cli.ExitCode(code), err)
-	}
-	if code != 0 {
-		return &cli.Error{Code: cli.ExitCode(code), Err: fmt.Errorf("QEMU exited with code %d", code), Quiet: true}
-	}
-	return nil
 }
 
 func newRoot(s *cli.IO) *urfave.Command {

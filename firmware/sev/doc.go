@@ -10,6 +10,7 @@
 //
 // Sources, named in the comments below by their short titles:
 //   - "SEV API": AMD, Secure Encrypted Virtualization API, publication 55766, revision 3.24.
+//   - "SNP ABI": AMD, SEV Secure Nested Paging Firmware ABI, publication 56860, revision 1.58.
 //   - "OVMF": edk2, OvmfPkg/AmdSev and OvmfPkg/ResetVector.
 //   - "QEMU": target/i386/sev.c.
 package sev

@@ -1,14 +1,18 @@
 package swtee
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"hash"
 	"math/big"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
@@ -30,12 +34,15 @@ var stateNames = []string{"uninit", "launch-update", "launch-secret", "running"}
 // String is the state as QEMU's SevState spells it.
 func (s State) String() string { return stateNames[s] }
 
-// Guest is the context of one guest in the emulated firmware. Its methods are
-// the commands of the SEV API and fail with a sev.Status, wrapped with the
-// reason that real firmware does not tell. It is not safe for concurrent use.
+// Guest is the context of one SEV or SEV-ES guest in the emulated firmware. Its
+// methods are the commands of the SEV API and fail with a sev.Status, wrapped
+// with the reason that real firmware does not tell, or with a unix.Errno where
+// it is the kernel that refuses. It is not safe for concurrent use.
 type Guest struct {
-	platform    *Platform
+	context
 	state       State
+	inited      bool
+	es          bool
 	policy      sev.Policy
 	keys        session.Keys
 	digest      hash.Hash
@@ -44,7 +51,7 @@ type Guest struct {
 }
 
 // NewGuest makes a context in the state uninit.
-func (p *Platform) NewGuest() *Guest { return &Guest{platform: p} }
+func (f *Firmware) NewGuest() *Guest { return &Guest{context: f.newContext()} }
 
 // State returns the guest's state.
 func (g *Guest) State() State { return g.state }
@@ -58,38 +65,71 @@ func (g *Guest) Handle() uint32 { return 1 }
 // Wipe overwrites the guest's keys.
 func (g *Guest) Wipe() { g.keys.Wipe() }
 
-func refuse(s sev.Status, format string, args ...any) error {
-	return fmt.Errorf("%w: %s", s, fmt.Sprintf(format, args...))
+func refuse(code error, format string, args ...any) error {
+	return fmt.Errorf("%w: %s", code, fmt.Sprintf(format, args...))
 }
 
-func (g *Guest) require(want State, command string) error {
+func (g *Guest) require(want State, command Command) error {
+	if err := g.alive(); err != nil {
+		return err
+	}
+	if !g.inited {
+		return refuse(unix.ENOTTY, "%s before the VM was initialised for SEV", command)
+	}
 	if g.state != want {
 		return refuse(sev.StatusInvalidGuestState, "%s in state %v, needs %v", command, g.state, want)
 	}
 	return nil
 }
 
+// Init is what the kernel does before a launch: it takes an encryption slot. The
+// command is INIT, ES_INIT or INIT2; features are INIT2's vmsa_features (Linux,
+// Documentation/virt/kvm/x86/amd-memory-encryption.rst).
+func (g *Guest) Init(cmd Command, es bool, features uint64) error {
+	return g.fw.do(cmd, func() error {
+		if g.inited {
+			return refuse(unix.EINVAL, "initialised already")
+		}
+		g.inited, g.es = true, es
+		g.fw.report.Technology = "sev"
+		if es {
+			g.fw.report.Technology = "sev-es"
+		}
+		if cmd == CmdInit2 {
+			g.fw.launch().VMSAFeatures = fmt.Sprintf("%#x", features)
+		}
+		return nil
+	})
+}
+
 // LaunchStart begins a launch (SEV API, chapter 6.2). Owner certificate and
 // session are the raw bytes from the guest's owner, or both nil: then the keys
 // are random and nobody can verify the launch.
 func (g *Guest) LaunchStart(policy sev.Policy, owner, blob []byte) error {
-	if err := g.require(StateUninit, "LAUNCH_START"); err != nil {
-		return err
-	}
-	if err := policy.Check(); err != nil {
-		return refuse(sev.StatusInvalidParam, "%v", err)
-	}
-	if !policy.Admits(FirmwareBuild) {
-		return refuse(sev.StatusPolicyFailure, "policy %v asks for newer firmware than %v", policy, FirmwareBuild)
-	}
-	if owner == nil && blob == nil {
-		_, _ = rand.Read(g.keys.TEK[:]) // never fails (crypto/rand)
-		_, _ = rand.Read(g.keys.TIK[:])
-	} else if err := g.unwrap(policy, owner, blob); err != nil {
-		return err
-	}
-	g.policy, g.digest, g.state = policy, sha256.New(), StateLaunchUpdate
-	return nil
+	return g.fw.do(CmdLaunchStart, func() error {
+		if err := g.require(StateUninit, CmdLaunchStart); err != nil {
+			return err
+		}
+		if err := policy.Check(); err != nil {
+			return refuse(sev.StatusInvalidParam, "%v", err)
+		}
+		if !policy.Admits(FirmwareBuild) {
+			return refuse(sev.StatusPolicyFailure, "policy %v asks for newer firmware than %v", policy, FirmwareBuild)
+		}
+		if g.es != (policy&sev.PolicyES != 0) {
+			return refuse(sev.StatusPolicyFailure, "policy %v and the kind of VM do not agree about SEV-ES", policy)
+		}
+		if owner == nil && blob == nil {
+			_, _ = rand.Read(g.keys.TEK[:]) // never fails (crypto/rand)
+			_, _ = rand.Read(g.keys.TIK[:])
+		} else if err := g.unwrap(policy, owner, blob); err != nil {
+			return err
+		}
+		g.policy, g.digest, g.state = policy, sha256.New(), StateLaunchUpdate
+		g.fw.started = true
+		g.fw.launch().Policy = fmt.Sprintf("%#x", uint32(policy))
+		return nil
+	})
 }
 
 func (g *Guest) unwrap(policy sev.Policy, owner, blob []byte) error {
@@ -103,7 +143,7 @@ func (g *Guest) unwrap(policy sev.Policy, owner, blob []byte) error {
 	if cert.Usage != sev.UsagePDH {
 		return refuse(sev.StatusInvalidCertificate, "the owner's certificate is a %v, not a PDH", cert.Usage)
 	}
-	pdh, err := g.platform.pdh.ECDH()
+	pdh, err := g.fw.pdh.ECDH()
 	if err != nil {
 		return refuse(sev.StatusInvalidCertificate, "%v", err)
 	}
@@ -113,28 +153,73 @@ func (g *Guest) unwrap(policy sev.Policy, owner, blob []byte) error {
 	return nil
 }
 
-// LaunchUpdateData adds bytes to the launch digest (SEV API, chapter 6.3).
-func (g *Guest) LaunchUpdateData(b []byte) error {
-	if err := g.require(StateLaunchUpdate, "LAUNCH_UPDATE_DATA"); err != nil {
-		return err
+// LaunchUpdateData adds bytes to the launch digest (SEV API, chapter 6.3). The
+// address is for the report only: SEV does not measure it.
+func (g *Guest) LaunchUpdateData(gpa uint64, b []byte) error {
+	return g.fw.do(CmdLaunchUpdateData, func() error {
+		if err := g.require(StateLaunchUpdate, CmdLaunchUpdateData); err != nil {
+			return err
+		}
+		if len(b) == 0 || len(b)%16 != 0 {
+			return refuse(sev.StatusInvalidLength, "%d bytes, must be a multiple of 16", len(b))
+		}
+		g.digest.Write(b)
+		if g.fw.RecordPages {
+			g.fw.addPage(Page{Type: "data", GPA: address(gpa), Size: len(b), Measured: true, Digest: hexSHA256(b)})
+		}
+		return nil
+	})
+}
+
+// RegisterPage is the save area of one vCPU, as KVM makes it for the firmware.
+type RegisterPage struct {
+	VCPU int
+	VMSA []byte // 4096 bytes
+}
+
+func (p RegisterPage) record(gpa uint64, digest string) Page {
+	return Page{
+		Type: "vmsa", GPA: address(gpa), Size: len(p.VMSA), VCPU: &p.VCPU, Measured: true, Digest: digest,
+		Contents: bytes.TrimRight(p.VMSA, "\x00"),
 	}
-	if len(b) == 0 || len(b)%16 != 0 {
-		return refuse(sev.StatusInvalidLength, "%d bytes, must be a multiple of 16", len(b))
-	}
-	g.digest.Write(b)
-	return nil
+}
+
+// LaunchUpdateVMSA adds the register state of an SEV-ES guest's vCPUs (SEV API,
+// chapter 6.4). KVM submits those of all vCPUs at one request.
+func (g *Guest) LaunchUpdateVMSA(pages []RegisterPage) error {
+	return g.fw.do(CmdLaunchUpdateVMSA, func() error {
+		if err := g.require(StateLaunchUpdate, CmdLaunchUpdateVMSA); err != nil {
+			return err
+		}
+		if !g.es {
+			return refuse(unix.ENOTTY, "LAUNCH_UPDATE_VMSA without SEV-ES")
+		}
+		for _, p := range pages {
+			g.digest.Write(p.VMSA)
+			g.fw.addPage(p.record(UnknownGPA, hexSHA256(p.VMSA)))
+		}
+		return nil
+	})
 }
 
 // LaunchMeasure ends the loading of the guest and returns the measurement
 // (SEV API, chapter 6.5).
 func (g *Guest) LaunchMeasure() (sev.Measurement, error) {
-	if err := g.require(StateLaunchUpdate, "LAUNCH_MEASURE"); err != nil {
+	err := g.fw.do(CmdLaunchMeasure, func() error {
+		if err := g.require(StateLaunchUpdate, CmdLaunchMeasure); err != nil {
+			return err
+		}
+		g.digest.Sum(g.launched[:0])
+		_, _ = rand.Read(g.measurement.Nonce[:])
+		g.measurement.MAC = g.keys.LaunchMAC(FirmwareBuild, g.policy, g.launched, g.measurement.Nonce)
+		g.state = StateLaunchSecret
+		l := g.fw.launch()
+		l.Digest, l.Measurement = hex.EncodeToString(g.launched[:]), g.measurement.Bytes()
+		return nil
+	})
+	if err != nil {
 		return sev.Measurement{}, err
 	}
-	g.digest.Sum(g.launched[:0])
-	_, _ = rand.Read(g.measurement.Nonce[:])
-	g.measurement.MAC = g.keys.LaunchMAC(FirmwareBuild, g.policy, g.launched, g.measurement.Nonce)
-	g.state = StateLaunchSecret
 	return g.measurement, nil
 }
 
@@ -148,44 +233,70 @@ func (g *Guest) LaunchDigest() [32]byte { return g.launched }
 
 // LaunchSecret authenticates and decrypts a packet (SEV API, chapter 6.6). The
 // caller writes the plaintext into guest memory and wipes it.
-func (g *Guest) LaunchSecret(header, data []byte, guestLen int) ([]byte, error) {
-	if err := g.require(StateLaunchSecret, "LAUNCH_SECRET"); err != nil {
-		return nil, err
-	}
-	if len(header) != session.HeaderSize || len(data) != guestLen || guestLen == 0 || guestLen%16 != 0 || guestLen > session.MaxSecret {
-		return nil, refuse(sev.StatusInvalidLength, "header of %d bytes, secret of %d", len(header), len(data))
-	}
-	p := session.Packet{Header: [session.HeaderSize]byte(header), Data: data}
-	plain, err := g.keys.Open(p, guestLen, g.measurement)
-	switch {
-	case err == session.ErrCompressed:
-		return nil, refuse(sev.StatusUnsupported, "%v", err)
-	case err != nil:
-		return nil, refuse(sev.StatusBadMeasurement, "%v", err)
-	}
-	return plain, nil
+func (g *Guest) LaunchSecret(header, data []byte, guestLen int) (plain []byte, err error) {
+	err = g.fw.do(CmdLaunchSecret, func() error {
+		if err := g.require(StateLaunchSecret, CmdLaunchSecret); err != nil {
+			return err
+		}
+		if len(header) != session.HeaderSize || len(data) != guestLen || guestLen == 0 || guestLen%16 != 0 || guestLen > session.MaxSecret {
+			return refuse(sev.StatusInvalidLength, "header of %d bytes, secret of %d", len(header), len(data))
+		}
+		p := session.Packet{Header: [session.HeaderSize]byte(header), Data: data}
+		plain, err = g.keys.Open(p, guestLen, g.measurement)
+		switch {
+		case err == session.ErrCompressed:
+			return refuse(sev.StatusUnsupported, "%v", err)
+		case err != nil:
+			return refuse(sev.StatusBadMeasurement, "%v", err)
+		}
+		g.fw.launch().SecretSize += len(plain)
+		return nil
+	})
+	return plain, err
 }
 
 // LaunchFinish makes the guest runnable (SEV API, chapter 6.7).
 func (g *Guest) LaunchFinish() error {
-	if err := g.require(StateLaunchSecret, "LAUNCH_FINISH"); err != nil {
-		return err
-	}
-	g.state = StateRunning
-	return nil
+	return g.fw.do(CmdLaunchFinish, func() error {
+		if err := g.require(StateLaunchSecret, CmdLaunchFinish); err != nil {
+			return err
+		}
+		g.state = StateRunning
+		return nil
+	})
 }
 
-// AttestationReport signs the launch digest with the PEK (SEV API, chapter 6.8,
-// table 66): 208 bytes.
-func (g *Guest) AttestationReport(mnonce [16]byte) ([]byte, error) {
-	if g.state < StateLaunchSecret {
-		return nil, refuse(sev.StatusInvalidGuestState, "ATTESTATION in state %v", g.state)
-	}
+// Status answers GUEST_STATUS (SEV API, chapter 6.17).
+func (g *Guest) Status() (State, error) {
+	err := g.fw.do(CmdGuestStatus, func() error { return g.alive() })
+	return g.state, err
+}
+
+// AttestationReportSize is the length of an attestation report (SEV API, chapter
+// 6.8, table 66).
+const AttestationReportSize = 208
+
+// AttestationReport signs the launch digest with the PEK (SEV API, chapter 6.8).
+func (g *Guest) AttestationReport(mnonce [16]byte) (report []byte, err error) {
+	err = g.fw.do(CmdAttestation, func() error {
+		if err := g.alive(); err != nil {
+			return err
+		}
+		if g.state < StateLaunchSecret {
+			return refuse(sev.StatusInvalidGuestState, "ATTESTATION in state %v", g.state)
+		}
+		report, err = g.signReport(mnonce)
+		return err
+	})
+	return report, err
+}
+
+func (g *Guest) signReport(mnonce [16]byte) ([]byte, error) {
 	le := binary.LittleEndian
 	r := slices.Concat(mnonce[:], g.launched[:])
 	r = le.AppendUint32(r, uint32(g.policy))
 	sum := sha256.Sum256(r)
-	sigR, sigS, err := ecdsa.Sign(rand.Reader, g.platform.pek, sum[:])
+	sigR, sigS, err := ecdsa.Sign(rand.Reader, g.fw.pek, sum[:])
 	if err != nil {
 		return nil, err
 	}

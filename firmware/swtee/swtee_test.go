@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -33,6 +32,16 @@ func platform(t testing.TB) *Platform {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// newGuest is a guest that the kernel has initialised for SEV.
+func newGuest(t testing.TB, p *Platform) *Guest {
+	t.Helper()
+	g := NewFirmware(p).NewGuest()
+	if err := g.Init(CmdInit, false, 0); err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 func TestPlatformChainVerifiesUpToItsOwnRootOnly(t *testing.T) {
@@ -106,13 +115,13 @@ func TestLaunch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := p.NewGuest()
+	g := newGuest(t, p)
 	if err := g.LaunchStart(3, s.OwnerCert.Bytes(), s.Blob[:]); err != nil {
 		t.Fatal(err)
 	}
 	firmware := bytes.Repeat([]byte{7}, 4096)
 	for _, part := range [][]byte{firmware, make([]byte, 176)} {
-		if err := g.LaunchUpdateData(part); err != nil {
+		if err := g.LaunchUpdateData(UnknownGPA, part); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -176,7 +185,7 @@ func TestLaunchStartRefuses(t *testing.T) {
 		"zero cert":       {3, make([]byte, sev.CertificateSize), blob, sev.StatusInvalidCertificate},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := p.NewGuest()
+			g := newGuest(t, p)
 			if err := g.LaunchStart(c.policy, c.owner, c.blob); status(err) != c.want {
 				t.Errorf("%v, want %s", err, c.want.Name())
 			}
@@ -200,7 +209,7 @@ func TestCommandsOutOfOrder(t *testing.T) {
 		allowed State
 	}{
 		"LaunchStart":      {steps[0], StateUninit},
-		"LaunchUpdateData": {func(g *Guest) error { return g.LaunchUpdateData(make([]byte, 16)) }, StateLaunchUpdate},
+		"LaunchUpdateData": {func(g *Guest) error { return g.LaunchUpdateData(0, make([]byte, 16)) }, StateLaunchUpdate},
 		"LaunchMeasure":    {steps[1], StateLaunchUpdate},
 		"LaunchFinish":     {steps[2], StateLaunchSecret},
 		"LaunchSecret": {func(g *Guest) error {
@@ -213,7 +222,7 @@ func TestCommandsOutOfOrder(t *testing.T) {
 	}
 	for done := range len(steps) + 1 {
 		for name, c := range commands {
-			g := p.NewGuest()
+			g := newGuest(t, p)
 			for _, step := range steps[:done] {
 				if err := step(g); err != nil {
 					t.Fatal(err)
@@ -229,87 +238,4 @@ func TestCommandsOutOfOrder(t *testing.T) {
 			}
 		}
 	}
-}
-
-func TestCommandLine(t *testing.T) {
-	c, err := parseCommandLine([]string{
-		"qemu", "-machine", "q35,accel=kvm,confidential-guest-support=sev0,vmport=off", "-enable-kvm", "-accel", "kvm", "-cpu", "host,+x",
-		"-object", `{"qom-type":"sev-guest","id":"sev0","policy":3,"kernel-hashes":true,"dh-cert-file":"a,b","session-file":"s"}`,
-		"-object", "rng-random,id=r", "-S", "-append", "-S -daemonize", "-kernel", "k", "-initrd", "i", "-bios", "fw",
-		"-chardev", "socket,id=m,fd=5,server=on,wait=off,logfile=x,,y", "-mon", "chardev=m,mode=control",
-		"-chardev", "socket,id=con,fd=6,server=on,wait=off", "-qmp", "unix:/tmp/a,,b.sock,server=on,wait=off",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := *c.guest
-	if g != (sevObject{policy: 3, ownerFile: "a,b", sessionFile: "s", kernelHashes: true}) {
-		t.Errorf("object %+v", g)
-	}
-	if !c.paused || c.cmdline != "-S -daemonize" || c.kernel != "k" || c.initrd != "i" || c.firmware != "fw" {
-		t.Errorf("%+v", c)
-	}
-	for i, m := range c.monitors {
-		c.withMonitor(m, 40+i)
-	}
-	got := strings.Join(c.args, " ")
-	want := "-accel tcg -machine q35,vmport=off -cpu max,+x -object rng-random,id=r -append -S -daemonize -kernel k -initrd i -bios fw " +
-		"-chardev socket,id=m,logfile=x,,y,fd=40 -mon chardev=m,mode=control -chardev socket,id=con,fd=6,server=on,wait=off " +
-		"-chardev socket,id=swtee-qmp1,fd=41 -mon chardev=swtee-qmp1,mode=control -S"
-	if got != want {
-		t.Errorf("command line\n%s\nwant\n%s", got, want)
-	}
-	if c.monitors[1].path != "/tmp/a,b.sock" || !c.monitors[0].listen || c.monitors[0].fd != 5 {
-		t.Errorf("monitors %+v", c.monitors)
-	}
-}
-
-func TestCommandLineRefuses(t *testing.T) {
-	for line, want := range map[string]string{
-		"":                                     "no QEMU",
-		"qemu disk.img":                        "options only",
-		"qemu -bios":                           "value is missing",
-		"qemu -daemonize":                      "outlive",
-		"qemu -qmp stdio":                      "unix:PATH",
-		"qemu -qmp tcp:x:1":                    "unix:PATH",
-		"qemu -qmp unix:/x":                    "server=on",
-		"qemu -object tdx-guest,id=x":          "only sev-guest",
-		"qemu -object sev-snp-guest,id=x":      "only sev-guest",
-		"qemu -object sev-guest,id=x,policy=5": "SEV-ES",
-		"qemu -object sev-guest,id=x,policy=many":                       "32-bit",
-		"qemu -object sev-guest,id=x,session-file=s":                    "go together",
-		"qemu -object {bad":                                             "-object",
-		"qemu -chardev file,id=m,path=x -mon chardev=m,mode=control":    "unix sockets only",
-		"qemu -chardev socket,id=m,fd=one -mon chardev=m,mode=control":  "inherited socket",
-		"qemu -chardev socket,id=m,fd=1 -mon chardev=m,mode=control":    "inherited socket",
-		"qemu -chardev socket,id=m,path=/x -mon chardev=m,mode=control": "server=on",
-	} {
-		if _, err := parseCommandLine(strings.Fields(line)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", line, err, want)
-		}
-	}
-}
-
-func FuzzCommandLine(f *testing.F) {
-	f.Add("-object\nsev-guest,id=a\n-qmp\nunix:x,server=on")
-	f.Fuzz(func(t *testing.T, s string) {
-		c, err := parseCommandLine(append([]string{"qemu"}, strings.Split(s, "\n")...))
-		if err != nil {
-			return
-		}
-		for _, m := range c.monitors {
-			c.withMonitor(m, 9)
-		}
-	})
-}
-
-func FuzzSplitOptions(f *testing.F) {
-	f.Add("socket,id=a,,b,server=on")
-	f.Fuzz(func(t *testing.T, s string) {
-		once := splitOptions(s)
-		again := splitOptions(joinOptions(once))
-		if !slices.Equal(once, again) {
-			t.Errorf("%q: %+v, then %+v", s, once, again)
-		}
-	})
 }

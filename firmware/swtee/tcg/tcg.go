@@ -1,4 +1,4 @@
-package swtee
+package tcg
 
 import (
 	"bytes"
@@ -20,13 +20,14 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
-// TCGOptions say what to run and how.
-type TCGOptions struct {
-	Argv     []string  // QEMU and its arguments
-	Platform *Platform // whose keys answer
+// Options say what to run and how.
+type Options struct {
+	Argv     []string        // QEMU and its arguments
+	Firmware *swtee.Firmware // which answers
 	// MeasureKernel names another kernel file to measure and to put into the
 	// hash table than the one that QEMU serves: a host that swaps the kernel
 	// after its measurement. The guest's firmware must notice.
@@ -38,14 +39,14 @@ type TCGOptions struct {
 }
 
 // tcg is one running guest.
-type tcg struct {
-	opt   TCGOptions
+type machine struct {
+	opt   Options
 	cmd   *commandLine
 	image *ovmf.Image
 	qtest *qtest
 
-	mu    sync.Mutex // guards guest
-	guest *Guest     // nil without a SEV object
+	mu    sync.Mutex   // guards guest
+	guest *swtee.Guest // nil without a SEV object
 }
 
 // errQEMU is an error that QEMU itself would have printed; its text is QEMU's.
@@ -53,10 +54,17 @@ type errQEMU struct{ lines []string }
 
 func (e *errQEMU) Error() string { return e.lines[0] }
 
-// RunTCG runs QEMU under TCG on the emulated platform until it ends and returns
+// print says it as QEMU would.
+func (e *errQEMU) print(w io.Writer, program string) {
+	for _, line := range e.lines {
+		fmt.Fprintf(w, "%s: %s\n", filepath.Base(program), line)
+	}
+}
+
+// Run runs QEMU under TCG on the emulated platform until it ends and returns
 // its exit code. QEMU dies when the calling process does. The caller must not
-// use the calling goroutine's thread otherwise; RunTCG locks it.
-func RunTCG(ctx context.Context, opt TCGOptions) (int, error) {
+// use the calling goroutine's thread otherwise; Run locks it.
+func Run(ctx context.Context, opt Options) (int, error) {
 	runtime.LockOSThread() // the kernel ties PDEATHSIG to the thread that forks
 	if opt.Logger == nil {
 		opt.Logger = slog.New(slog.DiscardHandler)
@@ -68,16 +76,19 @@ func RunTCG(ctx context.Context, opt TCGOptions) (int, error) {
 	for _, n := range cmd.notes {
 		opt.Logger.Info(n)
 	}
-	t := &tcg{opt: opt, cmd: cmd}
-	if cmd.guest != nil {
+	t := &machine{opt: opt, cmd: cmd}
+	code, err := t.launch(ctx)
+	var q *errQEMU
+	if errors.As(err, &q) { // as QEMU would: its words, its exit code
+		q.print(opt.Stderr, cmd.program)
+		return 1, nil
+	}
+	return code, err
+}
+
+func (t *machine) launch(ctx context.Context) (int, error) {
+	if t.cmd.guest != nil {
 		if err := t.launchStart(); err != nil {
-			var q *errQEMU
-			if errors.As(err, &q) { // as QEMU would: its words, its exit code
-				for _, line := range q.lines {
-					fmt.Fprintf(opt.Stderr, "%s: %s\n", filepath.Base(cmd.program), line)
-				}
-				return 1, nil
-			}
 			return 1, err
 		}
 		defer t.guest.Wipe()
@@ -87,7 +98,7 @@ func RunTCG(ctx context.Context, opt TCGOptions) (int, error) {
 
 // launchStart does what happens before QEMU builds the machine: LAUNCH_START
 // and the measurement of the firmware.
-func (t *tcg) launchStart() error {
+func (t *machine) launchStart() error {
 	o := t.cmd.guest
 	var owner, blob []byte
 	if o.ownerFile != "" {
@@ -99,18 +110,15 @@ func (t *tcg) launchStart() error {
 			return &errQEMU{[]string{"sev: " + err.Error()}}
 		}
 	}
-	t.guest = t.opt.Platform.NewGuest()
+	t.guest = t.opt.Firmware.NewGuest()
+	const failed = "failed to initialize kvm: Operation not permitted"
+	if err := t.guest.Init(swtee.CmdInit, false, 0); err != nil {
+		return platformRefused("sev_kvm_init: failed to initialize", err, failed)
+	}
 	err := t.guest.LaunchStart(o.policy, owner, blob)
 	t.command("LAUNCH_START", err, "policy", fmt.Sprintf("%#x", uint32(o.policy)), "session", o.sessionFile != "")
-	var status sev.Status
-	if errors.As(err, &status) {
-		return &errQEMU{[]string{
-			fmt.Sprintf("sev_launch_start: LAUNCH_START ret=-5 fw_error=%d '%s'", uint32(status), status.Text()),
-			"failed to initialize kvm: Operation not permitted",
-		}}
-	}
 	if err != nil {
-		return err
+		return platformRefused("sev_launch_start: LAUNCH_START", err, failed)
 	}
 	if t.cmd.firmware == "" {
 		return errors.New("a SEV guest needs its firmware by -bios or as the first pflash drive, by path")
@@ -122,13 +130,24 @@ func (t *tcg) launchStart() error {
 	if t.image, err = ovmf.Parse(b); err != nil {
 		return err
 	}
-	err = t.guest.LaunchUpdateData(b)
+	err = t.guest.LaunchUpdateData(1<<32-uint64(len(b)), b)
 	t.command("LAUNCH_UPDATE_DATA", err, "what", "firmware", "bytes", len(b))
-	return err
+	if err != nil {
+		return platformRefused("sev_launch_update_data: LAUNCH_UPDATE", err, "failed to encrypt pflash rom")
+	}
+	return nil
+}
+
+// platformRefused is how QEMU tells that a command of the platform failed (QEMU,
+// target/i386/sev.c), with what it says next.
+func platformRefused(what string, err error, more ...string) error {
+	status := swtee.Status(err)
+	line := fmt.Sprintf("%s ret=-%d fw_error=%d '%s'", what, int(swtee.Errno(err)), uint32(status), status.Text())
+	return &errQEMU{append([]string{line}, more...)}
 }
 
 // command logs a firmware command; never its data.
-func (t *tcg) command(name string, err error, attrs ...any) {
+func (t *machine) command(name string, err error, attrs ...any) {
 	if err != nil {
 		attrs = append(attrs, "err", err)
 	}
@@ -153,7 +172,7 @@ func readBase64(file string) ([]byte, error) {
 }
 
 // run starts QEMU, finishes the launch and serves the monitors.
-func (t *tcg) run(ctx context.Context) (int, error) {
+func (t *machine) run(ctx context.Context) (int, error) {
 	clients, err := openMonitors(t.cmd.monitors)
 	if err != nil {
 		return 2, err
@@ -229,7 +248,7 @@ func (t *tcg) run(ctx context.Context) (int, error) {
 
 // serve negotiates with every monitor of QEMU, loads and measures the guest,
 // and then starts to answer clients. It returns once they can connect.
-func (t *tcg) serve(ctx context.Context, monitors []net.Conn, clients []*endpoint) error {
+func (t *machine) serve(ctx context.Context, monitors []net.Conn, clients []*endpoint) error {
 	conns := make([]*qmp.Conn, len(monitors))
 	for i, nc := range monitors {
 		c, err := qmp.NewConn(ctx, nc, qmp.Options{})
@@ -258,7 +277,7 @@ func (t *tcg) serve(ctx context.Context, monitors []net.Conn, clients []*endpoin
 
 // loadAndMeasure adds the kernel hash table to memory and digest, as QEMU does
 // when it loads a kernel, and takes the measurement.
-func (t *tcg) loadAndMeasure() error {
+func (t *machine) loadAndMeasure() error {
 	if t.cmd.guest.kernelHashes && t.cmd.kernel != "" {
 		if err := t.loadHashTable(); err != nil {
 			return err
@@ -267,10 +286,16 @@ func (t *tcg) loadAndMeasure() error {
 	_, err := t.guest.LaunchMeasure()
 	digest := t.guest.LaunchDigest()
 	t.command("LAUNCH_MEASURE", err, "digest", fmt.Sprintf("%x", digest))
-	return err
+	if err != nil {
+		// QEMU goes on without a measurement.
+		var q *errQEMU
+		errors.As(platformRefused("sev_launch_get_measure: LAUNCH_MEASURE", err), &q)
+		q.print(t.opt.Stderr, t.cmd.program)
+	}
+	return nil
 }
 
-func (t *tcg) loadHashTable() error {
+func (t *machine) loadHashTable() error {
 	area, _, err := t.image.HashArea()
 	if err != nil {
 		return err
@@ -297,8 +322,8 @@ func (t *tcg) loadHashTable() error {
 		return err
 	}
 	measured := hashes.Table()
-	if err := t.guest.LaunchUpdateData(measured[:]); err != nil {
-		return err
+	if err := t.guest.LaunchUpdateData(uint64(area.Base), measured[:]); err != nil {
+		return platformRefused("sev_launch_update_data: LAUNCH_UPDATE", err, "SEV: Failed to encrypt kernel hashes")
 	}
 	t.command("LAUNCH_UPDATE_DATA", nil, "what", "kernel hashes", "bytes", len(measured))
 
@@ -322,7 +347,7 @@ func (t *tcg) loadHashTable() error {
 
 // watchResume ends the launch also when the guest was let run by other means
 // than a QMP client's cont, such as a human monitor's.
-func (t *tcg) watchResume(sub *qmp.Subscription) {
+func (t *machine) watchResume(sub *qmp.Subscription) {
 	for {
 		e, err := sub.Next(context.Background()) // ends with the connection
 		if err != nil || e.Name != qmp.EventResume {
@@ -333,10 +358,10 @@ func (t *tcg) watchResume(sub *qmp.Subscription) {
 }
 
 // launchFinish makes the guest runnable, once.
-func (t *tcg) launchFinish() error {
+func (t *machine) launchFinish() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.guest == nil || t.guest.State() == StateRunning {
+	if t.guest == nil || t.guest.State() == swtee.StateRunning {
 		return nil
 	}
 	err := t.guest.LaunchFinish()

@@ -1,4 +1,4 @@
-package swtee
+package tcg
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -91,7 +92,7 @@ const maxCommand = 1 << 20
 
 // monitorServer is a QMP server in front of QEMU's.
 type monitorServer struct {
-	tcg *tcg
+	tcg *machine
 	up  *qmp.Conn
 }
 
@@ -242,23 +243,23 @@ func (c *client) send(v any) error {
 
 // sevCommands answers the commands of qapi/misc-i386.json that need a platform.
 // Error texts are QEMU's (target/i386/sev.c).
-var sevCommands = map[string]func(t *tcg, args json.RawMessage) (any, error){
-	"query-sev": func(t *tcg, _ json.RawMessage) (any, error) {
+var sevCommands = map[string]func(t *machine, args json.RawMessage) (any, error){
+	"query-sev": func(t *machine, _ json.RawMessage) (any, error) {
 		info := map[string]any{"enabled": t.guest != nil, "api-major": 0, "api-minor": 0, "build-id": 0, "policy": 0, "state": "uninit", "handle": 0}
 		if t.guest != nil {
-			info["api-major"], info["api-minor"], info["build-id"] = FirmwareBuild.Major, FirmwareBuild.Minor, FirmwareBuild.Build
+			info["api-major"], info["api-minor"], info["build-id"] = swtee.FirmwareBuild.Major, swtee.FirmwareBuild.Minor, swtee.FirmwareBuild.Build
 			info["policy"], info["state"], info["handle"] = uint32(t.guest.Policy()), t.guest.State().String(), t.guest.Handle()
 		}
 		return info, nil
 	},
-	"query-sev-capabilities": func(t *tcg, _ json.RawMessage) (any, error) {
-		p := t.opt.Platform
+	"query-sev-capabilities": func(t *machine, _ json.RawMessage) (any, error) {
+		p := t.opt.Firmware
 		return qmp.SEVCapabilities{
 			PDH: p.Chain().PDH.Bytes(), CertChain: p.Chain().Bytes(), CPU0ID: p.ID(),
-			CBitPos: CBitPos, ReducedPhysBits: ReducedPhysBits,
+			CBitPos: swtee.CBitPos, ReducedPhysBits: swtee.ReducedPhysBits,
 		}, nil
 	},
-	"query-sev-launch-measure": func(t *tcg, _ json.RawMessage) (any, error) {
+	"query-sev-launch-measure": func(t *machine, _ json.RawMessage) (any, error) {
 		if t.guest == nil {
 			return nil, generic("SEV launch measurement is not available")
 		}
@@ -269,7 +270,7 @@ var sevCommands = map[string]func(t *tcg, args json.RawMessage) (any, error){
 		return map[string][]byte{"data": m.Bytes()}, nil
 	},
 	"sev-inject-launch-secret": injectSecret,
-	"query-sev-attestation-report": func(t *tcg, args json.RawMessage) (any, error) {
+	"query-sev-attestation-report": func(t *machine, args json.RawMessage) (any, error) {
 		var a struct{ MNonce []byte }
 		if err := json.Unmarshal(args, &a); err != nil || len(a.MNonce) != 16 {
 			return nil, generic("SEV: mnonce must be 16 bytes")
@@ -285,7 +286,7 @@ var sevCommands = map[string]func(t *tcg, args json.RawMessage) (any, error){
 	},
 }
 
-func injectSecret(t *tcg, args json.RawMessage) (any, error) {
+func injectSecret(t *machine, args json.RawMessage) (any, error) {
 	var a qmp.SEVInjectLaunchSecret
 	if err := json.Unmarshal(args, &a); err != nil {
 		return nil, generic("SEV: Failed to decode sev header or secret")
@@ -293,7 +294,7 @@ func injectSecret(t *tcg, args json.RawMessage) (any, error) {
 	if t.guest == nil {
 		return nil, generic("SEV not enabled for guest")
 	}
-	if t.guest.State() != StateLaunchSecret {
+	if t.guest.State() != swtee.StateLaunchSecret {
 		return nil, generic("SEV: Not in correct state. (LSECRET) %x", int(t.guest.State()))
 	}
 	gpa := uint64(0)

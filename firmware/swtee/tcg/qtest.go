@@ -1,4 +1,4 @@
-package swtee
+package tcg
 
 import (
 	"bufio"

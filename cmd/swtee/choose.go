@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/swtee/under"
+	"github.com/vmlatch/vmlatch/launcher/host"
+)
+
+// Values of --accel.
+const (
+	accelAuto  = "auto"
+	accelUnder = "under"
+	accelTCG   = "tcg"
+)
+
+// choice is how QEMU runs.
+type choice struct {
+	accel   string
+	fakeKVM bool
+	why     string
+}
+
+func (c choice) what() string {
+	switch {
+	case c.accel == accelTCG:
+		return "QEMU runs under TCG and boots the guest"
+	case c.fakeKVM:
+		return "QEMU's own code runs on a fake KVM, the guest does not execute"
+	}
+	return "QEMU's own code runs on KVM, the guest executes unencrypted"
+}
+
+// hostKVM is what the choice depends on.
+type hostKVM struct {
+	opens bool   // /dev/kvm can be opened
+	runs  bool   // and can run a guest's firmware
+	why   string // not
+}
+
+func thisHost() hostKVM {
+	k := hostKVM{opens: unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil}
+	k.runs, k.why = host.KVM()
+	return k
+}
+
+// choose picks the way for a command line.
+func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, error) {
+	if fakeKVM && accel == accelTCG {
+		return choice{}, cli.Usagef("--fake-kvm and --accel tcg exclude each other")
+	}
+	switch accel {
+	case accelTCG:
+		return choice{accelTCG, false, "as asked"}, nil
+	case accelAuto, accelUnder:
+	default:
+		return choice{}, cli.Usagef("--accel %s: must be auto, under or tcg", accel)
+	}
+	switch {
+	case fakeKVM:
+		return choice{accelUnder, true, "as asked"}, nil
+	case accel == accelUnder && !kvm.opens:
+		return choice{}, cli.WithHint(fmt.Errorf("--accel under: %s", kvm.why), "with --fake-kvm it works without KVM")
+	case accel == accelUnder:
+		return choice{accelUnder, false, "as asked"}, nil
+	case kvm.runs:
+		return choice{accelUnder, false, "KVM can run the guest"}, nil
+	}
+	if needs := under.NeedsKVM(argv); needs != "" {
+		return choice{accelUnder, true, fmt.Sprintf("%s does not exist under TCG, and %s", needs, kvm.why)}, nil
+	}
+	return choice{accelTCG, false, kvm.why}, nil
+}

@@ -1,0 +1,161 @@
+package trap
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Structures of user notifications (Linux, include/uapi/linux/seccomp.h).
+type notification struct {
+	id    uint64
+	pid   uint32
+	flags uint32
+	nr    int32
+	arch  uint32
+	ip    uint64
+	args  [6]uint64
+}
+
+type response struct {
+	id    uint64
+	val   int64
+	errno int32
+	flags uint32
+}
+
+type addFD struct {
+	id         uint64
+	flags      uint32
+	srcFD      uint32
+	newFD      uint32
+	newFDFlags uint32
+}
+
+// Call is a system call that waits for its answer. It is answered once.
+type Call struct {
+	TID  int // the thread that makes it
+	Nr   int
+	Args [6]uint64
+
+	p  *Process
+	id uint64
+	ip uint64
+}
+
+// errGone means that the call was interrupted, or its thread has died.
+var errGone = errors.New("the system call is not waiting any more")
+
+// Return answers with a result.
+func (c *Call) Return(v int64) { c.answer(response{val: v}) }
+
+// Fail answers with an error.
+func (c *Call) Fail(e unix.Errno) { c.answer(response{errno: -int32(e)}) }
+
+// Continue lets the kernel do the call.
+func (c *Call) Continue() { c.answer(response{flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}) }
+
+func (c *Call) answer(r response) {
+	r.id = c.id
+	if _, err := c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)); err != nil {
+		c.p.remember(c, func(again *Call) { again.answer(r) })
+	}
+}
+
+// ReturnFile answers with a new descriptor for an open file of this process.
+func (c *Call) ReturnFile(fd int, closeOnExec bool) {
+	a := addFD{id: c.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, srcFD: uint32(fd)}
+	if closeOnExec {
+		a.newFDFlags = unix.O_CLOEXEC
+	}
+	_, err := c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&a))
+	if err == unix.EINVAL { // before Linux 5.14 in two steps
+		a.flags = 0
+		var n int
+		if n, err = c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&a)); err == nil {
+			c.Return(int64(n))
+			return
+		}
+	}
+	switch {
+	case err == nil:
+	case err == unix.EMFILE: // the program's limit
+		c.Fail(unix.EMFILE)
+	default:
+		if kept, e := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); e == nil {
+			c.p.remember(c, func(again *Call) {
+				again.ReturnFile(kept, closeOnExec)
+				_ = unix.Close(kept)
+			})
+		}
+	}
+}
+
+// valid fails if the thread does not wait any more: then its number may be
+// another thread's by now, and what was read of its memory means nothing.
+func (c *Call) valid() error {
+	id := c.id
+	if _, err := c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)); err != nil {
+		return errGone
+	}
+	return nil
+}
+
+// maxRead bounds what one call may make this process read.
+const maxRead = 1 << 30
+
+// Read copies memory of the calling program.
+func (c *Call) Read(addr uint64, n int) ([]byte, error) {
+	if n < 0 || n > maxRead {
+		return nil, fmt.Errorf("read of %d bytes: %w", n, unix.EFAULT)
+	}
+	b := make([]byte, n)
+	if err := c.transfer(addr, b, unix.ProcessVMReadv); err != nil {
+		return nil, err
+	}
+	return b, c.valid()
+}
+
+// Write copies into memory of the calling program.
+func (c *Call) Write(addr uint64, b []byte) error {
+	if err := c.valid(); err != nil {
+		return err
+	}
+	return c.transfer(addr, b, unix.ProcessVMWritev)
+}
+
+func (c *Call) transfer(addr uint64, b []byte, do func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error)) error {
+	for done := 0; done < len(b); {
+		local := []unix.Iovec{{Base: &b[done], Len: uint64(len(b) - done)}}
+		remote := []unix.RemoteIovec{{Base: uintptr(addr) + uintptr(done), Len: len(b) - done}}
+		n, err := do(c.TID, local, remote, 0)
+		if err == nil && n == 0 {
+			err = unix.EFAULT
+		}
+		if err != nil {
+			return fmt.Errorf("memory of the program at %#x: %w", addr, err)
+		}
+		done += n
+	}
+	return nil
+}
+
+// ReadString copies a string of at most 4095 bytes that ends in NUL.
+func (c *Call) ReadString(addr uint64) (string, error) {
+	var s []byte
+	for len(s) < unix.PathMax {
+		// Up to a page boundary, behind which nothing may be mapped.
+		b, err := c.Read(addr, min(256, 4096-int(addr&4095)))
+		if err != nil {
+			return "", err
+		}
+		if i := bytes.IndexByte(b, 0); i >= 0 {
+			return string(append(s, b[:i]...)), nil
+		}
+		s, addr = append(s, b...), addr+uint64(len(b))
+	}
+	return "", unix.ENAMETOOLONG
+}

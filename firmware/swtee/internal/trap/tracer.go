@@ -1,0 +1,341 @@
+package trap
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// CPUID is one leaf's answer.
+type CPUID struct {
+	Leaf       uint32
+	A, B, C, D uint32
+}
+
+// Tracer attaches to single threads of a program for the few instructions in
+// which it must see another processor than the host's, and lets go of them again.
+type Tracer struct {
+	p        *Process
+	requests chan request
+	done     chan struct{}
+	armed    chan struct{} // holds a token while a thread is attached
+	// Attached, if set, is called while a thread is attached, before it goes on.
+	Attached func()
+	// Failed, if set, is told why a thread could not be attached.
+	Failed func(error)
+}
+
+type request struct {
+	tid    int
+	leaf   *CPUID
+	answer func()
+	change func(*unix.PtraceRegs)
+}
+
+// NewTracer starts a tracer; Stop ends it.
+func (p *Process) NewTracer() *Tracer {
+	t := &Tracer{p: p, requests: make(chan request), done: make(chan struct{}), armed: make(chan struct{}, 1)}
+	go func() {
+		defer close(t.done)
+		runtime.LockOSThread() // all requests must come from the thread that attached
+		defer runtime.UnlockOSThread()
+		for r := range t.requests {
+			if err := t.serve(r); err != nil && t.Failed != nil {
+				t.Failed(err)
+			}
+			<-t.armed
+		}
+	}()
+	return t
+}
+
+// Stop ends the tracer once it is at no thread.
+func (t *Tracer) Stop() {
+	close(t.requests)
+	<-t.done
+}
+
+// Arm answers a call in a way that its thread, when it goes on, is attached. If
+// change is given, the call is made again with changed registers, whatever the
+// answer was. If leaf is given, the thread sees that answer the first time it
+// asks for that leaf; then the tracer lets go of it. Arm returns once the call
+// was answered.
+func (t *Tracer) Arm(c *Call, leaf *CPUID, change func(*unix.PtraceRegs), answer func()) {
+	answered := make(chan struct{})
+	t.armed <- struct{}{}
+	t.requests <- request{c.TID, leaf, func() { answer(); close(answered) }, change}
+	<-answered
+}
+
+// Busy says whether a thread is attached: Arm would wait until it is let go of.
+func (t *Tracer) Busy() bool { return len(t.armed) > 0 }
+
+// errEnded means that the thread has died: somebody else waits for it.
+var errEnded = errors.New("the thread has ended")
+
+// stop is a stop of a traced thread.
+type stop struct {
+	sig   unix.Signal
+	event int
+}
+
+// siginfo is what waitid tells (Linux, include/uapi/asm-generic/siginfo.h).
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+// wait waits for the thread's next stop. It never takes the end of a thread,
+// whose parent's part of this process waits for that (WNOWAIT).
+func wait(tid int) (stop, error) {
+	for {
+		var info siginfo
+		look := func(options uintptr) unix.Errno {
+			_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(tid), uintptr(unsafe.Pointer(&info)), options|unix.WALL, 0, 0)
+			return e
+		}
+		switch e := look(unix.WEXITED | unix.WSTOPPED | unix.WNOWAIT); e {
+		case 0:
+		case unix.EINTR:
+			continue
+		default:
+			return stop{}, e
+		}
+		const exited, killed, dumped = 1, 2, 3 // CLD_EXITED, CLD_KILLED, CLD_DUMPED
+		if info.code == exited || info.code == killed || info.code == dumped {
+			return stop{}, errEnded
+		}
+		s := stop{unix.Signal(info.status & 0x7f), int(info.status >> 8)}
+		info = siginfo{}
+		if e := look(unix.WSTOPPED | unix.WNOHANG); e != 0 || info.pid == 0 {
+			continue // it died between the two
+		}
+		return s, nil
+	}
+}
+
+// thread is an attached, stopped thread.
+type thread struct {
+	tid     int
+	syscall uint64        // address of a syscall instruction
+	signals []unix.Signal // that came while it was stepped
+}
+
+const (
+	archSetCPUID = 0x1012 // Linux, arch/x86/include/uapi/asm/prctl.h
+	eventStop    = 128    // PTRACE_EVENT_STOP
+)
+
+func (t *Tracer) serve(r request) error {
+	answered := false
+	answer := func() {
+		if !answered {
+			answered = true
+			r.answer()
+		}
+	}
+	defer answer()
+	if err := unix.PtraceSeize(r.tid); err != nil {
+		return fmt.Errorf("attach to thread %d: %w", r.tid, err)
+	}
+	// The thread waits for its answer and cannot be stopped before it has it.
+	if err := unix.PtraceInterrupt(r.tid); err != nil {
+		return fmt.Errorf("interrupt thread %d: %w", r.tid, err)
+	}
+	answer()
+	err := t.traced(r)
+	if errors.Is(err, errEnded) || errors.Is(err, unix.ESRCH) {
+		return nil // the program died, which is not the tracer's to tell
+	}
+	return err
+}
+
+func (t *Tracer) traced(r request) error {
+	th := &thread{tid: r.tid}
+	for {
+		s, err := wait(r.tid)
+		if err != nil {
+			return err
+		}
+		if s.event == eventStop {
+			break
+		}
+		if err := unix.PtraceCont(r.tid, int(s.sig)); err != nil {
+			return err
+		}
+	}
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(r.tid, &regs); err != nil {
+		return err
+	}
+	th.syscall = regs.Rip - 2 // behind the instruction, 0F 05
+	if r.change != nil {
+		regs.Rip, regs.Rax = th.syscall, regs.Orig_rax
+		r.change(&regs)
+	}
+	regs.Orig_rax = ^uint64(0) // in no call: nothing for the kernel to restart
+	if err := unix.PtraceSetRegs(r.tid, &regs); err != nil {
+		return err
+	}
+	if r.leaf != nil {
+		if err := th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 0); err != nil {
+			return errors.Join(fmt.Errorf("CPUID faulting: %w", err), th.detach())
+		}
+	}
+	if t.Attached != nil {
+		t.Attached()
+	}
+	if r.leaf != nil {
+		if err := th.untilCPUID(*r.leaf); err != nil {
+			return err
+		}
+	}
+	return th.detach()
+}
+
+// step executes one instruction. Signals that come meanwhile are kept.
+func (th *thread) step() error {
+	for {
+		if err := unix.PtraceSingleStep(th.tid); err != nil {
+			return err
+		}
+		s, err := wait(th.tid)
+		if err != nil {
+			return err
+		}
+		if s.sig == unix.SIGTRAP && s.event == 0 {
+			return nil
+		}
+		if s.event == 0 {
+			th.signals = append(th.signals, s.sig)
+		}
+	}
+}
+
+// call makes the thread do a system call and restores its registers.
+func (th *thread) call(nr, a, b uint64) error {
+	var saved unix.PtraceRegs
+	if err := unix.PtraceGetRegs(th.tid, &saved); err != nil {
+		return err
+	}
+	regs := saved
+	regs.Rip, regs.Rax, regs.Orig_rax, regs.Rdi, regs.Rsi = th.syscall, nr, ^uint64(0), a, b
+	if err := unix.PtraceSetRegs(th.tid, &regs); err != nil {
+		return err
+	}
+	if err := th.step(); err != nil {
+		return err
+	}
+	if err := unix.PtraceGetRegs(th.tid, &regs); err != nil {
+		return err
+	}
+	if err := unix.PtraceSetRegs(th.tid, &saved); err != nil {
+		return err
+	}
+	if e := int64(regs.Rax); e < 0 {
+		return unix.Errno(-e)
+	}
+	return nil
+}
+
+// next takes one of the kept signals, 0 if there is none.
+func (th *thread) next() int {
+	if len(th.signals) == 0 {
+		return 0
+	}
+	s := th.signals[0]
+	th.signals = th.signals[1:]
+	return int(s)
+}
+
+func (th *thread) detach() error {
+	sig := th.next()
+	for _, more := range th.signals { // blocked or queued as any other signal
+		_ = unix.Tgkill(th.tid, th.tid, more)
+	}
+	_, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(th.tid), 0, uintptr(sig), 0, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+// untilCPUID lets the thread run until it asks for the leaf, answers, and turns
+// faulting off. Other leaves are executed by the processor.
+func (th *thread) untilCPUID(leaf CPUID) error {
+	sig := th.next()
+	for {
+		if err := unix.PtraceCont(th.tid, sig); err != nil {
+			return err
+		}
+		s, err := wait(th.tid)
+		if err != nil {
+			return err
+		}
+		sig = 0
+		switch {
+		case s.event == eventStop && s.sig != unix.SIGTRAP: // a group stop: leave it stopped
+			if _, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_LISTEN, uintptr(th.tid), 0, 0, 0, 0); e != 0 {
+				return e
+			}
+			if _, err := wait(th.tid); err != nil {
+				return err
+			}
+		case s.event != 0:
+		case s.sig == unix.SIGSEGV:
+			found, done, err := th.cpuid(leaf)
+			if err != nil || done {
+				return err
+			}
+			if !found {
+				sig = int(unix.SIGSEGV)
+			}
+		default:
+			sig = int(s.sig)
+		}
+	}
+}
+
+// cpuid handles a fault: found if it stands at a CPUID, done if it was the leaf.
+func (th *thread) cpuid(leaf CPUID) (found, done bool, err error) {
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(th.tid, &regs); err != nil {
+		return false, false, err
+	}
+	var insn [2]byte
+	if n, err := unix.PtracePeekText(th.tid, uintptr(regs.Rip), insn[:]); err != nil || n != 2 || insn != [2]byte{0x0f, 0xa2} {
+		return false, false, nil
+	}
+	if uint32(regs.Rax) != leaf.Leaf {
+		if err := th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1); err != nil {
+			return true, false, err
+		}
+		if err := th.step(); err != nil {
+			return true, false, err
+		}
+		return true, false, th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 0)
+	}
+	regs.Rax, regs.Rbx, regs.Rcx, regs.Rdx = uint64(leaf.A), uint64(leaf.B), uint64(leaf.C), uint64(leaf.D)
+	regs.Rip += 2
+	regs.Orig_rax = ^uint64(0)
+	if err := unix.PtraceSetRegs(th.tid, &regs); err != nil {
+		return true, true, err
+	}
+	return true, true, th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1)
+}
+
+// CPUIDFaulting asks whether this processor and kernel can trap CPUID. It turns
+// that on and off for the calling thread, which executes none in between.
+func CPUIDFaulting() bool {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, _, e := unix.RawSyscall(unix.SYS_ARCH_PRCTL, archSetCPUID, 0, 0); e != 0 {
+		return false
+	}
+	_, _, e := unix.RawSyscall(unix.SYS_ARCH_PRCTL, archSetCPUID, 1, 0)
+	return e == 0
+}

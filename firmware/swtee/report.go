@@ -1,0 +1,161 @@
+package swtee
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+)
+
+// ReportSchema names the form of a Report. A change that old readers would
+// misunderstand gets a new number.
+const ReportSchema = "swtee-report/1"
+
+// Report is what an emulated platform was told, page by page. It holds digests
+// and register pages, never keys or secrets.
+type Report struct {
+	Schema     string          `json:"schema"`
+	Emulated   bool            `json:"emulated"` // always true
+	Firmware   sev.Build       `json:"firmware"`
+	Technology string          `json:"technology,omitempty"` // sev, sev-es, sev-snp or tdx
+	Launch     *LaunchReport   `json:"launch,omitempty"`
+	Commands   []CommandRecord `json:"commands"` // in the order in which they came
+	Pages      []Page          `json:"pages"`    // in the order in which they were measured
+}
+
+// LaunchReport is what a launch came to.
+type LaunchReport struct {
+	Policy       string    `json:"policy,omitempty"`        // hexadecimal; SEV and SEV-SNP
+	Digest       string    `json:"digest,omitempty"`        // launch digest or MRTD, hexadecimal
+	Measurement  []byte    `json:"measurement,omitempty"`   // SEV, SEV-ES: MAC and nonce, 48 bytes
+	VMSAFeatures string    `json:"vmsa-features,omitempty"` // sev_features of INIT2, hexadecimal
+	HostData     []byte    `json:"host-data,omitempty"`     // SEV-SNP, 32 bytes
+	IDBlock      bool      `json:"id-block,omitempty"`      // SEV-SNP: one was given and holds
+	AuthorKey    bool      `json:"author-key,omitempty"`
+	VCEKDisabled bool      `json:"vcek-disabled,omitempty"`
+	SecretSize   int       `json:"secret-size,omitempty"` // SEV, SEV-ES: bytes injected
+	TD           *TDReport `json:"td,omitempty"`
+}
+
+// TDReport is what TDH.MNG.INIT was given.
+type TDReport struct {
+	Attributes    string `json:"attributes"`
+	XFAM          string `json:"xfam"`
+	MRConfigID    string `json:"mrconfigid"`
+	MROwner       string `json:"mrowner"`
+	MROwnerConfig string `json:"mrownerconfig"`
+	VCPUs         int    `json:"vcpus"`
+}
+
+// CommandRecord is one command and how it ended.
+type CommandRecord struct {
+	Command Command `json:"command"`
+	Count   int     `json:"count"`  // the how many'th of its kind
+	Status  string  `json:"status"` // SUCCESS, a firmware status, or an error of the kernel
+	Error   string  `json:"error,omitempty"`
+}
+
+// Page is one piece of memory or register state that was submitted: a page of
+// 4096 bytes; for SEV and SEV-ES data, a region.
+type Page struct {
+	Type string  `json:"type"` // data, vmsa, normal, zero, unmeasured, secrets, cpuid, page
+	GPA  *uint64 `json:"gpa,omitempty"`
+	Size int     `json:"size"`
+	VCPU *int    `json:"vcpu,omitempty"`
+	// Measured says whether the contents enter the digest.
+	Measured bool `json:"measured"`
+	// Digest of the contents: SHA-256 for SEV and SEV-ES, else SHA-384.
+	Digest string `json:"digest"`
+	// Contents of register pages, up to the last byte that is not zero.
+	Contents []byte `json:"contents,omitempty"`
+}
+
+// UnknownGPA is the address of memory that lies in no memory slot.
+const UnknownGPA = ^uint64(0)
+
+func address(gpa uint64) *uint64 {
+	if gpa == UnknownGPA {
+		return nil
+	}
+	return &gpa
+}
+
+func hexSHA256(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
+func hexSHA384(b []byte) string { s := sha512.Sum384(b); return hex.EncodeToString(s[:]) }
+
+func (f *Firmware) record(cmd Command, err error) {
+	r := CommandRecord{Command: cmd, Count: f.counts[cmd], Status: sev.StatusOK.Name()}
+	if err != nil {
+		r.Error = err.Error()
+		var status sev.Status
+		var errno unix.Errno
+		switch {
+		case errors.As(err, &status):
+			r.Status = status.Name()
+		case errors.As(err, &errno):
+			r.Status = unix.ErrnoName(errno)
+		default:
+			r.Status = "EIO"
+		}
+	}
+	f.report.Commands = append(f.report.Commands, r)
+	switch cmd {
+	case CmdLaunchMeasure, CmdLaunchSecret, CmdLaunchFinish, CmdSNPLaunchFinish, CmdTDXFinalizeVM:
+		if f.Changed != nil {
+			f.Changed(&f.report)
+		}
+	}
+}
+
+func (f *Firmware) addPage(p Page) {
+	if f.RecordPages {
+		f.report.Pages = append(f.report.Pages, p)
+	}
+}
+
+func (f *Firmware) launch() *LaunchReport {
+	if f.report.Launch == nil {
+		f.report.Launch = &LaunchReport{}
+	}
+	return f.report.Launch
+}
+
+// WithReport calls a function with the report as it stands; it must not keep it.
+func (f *Firmware) WithReport(use func(*Report)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	use(&f.report)
+}
+
+// WriteFile writes the report in place of a file; readers see the old one or
+// the new one, never half of it.
+func (r *Report) WriteFile(file string) error {
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return os.WriteFile(file, append(b, '\n'), 0o644) // a pipe or a terminal
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".swtee-report-*")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(append(b, '\n'))
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), file)
+	}
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return nil
+}

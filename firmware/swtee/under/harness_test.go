@@ -1,0 +1,302 @@
+package under
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// Versions of the matrix, oldest first.
+var versions = []string{"7.2", "10.0", "11.1"}
+
+func top() string {
+	_, self, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(self), "../../..")
+}
+
+// onEachQEMU runs a test on every version from one on, which "make qemu-matrix"
+// prepares. One that the registry lacks is skipped with that reason.
+func onEachQEMU(t *testing.T, from string, test func(t *testing.T, qemu string)) {
+	t.Helper()
+	skip := true
+	for _, v := range versions {
+		if skip = skip && v != from; skip {
+			continue
+		}
+		t.Run(v, func(t *testing.T) { test(t, qemuVersion(t, v)) })
+	}
+}
+
+func qemuVersion(t testing.TB, v string) string {
+	t.Helper()
+	qemu := filepath.Join(top(), ".cache/qemu", v, "bin/qemu-system-x86_64")
+	if _, err := os.Stat(qemu); err == nil {
+		return qemu
+	}
+	if why, err := os.ReadFile(filepath.Join(top(), ".cache/qemu", v+".unavailable")); err == nil {
+		t.Skipf("QEMU %s cannot be had here: %s", v, bytes.TrimSpace(why))
+	}
+	t.Skipf("QEMU %s is not prepared: run make qemu-matrix", v)
+	return ""
+}
+
+// newestQEMU is for tests that need no particular version.
+func newestQEMU(t testing.TB) string {
+	t.Helper()
+	for i := len(versions) - 1; i > 0; i-- {
+		qemu := filepath.Join(top(), ".cache/qemu", versions[i], "bin/qemu-system-x86_64")
+		if _, err := os.Stat(qemu); err == nil {
+			return qemu
+		}
+	}
+	return qemuVersion(t, versions[0])
+}
+
+func guestFile(t testing.TB, name string) string {
+	t.Helper()
+	file := filepath.Join(top(), ".cache/guest", name)
+	if _, err := os.Stat(file); err != nil {
+		t.Skipf("%v: run make setup", err)
+	}
+	return file
+}
+
+var sharedPlatform = sync.OnceValues(func() (*swtee.Platform, error) {
+	dir, err := os.MkdirTemp("", "swtee-test-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	return swtee.OpenPlatform(dir)
+})
+
+func platform(t testing.TB) *swtee.Platform {
+	t.Helper()
+	p, err := sharedPlatform()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// lockedBuffer collects what several writers say.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// run is a QEMU under test.
+type run struct {
+	t      testing.TB
+	fw     *swtee.Firmware
+	conn   *qmp.Conn // nil if QEMU ended before it answered
+	stderr *os.File
+	log    *lockedBuffer
+	cancel context.CancelFunc
+	done   chan struct{}
+	code   int
+	err    error
+}
+
+// base are the arguments that every machine here has.
+var base = []string{
+	"-m", "64", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-accel", "kvm",
+}
+
+// options of a test run.
+type options struct {
+	under  Options
+	faults []string
+	args   []string
+}
+
+// start runs QEMU with a monitor on an inherited socket.
+func start(t testing.TB, qemu string, o options) *run {
+	t.Helper()
+	var faults []swtee.Fault
+	for _, text := range o.faults {
+		f, err := swtee.ParseFault(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		faults = append(faults, f)
+	}
+	r := &run{t: t, fw: swtee.NewFirmware(platform(t), faults...), done: make(chan struct{}), log: &lockedBuffer{}}
+	r.fw.RecordPages = true
+	var err error
+	if r.stderr, err = os.Create(filepath.Join(t.TempDir(), "stderr")); err != nil {
+		t.Fatal(err)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.CloseOnExec(fds[0])
+	ours := os.NewFile(uintptr(fds[0]), "monitor")
+	nc, err := net.FileConn(ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt := o.under
+	opt.Argv = append([]string{qemu, "-chardev", "socket,id=m,fd=" + strconv.Itoa(fds[1]), "-mon", "chardev=m,mode=control"}, base...)
+	opt.Argv = append(opt.Argv, o.args...)
+	opt.Firmware, opt.Stdin, opt.Stdout, opt.Stderr = r.fw, null, r.stderr, r.stderr
+	opt.Logger = slog.New(slog.NewTextHandler(r.log, nil))
+	next := opt.started
+	opt.started = func(pid int) { // QEMU has its copy now
+		unix.Close(fds[1])
+		if next != nil {
+			next(pid)
+		}
+	}
+	var ctx context.Context
+	ctx, r.cancel = context.WithCancel(context.Background())
+	go func() {
+		defer close(r.done)
+		r.code, r.err = Run(ctx, opt)
+		null.Close()
+	}()
+	t.Cleanup(func() {
+		r.cancel()
+		r.wait()
+		if r.conn != nil {
+			r.conn.Close()
+		}
+		if t.Failed() {
+			t.Logf("QEMU said:\n%s\nswtee said:\n%s", r.said(), r.log)
+		}
+		r.stderr.Close()
+	})
+	cctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	go func() { // a QEMU that ends early answers nothing
+		select {
+		case <-r.done:
+			nc.Close()
+		case <-cctx.Done():
+		}
+	}()
+	if r.conn, err = qmp.NewConn(cctx, nc, qmp.Options{}); err != nil {
+		r.conn = nil
+		r.wait()
+	}
+	return r
+}
+
+func (r *run) wait() {
+	select {
+	case <-r.done:
+	case <-time.After(60 * time.Second):
+		panic("QEMU does not end:\n" + r.said() + r.log.String())
+	}
+}
+
+// said is what QEMU wrote.
+func (r *run) said() string {
+	b, _ := os.ReadFile(r.stderr.Name())
+	return string(b)
+}
+
+// up fails the test unless QEMU answers.
+func (r *run) up() *run {
+	r.t.Helper()
+	if r.conn == nil {
+		r.t.Fatalf("QEMU ended with code %d (%v)", r.code, r.err)
+	}
+	return r
+}
+
+// quit ends QEMU and expects that it ends well.
+func (r *run) quit() {
+	r.t.Helper()
+	_ = r.conn.Execute(r.ctx(), "quit", nil, nil)
+	r.wait()
+	if r.code != 0 || r.err != nil {
+		r.t.Errorf("QEMU ended with code %d, %v", r.code, r.err)
+	}
+}
+
+func (r *run) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	r.t.Cleanup(cancel)
+	return ctx
+}
+
+func (r *run) execute(command string, args, ret any) {
+	r.t.Helper()
+	if err := r.conn.Execute(r.ctx(), command, args, ret); err != nil {
+		r.t.Fatalf("%s: %v", command, err)
+	}
+}
+
+// report is a copy of what the firmware was told.
+func (r *run) report() swtee.Report {
+	var rep swtee.Report
+	r.fw.WithReport(func(p *swtee.Report) {
+		rep = *p
+		if p.Launch != nil {
+			l := *p.Launch
+			rep.Launch = &l
+		}
+	})
+	return rep
+}
+
+func (r *run) digest() string {
+	if l := r.report().Launch; l != nil {
+		return l.Digest
+	}
+	return ""
+}
+
+// memory reads guest memory through QEMU.
+func (r *run) memory(gpa uint64, n int) []byte {
+	r.t.Helper()
+	file := filepath.Join(r.t.TempDir(), "memory")
+	r.execute("pmemsave", map[string]any{"val": gpa, "size": n, "filename": file}, nil)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
+}
+
+func sevArgs(firmware string, props ...string) []string {
+	return []string{
+		"-machine", "q35,confidential-guest-support=cgs0", "-bios", firmware,
+		"-object", strings.Join(append([]string{"sev-guest,id=cgs0,cbitpos=51,reduced-phys-bits=1"}, props...), ","),
+	}
+}
+
+func fake(o Options) Options { o.FakeKVM = true; return o }

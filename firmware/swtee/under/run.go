@@ -1,0 +1,195 @@
+package under
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/trap"
+)
+
+// Options say what to run and how.
+type Options struct {
+	Argv     []string        // QEMU and its arguments
+	Firmware *swtee.Firmware // which answers
+	FakeKVM  bool            // answer for /dev/kvm too
+	Stdin    *os.File
+	Stdout   *os.File
+	Stderr   *os.File
+	Logger   *slog.Logger // what is emulated and when; may be nil
+
+	// For tests: kernels and processors that can less, and what happens while a
+	// thread is attached.
+	interruptible   bool
+	noCPUIDFaulting bool
+	attached        func(pid int)
+	started         func(pid int)
+}
+
+// ErrDaemonize is why -daemonize is refused.
+var ErrDaemonize = errors.New("-daemonize: QEMU would go on without swtee, which answers for its platform; run swtee in the background instead")
+
+// grace is how long QEMU has to end after it was asked to.
+const grace = 10 * time.Second
+
+// Run runs QEMU until it ends and returns its exit code, 128 and the signal's
+// number if a signal ended it. QEMU dies when this process does. When ctx ends,
+// QEMU is asked to end (SIGTERM).
+func Run(ctx context.Context, opt Options) (int, error) {
+	if opt.Logger == nil {
+		opt.Logger = slog.New(slog.DiscardHandler)
+	}
+	if len(opt.Argv) == 0 {
+		return 2, errors.New("no QEMU command line given")
+	}
+	for _, a := range opt.Argv[1:] {
+		if a == "-daemonize" || a == "--daemonize" {
+			return 2, ErrDaemonize
+		}
+	}
+	path, err := exec.LookPath(opt.Argv[0])
+	if err != nil {
+		return 127, err
+	}
+	filter := trap.Filter{OpenReadWrite: true, Ioctls: watched}
+	if opt.FakeKVM {
+		filter.Ioctls, filter.IoctlTypes = []uint32{sevIssueCmd}, []byte{kvmType}
+	}
+	s := newSupervisor(opt)
+	args := opt.Argv
+	if s.confidential = hasSEVObject(args); s.confidential && (opt.noCPUIDFaulting || !trap.CPUIDFaulting()) {
+		args = s.withHostCBit(args)
+	}
+	p, err := trap.Start(trap.Options{
+		Path: path, Args: args, Filter: filter, Interruptible: opt.interruptible,
+		Files: []*os.File{opt.Stdin, opt.Stdout, opt.Stderr},
+	})
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
+			return 127, err
+		}
+		return 1, err
+	}
+	if opt.started != nil {
+		opt.started(p.PID)
+	}
+	ended := make(chan struct{})
+	defer close(ended)
+	stop := context.AfterFunc(ctx, func() {
+		_ = p.Signal(unix.SIGTERM)
+		select {
+		case <-time.After(grace):
+			_ = p.Signal(unix.SIGKILL)
+		case <-ended:
+		}
+	})
+	defer stop()
+	code, err := s.supervise(p)
+	s.guestWipe()
+	return code, err
+}
+
+// supervise answers QEMU's calls until its end.
+func (s *supervisor) supervise(p *trap.Process) (int, error) {
+	s.tracer = p.NewTracer()
+	if f := s.opt.attached; f != nil {
+		s.tracer.Attached = func() { f(p.PID) }
+	}
+	s.tracer.Failed = func(err error) {
+		s.log.Warn("QEMU will see this host's own CPUID", "err", err)
+	}
+	serveErr := p.Serve(s.handle)
+	if serveErr != nil {
+		_ = p.Signal(unix.SIGKILL) // nobody would answer it any more
+	}
+	s.tracer.Stop()
+	status, err := p.Wait()
+	switch {
+	case serveErr != nil:
+		return 1, serveErr
+	case err != nil:
+		return 1, fmt.Errorf("wait for QEMU: %w", err)
+	case status.Signaled():
+		return 128 + int(status.Signal()), nil
+	}
+	return status.ExitStatus(), nil
+}
+
+// hasSEVObject says whether a command line has an object for which QEMU asks the
+// processor where its encryption bit is.
+func hasSEVObject(argv []string) bool {
+	for _, o := range sevObjects(argv) {
+		if o.Type != "tdx-guest" {
+			return true
+		}
+	}
+	return false
+}
+
+func isObjectOption(argv []string, i int) bool {
+	return (argv[i] == "-object" || argv[i] == "--object") && i+1 < len(argv)
+}
+
+func sevObjects(argv []string) []cmdline.Object {
+	var found []cmdline.Object
+	for i := range argv {
+		if !isObjectOption(argv, i) {
+			continue
+		}
+		o, err := cmdline.ParseObject(argv[i+1])
+		switch {
+		case err != nil: // QEMU will say so
+		case o.Type == "sev-guest", o.Type == "sev-snp-guest", o.Type == "tdx-guest":
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// withHostCBit changes cbitpos to what CPUID of this host says. It is for
+// processors that cannot trap CPUID: QEMU compares the two.
+func (s *supervisor) withHostCBit(argv []string) []string {
+	_, b, _, _ := cpuid(leafMemoryEncryption, 0)
+	s.cbit = b & 0x3f
+	out := append([]string(nil), argv...)
+	for i := range out {
+		if !isObjectOption(out, i) || !strings.Contains(out[i+1], "sev-") {
+			continue
+		}
+		changed, err := cmdline.SetObjectProperty(out[i+1], "cbitpos", s.cbit)
+		if err != nil {
+			continue
+		}
+		s.log.Warn("this processor cannot trap CPUID: cbitpos becomes what it has, which QEMU compares with", "cbitpos", s.cbit)
+		out[i+1] = changed
+	}
+	return out
+}
+
+// ErrListenerTaken means that another supervisor watches this process already.
+var ErrListenerTaken = trap.ErrListenerTaken
+
+// NeedsKVM names what a command line asks for that TCG cannot stand in for; "" if
+// there is nothing.
+func NeedsKVM(argv []string) string {
+	for _, o := range sevObjects(argv) {
+		if o.Type != "sev-guest" {
+			return o.Type
+		}
+		if policy, err := strconv.ParseUint(o.Props["policy"], 0, 32); err == nil && sev.Policy(policy)&sev.PolicyES != 0 {
+			return "SEV-ES"
+		}
+	}
+	return ""
+}

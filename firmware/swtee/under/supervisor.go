@@ -1,0 +1,352 @@
+package under
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/trap"
+)
+
+var le = binary.LittleEndian
+
+// supervisor is one running QEMU and what the emulated platform knows of it. All
+// its state belongs to the goroutine that serves QEMU's calls.
+type supervisor struct {
+	opt          Options
+	fw           *swtee.Firmware
+	log          *slog.Logger
+	tracer       *trap.Tracer
+	confidential bool   // QEMU was given a SEV object
+	cbit         uint32 // what CPUID says of the encryption bit
+
+	created  bool   // KVM_CREATE_VM was seen
+	vmType   uint64 // as QEMU asked
+	slots    map[uint32]slot
+	vcpus    map[int]*vcpu
+	cpuids   map[int][]byte // of KVM_SET_CPUID2, by vCPU, as QEMU gave it
+	idAsked  bool           // GET_ID2 is being made again with CPUID trapped
+	features uint64         // sev_features of the VMSAs
+
+	guest *swtee.Guest
+	snp   *swtee.SNPGuest
+	td    *swtee.TD
+	kvm   *fakeKVM // nil above a real KVM
+}
+
+// slot is a memory slot of the VM: where guest memory lies in QEMU.
+type slot struct{ gpa, size, hva uint64 }
+
+func newSupervisor(opt Options) *supervisor {
+	s := &supervisor{
+		opt: opt, fw: opt.Firmware, log: opt.Logger, cbit: swtee.CBitPos,
+		slots: map[uint32]slot{}, vcpus: map[int]*vcpu{}, cpuids: map[int][]byte{},
+	}
+	if opt.FakeKVM {
+		s.kvm = newFakeKVM()
+	}
+	return s
+}
+
+func (s *supervisor) guestWipe() {
+	if s.guest != nil {
+		s.guest.Wipe()
+	}
+}
+
+// leafMemoryEncryption is CPUID Fn8000_001F, "Encrypted memory capabilities"
+// (AMD, APM volume 3, appendix E.4.17).
+const leafMemoryEncryption = 0x8000001F
+
+// processor is what QEMU sees of that leaf: SME, SEV, SEV-ES and SEV-SNP, 509
+// guests, the first ASID without SEV-ES being 1.
+func (s *supervisor) processor() *trap.CPUID {
+	if s.opt.noCPUIDFaulting || !trap.CPUIDFaulting() {
+		return nil
+	}
+	return &trap.CPUID{Leaf: leafMemoryEncryption, A: 0x1001f, B: s.cbit | swtee.ReducedPhysBits<<6, C: 509, D: 1}
+}
+
+// handle answers one call of QEMU's.
+func (s *supervisor) handle(c *trap.Call) {
+	if c.Nr != unix.SYS_IOCTL {
+		s.open(c)
+		return
+	}
+	request, arg := uint32(c.Args[1]), c.Args[2]
+	switch request {
+	case kvmMemoryEncryptOp:
+		s.answer(c, func() (int64, error) { return 0, s.encryptOp(c, arg) })
+	case kvmMemoryEncryptReg, kvmMemoryEncryptUnreg:
+		c.Return(0)
+	case sevIssueCmd:
+		s.issue(c, arg)
+	case kvmCreateGuestMemFD:
+		s.createGuestMemory(c, arg)
+	case kvmSetMemoryAttributes:
+		c.Return(0)
+	case kvmGetDeviceAttr, kvmHasDeviceAttr:
+		s.deviceAttr(c, request, arg)
+	default:
+		if s.kvm != nil {
+			s.fakeIoctl(c, request, arg)
+		} else {
+			s.realIoctl(c, request, arg)
+		}
+	}
+}
+
+// answer ends a call with what a function says.
+func (s *supervisor) answer(c *trap.Call, f func() (int64, error)) {
+	v, err := f()
+	if err != nil {
+		c.Fail(swtee.Errno(err))
+		return
+	}
+	c.Return(v)
+}
+
+// open gives QEMU files in place of devices that need not exist.
+func (s *supervisor) open(c *trap.Call) {
+	path, flags := c.Args[0], c.Args[1]
+	if c.Nr == unix.SYS_OPENAT {
+		path, flags = c.Args[1], c.Args[2]
+	}
+	name, err := c.ReadString(path)
+	switch {
+	case err != nil:
+		c.Continue() // the kernel fails in the same way
+	case name == "/dev/sev":
+		s.returnMemFD(c, "sev", 0, flags)
+	case name == "/dev/kvm" && s.kvm != nil:
+		s.returnMemFD(c, "kvm", 0, flags)
+	default:
+		c.Continue()
+	}
+}
+
+// memFDPrefix marks files that stand for devices; /proc shows it.
+const memFDPrefix = "swtee:"
+
+// returnMemFD answers with a new file in memory.
+func (s *supervisor) returnMemFD(c *trap.Call, name string, size int64, flags uint64) {
+	fd, err := unix.MemfdCreate(memFDPrefix+name, unix.MFD_CLOEXEC)
+	if err != nil {
+		s.log.Error("no file to stand for a device", "err", err)
+		c.Fail(unix.ENFILE)
+		return
+	}
+	defer unix.Close(fd)
+	if size > 0 {
+		if err := unix.Ftruncate(fd, size); err != nil {
+			c.Fail(unix.ENOMEM)
+			return
+		}
+	}
+	c.ReturnFile(fd, flags&unix.O_CLOEXEC != 0)
+}
+
+// fileName is what /proc says of one of the program's descriptors.
+func fileName(c *trap.Call) string {
+	name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.TID, int32(c.Args[0])))
+	return strings.TrimSuffix(strings.TrimPrefix(name, "/memfd:"), " (deleted)")
+}
+
+// vcpuOf is the number of the vCPU that a call is about: KVM and the fake one
+// write it into the file's name.
+func vcpuOf(name string) (int, bool) {
+	_, number, ok := strings.Cut(name, "kvm-vcpu:")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(number)
+	return n, err == nil
+}
+
+// realIoctl watches QEMU's calls of a real KVM.
+func (s *supervisor) realIoctl(c *trap.Call, request uint32, arg uint64) {
+	switch request {
+	case kvmCheckExtension:
+		if v, ok := capabilities[arg]; ok {
+			c.Return(v)
+			return
+		}
+	case kvmCreateVM:
+		if !s.created {
+			s.created, s.vmType = true, arg
+			// KVM has no such VM type, and QEMU must see the processor's.
+			var leaf *trap.CPUID
+			if s.confidential && arg != vmTDX {
+				leaf = s.processor()
+			}
+			if leaf == nil && arg == vmDefault {
+				break
+			}
+			s.tracer.Arm(c, leaf, func(r *unix.PtraceRegs) { r.Rdx = vmDefault }, func() { c.Return(0) })
+			return
+		}
+	case kvmSetCPUID2:
+		s.hideEncryption(c, arg)
+	case kvmGetCPUID2:
+		if n, ok := vcpuOf(fileName(c)); ok && s.cpuids[n] != nil {
+			s.answer(c, func() (int64, error) { return 0, writeList(c, arg, s.cpuids[n], 40, 8) })
+			return
+		}
+	case kvmSetRegs, kvmSetSregs, kvmSetSregs2, kvmSetXCRs, kvmSetMSRs, kvmSetDebugRegs:
+		if n, ok := vcpuOf(fileName(c)); ok {
+			s.recordRegisters(c, n, request, arg)
+		}
+	case kvmSetUserMemoryRegion, kvmSetUserMemoryRegion2:
+		s.recordSlot(c, arg)
+	}
+	c.Continue()
+}
+
+// recordSlot follows where guest memory lies, and hides from KVM that it should
+// be private: the kernel's KVM has no such memory for this VM.
+func (s *supervisor) recordSlot(c *trap.Call, arg uint64) {
+	b, err := c.Read(arg, 32)
+	if err != nil {
+		return
+	}
+	s.slots[le.Uint32(b)] = slot{le.Uint64(b[8:]), le.Uint64(b[16:]), le.Uint64(b[24:])}
+	if flags := le.Uint32(b[4:]); flags&memFlagGuestMemFD != 0 && s.kvm == nil {
+		if err := c.Write(arg+4, le.AppendUint32(nil, flags&^memFlagGuestMemFD)); err != nil {
+			s.log.Warn("memory slot", "err", err)
+		}
+	}
+}
+
+// gpaOf is the guest-physical address of memory of QEMU's.
+func (s *supervisor) gpaOf(hva uint64) uint64 {
+	for _, m := range s.slots {
+		if hva >= m.hva && hva-m.hva < m.size {
+			return m.gpa + hva - m.hva
+		}
+	}
+	return swtee.UnknownGPA
+}
+
+// hvaOf is the reverse of gpaOf.
+func (s *supervisor) hvaOf(gpa uint64) (uint64, bool) {
+	for _, m := range s.slots {
+		if gpa >= m.gpa && gpa-m.gpa < m.size {
+			return m.hva + gpa - m.gpa, true
+		}
+	}
+	return 0, false
+}
+
+// hideEncryption keeps leaf 0x8000001F from a guest whose memory is not
+// encrypted; QEMU gets back what it gave (KVM_GET_CPUID2).
+func (s *supervisor) hideEncryption(c *trap.Call, arg uint64) {
+	b, err := readList(c, arg, 40, 8)
+	if err != nil || !s.confidential {
+		return
+	}
+	if n, ok := vcpuOf(fileName(c)); ok {
+		s.cpuids[n] = b
+	}
+	for i := 0; i+40 <= len(b); i += 40 {
+		if le.Uint32(b[i:]) == leafMemoryEncryption {
+			if err := c.Write(arg+8+uint64(i)+12, make([]byte, 16)); err != nil {
+				s.log.Warn("CPUID of a vCPU", "err", err)
+			}
+		}
+	}
+}
+
+// maxList bounds the lists that KVM's calls carry.
+const maxList = 4096
+
+// readList reads a counted list: a header that begins with the count, then
+// elements of a size.
+func readList(c *trap.Call, arg uint64, element, header int) ([]byte, error) {
+	h, err := c.Read(arg, 4)
+	if err != nil {
+		return nil, unix.EFAULT
+	}
+	n := le.Uint32(h)
+	if n > maxList {
+		return nil, unix.E2BIG
+	}
+	b, err := c.Read(arg+uint64(header), int(n)*element)
+	if err != nil {
+		return nil, unix.EFAULT
+	}
+	return b, nil
+}
+
+// writeList answers with a counted list, or with the count and E2BIG if the
+// program has no room for it.
+func writeList(c *trap.Call, arg uint64, data []byte, element, header int) error {
+	h, err := c.Read(arg, 4)
+	if err != nil {
+		return unix.EFAULT
+	}
+	have := len(data) / element
+	if err := c.Write(arg, le.AppendUint32(nil, uint32(have))); err != nil {
+		return unix.EFAULT
+	}
+	if int(le.Uint32(h)) < have {
+		return unix.E2BIG
+	}
+	if err := c.Write(arg+uint64(header), data); err != nil {
+		return unix.EFAULT
+	}
+	return nil
+}
+
+// createGuestMemory gives QEMU ordinary memory in place of a guest_memfd.
+func (s *supervisor) createGuestMemory(c *trap.Call, arg uint64) {
+	b, err := c.Read(arg, 16)
+	if err != nil {
+		c.Fail(unix.EFAULT)
+		return
+	}
+	if err := s.fw.Run(swtee.CmdCreateGuestMemory, func() error { return nil }); err != nil {
+		c.Fail(swtee.Errno(err))
+		return
+	}
+	s.returnMemFD(c, "guest-memory", int64(le.Uint64(b)), unix.O_CLOEXEC)
+}
+
+// deviceAttr answers for attributes of KVM that confidential guests need.
+func (s *supervisor) deviceAttr(c *trap.Call, request uint32, arg uint64) {
+	b, err := c.Read(arg, 24)
+	if err != nil {
+		c.Fail(unix.EFAULT)
+		return
+	}
+	group, attr, addr := le.Uint32(b[4:]), le.Uint64(b[8:]), le.Uint64(b[16:])
+	var value uint64
+	switch {
+	case group == groupSEV && attr == attrVMSAFeature:
+		value = vmsaFeatures
+	case group == groupSystem && attr == 0 && s.kvm != nil: // KVM_X86_XCOMP_GUEST_SUPP
+		value = guestXCR0
+	case s.kvm != nil:
+		c.Fail(unix.ENXIO)
+		return
+	default:
+		c.Continue()
+		return
+	}
+	if request == kvmGetDeviceAttr {
+		if err := c.Write(addr, le.AppendUint64(nil, value)); err != nil {
+			c.Fail(unix.EFAULT)
+			return
+		}
+	}
+	c.Return(0)
+}
+
+// vmsaFeatures are the sev_features that a guest may ask for: SNP active,
+// DebugSwap, SecureTsc (AMD, APM volume 2, appendix B, VMSA offset 3B0h).
+const vmsaFeatures = 1 | 1<<5 | 1<<9
