@@ -25,7 +25,7 @@ func (e *PlatformError) Unwrap() error { return e.Err }
 
 // fwError finds the firmware's status code in QEMU's words. Patterns are compiled
 // when an error has come: most starts never need one.
-const fwError = `fw_error=(?:0x)?([0-9a-f]+)`
+const fwError = `fw_error='?(?:0x)?([0-9a-f]+)`
 
 func platformError(name, what string, err error) error {
 	p := &PlatformError{Name: name, What: what, Err: err}
@@ -68,7 +68,19 @@ var adviceTable = []Advice{
 		Refused: true,
 	},
 	{
-		Pattern: `fw_error=(?:23|14) `,
+		Pattern: `fw_error='?1[ :]`,
+		Cause:   "the secure processor is not initialised, or was reset",
+		Fix:     "reload the kernel modules kvm_amd and ccp, or restart the host; the kernel's log says why (dmesg, lines with ccp)",
+		Host:    true,
+	},
+	{
+		Pattern: `fw_error=16 `,
+		Cause:   "the platform has lost this guest: the secure processor was reset while it was launched",
+		Fix:     "start the VM again",
+		Host:    true,
+	},
+	{
+		Pattern: `fw_error=(?:23|14) |sev_(?:common_)?kvm_init: failed to initialize ret=-(?:16|12) `,
 		Cause:   "the platform has no free encryption slot, or needs to flush before it can give one out again",
 		Fix:     "stop another confidential VM, or try again in a moment",
 		Host:    true,
@@ -98,7 +110,19 @@ var adviceTable = []Advice{
 		Host:    true,
 	},
 	{
-		Pattern: `sev_kvm_init|Failed to open /dev/sev|/dev/sev`,
+		Pattern: `launch measurement is not available|did not measure the guest`,
+		Cause:   "the platform did not complete the launch measurement; the VM's log says which command failed (vmlatch logs --kind qemu)",
+		Fix:     "start the VM again; a platform that keeps failing needs newer firmware",
+		Refused: true,
+	},
+	{
+		Pattern: `(?:LAUNCH_UPDATE|LAUNCH_START|LAUNCH_FINISH|LAUNCH_MEASURE|inject secret)[^;]* fw_error=[1-9]`,
+		Cause:   "the secure processor refused a step of the launch",
+		Fix:     "start the VM again; if it fails in the same way, update the platform's firmware",
+		Refused: true,
+	},
+	{
+		Pattern: `sev_(?:common_)?kvm_init|Failed to open /dev/sev|/dev/sev`,
 		Cause:   "QEMU cannot use the secure processor",
 		Fix:     "load kvm_amd with sev=1 and give this user access to /dev/sev, or try with --emulate",
 		Host:    true,

@@ -72,9 +72,15 @@ func lastLines(file string, n int) string {
 		if name, rest, ok := strings.Cut(line, ": "); ok && strings.HasPrefix(filepath.Base(name), "qemu-system-") {
 			line = rest
 		}
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "warning: ") {
+		if line = strings.TrimSpace(line); line != "" && !isRemark(line) {
 			lines = append(lines, line)
 		}
 	}
 	return strings.Join(lines[max(0, len(lines)-n):], "; ")
+}
+
+// isRemark says whether a line is no reason for an end: a warning of QEMU's, or
+// how an emulator introduces itself.
+func isRemark(line string) bool {
+	return strings.HasPrefix(line, "warning: ") || strings.Contains(line, ": warning: ") || strings.HasPrefix(line, "swtee: emulated platform")
 }

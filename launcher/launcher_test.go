@@ -250,11 +250,15 @@ func TestTransitions(t *testing.T) {
 
 func TestAdvice(t *testing.T) {
 	for text, want := range map[string]string{
-		"sev_launch_start: LAUNCH_START ret=-5 fw_error=11 'Bad measurement'":                     "another platform, or for another policy",
-		"sev_launch_start: LAUNCH_START ret=-5 fw_error=7 'Policy is not allowed'":                "newer SEV firmware",
-		"sev_launch_start: LAUNCH_START ret=-5 fw_error=6 'Certificate is invalid'":               "malformed",
-		"sev_launch_start: LAUNCH_START ret=-5 fw_error=23 'Required firmware resource depleted'": "no free encryption slot",
-		"SEV: guest firmware hashes table area is invalid (base=0x0 size=0x0)":                    "no area for kernel hashes",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=11 'Bad measurement'":                        "another platform, or for another policy",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=7 'Policy is not allowed'":                   "newer SEV firmware",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=6 'Certificate is invalid'":                  "malformed",
+		"sev_launch_start: LAUNCH_START ret=-5 fw_error=23 'Required firmware resource depleted'":    "no free encryption slot",
+		"SEV: guest firmware hashes table area is invalid (base=0x0 size=0x0)":                       "no area for kernel hashes",
+		"sev_kvm_init: failed to get platform status ret=-1 fw_error='1: Platform state is invalid'": "not initialised",
+		"sev_launch_start: LAUNCH_START ret=1 fw_error=16 'Guest handle is invalid'":                 "has lost this guest",
+		"sev_common_kvm_init: failed to initialize ret=-16 fw_error=0 ''":                            "no free encryption slot",
+		"sev_launch_update_data: LAUNCH_UPDATE ret=-5 fw_error=9 'Invalid address'":                  "refused a step",
 		"Failed to get \"write\" lock": "another process uses",
 		"unsupported machine type":     "does not know the machine type",
 	} {

@@ -121,7 +121,7 @@ func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
 		defer cancel()
 		raw, err := qmp.QuerySEVLaunchMeasure{}.Execute(ctx, conn)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
+			return nil, platformError(m.rec.Name, "measure", m.lastWords(err))
 		}
 		if _, err := sev.ParseMeasurement(raw); err != nil {
 			return nil, fmt.Errorf("%s: %w", m.rec.Name, err)
@@ -162,7 +162,7 @@ func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 	defer cancel()
 	err = qmp.SEVInjectLaunchSecret{PacketHeader: p.Header, Secret: p.Secret, GPA: p.GPA}.Execute(ctx, conn)
 	if err != nil {
-		return platformError(m.rec.Name, "the platform refused the secret", err)
+		return platformError(m.rec.Name, "the platform refused the secret", m.lastWords(err))
 	}
 	return m.become(Provisioned, func(r *rundir.Record) {
 		r.SEV.Secret = true
@@ -187,12 +187,24 @@ func (m *Machine) Release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	if err := (qmp.Cont{}).Execute(ctx, conn); err != nil {
-		return platformError(m.rec.Name, "release", err)
+		return platformError(m.rec.Name, "release", m.lastWords(err))
 	}
 	return m.become(Running, func(r *rundir.Record) {
 		now := time.Now().UTC()
 		r.Released, r.Settled = &now, true
 	})
+}
+
+// lastWords adds what QEMU wrote to an error that is only its going away: it
+// ends itself when the platform does not let the guest run.
+func (m *Machine) lastWords(err error) error {
+	if !errors.Is(err, qmp.ErrClosed) {
+		return err
+	}
+	if said := lastLines(m.dir.LogPath(rundir.QEMULog), 5); said != "" {
+		return fmt.Errorf("%w (it wrote: %s)", err, said)
+	}
+	return err
 }
 
 func latchOpener(until string) string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -26,7 +27,10 @@ func run(c *urfave.Context, s *cli.IO) error {
 		return cli.Usagef("--measure-kernel works with --accel tcg only: under QEMU the kernel that is served is the one that is measured")
 	}
 	var faults []swtee.Fault
-	for _, text := range c.StringSlice("fault") {
+	for text := range strings.SplitSeq(strings.Join(c.StringSlice("fault"), ","), ",") {
+		if text == "" {
+			continue
+		}
 		f, err := swtee.ParseFault(text)
 		if err != nil {
 			return cli.Usagef("--%v", err)

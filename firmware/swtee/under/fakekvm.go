@@ -114,7 +114,7 @@ func (s *supervisor) fakeCreateVM(c *trap.Call, vmType uint64) {
 		create()
 		return
 	}
-	s.tracer.Arm(c, leaf, nil, create)
+	s.tracer.Arm(c, leaf, create)
 }
 
 // ioctl answers calls that only set or get something.

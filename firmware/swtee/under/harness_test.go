@@ -3,6 +3,7 @@ package under
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"log/slog"
 	"net"
 	"os"
@@ -20,50 +21,9 @@ import (
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
-// Versions of the matrix, oldest first.
-var versions = []string{"7.2", "10.0", "11.1"}
-
 func top() string {
 	_, self, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(self), "../../..")
-}
-
-// onEachQEMU runs a test on every version from one on, which "make qemu-matrix"
-// prepares. One that the registry lacks is skipped with that reason.
-func onEachQEMU(t *testing.T, from string, test func(t *testing.T, qemu string)) {
-	t.Helper()
-	skip := true
-	for _, v := range versions {
-		if skip = skip && v != from; skip {
-			continue
-		}
-		t.Run(v, func(t *testing.T) { test(t, qemuVersion(t, v)) })
-	}
-}
-
-func qemuVersion(t testing.TB, v string) string {
-	t.Helper()
-	qemu := filepath.Join(top(), ".cache/qemu", v, "bin/qemu-system-x86_64")
-	if _, err := os.Stat(qemu); err == nil {
-		return qemu
-	}
-	if why, err := os.ReadFile(filepath.Join(top(), ".cache/qemu", v+".unavailable")); err == nil {
-		t.Skipf("QEMU %s cannot be had here: %s", v, bytes.TrimSpace(why))
-	}
-	t.Skipf("QEMU %s is not prepared: run make qemu-matrix", v)
-	return ""
-}
-
-// newestQEMU is for tests that need no particular version.
-func newestQEMU(t testing.TB) string {
-	t.Helper()
-	for i := len(versions) - 1; i > 0; i-- {
-		qemu := filepath.Join(top(), ".cache/qemu", versions[i], "bin/qemu-system-x86_64")
-		if _, err := os.Stat(qemu); err == nil {
-			return qemu
-		}
-	}
-	return qemuVersion(t, versions[0])
 }
 
 func guestFile(t testing.TB, name string) string {
@@ -300,3 +260,5 @@ func sevArgs(firmware string, props ...string) []string {
 }
 
 func fake(o Options) Options { o.FakeKVM = true; return o }
+
+func hexString(b []byte) string { return hex.EncodeToString(b) }

@@ -20,11 +20,13 @@ func (s *supervisor) issue(c *trap.Call, arg uint64) {
 		return
 	}
 	command, data := le.Uint32(h), le.Uint64(h[4:])
+	c.Watch(arg, 16)
+	c.Watch(data, 24)
 	if command == issueGetID2 && !s.idAsked && s.hasRoom(c, data, len(s.fw.ID())) && !s.tracer.Busy() {
 		// QEMU asks the processor for the encryption bit right after this command.
 		if leaf := s.processor(); leaf != nil {
 			s.idAsked = true
-			s.tracer.Arm(c, leaf, func(*unix.PtraceRegs) {}, func() { c.Return(0) })
+			s.tracer.ArmAgain(c, leaf, func(*unix.PtraceRegs) {})
 			return
 		}
 	}
@@ -139,6 +141,8 @@ func (s *supervisor) encryptOp(c *trap.Call, arg uint64) error {
 		return unix.EFAULT
 	}
 	id, flags, data := le.Uint32(h), le.Uint32(h[4:]), le.Uint64(h[8:])
+	c.Watch(arg, 24)
+	c.Watch(data, 24)
 	if s.vmType == vmTDX {
 		err := s.tdxCommand(c, id, flags, data)
 		s.logRefusal(err)

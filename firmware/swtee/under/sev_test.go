@@ -20,6 +20,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/integration/qemus"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -45,7 +46,7 @@ func TestStory(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	kernel, initrd := guestFile(t, "vmlinuz"), guestFile(t, "initrd.img")
 	const policy = sev.PolicyNoDebug | sev.PolicyNoKeySharing
-	onEachQEMU(t, "7.2", func(t *testing.T, qemu string) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		s, props := newSession(t, policy)
 		args := sevArgs(firmware, append(props, "policy=3", "kernel-hashes=on")...)
 		r := start(t, qemu, options{under: fake(Options{}), args: append(args, "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0")}).up()
@@ -198,7 +199,7 @@ func TestESDigests(t *testing.T) {
 		{"init2", "10.0", "legacy-vm-type=off", "3f7b1dce8aaf2cf6704d89f726f95784dc9f47469269cfcfb6bda4043f03849a"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			onEachQEMU(t, c.from, func(t *testing.T, qemu string) {
+			qemus.Each(t, c.from, func(t *testing.T, qemu string) {
 				props := []string{"policy=5"}
 				if c.prop != "" {
 					props = append(props, c.prop)
@@ -222,7 +223,7 @@ func TestESDigests(t *testing.T) {
 // TestSessionRefused: what the owner's session is checked for, through QEMU.
 func TestSessionRefused(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
-	onEachQEMU(t, "7.2", func(t *testing.T, qemu string) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		_, props := newSession(t, sev.PolicyNoDebug)
 		for prop, want := range map[string]string{
 			"policy=3":          "fw_error=11 'Bad measurement'",
@@ -242,7 +243,7 @@ func TestOnRealKVM(t *testing.T) {
 		t.Skipf("/dev/kvm: %v", err)
 	}
 	firmware := guestFile(t, "OVMF.amdsev.fd")
-	onEachQEMU(t, "7.2", func(t *testing.T, qemu string) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		r := start(t, qemu, options{args: sevArgs(firmware, "policy=1")}).up()
 		want := predict(t, firmware, "", "", "")
 		checkAttestation(t, r, want, sev.PolicyNoDebug)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
 // vectorFirmware writes a firmware of the vectors to a file.
@@ -52,7 +53,7 @@ func snpLaunch(t testing.TB, qemu string, args []string) *run {
 
 func TestSNPDigests(t *testing.T) {
 	firmware := vectorFirmware(t, "sid/OVMF.amdsev.fd")
-	onEachQEMU(t, "10.0", func(t *testing.T, qemu string) {
+	qemus.Each(t, "10.0", func(t *testing.T, qemu string) {
 		r := snpLaunch(t, qemu, snpArgs(firmware))
 		if got := r.digest(); !strings.HasPrefix(got, snpMilan2) {
 			t.Errorf("digest %s, want %s…", got, snpMilan2)
@@ -80,7 +81,7 @@ func TestSNPKernelHashes(t *testing.T) {
 		return file
 	}
 	kernel, initrd := write("kernel", "debian/vmlinuz-6.1.0-56-cloud-amd64"), write("initrd", "synth/initrd-a")
-	onEachQEMU(t, "10.0", func(t *testing.T, qemu string) {
+	qemus.Each(t, "10.0", func(t *testing.T, qemu string) {
 		args := append(snpArgs(firmware, "kernel-hashes=on"), "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 root=/dev/vda1 ro")
 		r := snpLaunch(t, qemu, args)
 		if got := r.digest(); !strings.HasPrefix(got, snpMilan2Kernel) {
@@ -102,7 +103,7 @@ func TestSNPIDBlock(t *testing.T) {
 		return k
 	}
 	idKey, author := key(), key()
-	onEachQEMU(t, "10.0", func(t *testing.T, qemu string) {
+	qemus.Each(t, "10.0", func(t *testing.T, qemu string) {
 		r := snpLaunch(t, qemu, snpArgs(firmware))
 		digest, err := hex.DecodeString(r.digest())
 		if err != nil || len(digest) != 48 {
@@ -160,7 +161,7 @@ func TestSNPIDBlock(t *testing.T) {
 func TestTDXDigest(t *testing.T) {
 	firmware := vectorFirmware(t, "sid/OVMF.inteltdx.ms.fd")
 	const want = "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c59aefecce725b0d08a5e9d3d3183bd08"
-	onEachQEMU(t, "11.1", func(t *testing.T, qemu string) {
+	qemus.Each(t, "11.1", func(t *testing.T, qemu string) {
 		config := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{5}, 48))
 		r := start(t, qemu, options{under: fake(Options{}), args: []string{
 			"-machine", "q35,confidential-guest-support=cgs0,kernel-irqchip=split", "-bios", firmware, "-cpu", "host",

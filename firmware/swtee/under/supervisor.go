@@ -188,7 +188,7 @@ func (s *supervisor) realIoctl(c *trap.Call, request uint32, arg uint64) {
 			if leaf == nil && arg == vmDefault {
 				break
 			}
-			s.tracer.Arm(c, leaf, func(r *unix.PtraceRegs) { r.Rdx = vmDefault }, func() { c.Return(0) })
+			s.tracer.ArmAgain(c, leaf, func(r *unix.PtraceRegs) { r.Rdx = vmDefault })
 			return
 		}
 	case kvmSetCPUID2:

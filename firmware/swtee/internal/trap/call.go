@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -41,9 +42,34 @@ type Call struct {
 	Nr   int
 	Args [6]uint64
 
-	p  *Process
-	id uint64
-	ip uint64
+	p       *Process
+	id      uint64
+	ip      uint64
+	watched []span
+}
+
+// span is a piece of the program's memory.
+type span struct {
+	addr uint64
+	n    int
+}
+
+// Watch names memory that tells this call from the next one like it. Where calls
+// can be interrupted, one with the same arguments and the same memory is the
+// same call, made again.
+func (c *Call) Watch(addr uint64, n int) { c.watched = append(c.watched, span{addr, n}) }
+
+// memory is the content of the watched memory; nil if there is none.
+func (c *Call) memory() []byte {
+	var all []byte
+	for _, w := range c.watched {
+		b := make([]byte, w.n)
+		if c.transfer(w.addr, b, unix.ProcessVMReadv) != nil {
+			return nil
+		}
+		all = append(all, b...)
+	}
+	return all
 }
 
 // errGone means that the call was interrupted, or its thread has died.
@@ -58,8 +84,19 @@ func (c *Call) Fail(e unix.Errno) { c.answer(response{errno: -int32(e)}) }
 // Continue lets the kernel do the call.
 func (c *Call) Continue() { c.answer(response{flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}) }
 
+// dismiss lets the thread go on; what it sees is of no interest.
+func (c *Call) dismiss() {
+	r := response{id: c.id}
+	_, _ = c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r))
+}
+
 func (c *Call) answer(r response) {
 	r.id = c.id
+	// A signal can come between the kernel's taking the answer and the thread's:
+	// then the call is made again although it was answered.
+	if len(c.watched) > 0 {
+		c.p.remember(c, func(again *Call) { again.answer(r) })
+	}
 	if _, err := c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)); err != nil {
 		c.p.remember(c, func(again *Call) { again.answer(r) })
 	}
@@ -71,7 +108,12 @@ func (c *Call) ReturnFile(fd int, closeOnExec bool) {
 	if closeOnExec {
 		a.newFDFlags = unix.O_CLOEXEC
 	}
+	// A signal between the request and its execution would leave the call
+	// answered with 0 and no descriptor (Linux, kernel/seccomp.c,
+	// seccomp_notify_addfd), and Go's scheduler sends signals at any time.
+	restore := blockSignals()
 	_, err := c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_ADDFD, unsafe.Pointer(&a))
+	restore()
 	if err == unix.EINVAL { // before Linux 5.14 in two steps
 		a.flags = 0
 		var n int
@@ -94,9 +136,31 @@ func (c *Call) ReturnFile(fd int, closeOnExec bool) {
 	}
 }
 
-// valid fails if the thread does not wait any more: then its number may be
-// another thread's by now, and what was read of its memory means nothing.
+// blockSignals keeps all signals from the calling thread until restore.
+func blockSignals() (restore func()) {
+	runtime.LockOSThread()
+	var all, before unix.Sigset_t
+	for i := range all.Val {
+		all.Val[i] = ^uint64(0)
+	}
+	err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, &before)
+	return func() {
+		if err == nil {
+			_ = unix.PthreadSigmask(unix.SIG_SETMASK, &before, nil)
+		}
+		runtime.UnlockOSThread()
+	}
+}
+
+// valid fails if the thread does not wait any more. Where calls can only be
+// killed it is dead: its number may be another thread's by now, and what was read
+// of its memory means nothing. Where they can be interrupted the thread makes the
+// same call again, with the same memory, and will get the answer that is in the
+// making; to begin anew each time might never come to an end.
 func (c *Call) valid() error {
+	if !c.p.killable {
+		return nil
+	}
 	id := c.id
 	if _, err := c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)); err != nil {
 		return errGone

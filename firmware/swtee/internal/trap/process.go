@@ -1,6 +1,7 @@
 package trap
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -40,10 +41,12 @@ type Process struct {
 // lostAnswer is the answer to a call that a signal interrupted: the kernel will
 // make the call again, and it must not take place twice.
 type lostAnswer struct {
-	nr     int
-	ip     uint64
-	args   [6]uint64
-	answer func(*Call)
+	nr      int
+	ip      uint64
+	args    [6]uint64
+	watched []span
+	memory  []byte
+	answer  func(*Call)
 }
 
 // ErrListenerTaken means that another supervisor watches this process.
@@ -171,7 +174,7 @@ func (p *Process) remember(c *Call, answer func(*Call)) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.lost[c.TID] = lostAnswer{c.Nr, c.ip, c.Args, answer}
+	p.lost[c.TID] = lostAnswer{c.Nr, c.ip, c.Args, c.watched, c.memory(), answer}
 }
 
 func (p *Process) recall(c *Call) func(*Call) {
@@ -181,7 +184,11 @@ func (p *Process) recall(c *Call) func(*Call) {
 	if !ok || l.nr != c.Nr || l.ip != c.ip || l.args != c.Args {
 		return nil
 	}
-	delete(p.lost, c.TID)
+	c.watched = l.watched
+	if delete(p.lost, c.TID); !bytes.Equal(c.memory(), l.memory) {
+		c.watched = nil
+		return nil // another call of the same form
+	}
 	return l.answer
 }
 

@@ -59,14 +59,24 @@ func (t *Tracer) Stop() {
 }
 
 // Arm answers a call in a way that its thread, when it goes on, is attached. If
-// change is given, the call is made again with changed registers, whatever the
-// answer was. If leaf is given, the thread sees that answer the first time it
-// asks for that leaf; then the tracer lets go of it. Arm returns once the call
-// was answered.
-func (t *Tracer) Arm(c *Call, leaf *CPUID, change func(*unix.PtraceRegs), answer func()) {
+// leaf is given, the thread sees that answer the first time it asks for that
+// leaf; then the tracer lets go of it. Arm returns once the call was answered.
+func (t *Tracer) Arm(c *Call, leaf *CPUID, answer func()) {
+	t.arm(request{c.TID, leaf, answer, nil})
+}
+
+// ArmAgain is Arm for a call that is to be made again, with changed registers,
+// instead of being answered.
+func (t *Tracer) ArmAgain(c *Call, leaf *CPUID, change func(*unix.PtraceRegs)) {
+	t.arm(request{c.TID, leaf, c.dismiss, change})
+}
+
+func (t *Tracer) arm(r request) {
 	answered := make(chan struct{})
+	answer := r.answer
+	r.answer = func() { answer(); close(answered) }
 	t.armed <- struct{}{}
-	t.requests <- request{c.TID, leaf, func() { answer(); close(answered) }, change}
+	t.requests <- r
 	<-answered
 }
 
@@ -173,8 +183,10 @@ func (t *Tracer) traced(r request) error {
 		return err
 	}
 	th.syscall = regs.Rip - 2 // behind the instruction, 0F 05
-	if r.change != nil {
+	if r.change != nil || interrupted(regs.Rax) {
 		regs.Rip, regs.Rax = th.syscall, regs.Orig_rax
+	}
+	if r.change != nil {
 		r.change(&regs)
 	}
 	regs.Orig_rax = ^uint64(0) // in no call: nothing for the kernel to restart
@@ -197,8 +209,24 @@ func (t *Tracer) traced(r request) error {
 	return th.detach()
 }
 
-// step executes one instruction. Signals that come meanwhile are kept.
+// interrupted says whether a call would be made again by the kernel: where calls
+// can be interrupted, attaching itself does (Linux, include/linux/errno.h:
+// ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND).
+func interrupted(rax uint64) bool {
+	e := -int64(rax)
+	return e >= 512 && e <= 514
+}
+
+// errFault means that an instruction was not executed, but faulted.
+var errFault = errors.New("the instruction faulted")
+
+// step executes one instruction. Signals that come meanwhile are kept; those that
+// stop the program are not, or it would stop after it was told to continue.
 func (th *thread) step() error {
+	var before, now unix.PtraceRegs
+	if err := unix.PtraceGetRegs(th.tid, &before); err != nil {
+		return err
+	}
 	for {
 		if err := unix.PtraceSingleStep(th.tid); err != nil {
 			return err
@@ -207,10 +235,18 @@ func (th *thread) step() error {
 		if err != nil {
 			return err
 		}
-		if s.sig == unix.SIGTRAP && s.event == 0 {
-			return nil
+		if err := unix.PtraceGetRegs(th.tid, &now); err != nil {
+			return err
 		}
-		if s.event == 0 {
+		switch {
+		case s.event != 0:
+		case s.sig == unix.SIGTRAP:
+			if now.Rip != before.Rip {
+				return nil
+			} // else left over from before
+		case s.sig == unix.SIGSEGV && now.Rip == before.Rip:
+			return errFault
+		case s.sig != unix.SIGSTOP:
 			th.signals = append(th.signals, s.sig)
 		}
 	}

@@ -1,0 +1,271 @@
+package under
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+// storm stops and continues every thread of a process again and again: each
+// signal interrupts a system call that can be interrupted.
+func storm(ctx context.Context, pid int) {
+	for ctx.Err() == nil {
+		_ = unix.Kill(pid, unix.SIGSTOP)
+		_ = unix.Kill(pid, unix.SIGCONT)
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// TestSignals launches under a storm of signals, with and without the kernel's
+// help (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, Linux 5.19): no command may take
+// place twice.
+func TestSignals(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	want := predict(t, firmware, "", "", "")
+	for name, interruptible := range map[string]bool{"killable": false, "interruptible": true} {
+		t.Run(name, func(t *testing.T) {
+			qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+				for range 5 {
+					ctx, stop := context.WithCancel(t.Context())
+					u := fake(Options{interruptible: interruptible})
+					u.started = func(pid int) { go storm(ctx, pid) }
+					r := start(t, qemu, options{under: u, args: sevArgs(firmware, "policy=1")}).up()
+					if got := r.digest(); got != hexString(want[:]) {
+						t.Errorf("digest %s, want %x", got, want)
+					}
+					checkAttestation(t, r, want, 1)
+					stop()
+					r.quit()
+				}
+			})
+		})
+	}
+}
+
+// TestThreads launches with many threads that come and go, under QEMU's own
+// system call filter.
+func TestThreads(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	want := predict(t, firmware, "", "", "")
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		args := append(sevArgs(firmware, "policy=1"), "-smp", "8", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+		for i := range 4 {
+			args = append(args, "-object", "iothread,id=io"+strconv.Itoa(i))
+		}
+		r := start(t, qemu, options{under: fake(Options{}), args: args}).up()
+		if got := r.digest(); got != hexString(want[:]) {
+			t.Errorf("digest %s, want %x", got, want)
+		}
+		r.execute("cont", nil, nil)
+		r.execute("stop", nil, nil)
+		r.execute("system_reset", nil, nil)
+		r.quit()
+	})
+}
+
+// TestWithoutCPUIDFaulting is a processor that cannot trap CPUID, as most AMD
+// processors: the encryption bit becomes the one that QEMU will see.
+func TestWithoutCPUIDFaulting(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	want := predict(t, firmware, "", "", "")
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		r := start(t, qemu, options{under: fake(Options{noCPUIDFaulting: true}), args: sevArgs(firmware, "policy=1")}).up()
+		if got := r.digest(); got != hexString(want[:]) {
+			t.Errorf("digest %s, want %x", got, want)
+		}
+		if !strings.Contains(r.log.String(), "cannot trap CPUID") {
+			t.Error("the changed command line is not mentioned")
+		}
+		r.quit()
+	})
+}
+
+// TestKilledWhileTraced kills QEMU while it is attached.
+func TestKilledWhileTraced(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	u := fake(Options{})
+	u.attached = func(pid int) { _ = unix.Kill(pid, unix.SIGKILL) }
+	r := start(t, qemus.Newest(t), options{under: u, args: sevArgs(firmware)})
+	r.wait()
+	if r.code != 128+int(unix.SIGKILL) || r.err != nil {
+		t.Errorf("code %d, %v", r.code, r.err)
+	}
+}
+
+// TestKilled kills QEMU at other moments.
+func TestKilled(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	for _, delay := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond} {
+		u := fake(Options{})
+		u.started = func(pid int) { time.AfterFunc(delay, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
+		r := start(t, qemus.Newest(t), options{under: u, args: sevArgs(firmware)})
+		r.wait()
+		if r.code != 128+int(unix.SIGKILL) || r.err != nil {
+			t.Errorf("after %v: code %d, %v", delay, r.code, r.err)
+		}
+	}
+}
+
+// TestContextEnds asks QEMU to end.
+func TestContextEnds(t *testing.T) {
+	r := start(t, qemus.Newest(t), options{under: fake(Options{}), args: sevArgs(guestFile(t, "OVMF.amdsev.fd"))}).up()
+	r.cancel()
+	r.wait()
+	if r.code != 0 || r.err != nil {
+		t.Errorf("code %d, %v", r.code, r.err)
+	}
+}
+
+// TestGuestThatCannotExecute: the fake KVM lets QEMU stop, reset and end a guest
+// that makes no progress.
+func TestGuestThatCannotExecute(t *testing.T) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		r := start(t, qemu, options{under: fake(Options{}), args: []string{"-machine", "q35", "-smp", "2"}}).up()
+		for range 5 {
+			r.execute("cont", nil, nil)
+			time.Sleep(10 * time.Millisecond)
+			r.execute("stop", nil, nil)
+		}
+		r.quit()
+	})
+}
+
+// TestHundredLaunches in a row, all alike.
+func TestHundredLaunches(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	want := predict(t, firmware, "", "", "")
+	qemu := qemus.Newest(t)
+	for i := range 100 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			r := start(t, qemu, options{under: fake(Options{}), args: sevArgs(firmware, "policy=1")}).up()
+			if got := r.digest(); got != hexString(want[:]) {
+				t.Errorf("digest %s, want %x", got, want)
+			}
+			r.quit()
+		})
+	}
+}
+
+// TestNothingLeft: neither descriptors nor threads of this process stay behind.
+func TestNothingLeft(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	qemu := qemus.Newest(t)
+	launch := func() {
+		t.Run("launch", func(t *testing.T) {
+			start(t, qemu, options{under: fake(Options{}), args: sevArgs(firmware, "policy=1")}).up().quit()
+		})
+	}
+	count := func() (files, threads int) {
+		f, _ := os.ReadDir("/proc/self/fd")
+		th, _ := os.ReadDir("/proc/self/task")
+		return len(f), len(th)
+	}
+	launch() // the runtime's own files and threads
+	files, threads := count()
+	for range 20 {
+		launch()
+	}
+	time.Sleep(50 * time.Millisecond)
+	if f, th := count(); f > files+2 || th > threads+6 {
+		t.Errorf("%d descriptors and %d threads became %d and %d", files, threads, f, th)
+	}
+}
+
+// TestFaults: QEMU meets every failure that its launcher may have to explain.
+func TestFaults(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	sevGuest, esGuest, snpGuest := sevArgs(firmware, "policy=1"), sevArgs(firmware, "policy=5"), snpArgs(firmware)
+	td := []string{"-machine", "q35,confidential-guest-support=cgs0,kernel-irqchip=split", "-bios", firmware, "-cpu", "host", "-object", "tdx-guest,id=cgs0"}
+	for _, c := range []struct {
+		fault, from string
+		args        []string
+		want        string // QEMU's words
+	}{
+		{"INIT=EBUSY", "7.2", sevGuest, "failed to initialize ret=-16 fw_error=0"},
+		{"ES_INIT=ENOMEM", "7.2", esGuest, "failed to initialize ret=-12 fw_error=0"},
+		{"PLATFORM_STATUS=INVALID_PLATFORM_STATE", "7.2", sevGuest, "failed to get platform status ret=-1 fw_error='1"},
+		{"LAUNCH_START=RESOURCE_LIMIT", "7.2", sevGuest, "LAUNCH_START ret=1 fw_error=23"},
+		{"LAUNCH_START=reset", "7.2", sevGuest, "LAUNCH_START ret=1 fw_error=16"},
+		{"LAUNCH_UPDATE_DATA=INVALID_LENGTH", "7.2", sevGuest, "LAUNCH_UPDATE ret=-5 fw_error=4"},
+		{"LAUNCH_UPDATE_VMSA=reset", "7.2", esGuest, "LAUNCH_UPDATE_VMSA ret=-5 fw_error=16"},
+		{"INIT2=EBUSY", "10.0", snpGuest, "failed to initialize ret=-16 fw_error=0"},
+		{"SNP_LAUNCH_START=RESOURCE_LIMIT", "10.0", snpGuest, "SNP_LAUNCH_START ret=-5 fw_error=23"},
+		{"CREATE_GUEST_MEMFD=ENOMEM", "10.0", snpGuest, "Error creating KVM guest_memfd: Cannot allocate memory"},
+		{"TDX_CAPABILITIES=EIO", "11.1", td, "KVM_TDX_CAPABILITIES"},
+		{"TDX_INIT_VM=EINVAL", "11.1", td, "KVM_TDX_INIT_VM failed"},
+	} {
+		t.Run(c.fault, func(t *testing.T) {
+			qemus.Each(t, c.from, func(t *testing.T, qemu string) {
+				r := start(t, qemu, options{under: fake(Options{}), args: c.args, faults: []string{c.fault}})
+				if r.conn != nil {
+					t.Fatal("QEMU started")
+				}
+				if r.code != 1 || !strings.Contains(r.said(), c.want) {
+					t.Errorf("code %d, want 1 and %q", r.code, c.want)
+				}
+				commands := r.report().Commands
+				if i := slices.IndexFunc(commands, func(c swtee.CommandRecord) bool { return c.Status != "SUCCESS" }); i < 0 || !strings.Contains(commands[i].Error, "injected fault") && !strings.Contains(c.fault, "reset") {
+					t.Errorf("the report does not show the fault: %+v", commands)
+				}
+			})
+		})
+	}
+}
+
+// TestSNPFaultsAtRelease: SNP guests meet the firmware when they are let run.
+func TestSNPFaultsAtRelease(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	for fault, want := range map[string]string{
+		"SNP_LAUNCH_UPDATE:3=INVALID_PARAM": "SNP_LAUNCH_UPDATE ret=-5 fw_error=22",
+		"SNP_LAUNCH_UPDATE=reset":           "SNP_LAUNCH_UPDATE ret=-5 fw_error=16",
+		"SNP_LAUNCH_FINISH=BAD_SIGNATURE":   "SNP_LAUNCH_FINISH ret=-5 fw_error=10",
+	} {
+		t.Run(fault, func(t *testing.T) {
+			qemus.Each(t, "10.0", func(t *testing.T, qemu string) {
+				r := start(t, qemu, options{under: fake(Options{}), args: snpArgs(firmware), faults: []string{fault}}).up()
+				_ = r.conn.Execute(r.ctx(), "cont", nil, nil)
+				r.wait()
+				if r.code != 1 || !strings.Contains(r.said(), want) {
+					t.Errorf("code %d, want 1 and %q", r.code, want)
+				}
+			})
+		})
+	}
+}
+
+// TestLatency: a slow platform is waited for.
+func TestLatency(t *testing.T) {
+	began := time.Now()
+	r := start(t, qemus.Newest(t), options{under: fake(Options{}), args: sevArgs(guestFile(t, "OVMF.amdsev.fd")), faults: []string{"LAUNCH_MEASURE=delay:700ms"}}).up()
+	if took := time.Since(began); took < 700*time.Millisecond {
+		t.Errorf("started in %v", took)
+	}
+	r.quit()
+}
+
+func TestCommandLineHelpers(t *testing.T) {
+	for line, want := range map[string]string{
+		"qemu -object sev-guest,id=a":                              "",
+		"qemu -object sev-guest,id=a,policy=0x5":                   "SEV-ES",
+		`qemu -object {"qom-type":"sev-snp-guest","id":"a"}`:       "sev-snp-guest",
+		"qemu --object tdx-guest,id=a":                             "tdx-guest",
+		"qemu -object rng-random,id=sev-snp-guest -append -object": "",
+	} {
+		if got := NeedsKVM(strings.Fields(line)); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	if _, err := Run(t.Context(), Options{Argv: []string{filepath.Join(t.TempDir(), "no-qemu")}}); err == nil {
+		t.Error("a missing QEMU is no error")
+	}
+}

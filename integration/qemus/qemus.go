@@ -1,0 +1,62 @@
+// Package qemus finds the QEMU versions of the test matrix, which "make
+// qemu-matrix" prepares under .cache/qemu.
+package qemus
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+// Versions of the matrix, oldest first.
+var Versions = []string{"7.2", "10.0", "11.1"}
+
+func dir() string {
+	_, self, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(self), "../../.cache/qemu")
+}
+
+func program(version string) (string, bool) {
+	p := filepath.Join(dir(), version, "bin/qemu-system-x86_64")
+	_, err := os.Stat(p)
+	return p, err == nil
+}
+
+// Each runs a test as a subtest on every version from one on.
+func Each(t *testing.T, from string, test func(t *testing.T, qemu string)) {
+	t.Helper()
+	reached := false
+	for _, v := range Versions {
+		if reached = reached || v == from; reached {
+			t.Run(v, func(t *testing.T) { test(t, Version(t, v)) })
+		}
+	}
+}
+
+// Version returns a version's program. Where the registry lacks it, the test is
+// skipped with that reason.
+func Version(t testing.TB, version string) string {
+	t.Helper()
+	if p, ok := program(version); ok {
+		return p
+	}
+	if why, err := os.ReadFile(filepath.Join(dir(), version+".unavailable")); err == nil {
+		t.Skipf("QEMU %s cannot be had here: %s", version, bytes.TrimSpace(why))
+	}
+	t.Skipf("QEMU %s is not prepared: run make qemu-matrix", version)
+	return ""
+}
+
+// Newest returns the newest version that is here, for tests that need no
+// particular one.
+func Newest(t testing.TB) string {
+	t.Helper()
+	for i := len(Versions) - 1; i >= 0; i-- {
+		if p, ok := program(Versions[i]); ok {
+			return p
+		}
+	}
+	return Version(t, Versions[0])
+}
