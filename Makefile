@@ -6,10 +6,10 @@ FLAGS := -trimpath -tags urfave_cli_no_docs
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup demo test lint fuzz bench man clean
+.PHONY: help build setup qemu-matrix demo test lint fuzz bench man clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build vmlatch, latchkey and swtee into .cache/bin
 	@mkdir -p $(BIN)
@@ -18,12 +18,15 @@ build: ## build vmlatch, latchkey and swtee into .cache/bin
 setup: ## install and fetch what demo and test need; safe to repeat
 	@scripts/setup --test
 
+qemu-matrix: ## fetch QEMU 7.2, 10.0 and 11.1, which the tests run; safe to repeat
+	@scripts/qemu-matrix
+
 demo: ## a measured launch from beginning to end, emulated
 	@scripts/setup
 	@$(MAKE) --no-print-directory build >/dev/null
 	@scripts/demo
 
-test: setup lint ## vet, staticcheck, unit tests and real QEMU, with -race
+test: setup qemu-matrix lint ## vet, staticcheck, unit tests and real QEMU, with -race
 	$(GO) test -race -timeout 20m ./...
 
 lint: ## vet, staticcheck, gofumpt

@@ -29,6 +29,8 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binaries = dir
+	// Programs built with -race wait a second at their end for reports to come in.
+	os.Setenv("GORACE", raceOptions)
 	build := exec.Command("go", "build", "-race", "-o", dir+"/", "../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
@@ -36,6 +38,8 @@ func testMain(m *testing.M) int {
 	}
 	return m.Run()
 }
+
+const raceOptions = "atexit_sleep_ms=10"
 
 func top() string {
 	_, self, _, _ := runtime.Caller(0)
@@ -66,6 +70,7 @@ func TestScripts(t *testing.T) {
 			work := env.WorkDir
 			env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("HOME", work)
+			env.Setenv("GORACE", raceOptions)
 			env.Setenv("VMLATCH_RUN_DIR", filepath.Join(work, "run"))
 			env.Setenv("VMLATCH_STATE_DIR", filepath.Join(work, "state"))
 			env.Setenv("SWTEE_PLATFORM", platformDir())

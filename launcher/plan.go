@@ -165,7 +165,7 @@ func (b *builder) accelAndCPU() error {
 	if accel == "auto" {
 		switch {
 		case b.plan.Emulated:
-			accel, from = "kvm", "confidential guests need it; swtee runs them under TCG"
+			accel, from = "kvm", "confidential guests need it; swtee answers for it"
 		case b.plan.tech.object != nil:
 			accel, from = "kvm", "confidential guests need it"
 		case b.facts.KVM:

@@ -48,8 +48,16 @@ func run(c *urfave.Context, s *cli.IO) error {
 	logger := newLogger(c.Bool("verbose"))
 	finishReport := reportTo(c.String("report"), fw, logger)
 	code, err := execute(c, how, fw, logger)
-	err = errors.Join(err, finishReport())
-	if err != nil {
+	if err == nil {
+		err = finishReport()
+	} else if e := finishReport(); e != nil {
+		logger.Error("no report", "err", e)
+	}
+	var told *cli.Error
+	switch {
+	case errors.As(err, &told):
+		return err
+	case err != nil:
 		return cli.Fail(cli.ExitCode(max(code, 1)), err)
 	}
 	if code != 0 {
@@ -79,7 +87,7 @@ func execute(c *urfave.Context, how choice, fw *swtee.Firmware, logger *slog.Log
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: logger,
 	})
 	if errors.Is(err, under.ErrListenerTaken) {
-		err = cli.WithHint(err, "run swtee outside the container, or tell the runtime to use no seccomp listener", "--accel tcg needs none")
+		return code, cli.Fail(cli.ExitFailure, err, "run swtee outside the container, or tell the runtime to use no seccomp listener; --accel tcg needs none")
 	}
 	return code, err
 }

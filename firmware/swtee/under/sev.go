@@ -181,7 +181,11 @@ func (s *supervisor) sevCommand(c *trap.Call, id uint32, data uint64) error {
 		if err != nil {
 			return unix.EFAULT
 		}
-		return s.guest.LaunchUpdateData(s.gpaOf(addr), contents)
+		if err := s.guest.LaunchUpdateData(s.gpaOf(addr), contents); err != nil {
+			return err
+		}
+		s.notePlace(addr)
+		return nil
 	case sevLaunchUpdateVMSA:
 		return s.guest.LaunchUpdateVMSA(s.registerPages())
 	case sevLaunchMeasure:
@@ -288,6 +292,7 @@ func (s *supervisor) launchMeasure(c *trap.Call, data uint64) error {
 	if err := s.room(c, b, data+8, make([]byte, sev.MeasurementSize)); err != nil {
 		return err
 	}
+	s.place()
 	m, err := s.guest.LaunchMeasure()
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ type supervisor struct {
 	slots    map[uint32]slot
 	vcpus    map[int]*vcpu
 	cpuids   map[int][]byte // of KVM_SET_CPUID2, by vCPU, as QEMU gave it
+	unplaced map[int]uint64 // pages of the report whose address is to be found
 	idAsked  bool           // GET_ID2 is being made again with CPUID trapped
 	features uint64         // sev_features of the VMSAs
 
@@ -46,7 +47,7 @@ type slot struct{ gpa, size, hva uint64 }
 func newSupervisor(opt Options) *supervisor {
 	s := &supervisor{
 		opt: opt, fw: opt.Firmware, log: opt.Logger, cbit: swtee.CBitPos,
-		slots: map[uint32]slot{}, vcpus: map[int]*vcpu{}, cpuids: map[int][]byte{},
+		slots: map[uint32]slot{}, vcpus: map[int]*vcpu{}, cpuids: map[int][]byte{}, unplaced: map[int]uint64{},
 	}
 	if opt.FakeKVM {
 		s.kvm = newFakeKVM()
@@ -231,6 +232,27 @@ func (s *supervisor) gpaOf(hva uint64) uint64 {
 		}
 	}
 	return swtee.UnknownGPA
+}
+
+// notePlace remembers the last page of the report if its address is not known
+// yet: QEMU loads firmware before it tells KVM where that lies.
+func (s *supervisor) notePlace(hva uint64) {
+	s.fw.WithReport(func(r *swtee.Report) {
+		if n := len(r.Pages); n > 0 && r.Pages[n-1].GPA == nil {
+			s.unplaced[n-1] = hva
+		}
+	})
+}
+
+// place fills in the addresses that are known by now.
+func (s *supervisor) place() {
+	s.fw.WithReport(func(r *swtee.Report) {
+		for i, hva := range s.unplaced {
+			if gpa := s.gpaOf(hva); gpa != swtee.UnknownGPA {
+				r.Pages[i].GPA = &gpa
+			}
+		}
+	})
 }
 
 // hvaOf is the reverse of gpaOf.

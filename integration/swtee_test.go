@@ -1,0 +1,328 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/integration/qemus"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// under makes a host on which swtee runs QEMU's own code on a fake KVM.
+func under(t *testing.T) *host {
+	h := newHost(t)
+	h.env = append(h.env, "SWTEE_ACCEL=under", "SWTEE_FAKE_KVM=1")
+	return h
+}
+
+// useQEMU writes the example's spec for a QEMU.
+func (h *host) useQEMU(qemu string) {
+	b, err := os.ReadFile(filepath.Join(top(), "examples/sev/guest.toml"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.write("guest.toml", "qemu = \""+qemu+"\"\n"+string(b))
+}
+
+const guestCmdline = "console=ttyS0 quiet vmlatch.secret=0x810000+0xc00"
+
+// TestStoryUnderQEMU is the main job through QEMU's own SEV code, on each QEMU:
+// paused, verified, secret injected and read back from guest memory, released.
+func TestStoryUnderQEMU(t *testing.T) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		h := under(t)
+		h.session()
+		h.useQEMU(qemu)
+		h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
+		h.write("m.json", h.run("vmlatch", "measure", "guest"))
+		inputs := []string{"--owner", "guest.owner", "--measurement", "m.json", "--firmware", "OVMF.amdsev.fd", "--kernel", "vmlinuz", "--initrd", "initrd.img", "--cmdline", guestCmdline}
+		if out := h.run("latchkey", append([]string{"verify"}, inputs...)...); !strings.Contains(out, "verified") {
+			t.Errorf("verify: %s", out)
+		}
+		h.write("passphrase", "correct horse battery\n")
+		h.run("latchkey", "secret", "--owner", "guest.owner", "--measurement", "m.json", "--entry", "disk=passphrase", "--out", "p.json")
+		h.run("vmlatch", "inject", "guest", "p.json")
+		memory := filepath.Join(h.work, "memory")
+		args, _ := json.Marshal(map[string]any{"val": 0x810000, "size": 0xc00, "filename": memory})
+		h.run("vmlatch", "qmp", "guest", "pmemsave", string(args))
+		b, err := os.ReadFile(memory)
+		if err != nil || !bytes.Contains(b, []byte("correct horse battery")) {
+			t.Errorf("guest memory does not hold the secret: %v", err)
+		}
+		h.run("vmlatch", "release", "guest")
+		if out := h.run("vmlatch", "ps"); !strings.Contains(out, "running") || !strings.Contains(out, "emulated") {
+			t.Errorf("ps: %s", out)
+		}
+		h.run("vmlatch", "stop", "guest", "--now")
+	})
+}
+
+// TestFaultsOfThePlatform: what the launcher says when the platform fails.
+func TestFaultsOfThePlatform(t *testing.T) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		h := under(t)
+		h.session()
+		h.useQEMU(qemu)
+		for fault, want := range map[string]string{
+			"INIT=EBUSY,INIT2=EBUSY":                     "cause: the platform has no free encryption slot",
+			"LAUNCH_START=RESOURCE_LIMIT":                "cause: the platform has no free encryption slot",
+			"PLATFORM_STATUS=INVALID_PLATFORM_STATE":     "cause: the secure processor is not initialised, or was reset",
+			"LAUNCH_START=INVALID_PLATFORM_STATE":        "cause: the secure processor is not initialised, or was reset",
+			"LAUNCH_UPDATE_DATA:2=reset":                 "cause: the platform has lost this guest",
+			"LAUNCH_UPDATE_DATA=INVALID_ADDRESS":         "cause: the secure processor refused a step",
+			"LAUNCH_START=POLICY_FAILURE":                "cause: the policy asks for newer SEV firmware",
+			"LAUNCH_START=BAD_MEASUREMENT":               "cause: the platform cannot unwrap the session",
+			"LAUNCH_MEASURE=BAD_MEASUREMENT":             "cause: the platform did not complete the launch measurement",
+			"LAUNCH_MEASURE=reset":                       "cause: the platform has lost this guest",
+			"LAUNCH_START=delay:50ms,LAUNCH_START=EPERM": "QEMU did not start",
+		} {
+			out := h.fails(fault, "start", "guest.toml", "--emulate", "--hold")
+			if !strings.Contains(out, want) {
+				t.Errorf("%s: %s\nwant %q", fault, out, want)
+			}
+			if strings.Contains(out, "swtee: emulated platform") || strings.Contains(out, "deprecated") {
+				t.Errorf("%s: what is no reason is told as one: %s", fault, out)
+			}
+		}
+		h.clearEnded()
+		if left := leftovers(h.work); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+}
+
+// fails runs a vmlatch command with a fault; it must fail, with a hint.
+func (h *host) fails(fault string, args ...string) string {
+	h.t.Helper()
+	cmd := h.command("vmlatch", args...)
+	cmd.Env = append(cmd.Env, "SWTEE_FAULT="+fault)
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		h.t.Errorf("%s with %s: %v\n%s", args[0], fault, err, out)
+	}
+	return string(out)
+}
+
+// TestFaultsOfALaunchedGuest: the platform fails after the guest was measured.
+func TestFaultsOfALaunchedGuest(t *testing.T) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		for _, c := range []struct{ fault, command, want string }{
+			{"LAUNCH_SECRET=reset", "inject", "cause: the platform has lost this guest"},
+			{"LAUNCH_SECRET=RESOURCE_LIMIT", "inject", "cause: the platform has no free encryption slot"},
+			{"LAUNCH_FINISH=INVALID_GUEST", "release", "cause: the platform has lost this guest"},
+			{"LAUNCH_FINISH=INVALID_PLATFORM_STATE", "release", "cause: the secure processor is not initialised, or was reset"},
+		} {
+			h := under(t)
+			h.env = append(h.env, "SWTEE_FAULT="+c.fault)
+			h.session()
+			h.useQEMU(qemu)
+			h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
+			h.write("m.json", h.run("vmlatch", "measure", "guest"))
+			h.write("passphrase", "correct horse battery\n")
+			h.run("latchkey", "verify", "--owner", "guest.owner", "--measurement", "m.json", "--firmware", "OVMF.amdsev.fd", "--kernel", "vmlinuz", "--initrd", "initrd.img", "--cmdline", guestCmdline)
+			h.run("latchkey", "secret", "--owner", "guest.owner", "--measurement", "m.json", "--entry", "disk=passphrase", "--out", "p.json")
+			args := []string{"inject", "guest", "p.json"}
+			if c.command == "release" {
+				h.run("vmlatch", args...)
+				args = []string{"release", "guest"}
+			}
+			if out := h.fails(c.fault, args...); !strings.Contains(out, c.want) {
+				t.Errorf("%s: %s\nwant %q", c.fault, out, c.want)
+			}
+			killAll(t, h.work)
+		}
+	})
+}
+
+// swtee runs the program itself, with a monitor on an inherited socket, 3.
+func (h *host) swtee(credential *syscall.Credential, args ...string) (*exec.Cmd, *qmp.Conn, *bytes.Buffer) {
+	h.t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
+	nc, err := net.FileConn(ours)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ours.Close()
+	cmd := h.command("swtee", args...)
+	cmd.Args = append(cmd.Args, "-chardev", "socket,id=m,fd=3", "-mon", "chardev=m,mode=control", "-S",
+		"-nodefaults", "-display", "none", "-m", "64", "-accel", "kvm", "-machine", "q35,confidential-guest-support=s0",
+		"-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1", "-bios", filepath.Join(h.work, "OVMF.amdsev.fd"),
+		"-sandbox", "on")
+	var stderr bytes.Buffer
+	cmd.Stderr, cmd.ExtraFiles = &stderr, []*os.File{theirs}
+	if credential != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Skipf("run swtee: %v", err)
+	}
+	theirs.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := qmp.NewConn(ctx, nc, qmp.Options{})
+	if err != nil {
+		_ = cmd.Wait()
+		return cmd, nil, &stderr
+	}
+	h.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); _ = conn.Close() })
+	return cmd, conn, &stderr
+}
+
+// TestSupervisorDeath: QEMU does not outlive what answers for its platform.
+func TestSupervisorDeath(t *testing.T) {
+	h := newHost(t)
+	cmd, conn, stderr := h.swtee(nil, "--fake-kvm", "--", qemus.Newest(t))
+	if conn == nil {
+		t.Fatal(stderr)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	waitNothing(t, h.work)
+}
+
+// TestUnprivileged: nobody, without /dev/kvm, can launch.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("this test becomes nobody, which takes root; the others run unprivileged already")
+	}
+	h := newHost(t)
+	dir, err := os.MkdirTemp("/tmp", "swtee-nobody-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := errors.Join(os.Chmod(dir, 0o777), copyFile(filepath.Join(h.work, "OVMF.amdsev.fd"), filepath.Join(dir, "OVMF.amdsev.fd")),
+		copyFile(filepath.Join(binaries, "swtee"), filepath.Join(dir, "swtee"))); err != nil {
+		t.Fatal(err)
+	}
+	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
+	qemu := qemus.Newest(t)
+	reach := exec.Command(qemu, "--version")
+	reach.SysProcAttr, reach.Dir = &syscall.SysProcAttr{Credential: nobody}, dir
+	if out, err := reach.CombinedOutput(); err != nil {
+		t.Skipf("nobody cannot run the QEMU under test here: %v %s", err, out)
+	}
+	h.work = dir
+	h.env = append(h.env, "SWTEE_PLATFORM="+filepath.Join(dir, "platform"), "HOME="+dir)
+	saved := binaries
+	binaries = dir
+	defer func() { binaries = saved }()
+	_, conn, stderr := h.swtee(nobody, "--fake-kvm", "--", qemu)
+	if conn == nil {
+		t.Fatal(stderr)
+	}
+	m, err := qmp.QuerySEVLaunchMeasure{}.Execute(t.Context(), conn)
+	if err != nil || len(m) != 48 {
+		t.Errorf("measurement of %d bytes, %v", len(m), err)
+	}
+}
+
+func copyFile(from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o755)
+}
+
+// TestSecondSupervisor: a process can have one seccomp listener. Who has one
+// already, such as a container runtime's, is told so.
+func TestSecondSupervisor(t *testing.T) {
+	h := newHost(t)
+	_, conn, stderr := h.swtee(nil, "--fake-kvm", "--", filepath.Join(binaries, "swtee"), "--fake-kvm", "--", qemus.Newest(t))
+	if conn != nil {
+		t.Fatal("swtee runs within swtee")
+	}
+	if got := stderr.String(); !strings.Contains(got, "already watches") || !strings.Contains(got, "hint: ") {
+		t.Errorf("it says: %s", got)
+	}
+}
+
+// TestReport: what --report writes, while the guest is paused and at the end.
+func TestReport(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(h.work, "report.json")
+	cmd, conn, stderr := h.swtee(nil, "--fake-kvm", "--report", file, "--", qemus.Newest(t))
+	if conn == nil {
+		t.Fatal(stderr)
+	}
+	read := func() (r struct {
+		Schema, Technology string
+		Emulated           bool
+		Launch             struct{ Digest string }
+		Pages              []struct {
+			Type, Digest string
+			GPA          uint64
+			Size         int
+			Measured     bool
+		}
+		Commands []struct{ Command, Status string }
+	}) {
+		b, err := os.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(b, &r)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if err := conn.Execute(t.Context(), "query-status", nil, nil); err != nil { // the machine is built
+		t.Fatal(err)
+	}
+	r := read()
+	if r.Schema != "swtee-report/1" || !r.Emulated || r.Technology != "sev" || len(r.Launch.Digest) != 64 {
+		t.Errorf("report %+v", r)
+	}
+	if len(r.Pages) != 1 || r.Pages[0].GPA != 1<<32-uint64(r.Pages[0].Size) || !r.Pages[0].Measured {
+		t.Errorf("pages %+v", r.Pages)
+	}
+	_ = conn.Execute(t.Context(), "cont", nil, nil)
+	_ = conn.Execute(t.Context(), "quit", nil, nil)
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	r = read()
+	if last := r.Commands[len(r.Commands)-1]; last.Command != "LAUNCH_FINISH" || last.Status != "SUCCESS" {
+		t.Errorf("last command %+v", last)
+	}
+}
+
+// TestChoiceOfAccelerator: swtee says how it runs QEMU, and why.
+func TestChoiceOfAccelerator(t *testing.T) {
+	h := newHost(t)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--fake-kvm", "--accel", "tcg", "--", "qemu"}, "exclude each other"},
+		{[]string{"--accel", "xen", "--", "qemu"}, "must be auto, under or tcg"},
+		{[]string{"--fault", "LAUNCH_NOTHING=EIO", "--", "qemu"}, "no command \"LAUNCH_NOTHING\""},
+		{[]string{"--fake-kvm", "--", "qemu-system-x86_64", "-daemonize"}, "would go on without swtee"},
+		{[]string{"--accel", "tcg", "--", "qemu-system-x86_64", "-daemonize"}, "would outlive swtee"},
+		{[]string{"--fake-kvm", "--", filepath.Join(h.work, "no-such-qemu")}, "no such file"},
+		{[]string{"--fake-kvm", "--", "qemu-system-x86_64", "-version"}, "on a fake KVM, the guest does not execute: as asked"},
+	} {
+		out, _ := h.command("swtee", c.args...).CombinedOutput()
+		if !strings.Contains(string(out), c.want) {
+			t.Errorf("%v: %s\nwant %q", c.args, out, c.want)
+		}
+	}
+}
