@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/integration/qemus"
+	facts "github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -274,7 +275,8 @@ func TestReport(t *testing.T) {
 			Measured     bool
 		}
 		Commands []struct{ Command, Status string }
-	}) {
+	},
+	) {
 		b, err := os.ReadFile(file)
 		if err == nil {
 			err = json.Unmarshal(b, &r)
@@ -324,5 +326,63 @@ func TestChoiceOfAccelerator(t *testing.T) {
 		if !strings.Contains(string(out), c.want) {
 			t.Errorf("%v: %s\nwant %q", c.args, out, c.want)
 		}
+	}
+}
+
+// TestLibvirtEmulator asks the <emulator> script what libvirt asks a QEMU first:
+// in the background, with a monitor and a pid file.
+func TestLibvirtEmulator(t *testing.T) {
+	h := newHost(t)
+	socket, pidfile := filepath.Join(h.work, "probe.sock"), filepath.Join(h.work, "probe.pid")
+	probe := []string{"-S", "-no-user-config", "-nodefaults", "-nographic", "-machine", "none,accel=kvm", "-qmp", "unix:" + socket + ",server=on,wait=off", "-pidfile", pidfile, "-daemonize"}
+	script := filepath.Join(top(), "examples/libvirt/qemu-swtee")
+	run := func(args ...string) ([]byte, error) {
+		cmd := exec.Command(script, args...)
+		cmd.Env = append(h.env, "SWTEE_FAKE_KVM=1", "SWTEE_QEMU="+qemus.Newest(t))
+		return cmd.CombinedOutput()
+	}
+	if out, err := run(probe...); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	conn, err := qmp.Dial(t.Context(), socket, qmp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	caps, err := qmp.QuerySEVCapabilities{}.Execute(t.Context(), conn)
+	if err != nil || caps.CBitPos != 51 || len(caps.CertChain) == 0 {
+		t.Errorf("%+v, %v", caps, err)
+	}
+	if _, err := os.Stat(pidfile); err != nil {
+		t.Error(err)
+	}
+	_ = conn.Execute(t.Context(), "quit", nil, nil)
+	waitNothing(t, h.work)
+	if out, err := run(append(probe, "-no-such-option")...); err == nil || !bytes.Contains(out, []byte("no-such-option")) {
+		t.Errorf("a QEMU that does not start: %v, %s", err, out)
+	}
+}
+
+// TestGuestBootsOnKVM: where KVM can run a guest, one that was launched by QEMU's
+// own SEV code boots, unencrypted, and finds its secret.
+func TestGuestBootsOnKVM(t *testing.T) {
+	if ok, why := facts.KVM(); !ok {
+		t.Skip(why)
+	}
+	h := newHost(t)
+	h.env = append(h.env, "SWTEE_ACCEL=under")
+	h.session()
+	h.useQEMU("qemu-system-x86_64")
+	h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
+	h.write("m.json", h.run("vmlatch", "measure", "guest"))
+	h.write("passphrase", "correct horse battery\n")
+	inputs := []string{"--owner", "guest.owner", "--measurement", "m.json"}
+	h.run("latchkey", append([]string{"verify", "--firmware", "OVMF.amdsev.fd", "--kernel", "vmlinuz", "--initrd", "initrd.img", "--cmdline", guestCmdline}, inputs...)...)
+	h.run("latchkey", append([]string{"secret", "--entry", "disk=passphrase", "--out", "p.json"}, inputs...)...)
+	h.run("vmlatch", "inject", "guest", "p.json")
+	h.run("vmlatch", "release", "guest")
+	const sum = "e22b1c272cf8e757e6d96714cc75a7f358ac8314bea2b6cedfeff2869eb04b34"
+	if out := h.run("vmlatch", "logs", "--follow", "guest"); !strings.Contains(out, sum) {
+		t.Errorf("the guest does not show its secret's hash:\n%s", out)
 	}
 }

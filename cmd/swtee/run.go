@@ -37,21 +37,16 @@ func run(c *urfave.Context, s *cli.IO) error {
 		}
 		faults = append(faults, f)
 	}
-	p, err := openPlatform(c)
-	if err != nil {
-		return err
-	}
 	if !c.Bool("quiet") {
 		fmt.Fprintf(os.Stderr, "swtee: emulated platform, protects nothing; %s: %s\n", how.what(), how.why)
 	}
-	fw := swtee.NewFirmware(p, faults...)
-	logger := newLogger(c.Bool("verbose"))
-	finishReport := reportTo(c.String("report"), fw, logger)
-	code, err := execute(c, how, fw, logger)
-	if err == nil {
-		err = finishReport()
-	} else if e := finishReport(); e != nil {
-		logger.Error("no report", "err", e)
+	r := &runner{c: c, how: how, faults: faults, logger: newLogger(c.Bool("verbose")), ready: make(chan struct{})}
+	go r.open()
+	code, err := r.execute()
+	if e := r.finalReport(); err == nil {
+		err = e
+	} else if e != nil {
+		r.logger.Error("no report", "err", e)
 	}
 	var told *cli.Error
 	switch {
@@ -74,38 +69,71 @@ func newLogger(verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("emulated", true)
 }
 
-func execute(c *urfave.Context, how choice, fw *swtee.Firmware, logger *slog.Logger) (int, error) {
-	argv := c.Args().Slice()
-	if how.accel == accelTCG {
-		return tcg.Run(c.Context, tcg.Options{
-			Argv: argv, Firmware: fw, MeasureKernel: c.String("measure-kernel"),
-			Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: logger,
+// runner is one run of QEMU.
+type runner struct {
+	c      *urfave.Context
+	how    choice
+	faults []swtee.Fault
+	logger *slog.Logger
+
+	ready chan struct{} // closed once fw or err is there
+	fw    *swtee.Firmware
+	err   error
+}
+
+// open reads the platform's keys, which takes milliseconds, while QEMU starts.
+func (r *runner) open() {
+	defer close(r.ready)
+	p, err := openPlatform(r.c)
+	if err != nil {
+		r.err = err
+		return
+	}
+	r.fw = swtee.NewFirmware(p, r.faults...)
+	if file := r.c.String("report"); file != "" {
+		r.fw.RecordPages = true
+		r.fw.Changed = func(rep *swtee.Report) {
+			if err := rep.WriteFile(file); err != nil {
+				r.logger.Error("no report", "err", err)
+			}
+		}
+	}
+}
+
+func (r *runner) firmware() (*swtee.Firmware, error) {
+	<-r.ready
+	return r.fw, r.err
+}
+
+// finalReport writes the report as it stands at the end.
+func (r *runner) finalReport() (err error) {
+	fw, e := r.firmware()
+	file := r.c.String("report")
+	if e != nil || file == "" {
+		return nil
+	}
+	fw.WithReport(func(rep *swtee.Report) { err = rep.WriteFile(file) })
+	return err
+}
+
+func (r *runner) execute() (int, error) {
+	argv := r.c.Args().Slice()
+	if r.how.accel == accelTCG {
+		fw, err := r.firmware()
+		if err != nil {
+			return 1, err
+		}
+		return tcg.Run(r.c.Context, tcg.Options{
+			Argv: argv, Firmware: fw, MeasureKernel: r.c.String("measure-kernel"),
+			Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 		})
 	}
-	code, err := under.Run(c.Context, under.Options{
-		Argv: argv, Firmware: fw, FakeKVM: how.fakeKVM,
-		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: logger,
+	code, err := under.Run(r.c.Context, under.Options{
+		Argv: argv, Firmware: r.firmware, FakeKVM: r.how.fakeKVM, Places: r.c.String("report") != "" || r.c.Bool("verbose"),
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 	})
 	if errors.Is(err, under.ErrListenerTaken) {
 		return code, cli.Fail(cli.ExitFailure, err, "run swtee outside the container, or tell the runtime to use no seccomp listener; --accel tcg needs none")
 	}
 	return code, err
-}
-
-// reportTo writes the report whenever a launch reaches a step, and once more by
-// the function that it returns.
-func reportTo(file string, fw *swtee.Firmware, logger *slog.Logger) func() error {
-	if file == "" {
-		return func() error { return nil }
-	}
-	fw.RecordPages = true
-	fw.Changed = func(r *swtee.Report) {
-		if err := r.WriteFile(file); err != nil {
-			logger.Error("no report", "err", err)
-		}
-	}
-	return func() (err error) {
-		fw.WithReport(func(r *swtee.Report) { err = r.WriteFile(file) })
-		return err
-	}
 }

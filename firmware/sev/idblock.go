@@ -74,8 +74,12 @@ func publicKey(k *ecdsa.PublicKey) ([publicKeySize]byte, error) {
 		return b, errors.New("ID and author keys must be on the curve P-384")
 	}
 	binary.LittleEndian.PutUint32(b[:], curveP384)
-	putCoordinate(b[4:], k.X)
-	putCoordinate(b[76:], k.Y)
+	point, err := k.Bytes() // uncompressed: 4, then both coordinates
+	if err != nil {
+		return b, err
+	}
+	putCoordinate(b[4:], new(big.Int).SetBytes(point[1:49]))
+	putCoordinate(b[76:], new(big.Int).SetBytes(point[49:]))
 	return b, nil
 }
 

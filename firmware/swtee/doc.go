@@ -1,17 +1,16 @@
-// Package swtee is an emulated secure processor: it is to SEV what swtpm is to
-// a TPM. It gives the sequence, the states, the error codes and the
-// cryptography of a launch, and no protection at all: memory stays plain, the
-// keys lie in a file, and its certificates end in a root of its own that no
+// Package swtee is an emulated secure processor and TDX module: it is to SEV and
+// TDX what swtpm is to a TPM. It gives the sequence, the states, the error codes
+// and the cryptography of a launch, and no protection at all: memory stays plain,
+// the keys lie in a file, and its certificates end in a root of its own that no
 // owner trusts unless told to.
 //
-// The package has two layers. [Platform] and [Guest] are the firmware: pure
-// state machines over bytes that know nothing of QEMU, so that any front end
-// can share them. [RunTCG] is a front end: it runs an unmodified QEMU under
-// TCG, takes the confidential objects out of its command line, stands between
-// its monitors and their clients, and answers the SEV commands itself. It puts
-// the kernel hash table and the secret into guest memory where the firmware
-// looks for them, so the guest really boots and really finds its secret.
+// This package is the firmware: [Platform] with its keys, [Firmware] while it
+// runs, and the guests [Guest] (SEV, SEV-ES), [SNPGuest] and [TD], state machines
+// over bytes that know nothing of QEMU. [Fault] makes it fail on purpose, [Report]
+// tells what it was given. Two front ends share it: package under answers the
+// system calls of QEMU's own code; package tcg stands in for that code and lets
+// the guest boot.
 //
-// Sources: SEV API (AMD publication 55766); QEMU, target/i386/sev.c,
-// docs/devel/testing/qtest.rst, docs/specs/fw_cfg.rst.
+// Sources: "SEV API", AMD publication 55766; "SNP ABI", AMD publication 56860;
+// "TDX ABI", Intel publication 348551; Linux, arch/x86/kvm/svm/sev.c.
 package swtee

@@ -98,7 +98,7 @@ func (f *Fault) parseWhat(what string) error {
 		}
 	}
 	for e := unix.Errno(1); e < 134; e++ {
-		if unix.ErrnoName(e) == what {
+		if name := unix.ErrnoName(e); name != "" && name == what {
 			f.Err = e
 			return nil
 		}

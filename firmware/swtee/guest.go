@@ -45,7 +45,7 @@ type Guest struct {
 	es          bool
 	policy      sev.Policy
 	keys        session.Keys
-	digest      hash.Hash
+	digest      backgroundHash
 	launched    [32]byte // the launch digest, once measured
 	measurement sev.Measurement
 }
@@ -125,7 +125,7 @@ func (g *Guest) LaunchStart(policy sev.Policy, owner, blob []byte) error {
 		} else if err := g.unwrap(policy, owner, blob); err != nil {
 			return err
 		}
-		g.policy, g.digest, g.state = policy, sha256.New(), StateLaunchUpdate
+		g.policy, g.digest, g.state = policy, backgroundHash{h: sha256.New()}, StateLaunchUpdate
 		g.fw.started = true
 		g.fw.launch().Policy = fmt.Sprintf("%#x", uint32(policy))
 		return nil
@@ -143,9 +143,13 @@ func (g *Guest) unwrap(policy sev.Policy, owner, blob []byte) error {
 	if cert.Usage != sev.UsagePDH {
 		return refuse(sev.StatusInvalidCertificate, "the owner's certificate is a %v, not a PDH", cert.Usage)
 	}
-	pdh, err := g.fw.pdh.ECDH()
+	platform, err := g.fw.keys()
 	if err != nil {
-		return refuse(sev.StatusInvalidCertificate, "%v", err)
+		return refuse(sev.StatusHardwarePlatform, "%v", err)
+	}
+	pdh, err := platform.pdh.ECDH()
+	if err != nil {
+		return refuse(sev.StatusHardwarePlatform, "%v", err)
 	}
 	if g.keys, err = session.Unwrap(pdh, cert, blob, policy); err != nil {
 		return refuse(sev.StatusBadMeasurement, "%v", err)
@@ -153,8 +157,35 @@ func (g *Guest) unwrap(policy sev.Policy, owner, blob []byte) error {
 	return nil
 }
 
-// LaunchUpdateData adds bytes to the launch digest (SEV API, chapter 6.3). The
-// address is for the report only: SEV does not measure it.
+// backgroundHash hashes while its caller goes on.
+type backgroundHash struct {
+	h    hash.Hash
+	last chan struct{} // closed when all that was written is hashed
+}
+
+// write takes b over: it must not change any more.
+func (d *backgroundHash) write(b []byte) {
+	before, done := d.last, make(chan struct{})
+	d.last = done
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		d.h.Write(b)
+	}()
+}
+
+func (d *backgroundHash) sum() []byte {
+	if d.last != nil {
+		<-d.last
+	}
+	return d.h.Sum(nil)
+}
+
+// LaunchUpdateData adds bytes to the launch digest (SEV API, chapter 6.3) and
+// keeps them: they must not change any more. The address is for the report only:
+// SEV does not measure it.
 func (g *Guest) LaunchUpdateData(gpa uint64, b []byte) error {
 	return g.fw.do(CmdLaunchUpdateData, func() error {
 		if err := g.require(StateLaunchUpdate, CmdLaunchUpdateData); err != nil {
@@ -163,7 +194,7 @@ func (g *Guest) LaunchUpdateData(gpa uint64, b []byte) error {
 		if len(b) == 0 || len(b)%16 != 0 {
 			return refuse(sev.StatusInvalidLength, "%d bytes, must be a multiple of 16", len(b))
 		}
-		g.digest.Write(b)
+		g.digest.write(b)
 		if g.fw.RecordPages {
 			g.fw.addPage(Page{Type: "data", GPA: address(gpa), Size: len(b), Measured: true, Digest: hexSHA256(b)})
 		}
@@ -195,7 +226,7 @@ func (g *Guest) LaunchUpdateVMSA(pages []RegisterPage) error {
 			return refuse(unix.ENOTTY, "LAUNCH_UPDATE_VMSA without SEV-ES")
 		}
 		for _, p := range pages {
-			g.digest.Write(p.VMSA)
+			g.digest.write(p.VMSA)
 			g.fw.addPage(p.record(UnknownGPA, hexSHA256(p.VMSA)))
 		}
 		return nil
@@ -209,7 +240,7 @@ func (g *Guest) LaunchMeasure() (sev.Measurement, error) {
 		if err := g.require(StateLaunchUpdate, CmdLaunchMeasure); err != nil {
 			return err
 		}
-		g.digest.Sum(g.launched[:0])
+		g.launched = [32]byte(g.digest.sum())
 		_, _ = rand.Read(g.measurement.Nonce[:])
 		g.measurement.MAC = g.keys.LaunchMAC(FirmwareBuild, g.policy, g.launched, g.measurement.Nonce)
 		g.state = StateLaunchSecret
@@ -296,7 +327,11 @@ func (g *Guest) signReport(mnonce [16]byte) ([]byte, error) {
 	r := slices.Concat(mnonce[:], g.launched[:])
 	r = le.AppendUint32(r, uint32(g.policy))
 	sum := sha256.Sum256(r)
-	sigR, sigS, err := ecdsa.Sign(rand.Reader, g.fw.pek, sum[:])
+	platform, err := g.fw.keys()
+	if err != nil {
+		return nil, refuse(sev.StatusHardwarePlatform, "%v", err)
+	}
+	sigR, sigS, err := ecdsa.Sign(rand.Reader, platform.pek, sum[:])
 	if err != nil {
 		return nil, err
 	}

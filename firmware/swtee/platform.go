@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
@@ -32,8 +33,25 @@ const (
 type Platform struct {
 	root  sev.Root
 	chain *sev.Chain
-	pdh   *ecdsa.PrivateKey
-	pek   *ecdsa.PrivateKey
+	// The private keys, read when one is first used: most launches need none,
+	// and the curve's tables take milliseconds to make.
+	keys func() (keyPair, error)
+}
+
+// keyPair are a platform's private keys.
+type keyPair struct{ pdh, pek *ecdsa.PrivateKey }
+
+func parseKeys(pf *platformFile, chain *sev.Chain) (k keyPair, err error) {
+	if k.pdh, err = x509.ParseECPrivateKey(pf.PDH); err != nil {
+		return k, fmt.Errorf("emulated platform: %w", err)
+	}
+	if k.pek, err = x509.ParseECPrivateKey(pf.PEK); err != nil {
+		return k, fmt.Errorf("emulated platform: %w", err)
+	}
+	if !k.pdh.PublicKey.Equal(chain.PDH.Key) || !k.pek.PublicKey.Equal(chain.PEK.Key) {
+		return k, errors.New("emulated platform: keys and certificates do not belong together")
+	}
+	return k, nil
 }
 
 // platformFile is how a platform is kept: platform.json, readable by its user only.
@@ -176,15 +194,10 @@ func parsePlatform(b []byte) (*Platform, error) {
 	if p.chain, err = sev.ParseChain(pf.Cert, pf.Chain); err != nil {
 		return nil, err
 	}
-	if p.pdh, err = x509.ParseECPrivateKey(pf.PDH); err != nil {
-		return nil, err
+	if len(pf.PDH) == 0 || len(pf.PEK) == 0 {
+		return nil, errors.New("it holds no keys")
 	}
-	if p.pek, err = x509.ParseECPrivateKey(pf.PEK); err != nil {
-		return nil, err
-	}
-	if !p.pdh.PublicKey.Equal(p.chain.PDH.Key) || !p.pek.PublicKey.Equal(p.chain.PEK.Key) {
-		return nil, errors.New("keys and certificates do not belong together")
-	}
+	p.keys = sync.OnceValues(func() (keyPair, error) { return parseKeys(&pf, p.chain) })
 	return p, nil
 }
 

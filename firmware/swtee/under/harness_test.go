@@ -131,7 +131,8 @@ func start(t testing.TB, qemu string, o options) *run {
 	opt := o.under
 	opt.Argv = append([]string{qemu, "-chardev", "socket,id=m,fd=" + strconv.Itoa(fds[1]), "-mon", "chardev=m,mode=control"}, base...)
 	opt.Argv = append(opt.Argv, o.args...)
-	opt.Firmware, opt.Stdin, opt.Stdout, opt.Stderr = r.fw, null, r.stderr, r.stderr
+	opt.Firmware = func() (*swtee.Firmware, error) { return r.fw, nil }
+	opt.Stdin, opt.Stdout, opt.Stderr = null, r.stderr, r.stderr
 	opt.Logger = slog.New(slog.NewTextHandler(r.log, nil))
 	next := opt.started
 	opt.started = func(pid int) { // QEMU has its copy now

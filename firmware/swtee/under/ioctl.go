@@ -25,12 +25,22 @@ const (
 	sevIssueCmd             = 0xC0105300
 )
 
-var watched = []uint32{
-	kvmCreateVM, kvmCheckExtension, kvmMemoryEncryptOp, kvmMemoryEncryptReg, kvmMemoryEncryptUnreg,
-	kvmSetCPUID2, kvmGetCPUID2, kvmSetRegs, kvmSetSregs, kvmSetSregs2, kvmSetXCRs, kvmSetMSRs, kvmSetDebugRegs,
-	kvmCreateGuestMemFD, kvmSetMemoryAttributes, kvmSetUserMemoryRegion, kvmSetUserMemoryRegion2,
-	kvmGetDeviceAttr, kvmHasDeviceAttr, sevIssueCmd,
+// What every QEMU may ask, with or without a confidential guest.
+var platformRequests = []uint32{sevIssueCmd, kvmMemoryEncryptOp}
+
+// What has nothing to do: memory is not encrypted.
+var idleRequests = []uint32{kvmMemoryEncryptReg, kvmMemoryEncryptUnreg, kvmSetMemoryAttributes}
+
+// What a confidential guest needs on a real KVM.
+var guestRequests = []uint32{
+	kvmCreateVM, kvmSetCPUID2, kvmGetCPUID2, kvmCreateGuestMemFD, kvmGetDeviceAttr, kvmHasDeviceAttr,
 }
+
+// What tells where guest memory lies.
+var memoryRequests = []uint32{kvmSetUserMemoryRegion, kvmSetUserMemoryRegion2}
+
+// What sets registers, which some launches measure.
+var registerRequests = []uint32{kvmSetRegs, kvmSetSregs, kvmSetSregs2, kvmSetXCRs, kvmSetMSRs, kvmSetDebugRegs}
 
 // kvmType is the type byte of all KVM requests, KVMIO.
 const kvmType = 0xAE

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,13 +23,18 @@ import (
 
 // Options say what to run and how.
 type Options struct {
-	Argv     []string        // QEMU and its arguments
-	Firmware *swtee.Firmware // which answers
-	FakeKVM  bool            // answer for /dev/kvm too
-	Stdin    *os.File
-	Stdout   *os.File
-	Stderr   *os.File
-	Logger   *slog.Logger // what is emulated and when; may be nil
+	Argv []string // QEMU and its arguments
+	// Firmware returns what answers. It is called once QEMU has been started, so
+	// that the two need not wait for each other; if it fails, QEMU is ended.
+	Firmware func() (*swtee.Firmware, error)
+	FakeKVM  bool // answer for /dev/kvm too
+	// Places follows where guest memory lies also where only reports and logs want
+	// to know.
+	Places bool
+	Stdin  *os.File
+	Stdout *os.File
+	Stderr *os.File
+	Logger *slog.Logger // what is emulated and when; may be nil
 
 	// For tests: kernels and processors that can less, and what happens while a
 	// thread is attached.
@@ -62,17 +69,13 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	if err != nil {
 		return 127, err
 	}
-	filter := trap.Filter{OpenReadWrite: true, Ioctls: watched}
-	if opt.FakeKVM {
-		filter.Ioctls, filter.IoctlTypes = []uint32{sevIssueCmd}, []byte{kvmType}
-	}
 	s := newSupervisor(opt)
 	args := opt.Argv
 	if s.confidential = hasSEVObject(args); s.confidential && (opt.noCPUIDFaulting || !trap.CPUIDFaulting()) {
 		args = s.withHostCBit(args)
 	}
 	p, err := trap.Start(trap.Options{
-		Path: path, Args: args, Filter: filter, Interruptible: opt.interruptible,
+		Path: path, Args: args, Filter: filterFor(args, opt.FakeKVM, opt.Places), Interruptible: opt.interruptible,
 		Files: []*os.File{opt.Stdin, opt.Stdout, opt.Stderr},
 	})
 	if err != nil {
@@ -83,6 +86,11 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	}
 	if opt.started != nil {
 		opt.started(p.PID)
+	}
+	if s.fw, err = opt.Firmware(); err != nil {
+		_ = p.Signal(unix.SIGKILL)
+		_, _ = p.Wait()
+		return 1, err
 	}
 	ended := make(chan struct{})
 	defer close(ended)
@@ -98,6 +106,36 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	code, err := s.supervise(p)
 	s.guestWipe()
 	return code, err
+}
+
+// filterFor stops the calls that a command line needs answers for, and no others:
+// each costs some 30 microseconds.
+func filterFor(argv []string, fakeKVM, places bool) trap.Filter {
+	f := trap.Filter{OpenReadWrite: true, Ioctls: trap.Requests(platformRequests...), Succeed: idleRequests}
+	if fakeKVM {
+		f.Ioctls, f.IoctlTypes = trap.Requests(sevIssueCmd), []byte{kvmType}
+		return f
+	}
+	objects := sevObjects(argv)
+	if len(objects) > 0 {
+		f.Ioctls = append(f.Ioctls, trap.Requests(guestRequests...)...)
+		for _, c := range slices.Sorted(maps.Keys(capabilities)) {
+			f.Ioctls = append(f.Ioctls, trap.Ioctl{Request: kvmCheckExtension, Arg: c, WithArg: true})
+		}
+	}
+	if places || slices.ContainsFunc(objects, func(o cmdline.Object) bool { return o.Type != "sev-guest" }) {
+		f.Ioctls = append(f.Ioctls, trap.Requests(memoryRequests...)...)
+	}
+	if slices.ContainsFunc(objects, measuresRegisters) {
+		f.Ioctls = append(f.Ioctls, trap.Requests(registerRequests...)...)
+	}
+	return f
+}
+
+// measuresRegisters says whether an object's launch covers register state.
+func measuresRegisters(o cmdline.Object) bool {
+	policy, err := strconv.ParseUint(o.Props["policy"], 0, 32)
+	return o.Type == "sev-snp-guest" || o.Type == "sev-guest" && err == nil && sev.Policy(policy)&sev.PolicyES != 0
 }
 
 // supervise answers QEMU's calls until its end.
@@ -187,7 +225,7 @@ func NeedsKVM(argv []string) string {
 		if o.Type != "sev-guest" {
 			return o.Type
 		}
-		if policy, err := strconv.ParseUint(o.Props["policy"], 0, 32); err == nil && sev.Policy(policy)&sev.PolicyES != 0 {
+		if measuresRegisters(o) {
 			return "SEV-ES"
 		}
 	}

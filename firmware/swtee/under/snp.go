@@ -40,14 +40,14 @@ func (s *supervisor) snpLaunchUpdate(c *trap.Call, data uint64) error {
 	}
 	frame, addr, n := le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[16:])
 	t := sev.PageType(b[24])
-	contents := make([]byte, 0)
-	if t == sev.PageZero { // KVM reads nothing for it
-		if n > maxRegion {
-			return unix.EINVAL
+	if n > maxRegion {
+		return unix.EINVAL
+	}
+	contents := make([]byte, n)
+	if t != sev.PageZero { // for which KVM reads nothing
+		if contents, err = c.Read(addr, int(n)); err != nil {
+			return unix.EFAULT
 		}
-		contents = make([]byte, n)
-	} else if contents, err = c.Read(addr, int(min(n, maxRegion+1))); err != nil || n > maxRegion {
-		return unix.EFAULT
 	}
 	if err := s.snp.LaunchUpdate(t, frame<<12, contents); err != nil {
 		return err

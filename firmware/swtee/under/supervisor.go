@@ -46,7 +46,7 @@ type slot struct{ gpa, size, hva uint64 }
 
 func newSupervisor(opt Options) *supervisor {
 	s := &supervisor{
-		opt: opt, fw: opt.Firmware, log: opt.Logger, cbit: swtee.CBitPos,
+		opt: opt, log: opt.Logger, cbit: swtee.CBitPos,
 		slots: map[uint32]slot{}, vcpus: map[int]*vcpu{}, cpuids: map[int][]byte{}, unplaced: map[int]uint64{},
 	}
 	if opt.FakeKVM {
@@ -84,14 +84,10 @@ func (s *supervisor) handle(c *trap.Call) {
 	switch request {
 	case kvmMemoryEncryptOp:
 		s.answer(c, func() (int64, error) { return 0, s.encryptOp(c, arg) })
-	case kvmMemoryEncryptReg, kvmMemoryEncryptUnreg:
-		c.Return(0)
 	case sevIssueCmd:
 		s.issue(c, arg)
 	case kvmCreateGuestMemFD:
 		s.createGuestMemory(c, arg)
-	case kvmSetMemoryAttributes:
-		c.Return(0)
 	case kvmGetDeviceAttr, kvmHasDeviceAttr:
 		s.deviceAttr(c, request, arg)
 	default:

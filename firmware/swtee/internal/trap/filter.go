@@ -9,8 +9,26 @@ type Filter struct {
 	// OpenReadWrite stops open and openat with O_RDWR, as devices are opened.
 	OpenReadWrite bool
 	// Ioctls stop by their whole request, IoctlTypes by the request's type byte.
-	Ioctls     []uint32
+	Ioctls     []Ioctl
 	IoctlTypes []byte
+	// Succeed are requests that return 0 at once, without being made or asked for.
+	Succeed []uint32
+}
+
+// Ioctl is a request, with any argument or with one.
+type Ioctl struct {
+	Request uint32
+	Arg     uint64 // its low half counts
+	WithArg bool
+}
+
+// Requests are requests with any argument.
+func Requests(requests ...uint32) []Ioctl {
+	var list []Ioctl
+	for _, r := range requests {
+		list = append(list, Ioctl{Request: r})
+	}
+	return list
 }
 
 // Offsets in struct seccomp_data (Linux, include/uapi/linux/seccomp.h).
@@ -67,9 +85,21 @@ func (f Filter) program() []unix.SockFilter {
 	}
 	group(unix.SYS_IOCTL, collect(func() {
 		arg(1)
-		for _, r := range f.Ioctls {
+		for _, r := range f.Succeed {
 			unless(r, 1)
+			add(ret, unix.SECCOMP_RET_ERRNO) // with errno 0
+		}
+		for _, r := range f.Ioctls {
+			if !r.WithArg {
+				unless(r.Request, 1)
+				add(ret, unix.SECCOMP_RET_USER_NOTIF)
+				continue
+			}
+			unless(r.Request, 4)
+			arg(2)
+			unless(uint32(r.Arg), 1)
 			add(ret, unix.SECCOMP_RET_USER_NOTIF)
+			arg(1) // for the tests that follow
 		}
 		add(and, 0xff00)
 		for _, t := range f.IoctlTypes {
