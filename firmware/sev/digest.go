@@ -123,36 +123,11 @@ var (
 	ErrNoHashTable = errors.New("launch digest: the firmware has no area for kernel hashes")
 )
 
-// LaunchInputs are what a SEV launch digest covers.
-type LaunchInputs struct {
-	Firmware []byte        // the whole image, as loaded below 4 GiB
-	Kernel   *KernelHashes // nil when kernel-hashes is off or there is no -kernel
-	HashArea HashArea      // where the firmware wants the table; used only with Kernel
-}
-
 // HashArea is the guest-physical area that a firmware reserves for the hash table.
 type HashArea struct{ Base, Size uint32 }
 
 // Holds says whether the table fits; areas of size 0 mean "not supported".
 func (a HashArea) Holds() bool { return a.Base != 0 && a.Size >= HashTableSize }
-
-// LaunchDigest predicts the SEV launch digest: SHA-256 over the firmware image
-// and the kernel hash table (SEV API, chapter 6.5; QEMU, sev_launch_update_data).
-func LaunchDigest(in LaunchInputs) ([32]byte, error) {
-	if len(in.Firmware) == 0 {
-		return [32]byte{}, ErrNoFirmware
-	}
-	d := sha256.New()
-	d.Write(in.Firmware)
-	if in.Kernel != nil {
-		if !in.HashArea.Holds() {
-			return [32]byte{}, fmt.Errorf("%w (base=%#x size=%#x)", ErrNoHashTable, in.HashArea.Base, in.HashArea.Size)
-		}
-		table := in.Kernel.Table()
-		d.Write(table[:])
-	}
-	return [32]byte(d.Sum(nil)), nil
-}
 
 // MeasurementSize is the length of a launch measurement: the MAC, then the nonce.
 const MeasurementSize = 48

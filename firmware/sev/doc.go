@@ -5,8 +5,8 @@
 // Nothing in here touches an owner's keys. Whatever needs the TIK or the TEK
 // lives in the sub-package session, which the host's programs never link.
 //
-// Start with [Chain.Verify], which decides whether a platform is genuine, and
-// [LaunchDigest], which predicts what a platform measures.
+// Start with [Chain.Verify], which decides whether a platform is genuine. What a
+// platform will measure is predicted by the sub-package launch.
 //
 // Sources, named in the comments below by their short titles:
 //   - "SEV API": AMD, Secure Encrypted Virtualization API, publication 55766, revision 3.24.

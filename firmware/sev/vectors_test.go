@@ -2,33 +2,19 @@ package sev_test
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/hex"
 	"io"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
-	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/firmware/sev/session"
 )
 
 type inputs struct {
-	Mode     string `json:"mode"`
-	Firmware string `json:"firmware"`
-	Kernel   string `json:"kernel"`
-	Initrd   string `json:"initrd"`
-	Cmdline  string `json:"cmdline"`
-
-	Major        uint8  `json:"api_major"`
-	Minor        uint8  `json:"api_minor"`
-	Build        uint8  `json:"build_id"`
-	Policy       string `json:"policy"`
-	TIK          string `json:"tik"`
-	Nonce        string `json:"nonce"`
-	LaunchDigest string `json:"launch_digest"`
+	Kernel  string `json:"kernel"`
+	Initrd  string `json:"initrd"`
+	Cmdline string `json:"cmdline"`
 }
 
 func (in inputs) kernelHashes(t *testing.T) *sev.KernelHashes {
@@ -46,40 +32,6 @@ func (in inputs) kernelHashes(t *testing.T) *sev.KernelHashes {
 	return &h
 }
 
-func (in inputs) digest(t *testing.T) ([32]byte, error) {
-	img, err := ovmf.Parse(vectors.File(t, in.Firmware))
-	if err != nil {
-		t.Fatal(err)
-	}
-	area, _, err := img.HashArea()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sev.LaunchDigest(sev.LaunchInputs{Firmware: img.Bytes, Kernel: in.kernelHashes(t), HashArea: sev.HashArea(area)})
-}
-
-func TestLaunchDigestVectors(t *testing.T) {
-	vectors.Each(t, "launch-digest", func(t *testing.T, v vectors.Vector) {
-		var want struct{ Hex string }
-		v.Want(t, &want)
-		var in inputs
-		v.In(t, &in)
-		got, err := in.digest(t)
-		if v.ExpectError {
-			if err == nil {
-				t.Fatalf("digest %x, want an error", got)
-			}
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if hex.EncodeToString(got[:]) != want.Hex {
-			t.Errorf("digest %x, want %s (%s)", got, want.Hex, v.Source)
-		}
-	})
-}
-
 func TestKernelHashTableVectors(t *testing.T) {
 	vectors.Each(t, "kernel-hashes-table", func(t *testing.T, v vectors.Vector) {
 		var want struct{ Hex string }
@@ -91,60 +43,6 @@ func TestKernelHashTableVectors(t *testing.T) {
 			t.Errorf("table %s, want %s", got, want.Hex)
 		}
 	})
-}
-
-func TestLaunchMeasureVectors(t *testing.T) {
-	vectors.Each(t, "launch-measure-hmac", func(t *testing.T, v vectors.Vector) {
-		var want struct {
-			LaunchMeasure string `json:"launch_measure_base64"`
-			LaunchDigest  string `json:"launch_digest_hex"`
-		}
-		v.Want(t, &want)
-		var in inputs
-		v.In(t, &in)
-		var digest [32]byte
-		switch {
-		case in.LaunchDigest != "":
-			unhex(t, in.LaunchDigest, digest[:])
-		case in.Mode == "sev":
-			d, err := in.digest(t)
-			if err != nil {
-				t.Fatal(err)
-			}
-			digest = d
-		case want.LaunchDigest != "":
-			unhex(t, want.LaunchDigest, digest[:])
-		default:
-			t.Skip("needs a SEV-ES launch digest")
-		}
-		var k session.Keys
-		unhex(t, in.TIK, k.TIK[:])
-		var m sev.Measurement
-		unhex(t, in.Nonce, m.Nonce[:])
-		policy, err := strconv.ParseUint(in.Policy, 0, 32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		build := sev.Build{Major: in.Major, Minor: in.Minor, Build: in.Build}
-		m.MAC = k.LaunchMAC(build, sev.Policy(policy), digest, m.Nonce)
-		if got := base64.StdEncoding.EncodeToString(m.Bytes()); got != want.LaunchMeasure {
-			t.Errorf("measurement %s, want %s", got, want.LaunchMeasure)
-		}
-		if !k.Verifies(m, build, sev.Policy(policy), digest) {
-			t.Error("the right digest does not verify")
-		}
-		digest[0] ^= 1
-		if k.Verifies(m, build, sev.Policy(policy), digest) {
-			t.Error("another digest verifies")
-		}
-	})
-}
-
-func unhex(t *testing.T, s string, to []byte) {
-	t.Helper()
-	if n, err := hex.Decode(to, []byte(s)); err != nil || n != len(to) {
-		t.Fatalf("%q is not %d bytes of hex", s, len(to))
-	}
 }
 
 func TestPolicyRoundTrip(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/integration/qemus"
@@ -113,23 +114,23 @@ func predict(t testing.TB, firmware, kernel, initrd, cmdline string) [32]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := sev.LaunchInputs{Firmware: b}
+	layout, err := launch.LayoutOf(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := launch.Inputs{Technology: launch.SEV, Firmware: layout}
 	if kernel != "" {
-		area, _, err := img.HashArea()
-		if err != nil {
-			t.Fatal(err)
-		}
 		h, err := sev.HashKernelFiles(kernel, initrd, cmdline)
 		if err != nil {
 			t.Fatal(err)
 		}
-		in.Kernel, in.HashArea = &h, sev.HashArea(area)
+		in.Kernel = &h
 	}
-	d, err := sev.LaunchDigest(in)
+	d, err := launch.Digest(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	return [32]byte(d)
 }
 
 func secretArea(t testing.TB, firmware string) ovmf.Area {
