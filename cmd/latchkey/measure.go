@@ -4,87 +4,32 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
-	"github.com/vmlatch/vmlatch/firmware/ovmf"
-	"github.com/vmlatch/vmlatch/firmware/sev"
 )
-
-// inputFlags name what a launch digest covers.
-func inputFlags(more ...urfave.Flag) []urfave.Flag {
-	return append(more,
-		&urfave.StringFlag{Name: "firmware", Usage: "firmware image `FILE`"},
-		&urfave.StringFlag{Name: "kernel", Usage: "kernel `FILE`, if the host measures it (kernel-hashes)"},
-		&urfave.StringFlag{Name: "initrd", Usage: "initrd `FILE`"},
-		&urfave.StringFlag{Name: "cmdline", Usage: "kernel command `LINE`, exactly"},
-	)
-}
-
-// inputs are the owner's own copies of what the guest shall be.
-type inputs struct {
-	image  *ovmf.Image
-	area   sev.HashArea
-	kernel *sev.KernelHashes
-}
-
-func readInputs(c *urfave.Context) (*inputs, error) {
-	if c.String("firmware") == "" {
-		return nil, cli.Usagef("--firmware is needed: the digest covers it")
-	}
-	if c.String("kernel") == "" && (c.IsSet("initrd") || c.IsSet("cmdline")) {
-		return nil, cli.Usagef("--initrd and --cmdline are measured only with a --kernel")
-	}
-	b, err := os.ReadFile(c.String("firmware"))
-	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, err)
-	}
-	in := &inputs{}
-	if in.image, err = ovmf.Parse(b); err != nil {
-		return nil, err
-	}
-	area, _, err := in.image.HashArea()
-	if err != nil {
-		return nil, err
-	}
-	in.area = sev.HashArea(area)
-	if k := c.String("kernel"); k != "" {
-		h, err := sev.HashKernelFiles(k, c.String("initrd"), c.String("cmdline"))
-		if err != nil {
-			return nil, cli.Fail(cli.ExitUsage, err)
-		}
-		in.kernel = &h
-	}
-	return in, nil
-}
-
-func (in *inputs) digest() ([32]byte, error) { return in.digestWith(in.kernel) }
-
-func (in *inputs) digestWith(kernel *sev.KernelHashes) ([32]byte, error) {
-	return sev.LaunchDigest(sev.LaunchInputs{Firmware: in.image.Bytes, Kernel: kernel, HashArea: in.area})
-}
 
 func newMeasure(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "measure", Usage: "predict a launch digest",
-		Description: `The digest is printed in hex on the first line.
+		Description: `The digest is printed in hex on the first line. It is what the platform
+measures when it runs exactly what is named. Defaults are what QEMU does; other
+virtual machine monitors and older kernels are chosen by --vmm and --vmsa.
 
-Example:
+Examples:
 
-   latchkey measure --technology sev --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0`,
-		Flags: inputFlags(
-			&urfave.StringFlag{Name: "technology", Value: "sev", Usage: "`TECHNOLOGY` of the launch: sev"},
-			&urfave.BoolFlag{Name: "json", Usage: "print JSON"}),
+   latchkey measure --technology sev --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0
+   latchkey measure --technology sev-es --firmware OVMF.amdsev.fd --vcpus 2 --cpu EPYC-Milan --vmsa legacy
+   latchkey measure --technology sev-snp --firmware OVMF.amdsev.fd --vcpus 4 --cpu EPYC-Genoa
+   latchkey measure --technology sev-snp --firmware guest.igvm
+   latchkey measure --technology tdx --firmware OVMF.inteltdx.ms.fd`,
+		Flags: predictFlags(&urfave.BoolFlag{Name: "json", Usage: "print JSON"}),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			if t := c.String("technology"); t != "sev" {
-				return cli.Usagef("--technology %s: this version predicts sev", t)
-			}
-			in, err := readInputs(c)
+			in, err := readInputs(c, c.String("technology"))
 			if err != nil {
 				return err
 			}
@@ -93,7 +38,7 @@ Example:
 				return err
 			}
 			if c.Bool("json") {
-				return s.JSON(map[string]any{"schema": "latchkey.digest/1", "technology": "sev", "digest": hex.EncodeToString(d[:]), "algorithm": "sha256"})
+				return s.JSON(map[string]any{"schema": "latchkey.digest/1", "technology": in.Technology, "digest": hex.EncodeToString(d), "algorithm": in.algorithm()})
 			}
 			_, err = fmt.Fprintf(s.Out, "%x\n", d)
 			return err

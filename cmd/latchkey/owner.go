@@ -14,6 +14,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
 )
 
@@ -162,6 +163,14 @@ func writeOwner(name string, o *ownerFile) error {
 		return err
 	}
 	return cli.WriteFile(name, b, 0o600)
+}
+
+// technology is what the session's policy asks for.
+func (o *ownerFile) technology() launch.Technology {
+	if o.Policy&sev.PolicyES != 0 {
+		return launch.SEVES
+	}
+	return launch.SEV
 }
 
 func (o *ownerFile) wipe() { clear(o.TEK); clear(o.TIK) }

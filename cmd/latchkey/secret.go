@@ -61,7 +61,12 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 	}
 	var in *inputs
 	if c.IsSet("firmware") || c.IsSet("kernel") || c.IsSet("initrd") || c.IsSet("cmdline") {
-		if in, err = readInputs(c); err != nil {
+		o, err := readOwner(c.String("owner"))
+		if err != nil {
+			return err
+		}
+		o.wipe()
+		if in, err = readInputs(c, string(o.technology())); err != nil {
 			return err
 		}
 	}
@@ -113,10 +118,11 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 	var digest [32]byte
 	switch {
 	case in != nil:
-		var err error
-		if digest, err = in.digest(); err != nil {
+		raw, err := in.digest()
+		if err != nil {
 			return nil, err
 		}
+		digest = [32]byte(raw)
 		if err := check(o, m, in, digest); err != nil {
 			return nil, err
 		}

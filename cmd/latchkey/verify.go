@@ -12,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 )
 
 func newVerify(s *cli.IO) *urfave.Command {
@@ -47,19 +48,20 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	in, err := readInputs(c)
-	if err != nil {
-		return err
-	}
-	digest, err := in.digest()
-	if err != nil {
-		return err
-	}
 	o, err := readOwner(c.String("owner"))
 	if err != nil {
 		return err
 	}
 	defer o.wipe()
+	in, err := readInputs(c, string(o.technology()))
+	if err != nil {
+		return err
+	}
+	raw, err := in.digest()
+	if err != nil {
+		return err
+	}
+	digest := [32]byte(raw)
 	verdict := check(o, m, in, digest)
 	if verdict == nil {
 		err = updateOwner(c.String("owner"), func(o *ownerFile) error {
@@ -104,7 +106,7 @@ func causes(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte, 
 	if m.Policy != o.Policy && matches(m.Policy, digest) {
 		return []string{fmt.Sprintf("cause: the policy is %v instead of your session's %v", m.Policy, o.Policy)}
 	}
-	if in.kernel != nil {
+	if in.Kernel != nil {
 		if d, err := in.digestWith(nil); err == nil && matches(o.Policy, d) {
 			return []string{"cause: the host did not have the kernel measured: kernel-hashes is off"}
 		}
@@ -130,7 +132,7 @@ func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches fun
 	if claim == nil {
 		return nil
 	}
-	if in.kernel == nil {
+	if in.Kernel == nil {
 		if d, err := in.digestWith(claim); err == nil && matches(o.Policy, d) {
 			return []string{"cause: the host had a kernel measured, and you named none: give --kernel, --initrd and --cmdline"}
 		}
@@ -139,7 +141,7 @@ func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches fun
 	names := [3]string{"kernel", "initrd", "command line"}
 	var best []string
 	for mask := 1; mask < 8; mask++ {
-		h := *in.kernel
+		h := *in.Kernel
 		var differs []string
 		for i, f := range [3]struct{ own, theirs *[32]byte }{
 			{&h.Kernel, &claim.Kernel}, {&h.Initrd, &claim.Initrd}, {&h.Cmdline, &claim.Cmdline},
@@ -160,6 +162,17 @@ func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches fun
 		return nil
 	}
 	return []string{"cause: " + strings.Join(best, "; ")}
+}
+
+// digestWith predicts for another kernel.
+func (in *inputs) digestWith(kernel *sev.KernelHashes) ([32]byte, error) {
+	other := in.Inputs
+	other.Kernel = kernel
+	d, err := launch.Digest(other)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return [32]byte(d), nil
 }
 
 func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *exchange.Measurement, digest [32]byte, verdict error) error {

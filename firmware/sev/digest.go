@@ -61,24 +61,25 @@ type KernelHashes struct {
 	Cmdline [32]byte // of the string and one NUL
 }
 
-// HashKernel reads kernel and initrd to their ends. A nil initrd means none.
+// HashKernel reads kernel and initrd to their ends, side by side. A nil initrd
+// means none.
 func HashKernel(kernel, initrd io.Reader, cmdline string) (KernelHashes, error) {
-	var h KernelHashes
-	for _, part := range []struct {
-		name string
-		r    io.Reader
-		sum  *[32]byte
-	}{{"kernel", kernel, &h.Kernel}, {"initrd", initrd, &h.Initrd}} {
-		d := sha256.New()
-		if part.r != nil {
-			if _, err := io.Copy(d, part.r); err != nil {
-				return h, fmt.Errorf("hash %s: %w", part.name, err)
-			}
+	h := KernelHashes{Cmdline: sha256.Sum256(append([]byte(cmdline), 0))}
+	initrdErr := make(chan error, 1)
+	go func() { initrdErr <- hashInto(&h.Initrd, "initrd", initrd) }()
+	err := hashInto(&h.Kernel, "kernel", kernel)
+	return h, errors.Join(err, <-initrdErr)
+}
+
+func hashInto(sum *[32]byte, name string, r io.Reader) error {
+	d := sha256.New()
+	if r != nil {
+		if _, err := io.CopyBuffer(struct{ io.Writer }{d}, struct{ io.Reader }{r}, make([]byte, 1<<18)); err != nil {
+			return fmt.Errorf("hash %s: %w", name, err)
 		}
-		d.Sum(part.sum[:0])
 	}
-	h.Cmdline = sha256.Sum256(append([]byte(cmdline), 0))
-	return h, nil
+	d.Sum(sum[:0])
+	return nil
 }
 
 // HashKernelFiles hashes a kernel and an initrd; initrd may be "".

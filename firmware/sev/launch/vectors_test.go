@@ -325,3 +325,17 @@ func TestMeasurementGoesOn(t *testing.T) {
 }
 
 var _ json.Unmarshaler = (*number)(nil)
+
+// TestSVSMRegisters is vector vmsa-0313 without the module's binary, of which it
+// needs only where it starts.
+func TestSVSMRegisters(t *testing.T) {
+	cpu, err := ParseCPU("EPYC-v4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := registers{eip: 0xffaea000, signature: cpu, features: DefaultFeatures, svsm: true}
+	sum := sha256.Sum256(r.page()[:])
+	if got := hex.EncodeToString(sum[:]); got != "b1187625be0760978a6911cbeb452afbc4da5e11715e4f5bc8ffdc36ea06cac9" {
+		t.Errorf("page has SHA-256 %s", got)
+	}
+}

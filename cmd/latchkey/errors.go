@@ -4,9 +4,12 @@ import (
 	"errors"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/igvm"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
 // explain gives a library's error its exit code and hints.
@@ -23,6 +26,8 @@ func explain(err error) error {
 		return cli.Fail(cli.ExitRefused, err, "ask the host for its platform file again")
 	case errors.Is(err, sev.ErrNoHashTable):
 		return cli.Fail(cli.ExitUsage, err, "only AmdSev builds of OVMF measure a kernel; without one, leave --kernel out")
+	case errors.Is(err, launch.ErrInputs), errors.Is(err, tdx.ErrFirmware), errors.Is(err, igvm.ErrFormat), errors.Is(err, sev.ErrNoFirmware):
+		return cli.Fail(cli.ExitUsage, err)
 	case errors.Is(err, ovmf.ErrFormat), errors.Is(err, sev.ErrPolicyReserved), errors.Is(err, session.ErrTable):
 		return cli.Fail(cli.ExitUsage, err)
 	}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/igvm"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
+	"github.com/vmlatch/vmlatch/firmware/tdx"
+)
+
+// technologyTDX is the technology that package launch does not know.
+const technologyTDX = "tdx"
+
+// inputFlags name what a launch digest covers.
+func inputFlags(more ...urfave.Flag) []urfave.Flag {
+	return append(more,
+		&urfave.StringFlag{Name: "firmware", Usage: "firmware image `FILE`"},
+		&urfave.StringFlag{Name: "kernel", Usage: "kernel `FILE`, if the host measures it (kernel-hashes)"},
+		&urfave.StringFlag{Name: "initrd", Usage: "initrd `FILE`"},
+		&urfave.StringFlag{Name: "cmdline", Usage: "kernel command `LINE`, exactly"},
+		&urfave.IntFlag{Name: "vcpus", Value: 1, Usage: "`NUMBER` of virtual CPUs (SEV-ES, SEV-SNP)"},
+		&urfave.StringFlag{Name: "cpu", Usage: "CPU `MODEL` of QEMU, such as EPYC-Milan (SEV-ES, SEV-SNP)"},
+		&urfave.StringFlag{Name: "cpu-signature", Usage: "CPUID Fn1 EAX as a `NUMBER`, instead of --cpu"},
+		&urfave.StringFlag{Name: "vmsa", Value: launch.INIT2.String(), Usage: "how registers were set up, `PROFILE` " + strings.Join(launch.Profiles(), ", ")},
+		&urfave.StringFlag{Name: "features", Usage: "sev_features as a `NUMBER` (default 0x1 for SEV-SNP, 0 for SEV-ES)"},
+		&urfave.StringFlag{Name: "vmm", Value: launch.QEMU.String(), Usage: "whose `VMM` launches: " + strings.Join(launch.VMMs(), ", ")},
+	)
+}
+
+// predictFlags are for predictions without a session.
+func predictFlags(more ...urfave.Flag) []urfave.Flag {
+	return inputFlags(append(more,
+		&urfave.StringFlag{Name: "technology", Value: string(launch.SEV), Usage: "`TECHNOLOGY` of the launch: sev, sev-es, sev-snp or tdx"},
+		&urfave.StringFlag{Name: "svsm", Usage: "SVSM image `FILE` that starts before the firmware (SEV-SNP, layout before IGVM)"},
+		&urfave.IntFlag{Name: "vars-size", Usage: "`BYTES` of the variable store, which moves the SVSM"},
+		&urfave.StringFlag{Name: "tdx-order", Value: "page", Usage: "`ORDER` of TDX pages: page (Linux), or two-pass (trees before)"},
+	)...)
+}
+
+// inputs are the owner's own copies of what the guest shall be.
+type inputs struct {
+	launch.Inputs
+	image *ovmf.Image
+	igvm  *igvm.File
+	order tdx.Order
+	tdx   bool
+}
+
+// readInputs reads what the flags name. Firmware and kernel are hashed side by side.
+func readInputs(c *urfave.Context, technology string) (*inputs, error) {
+	if c.String("firmware") == "" {
+		return nil, cli.Usagef("--firmware is needed: the digest covers it")
+	}
+	if c.String("kernel") == "" && (c.IsSet("initrd") || c.IsSet("cmdline")) {
+		return nil, cli.Usagef("--initrd and --cmdline are measured only with a --kernel")
+	}
+	in := &inputs{tdx: technology == technologyTDX}
+	in.Technology = launch.Technology(technology)
+	if err := in.readOptions(c); err != nil {
+		return nil, err
+	}
+	kernel := make(chan error, 1)
+	go func() { kernel <- in.hashKernel(c) }()
+	err := in.readFirmware(c.String("firmware"))
+	if e := <-kernel; err == nil {
+		err = e
+	}
+	if err == nil && in.tdx && in.Kernel != nil {
+		err = cli.Usagef("--kernel: MRTD does not cover it; a TDX guest's firmware measures it into RTMR1 and RTMR2")
+	}
+	return in, err
+}
+
+func (in *inputs) hashKernel(c *urfave.Context) error {
+	k := c.String("kernel")
+	if k == "" {
+		return nil
+	}
+	h, err := sev.HashKernelFiles(k, c.String("initrd"), c.String("cmdline"))
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	in.Kernel = &h
+	return nil
+}
+
+func (in *inputs) readFirmware(file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	if igvm.Is(b) {
+		if in.igvm, err = igvm.Parse(b); err != nil {
+			return cli.Fail(cli.ExitUsage, err)
+		}
+		if in.Technology != launch.SNP {
+			return cli.Usagef("--firmware %s: an IGVM file is measured for --technology sev-snp only", file)
+		}
+		return nil
+	}
+	if in.image, err = ovmf.Parse(b); err != nil {
+		return err
+	}
+	if in.Firmware, err = launch.LayoutOf(in.image); err != nil {
+		return err
+	}
+	if in.Technology == launch.SNP && len(b)%sev.PageSize == 0 {
+		d := launch.PagesDigest(b)
+		in.Firmware.PagesDigest = &d
+	}
+	return nil
+}
+
+func (in *inputs) readOptions(c *urfave.Context) (err error) {
+	switch string(in.Technology) {
+	case string(launch.SEV), string(launch.SEVES), string(launch.SNP), technologyTDX:
+	default:
+		return cli.Usagef("--technology %s: must be sev, sev-es, sev-snp or tdx", in.Technology)
+	}
+	registers := in.Technology == launch.SEVES || in.Technology == launch.SNP
+	for _, name := range []string{"vcpus", "cpu", "cpu-signature", "vmsa", "features", "vmm"} {
+		if c.IsSet(name) && !registers {
+			return cli.Usagef("--%s: a digest of %s covers no registers", name, in.Technology)
+		}
+	}
+	in.VCPUs = c.Int("vcpus")
+	if in.VMM, err = launch.ParseVMM(c.String("vmm")); err != nil {
+		return cli.Usagef("--vmm: %v", err)
+	}
+	if in.Profile, err = launch.ParseProfile(c.String("vmsa")); err != nil {
+		return cli.Usagef("--vmsa: %v", err)
+	}
+	if in.Technology == launch.SNP {
+		in.Features = launch.DefaultFeatures
+	}
+	if f := c.String("features"); f != "" {
+		if in.Features, err = strconv.ParseUint(f, 0, 64); err != nil {
+			return cli.Usagef("--features %s: must be a number", f)
+		}
+	}
+	if err := in.readCPU(c, registers); err != nil {
+		return err
+	}
+	if o := c.String("tdx-order"); o == "two-pass" {
+		in.order = tdx.TwoPass
+	} else if o != "" && o != "page" {
+		return cli.Usagef("--tdx-order %s: must be page or two-pass", o)
+	}
+	return in.readSVSM(c)
+}
+
+func (in *inputs) readCPU(c *urfave.Context, needed bool) error {
+	model, signature := c.String("cpu"), c.String("cpu-signature")
+	switch {
+	case model != "" && signature != "":
+		return cli.Usagef("--cpu and --cpu-signature exclude each other")
+	case model != "":
+		var err error
+		if in.CPU, err = launch.ParseCPU(model); err != nil {
+			return cli.Usagef("--cpu: %v", err)
+		}
+	case signature != "":
+		n, err := strconv.ParseUint(signature, 0, 32)
+		if err != nil {
+			return cli.Usagef("--cpu-signature %s: must be a 32-bit number", signature)
+		}
+		in.CPU = launch.Signature(n)
+	case needed && in.VMM == launch.QEMU:
+		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"), "models: "+strings.Join(launch.CPUs(), ", "), "or give --cpu-signature")
+	}
+	return nil
+}
+
+func (in *inputs) readSVSM(c *urfave.Context) error {
+	file := c.String("svsm")
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	img, err := ovmf.Parse(b)
+	if err != nil {
+		return err
+	}
+	in.SVSM = &launch.SVSM{Image: img, VarsSize: c.Int("vars-size")}
+	return nil
+}
+
+// digest predicts what the platform measures.
+func (in *inputs) digest() ([]byte, error) {
+	switch {
+	case in.tdx:
+		d, err := tdx.Predict(in.image, in.order)
+		return d[:], err
+	case in.igvm != nil:
+		if in.Kernel != nil {
+			return nil, cli.Usagef("--kernel: an IGVM file brings its own")
+		}
+		d, err := in.igvm.SNPDigest(igvm.Options{})
+		return d[:], err
+	}
+	return launch.Digest(in.Inputs)
+}
+
+// algorithm is how the digest is made.
+func (in *inputs) algorithm() string {
+	if slices.Contains([]launch.Technology{launch.SEV, launch.SEVES}, in.Technology) {
+		return "sha256"
+	}
+	return "sha384"
+}
+
+func (in *inputs) String() string { return fmt.Sprintf("%s, %d vCPUs", in.Technology, in.VCPUs) }

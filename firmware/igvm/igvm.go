@@ -1,0 +1,267 @@
+// Package igvm reads IGVM files, which say page by page how the memory of a
+// confidential guest is to be laid out, and predicts the SEV-SNP digest of a
+// guest that is launched from one.
+//
+// Files are outside bytes: every offset and length is checked.
+//
+// Sources: "IGVM", github.com/microsoft/igvm, igvm_defs; "QEMU", backends/igvm.c;
+// "SNP ABI", AMD publication 56860.
+package igvm
+
+import (
+	"crypto/sha512"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+)
+
+// ErrFormat is wrapped by every error about a file's content.
+var ErrFormat = errors.New("malformed IGVM file")
+
+func malformed(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
+}
+
+// Layout of a file (IGVM, IGVM_FIXED_HEADER and IGVM_VHS_VARIABLE_HEADER).
+const (
+	magic       = "IGVM"
+	fixedSizeV1 = 24
+	fixedSizeV2 = 32
+	maxFile     = 256 << 20
+	maxHeaders  = 1 << 20
+)
+
+// HeaderType is the type of a variable header.
+type HeaderType uint32
+
+// Types of variable headers that matter here (IGVM, IgvmVariableHeaderType).
+const (
+	TypeSupportedPlatform HeaderType = 0x1
+	TypeGuestPolicy       HeaderType = 0x101
+	TypeParameterArea     HeaderType = 0x301
+	TypePageData          HeaderType = 0x302
+	TypeParameterInsert   HeaderType = 0x303
+	TypeVPContext         HeaderType = 0x304
+	TypeRequiredMemory    HeaderType = 0x305
+)
+
+var typeNames = map[HeaderType]string{
+	TypeSupportedPlatform: "supported platform", TypeGuestPolicy: "guest policy", TypeParameterArea: "parameter area", TypePageData: "page data",
+	TypeParameterInsert: "parameter insert", TypeVPContext: "VP context", TypeRequiredMemory: "required memory",
+	0x307: "VP count", 0x309: "MADT", 0x30a: "MMIO ranges", 0x30b: "SNP ID block", 0x30c: "memory map", 0x30d: "error range", 0x30e: "command line", 0x313: "environment info",
+}
+
+func (t HeaderType) String() string {
+	if n := typeNames[t]; n != "" {
+		return n
+	}
+	return fmt.Sprintf("type %#x", uint32(t))
+}
+
+// Header is one variable header.
+type Header struct {
+	Type HeaderType
+	Data []byte
+}
+
+// Platform types (IGVM, IgvmPlatformType).
+const platformSNP = 2
+
+// Platform is a platform that a file supports.
+type Platform struct {
+	Mask uint32 // the bit by which headers name it
+	Type uint8
+}
+
+// File is a parsed file. It keeps the bytes that it was parsed from.
+type File struct {
+	Bytes     []byte
+	Headers   []Header
+	Platforms []Platform
+}
+
+// Is says whether bytes begin as an IGVM file does.
+func Is(b []byte) bool { return len(b) >= 4 && string(b[:4]) == magic }
+
+var le = binary.LittleEndian
+
+// Parse reads a file's headers and checks its checksum.
+func Parse(b []byte) (*File, error) {
+	if !Is(b) || len(b) < fixedSizeV1 || len(b) > maxFile {
+		return nil, malformed("%d bytes without its signature", len(b))
+	}
+	version, off, size, total, sum := le.Uint32(b[4:]), uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:])), le.Uint32(b[16:]), le.Uint32(b[20:])
+	fixed := map[uint32]uint64{1: fixedSizeV1, 2: fixedSizeV2}[version]
+	switch {
+	case fixed == 0:
+		return nil, malformed("version %d, must be 1 or 2", version)
+	case uint64(total) != uint64(len(b)):
+		return nil, malformed("its header says %d bytes, it has %d", total, len(b))
+	case off < fixed || off+size > uint64(len(b)):
+		return nil, malformed("variable headers at %#x+%#x leave the file", off, size)
+	}
+	if got := checksum(b, fixed, off, size); got != sum {
+		return nil, malformed("checksum %#x, its headers have %#x", sum, got)
+	}
+	f := &File{Bytes: b}
+	for p := off; p < off+size; {
+		if off+size-p < 8 || len(f.Headers) == maxHeaders {
+			return nil, malformed("%d bytes behind the last variable header", off+size-p)
+		}
+		t, n := HeaderType(le.Uint32(b[p:])), uint64(le.Uint32(b[p+4:]))
+		if n > off+size-p-8 {
+			return nil, malformed("variable header %d (%v) of %d bytes leaves the headers", len(f.Headers), t, n)
+		}
+		h := Header{t, b[p+8 : p+8+n]}
+		f.Headers = append(f.Headers, h)
+		if t == TypeSupportedPlatform {
+			if n < 16 {
+				return nil, malformed("a supported platform of %d bytes", n)
+			}
+			f.Platforms = append(f.Platforms, Platform{le.Uint32(h.Data), h.Data[5]})
+		}
+		p += 8 + (n+7)&^7
+	}
+	return f, nil
+}
+
+// checksum is CRC-32 over the fixed header, with a checksum of 0, and the
+// variable headers (IGVM, calculate_checksum).
+func checksum(b []byte, fixed, off, size uint64) uint32 {
+	header := append([]byte(nil), b[:fixed]...)
+	clear(header[20:24])
+	return crc32.Update(crc32.ChecksumIEEE(header), crc32.IEEETable, b[off:off+size])
+}
+
+// Options choose where loaders differ.
+type Options struct {
+	// ZeroAsNormal measures pages without data as normal pages full of zeros, as
+	// igvmmeasure does by default; QEMU submits them as zero pages.
+	ZeroAsNormal bool
+}
+
+// Flags and types of page data (IGVM, PageDataFlags, IgvmPageDataType).
+const (
+	flagLarge      = 1 << 0 // 2 MiB
+	flagUnmeasured = 1 << 1
+	dataNormal     = 0
+	dataSecrets    = 1
+	dataCPUID      = 2
+	dataCPUIDXF    = 3
+)
+
+// SNPDigest predicts the launch digest of an SEV-SNP guest.
+func (f *File) SNPDigest(opt Options) (sev.SNPDigest, error) {
+	var d sev.SNPDigest
+	mask := uint32(0)
+	for _, p := range f.Platforms {
+		if p.Type == platformSNP {
+			mask = p.Mask
+		}
+	}
+	if mask == 0 {
+		return d, fmt.Errorf("IGVM file: it does not support SEV-SNP")
+	}
+	areas := map[uint32]uint64{} // sizes, by index
+	for i, h := range f.Headers {
+		if err := f.extend(&d, h, mask, areas, opt); err != nil {
+			return d, fmt.Errorf("variable header %d (%v): %w", i, h.Type, err)
+		}
+	}
+	return d, nil
+}
+
+// extend adds what one header submits (QEMU, qigvm_directive_…).
+func (f *File) extend(d *sev.SNPDigest, h Header, mask uint32, areas map[uint32]uint64, opt Options) error {
+	need := map[HeaderType]int{TypePageData: 24, TypeVPContext: 18, TypeParameterArea: 16, TypeParameterInsert: 16}[h.Type]
+	if len(h.Data) < need {
+		return malformed("%d bytes, must be %d", len(h.Data), need)
+	}
+	switch h.Type {
+	case TypePageData: // u64 gpa; u32 mask, offset, flags; u16 type
+		if le.Uint32(h.Data[8:])&mask == 0 {
+			return nil
+		}
+		return f.pageData(d, h.Data, opt)
+	case TypeVPContext: // u64 gpa; u32 mask, offset; u16 vp
+		if le.Uint32(h.Data[8:])&mask == 0 {
+			return nil
+		}
+		page, err := f.data(le.Uint32(h.Data[12:]), sev.PageSize)
+		if err != nil {
+			return err
+		}
+		d.Extend(sev.PageVMSA, le.Uint64(h.Data), sha512.Sum384(page))
+	case TypeParameterArea: // u64 size; u32 index, offset
+		size := le.Uint64(h.Data)
+		if size > maxFile || size%sev.PageSize != 0 {
+			return malformed("a parameter area of %d bytes", size)
+		}
+		areas[le.Uint32(h.Data[8:])] = size
+	case TypeParameterInsert: // u64 gpa; u32 mask, index
+		if le.Uint32(h.Data[8:])&mask == 0 {
+			return nil
+		}
+		size, ok := areas[le.Uint32(h.Data[12:])]
+		if !ok {
+			return malformed("no parameter area %d", le.Uint32(h.Data[12:]))
+		}
+		for off := uint64(0); off < size; off += sev.PageSize {
+			d.Extend(sev.PageUnmeasured, le.Uint64(h.Data)+off, [48]byte{})
+		}
+	}
+	return nil
+}
+
+func (f *File) pageData(d *sev.SNPDigest, h []byte, opt Options) error {
+	gpa, off, flags, kind := le.Uint64(h), le.Uint32(h[12:]), le.Uint32(h[16:]), le.Uint16(h[20:])
+	size := uint64(sev.PageSize)
+	if flags&flagLarge != 0 {
+		size = 2 << 20
+	}
+	var t sev.PageType
+	switch kind {
+	case dataNormal:
+		t = sev.PageNormal
+		if flags&flagUnmeasured != 0 {
+			t = sev.PageUnmeasured
+		} else if off == 0 && !opt.ZeroAsNormal {
+			t = sev.PageZero
+		}
+	case dataSecrets:
+		t = sev.PageSecrets
+	case dataCPUID, dataCPUIDXF:
+		t = sev.PageCPUID
+	default:
+		return malformed("page data of type %d", kind)
+	}
+	contents := make([]byte, size)
+	if off != 0 && t == sev.PageNormal {
+		b, err := f.data(off, size)
+		if err != nil {
+			return err
+		}
+		contents = b
+	}
+	for p := uint64(0); p < size; p += sev.PageSize {
+		var sum [48]byte
+		if t == sev.PageNormal {
+			sum = sha512.Sum384(contents[p : p+sev.PageSize])
+		}
+		d.Extend(t, gpa+p, sum)
+	}
+	return nil
+}
+
+// data is file data at an offset; a file may end before its last page does.
+func (f *File) data(off uint32, size uint64) ([]byte, error) {
+	if uint64(off) >= uint64(len(f.Bytes)) {
+		return nil, malformed("file data at %#x leaves the file", off)
+	}
+	b := make([]byte, size)
+	copy(b, f.Bytes[off:])
+	return b, nil
+}
