@@ -307,6 +307,54 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestReportFile: where a report may go, told before QEMU starts.
+func TestReportFile(t *testing.T) {
+	h := newHost(t)
+	pipe, link, target := filepath.Join(h.work, "pipe"), filepath.Join(h.work, "link"), filepath.Join(h.work, "target")
+	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.WriteFile(target, []byte("old"), 0o600), os.Symlink(target, link)); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		pipe: "nobody reads this pipe", h.work: "is a directory", filepath.Join(h.work, "no/file"): "no such file", link: "", "/dev/stderr": `"schema": "swtee-report/1"`,
+	} {
+		out, err := h.command("swtee", "--fake-kvm", "--report", file, "--", "qemu-system-x86_64", "-version").CombinedOutput()
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%s: %s\nwant %q", file, out, want)
+		}
+		var exit *exec.ExitError
+		if refused := want != "" && file != "/dev/stderr"; refused != errors.As(err, &exit) || refused && exit.ExitCode() != 2 {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if b, err := os.ReadFile(target); err != nil || !bytes.Contains(b, []byte("swtee-report/1")) {
+		t.Errorf("the target of a link holds %.20s, %v", b, err)
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Error("the link was replaced")
+	}
+}
+
+// TestHangup: who closes the terminal asks QEMU to end, and gets the report.
+func TestHangup(t *testing.T) {
+	h := newHost(t)
+	file := filepath.Join(h.work, "report.json")
+	cmd, conn, stderr := h.swtee(nil, "--fake-kvm", "--report", file, "--", qemus.Newest(t))
+	if conn == nil {
+		t.Fatal(stderr)
+	}
+	if err := conn.Execute(t.Context(), "query-status", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Process.Signal(syscall.SIGHUP)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	if b, err := os.ReadFile(file); err != nil || !bytes.Contains(b, []byte("LAUNCH_MEASURE")) {
+		t.Errorf("no report: %v", err)
+	}
+	waitNothing(t, h.work)
+}
+
 // TestChoiceOfAccelerator: swtee says how it runs QEMU, and why.
 func TestChoiceOfAccelerator(t *testing.T) {
 	h := newHost(t)

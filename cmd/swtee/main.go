@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -76,10 +77,10 @@ func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
 		}
 	}
 	p, err := swtee.OpenPlatform(dir)
-	if err != nil {
+	if errors.Is(err, swtee.ErrPlatform) {
 		return nil, cli.WithHint(err, fmt.Sprintf("remove %s to have a new platform made; sessions for the old one end with it", filepath.Join(dir, "platform.json")))
 	}
-	return p, nil
+	return p, err
 }
 
 func newRoot(s *cli.IO) *urfave.Command {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -37,12 +40,20 @@ func run(c *urfave.Context, s *cli.IO) error {
 		}
 		faults = append(faults, f)
 	}
+	report, err := openReport(c.String("report"))
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer report.close()
+	// Whoever closes the terminal asks QEMU to end, too.
+	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGQUIT)
+	defer stop()
 	if !c.Bool("quiet") {
 		fmt.Fprintf(os.Stderr, "swtee: emulated platform, protects nothing; %s: %s\n", how.what(), how.why)
 	}
-	r := &runner{c: c, how: how, faults: faults, logger: newLogger(c.Bool("verbose")), ready: make(chan struct{})}
+	r := &runner{c: c, how: how, faults: faults, logger: newLogger(c.Bool("verbose")), report: report, ready: make(chan struct{})}
 	go r.open()
-	code, err := r.execute()
+	code, err := r.execute(ctx)
 	if e := r.finalReport(); err == nil {
 		err = e
 	} else if e != nil {
@@ -75,6 +86,7 @@ type runner struct {
 	how    choice
 	faults []swtee.Fault
 	logger *slog.Logger
+	report *reportFile
 
 	ready chan struct{} // closed once fw or err is there
 	fw    *swtee.Firmware
@@ -90,10 +102,10 @@ func (r *runner) open() {
 		return
 	}
 	r.fw = swtee.NewFirmware(p, r.faults...)
-	if file := r.c.String("report"); file != "" {
+	if r.report != nil {
 		r.fw.RecordPages = true
 		r.fw.Changed = func(rep *swtee.Report) {
-			if err := rep.WriteFile(file); err != nil {
+			if err := r.report.step(rep); err != nil {
 				r.logger.Error("no report", "err", err)
 			}
 		}
@@ -108,28 +120,29 @@ func (r *runner) firmware() (*swtee.Firmware, error) {
 // finalReport writes the report as it stands at the end.
 func (r *runner) finalReport() (err error) {
 	fw, e := r.firmware()
-	file := r.c.String("report")
-	if e != nil || file == "" {
+	if e != nil || r.report == nil {
 		return nil
 	}
-	fw.WithReport(func(rep *swtee.Report) { err = rep.WriteFile(file) })
+	fw.WithReport(func(rep *swtee.Report) { err = r.report.last(rep) })
 	return err
 }
 
-func (r *runner) execute() (int, error) {
+func (r *runner) execute(ctx context.Context) (int, error) {
 	argv := r.c.Args().Slice()
 	if r.how.accel == accelTCG {
 		fw, err := r.firmware()
 		if err != nil {
 			return 1, err
 		}
-		return tcg.Run(r.c.Context, tcg.Options{
+		stop := context.AfterFunc(ctx, fw.Stop)
+		defer stop()
+		return tcg.Run(ctx, tcg.Options{
 			Argv: argv, Firmware: fw, MeasureKernel: r.c.String("measure-kernel"),
 			Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 		})
 	}
-	code, err := under.Run(r.c.Context, under.Options{
-		Argv: argv, Firmware: r.firmware, FakeKVM: r.how.fakeKVM, Places: r.c.String("report") != "" || r.c.Bool("verbose"),
+	code, err := under.Run(ctx, under.Options{
+		Argv: argv, Firmware: r.firmware, FakeKVM: r.how.fakeKVM, Places: r.report != nil || r.c.Bool("verbose"),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 	})
 	if errors.Is(err, under.ErrListenerTaken) {

@@ -70,6 +70,8 @@ type Firmware struct {
 	// alone, besides the digest of the launch.
 	RecordPages bool
 
+	stop    chan struct{} // closed: no delay lasts any longer
+	once    sync.Once
 	mu      sync.Mutex
 	faults  []Fault
 	counts  map[Command]int
@@ -81,22 +83,53 @@ type Firmware struct {
 // NewFirmware starts the firmware of a platform.
 func NewFirmware(p *Platform, faults ...Fault) *Firmware {
 	return &Firmware{
-		Platform: p, faults: faults, counts: map[Command]int{},
+		Platform: p, faults: faults, counts: map[Command]int{}, stop: make(chan struct{}),
 		report: Report{Schema: ReportSchema, Emulated: true, Firmware: FirmwareBuild, Commands: []CommandRecord{}, Pages: []Page{}},
 	}
 }
 
 // do runs one command: it counts, applies the faults asked for, and records.
 func (f *Firmware) do(cmd Command, run func() error) error {
+	f.delay(cmd)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.counts[cmd]++
 	err := f.fault(cmd)
 	if err == nil {
 		err = run()
 	}
 	f.record(cmd, err)
 	return err
+}
+
+// Stop ends all delays, now and later.
+func (f *Firmware) Stop() { f.once.Do(func() { close(f.stop) }) }
+
+// delay counts the command and waits as was asked for it.
+func (f *Firmware) delay(cmd Command) {
+	f.mu.Lock()
+	f.counts[cmd]++
+	var d time.Duration
+	for i := range f.faults {
+		if f.faults[i].hits(cmd, f.counts[cmd]) {
+			d += f.faults[i].Delay
+		}
+	}
+	f.mu.Unlock()
+	if d == 0 {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-f.stop:
+	}
+}
+
+// BeginLaunch starts the report's launch and pages anew: a VM was made, the first
+// or one in place of another.
+func (f *Firmware) BeginLaunch() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.report.Launch, f.report.Pages = nil, []Page{}
 }
 
 // fault does what was asked for this command, this time.
@@ -107,7 +140,6 @@ func (f *Firmware) fault(cmd Command) error {
 		if !fault.hits(cmd, n) {
 			continue
 		}
-		time.Sleep(fault.Delay)
 		if fault.Reset {
 			f.resets++
 			f.started = false

@@ -78,6 +78,9 @@ func DefaultDir() (string, error) {
 	return filepath.Join(home, ".local/state/swtee"), nil
 }
 
+// ErrPlatform means that a platform's file was read and is damaged.
+var ErrPlatform = errors.New("emulated platform")
+
 // OpenPlatform loads the platform of a directory, making one there first if
 // there is none. Two processes that do so at once get the same platform.
 func OpenPlatform(dir string) (*Platform, error) {
@@ -93,7 +96,7 @@ func OpenPlatform(dir string) (*Platform, error) {
 	}
 	p, err := parsePlatform(b)
 	if err != nil {
-		return nil, fmt.Errorf("emulated platform: %s: %w", file, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrPlatform, file, err)
 	}
 	return p, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -135,22 +136,27 @@ func (f *Firmware) WithReport(use func(*Report)) {
 	use(&f.report)
 }
 
-// WriteFile writes the report in place of a file; readers see the old one or
-// the new one, never half of it.
-func (r *Report) WriteFile(file string) error {
+// Write writes the report as JSON.
+func (r *Report) Write(w io.Writer) error {
 	b, err := json.MarshalIndent(r, "", " ")
+	if err == nil {
+		_, err = w.Write(append(b, '\n'))
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("report: %w", err)
 	}
-	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
-		return os.WriteFile(file, append(b, '\n'), 0o644) // a pipe or a terminal
-	}
+	return nil
+}
+
+// WriteFile writes the report in place of a regular file; readers see the old one
+// or the new one, never half of it.
+func (r *Report) WriteFile(file string) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), ".swtee-report-*")
 	if err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(append(b, '\n'))
+	err = r.Write(tmp)
 	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err == nil {
 		err = os.Rename(tmp.Name(), file)
 	}

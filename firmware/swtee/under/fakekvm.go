@@ -104,13 +104,10 @@ func (s *supervisor) fakeIoctl(c *trap.Call, request uint32, arg uint64) {
 }
 
 func (s *supervisor) fakeCreateVM(c *trap.Call, vmType uint64) {
-	s.created, s.vmType = true, vmType
+	s.newVM(vmType)
 	create := func() { s.returnMemFD(c, "kvm-vm", 0, unix.O_CLOEXEC) }
-	var leaf *trap.CPUID
-	if s.confidential && vmType != vmTDX {
-		leaf = s.processor()
-	}
-	if leaf == nil {
+	leaf := s.leafFor(vmType)
+	if leaf == nil || !s.free() {
 		create()
 		return
 	}

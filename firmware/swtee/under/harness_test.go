@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -226,6 +227,7 @@ func (r *run) report() swtee.Report {
 	var rep swtee.Report
 	r.fw.WithReport(func(p *swtee.Report) {
 		rep = *p
+		rep.Commands, rep.Pages = slices.Clone(p.Commands), slices.Clone(p.Pages)
 		if p.Launch != nil {
 			l := *p.Launch
 			rep.Launch = &l

@@ -3,6 +3,7 @@ package under
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -253,6 +254,92 @@ func TestLatency(t *testing.T) {
 	r.quit()
 }
 
+// TestForkedQEMU: a script around QEMU that forks it; and it ends while attached.
+func TestForkedQEMU(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "qemu")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\n"+qemus.Newest(t)+" \"$@\"\nexit $?\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range []string{"cgs0", "unused"} { // the second is never asked about
+		args := sevArgs(guestFile(t, "OVMF.amdsev.fd"))
+		args[len(args)-1] = strings.Replace(args[len(args)-1], "id=cgs0", "id="+object, 1)
+		if object != "cgs0" {
+			args[1] = "q35"
+		}
+		r := start(t, script, options{under: fake(Options{}), args: args}).up()
+		r.execute("query-status", nil, nil)
+		r.quit()
+	}
+	name := "forked-" + strconv.Itoa(os.Getpid())
+	u := fake(Options{})
+	u.attached = func(int) { _ = exec.Command("pkill", "-9", "-f", "name "+name).Run() }
+	r := start(t, script, options{under: u, args: append(sevArgs(guestFile(t, "OVMF.amdsev.fd")), "-name", name)})
+	r.wait()
+	if r.code == 0 {
+		t.Errorf("code %d, %v", r.code, r.err)
+	}
+}
+
+// TestFailedIdentity: the platform fails where QEMU would have asked the processor
+// next; nothing stays attached.
+func TestFailedIdentity(t *testing.T) {
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		started := make(chan int, 1)
+		u := fake(Options{})
+		u.started = func(p int) { started <- p }
+		r := start(t, qemu, options{under: u, args: sevArgs(guestFile(t, "OVMF.amdsev.fd")), faults: []string{"GET_ID:1=EIO"}}).up()
+		if err := r.conn.Execute(r.ctx(), "query-sev-capabilities", nil, nil); err == nil {
+			t.Error("the fault is not seen")
+		}
+		r.execute("query-sev-capabilities", nil, nil)
+		r.execute("query-status", nil, nil)
+		b, err := os.ReadFile("/proc/" + strconv.Itoa(<-started) + "/status")
+		if err != nil || !strings.Contains(string(b), "TracerPid:\t0") {
+			t.Errorf("QEMU is still attached: %v", err)
+		}
+		r.quit()
+	})
+}
+
+// TestRebuiltVM: QEMU makes a new VM to reset a confidential guest (11.1).
+func TestRebuiltVM(t *testing.T) {
+	firmware := guestFile(t, "OVMF.amdsev.fd")
+	qemus.Each(t, "11.1", func(t *testing.T, qemu string) {
+		r := start(t, qemu, options{under: fake(Options{}), args: append(sevArgs(firmware, "policy=5"), "-cpu", "EPYC-v4")}).up()
+		first := r.digest()
+		r.execute("cont", nil, nil)
+		r.execute("system_reset", nil, nil)
+		for range 100 { // the reset is asynchronous
+			if slices.ContainsFunc(r.report().Commands, func(c swtee.CommandRecord) bool { return c.Command == swtee.CmdLaunchMeasure && c.Count == 2 }) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		rep := r.report()
+		if r.digest() != first || len(rep.Pages) != 2 {
+			t.Errorf("after the reset %s with %d pages, before %s", r.digest(), len(rep.Pages), first)
+		}
+		for _, c := range rep.Commands {
+			if c.Status != "SUCCESS" {
+				t.Errorf("%+v", c)
+			}
+		}
+		r.quit()
+	})
+}
+
+// TestDelayEnds: a slow platform does not hold up the end.
+func TestDelayEnds(t *testing.T) {
+	u := fake(Options{})
+	u.started = func(pid int) { time.AfterFunc(300*time.Millisecond, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
+	began := time.Now()
+	r := start(t, qemus.Newest(t), options{under: u, args: sevArgs(guestFile(t, "OVMF.amdsev.fd")), faults: []string{"LAUNCH_START=delay:1h"}})
+	r.wait()
+	if took := time.Since(began); took > 20*time.Second || r.code != 128+int(unix.SIGKILL) {
+		t.Errorf("code %d after %v", r.code, took)
+	}
+}
+
 func TestCommandLineHelpers(t *testing.T) {
 	for line, want := range map[string]string{
 		"qemu -object sev-guest,id=a":                              "",
@@ -263,6 +350,14 @@ func TestCommandLineHelpers(t *testing.T) {
 	} {
 		if got := NeedsKVM(strings.Fields(line)); got != want {
 			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	for line, want := range map[string]error{
+		"-readconfig f": ErrReadConfig, "-runas nobody": ErrUser, "-run-with async-teardown=on,user=nobody": ErrUser, "--daemonize": ErrDaemonize,
+		"-run-with chroot=/x -name daemonize": nil,
+	} {
+		if err := refuse(strings.Fields(line)); err != want {
+			t.Errorf("%s: %v, want %v", line, err, want)
 		}
 	}
 	if _, err := Run(t.Context(), Options{Argv: []string{filepath.Join(t.TempDir(), "no-qemu")}}); err == nil {

@@ -47,6 +47,34 @@ type Options struct {
 // ErrDaemonize is why -daemonize is refused.
 var ErrDaemonize = errors.New("-daemonize: QEMU would go on without swtee, which answers for its platform; run swtee in the background instead")
 
+// Why options are refused.
+var (
+	ErrReadConfig = errors.New("-readconfig: swtee looks for confidential objects on the command line only; write them there")
+	ErrUser       = errors.New("-runas and -run-with user=: the kernel would let QEMU live on without swtee once it has changed its user; run swtee as that user")
+)
+
+// refuse looks for options that cannot work.
+func refuse(args []string) error {
+	for i, a := range args {
+		if !strings.HasPrefix(a, "-") {
+			continue
+		}
+		switch strings.TrimLeft(a, "-") {
+		case "daemonize":
+			return ErrDaemonize
+		case "readconfig":
+			return ErrReadConfig
+		case "runas":
+			return ErrUser
+		case "run-with":
+			if i+1 < len(args) && cmdline.Split(args[i+1]).Get("user") != "" {
+				return ErrUser
+			}
+		}
+	}
+	return nil
+}
+
 // grace is how long QEMU has to end after it was asked to.
 const grace = 10 * time.Second
 
@@ -60,10 +88,8 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	if len(opt.Argv) == 0 {
 		return 2, errors.New("no QEMU command line given")
 	}
-	for _, a := range opt.Argv[1:] {
-		if a == "-daemonize" || a == "--daemonize" {
-			return 2, ErrDaemonize
-		}
+	if err := refuse(opt.Argv[1:]); err != nil {
+		return 2, err
 	}
 	path, err := exec.LookPath(opt.Argv[0])
 	if err != nil {
@@ -92,6 +118,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 		_, _ = p.Wait()
 		return 1, err
 	}
+	p.Watch(s.fw.Stop) // a platform that is slow on purpose does not hold up the end
 	ended := make(chan struct{})
 	defer close(ended)
 	stop := context.AfterFunc(ctx, func() {
@@ -164,15 +191,17 @@ func (s *supervisor) supervise(p *trap.Process) (int, error) {
 	return status.ExitStatus(), nil
 }
 
-// hasSEVObject says whether a command line has an object for which QEMU asks the
-// processor where its encryption bit is.
+// hasSEVObject says whether the machine of a command line uses an object for which
+// QEMU asks the processor where its encryption bit is.
 func hasSEVObject(argv []string) bool {
-	for _, o := range sevObjects(argv) {
-		if o.Type != "tdx-guest" {
-			return true
+	used := map[string]bool{}
+	for i, a := range argv[:len(argv)-1] {
+		if name := strings.TrimLeft(a, "-"); a != name && (name == "machine" || name == "M") {
+			es := cmdline.Split(argv[i+1])
+			used[es.Get("confidential-guest-support")], used[es.Get("memory-encryption")] = true, true
 		}
 	}
-	return false
+	return slices.ContainsFunc(sevObjects(argv), func(o cmdline.Object) bool { return o.Type != "tdx-guest" && used[o.Props["id"]] })
 }
 
 func isObjectOption(argv []string, i int) bool {

@@ -22,16 +22,15 @@ func (s *supervisor) issue(c *trap.Call, arg uint64) {
 	command, data := le.Uint32(h), le.Uint64(h[4:])
 	c.Watch(arg, 16)
 	c.Watch(data, 24)
-	if command == issueGetID2 && !s.idAsked && s.hasRoom(c, data, len(s.fw.ID())) && !s.tracer.Busy() {
+	err = s.issueCommand(c, command, data)
+	if command == issueGetID2 && err == nil && s.free() {
 		// QEMU asks the processor for the encryption bit right after this command.
 		if leaf := s.processor(); leaf != nil {
-			s.idAsked = true
-			s.tracer.ArmAgain(c, leaf, func(*unix.PtraceRegs) {})
+			s.tracer.Arm(c, leaf, func() { s.finish(c, nil, arg+12) })
 			return
 		}
 	}
-	s.idAsked = false
-	s.finish(c, s.issueCommand(c, command, data), arg+12)
+	s.finish(c, err, arg+12)
 }
 
 // errLength is the answer to a question for a length: fw_error 4, as real
@@ -108,12 +107,6 @@ func fault(err error) error {
 	return nil
 }
 
-// hasRoom says whether the pair of address and length at data takes n bytes.
-func (s *supervisor) hasRoom(c *trap.Call, data uint64, n int) bool {
-	b, err := c.Read(data, 12)
-	return err == nil && le.Uint64(b) != 0 && le.Uint32(b[8:]) >= uint32(n)
-}
-
 // room writes the length of bytes to where the caller looks for it, and fails
 // if the pair of address and length that it gave does not take them.
 func (s *supervisor) room(c *trap.Call, pair []byte, lengthAt uint64, b []byte) error {
@@ -140,6 +133,7 @@ func (s *supervisor) encryptOp(c *trap.Call, arg uint64) error {
 	if err != nil {
 		return unix.EFAULT
 	}
+	s.free() // by now QEMU has asked the processor what it wanted to know
 	id, flags, data := le.Uint32(h), le.Uint32(h[4:]), le.Uint64(h[8:])
 	c.Watch(arg, 24)
 	c.Watch(data, 24)

@@ -26,13 +26,12 @@ type supervisor struct {
 	confidential bool   // QEMU was given a SEV object
 	cbit         uint32 // what CPUID says of the encryption bit
 
-	created  bool   // KVM_CREATE_VM was seen
+	again    int    // the thread whose KVM_CREATE_VM is being made again; 0: none
 	vmType   uint64 // as QEMU asked
 	slots    map[uint32]slot
 	vcpus    map[int]*vcpu
 	cpuids   map[int][]byte // of KVM_SET_CPUID2, by vCPU, as QEMU gave it
 	unplaced map[int]uint64 // pages of the report whose address is to be found
-	idAsked  bool           // GET_ID2 is being made again with CPUID trapped
 	features uint64         // sev_features of the VMSAs
 
 	guest *swtee.Guest
@@ -47,7 +46,6 @@ type slot struct{ gpa, size, hva uint64 }
 func newSupervisor(opt Options) *supervisor {
 	s := &supervisor{
 		opt: opt, log: opt.Logger, cbit: swtee.CBitPos,
-		slots: map[uint32]slot{}, vcpus: map[int]*vcpu{}, cpuids: map[int][]byte{}, unplaced: map[int]uint64{},
 	}
 	if opt.FakeKVM {
 		s.kvm = newFakeKVM()
@@ -55,10 +53,38 @@ func newSupervisor(opt Options) *supervisor {
 	return s
 }
 
+// newVM forgets the VM before, if there was one: QEMU makes another to reset a
+// confidential guest.
+func (s *supervisor) newVM(vmType uint64) {
+	s.guestWipe()
+	s.guest, s.snp, s.td, s.vmType, s.features = nil, nil, nil, vmType, 0
+	s.slots, s.vcpus, s.cpuids, s.unplaced = map[uint32]slot{}, map[int]*vcpu{}, map[int][]byte{}, map[int]uint64{}
+	s.fw.BeginLaunch()
+}
+
 func (s *supervisor) guestWipe() {
 	if s.guest != nil {
 		s.guest.Wipe()
 	}
+}
+
+// leafFor is what QEMU must see of the processor when it makes a VM; nil if that
+// is of no interest, or cannot be changed.
+func (s *supervisor) leafFor(vmType uint64) *trap.CPUID {
+	if !s.confidential || vmType == vmTDX {
+		return nil
+	}
+	return s.processor()
+}
+
+// free makes sure that no thread is attached any more: QEMU went another way than
+// the one on which it asks the processor.
+func (s *supervisor) free() bool {
+	if s.tracer.Busy() {
+		s.tracer.Release()
+		return false
+	}
+	return true
 }
 
 // leafMemoryEncryption is CPUID Fn8000_001F, "Encrypted memory capabilities"
@@ -81,6 +107,9 @@ func (s *supervisor) handle(c *trap.Call) {
 		return
 	}
 	request, arg := uint32(c.Args[1]), c.Args[2]
+	if c.TID == s.again && request != kvmCreateVM {
+		s.again = 0
+	}
 	switch request {
 	case kvmMemoryEncryptOp:
 		s.answer(c, func() (int64, error) { return 0, s.encryptOp(c, arg) })
@@ -175,19 +204,22 @@ func (s *supervisor) realIoctl(c *trap.Call, request uint32, arg uint64) {
 			return
 		}
 	case kvmCreateVM:
-		if !s.created {
-			s.created, s.vmType = true, arg
-			// KVM has no such VM type, and QEMU must see the processor's.
-			var leaf *trap.CPUID
-			if s.confidential && arg != vmTDX {
-				leaf = s.processor()
-			}
-			if leaf == nil && arg == vmDefault {
-				break
-			}
-			s.tracer.ArmAgain(c, leaf, func(r *unix.PtraceRegs) { r.Rdx = vmDefault })
+		if c.TID == s.again && arg == vmDefault {
+			break
+		}
+		s.newVM(arg)
+		// KVM has no such VM type, and QEMU must see the processor's.
+		leaf := s.leafFor(arg)
+		if leaf == nil && arg == vmDefault {
+			break
+		}
+		if !s.free() {
+			c.Fail(unix.EINTR) // QEMU tries again
 			return
 		}
+		s.again = c.TID
+		s.tracer.ArmAgain(c, leaf, func(r *unix.PtraceRegs) { r.Rdx = vmDefault })
+		return
 	case kvmSetCPUID2:
 		s.hideEncryption(c, arg)
 	case kvmGetCPUID2:

@@ -124,9 +124,9 @@ func (c *Call) ReturnFile(fd int, closeOnExec bool) {
 	}
 	switch {
 	case err == nil:
-	case err == unix.EMFILE: // the program's limit
-		c.Fail(unix.EMFILE)
-	default:
+	case err != unix.ENOENT && err != unix.ESRCH && err != unix.EINPROGRESS:
+		c.Fail(err.(unix.Errno)) // such as the program's limit of descriptors
+	case !c.p.killable:
 		if kept, e := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); e == nil {
 			c.p.remember(c, func(again *Call) {
 				again.ReturnFile(kept, closeOnExec)

@@ -34,6 +34,7 @@ type Process struct {
 	killable bool
 	ended    chan struct{}
 
+	open sync.RWMutex // guards the descriptors
 	mu   sync.Mutex
 	lost map[int]lostAnswer // by thread
 }
@@ -68,6 +69,11 @@ func Start(opt Options) (*Process, error) {
 	}()
 	if err := <-started; err != nil {
 		p.close()
+		return nil, err
+	}
+	if err := p.checkAccess(); err != nil {
+		_ = p.Signal(unix.SIGKILL)
+		_, _ = p.Wait()
 		return nil, err
 	}
 	return p, nil
@@ -128,7 +134,12 @@ func (p *Process) install(opt Options) error {
 }
 
 func (p *Process) ioctl(req uint, arg unsafe.Pointer) (int, error) {
+	p.open.RLock() // an answer that comes late must not reach another file
+	defer p.open.RUnlock()
 	for {
+		if p.listener < 0 {
+			return 0, unix.EBADF
+		}
 		n, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(p.listener), uintptr(req), uintptr(arg))
 		switch e {
 		case 0:
@@ -197,6 +208,11 @@ func (p *Process) recall(c *Call) func(*Call) {
 
 // Signal sends a signal to the program.
 func (p *Process) Signal(sig unix.Signal) error {
+	p.open.RLock()
+	defer p.open.RUnlock()
+	if p.pidfd < 0 {
+		return unix.ESRCH
+	}
 	return unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 }
 
@@ -212,10 +228,47 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 }
 
 func (p *Process) close() {
-	for _, fd := range []int{p.listener, p.pidfd} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
+	p.open.Lock()
+	defer p.open.Unlock()
+	for _, fd := range []*int{&p.listener, &p.pidfd} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
 		}
+		*fd = -1
 	}
 	close(p.ended)
+}
+
+// Watch calls a function once the program has ended, also while a call of it is
+// being answered.
+func (p *Process) Watch(ended func()) {
+	p.open.RLock()
+	fd, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_DUPFD_CLOEXEC, 3)
+	p.open.RUnlock()
+	if err != nil {
+		return
+	}
+	go func() {
+		defer unix.Close(fd)
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if err != unix.EINTR {
+				ended()
+				return
+			}
+		}
+	}()
+}
+
+// ErrNoMemoryAccess means that this process may not read the program's memory.
+var ErrNoMemoryAccess = errors.New("this kernel forbids to read the memory of a child process: kernel.yama.ptrace_scope is 2 or 3, or QEMU has file capabilities")
+
+// checkAccess tries to read where nothing is.
+func (p *Process) checkAccess() error {
+	var b [1]byte
+	_, err := unix.ProcessVMReadv(p.PID, []unix.Iovec{{Base: &b[0], Len: 1}}, []unix.RemoteIovec{{Base: 1, Len: 1}}, 0)
+	if err == unix.EPERM || err == unix.ENOSYS {
+		return ErrNoMemoryAccess
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,8 @@ type Tracer struct {
 	requests chan request
 	done     chan struct{}
 	armed    chan struct{} // holds a token while a thread is attached
+	thread   atomic.Int64  // the attached thread
+	release  atomic.Bool   // it shall be let go of
 	// Attached, if set, is called while a thread is attached, before it goes on.
 	Attached func()
 	// Failed, if set, is told why a thread could not be attached.
@@ -43,9 +46,12 @@ func (p *Process) NewTracer() *Tracer {
 		runtime.LockOSThread() // all requests must come from the thread that attached
 		defer runtime.UnlockOSThread()
 		for r := range t.requests {
+			t.release.Store(false)
+			t.thread.Store(int64(r.tid))
 			if err := t.serve(r); err != nil && t.Failed != nil {
 				t.Failed(err)
 			}
+			t.thread.Store(0)
 			<-t.armed
 		}
 	}()
@@ -83,6 +89,18 @@ func (t *Tracer) arm(r request) {
 // Busy says whether a thread is attached: Arm would wait until it is let go of.
 func (t *Tracer) Busy() bool { return len(t.armed) > 0 }
 
+// releaseSignal wakes a thread that shall be let go of. Programs ignore it unless
+// they ask for it, and it never gets further than the tracer.
+const releaseSignal = unix.SIGURG
+
+// Release lets go of the attached thread, which has not asked for its leaf and
+// will not. It does not wait.
+func (t *Tracer) Release() {
+	if tid := t.thread.Load(); tid != 0 && t.Busy() && !t.release.Swap(true) {
+		_, _, _ = unix.RawSyscall(unix.SYS_TKILL, uintptr(tid), uintptr(releaseSignal), 0)
+	}
+}
+
 // errEnded means that the thread has died: somebody else waits for it.
 var errEnded = errors.New("the thread has ended")
 
@@ -99,9 +117,10 @@ type siginfo struct {
 	_                     [100]byte
 }
 
-// wait waits for the thread's next stop. It never takes the end of a thread,
-// whose parent's part of this process waits for that (WNOWAIT).
-func wait(tid int) (stop, error) {
+// wait waits for the thread's next stop. It does not take the end of the program
+// itself, for which this process waits elsewhere; that of any other thread it
+// does, or nobody would ever be told of it.
+func (t *Tracer) wait(tid int) (stop, error) {
 	for {
 		var info siginfo
 		look := func(options uintptr) unix.Errno {
@@ -117,6 +136,9 @@ func wait(tid int) (stop, error) {
 		}
 		const exited, killed, dumped = 1, 2, 3 // CLD_EXITED, CLD_KILLED, CLD_DUMPED
 		if info.code == exited || info.code == killed || info.code == dumped {
+			if tid != t.p.PID {
+				_ = look(unix.WEXITED)
+			}
 			return stop{}, errEnded
 		}
 		s := stop{unix.Signal(info.status & 0x7f), int(info.status >> 8)}
@@ -130,6 +152,7 @@ func wait(tid int) (stop, error) {
 
 // thread is an attached, stopped thread.
 type thread struct {
+	t       *Tracer
 	tid     int
 	syscall uint64        // address of a syscall instruction
 	signals []unix.Signal // that came while it was stepped
@@ -149,8 +172,9 @@ func (t *Tracer) serve(r request) error {
 		}
 	}
 	defer answer()
-	if err := unix.PtraceSeize(r.tid); err != nil {
-		return fmt.Errorf("attach to thread %d: %w", r.tid, err)
+	// Threads that are created meanwhile inherit that CPUID faults.
+	if _, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(r.tid), 0, unix.PTRACE_O_TRACECLONE, 0, 0); e != 0 {
+		return fmt.Errorf("attach to thread %d: %w", r.tid, e)
 	}
 	// The thread waits for its answer and cannot be stopped before it has it.
 	if err := unix.PtraceInterrupt(r.tid); err != nil {
@@ -165,9 +189,9 @@ func (t *Tracer) serve(r request) error {
 }
 
 func (t *Tracer) traced(r request) error {
-	th := &thread{tid: r.tid}
+	th := &thread{t: t, tid: r.tid}
 	for {
-		s, err := wait(r.tid)
+		s, err := t.wait(r.tid)
 		if err != nil {
 			return err
 		}
@@ -231,7 +255,7 @@ func (th *thread) step() error {
 		if err := unix.PtraceSingleStep(th.tid); err != nil {
 			return err
 		}
-		s, err := wait(th.tid)
+		s, err := th.t.wait(th.tid)
 		if err != nil {
 			return err
 		}
@@ -291,7 +315,7 @@ func (th *thread) next() int {
 func (th *thread) detach() error {
 	sig := th.next()
 	for _, more := range th.signals { // blocked or queued as any other signal
-		_ = unix.Tgkill(th.tid, th.tid, more)
+		_, _, _ = unix.RawSyscall(unix.SYS_TKILL, uintptr(th.tid), uintptr(more), 0)
 	}
 	_, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(th.tid), 0, uintptr(sig), 0, 0)
 	if e != 0 {
@@ -308,17 +332,27 @@ func (th *thread) untilCPUID(leaf CPUID) error {
 		if err := unix.PtraceCont(th.tid, sig); err != nil {
 			return err
 		}
-		s, err := wait(th.tid)
+		s, err := th.t.wait(th.tid)
 		if err != nil {
 			return err
 		}
 		sig = 0
+		if th.t.release.Load() {
+			if s.event == 0 && s.sig != releaseSignal {
+				th.signals = append(th.signals, s.sig)
+			}
+			return th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1)
+		}
 		switch {
+		case s.event == unix.PTRACE_EVENT_CLONE:
+			if err := th.freeChild(); err != nil {
+				return err
+			}
 		case s.event == eventStop && s.sig != unix.SIGTRAP: // a group stop: leave it stopped
 			if _, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_LISTEN, uintptr(th.tid), 0, 0, 0, 0); e != 0 {
 				return e
 			}
-			if _, err := wait(th.tid); err != nil {
+			if _, err := th.t.wait(th.tid); err != nil {
 				return err
 			}
 		case s.event != 0:
@@ -334,6 +368,19 @@ func (th *thread) untilCPUID(leaf CPUID) error {
 			sig = int(s.sig)
 		}
 	}
+}
+
+// freeChild lets go of a thread that the attached one has created.
+func (th *thread) freeChild() error {
+	tid, err := unix.PtraceGetEventMsg(th.tid)
+	if err != nil {
+		return err
+	}
+	child := &thread{t: th.t, tid: int(tid), syscall: th.syscall}
+	if _, err := th.t.wait(child.tid); err != nil {
+		return nil // it is gone already
+	}
+	return errors.Join(child.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1), child.detach())
 }
 
 // cpuid handles a fault: found if it stands at a CPUID, done if it was the leaf.
