@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
@@ -33,6 +34,7 @@ type Tracer struct {
 
 type request struct {
 	tid    int
+	ip     uint64 // behind the call's instruction
 	leaf   *CPUID
 	answer func()
 	change func(*unix.PtraceRegs)
@@ -68,13 +70,13 @@ func (t *Tracer) Stop() {
 // leaf is given, the thread sees that answer the first time it asks for that
 // leaf; then the tracer lets go of it. Arm returns once the call was answered.
 func (t *Tracer) Arm(c *Call, leaf *CPUID, answer func()) {
-	t.arm(request{c.TID, leaf, answer, nil})
+	t.arm(request{c.TID, c.ip, leaf, answer, nil})
 }
 
 // ArmAgain is Arm for a call that is to be made again, with changed registers,
 // instead of being answered.
 func (t *Tracer) ArmAgain(c *Call, leaf *CPUID, change func(*unix.PtraceRegs)) {
-	t.arm(request{c.TID, leaf, c.dismiss, change})
+	t.arm(request{c.TID, c.ip, leaf, c.dismiss, change})
 }
 
 func (t *Tracer) arm(r request) {
@@ -189,24 +191,22 @@ func (t *Tracer) serve(r request) error {
 }
 
 func (t *Tracer) traced(r request) error {
-	th := &thread{t: t, tid: r.tid}
-	for {
-		s, err := t.wait(r.tid)
-		if err != nil {
-			return err
-		}
-		if s.event == eventStop {
-			break
-		}
-		if err := unix.PtraceCont(r.tid, int(s.sig)); err != nil {
-			return err
-		}
+	th := &thread{t: t, tid: r.tid, syscall: r.ip - 2} // where the call's instruction is, 0F 05
+	// Whatever stops the thread first does so before it is back in the program.
+	s, err := t.wait(r.tid)
+	if err != nil {
+		return err
+	}
+	if s.event == 0 {
+		th.keep(s.sig)
 	}
 	var regs unix.PtraceRegs
 	if err := unix.PtraceGetRegs(r.tid, &regs); err != nil {
 		return err
 	}
-	th.syscall = regs.Rip - 2 // behind the instruction, 0F 05
+	if r.change != nil && regs.Rip != r.ip {
+		return errors.Join(fmt.Errorf("thread %d stopped at %#x instead of %#x", r.tid, regs.Rip, r.ip), th.detach())
+	}
 	if r.change != nil || interrupted(regs.Rax) {
 		regs.Rip, regs.Rax = th.syscall, regs.Orig_rax
 	}
@@ -244,8 +244,7 @@ func interrupted(rax uint64) bool {
 // errFault means that an instruction was not executed, but faulted.
 var errFault = errors.New("the instruction faulted")
 
-// step executes one instruction. Signals that come meanwhile are kept; those that
-// stop the program are not, or it would stop after it was told to continue.
+// step executes one instruction. Signals that come meanwhile are kept.
 func (th *thread) step() error {
 	var before, now unix.PtraceRegs
 	if err := unix.PtraceGetRegs(th.tid, &before); err != nil {
@@ -270,8 +269,8 @@ func (th *thread) step() error {
 			} // else left over from before
 		case s.sig == unix.SIGSEGV && now.Rip == before.Rip:
 			return errFault
-		case s.sig != unix.SIGSTOP:
-			th.signals = append(th.signals, s.sig)
+		default:
+			th.keep(s.sig)
 		}
 	}
 }
@@ -300,6 +299,15 @@ func (th *thread) call(nr, a, b uint64) error {
 		return unix.Errno(-e)
 	}
 	return nil
+}
+
+// keep remembers a signal until the thread goes on. One that continues a program
+// undoes those before it that stop it.
+func (th *thread) keep(sig unix.Signal) {
+	if sig == unix.SIGCONT {
+		th.signals = slices.DeleteFunc(th.signals, func(s unix.Signal) bool { return s == unix.SIGSTOP })
+	}
+	th.signals = append(th.signals, sig)
 }
 
 // next takes one of the kept signals, 0 if there is none.
@@ -339,7 +347,7 @@ func (th *thread) untilCPUID(leaf CPUID) error {
 		sig = 0
 		if th.t.release.Load() {
 			if s.event == 0 && s.sig != releaseSignal {
-				th.signals = append(th.signals, s.sig)
+				th.keep(s.sig)
 			}
 			return th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1)
 		}
