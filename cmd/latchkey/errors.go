@@ -12,8 +12,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
-// explain gives a library's error its exit code and hints.
-func explain(err error) error {
+// advise gives a library's error its exit code and hints.
+func advise(err error) error {
 	var done *cli.Error
 	switch {
 	case errors.As(err, &done):

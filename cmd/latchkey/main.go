@@ -30,8 +30,8 @@ const long = `   Run it on a machine that you trust; the host needs none of its 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "latchkey", Usage: "the owner's side of a confidential launch", Long: long, Version: cli.Version(), IO: s,
-		Explain: explain, Topics: topics, Interruptible: true,
-		Commands: []*urfave.Command{newSession(s), newMeasure(s), newVerify(s), newSecret(s)},
+		Explain: advise, Topics: topics, Interruptible: true,
+		Commands: []*urfave.Command{newSession(s), newMeasure(s), newVerify(s), newExplain(s), newSecret(s)},
 	}
 }
 

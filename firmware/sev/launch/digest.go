@@ -2,7 +2,6 @@ package launch
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
 	"hash"
@@ -53,8 +52,7 @@ func Begin(in Inputs) (*Measurement, error) {
 }
 
 func (m *Measurement) beginSHA256() error {
-	m.sha = sha256.New().(hash.Cloner)
-	m.sha.Write(m.in.Firmware.Image)
+	m.sha = m.in.Firmware.imageSHA256()
 	if m.in.Kernel != nil {
 		if a := m.in.Firmware.HashArea; !a.Holds() {
 			return fmt.Errorf("%w (base=%#x size=%#x)", sev.ErrNoHashTable, a.Base, a.Size)
@@ -67,11 +65,7 @@ func (m *Measurement) beginSHA256() error {
 
 func (m *Measurement) beginSNP() error {
 	f := m.in.Firmware
-	if f.PagesDigest != nil {
-		m.snp = *f.PagesDigest
-	} else {
-		m.snp = PagesDigest(f.Image)
-	}
+	m.snp = f.pagesDigest()
 	if m.in.SVSM == nil {
 		return m.addSections(f.Sections)
 	}
@@ -221,11 +215,7 @@ func (m *Measurement) With(in Inputs) *Measurement {
 	c := *m
 	c.in, c.pages = &in, nil
 	if m.sha != nil {
-		clone, err := m.sha.Clone()
-		if err != nil {
-			panic(err) // SHA-256 of the standard library can be cloned
-		}
-		c.sha = clone
+		c.sha = clone(m.sha)
 	}
 	return &c
 }

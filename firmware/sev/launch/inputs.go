@@ -1,9 +1,12 @@
 package launch
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -35,6 +38,37 @@ type Layout struct {
 	Sections    []ovmf.Section // of the SEV metadata, in order; nil without
 	ResetEIP    uint32         // where application processors start; 0 without
 	HashArea    sev.HashArea
+
+	// What the image gives alone is calculated once.
+	shaOnce, pagesOnce sync.Once
+	sha                hash.Cloner
+	pages              sev.SNPDigest
+}
+
+// imageSHA256 is SHA-256 after the image, to go on from.
+func (l *Layout) imageSHA256() hash.Cloner {
+	l.shaOnce.Do(func() {
+		l.sha = sha256.New().(hash.Cloner)
+		l.sha.Write(l.Image)
+	})
+	return clone(l.sha)
+}
+
+// pagesDigest is the SNP digest after the firmware's pages.
+func (l *Layout) pagesDigest() sev.SNPDigest {
+	if l.PagesDigest != nil {
+		return *l.PagesDigest
+	}
+	l.pagesOnce.Do(func() { l.pages = PagesDigest(l.Image) })
+	return l.pages
+}
+
+func clone(h hash.Cloner) hash.Cloner {
+	c, err := h.Clone()
+	if err != nil {
+		panic(err) // SHA-256 of the standard library can be cloned
+	}
+	return c
 }
 
 // LayoutOf reads an image.

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/explain"
+	"github.com/vmlatch/vmlatch/firmware/igvm"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
+)
+
+func newExplain(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "explain", Usage: "find out why a digest or measurement is another one than predicted",
+		Description: `Give what you predict as for "latchkey measure", and what was seen: a digest, or
+for SEV and SEV-ES a measurement with its owner file. The differences that people
+meet are tried, alone and two at a time: kernel, initrd or command line missing,
+swapped, or with other white space; kernel-hashes off; other numbers of CPUs up to
+512, models, sev_features; INIT or INIT2; another VMM; another firmware of this
+machine; policy, firmware version and build under a measurement.
+
+Exit code 0: the smallest change that gives what was seen is named.
+Exit code 4: none of the combinations that were tried does.
+
+Examples:
+
+   latchkey explain --technology sev-snp --firmware OVMF.amdsev.fd --cpu EPYC-Milan --vcpus 4 --digest 54a8c0dd…
+   latchkey explain --owner guest.owner --measurement measurement.json --firmware OVMF.amdsev.fd --kernel vmlinuz --cmdline quiet
+   latchkey explain --other vmlinuz-old --digest … --firmware OVMF.amdsev.fd --kernel vmlinuz --technology sev`,
+		Flags: predictFlags(
+			&urfave.StringFlag{Name: "digest", Usage: "the digest that was seen, in `HEX`"},
+			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session, for --measurement"},
+			&urfave.StringSliceFlag{Name: "other", Usage: "a `FILE` that may have been kernel or initrd instead; may be repeated"},
+			&urfave.StringSliceFlag{Name: "other-firmware", Usage: "a `FILE` that may have been the firmware instead; may be repeated"},
+			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
+		),
+		Action: func(c *urfave.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			if c.IsSet("digest") == c.IsSet("measurement") {
+				return cli.Fail(cli.ExitUsage, errors.New("give what was seen: --digest, or --measurement with --owner"), `"latchkey explain --help" shows examples`)
+			}
+			r, err := runExplain(c, s)
+			if err != nil {
+				return err
+			}
+			return reportExplanation(c, s, r)
+		},
+	}
+}
+
+func runExplain(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
+	if c.IsSet("measurement") {
+		return explainMeasurement(c, s)
+	}
+	in, err := readInputs(c, c.String("technology"))
+	if err != nil {
+		return nil, err
+	}
+	seen, err := hex.DecodeString(strings.TrimSpace(c.String("digest")))
+	if want := map[string]int{"sha256": 32, "sha384": 48}[in.algorithm()]; err != nil || len(seen) != want {
+		return nil, cli.Usagef("--digest: must be %d bytes in hex for %s", want, in.Technology)
+	}
+	firmware := filepath.Base(c.String("firmware"))
+	switch {
+	case in.igvm != nil:
+		return explain.IGVM(in.igvm, seen), nil
+	case in.tdx:
+		return explain.MRTD(explain.Image{Name: firmware, Image: in.image}, in.order, otherImages(c), seen), nil
+	}
+	q, err := newQuery(c, in, nil)
+	if err != nil {
+		return nil, err
+	}
+	q.Observed = explain.Digest(seen)
+	return explain.Search(q), nil
+}
+
+func explainMeasurement(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
+	if c.String("owner") == "" {
+		return nil, cli.Usagef("--owner is needed with --measurement: the measurement is a MAC under its key")
+	}
+	m, err := readMeasurement(s, c.String("measurement"))
+	if err != nil {
+		return nil, err
+	}
+	seen, err := sev.ParseMeasurement(m.Measurement)
+	if err != nil {
+		return nil, err
+	}
+	o, err := readOwner(c.String("owner"))
+	if err != nil {
+		return nil, err
+	}
+	defer o.wipe()
+	in, err := readInputs(c, string(o.technology()))
+	if err != nil {
+		return nil, err
+	}
+	q, err := newQuery(c, in, m.Claims)
+	if err != nil {
+		return nil, err
+	}
+	keys := o.keys()
+	defer keys.Wipe()
+	q.Observed = &explain.Measurement{Keys: &keys, Seen: seen, Build: m.Firmware, Policy: o.Policy}
+	return explain.Search(q), nil
+}
+
+// newQuery collects what may be there instead: files that the user names, what the
+// host claims, and the firmware of this machine's descriptors.
+func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.Query, error) {
+	q := &explain.Query{Inputs: in.Inputs, Firmware: filepath.Base(c.String("firmware"))}
+	for _, img := range otherImages(c) {
+		if l, err := launch.LayoutOf(img.Image); err == nil {
+			q.Firmwares = append(q.Firmwares, explain.Firmware{Name: img.Name, Layout: l})
+		}
+	}
+	if claims != nil {
+		q.Claimed = claims.Kernel
+	}
+	if in.Kernel == nil {
+		return q, nil
+	}
+	k := &explain.Kernel{Kernel: in.Kernel.Kernel, Initrd: in.Kernel.Initrd, HasInitrd: c.String("initrd") != "", Cmdline: c.String("cmdline")}
+	for _, file := range c.StringSlice("other") {
+		sum, err := hashFile(file)
+		if err != nil {
+			return nil, cli.Fail(cli.ExitUsage, err)
+		}
+		h := explain.NamedHash{Name: file, Hash: sum}
+		k.OtherKernels, k.OtherInitrds = append(k.OtherKernels, h), append(k.OtherInitrds, h)
+	}
+	if q.Claimed != nil {
+		claimed := func(sum [32]byte) []explain.NamedHash {
+			return []explain.NamedHash{{Name: fmt.Sprintf("what the host names, sha256 %x", sum), Hash: sum}}
+		}
+		k.OtherKernels = append(k.OtherKernels, claimed(q.Claimed.Kernel)...)
+		k.OtherInitrds = append(k.OtherInitrds, claimed(q.Claimed.Initrd)...)
+		k.OtherCmdlines = claimed(q.Claimed.Cmdline)
+	}
+	q.Kernel = k
+	return q, nil
+}
+
+func hashFile(file string) (sum [32]byte, err error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	d := sha256.New()
+	if _, err := io.Copy(d, f); err != nil {
+		return sum, err
+	}
+	return [32]byte(d.Sum(nil)), nil
+}
+
+// otherImages are the firmware images that the user names and those of this
+// machine's descriptors, without the predicted one. Unreadable ones are left out.
+func otherImages(c *urfave.Context) []explain.Image {
+	files := c.StringSlice("other-firmware")
+	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...) // those that can be read
+	for _, d := range found {
+		files = append(files, d.Image)
+	}
+	var images []explain.Image
+	own, _ := filepath.EvalSymlinks(c.String("firmware"))
+	seen := map[string]bool{own: true}
+	for _, file := range files {
+		real, err := filepath.EvalSymlinks(file)
+		if err != nil || seen[real] {
+			continue
+		}
+		seen[real] = true
+		b, err := os.ReadFile(real)
+		if err != nil || igvm.Is(b) {
+			continue
+		}
+		if img, err := ovmf.Parse(b); err == nil {
+			images = append(images, explain.Image{Name: file, Image: img})
+		}
+	}
+	return images
+}
+
+var errUnexplained = errors.New("unexplained")
+
+func reportExplanation(c *urfave.Context, s *cli.IO, r *explain.Result) error {
+	if c.Bool("json") {
+		out := struct {
+			Schema string `json:"schema"`
+			*explain.Result
+			Sentence string `json:"sentence,omitempty"`
+		}{"latchkey.explanation/1", r, r.Sentence()}
+		if err := s.JSON(out); err != nil {
+			return err
+		}
+	}
+	if !r.Found {
+		return &cli.Error{
+			Code: cli.ExitRefused, Err: fmt.Errorf("%w: none of %d combinations gives what was seen", errUnexplained, r.Tried), Quiet: c.Bool("json"),
+			Hints: []string{"files that may have been used instead can be named with --other and --other-firmware"},
+		}
+	}
+	if c.Bool("json") {
+		return nil
+	}
+	_, err := fmt.Fprintf(s.Out, "%s (%d combinations tried)\n", r.Sentence(), r.Tried)
+	return err
+}

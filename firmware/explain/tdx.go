@@ -1,0 +1,71 @@
+package explain
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/vmlatch/vmlatch/firmware/igvm"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/tdx"
+)
+
+// Image is a firmware image by name.
+type Image struct {
+	Name  string
+	Image *ovmf.Image
+}
+
+// MRTD explains a trust domain's build-time measurement: another firmware, another
+// order of pages, or both.
+func MRTD(own Image, order tdx.Order, others []Image, observed []byte) *Result {
+	r := &Result{Changes: []Change{}}
+	orders := []tdx.Order{order, tdx.TwoPass - order}
+	names := map[tdx.Order]string{
+		tdx.PageByPage: "pages were added and measured one by one, as Linux does",
+		tdx.TwoPass:    "all pages of a section were added before they were measured, as trees before TDX was in Linux do",
+	}
+	for n := range 3 { // changes
+		for i, img := range append([]Image{own}, others...) {
+			for j, o := range orders {
+				if min(i, 1)+j != n {
+					continue
+				}
+				d, err := tdx.Predict(img.Image, o)
+				if err != nil {
+					continue
+				}
+				if r.Tried++; !bytes.Equal(d[:], observed) {
+					continue
+				}
+				r.Found = true
+				if i > 0 {
+					r.Changes = append(r.Changes, Change{"firmware", own.Name, img.Name, fmt.Sprintf("the firmware is %s instead of %s", img.Name, own.Name)})
+				}
+				if j > 0 {
+					r.Changes = append(r.Changes, Change{"tdx-order", fmt.Sprint(order), fmt.Sprint(o), names[o]})
+				}
+				return r
+			}
+		}
+	}
+	return r
+}
+
+// IGVM explains the digest of a guest that was launched from an IGVM file.
+func IGVM(f *igvm.File, observed []byte) *Result {
+	r := &Result{Changes: []Change{}}
+	for i, opt := range []igvm.Options{{}, {ZeroAsNormal: true}} {
+		d, err := f.SNPDigest(opt)
+		if err != nil {
+			continue
+		}
+		if r.Tried++; bytes.Equal(d[:], observed) {
+			r.Found = true
+			if i > 0 {
+				r.Changes = append(r.Changes, Change{"igvm-zero", "zero pages", "normal pages", "pages without data were measured as pages full of zeros, as igvmmeasure does by default"})
+			}
+			return r
+		}
+	}
+	return r
+}
