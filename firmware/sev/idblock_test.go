@@ -5,8 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 )
 
 func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
@@ -16,6 +19,24 @@ func newKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return k
+}
+
+func TestIDBlockVectors(t *testing.T) {
+	vectors.Each(t, "snp-id-block", func(t *testing.T, v vectors.Vector) {
+		var in struct{ Measurement string }
+		v.In(t, &in)
+		var want struct {
+			Block []byte `json:"id_block_base64"`
+		}
+		v.Want(t, &want)
+		id := IDBlock{Version: 1, Policy: 0x30000}
+		if n, err := hex.Decode(id.Digest[:], []byte(in.Measurement)); err != nil || n != 48 {
+			t.Fatal(n, err)
+		}
+		if !bytes.Equal(id.Bytes(), want.Block) {
+			t.Errorf("block %x, want %x", id.Bytes(), want.Block)
+		}
+	})
 }
 
 func TestIDBlock(t *testing.T) {

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+)
+
+// Ends of the files that a host gets: base64, as QEMU's id-block and id-auth take.
+const (
+	blockSuffix = ".id-block"
+	authSuffix  = ".id-auth"
+)
+
+func newIDBlock(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "idblock", Usage: "bind an SEV-SNP launch to a digest: make or check its ID block", ArgsUsage: "[make | check] NAME",
+		Description: `An SEV-SNP platform compares the launch with the ID block itself, and refuses to
+run a guest whose digest or policy is another one. "make NAME" signs a block with
+your ID key and writes NAME.id-block and NAME.id-auth for the host (QEMU's id-block
+and id-auth properties); reports from inside the guest then show the key's digest.
+"check NAME" verifies both files and shows what they say.
+
+Keys are on the curve P-384, as PEM files:
+
+   openssl ecparam -name secp384r1 -genkey -noout -out id.pem
+
+Examples:
+
+   latchkey idblock make guest --id-key id.pem --digest $(latchkey measure --technology sev-snp --firmware OVMF.amdsev.fd --cpu EPYC-Milan)
+   latchkey idblock check guest --author`,
+		Flags: []urfave.Flag{
+			&urfave.StringFlag{Name: "digest", Usage: "launch digest in `HEX` (latchkey measure)"},
+			&urfave.StringFlag{Name: "id-key", Usage: "your ID key `FILE`"},
+			&urfave.StringFlag{Name: "author-key", Usage: "an author's key `FILE`, which signs the ID key"},
+			&urfave.StringFlag{Name: "policy", Value: "0x30000", Usage: "guest policy, a `NUMBER` (default: SMT allowed, no debugging)"},
+			&urfave.StringFlag{Name: "family-id", Usage: "16 bytes in `HEX`"},
+			&urfave.StringFlag{Name: "image-id", Usage: "16 bytes in `HEX`"},
+			&urfave.UintFlag{Name: "svn", Usage: "security version `NUMBER` of the guest"},
+			&urfave.BoolFlag{Name: "author", Usage: "check: an author key must have signed"},
+			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
+		},
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "make | check", "NAME")
+			if err != nil {
+				return err
+			}
+			switch args[0] {
+			case "make":
+				return makeIDBlock(c, s, args[1])
+			case "check":
+				return checkIDBlock(c, s, args[1])
+			}
+			return cli.Usagef("idblock %s: must be make or check", args[0])
+		},
+	}
+}
+
+func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
+	id := sev.IDBlock{Version: 1, SVN: uint32(c.Uint("svn"))}
+	var err error
+	if id.Policy, err = strconv.ParseUint(c.String("policy"), 0, 64); err != nil {
+		return cli.Usagef("--policy %s: must be a number", c.String("policy"))
+	}
+	for _, f := range []struct {
+		flag string
+		to   []byte
+	}{{"digest", id.Digest[:]}, {"family-id", id.FamilyID[:]}, {"image-id", id.ImageID[:]}} {
+		b, err := hex.DecodeString(c.String(f.flag))
+		if err != nil || len(b) != len(f.to) && (len(b) > 0 || f.flag == "digest") {
+			return cli.Usagef("--%s: must be %d bytes in hex", f.flag, len(f.to))
+		}
+		copy(f.to, b)
+	}
+	if c.String("id-key") == "" {
+		return cli.Usagef("--id-key is needed: the block is signed with it")
+	}
+	key, err := readKey(c.String("id-key"))
+	if err != nil {
+		return err
+	}
+	var author *ecdsa.PrivateKey
+	if file := c.String("author-key"); file != "" {
+		if author, err = readKey(file); err != nil {
+			return err
+		}
+	}
+	auth, err := sev.SignIDBlock(rand.Reader, id, key, author)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	for file, b := range map[string][]byte{name + blockSuffix: id.Bytes(), name + authSuffix: auth} {
+		out, err := s.PrepareOutput(file, 0o644)
+		if err != nil {
+			return cli.Fail(cli.ExitUsage, err)
+		}
+		defer out.Discard()
+		if err := out.Commit(append([]byte(base64.StdEncoding.EncodeToString(b)), '\n')); err != nil {
+			return err
+		}
+	}
+	s.Say("wrote %s%s and %s%s for the host", name, blockSuffix, filepath.Base(name), authSuffix)
+	return showIDBlock(c, s, id, sev.IDKeys{ID: &key.PublicKey, Author: publicOf(author)})
+}
+
+func publicOf(k *ecdsa.PrivateKey) *ecdsa.PublicKey {
+	if k == nil {
+		return nil
+	}
+	return &k.PublicKey
+}
+
+// readKey reads a private key from PEM, SEC 1 or PKCS #8.
+func readKey(file string) (*ecdsa.PrivateKey, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	defer clear(b)
+	for rest := b; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: holds no EC private key in PEM", file), "make one: openssl ecparam -name secp384r1 -genkey -noout -out "+file)
+		}
+		if k, err := x509.ParseECPrivateKey(block.Bytes); err == nil {
+			return k, nil
+		}
+		if k, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+			if k, ok := k.(*ecdsa.PrivateKey); ok {
+				return k, nil
+			}
+		}
+	}
+}
+
+func checkIDBlock(c *urfave.Context, s *cli.IO, name string) error {
+	read := func(file string) ([]byte, error) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, cli.Fail(cli.ExitUsage, err)
+		}
+		raw, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(b)))
+		if err != nil {
+			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
+		}
+		return raw, nil
+	}
+	raw, err := read(name + blockSuffix)
+	if err != nil {
+		return err
+	}
+	id, err := sev.ParseIDBlock(raw)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	auth, err := read(name + authSuffix)
+	if err != nil {
+		return err
+	}
+	keys, err := sev.VerifyIDAuth(id, auth, c.Bool("author") || sev.HasAuthor(auth))
+	if err != nil {
+		return cli.Fail(cli.ExitRefused, err)
+	}
+	if d := c.String("digest"); d != "" && !strings.EqualFold(d, id.Digest.String()) {
+		return cli.Fail(cli.ExitRefused, errors.New("the block is for another digest"), "it binds "+id.Digest.String())
+	}
+	return showIDBlock(c, s, id, keys)
+}
+
+func showIDBlock(c *urfave.Context, s *cli.IO, id sev.IDBlock, keys sev.IDKeys) error {
+	digest := func(k *ecdsa.PublicKey) (string, error) {
+		if k == nil {
+			return "", nil
+		}
+		d, err := sev.KeyDigest(k)
+		return hex.EncodeToString(d[:]), err
+	}
+	idKey, err1 := digest(keys.ID)
+	author, err2 := digest(keys.Author)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	out := struct {
+		Schema  string `json:"schema"`
+		Digest  string `json:"digest"`
+		Policy  string `json:"policy"`
+		Version uint32 `json:"version"`
+		SVN     uint32 `json:"svn"`
+		Family  string `json:"family-id"`
+		Image   string `json:"image-id"`
+		IDKey   string `json:"id-key-digest"`
+		Author  string `json:"author-key-digest,omitempty"`
+	}{
+		"latchkey.idblock/1", id.Digest.String(), fmt.Sprintf("%#x", id.Policy), id.Version, id.SVN,
+		hex.EncodeToString(id.FamilyID[:]), hex.EncodeToString(id.ImageID[:]), idKey, author,
+	}
+	if c.Bool("json") {
+		return s.JSON(out)
+	}
+	fmt.Fprintf(s.Out, "digest             %s\npolicy             %s\nversion, svn       %d, %d\nid-key digest      %s\n", out.Digest, out.Policy, out.Version, out.SVN, out.IDKey)
+	if author != "" {
+		fmt.Fprintf(s.Out, "author-key digest  %s\n", out.Author)
+	}
+	return nil
+}
