@@ -31,7 +31,7 @@ func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "latchkey", Usage: "the owner's side of a confidential launch", Long: long, Version: cli.Version(), IO: s,
 		Explain: advise, Topics: topics, Interruptible: true,
-		Commands: []*urfave.Command{newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newSecret(s)},
+		Commands: []*urfave.Command{newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s)},
 	}
 }
 

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/igvm"
+	"github.com/vmlatch/vmlatch/firmware/inspect"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+)
+
+func newFirmware(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "firmware", Usage: "show what a firmware image contains, and what of it is measured", ArgsUsage: "FILE | diff A B",
+		Description: `Shows volumes, the GUIDed table, SEV and TDX metadata and the reset vector, and for
+each region whether SEV, SEV-ES, SEV-SNP and TDX measure its contents, only that it
+is there, or nothing. --map draws the same as a picture. "diff" compares two images
+and says which digests change. Of an IGVM file its headers are shown.
+
+Examples:
+
+   latchkey firmware OVMF.amdsev.fd
+   latchkey firmware --map map.svg OVMF.amdsev.fd
+   latchkey firmware diff old.fd new.fd`,
+		Flags: []urfave.Flag{
+			&urfave.StringFlag{Name: "map", Usage: "draw the address map into `FILE` (SVG)"},
+			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
+		},
+		Action: func(c *urfave.Context) error {
+			switch args := c.Args().Slice(); {
+			case len(args) == 3 && args[0] == "diff":
+				return diffFirmware(c, s, args[1], args[2])
+			case len(args) == 1 && args[0] != "diff":
+				return showFirmware(c, s, args[0])
+			}
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("usage: latchkey firmware [OPTIONS] FILE, or latchkey firmware diff A B"))
+		},
+	}
+}
+
+func readImage(file string) (*ovmf.Image, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	return ovmf.Parse(b)
+}
+
+func showFirmware(c *urfave.Context, s *cli.IO, file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	if igvm.Is(b) {
+		return showIGVM(c, s, b)
+	}
+	img, err := ovmf.Parse(b)
+	if err != nil {
+		return err
+	}
+	r, err := inspect.Image(img)
+	if err != nil {
+		return err
+	}
+	if to := c.String("map"); to != "" {
+		out, err := s.PrepareOutput(to, 0o644)
+		if err != nil {
+			return cli.Fail(cli.ExitUsage, err)
+		}
+		defer out.Discard()
+		var svg strings.Builder
+		if err := r.Map(&svg, filepath.Base(file)); err != nil {
+			return err
+		}
+		if err := out.Commit([]byte(svg.String())); err != nil {
+			return err
+		}
+	}
+	if c.Bool("json") {
+		return s.JSON(r)
+	}
+	return printFirmware(s, r)
+}
+
+func printFirmware(s *cli.IO, r *inspect.Report) error {
+	w := s.Out
+	fmt.Fprintf(w, "size          %d bytes, loaded at %#x\nsha256        %s\nreset vector  %s\n", r.Size, r.Base, r.SHA256, r.ResetVector)
+	for _, name := range []string{"sev-snp-pages", "tdx"} {
+		if d := r.Digests[name]; d != "" {
+			fmt.Fprintf(w, "%-13s %s\n", map[string]string{"sev-snp-pages": "SNP pages", "tdx": "MRTD"}[name], d)
+		}
+	}
+	fmt.Fprintln(w, "\nGUIDed table")
+	for _, e := range r.Entries {
+		fmt.Fprintf(w, "  %-38s %s\n", e.Name, e.Data)
+	}
+	fmt.Fprintf(w, "\n%-34s %-12s %-10s", "region", "address", "size")
+	for _, t := range inspect.Technologies {
+		fmt.Fprintf(w, " %-9s", t)
+	}
+	fmt.Fprintln(w)
+	for _, region := range r.Regions {
+		fmt.Fprintf(w, "%-34s %-12s %-10s", region.What, fmt.Sprintf("%#x", region.GPA), fmt.Sprintf("%#x", region.Size))
+		for _, t := range inspect.Technologies {
+			fmt.Fprintf(w, " %-9s", region.Cover[t])
+		}
+		fmt.Fprintln(w)
+	}
+	for _, n := range r.Notes {
+		if _, err := fmt.Fprintf(w, "\nnote: %s", n); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintln(w)
+	return err
+}
+
+func showIGVM(c *urfave.Context, s *cli.IO, b []byte) error {
+	f, err := igvm.Parse(b)
+	if err != nil {
+		return err
+	}
+	counts := map[string]int{}
+	for _, h := range f.Headers {
+		counts[h.Type.String()]++
+	}
+	digest := ""
+	if d, err := f.SNPDigest(igvm.Options{}); err == nil {
+		digest = d.String()
+	}
+	if c.Bool("json") {
+		return s.JSON(map[string]any{"schema": "latchkey.igvm/1", "size": len(b), "headers": counts, "snp-digest": digest})
+	}
+	fmt.Fprintf(s.Out, "IGVM file of %d bytes\n", len(b))
+	for _, h := range f.Headers {
+		if n := counts[h.Type.String()]; n > 0 {
+			fmt.Fprintf(s.Out, "  %-20v %d\n", h.Type, n)
+			counts[h.Type.String()] = 0
+		}
+	}
+	if digest == "" {
+		digest = "none: the file does not support SEV-SNP"
+	}
+	_, err = fmt.Fprintf(s.Out, "SNP digest  %s\n", digest)
+	return err
+}
+
+func diffFirmware(c *urfave.Context, s *cli.IO, first, second string) error {
+	a, err := readImage(first)
+	if err != nil {
+		return err
+	}
+	b, err := readImage(second)
+	if err != nil {
+		return err
+	}
+	d, err := inspect.Diff(a, b)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return s.JSON(d)
+	}
+	if d.Same {
+		_, err := fmt.Fprintln(s.Out, "the same bytes: no digest changes")
+		return err
+	}
+	for _, change := range d.Changes {
+		fmt.Fprintln(s.Out, change)
+	}
+	for _, t := range inspect.Technologies {
+		say := "stays"
+		if d.Digests[t] {
+			say = "changes"
+		}
+		if _, err := fmt.Fprintf(s.Out, "digest of %-8s %s\n", t, say); err != nil {
+			return err
+		}
+	}
+	return nil
+}

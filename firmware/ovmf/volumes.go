@@ -1,0 +1,104 @@
+package ovmf
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+)
+
+// GUIDIGVMParameters marks the entry that points to IGVM parameter metadata, of
+// builds since edk2 2026.08.
+var GUIDIGVMParameters = sev.MustGUID("784fa70e-3176-4677-8a20-04b68699e374")
+
+// Volume is a firmware volume (PI specification, volume 3, section 3.2.1,
+// EFI_FIRMWARE_VOLUME_HEADER).
+type Volume struct {
+	Offset int // in the image
+	Size   int
+	GUID   sev.GUID // of its file system
+}
+
+var fileSystems = map[sev.GUID]string{
+	sev.MustGUID("8c8ce578-8a3d-4f1c-9935-896185c32dd3"): "FFS2",
+	sev.MustGUID("5473c07a-3dcb-4dca-bd6f-1e9689e7349a"): "FFS3",
+	sev.MustGUID("fff12b8d-7696-4c8b-a985-2747075b4f50"): "variables",
+}
+
+// Kind is the file system's name, or its GUID.
+func (v Volume) Kind() string {
+	if n := fileSystems[v.GUID]; n != "" {
+		return n
+	}
+	return v.GUID.String()
+}
+
+const (
+	volumeHeader    = 56 // up to the block map
+	volumeAlignment = 8
+)
+
+// Volumes finds the firmware volumes of an image, each by its signature, its
+// length and its header's checksum.
+func (img *Image) Volumes() []Volume {
+	var found []Volume
+	le := binary.LittleEndian
+	b := img.Bytes
+	for off := 0; off+volumeHeader <= len(b); {
+		size, header := le.Uint64(b[off+32:]), int(le.Uint16(b[off+48:]))
+		if string(b[off+40:off+44]) != "_FVH" || size < volumeHeader || size > uint64(len(b)-off) ||
+			header < volumeHeader || header > int(size) || header%2 != 0 || sum16(b[off:off+header]) != 0 {
+			off += volumeAlignment
+			continue
+		}
+		found = append(found, Volume{Offset: off, Size: int(size), GUID: sev.GUID(b[off+16 : off+32])})
+		off += int(size)
+	}
+	return found
+}
+
+func sum16(b []byte) (sum uint16) {
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += binary.LittleEndian.Uint16(b[i:])
+	}
+	return sum
+}
+
+// ResetVector returns the last 16 bytes: what a processor executes first.
+func (img *Image) ResetVector() []byte { return img.Bytes[max(0, len(img.Bytes)-16):] }
+
+// Names of GUIDed table entries, as people say.
+var entryNames = map[sev.GUID]string{
+	GUIDResetBlock: "SEV-ES reset block", GUIDHashTable: "kernel hash area", GUIDSecretArea: "launch secret area",
+	GUIDSEVMetadata: "SEV metadata offset", GUIDTDXMetadata: "TDX metadata offset", GUIDIGVMParameters: "IGVM parameter metadata",
+}
+
+// Name is what an entry is for, or its GUID.
+func (e Entry) Name() string {
+	if n := entryNames[e.GUID]; n != "" {
+		return n
+	}
+	return e.GUID.String()
+}
+
+var sectionNames = map[SectionType]string{
+	SectionMemory: "memory", SectionSecrets: "secrets", SectionCPUID: "CPUID", SectionSVSMCAA: "SVSM calling area", SectionKernelHashes: "kernel hashes",
+}
+
+func (t SectionType) String() string {
+	if n := sectionNames[t]; n != "" {
+		return n
+	}
+	return fmt.Sprintf("type %#x", uint32(t))
+}
+
+// Types of TDX sections (Intel, TDX Virtual Firmware Design Guide, table 11-3).
+var tdxNames = []string{"BFV", "CFV", "TD HOB", "temporary memory", "permanent memory", "payload", "payload parameter"}
+
+// TypeName is what a TDX section is for.
+func (s TDXSection) TypeName() string {
+	if int(s.Type) < len(tdxNames) {
+		return tdxNames[s.Type]
+	}
+	return fmt.Sprintf("type %d", s.Type)
+}
