@@ -94,7 +94,7 @@ func (in *inputs) hashKernel(c *urfave.Context) error {
 }
 
 func (in *inputs) readFirmware(file string) error {
-	b, err := os.ReadFile(file)
+	b, err := ovmf.ReadFile(file)
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/internal/mapfile"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -81,6 +82,9 @@ type Image struct {
 	Bytes   []byte
 	Entries []Entry // in the order of the walk, last entry of the file first
 }
+
+// ReadFile reads an image file for Parse. Its memory stays until the process ends.
+func ReadFile(name string) ([]byte, error) { return mapfile.Read(name) }
 
 // Parse reads an image's GUIDed table. An image without a table parses to one
 // without entries; a table that is broken is an *Error.

@@ -7,9 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/mapfile"
 )
 
 // GUID is a GUID as it lies in memory: the first three fields little-endian.
@@ -61,43 +62,43 @@ type KernelHashes struct {
 	Cmdline [32]byte // of the string and one NUL
 }
 
-// HashKernel reads kernel and initrd to their ends, side by side. A nil initrd
-// means none.
+// HashKernel reads kernel and initrd to their ends. A nil initrd means none.
 func HashKernel(kernel, initrd io.Reader, cmdline string) (KernelHashes, error) {
-	h := KernelHashes{Cmdline: sha256.Sum256(append([]byte(cmdline), 0))}
-	initrdErr := make(chan error, 1)
-	go func() { initrdErr <- hashInto(&h.Initrd, "initrd", initrd) }()
-	err := hashInto(&h.Kernel, "kernel", kernel)
-	return h, errors.Join(err, <-initrdErr)
-}
-
-func hashInto(sum *[32]byte, name string, r io.Reader) error {
-	d := sha256.New()
-	if r != nil {
-		if _, err := io.CopyBuffer(struct{ io.Writer }{d}, struct{ io.Reader }{r}, make([]byte, 1<<18)); err != nil {
-			return fmt.Errorf("hash %s: %w", name, err)
+	h := KernelHashes{Cmdline: hashCmdline(cmdline)}
+	for _, part := range []struct {
+		name string
+		r    io.Reader
+		sum  *[32]byte
+	}{{"kernel", kernel, &h.Kernel}, {"initrd", initrd, &h.Initrd}} {
+		d := sha256.New()
+		if part.r != nil {
+			if _, err := io.Copy(d, part.r); err != nil {
+				return h, fmt.Errorf("hash %s: %w", part.name, err)
+			}
 		}
+		d.Sum(part.sum[:0])
 	}
-	d.Sum(sum[:0])
-	return nil
+	return h, nil
 }
 
-// HashKernelFiles hashes a kernel and an initrd; initrd may be "".
+func hashCmdline(s string) [32]byte { return sha256.Sum256(append([]byte(s), 0)) }
+
+// HashKernelFiles hashes a kernel and an initrd side by side; initrd may be "".
 func HashKernelFiles(kernel, initrd, cmdline string) (KernelHashes, error) {
-	k, err := os.Open(kernel)
-	if err != nil {
-		return KernelHashes{}, err
+	h := KernelHashes{Cmdline: hashCmdline(cmdline), Initrd: sha256.Sum256(nil)}
+	hash := func(file string, sum *[32]byte) error {
+		return mapfile.With(file, func(b []byte) error { *sum = sha256.Sum256(b); return nil })
 	}
-	defer k.Close()
-	if initrd == "" {
-		return HashKernel(k, nil, cmdline)
-	}
-	i, err := os.Open(initrd)
-	if err != nil {
-		return KernelHashes{}, err
-	}
-	defer i.Close()
-	return HashKernel(k, i, cmdline)
+	initrdErr := make(chan error, 1)
+	go func() {
+		if initrd == "" {
+			initrdErr <- nil
+			return
+		}
+		initrdErr <- hash(initrd, &h.Initrd)
+	}()
+	err := hash(kernel, &h.Kernel)
+	return h, errors.Join(err, <-initrdErr)
 }
 
 // Table is the hash table as it is loaded and measured (QEMU,

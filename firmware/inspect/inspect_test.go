@@ -1,0 +1,105 @@
+package inspect
+
+import (
+	"bytes"
+	"encoding/xml"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+)
+
+func image(t testing.TB, b []byte) *ovmf.Image {
+	t.Helper()
+	img, err := ovmf.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+func TestImage(t *testing.T) {
+	b := vectors.File(t, "sid/OVMF.amdsev.fd")
+	r, err := Image(image(t, b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	region := func(what string) Region {
+		i := slices.IndexFunc(r.Regions, func(r Region) bool { return r.What == what })
+		if i < 0 {
+			t.Fatalf("no region %s among %+v", what, r.Regions)
+		}
+		return r.Regions[i]
+	}
+	for what, want := range map[string][4]Cover{
+		"volume variables":           {Contents, Contents, Contents, Presence},
+		"volume FFS2":                {Contents, Contents, Contents, Contents},
+		"kernel hash area":           {Contents, Contents, Nothing, Nothing},
+		"launch secret area":         {Nothing, Nothing, Nothing, Nothing},
+		"SNP section: kernel hashes": {Nothing, Nothing, Contents, Nothing},
+		"SNP section: CPUID":         {Nothing, Nothing, Presence, Nothing},
+		"TDX section: TD HOB":        {Nothing, Nothing, Nothing, Presence},
+	} {
+		got := region(what)
+		for i, tech := range Technologies {
+			if got.Cover[tech] != want[i] {
+				t.Errorf("%s under %s: %s, want %s", what, tech, got.Cover[tech], want[i])
+			}
+		}
+	}
+	total := uint64(0)
+	for _, x := range r.Regions {
+		if x.Image {
+			total += x.Size
+		}
+	}
+	if total != uint64(len(b)) {
+		t.Errorf("the image's regions have %d bytes of %d", total, len(b))
+	}
+	if r.Digests["sev-snp-pages"] == "" || len(r.Entries) != 6 {
+		t.Errorf("%+v", r.Digests)
+	}
+	var svg strings.Builder
+	if err := r.Map(&svg, "a <b> & c"); err != nil {
+		t.Fatal(err)
+	}
+	for d := xml.NewDecoder(strings.NewReader(svg.String())); ; {
+		if _, err := d.Token(); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatalf("the map is no XML: %v", err)
+		}
+	}
+}
+
+func TestDiff(t *testing.T) {
+	b := vectors.File(t, "sid/OVMF.amdsev.fd")
+	vars := bytes.Clone(b)
+	vars[0x1000] ^= 1 // in the variables, which TDX does not measure
+	d, err := Diff(image(t, b), image(t, vars))
+	if err != nil || d.Same || len(d.Changes) != 1 || !d.Digests["sev"] || !d.Digests["sev-snp"] || d.Digests["tdx"] {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d, err = Diff(image(t, b), image(t, b)); err != nil || !d.Same || len(d.Changes) != 0 || d.Digests["sev"] {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+func FuzzImage(f *testing.F) {
+	f.Add([]byte("x"))
+	f.Add(vectors.File(f, "synth/amdsev-tail64k"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		img, err := ovmf.Parse(b)
+		if err != nil {
+			return
+		}
+		if r, err := Image(img); err == nil {
+			if err := r.Map(io.Discard, "x"); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
