@@ -50,6 +50,18 @@ type Advice struct {
 // target/i386/sev.c) to causes. The first match counts.
 var adviceTable = []Advice{
 	{
+		Pattern: `SNP_LAUNCH_FINISH.*fw_error=11 `,
+		Cause:   "the launch has another digest than the ID block that its owner signed",
+		Fix:     "compare firmware, kernel, command line, cpus and cpu with what the owner measured: latchkey explain finds the difference",
+		Refused: true,
+	},
+	{
+		Pattern: `SNP_LAUNCH_FINISH.*fw_error=(?:7|10) `,
+		Cause:   "the ID block is for another policy, or its signature does not hold",
+		Fix:     "make the ID block again for this policy: latchkey idblock make",
+		Refused: true,
+	},
+	{
 		Pattern: `LAUNCH_START.*fw_error=11 `,
 		Cause:   "the platform cannot unwrap the session: it was made for another platform, or for another policy",
 		Fix:     "make a new session with latchkey for this host's platform file and exactly the policy of the spec",

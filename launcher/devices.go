@@ -12,10 +12,31 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
+// igvm loads firmware from an IGVM file, which brings its own memory layout (QEMU,
+// backends/igvm-cfg.c).
+func (b *builder) igvm(file string) error {
+	switch {
+	case !b.facts.IGVM:
+		return fmt.Errorf("%w: load the IGVM file %s: this QEMU has no object igvm-cfg (QEMU 10.1 or newer has, if it was built with libigvm)", ErrHost, file)
+	case b.plan.tech.object == nil:
+		return b.spec.errorf("firmware.image", "%s: an IGVM file is for confidential guests", file)
+	case b.spec.Kernel.Image != "":
+		return b.spec.errorf("kernel.image", "an IGVM file brings all that is measured; a kernel beside it would not be")
+	}
+	b.opt("-object", argv.JSON(map[string]any{"qom-type": "igvm-cfg", "id": "igvm0", "file": file}))
+	b.machine.Set("igvm-cfg", "igvm0")
+	b.file(file, "firmware", true)
+	b.choose("firmware", file, b.spec.From("firmware.image"))
+	return nil
+}
+
 // firmware chooses between -bios and flash: images that a descriptor maps as
 // memory, and whole images (which begin with a variable store), go to -bios.
 func (b *builder) firmware() error {
 	f := b.spec.Firmware
+	if b.facts.IGVMFile {
+		return b.igvm(f.Image)
+	}
 	d := ovmf.Descriptor{Image: f.Image, Device: "memory"}
 	from := "spec"
 	if f.Vars != "" || strings.Contains(filepath.Base(f.Image), "_CODE") {

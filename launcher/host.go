@@ -1,13 +1,17 @@
 package launcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/host"
@@ -126,12 +130,16 @@ func (c *HostConfig) from(key string) string {
 
 // Facts are what a plan depends on besides the spec.
 type Facts struct {
-	QEMU        string            // path of the program
-	QEMUFrom    string            // where that came from
-	Emulator    []string          // program and options to put before QEMU; nil for real hardware
-	KVM         bool              // KVM can run a guest's firmware
-	KVMReason   string            // why not
-	CBitPos     int               // 0: the processor has no SEV
+	QEMU        string   // path of the program
+	QEMUFrom    string   // where that came from
+	Emulator    []string // program and options to put before QEMU; nil for real hardware
+	KVM         bool     // KVM can run a guest's firmware
+	KVMReason   string   // why not
+	CBitPos     int      // 0: the processor has no SEV
+	IGVMFile    bool     // the spec's firmware is an IGVM file
+	IGVM        bool     // QEMU can load such files; looked for only with IGVMFile
+	IDBlock     []byte   // content of the spec's id-block and id-auth
+	IDAuth      []byte
 	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
 }
 
@@ -173,6 +181,14 @@ func GatherFacts(c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
 		f.Emulator = append(append(f.Emulator, c.Emulate.Args...), "--")
 		f.CBitPos = emulatedCBitPos
 	}
+	if spec != nil {
+		if f.IGVMFile = isIGVM(spec.Firmware.Image); f.IGVMFile {
+			f.IGVM = knowsIGVM(f.QEMU)
+		}
+		if err := f.readIDBlock(spec); err != nil {
+			return f, err
+		}
+	}
 	if spec != nil && spec.Firmware.lookup() {
 		// Descriptors that cannot be read are somebody else's; the others count.
 		f.Descriptors, _ = ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
@@ -192,4 +208,24 @@ func findSwtee(name string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%w: emulate: %v", ErrHost, err)
+}
+
+// isIGVM says whether a file begins as IGVM files do.
+func isIGVM(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "IGVM"
+}
+
+// knowsIGVM asks a QEMU for its object types.
+func knowsIGVM(qemu string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, qemu, "-object", "help").Output()
+	return err == nil && slices.Contains(strings.Fields(string(out)), "igvm-cfg")
 }

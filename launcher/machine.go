@@ -106,7 +106,7 @@ func (m *Machine) become(to State, change func(*rundir.Record)) error {
 // Measure asks the platform for the launch measurement. It may be repeated; the
 // platform's answer stays the same.
 func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
-	if !m.tech.query {
+	if !m.tech.measurable {
 		return nil, fmt.Errorf("%s: %w (technology %s)", m.rec.Name, ErrNotMeasurable, m.tech.name)
 	}
 	if m.rec.SEV.Measurement == nil {
@@ -143,7 +143,7 @@ func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
 // it with the owner's key, so an accepted packet is the proof that opens a
 // latch that waits for a secret.
 func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
-	if !m.tech.query {
+	if !m.tech.measurable {
 		return fmt.Errorf("%s: %w: technology %s takes no launch secret", m.rec.Name, ErrNotMeasurable, m.tech.name)
 	}
 	if m.State() == Paused {
@@ -192,6 +192,9 @@ func (m *Machine) Release(ctx context.Context) error {
 	return m.become(Running, func(r *rundir.Record) {
 		now := time.Now().UTC()
 		r.Released, r.Settled = &now, true
+		if r.Latch.Until == UntilIDBlock { // or the platform had not let it run
+			r.Latch.Verified = true
+		}
 	})
 }
 

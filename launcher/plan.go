@@ -180,6 +180,9 @@ func (b *builder) accelAndCPU() error {
 	b.opt("-accel", accel)
 	b.choose("accel", accel, from)
 	cpu, from := b.spec.CPU, "spec"
+	if cpu == "" && b.plan.tech.model != "" {
+		cpu, from = b.plan.tech.model, "the model is measured, so it must not be the host's"
+	}
 	if cpu == "" {
 		cpu, from = "max", "all that the accelerator offers"
 		if accel == "kvm" {
@@ -217,13 +220,24 @@ func (b *builder) coverage() {
 		return
 	}
 	c := &b.plan.Covers
-	c.Covered = []string{"firmware image", "guest policy", "platform firmware version"}
+	c.Covered = []string{"firmware image"}
+	switch {
+	case b.plan.tech.measurable:
+		c.Covered = append(c.Covered, "guest policy", "platform firmware version")
+	case b.spec.Confidential.IDBlock != "":
+		c.Covered = append(c.Covered, "guest policy (by the ID block)")
+	}
 	if b.spec.KernelHashes() {
 		c.Covered = append(c.Covered, "kernel", "initrd", "kernel command line")
 	} else if b.spec.Kernel.Image != "" {
 		c.NotCovered = append(c.NotCovered, "kernel, initrd and command line: kernel-hashes is off")
 	}
-	c.NotCovered = append(c.NotCovered, "number and model of CPUs", "memory size", "devices and ACPI tables", "disks and networks")
+	if b.plan.tech.model != "" {
+		c.Covered = append(c.Covered, "number and model of CPUs")
+	} else {
+		c.NotCovered = append(c.NotCovered, "number and model of CPUs")
+	}
+	c.NotCovered = append(c.NotCovered, "memory size", "devices and ACPI tables", "disks and networks")
 }
 
 // inputs are the files that the platform measures.

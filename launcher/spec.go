@@ -68,6 +68,9 @@ type ConfidentialSpec struct {
 	KernelHashes *bool    `toml:"kernel-hashes" json:"kernel-hashes,omitempty"`
 	OwnerCert    string   `toml:"owner-cert" json:"owner-cert,omitempty"`
 	Session      string   `toml:"session" json:"session,omitempty"`
+	IDBlock      string   `toml:"id-block" json:"id-block,omitempty"`   // SEV-SNP: file of base64
+	IDAuth       string   `toml:"id-auth" json:"id-auth,omitempty"`     // SEV-SNP: file of base64
+	HostData     string   `toml:"host-data" json:"host-data,omitempty"` // SEV-SNP: 32 bytes in hex
 }
 
 // LatchSpec says what must happen before the guest may run.
@@ -117,9 +120,10 @@ const (
 
 // What a latch can wait for.
 const (
-	UntilSecret  = "secret"  // an accepted secret packet
-	UntilNothing = "nothing" // explicit: the launch is not verified
-	UntilNone    = "none"    // plain VMs have no latch
+	UntilSecret  = "secret"   // an accepted secret packet
+	UntilIDBlock = "id-block" // the platform compares the launch with a signed ID block
+	UntilNothing = "nothing"  // explicit: the launch is not verified
+	UntilNone    = "none"     // plain VMs have no latch
 )
 
 const maxSpec = 1 << 20
@@ -257,7 +261,7 @@ func (s *Spec) fill() {
 	}
 	for _, p := range []*string{
 		&s.Firmware.Image, &s.Firmware.Vars, &s.Kernel.Image, &s.Kernel.Initrd,
-		&s.Confidential.OwnerCert, &s.Confidential.Session,
+		&s.Confidential.OwnerCert, &s.Confidential.Session, &s.Confidential.IDBlock, &s.Confidential.IDAuth,
 	} {
 		*p = s.abs(*p)
 	}
@@ -278,6 +282,8 @@ func (s *Spec) fill() {
 		switch {
 		case s.Confidential.Technology == TechnologyNone:
 			s.Latch.Until = UntilNone
+		case s.Confidential.IDBlock != "":
+			s.Latch.Until = UntilIDBlock
 		case s.Confidential.Session != "":
 			s.Latch.Until = UntilSecret
 		}
@@ -370,7 +376,7 @@ func (s *Spec) validate() error {
 }
 
 func (s *Spec) paths() []string {
-	p := []string{s.Firmware.Image, s.Firmware.Vars, s.Kernel.Image, s.Kernel.Initrd, s.Confidential.OwnerCert, s.Confidential.Session}
+	p := []string{s.Firmware.Image, s.Firmware.Vars, s.Kernel.Image, s.Kernel.Initrd, s.Confidential.OwnerCert, s.Confidential.Session, s.Confidential.IDBlock, s.Confidential.IDAuth}
 	for _, d := range s.Disks {
 		p = append(p, d.Image)
 	}

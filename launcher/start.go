@@ -230,34 +230,15 @@ func (s *starter) negotiateEvents(ctx context.Context) <-chan error {
 	return done
 }
 
-// sevMeasured is the state in which a guest waits for its secret (QEMU,
-// qapi/misc-i386.json, SevState).
-const sevMeasured = "launch-secret"
-
 // query learns what QEMU and its platform are; its reply proves that the
 // machine is built.
 func (s *starter) query(ctx context.Context, conn *qmp.Conn) error {
 	var info *rundir.SEV
-	if s.plan.tech.query {
-		answer, err := qmp.QuerySEV{}.Execute(ctx, conn)
-		if err != nil {
+	if query := s.plan.tech.query; query != nil {
+		var err error
+		if info, err = query(ctx, conn, s.plan); err != nil {
 			return err
 		}
-		if !answer.Enabled {
-			return errors.New("QEMU runs, but says that SEV is not enabled")
-		}
-		want, err := s.plan.spec.Policy()
-		if err != nil {
-			return err
-		}
-		if answer.Policy != uint32(want) {
-			return fmt.Errorf("QEMU launched the guest with policy %#x instead of %#x", answer.Policy, uint32(want))
-		}
-		if answer.State != sevMeasured {
-			return fmt.Errorf("the platform did not measure the guest: its state is %s instead of %s", answer.State, sevMeasured)
-		}
-		info = &rundir.SEV{Policy: want, Inputs: s.plan.inputs()}
-		info.Build.Major, info.Build.Minor, info.Build.Build = answer.APIMajor, answer.APIMinor, answer.BuildID
 	} else {
 		status, err := qmp.QueryStatus{}.Execute(ctx, conn)
 		if err != nil {

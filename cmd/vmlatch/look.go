@@ -95,6 +95,8 @@ func latchWord(l rundir.Latch) string {
 		return "-"
 	case l.Verified:
 		return "open: verified"
+	case l.Until == launcher.UntilIDBlock:
+		return "ID block, at release"
 	case l.Open:
 		return "open: NOT verified"
 	}
@@ -142,7 +144,11 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 		row("technology", "%s%s", r.Technology, label(r.Emulated))
 		row("latch", "%s", latchWord(r.Latch))
 		if r.SEV != nil {
-			row("policy", "%v", r.SEV.Policy)
+			if r.SEV.SNPPolicy != 0 {
+				row("policy", "%v", r.SEV.SNPPolicy)
+			} else {
+				row("policy", "%v", r.SEV.Policy)
+			}
 			row("SEV firmware", "%v", r.SEV.Build)
 			row("measured", "%s", yesNo(r.SEV.Measurement != nil))
 			row("secret injected", "%s", yesNo(r.SEV.Secret))

@@ -79,6 +79,8 @@ func runStart(c *urfave.Context, o *startOptions) error {
 		} else {
 			o.io.Hint("vmlatch measure %s, then inject, then release", rec.Name)
 		}
+	case rec.Latch.Verified && rec.Latch.Until == launcher.UntilIDBlock:
+		o.io.Say("%s: running%s; the platform found it to be what its ID block says", rec.Name, label(rec.Emulated))
 	case rec.Latch.Verified:
 		o.io.Say("%s: running%s; its owner's secret was accepted", rec.Name, label(rec.Emulated))
 	case rec.Latch.Until == launcher.UntilNothing:

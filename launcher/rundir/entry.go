@@ -37,7 +37,7 @@ type Record struct {
 
 // Latch is what holds the VM until it is proven right.
 type Latch struct {
-	Until    string `json:"until"` // secret, nothing, or none for plain VMs
+	Until    string `json:"until"` // secret, id-block, nothing, or none for plain VMs
 	Open     bool   `json:"open"`
 	Verified bool   `json:"verified"` // opened by proof, not by omission
 }
@@ -51,11 +51,12 @@ type Choice struct {
 
 // SEV is what the platform said of a SEV launch.
 type SEV struct {
-	Build       sev.Build  `json:"firmware"`
-	Policy      sev.Policy `json:"policy"`
-	Measurement []byte     `json:"measurement,omitempty"` // 48 bytes
-	Secret      bool       `json:"secret-injected"`
-	Inputs      Inputs     `json:"inputs"`
+	Build       sev.Build     `json:"firmware"`
+	Policy      sev.Policy    `json:"policy"`
+	SNPPolicy   sev.SNPPolicy `json:"snp-policy,omitempty"`  // instead, for SEV-SNP
+	Measurement []byte        `json:"measurement,omitempty"` // 48 bytes
+	Secret      bool          `json:"secret-injected"`
+	Inputs      Inputs        `json:"inputs"`
 }
 
 // Inputs are the files that a launch measurement covers.
