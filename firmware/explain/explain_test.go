@@ -3,7 +3,6 @@ package explain
 import (
 	"bytes"
 	"crypto/sha256"
-
 	"strings"
 	"testing"
 	"time"

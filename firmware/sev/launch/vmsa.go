@@ -149,8 +149,17 @@ func (r registers) page() *[4096]byte {
 		off   int
 		value uint64
 	}{
-		{offEFER, eferSVME}, {offCR4, cr4MCE}, {offCR0, cr0}, {offDR7, 0x400}, {offDR6, 0xffff0ff0}, {offRFLAGS, 2},
-		{offRIP, rip}, {offPAT, pat}, {offRDX, rdx}, {offFeatures, r.features}, {offXCR0, 1},
+		{offEFER, eferSVME},
+		{offCR4, cr4MCE},
+		{offCR0, cr0},
+		{offDR7, 0x400},
+		{offDR6, 0xffff0ff0},
+		{offRFLAGS, 2},
+		{offRIP, rip},
+		{offPAT, pat},
+		{offRDX, rdx},
+		{offFeatures, r.features},
+		{offXCR0, 1},
 	} {
 		le.PutUint64(p[f.off:], f.value)
 	}
