@@ -71,6 +71,8 @@ func TestPlanGolden(t *testing.T) {
 		"sev-emulated": {sevSpec, machine(func(f *Facts) {
 			f.KVM, f.Emulator = false, []string{"/usr/bin/swtee", "--platform", "/p", "--"}
 		})},
+		"snp":      {snpSpec, machine(nil)},
+		"snp-igvm": {strings.NewReplacer("kernel-hashes = true", "", "[kernel]", "", `image = "k"`, "").Replace(snpSpec), machine(func(f *Facts) { f.IGVMFile, f.IGVM = true, true })},
 		"sev-features-disk": {`
 			name = "vm"
 			[firmware]
@@ -104,6 +106,23 @@ func TestPlanGolden(t *testing.T) {
 		})
 	}
 }
+
+const snpSpec = `
+name = "vm"
+cpus = 2
+cpu = "EPYC-Genoa"
+[firmware]
+image = "fw"
+[kernel]
+image = "k"
+[confidential]
+technology = "sev-snp"
+kernel-hashes = true
+policy = ["smt", "abi=1.55"]
+host-data = "0100000000000000000000000000000000000000000000000000000000000002"
+[latch]
+until = "nothing"
+`
 
 const sevSpec = `
 name = "vm"
@@ -245,6 +264,38 @@ func TestTransitions(t *testing.T) {
 	var typed *StateError
 	if !errors.As(err, &typed) || !strings.Contains(err.Error(), "running") || !strings.Contains(err.Error(), "measured") {
 		t.Errorf("error %v does not name both states", err)
+	}
+}
+
+// TestSNPRefusals: specs of SEV-SNP guests that cannot work or would not be secure.
+func TestSNPRefusals(t *testing.T) {
+	for change, want := range map[string]string{
+		`until = "nothing"|until = "id-block"`:          "there is none",
+		`until = "nothing"|until = "secret"`:            "no measurement while the guest is paused",
+		`until = "nothing"|`:                            "no measurement while the guest is paused",
+		`until = "nothing"|until = "later"`:             "must be",
+		`"abi=1.55"|"debug"`:                            "the host could read",
+		`"abi=1.55"|"no-debug"`:                         "is none of smt",
+		`"abi=1.55"|"abi=1"`:                            "abi=MAJOR.MINOR",
+		`"EPYC-Genoa"|"host"`:                           "are measured",
+		`host-data = "01|host-data = "0`:                "32 bytes in hex",
+		`kernel-hashes = true|session = "s"`:            "no sessions",
+		`kernel-hashes = true|id-block = "s"`:           "go together",
+		`technology = "sev-snp"|technology = "sev"`:     "policy",
+		`name = "vm"|name = "vm"` + "\naccel = \"tcg\"": "tcg cannot encrypt",
+	} {
+		old, to, _ := strings.Cut(change, "|")
+		_, err := ParseSpec([]byte(strings.Replace(snpSpec, old, to, 1)), "vm.toml", "/specs")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", change, err, want)
+		}
+	}
+	spec, err := ParseSpec([]byte(snpSpec), "vm.toml", "/specs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewPlan(spec, Facts{QEMU: "/q", KVM: true, CBitPos: 51, IGVMFile: true}, testRoot); err == nil || !errors.Is(err, ErrHost) {
+		t.Errorf("an IGVM file for a QEMU that cannot load it: %v", err)
 	}
 }
 
