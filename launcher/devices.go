@@ -20,6 +20,8 @@ func (b *builder) igvm(file string) error {
 		return fmt.Errorf("%w: load the IGVM file %s: this QEMU has no object igvm-cfg (QEMU 10.1 or newer has, if it was built with libigvm)", ErrHost, file)
 	case b.plan.tech.object == nil:
 		return b.spec.errorf("firmware.image", "%s: an IGVM file is for confidential guests", file)
+	case b.spec.Confidential.IDBlock != "" || b.spec.Latch.Until == UntilIDBlock:
+		return b.spec.errorf("confidential.id-block", "QEMU takes policy and ID block from the IGVM file and drops the ones it was given: this launch would be compared with nothing")
 	case b.spec.Kernel.Image != "":
 		return b.spec.errorf("kernel.image", "an IGVM file brings all that is measured; a kernel beside it would not be")
 	}

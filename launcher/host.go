@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -210,9 +212,22 @@ func findSwtee(name string) (string, error) {
 	return "", fmt.Errorf("%w: emulate: %v", ErrHost, err)
 }
 
+// openRegular opens a file, and nothing that could let its reader wait.
+func openRegular(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, errors.Join(err, fmt.Errorf("%s: is no regular file", file))
+	}
+	return f, nil
+}
+
 // isIGVM says whether a file begins as IGVM files do.
 func isIGVM(file string) bool {
-	f, err := os.Open(file)
+	f, err := openRegular(file)
 	if err != nil {
 		return false
 	}

@@ -297,6 +297,14 @@ func TestSNPRefusals(t *testing.T) {
 	if _, err := NewPlan(spec, Facts{QEMU: "/q", KVM: true, CBitPos: 51, IGVMFile: true}, testRoot); err == nil || !errors.Is(err, ErrHost) {
 		t.Errorf("an IGVM file for a QEMU that cannot load it: %v", err)
 	}
+	// QEMU would take policy and ID block from the file, and drop the owner's.
+	bound := strings.NewReplacer("kernel-hashes = true", "id-block = \"b\"\nid-auth = \"a\"", `until = "nothing"`, `until = "id-block"`, "[kernel]", "", `image = "k"`, "").Replace(snpSpec)
+	if spec, err = ParseSpec([]byte(bound), "vm.toml", "/specs"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewPlan(spec, Facts{QEMU: "/q", KVM: true, CBitPos: 51, IGVMFile: true, IGVM: true}, testRoot); err == nil || !strings.Contains(err.Error(), "ID block from the IGVM file") {
+		t.Errorf("an ID block beside an IGVM file: %v", err)
+	}
 }
 
 func TestAdvice(t *testing.T) {

@@ -232,9 +232,12 @@ func (b *builder) coverage() {
 	} else if b.spec.Kernel.Image != "" {
 		c.NotCovered = append(c.NotCovered, "kernel, initrd and command line: kernel-hashes is off")
 	}
-	if b.plan.tech.model != "" {
+	switch {
+	case b.facts.IGVMFile:
+		c.Covered = append(c.Covered, "registers of the CPUs that the IGVM file names")
+	case b.plan.tech.model != "":
 		c.Covered = append(c.Covered, "number and model of CPUs")
-	} else {
+	default:
 		c.NotCovered = append(c.NotCovered, "number and model of CPUs")
 	}
 	c.NotCovered = append(c.NotCovered, "memory size", "devices and ACPI tables", "disks and networks")

@@ -26,7 +26,7 @@ func advise(err error) error {
 		return cli.Fail(cli.ExitRefused, err, "ask the host for its platform file again")
 	case errors.Is(err, sev.ErrNoHashTable):
 		return cli.Fail(cli.ExitUsage, err, "only AmdSev builds of OVMF measure a kernel; without one, leave --kernel out")
-	case errors.Is(err, launch.ErrInputs), errors.Is(err, tdx.ErrFirmware), errors.Is(err, igvm.ErrFormat), errors.Is(err, sev.ErrNoFirmware):
+	case errors.Is(err, launch.ErrInputs), errors.Is(err, tdx.ErrFirmware), errors.Is(err, igvm.ErrFormat), errors.Is(err, igvm.ErrPlatform), errors.Is(err, sev.ErrNoFirmware):
 		return cli.Fail(cli.ExitUsage, err)
 	case errors.Is(err, ovmf.ErrFormat), errors.Is(err, sev.ErrPolicyReserved), errors.Is(err, session.ErrTable):
 		return cli.Fail(cli.ExitUsage, err)

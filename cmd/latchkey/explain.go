@@ -14,7 +14,6 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/explain"
-	"github.com/vmlatch/vmlatch/firmware/igvm"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
@@ -80,7 +79,11 @@ func runExplain(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
 	case in.igvm != nil:
 		return explain.IGVM(in.igvm, seen), nil
 	case in.tdx:
-		return explain.MRTD(explain.Image{Name: firmware, Image: in.image}, in.order, otherImages(c), seen), nil
+		images, err := otherImages(c)
+		if err != nil {
+			return nil, err
+		}
+		return explain.MRTD(explain.Image{Name: firmware, Image: in.image}, in.order, images, seen), nil
 	}
 	q, err := newQuery(c, in, nil)
 	if err != nil {
@@ -125,7 +128,11 @@ func explainMeasurement(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
 // host claims, and the firmware of this machine's descriptors.
 func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.Query, error) {
 	q := &explain.Query{Inputs: in.Inputs, Firmware: filepath.Base(c.String("firmware"))}
-	for _, img := range otherImages(c) {
+	images, err := otherImages(c)
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
 		if l, err := launch.LayoutOf(img.Image); err == nil {
 			q.Firmwares = append(q.Firmwares, explain.Firmware{Name: img.Name, Layout: l})
 		}
@@ -133,10 +140,7 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 	if claims != nil {
 		q.Claimed = claims.Kernel
 	}
-	if in.Kernel == nil {
-		return q, nil
-	}
-	k := &explain.Kernel{Kernel: in.Kernel.Kernel, Initrd: in.Kernel.Initrd, HasInitrd: c.String("initrd") != "", Cmdline: c.String("cmdline")}
+	k := &explain.Kernel{HasInitrd: c.String("initrd") != "", Cmdline: c.String("cmdline")}
 	for _, file := range c.StringSlice("other") {
 		sum, err := hashFile(file)
 		if err != nil {
@@ -145,7 +149,7 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 		h := explain.NamedHash{Name: file, Hash: sum}
 		k.OtherKernels, k.OtherInitrds = append(k.OtherKernels, h), append(k.OtherInitrds, h)
 	}
-	if q.Claimed != nil {
+	if q.Claimed != nil && in.Kernel != nil {
 		claimed := func(sum [32]byte) []explain.NamedHash {
 			return []explain.NamedHash{{Name: fmt.Sprintf("what the host names, sha256 %x", sum), Hash: sum}}
 		}
@@ -171,31 +175,34 @@ func hashFile(file string) (sum [32]byte, err error) {
 }
 
 // otherImages are the firmware images that the user names and those of this
-// machine's descriptors, without the predicted one. Unreadable ones are left out.
-func otherImages(c *urfave.Context) []explain.Image {
-	files := c.StringSlice("other-firmware")
-	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...) // those that can be read
-	for _, d := range found {
-		files = append(files, d.Image)
-	}
+// machine's descriptors, without the predicted one. Of the latter unreadable ones
+// are left out.
+func otherImages(c *urfave.Context) ([]explain.Image, error) {
 	var images []explain.Image
 	own, _ := filepath.EvalSymlinks(c.String("firmware"))
 	seen := map[string]bool{own: true}
-	for _, file := range files {
+	add := func(file string) error {
 		real, err := filepath.EvalSymlinks(file)
 		if err != nil || seen[real] {
-			continue
+			return err
 		}
 		seen[real] = true
-		b, err := os.ReadFile(real)
-		if err != nil || igvm.Is(b) {
-			continue
-		}
-		if img, err := ovmf.Parse(b); err == nil {
+		img, err := readImage(real)
+		if err == nil {
 			images = append(images, explain.Image{Name: file, Image: img})
 		}
+		return err
 	}
-	return images
+	for _, file := range c.StringSlice("other-firmware") {
+		if err := add(file); err != nil {
+			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--other-firmware: %w", err))
+		}
+	}
+	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...) // those that can be read
+	for _, d := range found {
+		_ = add(d.Image)
+	}
+	return images, nil
 }
 
 var errUnexplained = errors.New("unexplained")

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -44,15 +44,18 @@ Examples:
 }
 
 func readImage(file string) (*ovmf.Image, error) {
-	b, err := os.ReadFile(file)
+	b, err := ovmf.ReadFile(file)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	if igvm.Is(b) {
+		return nil, cli.Usagef("%s: IGVM files are not compared", file)
 	}
 	return ovmf.Parse(b)
 }
 
 func showFirmware(c *urfave.Context, s *cli.IO, file string) error {
-	b, err := os.ReadFile(file)
+	b, err := ovmf.ReadFile(file)
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
@@ -130,8 +133,12 @@ func showIGVM(c *urfave.Context, s *cli.IO, b []byte) error {
 		counts[h.Type.String()]++
 	}
 	digest := ""
-	if d, err := f.SNPDigest(igvm.Options{}); err == nil {
+	d, err := f.SNPDigest(igvm.Options{})
+	switch {
+	case err == nil:
 		digest = d.String()
+	case !errors.Is(err, igvm.ErrPlatform):
+		return err
 	}
 	if c.Bool("json") {
 		return s.JSON(map[string]any{"schema": "latchkey.igvm/1", "size": len(b), "headers": counts, "snp-digest": digest})
@@ -144,7 +151,7 @@ func showIGVM(c *urfave.Context, s *cli.IO, b []byte) error {
 		}
 	}
 	if digest == "" {
-		digest = "none: the file does not support SEV-SNP"
+		digest = "none: " + err.Error()
 	}
 	_, err = fmt.Fprintf(s.Out, "SNP digest  %s\n", digest)
 	return err

@@ -10,9 +10,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	urfave "github.com/urfave/cli/v2"
@@ -48,7 +48,8 @@ Examples:
 			&urfave.StringFlag{Name: "digest", Usage: "launch digest in `HEX` (latchkey measure)"},
 			&urfave.StringFlag{Name: "id-key", Usage: "your ID key `FILE`"},
 			&urfave.StringFlag{Name: "author-key", Usage: "an author's key `FILE`, which signs the ID key"},
-			&urfave.StringFlag{Name: "policy", Value: "0x30000", Usage: "guest policy, a `NUMBER` (default: SMT allowed, no debugging)"},
+			&urfave.StringFlag{Name: "policy", Value: "smt", Usage: "guest `POLICY`, words joined by commas or a number: smt, single-socket, migrate, abi=1.55, …"},
+			&urfave.BoolFlag{Name: "allow-debug", Usage: "sign a policy that lets the host read the guest's memory"},
 			&urfave.StringFlag{Name: "family-id", Usage: "16 bytes in `HEX`"},
 			&urfave.StringFlag{Name: "image-id", Usage: "16 bytes in `HEX`"},
 			&urfave.UintFlag{Name: "svn", Usage: "security version `NUMBER` of the guest"},
@@ -72,11 +73,16 @@ Examples:
 }
 
 func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
-	id := sev.IDBlock{Version: 1, SVN: uint32(c.Uint("svn"))}
-	var err error
-	if id.Policy, err = strconv.ParseUint(c.String("policy"), 0, 64); err != nil {
-		return cli.Usagef("--policy %s: must be a number", c.String("policy"))
+	policy, err := sev.ParseSNPPolicy(c.String("policy"))
+	switch {
+	case err != nil:
+		return cli.Usagef("--%v", err)
+	case policy&sev.SNPPolicyDebug != 0 && !c.Bool("allow-debug"):
+		return cli.Fail(cli.ExitUsage, errors.New("--policy: debug lets the host read the guest's memory"), "with --allow-debug it is signed all the same")
+	case uint64(c.Uint("svn")) > math.MaxUint32:
+		return cli.Usagef("--svn %d: has 32 bits", c.Uint("svn"))
 	}
+	id := sev.IDBlock{Version: 1, SVN: uint32(c.Uint("svn")), Policy: uint64(policy)}
 	for _, f := range []struct {
 		flag string
 		to   []byte
@@ -104,18 +110,30 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	for file, b := range map[string][]byte{name + blockSuffix: id.Bytes(), name + authSuffix: auth} {
-		out, err := s.PrepareOutput(file, 0o644)
-		if err != nil {
-			return cli.Fail(cli.ExitUsage, err)
-		}
-		defer out.Discard()
-		if err := out.Commit(append([]byte(base64.StdEncoding.EncodeToString(b)), '\n')); err != nil {
-			return err
-		}
+	if err := writePair(s, name, id.Bytes(), auth); err != nil {
+		return err
 	}
 	s.Say("wrote %s%s and %s%s for the host", name, blockSuffix, filepath.Base(name), authSuffix)
 	return showIDBlock(c, s, id, sev.IDKeys{ID: &key.PublicKey, Author: publicOf(author)})
+}
+
+// writePair writes both files; neither is touched before both can be written.
+func writePair(s *cli.IO, name string, block, auth []byte) error {
+	first, err := s.PrepareOutput(name+blockSuffix, 0o644)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer first.Discard()
+	second, err := s.PrepareOutput(name+authSuffix, 0o644)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer second.Discard()
+	text := func(b []byte) []byte { return append([]byte(base64.StdEncoding.EncodeToString(b)), '\n') }
+	if err := first.Commit(text(block)); err != nil {
+		return err
+	}
+	return second.Commit(text(auth))
 }
 
 func publicOf(k *ecdsa.PrivateKey) *ecdsa.PublicKey {
@@ -176,10 +194,50 @@ func checkIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	if err != nil {
 		return cli.Fail(cli.ExitRefused, err)
 	}
-	if d := c.String("digest"); d != "" && !strings.EqualFold(d, id.Digest.String()) {
-		return cli.Fail(cli.ExitRefused, errors.New("the block is for another digest"), "it binds "+id.Digest.String())
+	if err := checkWanted(c, id, keys); err != nil {
+		return err
 	}
 	return showIDBlock(c, s, id, keys)
+}
+
+// checkWanted compares with whatever the flags name.
+func checkWanted(c *urfave.Context, id sev.IDBlock, keys sev.IDKeys) error {
+	other := func(what, is string) error {
+		return cli.Fail(cli.ExitRefused, fmt.Errorf("the block is for another %s", what), "it has "+is)
+	}
+	if d := c.String("digest"); d != "" && !strings.EqualFold(d, id.Digest.String()) {
+		return other("digest", id.Digest.String())
+	}
+	if c.IsSet("policy") {
+		p, err := sev.ParseSNPPolicy(c.String("policy"))
+		if err != nil {
+			return cli.Usagef("--%v", err)
+		}
+		if uint64(p) != id.Policy {
+			return other("policy", sev.SNPPolicy(id.Policy).String())
+		}
+	}
+	if c.IsSet("svn") && uint64(c.Uint("svn")) != uint64(id.SVN) {
+		return other("security version", fmt.Sprint(id.SVN))
+	}
+	for flag, is := range map[string][]byte{"family-id": id.FamilyID[:], "image-id": id.ImageID[:]} {
+		if c.IsSet(flag) && !strings.EqualFold(c.String(flag), hex.EncodeToString(is)) {
+			return other(flag, hex.EncodeToString(is))
+		}
+	}
+	for flag, is := range map[string]*ecdsa.PublicKey{"id-key": keys.ID, "author-key": keys.Author} {
+		if !c.IsSet(flag) {
+			continue
+		}
+		k, err := readKey(c.String(flag))
+		if err != nil {
+			return err
+		}
+		if is == nil || !is.Equal(&k.PublicKey) {
+			return cli.Fail(cli.ExitRefused, fmt.Errorf("another key than --%s has signed", flag))
+		}
+	}
+	return nil
 }
 
 func showIDBlock(c *urfave.Context, s *cli.IO, id sev.IDBlock, keys sev.IDKeys) error {

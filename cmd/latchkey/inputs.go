@@ -74,10 +74,42 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 	if e := <-kernel; err == nil {
 		err = e
 	}
-	if err == nil && in.tdx && in.Kernel != nil {
-		err = cli.Usagef("--kernel: MRTD does not cover it; a TDX guest's firmware measures it into RTMR1 and RTMR2")
+	if err == nil {
+		err = in.checkTogether(c)
 	}
 	return in, err
+}
+
+// registerFlags are about registers that a CPU starts with.
+var registerFlags = []string{"vcpus", "cpu", "cpu-signature", "vmsa", "features", "vmm"}
+
+// checkTogether refuses flags that the others leave without a meaning.
+func (in *inputs) checkTogether(c *urfave.Context) error {
+	snp := in.Technology == launch.SNP
+	registers := snp || in.Technology == launch.SEVES
+	for _, name := range registerFlags {
+		if c.IsSet(name) && !registers {
+			return cli.Usagef("--%s: a digest of %s covers no registers", name, in.Technology)
+		}
+	}
+	for _, name := range append([]string{"svsm", "kernel", "initrd", "cmdline"}, registerFlags...) {
+		if c.IsSet(name) && in.igvm != nil {
+			return cli.Usagef("--%s: an IGVM file brings all that is measured", name)
+		}
+	}
+	switch {
+	case in.tdx && in.Kernel != nil:
+		return cli.Usagef("--kernel: MRTD does not cover it; a TDX guest's firmware measures it into RTMR1 and RTMR2")
+	case c.IsSet("svsm") && !snp:
+		return cli.Usagef("--svsm: an SVSM needs --technology sev-snp")
+	case c.IsSet("vars-size") && !c.IsSet("svsm"):
+		return cli.Usagef("--vars-size: it only moves an --svsm")
+	case c.IsSet("tdx-order") && !in.tdx:
+		return cli.Usagef("--tdx-order: is for --technology tdx")
+	case registers && in.igvm == nil && in.VMM == launch.QEMU && c.String("cpu") == "" && c.String("cpu-signature") == "":
+		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"), "models: "+strings.Join(launch.CPUs(), ", "), "or give --cpu-signature")
+	}
+	return nil
 }
 
 func (in *inputs) hashKernel(c *urfave.Context) error {
@@ -126,12 +158,6 @@ func (in *inputs) readOptions(c *urfave.Context) (err error) {
 	default:
 		return cli.Usagef("--technology %s: must be sev, sev-es, sev-snp or tdx", in.Technology)
 	}
-	registers := in.Technology == launch.SEVES || in.Technology == launch.SNP
-	for _, name := range []string{"vcpus", "cpu", "cpu-signature", "vmsa", "features", "vmm"} {
-		if c.IsSet(name) && !registers {
-			return cli.Usagef("--%s: a digest of %s covers no registers", name, in.Technology)
-		}
-	}
 	in.VCPUs = c.Int("vcpus")
 	if in.VMM, err = launch.ParseVMM(c.String("vmm")); err != nil {
 		return cli.Usagef("--vmm: %v", err)
@@ -147,7 +173,7 @@ func (in *inputs) readOptions(c *urfave.Context) (err error) {
 			return cli.Usagef("--features %s: must be a number", f)
 		}
 	}
-	if err := in.readCPU(c, registers); err != nil {
+	if err := in.readCPU(c); err != nil {
 		return err
 	}
 	if o := c.String("tdx-order"); o == "two-pass" {
@@ -158,7 +184,7 @@ func (in *inputs) readOptions(c *urfave.Context) (err error) {
 	return in.readSVSM(c)
 }
 
-func (in *inputs) readCPU(c *urfave.Context, needed bool) error {
+func (in *inputs) readCPU(c *urfave.Context) error {
 	model, signature := c.String("cpu"), c.String("cpu-signature")
 	switch {
 	case model != "" && signature != "":
@@ -174,8 +200,6 @@ func (in *inputs) readCPU(c *urfave.Context, needed bool) error {
 			return cli.Usagef("--cpu-signature %s: must be a 32-bit number", signature)
 		}
 		in.CPU = launch.Signature(n)
-	case needed && in.VMM == launch.QEMU:
-		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"), "models: "+strings.Join(launch.CPUs(), ", "), "or give --cpu-signature")
 	}
 	return nil
 }
@@ -204,9 +228,6 @@ func (in *inputs) digest() ([]byte, error) {
 		d, err := tdx.Predict(in.image, in.order)
 		return d[:], err
 	case in.igvm != nil:
-		if in.Kernel != nil {
-			return nil, cli.Usagef("--kernel: an IGVM file brings its own")
-		}
 		d, err := in.igvm.SNPDigest(igvm.Options{})
 		return d[:], err
 	}

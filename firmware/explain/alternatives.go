@@ -68,15 +68,23 @@ func (s *search) cpus() []alternative {
 }
 
 func (s *search) profiles() []alternative {
-	own := s.q.Inputs.Profile
+	own, vmm := s.q.Inputs.Profile, s.q.Inputs.VMM
 	says := map[launch.Profile]string{
-		launch.INIT2:   "the guest was initialised by KVM_SEV_INIT2 (legacy-vm-type=off), whose registers include the FPU's",
-		launch.Legacy:  "the guest was initialised the old way (legacy-vm-type=on, or a kernel before 6.10), without the FPU's registers",
-		launch.EC2RDX0: "the guest was launched by EC2 as before April 2026, with RDX 0",
+		launch.INIT2:  "the guest was initialised by KVM_SEV_INIT2 (legacy-vm-type=off), whose registers include the FPU's",
+		launch.Legacy: "the guest was initialised the old way (legacy-vm-type=on, or a kernel before 6.10), without the FPU's registers",
+	}
+	switch vmm { // where vCPUs never have FPU registers, the profiles differ in RDX only
+	case launch.EC2:
+		says = map[launch.Profile]string{
+			launch.INIT2:   "the guest was launched by EC2 as since April 2026, with RDX 0x600",
+			launch.EC2RDX0: "the guest was launched by EC2 as before April 2026, with RDX 0",
+		}
+	case launch.GCE:
+		says = nil
 	}
 	var list []alternative
 	for i := range launch.Profiles() {
-		if p := launch.Profile(i); p != own {
+		if p := launch.Profile(i); p != own && says[p] != "" {
 			list = append(list, with(Change{"vmsa", own.String(), p.String(), says[p]}, func(in *launch.Inputs) { in.Profile = p }))
 		}
 	}
@@ -90,6 +98,10 @@ func (s *search) vmms() []alternative {
 		if v := launch.VMM(i); v != own {
 			say := fmt.Sprintf("the guest was launched by the VMM %s instead of %s", name, own)
 			list = append(list, with(Change{"vmm", own.String(), name, say}, func(in *launch.Inputs) { in.VMM = v }))
+			if v == launch.EC2 {
+				old := with(Change{"vmm", own.String(), name, say + ", as before April 2026"}, func(in *launch.Inputs) { in.VMM, in.Profile = v, launch.EC2RDX0 })
+				list = append(list, old)
+			}
 		}
 	}
 	return list
@@ -123,96 +135,130 @@ func (s *search) features() []alternative {
 	return list
 }
 
+// part is one thing that may stand in the kernel hash table instead.
+type part struct {
+	change Change
+	edit   func(*sev.KernelHashes)
+}
+
+// parts are the alternatives for kernel, initrd and command line.
+func (k *Kernel) parts() (kernels, initrds, cmdlinesOf []part) {
+	empty := sha256.Sum256(nil)
+	other := func(what, name string) Change {
+		return Change{what, "as named", name, fmt.Sprintf("the %s is another one: %s", what, name)}
+	}
+	for _, l := range cmdlines(k.Cmdline) {
+		sum := sha256.Sum256([]byte(l.bytes))
+		change := Change{"cmdline", fmt.Sprintf("%q", k.Cmdline), l.name, "the command line is " + l.name}
+		cmdlinesOf = append(cmdlinesOf, part{change, func(h *sev.KernelHashes) { h.Cmdline = sum }})
+	}
+	for _, o := range k.OtherCmdlines {
+		change := other("cmdline", o.Name)
+		change.Say = "the command line is another one: " + o.Name
+		cmdlinesOf = append(cmdlinesOf, part{change, func(h *sev.KernelHashes) { h.Cmdline = o.Hash }})
+	}
+	if k.HasInitrd {
+		initrds = append(initrds, part{Change{"initrd", "given", "none", "no initrd was loaded"}, func(h *sev.KernelHashes) { h.Initrd = empty }})
+	}
+	for _, o := range k.OtherInitrds {
+		initrds = append(initrds, part{other("initrd", o.Name), func(h *sev.KernelHashes) { h.Initrd = o.Hash }})
+	}
+	kernels = append(kernels, part{Change{"kernel", "given", "empty", "the kernel file was empty"}, func(h *sev.KernelHashes) { h.Kernel = empty }})
+	for _, o := range k.OtherKernels {
+		kernels = append(kernels, part{other("kernel", o.Name), func(h *sev.KernelHashes) { h.Kernel = o.Hash }})
+	}
+	return kernels, initrds, cmdlinesOf
+}
+
+// swap is kernel and initrd in each other's place: one change of both.
+func (k *Kernel) swap() []part {
+	if !k.HasInitrd {
+		return nil
+	}
+	return []part{{Change{"kernel", "as named", "the initrd", "kernel and initrd were swapped"}, func(h *sev.KernelHashes) { h.Kernel, h.Initrd = h.Initrd, h.Kernel }}}
+}
+
+// table is an alternative whose hash table has some parts changed; nil if that
+// changes nothing.
+func (s *search) table(parts ...part) alternative {
+	h := *s.q.Inputs.Kernel
+	var changes []Change
+	for _, p := range parts {
+		before := h
+		if p.edit(&h); h == before {
+			return nil
+		}
+		changes = append(changes, p.change)
+	}
+	return func(from candidate) candidate {
+		to := candidate{in: from.in, sweep: from.sweep, changes: append(slices.Clone(from.changes), changes...)}
+		to.in.Kernel = &h
+		return to
+	}
+}
+
 // kernels tries what the kernel hash table could hold instead.
 func (s *search) kernels() []alternative {
 	k := s.q.Kernel
-	var list []alternative
-	add := func(what, from, to, say string, h *sev.KernelHashes) {
-		list = append(list, with(Change{what, from, to, say}, func(in *launch.Inputs) { in.Kernel = h }))
+	if s.q.Inputs.Kernel == nil {
+		return s.unnamedKernels()
 	}
-	if k == nil {
-		if h := s.q.Claimed; h != nil {
-			add("kernel", "none", "one that the host names", "the host had a kernel measured, and none was named", h)
+	off := Change{"kernel-hashes", "on", "off", "kernel-hashes is off, or there is no kernel: kernel, initrd and command line were not measured"}
+	list := []alternative{with(off, func(in *launch.Inputs) { in.Kernel = nil })}
+	kernels, initrds, lines := k.parts()
+	for _, p := range slices.Concat(lines, initrds, k.swap(), kernels) {
+		if a := s.table(p); a != nil {
+			list = append(list, a)
 		}
-		return list
-	}
-	own := *s.q.Inputs.Kernel
-	empty := sha256.Sum256(nil)
-	add("kernel-hashes", "on", "off", "kernel-hashes is off, or there is no kernel: kernel, initrd and command line were not measured", nil)
-	edit := func(change func(*sev.KernelHashes)) *sev.KernelHashes {
-		h := own
-		change(&h)
-		if h == own {
-			return nil
-		}
-		return &h
-	}
-	one := func(what, from, to, say string, change func(*sev.KernelHashes)) {
-		if h := edit(change); h != nil {
-			add(what, from, to, say, h)
-		}
-	}
-	for _, l := range cmdlines(k.Cmdline) {
-		one("cmdline", fmt.Sprintf("%q", k.Cmdline), l.name, "the command line is "+l.name, func(h *sev.KernelHashes) { h.Cmdline = sha256.Sum256([]byte(l.bytes)) })
-	}
-	if k.HasInitrd {
-		one("initrd", "given", "none", "no initrd was loaded", func(h *sev.KernelHashes) { h.Initrd = empty })
-		one("kernel", "as named", "the initrd", "kernel and initrd were swapped", func(h *sev.KernelHashes) { h.Kernel, h.Initrd = h.Initrd, h.Kernel })
-	}
-	one("kernel", "given", "empty", "the kernel file was empty", func(h *sev.KernelHashes) { h.Kernel = empty })
-	for _, o := range k.OtherKernels {
-		one("kernel", "as named", o.Name, "the kernel is another one: "+o.Name, func(h *sev.KernelHashes) { h.Kernel = o.Hash })
-	}
-	for _, o := range k.OtherInitrds {
-		one("initrd", "as named", o.Name, "the initrd is another one: "+o.Name, func(h *sev.KernelHashes) { h.Initrd = o.Hash })
-	}
-	for _, o := range k.OtherCmdlines {
-		one("cmdline", fmt.Sprintf("%q", k.Cmdline), o.Name, "the command line is another one: "+o.Name, func(h *sev.KernelHashes) { h.Cmdline = o.Hash })
 	}
 	return list
 }
 
-// kernelPairs are two of kernel, initrd and command line at once.
+// unnamedKernels are for owners who named no kernel: what the host says, and files
+// that may have been one.
+func (s *search) unnamedKernels() []alternative {
+	var list []alternative
+	add := func(to, say string, h sev.KernelHashes) {
+		list = append(list, with(Change{"kernel", "none", to, say}, func(in *launch.Inputs) { in.Kernel = &h }))
+	}
+	if h := s.q.Claimed; h != nil {
+		add("one that the host names", "the host had a kernel measured, and none was named", *h)
+	}
+	if k := s.q.Kernel; k != nil {
+		for _, o := range k.OtherKernels {
+			h := sev.KernelHashes{Kernel: o.Hash, Initrd: sha256.Sum256(nil), Cmdline: sha256.Sum256([]byte("\x00"))}
+			add(o.Name, "a kernel was measured: "+o.Name+", without initrd and command line", h)
+			for _, i := range k.OtherInitrds {
+				h := h
+				h.Initrd = i.Hash
+				add(o.Name+" with "+i.Name, "a kernel was measured: "+o.Name+", with the initrd "+i.Name, h)
+			}
+		}
+	}
+	return list
+}
+
+// kernelPairs are two of kernel, initrd and command line at once, and at last all
+// three as the host names them.
 func (s *search) kernelPairs() []alternative {
 	k := s.q.Kernel
-	if k == nil {
+	if k == nil || s.q.Inputs.Kernel == nil {
 		return nil
 	}
-	own := *s.q.Inputs.Kernel
 	var list []alternative
-	pair := func(a, b Change, h sev.KernelHashes) {
-		list = append(list, func(from candidate) candidate {
-			to := candidate{in: from.in, sweep: from.sweep, changes: append(slices.Clone(from.changes), a, b)}
-			to.in.Kernel = &h
-			return to
-		})
-	}
-	for _, l := range cmdlines(k.Cmdline) {
-		change := Change{"cmdline", fmt.Sprintf("%q", k.Cmdline), l.name, "the command line is " + l.name}
-		h := own
-		h.Cmdline = sha256.Sum256([]byte(l.bytes))
-		if k.HasInitrd {
-			g := h
-			g.Initrd = sha256.Sum256(nil)
-			pair(change, Change{"initrd", "given", "none", "no initrd was loaded"}, g)
-		}
-		for _, o := range k.OtherKernels {
-			g := h
-			g.Kernel = o.Hash
-			pair(change, Change{"kernel", "as named", o.Name, "the kernel is another one: " + o.Name}, g)
-		}
-		for _, o := range k.OtherInitrds {
-			g := h
-			g.Initrd = o.Hash
-			pair(change, Change{"initrd", "as named", o.Name, "the initrd is another one: " + o.Name}, g)
+	kernels, initrds, lines := k.parts()
+	for _, dims := range [][2][]part{{lines, initrds}, {lines, kernels}, {kernels, initrds}, {lines, k.swap()}} {
+		for _, a := range dims[0] {
+			for _, b := range dims[1] {
+				if two := s.table(a, b); two != nil {
+					list = append(list, two)
+				}
+			}
 		}
 	}
-	for _, a := range k.OtherKernels {
-		for _, b := range k.OtherInitrds {
-			g := own
-			g.Kernel, g.Initrd = a.Hash, b.Hash
-			pair(Change{"kernel", "as named", a.Name, "the kernel is another one: " + a.Name}, Change{"initrd", "as named", b.Name, "the initrd is another one: " + b.Name}, g)
-		}
+	if h := s.q.Claimed; h != nil {
+		all := Change{"kernel", "as named", "what the host names", "kernel, initrd and command line are all others: those that the host names"}
+		list = append(list, with(all, func(in *launch.Inputs) { in.Kernel = h }))
 	}
 	return list
 }

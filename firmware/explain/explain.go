@@ -74,9 +74,8 @@ type Query struct {
 
 // Kernel is what the kernel hashes were made from, and what else may be there.
 type Kernel struct {
-	Kernel, Initrd [32]byte
-	HasInitrd      bool
-	Cmdline        string
+	HasInitrd bool
+	Cmdline   string
 	// Hashes that somebody claims or that other files have, by what they are.
 	OtherKernels, OtherInitrds, OtherCmdlines []NamedHash
 }

@@ -37,10 +37,10 @@ func query(t testing.TB, technology launch.Technology) *Query {
 	t.Helper()
 	const cmdline = "console=ttyS0 root=/dev/vda1"
 	k := &Kernel{
-		Kernel: sha256.Sum256([]byte("kernel")), Initrd: sha256.Sum256([]byte("initrd")), HasInitrd: true, Cmdline: cmdline,
+		HasInitrd: true, Cmdline: cmdline,
 		OtherKernels: []NamedHash{{"old-vmlinuz", sha256.Sum256([]byte("old"))}},
 	}
-	h := sev.KernelHashes{Kernel: k.Kernel, Initrd: k.Initrd, Cmdline: sha256.Sum256([]byte(cmdline + "\x00"))}
+	h := sev.KernelHashes{Kernel: sha256.Sum256([]byte("kernel")), Initrd: sha256.Sum256([]byte("initrd")), Cmdline: sha256.Sum256([]byte(cmdline + "\x00"))}
 	cpu, err := launch.ParseCPU("EPYC-Milan")
 	if err != nil {
 		t.Fatal(err)
@@ -134,6 +134,51 @@ func found(t *testing.T, technology launch.Technology, change func(*Query, *laun
 		if !strings.Contains(r.Sentence(), say) {
 			t.Errorf("%q does not say %q", r.Sentence(), say)
 		}
+	}
+}
+
+// TestKernelPairs: two parts of the hash table at once, and what the host names.
+func TestKernelPairs(t *testing.T) {
+	old := sha256.Sum256([]byte("old"))
+	claimed := sev.KernelHashes{Kernel: [32]byte{1}, Initrd: [32]byte{2}, Cmdline: [32]byte{3}}
+	for _, c := range []struct {
+		edit func(*sev.KernelHashes)
+		says []string
+	}{
+		{func(h *sev.KernelHashes) { h.Kernel, h.Initrd = old, sha256.Sum256(nil) }, []string{"old-vmlinuz", "no initrd"}},
+		{func(h *sev.KernelHashes) {
+			h.Kernel, h.Initrd, h.Cmdline = h.Initrd, h.Kernel, sha256.Sum256([]byte{0})
+		}, []string{"swapped", "the command line is empty"}},
+		{func(h *sev.KernelHashes) { *h = claimed }, []string{"those that the host names"}},
+	} {
+		q := query(t, launch.SEV)
+		q.Claimed = &claimed
+		in := q.Inputs
+		in.Kernel = edit(&in, c.edit)
+		d, err := launch.Digest(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Observed = Digest(d)
+		r := Search(q)
+		for _, say := range c.says {
+			if !r.Found || !strings.Contains(r.Sentence(), say) {
+				t.Errorf("%q does not say %q", r.Sentence(), say)
+			}
+		}
+	}
+	// none was named
+	q := query(t, launch.SEV)
+	in := q.Inputs
+	q.Inputs.Kernel = nil
+	in.Kernel = &sev.KernelHashes{Kernel: old, Initrd: sha256.Sum256(nil), Cmdline: sha256.Sum256([]byte{0})}
+	d, err := launch.Digest(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Observed = Digest(d)
+	if r := Search(q); !r.Found || !strings.Contains(r.Sentence(), "a kernel was measured: old-vmlinuz") {
+		t.Errorf("%+v", r)
 	}
 }
 

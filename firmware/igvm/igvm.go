@@ -18,8 +18,12 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
-// ErrFormat is wrapped by every error about a file's content.
-var ErrFormat = errors.New("malformed IGVM file")
+// ErrFormat is wrapped by every error about a file's content; ErrPlatform by those
+// about files that are well made, but not for SEV-SNP under KVM.
+var (
+	ErrFormat   = errors.New("malformed IGVM file")
+	ErrPlatform = errors.New("IGVM file")
+)
 
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrFormat, fmt.Sprintf(format, args...))
@@ -153,70 +157,104 @@ const (
 	dataCPUIDXF    = 3
 )
 
-// SNPDigest predicts the launch digest of an SEV-SNP guest.
-func (f *File) SNPDigest(opt Options) (sev.SNPDigest, error) {
-	var d sev.SNPDigest
-	mask := uint32(0)
-	for _, p := range f.Platforms {
-		if p.Type == platformSNP {
-			mask = p.Mask
-		}
-	}
-	if mask == 0 {
-		return d, fmt.Errorf("IGVM file: it does not support SEV-SNP")
-	}
-	areas := map[uint32]uint64{} // sizes, by index
-	for i, h := range f.Headers {
-		if err := f.extend(&d, h, mask, areas, opt); err != nil {
-			return d, fmt.Errorf("variable header %d (%v): %w", i, h.Type, err)
-		}
-	}
-	return d, nil
+// maxPages bounds what a file may lay out: 4 GiB.
+const maxPages = 1 << 20
+
+// loader follows the headers as QEMU does.
+type loader struct {
+	f        *File
+	opt      Options
+	mask     uint32
+	areas    map[uint32]uint64 // sizes, by index
+	digest   sev.SNPDigest
+	pages    int
+	contexts int
 }
 
-// extend adds what one header submits (QEMU, qigvm_directive_…).
-func (f *File) extend(d *sev.SNPDigest, h Header, mask uint32, areas map[uint32]uint64, opt Options) error {
+// SNPDigest predicts the launch digest of an SEV-SNP guest with as many vCPUs as
+// the file has contexts. KVM submits those when the launch is finished, after all
+// pages and at its own address, so a file that wants them elsewhere is refused.
+func (f *File) SNPDigest(opt Options) (sev.SNPDigest, error) {
+	l := loader{f: f, opt: opt, areas: map[uint32]uint64{}}
+	for _, p := range f.Platforms {
+		if p.Type == platformSNP {
+			l.mask = p.Mask
+		}
+	}
+	if l.mask == 0 {
+		return sev.SNPDigest{}, fmt.Errorf("%w: it does not support SEV-SNP", ErrPlatform)
+	}
+	for i, h := range f.Headers {
+		if err := l.load(h); err != nil {
+			return sev.SNPDigest{}, fmt.Errorf("variable header %d (%v): %w", i, h.Type, err)
+		}
+	}
+	if l.pages == 0 || l.contexts == 0 {
+		return sev.SNPDigest{}, fmt.Errorf("%w: it has %d pages and %d CPU contexts for SEV-SNP", ErrPlatform, l.pages, l.contexts)
+	}
+	return l.digest, nil
+}
+
+// extend adds one page.
+func (l *loader) extend(t sev.PageType, gpa uint64, sum [48]byte) error {
+	if l.pages++; l.pages > maxPages {
+		return malformed("more than %d pages", maxPages)
+	}
+	if l.contexts > 0 {
+		return fmt.Errorf("%w: memory behind a CPU context, which KVM measures last", ErrPlatform)
+	}
+	l.digest.Extend(t, gpa, sum)
+	return nil
+}
+
+// load adds what one header submits (QEMU, qigvm_directive_…).
+func (l *loader) load(h Header) error {
 	need := map[HeaderType]int{TypePageData: 24, TypeVPContext: 18, TypeParameterArea: 16, TypeParameterInsert: 16}[h.Type]
 	if len(h.Data) < need {
 		return malformed("%d bytes, must be %d", len(h.Data), need)
 	}
 	switch h.Type {
 	case TypePageData: // u64 gpa; u32 mask, offset, flags; u16 type
-		if le.Uint32(h.Data[8:])&mask == 0 {
-			return nil
+		if le.Uint32(h.Data[8:])&l.mask != 0 {
+			return l.pageData(h.Data)
 		}
-		return f.pageData(d, h.Data, opt)
 	case TypeVPContext: // u64 gpa; u32 mask, offset; u16 vp
-		if le.Uint32(h.Data[8:])&mask == 0 {
+		if le.Uint32(h.Data[8:])&l.mask == 0 {
 			return nil
 		}
-		page, err := f.data(le.Uint32(h.Data[12:]), sev.PageSize)
+		if gpa := le.Uint64(h.Data); gpa != sev.VMSAAddress {
+			return fmt.Errorf("%w: a CPU context at %#x, which KVM has at %#x", ErrPlatform, gpa, uint64(sev.VMSAAddress))
+		}
+		page, err := l.f.data(le.Uint32(h.Data[12:]), sev.PageSize)
 		if err != nil {
 			return err
 		}
-		d.Extend(sev.PageVMSA, le.Uint64(h.Data), sha512.Sum384(page))
+		l.contexts++
+		l.digest.Extend(sev.PageVMSA, sev.VMSAAddress, sha512.Sum384(page))
 	case TypeParameterArea: // u64 size; u32 index, offset
 		size := le.Uint64(h.Data)
 		if size > maxFile || size%sev.PageSize != 0 {
 			return malformed("a parameter area of %d bytes", size)
 		}
-		areas[le.Uint32(h.Data[8:])] = size
+		l.areas[le.Uint32(h.Data[8:])] = size
 	case TypeParameterInsert: // u64 gpa; u32 mask, index
-		if le.Uint32(h.Data[8:])&mask == 0 {
+		if le.Uint32(h.Data[8:])&l.mask == 0 {
 			return nil
 		}
-		size, ok := areas[le.Uint32(h.Data[12:])]
+		size, ok := l.areas[le.Uint32(h.Data[12:])]
 		if !ok {
 			return malformed("no parameter area %d", le.Uint32(h.Data[12:]))
 		}
 		for off := uint64(0); off < size; off += sev.PageSize {
-			d.Extend(sev.PageUnmeasured, le.Uint64(h.Data)+off, [48]byte{})
+			if err := l.extend(sev.PageUnmeasured, le.Uint64(h.Data)+off, [48]byte{}); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (f *File) pageData(d *sev.SNPDigest, h []byte, opt Options) error {
+func (l *loader) pageData(h []byte) error {
 	gpa, off, flags, kind := le.Uint64(h), le.Uint32(h[12:]), le.Uint32(h[16:]), le.Uint16(h[20:])
 	size := uint64(sev.PageSize)
 	if flags&flagLarge != 0 {
@@ -228,7 +266,7 @@ func (f *File) pageData(d *sev.SNPDigest, h []byte, opt Options) error {
 		t = sev.PageNormal
 		if flags&flagUnmeasured != 0 {
 			t = sev.PageUnmeasured
-		} else if off == 0 && !opt.ZeroAsNormal {
+		} else if off == 0 && !l.opt.ZeroAsNormal {
 			t = sev.PageZero
 		}
 	case dataSecrets:
@@ -238,20 +276,24 @@ func (f *File) pageData(d *sev.SNPDigest, h []byte, opt Options) error {
 	default:
 		return malformed("page data of type %d", kind)
 	}
-	contents := make([]byte, size)
-	if off != 0 && t == sev.PageNormal {
-		b, err := f.data(off, size)
-		if err != nil {
-			return err
+	var contents []byte
+	if t == sev.PageNormal {
+		if contents = make([]byte, size); off != 0 {
+			b, err := l.f.data(off, size)
+			if err != nil {
+				return err
+			}
+			contents = b
 		}
-		contents = b
 	}
 	for p := uint64(0); p < size; p += sev.PageSize {
 		var sum [48]byte
-		if t == sev.PageNormal {
+		if contents != nil {
 			sum = sha512.Sum384(contents[p : p+sev.PageSize])
 		}
-		d.Extend(t, gpa+p, sum)
+		if err := l.extend(t, gpa+p, sum); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ const (
 	tableEndOffset = 32     // bytes between the footer's end and the image's
 	entryHeader    = 2 + 16 // u16 length, GUID; both stand behind the data
 	maxImage       = 64 << 20
+	maxSections    = 256 // of metadata; builds have a dozen
 )
 
 // Entry is one entry of the GUIDed table.
@@ -197,7 +198,7 @@ func (img *Image) SEVMetadata() ([]Section, error) {
 	if version != 1 {
 		return nil, malformed(part, "version %d, must be 1", version)
 	}
-	if uint64(length) > uint64(len(b)) || uint64(count)*item+header > uint64(length) {
+	if count > maxSections || uint64(length) > uint64(len(b)) || uint64(count)*item+header > uint64(length) {
 		return nil, malformed(part, "%d sections do not fit %d bytes", count, length)
 	}
 	sections := make([]Section, count)
@@ -224,7 +225,7 @@ func (img *Image) TDXMetadata() ([]TDXSection, error) {
 	if version != 1 {
 		return nil, malformed(part, "version %d, must be 1", version)
 	}
-	if uint64(length) > uint64(len(b)) || uint64(count)*item+header > uint64(length) {
+	if count > maxSections || uint64(length) > uint64(len(b)) || uint64(count)*item+header > uint64(length) {
 		return nil, malformed(part, "%d sections do not fit %d bytes", count, length)
 	}
 	sections := make([]TDXSection, count)

@@ -25,8 +25,8 @@ const attributeExtend = 1
 // ErrFirmware is wrapped by errors about images for which no MRTD exists.
 var ErrFirmware = errors.New("MRTD")
 
-// maxSection bounds what is calculated for one section.
-const maxSection = 1 << 30
+// maxMemory bounds what metadata may name in all.
+const maxMemory = 1 << 30
 
 // Predict returns the MRTD of a trust domain that starts with the firmware. The
 // image must be the whole one, variables and code in one file, as its metadata
@@ -40,8 +40,12 @@ func Predict(img *ovmf.Image, order Order) ([48]byte, error) {
 		return [48]byte{}, fmt.Errorf("%w: the firmware has no TDX metadata, so it cannot run under TDX", ErrFirmware)
 	}
 	m := NewMRTD()
+	total := uint64(0)
 	for i, s := range sections {
-		if s.Size%PageSize != 0 || s.GPA%PageSize != 0 || s.Size > maxSection || uint64(s.FileSize) > s.Size {
+		if total += s.Size; s.Size > maxMemory || total > maxMemory {
+			return [48]byte{}, fmt.Errorf("%w: the TDX metadata names more than %d bytes of memory", ErrFirmware, maxMemory)
+		}
+		if s.Size%PageSize != 0 || s.GPA%PageSize != 0 || uint64(s.FileSize) > s.Size {
 			return [48]byte{}, fmt.Errorf("%w: section %d (%#x+%#x, %#x in the file) is not made of pages", ErrFirmware, i, s.GPA, s.Size, s.FileSize)
 		}
 		addSection(m, img.Bytes[s.FileOffset:s.FileOffset+s.FileSize], s, order)

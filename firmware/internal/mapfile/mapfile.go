@@ -28,7 +28,7 @@ func With(name string, use func([]byte) error) (err error) {
 		return err
 	}
 	if !info.Mode().IsRegular() || info.Size() == 0 {
-		b, err := io.ReadAll(f)
+		b, err := readAll(f)
 		if err != nil {
 			return err
 		}
@@ -63,16 +63,27 @@ func Read(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > 1<<30 {
-		return io.ReadAll(f)
+	if !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > limit {
+		return readAll(f)
 	}
 	b, err := unix.Mmap(-1, 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
-		return io.ReadAll(f)
+		return readAll(f)
 	}
 	n, err := io.ReadFull(f, b)
 	if err != nil && err != io.ErrUnexpectedEOF {
 		return nil, err
 	}
 	return b[:n], nil
+}
+
+// limit bounds what is read into memory: no firmware, kernel or initrd is larger.
+const limit = 1 << 30
+
+func readAll(f *os.File) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && len(b) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes", f.Name(), limit)
+	}
+	return b, err
 }

@@ -114,6 +114,13 @@ func addPages(d *sev.SNPDigest, gpa uint64, b []byte) {
 // differs between builds (QEMU, snp_metadata_desc_to_page_type; EC2 adds CPUID
 // pages last; GCE does not let zero pages be measured as such).
 func (m *Measurement) addSections(sections []ovmf.Section) error {
+	total := uint64(0)
+	for _, s := range sections {
+		total += uint64(s.Size)
+	}
+	if total > maxMemory {
+		return fmt.Errorf("%w: the SEV metadata names %d bytes of memory, more than %d", ErrInputs, total, uint64(maxMemory))
+	}
 	var hashes, last bool
 	for _, s := range sections {
 		t := sev.PageZero
@@ -153,6 +160,9 @@ func (m *Measurement) addSections(sections []ovmf.Section) error {
 	}
 	return nil
 }
+
+// maxMemory bounds what metadata may name; builds name some 200 KiB.
+const maxMemory = 1 << 30
 
 func (m *Measurement) addSection(t sev.PageType, s ovmf.Section) {
 	for off := uint64(0); off < uint64(s.Size); off += sev.PageSize {
