@@ -53,4 +53,4 @@ man: build ## man pages, generated from the commands, into .cache/man
 clean: ## remove everything that was built or fetched
 	rm -rf .cache
 	find examples -type l -delete
-	rm -f examples/*/*.godh examples/*/*.session
+	rm -f examples/*/*.godh examples/*/*.session examples/*/*.id-block examples/*/*.id-auth
