@@ -106,14 +106,7 @@ func TestStory(t *testing.T) {
 
 func predict(t testing.TB, firmware, kernel, initrd, cmdline string) [32]byte {
 	t.Helper()
-	b, err := os.ReadFile(firmware)
-	if err != nil {
-		t.Fatal(err)
-	}
-	img, err := ovmf.Parse(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	img := parseFirmware(t, firmware)
 	layout, err := launch.LayoutOf(img)
 	if err != nil {
 		t.Fatal(err)
@@ -133,9 +126,9 @@ func predict(t testing.TB, firmware, kernel, initrd, cmdline string) [32]byte {
 	return [32]byte(d)
 }
 
-func secretArea(t testing.TB, firmware string) ovmf.Area {
+func parseFirmware(t testing.TB, file string) *ovmf.Image {
 	t.Helper()
-	b, err := os.ReadFile(firmware)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,6 +136,12 @@ func secretArea(t testing.TB, firmware string) ovmf.Area {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return img
+}
+
+func secretArea(t testing.TB, firmware string) ovmf.Area {
+	t.Helper()
+	img := parseFirmware(t, firmware)
 	area, ok, err := img.SecretArea()
 	if err != nil || !ok {
 		t.Fatal(ok, err)
