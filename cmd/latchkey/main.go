@@ -4,18 +4,34 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"runtime/debug"
 
 	urfave "github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
 )
 
 func main() {
 	// Keys must not end in a core dump, nor in another process's hands.
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	os.Exit(int(newApp(cli.System("latchkey")).Main(os.Args)))
+	os.Exit(run())
+}
+
+func run() (code int) {
+	debug.SetPanicOnFault(true) // images are mapped, not copied
+	defer func() {
+		if r := recover(); ovmf.IsShortened(r) {
+			fmt.Fprintln(os.Stderr, "latchkey: a firmware file became shorter while it was read\nhint: run the command again")
+			code = int(cli.ExitFailure)
+		} else if r != nil {
+			panic(r)
+		}
+	}()
+	return int(newApp(cli.System("latchkey")).Main(os.Args))
 }
 
 const long = `   Run it on a machine that you trust; the host needs none of its files but

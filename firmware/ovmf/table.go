@@ -84,8 +84,13 @@ type Image struct {
 	Entries []Entry // in the order of the walk, last entry of the file first
 }
 
-// ReadFile reads an image file for Parse. Its memory stays until the process ends.
+// ReadFile maps an image file for Parse, for as long as the process lives. If the
+// file becomes shorter meanwhile its use faults; a program that wants to say so
+// calls debug.SetPanicOnFault and looks at the panic with IsShortened.
 func ReadFile(name string) ([]byte, error) { return mapfile.Read(name) }
+
+// IsShortened says whether a panic comes from a file of ReadFile that became shorter.
+func IsShortened(panicked any) bool { return mapfile.IsChange(panicked) }
 
 // Parse reads an image's GUIDed table. An image without a table parses to one
 // without entries; a table that is broken is an *Error.

@@ -15,6 +15,12 @@ import (
 // ErrChanged means that a file became shorter while it was used.
 var ErrChanged = errors.New("the file changed while it was read")
 
+// IsChange says whether a panic comes from a mapped file that became shorter.
+func IsChange(panicked any) bool {
+	_, fault := panicked.(interface{ Addr() uintptr })
+	return fault
+}
+
 // With calls a function with a file's content, which it must neither change nor
 // keep. What cannot be mapped, such as a pipe, is read.
 func With(name string, use func([]byte) error) (err error) {
@@ -42,7 +48,7 @@ func With(name string, use func([]byte) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			if _, fault := r.(interface{ Addr() uintptr }); !fault {
+			if !IsChange(r) {
 				panic(r)
 			}
 			err = fmt.Errorf("%s: %w", name, ErrChanged)
@@ -51,8 +57,10 @@ func With(name string, use func([]byte) error) (err error) {
 	return use(b)
 }
 
-// Read reads a file into memory that stays until the process ends. For images of
-// megabytes it takes half the time of os.ReadFile, whose memory comes page by page.
+// Read maps a file for as long as the process lives; it must not be written to. If
+// the file becomes shorter meanwhile, its use faults: who reads files of others
+// asks for a panic then (debug.SetPanicOnFault) and looks with IsChange. What
+// cannot be mapped, such as a pipe, is read.
 func Read(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -66,15 +74,7 @@ func Read(name string) ([]byte, error) {
 	if !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > limit {
 		return readAll(f)
 	}
-	b, err := unix.Mmap(-1, 0, int(info.Size()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-	if err != nil {
-		return readAll(f)
-	}
-	n, err := io.ReadFull(f, b)
-	if err != nil && err != io.ErrUnexpectedEOF {
-		return nil, err
-	}
-	return b[:n], nil
+	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
 }
 
 // limit bounds what is read into memory: no firmware, kernel or initrd is larger.

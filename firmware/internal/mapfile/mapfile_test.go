@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 )
 
@@ -46,4 +47,26 @@ func TestWith(t *testing.T) {
 	if err := With(file+"x", nil); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
+}
+
+func TestRead(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	want := bytes.Repeat([]byte{7}, 1<<20)
+	if err := os.WriteFile(file, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := Read(file)
+	if err != nil || !bytes.Equal(b, want) {
+		t.Fatal(len(b), err)
+	}
+	if err := os.Truncate(file, 10); err != nil {
+		t.Fatal(err)
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); !IsChange(r) {
+			t.Errorf("a file that became shorter: %v", r)
+		}
+	}()
+	t.Errorf("read %d behind the end", b[len(b)-1])
 }
