@@ -42,6 +42,7 @@ func predictFlags(more ...urfave.Flag) []urfave.Flag {
 		&urfave.StringFlag{Name: "technology", Value: string(launch.SEV), Usage: "`TECHNOLOGY` of the launch: sev, sev-es, sev-snp or tdx"},
 		&urfave.StringFlag{Name: "svsm", Usage: "SVSM image `FILE` that starts before the firmware (SEV-SNP, layout before IGVM)"},
 		&urfave.IntFlag{Name: "vars-size", Usage: "`BYTES` of the variable store, which moves the SVSM"},
+		&urfave.StringFlag{Name: "gce-machine", Usage: "machine `TYPE` of Google's older hypervisor, which measured its TD HOB too (TDX), such as c3-standard-4"},
 		&urfave.StringFlag{Name: "tdx-order", Value: "page", Usage: "`ORDER` of TDX pages: page (Linux), or two-pass (trees before)"},
 	)...)
 }
@@ -52,6 +53,7 @@ type inputs struct {
 	image *ovmf.Image
 	igvm  *igvm.File
 	order tdx.Order
+	gce   string // machine type, for Google's older hypervisor
 	tdx   bool
 }
 
@@ -63,7 +65,7 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 	if c.String("kernel") == "" && (c.IsSet("initrd") || c.IsSet("cmdline")) {
 		return nil, cli.Usagef("--initrd and --cmdline are measured only with a --kernel")
 	}
-	in := &inputs{tdx: technology == technologyTDX}
+	in := &inputs{tdx: technology == technologyTDX, gce: c.String("gce-machine")}
 	in.Technology = launch.Technology(technology)
 	if err := in.readOptions(c); err != nil {
 		return nil, err
@@ -104,8 +106,10 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 		return cli.Usagef("--svsm: an SVSM needs --technology sev-snp")
 	case c.IsSet("vars-size") && !c.IsSet("svsm"):
 		return cli.Usagef("--vars-size: it only moves an --svsm")
-	case c.IsSet("tdx-order") && !in.tdx:
-		return cli.Usagef("--tdx-order: is for --technology tdx")
+	case (c.IsSet("tdx-order") || c.IsSet("gce-machine")) && !in.tdx:
+		return cli.Usagef("--tdx-order and --gce-machine are for --technology tdx")
+	case c.IsSet("tdx-order") && c.IsSet("gce-machine"):
+		return cli.Usagef("--tdx-order and --gce-machine exclude each other")
 	case registers && in.igvm == nil && in.VMM == launch.QEMU && c.String("cpu") == "" && c.String("cpu-signature") == "":
 		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"), "models: "+strings.Join(launch.CPUs(), ", "), "or give --cpu-signature")
 	}
@@ -224,6 +228,9 @@ func (in *inputs) readSVSM(c *urfave.Context) error {
 // digest predicts what the platform measures.
 func (in *inputs) digest() ([]byte, error) {
 	switch {
+	case in.tdx && in.gce != "":
+		d, err := tdx.PredictGCE(in.image, in.gce)
+		return d[:], err
 	case in.tdx:
 		d, err := tdx.Predict(in.image, in.order)
 		return d[:], err

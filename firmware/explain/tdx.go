@@ -48,6 +48,18 @@ func MRTD(own Image, order tdx.Order, others []Image, observed []byte) *Result {
 			}
 		}
 	}
+	for _, machine := range tdx.GCEMachines() {
+		d, err := tdx.PredictGCE(own.Image, machine)
+		if err != nil {
+			continue
+		}
+		if r.Tried++; bytes.Equal(d[:], observed) {
+			r.Found = true
+			say := "an older hypervisor of Google's launched it on a " + machine + ", and measured all sections and its TD HOB"
+			r.Changes = append(r.Changes, Change{"hypervisor", "KVM", "GCE " + machine, say})
+			return r
+		}
+	}
 	return r
 }
 

@@ -32,25 +32,36 @@ const maxMemory = 1 << 30
 // image must be the whole one, variables and code in one file, as its metadata
 // counts offsets from its beginning.
 func Predict(img *ovmf.Image, order Order) ([48]byte, error) {
-	sections, err := img.TDXMetadata()
+	sections, err := checkedSections(img)
 	if err != nil {
-		return [48]byte{}, fmt.Errorf("%w: %w (a code image without its variables? give them as one file)", ErrFirmware, err)
-	}
-	if len(sections) == 0 {
-		return [48]byte{}, fmt.Errorf("%w: the firmware has no TDX metadata, so it cannot run under TDX", ErrFirmware)
+		return [48]byte{}, err
 	}
 	m := NewMRTD()
-	total := uint64(0)
-	for i, s := range sections {
-		if total += s.Size; s.Size > maxMemory || total > maxMemory {
-			return [48]byte{}, fmt.Errorf("%w: the TDX metadata names more than %d bytes of memory", ErrFirmware, maxMemory)
-		}
-		if s.Size%PageSize != 0 || s.GPA%PageSize != 0 || uint64(s.FileSize) > s.Size {
-			return [48]byte{}, fmt.Errorf("%w: section %d (%#x+%#x, %#x in the file) is not made of pages", ErrFirmware, i, s.GPA, s.Size, s.FileSize)
-		}
+	for _, s := range sections {
 		addSection(m, img.Bytes[s.FileOffset:s.FileOffset+s.FileSize], s, order)
 	}
 	return m.Sum(), nil
+}
+
+// checkedSections are the sections of an image that can be measured.
+func checkedSections(img *ovmf.Image) ([]ovmf.TDXSection, error) {
+	sections, err := img.TDXMetadata()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w (a code image without its variables? give them as one file)", ErrFirmware, err)
+	}
+	if len(sections) == 0 {
+		return nil, fmt.Errorf("%w: the firmware has no TDX metadata, so it cannot run under TDX", ErrFirmware)
+	}
+	total := uint64(0)
+	for i, s := range sections {
+		if total += s.Size; s.Size > maxMemory || total > maxMemory {
+			return nil, fmt.Errorf("%w: the TDX metadata names more than %d bytes of memory", ErrFirmware, maxMemory)
+		}
+		if s.Size%PageSize != 0 || s.GPA%PageSize != 0 || uint64(s.FileSize) > s.Size {
+			return nil, fmt.Errorf("%w: section %d (%#x+%#x, %#x in the file) is not made of pages", ErrFirmware, i, s.GPA, s.Size, s.FileSize)
+		}
+	}
+	return sections, nil
 }
 
 // addSection adds a section's pages; what its file data does not fill is zero.
