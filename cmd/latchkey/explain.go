@@ -1,12 +1,9 @@
 package main
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -142,7 +139,7 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 	}
 	k := &explain.Kernel{HasInitrd: c.String("initrd") != "", Cmdline: c.String("cmdline")}
 	for _, file := range c.StringSlice("other") {
-		sum, err := hashFile(file)
+		sum, err := sev.HashFile(file)
 		if err != nil {
 			return nil, cli.Fail(cli.ExitUsage, err)
 		}
@@ -159,19 +156,6 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 	}
 	q.Kernel = k
 	return q, nil
-}
-
-func hashFile(file string) (sum [32]byte, err error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return sum, err
-	}
-	defer f.Close()
-	d := sha256.New()
-	if _, err := io.Copy(d, f); err != nil {
-		return sum, err
-	}
-	return [32]byte(d.Sum(nil)), nil
 }
 
 // otherImages are the firmware images that the user names and those of this

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -248,5 +247,3 @@ func (in *inputs) algorithm() string {
 	}
 	return "sha384"
 }
-
-func (in *inputs) String() string { return fmt.Sprintf("%s, %d vCPUs", in.Technology, in.VCPUs) }

@@ -86,19 +86,24 @@ func hashCmdline(s string) [32]byte { return sha256.Sum256(append([]byte(s), 0))
 // HashKernelFiles hashes a kernel and an initrd side by side; initrd may be "".
 func HashKernelFiles(kernel, initrd, cmdline string) (KernelHashes, error) {
 	h := KernelHashes{Cmdline: hashCmdline(cmdline), Initrd: sha256.Sum256(nil)}
-	hash := func(file string, sum *[32]byte) error {
-		return mapfile.With(file, func(b []byte) error { *sum = sha256.Sum256(b); return nil })
-	}
 	initrdErr := make(chan error, 1)
 	go func() {
-		if initrd == "" {
-			initrdErr <- nil
-			return
+		var err error
+		if initrd != "" {
+			h.Initrd, err = HashFile(initrd)
 		}
-		initrdErr <- hash(initrd, &h.Initrd)
+		initrdErr <- err
 	}()
-	err := hash(kernel, &h.Kernel)
-	return h, errors.Join(err, <-initrdErr)
+	var err error
+	h.Kernel, err = HashFile(kernel)
+	err = errors.Join(err, <-initrdErr) // before h is read
+	return h, err
+}
+
+// HashFile returns the SHA-256 of a file as it is.
+func HashFile(file string) (sum [32]byte, err error) {
+	err = mapfile.With(file, func(b []byte) error { sum = sha256.Sum256(b); return nil })
+	return sum, err
 }
 
 // Table is the hash table as it is loaded and measured (QEMU,

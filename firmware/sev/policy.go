@@ -97,8 +97,7 @@ func (p Policy) MinAPI() (major, minor uint8) { return uint8(p >> 16), uint8(p >
 
 // Admits says whether firmware of this build may run a guest with the policy.
 func (p Policy) Admits(b Build) bool {
-	major, minor := p.MinAPI()
-	return b.Major > major || b.Major == major && b.Minor >= minor
+	return b.atLeast(p.MinAPI())
 }
 
 // Words lists the policy's bits by name; the result parses back to the policy.
@@ -124,6 +123,11 @@ type Build struct {
 	Major uint8 `json:"api-major"`
 	Minor uint8 `json:"api-minor"`
 	Build uint8 `json:"build"`
+}
+
+// atLeast compares the API's version; the build number plays no part.
+func (b Build) atLeast(major, minor uint8) bool {
+	return b.Major > major || b.Major == major && b.Minor >= minor
 }
 
 func (b Build) String() string { return fmt.Sprintf("%d.%d build %d", b.Major, b.Minor, b.Build) }

@@ -85,6 +85,11 @@ func (p SNPPolicy) Check() error {
 	return nil
 }
 
+// Admits says whether firmware of a build is new enough for the policy.
+func (p SNPPolicy) Admits(b Build) bool {
+	return b.atLeast(uint8(p>>8), uint8(p))
+}
+
 func (p SNPPolicy) String() string {
 	var words []string
 	for _, n := range snpPolicyNames {

@@ -55,9 +55,6 @@ var commands = []Command{
 	CmdCreateGuestMemory,
 }
 
-// Commands returns every command by name.
-func Commands() []Command { return commands }
-
 // Firmware is the emulated firmware while it runs: a platform's keys, the faults
 // that were asked for, and the report of what it was told. Its commands take
 // place one after the other, as on a real secure processor.

@@ -96,15 +96,10 @@ func (f *Firmware) record(cmd Command, err error) {
 	r := CommandRecord{Command: cmd, Count: f.counts[cmd], Status: sev.StatusOK.Name()}
 	if err != nil {
 		r.Error = err.Error()
-		var status sev.Status
-		var errno unix.Errno
-		switch {
-		case errors.As(err, &status):
+		if status := Status(err); status != sev.StatusOK {
 			r.Status = status.Name()
-		case errors.As(err, &errno):
-			r.Status = unix.ErrnoName(errno)
-		default:
-			r.Status = "EIO"
+		} else {
+			r.Status = unix.ErrnoName(Errno(err))
 		}
 	}
 	f.report.Commands = append(f.report.Commands, r)

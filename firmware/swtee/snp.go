@@ -12,13 +12,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
-// Bits of an SNP guest policy that the kernel looks at (SNP ABI, chapter 4.3,
-// table 9; Linux, arch/x86/kvm/svm/sev.c, snp_launch_start).
-const (
-	snpPolicyMustBeOne = 1 << 17
-	snpPolicyKnown     = 1<<26 - 1
-)
-
 // SNPGuest is the context of one SEV-SNP guest. Its methods are the commands of
 // the SNP ABI as KVM passes them on.
 type SNPGuest struct {
@@ -62,10 +55,10 @@ func (g *SNPGuest) LaunchStart(policy uint64) error {
 		if err := g.require(StateUninit, CmdSNPLaunchStart); err != nil {
 			return err
 		}
-		if policy&snpPolicyMustBeOne == 0 || policy&^uint64(snpPolicyKnown) != 0 {
+		if sev.SNPPolicy(policy).Check() != nil {
 			return refuse(unix.EINVAL, "policy %#x: bit 17 must be set, and none above 25", policy)
 		}
-		if abi := sev.Policy(policy<<24&0xff000000 | policy<<8&0xff0000); !abi.Admits(FirmwareBuild) {
+		if !sev.SNPPolicy(policy).Admits(FirmwareBuild) {
 			return refuse(sev.StatusPolicyFailure, "policy %#x asks for newer firmware than %v", policy, FirmwareBuild)
 		}
 		g.policy, g.state, g.fw.started = policy, StateLaunchUpdate, true

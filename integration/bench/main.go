@@ -98,8 +98,8 @@ func (b *bench) vmlatch(args ...string) ([]byte, error) {
 
 // timed runs one command as a whole process and returns its time from fork to
 // end. The C program takes it, as it takes the floor's.
-func (b *bench) timed(args ...string) (time.Duration, error) {
-	out, err := b.output(b.floor, append([]string{"run", filepath.Join(b.bin, "vmlatch")}, args...)...)
+func (b *bench) timed(program string, args ...string) (time.Duration, error) {
+	out, err := b.output(b.floor, append([]string{"run", filepath.Join(b.bin, program)}, args...)...)
 	if err != nil {
 		return 0, err
 	}
@@ -174,11 +174,11 @@ func (b *bench) startAndStop() error {
 		if _, err := fmt.Sscan(string(out), &up, &kill); err != nil {
 			return err
 		}
-		took, err := b.timed("start", "vm.toml", "--hold")
+		took, err := b.timed("vmlatch", "start", "vm.toml", "--hold")
 		if err != nil {
 			return err
 		}
-		ended, err := b.timed("stop", "vm", "--now")
+		ended, err := b.timed("vmlatch", "stop", "vm", "--now")
 		if err != nil {
 			return err
 		}
@@ -272,7 +272,7 @@ func (b *bench) ps() error {
 	const vms = 30
 	var started []time.Duration
 	for i := range vms {
-		took, err := b.timed("start", "small.toml", "--hold", "--name", fmt.Sprintf("vm%d", i))
+		took, err := b.timed("vmlatch", "start", "small.toml", "--hold", "--name", fmt.Sprintf("vm%d", i))
 		if err != nil {
 			return err
 		}
@@ -280,7 +280,7 @@ func (b *bench) ps() error {
 	}
 	var took []time.Duration
 	for range b.rounds {
-		t, err := b.timed("ps")
+		t, err := b.timed("vmlatch", "ps")
 		if err != nil {
 			return err
 		}

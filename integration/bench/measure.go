@@ -26,14 +26,8 @@ func (b *bench) measure() error {
 		return err
 	}
 	predict := func(vcpus string, more ...string) (time.Duration, error) {
-		args := append([]string{"run", filepath.Join(b.bin, "latchkey"), "measure", "--technology", "sev-snp", "--cpu", "EPYC-Milan", "--vcpus", vcpus, "--firmware", filepath.Join(guest, "OVMF.amdsev.fd")}, more...)
-		out, err := b.output(b.floor, args...)
-		if err != nil {
-			return 0, err
-		}
-		var ns int64
-		_, err = fmt.Sscan(string(out), &ns)
-		return time.Duration(ns), err
+		args := append([]string{"measure", "--technology", "sev-snp", "--cpu", "EPYC-Milan", "--vcpus", vcpus, "--firmware", filepath.Join(guest, "OVMF.amdsev.fd")}, more...)
+		return b.timed("latchkey", args...)
 	}
 	kernel := []string{"--kernel", filepath.Join(guest, "vmlinuz"), "--initrd", filepath.Join(guest, "initrd.img"), "--cmdline", "console=ttyS0"}
 	var floors, hashed, one, many []time.Duration

@@ -140,7 +140,7 @@ func (t *machine) launchStart() error {
 
 // platformRefused is how QEMU tells that a command of the platform failed (QEMU,
 // target/i386/sev.c), with what it says next.
-func platformRefused(what string, err error, more ...string) error {
+func platformRefused(what string, err error, more ...string) *errQEMU {
 	status := swtee.Status(err)
 	line := fmt.Sprintf("%s ret=-%d fw_error=%d '%s'", what, int(swtee.Errno(err)), uint32(status), status.Text())
 	return &errQEMU{append([]string{line}, more...)}
@@ -288,9 +288,7 @@ func (t *machine) loadAndMeasure() error {
 	t.command("LAUNCH_MEASURE", err, "digest", fmt.Sprintf("%x", digest))
 	if err != nil {
 		// QEMU goes on without a measurement.
-		var q *errQEMU
-		errors.As(platformRefused("sev_launch_get_measure: LAUNCH_MEASURE", err), &q)
-		q.print(t.opt.Stderr, t.cmd.program)
+		platformRefused("sev_launch_get_measure: LAUNCH_MEASURE", err).print(t.opt.Stderr, t.cmd.program)
 	}
 	return nil
 }

@@ -97,7 +97,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	}
 	s := newSupervisor(opt)
 	args := opt.Argv
-	if s.confidential = hasSEVObject(args); s.confidential && (opt.noCPUIDFaulting || !trap.CPUIDFaulting()) {
+	if s.confidential = hasSEVObject(args); s.confidential && !s.trapsCPUID {
 		args = s.withHostCBit(args)
 	}
 	p, err := trap.Start(trap.Options{

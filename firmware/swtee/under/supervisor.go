@@ -25,6 +25,7 @@ type supervisor struct {
 	tracer       *trap.Tracer
 	confidential bool   // QEMU was given a SEV object
 	cbit         uint32 // what CPUID says of the encryption bit
+	trapsCPUID   bool   // this machine can show QEMU another processor
 
 	again    int    // the thread whose KVM_CREATE_VM is being made again; 0: none
 	vmType   uint64 // as QEMU asked
@@ -46,6 +47,7 @@ type slot struct{ gpa, size, hva uint64 }
 func newSupervisor(opt Options) *supervisor {
 	s := &supervisor{
 		opt: opt, log: opt.Logger, cbit: swtee.CBitPos,
+		trapsCPUID: !opt.noCPUIDFaulting && trap.CPUIDFaulting(),
 	}
 	if opt.FakeKVM {
 		s.kvm = newFakeKVM()
@@ -94,7 +96,7 @@ const leafMemoryEncryption = 0x8000001F
 // processor is what QEMU sees of that leaf: SME, SEV, SEV-ES and SEV-SNP, 509
 // guests, the first ASID without SEV-ES being 1.
 func (s *supervisor) processor() *trap.CPUID {
-	if s.opt.noCPUIDFaulting || !trap.CPUIDFaulting() {
+	if !s.trapsCPUID {
 		return nil
 	}
 	return &trap.CPUID{Leaf: leafMemoryEncryption, A: 0x1001f, B: s.cbit | swtee.ReducedPhysBits<<6, C: 509, D: 1}
@@ -224,7 +226,7 @@ func (s *supervisor) realIoctl(c *trap.Call, request uint32, arg uint64) {
 		s.hideEncryption(c, arg)
 	case kvmGetCPUID2:
 		if n, ok := vcpuOf(fileName(c)); ok && s.cpuids[n] != nil {
-			s.answer(c, func() (int64, error) { return 0, writeList(c, arg, s.cpuids[n], 40, 8) })
+			s.answer(c, func() (int64, error) { return 0, writeList(c, arg, s.cpuids[n], cpuidEntrySize, 8) })
 			return
 		}
 	case kvmSetRegs, kvmSetSregs, kvmSetSregs2, kvmSetXCRs, kvmSetMSRs, kvmSetDebugRegs:
@@ -240,14 +242,14 @@ func (s *supervisor) realIoctl(c *trap.Call, request uint32, arg uint64) {
 // hideEncryption keeps leaf 0x8000001F from a guest whose memory is not
 // encrypted; QEMU gets back what it gave (KVM_GET_CPUID2).
 func (s *supervisor) hideEncryption(c *trap.Call, arg uint64) {
-	b, err := readList(c, arg, 40, 8)
+	b, err := readList(c, arg, cpuidEntrySize, 8)
 	if err != nil || !s.confidential {
 		return
 	}
 	if n, ok := vcpuOf(fileName(c)); ok {
 		s.cpuids[n] = b
 	}
-	for i := 0; i+40 <= len(b); i += 40 {
+	for i := 0; i+cpuidEntrySize <= len(b); i += cpuidEntrySize {
 		if le.Uint32(b[i:]) == leafMemoryEncryption {
 			if err := c.Write(arg+8+uint64(i)+12, make([]byte, 16)); err != nil {
 				s.log.Warn("CPUID of a vCPU", "err", err)

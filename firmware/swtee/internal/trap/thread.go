@@ -205,6 +205,3 @@ func (th *thread) cpuid(leaf CPUID) (found, done bool, err error) {
 	}
 	return true, true, th.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1)
 }
-
-// CPUIDFaulting asks whether this processor and kernel can trap CPUID. It turns
-// that on and off for the calling thread, which executes none in between.

@@ -219,6 +219,8 @@ func (t *Tracer) traced(r request) error {
 	return th.detach()
 }
 
+// CPUIDFaulting asks whether this processor and kernel can trap CPUID. It turns
+// that on and off for the calling thread, which executes none in between.
 func CPUIDFaulting() bool {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
