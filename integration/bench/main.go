@@ -24,7 +24,15 @@ import (
 func main() {
 	bin := flag.String("bin", ".cache/bin", "directory of the programs")
 	rounds := flag.Int("rounds", 20, "rounds of each measurement")
+	file := flag.String("sha256", "", "only map and hash this file: what the benchmarks time as a bare process")
 	flag.Parse()
+	if *file != "" {
+		if err := hashMapped(*file); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	b := &bench{rounds: *rounds}
 	if err := b.run(*bin); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -96,10 +104,14 @@ func (b *bench) vmlatch(args ...string) ([]byte, error) {
 	return b.output(filepath.Join(b.bin, "vmlatch"), args...)
 }
 
-// timed runs one command as a whole process and returns its time from fork to
+// timed runs one command, of the project's programs unless it has a path, as a
+// whole process and returns its time from fork to
 // end. The C program takes it, as it takes the floor's.
 func (b *bench) timed(program string, args ...string) (time.Duration, error) {
-	out, err := b.output(b.floor, append([]string{"run", filepath.Join(b.bin, program)}, args...)...)
+	if !filepath.IsAbs(program) {
+		program = filepath.Join(b.bin, program)
+	}
+	out, err := b.output(b.floor, append([]string{"run", program}, args...)...)
 	if err != nil {
 		return 0, err
 	}
