@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,17 +41,6 @@ func listen(path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
 	}
 	return f, nil
-}
-
-func socketpair() (net.Conn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	own := os.NewFile(uintptr(fds[0]), "events")
-	defer own.Close()
-	c, err := net.FileConn(own)
-	return c, os.NewFile(uintptr(fds[1]), "events"), err
 }
 
 // lastLines returns the last lines of a log, without the program's own name.

@@ -144,7 +144,7 @@ func (s *starter) open() error {
 	if s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket)); err != nil {
 		return err
 	}
-	s.events, s.files[roleEvents], err = socketpair()
+	s.events, s.files[roleEvents], err = qmp.Pair()
 	return err
 }
 

@@ -94,3 +94,50 @@ type QueryQMPSchema struct{}
 func (QueryQMPSchema) Execute(ctx context.Context, e Executor) (entries []json.RawMessage, err error) {
 	return entries, e.Execute(ctx, "query-qmp-schema", nil, &entries)
 }
+
+// QOMListProperties asks for the properties of a type.
+type QOMListProperties struct {
+	Type string `json:"typename"`
+}
+
+// Execute runs qom-list-properties and returns their names.
+func (q QOMListProperties) Execute(ctx context.Context, e Executor) (names []string, err error) {
+	return namesOf(ctx, e, "qom-list-properties", q)
+}
+
+// QueryCPUDefinitions asks for the CPU models (qapi/machine-target.json).
+type QueryCPUDefinitions struct{}
+
+// Execute runs query-cpu-definitions and returns the models' names.
+func (QueryCPUDefinitions) Execute(ctx context.Context, e Executor) (names []string, err error) {
+	return namesOf(ctx, e, "query-cpu-definitions", nil)
+}
+
+func namesOf(ctx context.Context, e Executor, command string, args any) ([]string, error) {
+	var list []struct {
+		Name string `json:"name"`
+	}
+	if err := e.Execute(ctx, command, args, &list); err != nil {
+		return nil, err
+	}
+	names := make([]string, len(list))
+	for i, l := range list {
+		names[i] = l.Name
+	}
+	return names, nil
+}
+
+// QueryMachines asks for the machine types (qapi/machine.json).
+type QueryMachines struct{}
+
+// MachineType is one machine type.
+type MachineType struct {
+	Name   string `json:"name"`
+	Alias  string `json:"alias"`
+	CPUMax int    `json:"cpu-max"`
+}
+
+// Execute runs query-machines.
+func (QueryMachines) Execute(ctx context.Context, e Executor) (m []MachineType, err error) {
+	return m, e.Execute(ctx, "query-machines", nil, &m)
+}

@@ -1,0 +1,194 @@
+package host
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cache keeps what QEMUs answered, a file for each path. An answer holds for one
+// content of the program, one boot and one set of KVM's parameters. An empty Dir
+// keeps nothing.
+type Cache struct {
+	Dir  string
+	Root Root // whose boot id and parameters count; "" is "/"
+}
+
+// cacheSchema changes with the meaning of an entry: others are asked for again.
+const cacheSchema = "vmlatch.qemu/1"
+
+type cacheEntry struct {
+	Schema string   `json:"schema"`
+	File   fileID   `json:"file"`
+	SHA256 string   `json:"sha256"`
+	Boot   string   `json:"boot"`
+	KVM    []string `json:"kvm"`
+	QEMU   *QEMU    `json:"qemu"`
+}
+
+// fileID tells whether a file can have another content than when it was hashed.
+type fileID struct {
+	Dev, Ino     uint64
+	Size         int64
+	MTime, CTime int64 // ns
+}
+
+// Probe returns what a QEMU can do, from the cache if that still holds. Of
+// several processes that need an answer at once one asks, and the others wait.
+func (c Cache) Probe(ctx context.Context, path string, more ...string) (*QEMU, error) {
+	id, err := identify(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrQEMU, err)
+	}
+	want := cacheEntry{Schema: cacheSchema, File: id}
+	want.Boot, want.KVM = c.circumstances()
+	file := c.file(path)
+	if q := c.load(file, path, &want); q.knows(more) {
+		return q, nil
+	}
+	if unlock := c.lock(file); unlock != nil {
+		defer unlock()
+		if q := c.load(file, path, &want); q.knows(more) {
+			return q, nil
+		}
+	}
+	q, err := Probe(ctx, path, more...)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := identify(path); err == nil && now == id { // else it was replaced meanwhile
+		want.QEMU = q
+		if want.SHA256, err = hashFile(path); err == nil {
+			c.store(file, &want)
+		}
+	}
+	return q, nil
+}
+
+// knows says whether an answer is there and is about all of the types.
+func (q *QEMU) knows(types []string) bool {
+	return q != nil && !slices.ContainsFunc(types, func(t string) bool { return !slices.Contains(q.Asked, t) })
+}
+
+func (c Cache) file(path string) string {
+	if c.Dir == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(path))
+	return filepath.Join(c.Dir, "qemu-"+hex.EncodeToString(sum[:8])+".json")
+}
+
+// circumstances are what an answer depends on besides the program.
+func (c Cache) circumstances() (boot string, kvm []string) {
+	root := c.Root
+	if root == "" {
+		root = "/"
+	}
+	for _, module := range []string{"kvm", "kvm_amd", "kvm_intel"} {
+		names, _ := filepath.Glob(root.path("sys/module/" + module + "/parameters/*"))
+		for _, n := range names {
+			rel, _ := filepath.Rel(string(root), n)
+			kvm = append(kvm, module+"."+filepath.Base(n)+"="+root.word(rel))
+		}
+	}
+	return root.word("proc/sys/kernel/random/boot_id"), kvm
+}
+
+// load returns an entry's answer if it holds. A file that was only touched, or
+// copied anew with the same content, is recognised by its hash.
+func (c Cache) load(file, path string, want *cacheEntry) *QEMU {
+	if file == "" {
+		return nil
+	}
+	info, err := os.Lstat(file)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxRead {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil
+	}
+	var have cacheEntry
+	if json.Unmarshal(b, &have) != nil || have.QEMU == nil || have.QEMU.Path != path ||
+		have.Schema != want.Schema || have.Boot != want.Boot || !slices.Equal(have.KVM, want.KVM) {
+		return nil
+	}
+	if have.File != want.File {
+		if sum, err := hashFile(path); err != nil || sum != have.SHA256 {
+			return nil
+		}
+		have.File = want.File
+		c.store(file, &have)
+	}
+	return have.QEMU
+}
+
+// store replaces an entry. A cache that cannot be written to is none.
+func (c Cache) store(file string, e *cacheEntry) {
+	if file == "" {
+		return
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		return
+	}
+	tmp, err := os.CreateTemp(c.Dir, ".qemu-*")
+	if err != nil {
+		return
+	}
+	_, err = tmp.Write(b)
+	if err = errors.Join(err, tmp.Close()); err == nil {
+		err = os.Rename(tmp.Name(), file)
+	}
+	if err != nil {
+		_ = os.Remove(tmp.Name())
+	}
+}
+
+// lock makes the directory and takes an entry's lock; nil if that is not possible.
+func (c Cache) lock(file string) func() {
+	if file == "" || os.MkdirAll(c.Dir, 0o700) != nil {
+		return nil
+	}
+	f, err := os.OpenFile(strings.TrimSuffix(file, ".json")+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	return func() { _ = f.Close() }
+}
+
+func identify(path string) (id fileID, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return id, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fileID{uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, nil
+}
+
+func hashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,63 @@
+package host
+
+import (
+	"github.com/klauspost/cpuid/v2"
+)
+
+// CPU is what CPUID says.
+type CPU struct {
+	Vendor string `json:"vendor"` // AuthenticAMD, GenuineIntel
+	Name   string `json:"name"`
+	Family int    `json:"family"`
+	Model  int    `json:"model"`
+	// AMD, CPUID Fn8000_001F (APM volume 3)
+	SEV         bool `json:"sev,omitempty"`
+	SEVES       bool `json:"sev-es,omitempty"`
+	SNP         bool `json:"sev-snp,omitempty"`
+	CBitPos     int  `json:"cbitpos,omitempty"`       // EBX[5:0]
+	ReducedBits int  `json:"phys-bits-lost,omitempty"` // EBX[11:6]
+	MaxGuests   int  `json:"max-guests,omitempty"`     // ECX: encrypted guests at once
+	MinSEVASID  int  `json:"min-sev-asid,omitempty"`   // EDX: below are SEV-ES and SEV-SNP
+	// Intel, CPUID 7.0 ECX[13] (SDM volume 2)
+	TME bool `json:"tme,omitempty"`
+}
+
+// Vendors.
+const (
+	vendorAMD   = "AuthenticAMD"
+	vendorHygon = "HygonGenuine"
+	vendorIntel = "GenuineIntel"
+)
+
+func (r Root) cpu() (c CPU, err error) {
+	if r.recorded() {
+		return c, r.readRecorded("cpu.json", &c)
+	}
+	id := &cpuid.CPU
+	c = CPU{Vendor: id.VendorString, Name: id.BrandName, Family: id.Family, Model: id.Model, TME: id.Has(cpuid.TME)}
+	if m := id.AMDMemEncryption; m.Available {
+		c.SEV, c.SEVES, c.SNP = id.Has(cpuid.SEV), id.Has(cpuid.SEV_ES), id.Has(cpuid.SEV_SNP)
+		c.CBitPos, c.ReducedBits = int(m.CBitPossition), int(m.PhysAddrReduction)
+		c.MaxGuests, c.MinSEVASID = int(m.NumEntryptedGuests), int(m.MinSevNoEsAsid)
+	}
+	return c, nil
+}
+
+// Model-specific registers (AMD, APM volume 2, SYSCFG; Intel, SDM volume 4).
+const (
+	msrSYSCFG            = 0xc0010010
+	msrKeyIDPartitioning = 0x87
+	msrTMECapability     = 0x981
+	msrTMEActivate       = 0x982
+)
+
+// Bits of SYSCFG.
+const syscfgSNP = 1 << 24
+
+// Bits of IA32_TME_ACTIVATE.
+const (
+	tmeEnabled       = 1 << 1
+	tmeKeyIDBits     = 32 // 35:32
+	tmeTDXKeyIDBits  = 36 // 39:36
+	tmeKeyIDBitsMask = 0xf
+)

@@ -1,0 +1,214 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// QEMU is what a QEMU was built with, found by asking it.
+type QEMU struct {
+	Path     string              `json:"path"`
+	Version  string              `json:"version"`
+	Asked    []string            `json:"asked"`    // types that were asked for
+	Objects  map[string][]string `json:"objects"`  // those of them that it has, with their properties
+	Features map[string][]string `json:"features"` // of these types (QAPI feature flags)
+	Machines map[string]string   `json:"machines"` // alias to type, such as q35 to pc-q35-11.1
+	Machine  []string            `json:"machine-properties"`
+	CPUs     []string            `json:"cpus"`
+}
+
+// HasObject says whether QEMU can make an object with all of the properties.
+func (q *QEMU) HasObject(name string, properties ...string) bool {
+	have, ok := q.Objects[name]
+	return ok && !slices.ContainsFunc(properties, func(p string) bool { return !slices.Contains(have, p) })
+}
+
+// HasFeature says whether a type has a QAPI feature flag.
+func (q *QEMU) HasFeature(name, feature string) bool {
+	return slices.Contains(q.Features[name], feature)
+}
+
+// HasMachine says whether the q35 machine has a property.
+func (q *QEMU) HasMachine(property string) bool { return slices.Contains(q.Machine, property) }
+
+// ErrQEMU is wrapped by errors about a QEMU that does not answer.
+var ErrQEMU = errors.New("ask QEMU what it can do")
+
+// Ask runs a QEMU without a machine, lets ask talk to it, and ends it. program
+// is QEMU's path, perhaps with an emulator and its options before it; options
+// come after. QEMU's own words are part of an error.
+func Ask(ctx context.Context, program, options []string, ask func(context.Context, *qmp.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	conn, theirs, err := qmp.Pair()
+	if err != nil {
+		return err
+	}
+	argv := append(slices.Clone(program), "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S",
+		"-chardev", "socket,id=ask,fd=3", "-mon", "chardev=ask,mode=control")
+	argv = append(argv, options...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.WaitDelay = time.Second
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		_ = conn.Close()
+		return fmt.Errorf("%w: %w", ErrQEMU, err)
+	}
+	c, err := qmp.NewConn(ctx, conn, qmp.Options{})
+	if err == nil {
+		err = ask(ctx, c)
+		if e := (qmp.Quit{}).Execute(ctx, c); e != nil && err == nil && !errors.Is(e, qmp.ErrClosed) {
+			err = e
+		}
+		_ = c.Close()
+	}
+	if err != nil {
+		cancel() // it may not end by itself
+	}
+	waitErr := cmd.Wait()
+	if err != nil && stderr.Len() > 0 {
+		err = errors.Join(err, fmt.Errorf("QEMU: %s", strings.TrimSpace(stderr.String())), waitErr)
+	}
+	return err
+}
+
+// askTimeout bounds one conversation; it takes some 100 ms.
+const askTimeout = 30 * time.Second
+
+// objectTypes are what every QEMU is asked for.
+var objectTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg", "memory-backend-memfd"}
+
+// Probe asks a QEMU what it can do. more are types of objects to ask for, besides
+// those that this package knows.
+func Probe(ctx context.Context, path string, more ...string) (*QEMU, error) {
+	q := &QEMU{Path: path, Asked: append(slices.Clone(objectTypes), more...), Objects: map[string][]string{}, Features: map[string][]string{}, Machines: map[string]string{}}
+	err := Ask(ctx, []string{path}, []string{"-accel", "tcg"}, q.learn)
+	if err != nil && !errors.Is(err, ErrQEMU) {
+		err = fmt.Errorf("%w: %s: %w", ErrQEMU, path, err)
+	}
+	return q, err
+}
+
+// learn asks whether each type is there, for a schema also describes what a build
+// left out, and takes its properties from the schema, for some exist only in
+// objects. Types that a QEMU was patched to have, and did not describe, show their
+// properties themselves. (qom-list-types would load every module that is
+// installed, to know all types.)
+func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
+	q.Version = c.Version().String()
+	entries, err := qmp.QueryQMPSchema{}.Execute(ctx, c)
+	if err != nil {
+		return err
+	}
+	described, err := objectsOf(entries)
+	if err != nil {
+		return err
+	}
+	for _, t := range q.Asked {
+		properties, err := qmp.QOMListProperties{Type: t}.Execute(ctx, c)
+		var refused *qmp.Error
+		switch {
+		case errors.As(err, &refused) && refused.Class != "":
+			continue // it has no such type
+		case err != nil:
+			return err
+		}
+		q.Objects[t] = properties
+		if d, ok := described[t]; ok {
+			q.Objects[t] = d.properties
+			if len(d.features) > 0 {
+				q.Features[t] = d.features
+			}
+		}
+	}
+	machines, err := qmp.QueryMachines{}.Execute(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, m := range machines {
+		if m.Alias != "" {
+			q.Machines[m.Alias] = m.Name
+		}
+	}
+	if q35 := q.Machines["q35"]; q35 != "" {
+		if q.Machine, err = (qmp.QOMListProperties{Type: q35 + "-machine"}).Execute(ctx, c); err != nil {
+			return err
+		}
+	}
+	q.CPUs, err = qmp.QueryCPUDefinitions{}.Execute(ctx, c)
+	return err
+}
+
+// schemaEntry is one entry of query-qmp-schema (qapi/introspect.json).
+type schemaEntry struct {
+	Name     string            `json:"name"`
+	MetaType string            `json:"meta-type"`
+	ArgType  string            `json:"arg-type"`
+	Features []json.RawMessage `json:"features"`
+	Members  []struct {
+		Name string `json:"name"`
+		Case string `json:"case"`
+	} `json:"members"`
+	Variants []struct {
+		Case string `json:"case"`
+		Type string `json:"type"`
+	} `json:"variants"`
+}
+
+type described struct{ properties, features []string }
+
+// objectsOf follows object-add's argument to the types that it can make.
+func objectsOf(entries []json.RawMessage) (map[string]described, error) {
+	byName := map[string]*schemaEntry{}
+	for _, raw := range entries {
+		// Most entries are commands, events and enums that nobody asks for.
+		if !bytes.Contains(raw, []byte(`"object"`)) && !bytes.Contains(raw, []byte(`"object-add"`)) {
+			continue
+		}
+		e := &schemaEntry{}
+		if err := json.Unmarshal(raw, e); err != nil {
+			return nil, fmt.Errorf("schema: %w", err)
+		}
+		byName[e.Name] = e
+	}
+	add := byName["object-add"]
+	if add == nil || byName[add.ArgType] == nil {
+		return nil, errors.New("schema: has no command object-add")
+	}
+	objects := map[string]described{}
+	for _, v := range byName[add.ArgType].Variants {
+		t := byName[v.Type]
+		if t == nil {
+			continue
+		}
+		var d described
+		for _, m := range t.Members {
+			d.properties = append(d.properties, m.Name)
+		}
+		for _, f := range t.Features {
+			var name string
+			if json.Unmarshal(f, &name) == nil {
+				d.features = append(d.features, name)
+			}
+		}
+		objects[v.Case] = d
+	}
+	return objects, nil
+}

@@ -1,0 +1,380 @@
+package host
+
+import (
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Answer is yes, no, or unknown: what this user may not read is not guessed.
+type Answer string
+
+// Answers.
+const (
+	Yes     Answer = "yes"
+	No      Answer = "no"
+	Unknown Answer = "unknown"
+)
+
+func answer(b bool) Answer {
+	if b {
+		return Yes
+	}
+	return No
+}
+
+// Names of technologies, as specs use them.
+const (
+	SEV   = "sev"
+	SEVES = "sev-es"
+	SNP   = "sev-snp"
+	TDX   = "tdx"
+	MKTME = "mktme"
+)
+
+// Technology is whether a host can run guests of a kind.
+type Technology struct {
+	Name   string `json:"name"`
+	Usable Answer `json:"usable"`
+	Why    string `json:"why,omitempty"` // what is missing or cannot be read
+	Fix    string `json:"fix,omitempty"`
+}
+
+// Report is what a host can do (vmlatch.host/1).
+type Report struct {
+	Schema       string       `json:"schema"`
+	Kernel       string       `json:"kernel"`
+	CPU          CPU          `json:"cpu"`
+	KVM          Technology   `json:"kvm"`
+	Technologies []Technology `json:"technologies"`
+	Slots        []Pool       `json:"slots"`
+	SMT          Answer       `json:"smt"`
+	IOMMU        IOMMU        `json:"iommu"`
+	SEV          *SEVHost     `json:"sev,omitempty"`
+	TDX          *TDXHost     `json:"tdx,omitempty"`
+	TME          *TME         `json:"tme,omitempty"`
+}
+
+// ReportSchema names the format of reports.
+const ReportSchema = "vmlatch.host/1"
+
+// IOMMU is the state of the host's DMA translation.
+type IOMMU struct {
+	Present     Answer `json:"present"`
+	Passthrough Answer `json:"passthrough"` // devices reach all memory
+}
+
+// SEVHost is what concerns AMD's technologies.
+type SEVHost struct {
+	CBitPos          int    `json:"cbitpos"`
+	SNPEnabled       Answer `json:"snp-enabled"` // the host keeps a reverse map table
+	INIT2            Answer `json:"init2"`       // KVM takes KVM_SEV_INIT2
+	DebugSwap        Answer `json:"debug-swap"`  // KVM sets sev_features bit 5 in SEV-ES guests
+	CiphertextHiding int    `json:"ciphertext-hiding-asids"`
+	API              string `json:"api,omitempty"`     // of the secure processor, such as 1.55
+	SNPAPI           string `json:"snp-api,omitempty"` // the same, for SEV-SNP
+}
+
+// TDXHost is what concerns TDX.
+type TDXHost struct {
+	Enabled     Answer `json:"enabled"`     // kvm_intel.tdx
+	Initialized Answer `json:"initialized"` // the module runs
+	KeyIDs      int    `json:"key-ids"`     // private ones; 0: unknown
+	Module      string `json:"module,omitempty"`
+	QuoteSocket Answer `json:"quote-socket"`
+}
+
+// TME is Intel's memory encryption with host-held keys.
+type TME struct {
+	Enabled   Answer `json:"enabled"`
+	MKTME     Answer `json:"mktme"`
+	KeyIDs    int    `json:"key-ids"`     // for MKTME; 0: none or unknown
+	TDXKeyIDs int    `json:"tdx-key-ids"` // of those that TDX has
+}
+
+// Detect looks at the host below a root. What it cannot find out it reports as
+// unknown; an error means that there is no host to look at.
+func Detect(r Root) (*Report, error) {
+	cpu, err := r.cpu()
+	if err != nil {
+		return nil, err
+	}
+	d := &detector{root: r, rep: &Report{Schema: ReportSchema, Slots: []Pool{}, Kernel: r.word("proc/sys/kernel/osrelease"), CPU: cpu, SMT: Unknown}}
+	d.rep.KVM = Technology{Name: "kvm", Usable: Yes}
+	if ok, why := r.kvm(); !ok {
+		d.rep.KVM = Technology{"kvm", No, why, "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, and give this user access to /dev/kvm"}
+	}
+	if w := r.word("sys/devices/system/cpu/smt/active"); w != "" {
+		d.rep.SMT = answer(w == "1")
+	}
+	d.iommu()
+	d.amd()
+	d.intel()
+	d.complete()
+	d.slots()
+	return d.rep, nil
+}
+
+// complete adds a row for what the processor's vendor does not have.
+func (d *detector) complete() {
+	var rows []Technology
+	for _, t := range []struct{ name, vendor string }{{SEV, "AMD"}, {SEVES, "AMD"}, {SNP, "AMD"}, {TDX, "Intel"}, {MKTME, "Intel"}} {
+		row := Technology{Name: t.name, Usable: No, Why: "needs a processor by " + t.vendor}
+		for _, have := range d.rep.Technologies {
+			if have.Name == t.name {
+				row = have
+			}
+		}
+		rows = append(rows, row)
+	}
+	d.rep.Technologies = rows
+}
+
+// Technology returns what the report says of one.
+func (rep *Report) Technology(name string) Technology {
+	for _, t := range rep.Technologies {
+		if t.Name == name {
+			return t
+		}
+	}
+	return Technology{Name: name, Usable: No, Why: "not known"}
+}
+
+type detector struct {
+	root Root
+	rep  *Report
+	log  *string
+}
+
+// kernelLog is read at most once, and only on hosts where it can matter.
+func (d *detector) kernelLog() string {
+	if d.log == nil {
+		text, _ := d.root.dmesg() // unreadable is the same as silent
+		d.log = &text
+	}
+	return *d.log
+}
+
+// parameter reads a module's switch.
+func (d *detector) parameter(name string) Answer {
+	switch w := d.root.word("sys/module/" + name); w {
+	case "Y", "1":
+		return Yes
+	case "N", "0":
+		return No
+	}
+	return Unknown
+}
+
+func (d *detector) iommu() {
+	units, _ := filepath.Glob(d.root.path("sys/class/iommu/*"))
+	d.rep.IOMMU = IOMMU{Present: answer(len(units) > 0), Passthrough: Unknown}
+	options := strings.Fields(d.root.word("proc/cmdline"))
+	for _, o := range options {
+		if o == "iommu=pt" || o == "iommu.passthrough=1" {
+			d.rep.IOMMU.Passthrough = Yes
+			return
+		}
+	}
+	if t := d.root.word("sys/kernel/iommu_groups/0/type"); t != "" {
+		d.rep.IOMMU.Passthrough = answer(t == "identity")
+	}
+}
+
+func (d *detector) add(name string, usable Answer, why, fix string) {
+	d.rep.Technologies = append(d.rep.Technologies, Technology{name, usable, why, fix})
+}
+
+// amdRow is one of AMD's technologies: what it needs, in the order in which it
+// fails.
+type amdRow struct {
+	name, parameter, word string
+	cpu                   bool
+	bit                   string // CPUID Fn8000_001F
+}
+
+func (d *detector) amd() {
+	c := &d.rep.CPU
+	if c.Vendor != vendorAMD && c.Vendor != vendorHygon {
+		return
+	}
+	s := &SEVHost{CBitPos: c.CBitPos, SNPEnabled: Unknown, INIT2: Unknown, DebugSwap: d.parameter("kvm_amd/parameters/debug_swap")}
+	d.rep.SEV = s
+	if v, err := d.root.msr(msrSYSCFG); err == nil {
+		s.SNPEnabled = answer(v&syscfgSNP != 0)
+	} else if d.parameter("kvm_amd/parameters/sev_snp") == Yes {
+		s.SNPEnabled = Yes // KVM offers it only then
+	}
+	if types, err := d.root.vmTypes(); err == nil {
+		s.INIT2 = answer(types&(1<<vmTypeSEV) != 0)
+	}
+	s.CiphertextHiding, _ = strconv.Atoi(d.root.word("sys/module/kvm_amd/parameters/ciphertext_hiding_asids"))
+	if c.SEV {
+		s.API, s.SNPAPI = lastMatch(reSEVAPI, d.kernelLog()), lastMatch(reSNPAPI, d.kernelLog())
+	}
+	for _, row := range []amdRow{
+		{SEV, "sev", "SEV", c.SEV, "EAX[1]"},
+		{SEVES, "sev_es", "SEV-ES", c.SEVES, "EAX[3]"},
+		{SNP, "sev_snp", "SEV-SNP", c.SNP, "EAX[4]"},
+	} {
+		usable, why, fix := d.amdTechnology(row)
+		d.add(row.name, usable, why, fix)
+	}
+}
+
+func (d *detector) amdTechnology(row amdRow) (usable Answer, why, fix string) {
+	switch {
+	case !row.cpu:
+		return No, "the processor has no " + row.word + " (CPUID 0x8000001f " + row.bit + ")", ""
+	case d.rep.KVM.Usable != Yes:
+		return No, d.rep.KVM.Why, d.rep.KVM.Fix
+	case !d.root.exists("sys/module/kvm_amd"):
+		return No, "the kernel module kvm_amd is not loaded", "modprobe kvm_amd " + row.parameter + "=1"
+	}
+	switch d.parameter("kvm_amd/parameters/" + row.parameter) {
+	case No:
+		return No, "kvm_amd runs without " + row.word + " (parameter " + row.parameter + ")",
+			"enable " + row.word + " in the machine's setup and load kvm_amd with " + row.parameter + "=1; the kernel's log says why it was refused"
+	case Unknown:
+		if !d.root.exists("sys/module/kvm_amd/parameters/" + row.parameter) {
+			return No, "this kernel's kvm_amd does not know " + row.word, "a newer kernel has it: SEV-ES since 5.11, SEV-SNP since 6.11"
+		}
+		return Unknown, "kvm_amd's parameter " + row.parameter + " cannot be read", ""
+	}
+	if err := d.root.access("dev/sev"); err != nil {
+		return No, err.Error(), "load the module ccp, and give this user access to /dev/sev (group kvm, or a udev rule)"
+	}
+	if row.name == SEVES && d.rep.SEV.SNPEnabled == Yes {
+		return Yes, "this host runs SEV-SNP; SEV-ES guests lack its protection against the host writing to their memory", ""
+	}
+	return Yes, "", ""
+}
+
+// Lines of the kernel's log (Linux, drivers/crypto/ccp/sev-dev.c,
+// arch/x86/virt/vmx/tdx/tdx.c, arch/x86/kernel/cpu/intel.c).
+var (
+	reSEVAPI    = `SEV API:(\d+\.\d+) build:\d+`
+	reSNPAPI    = `SEV-SNP API:(\d+\.\d+) build:\d+`
+	reTDXKeyIDs = `tdx: BIOS enabled: private KeyID range \[(\d+), ?(\d+)\)`
+	reTDXInit   = `tdx: module initialized`
+	reTDXModule = `tdx: TDX module:? .*?major_version (\d+), minor_version (\d+)`
+	reMKTMEKeys = `x86/mktme: (\d+) KeyIDs available`
+	reTME       = `x86/tme: enabled by BIOS`
+)
+
+// relevantLines keeps of a kernel's log what a report reads.
+func relevantLines(log string) string {
+	re := regexp.MustCompile(strings.Join([]string{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME}, "|"))
+	var b strings.Builder
+	for line := range strings.Lines(log) {
+		if re.MatchString(line) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// lastMatch returns the parts of the last match, joined by dots; modules may be
+// loaded again.
+func lastMatch(pattern, log string) string {
+	all := regexp.MustCompile(pattern).FindAllStringSubmatch(log, -1)
+	if len(all) == 0 {
+		return ""
+	}
+	return strings.Join(all[len(all)-1][1:], ".")
+}
+
+func (d *detector) intel() {
+	if d.rep.CPU.Vendor != vendorIntel {
+		return
+	}
+	d.tme()
+	enabled := d.parameter("kvm_intel/parameters/tdx")
+	t := &TDXHost{Enabled: enabled, Initialized: Unknown, QuoteSocket: answer(d.root.exists(quoteSocket))}
+	known := d.root.exists("sys/module/kvm_intel/parameters/tdx")
+	if known {
+		d.rep.TDX = t
+		log := d.kernelLog()
+		if strings.Contains(log, reTDXInit) {
+			t.Initialized = Yes
+		} else if enabled == Yes {
+			t.Initialized = Yes // KVM clears the parameter when the module does not start
+		}
+		t.Module = lastMatch(reTDXModule, log)
+		if m := regexp.MustCompile(reTDXKeyIDs).FindStringSubmatch(log); m != nil {
+			from, _ := strconv.Atoi(m[1])
+			to, _ := strconv.Atoi(m[2])
+			t.KeyIDs = max(0, to-from)
+		} else if d.rep.TME != nil {
+			t.KeyIDs = d.rep.TME.TDXKeyIDs
+		}
+	}
+	switch {
+	case d.rep.KVM.Usable != Yes:
+		d.add(TDX, No, d.rep.KVM.Why, d.rep.KVM.Fix)
+	case !d.root.exists("sys/module/kvm_intel"):
+		d.add(TDX, No, "the kernel module kvm_intel is not loaded", "modprobe kvm_intel tdx=1")
+	case !known:
+		d.add(TDX, No, "this kernel's kvm_intel does not know TDX", "Linux 6.16 or newer has it (CONFIG_KVM_INTEL_TDX)")
+	case enabled == No:
+		d.add(TDX, No, "kvm_intel runs without TDX (parameter tdx)", "enable TDX in the machine's setup and load kvm_intel with tdx=1; the kernel's log says why it was refused (dmesg, lines with tdx)")
+	case enabled == Unknown:
+		d.add(TDX, Unknown, "kvm_intel's parameter tdx cannot be read", "")
+	default:
+		d.add(TDX, Yes, "", "")
+	}
+	const fix = "use TDX, which has keys of the same kind and an attestation"
+	switch m := d.rep.TME; {
+	case m == nil || m.MKTME == No:
+		d.add(MKTME, No, "no key IDs for software: the processor has no MKTME, or the machine's setup leaves it off", fix)
+	default: // the processor can, or does not say
+		d.add(MKTME, Unknown, "no released Linux or QEMU hands out MKTME keys: it takes patched ones, and a spec that names their object", fix)
+	}
+}
+
+// quoteSocket is where Intel's quote generation service listens.
+const quoteSocket = "var/run/tdx-qgs/qgs.socket"
+
+// tme reads the MSRs of Intel's memory encryption (SDM volume 4; the key-ID
+// fields: Intel's MKTME specification, tables 4-2 and 4-3).
+func (d *detector) tme() {
+	flagged := d.rep.CPU.TME
+	if !flagged {
+		return
+	}
+	t := &TME{Enabled: Unknown, MKTME: Unknown}
+	d.rep.TME = t
+	if v, err := d.root.msr(msrTMEActivate); err == nil {
+		bits := v >> tmeKeyIDBits & tmeKeyIDBitsMask
+		t.Enabled, t.MKTME = answer(v&tmeEnabled != 0), answer(v&tmeEnabled != 0 && bits > 0)
+		t.KeyIDs = 1<<bits - 1
+		t.TDXKeyIDs = 1<<(v>>tmeTDXKeyIDBits&tmeKeyIDBitsMask) - 1
+		if p, err := d.root.msr(msrKeyIDPartitioning); err == nil {
+			t.KeyIDs, t.TDXKeyIDs = int(uint32(p)), int(p>>32)
+		}
+		if t.KeyIDs == 0 {
+			t.MKTME = No
+		}
+		return
+	}
+	log := d.kernelLog()
+	if strings.Contains(log, reTME) {
+		t.Enabled = Yes
+	}
+	if n := lastMatch(reMKTMEKeys, log); n != "" {
+		t.KeyIDs, _ = strconv.Atoi(n)
+		t.MKTME = answer(t.KeyIDs > 0)
+	}
+}
+
+// KernelAtLeast compares the kernel's release, such as 6.11.0-rc1; false for one
+// that is no number.
+func (rep *Report) KernelAtLeast(major, minor int) bool {
+	var a, b int
+	if n, _ := fmt.Sscanf(rep.Kernel, "%d.%d", &a, &b); n != 2 {
+		return false
+	}
+	return a > major || a == major && b >= minor
+}

@@ -1,0 +1,148 @@
+package host
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// recordOf unpacks a recorded host.
+func recordOf(t testing.TB, name string) Root {
+	t.Helper()
+	a, err := txtar.ParseFile(filepath.Join("testdata/hosts", name+".txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := txtar.Write(a, dir); err != nil {
+		t.Fatal(err)
+	}
+	return Root(dir)
+}
+
+// TestRecordedHosts compares whole reports. Refresh them with -update, and read
+// what changed.
+func TestRecordedHosts(t *testing.T) {
+	files, _ := filepath.Glob("testdata/hosts/*.txtar")
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		t.Run(name, func(t *testing.T) {
+			rep, err := Detect(recordOf(t, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := json.MarshalIndent(rep, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden := filepath.Join("testdata/hosts", name+".json")
+			if *update {
+				if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)+"\n"); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestUsable is what the golden reports must say, in short.
+func TestUsable(t *testing.T) {
+	for name, want := range map[string]string{
+		"naples":        "sev=yes sev-es=no sev-snp=no tdx=no mktme=no; sev 15/3",
+		"milan-snp-off": "sev=yes sev-es=yes sev-snp=no tdx=no mktme=no; sev 410/0 sev-es 99/2",
+		"milan-snp-on":  "sev=yes sev-es=yes sev-snp=yes tdx=no mktme=no; sev 410/1 sev-es 99/98",
+		"genoa-hiding":  "sev=yes sev-es=yes sev-snp=yes tdx=no mktme=no; sev 907/-1 sev-snp 60/-1 sev-es 39/-1",
+		"tdx":           "sev=no sev-es=no sev-snp=no tdx=yes mktme=unknown; tdx 63/-1 mktme 64/-1",
+		"tme-only":      "sev=no sev-es=no sev-snp=no tdx=no mktme=unknown;",
+		"no-tee":        "sev=no sev-es=no sev-snp=no tdx=no mktme=no;",
+		"container":     "sev=no sev-es=no sev-snp=no tdx=no mktme=no; sev 907/-1 sev-es 99/-1",
+	} {
+		rep, err := Detect(recordOf(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var words []string
+		for _, tech := range rep.Technologies {
+			words = append(words, tech.Name+"="+string(tech.Usable))
+			if tech.Usable == No && tech.Why == "" {
+				t.Errorf("%s: %s is not usable, and nobody says why", name, tech.Name)
+			}
+		}
+		got := strings.Join(words, " ") + ";"
+		for _, p := range rep.Slots {
+			b, _ := json.Marshal([]int{p.Total, p.InUse})
+			got += " " + p.Name + " " + strings.NewReplacer("[", "", "]", "", ",", "/").Replace(string(b))
+		}
+		if got != want {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
+		}
+	}
+}
+
+// TestMalformedHost: files that no kernel writes are no reason to fail, nor to
+// believe them.
+func TestMalformedHost(t *testing.T) {
+	for file, content := range map[string]string{
+		"sys/fs/cgroup/misc.capacity": "sev\nsev_es x y\n\x00\nsev_es 999999999999999999999",
+		"proc/cpuinfo":                strings.Repeat("flags", 1<<16),
+		"recorded/dmesg.txt":          "tdx: BIOS enabled: private KeyID range [99999999999999999999, 1)\n",
+		"recorded/msr.json":           `{"0xc0010010": "many"}`,
+		"recorded/kvm.json":           `[]`,
+		"proc/sys/kernel/osrelease":   "what",
+	} {
+		r := recordOf(t, "milan-snp-on")
+		if err := r.write(file, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		rep, err := Detect(r)
+		if err != nil {
+			t.Errorf("%s: %v", file, err)
+		} else if p, ok := rep.PoolOf(SNP); !ok || p.Total != 99 {
+			t.Errorf("%s: pool %+v", file, p)
+		}
+	}
+	r := recordOf(t, "milan-snp-on")
+	if err := r.write("recorded/cpu.json", []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Detect(r); err == nil {
+		t.Error("half a record is a host")
+	}
+}
+
+// TestRecord: a record of this host gives this host's report.
+func TestRecord(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "record")
+	if err := Root("/").Record(dir); err != nil {
+		t.Fatal(err)
+	}
+	want, err := Detect("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Detect(Root(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-host +record):\n%s", diff)
+	}
+	if err := Root("/").Record(dir); err == nil {
+		t.Error("a record was overwritten")
+	}
+}

@@ -1,0 +1,192 @@
+package host
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Root is a directory below which a host's files lie: "/" for this host.
+type Root string
+
+// recordedDir holds what is no file on a host.
+const recordedDir = "recorded"
+
+// maxRead bounds every file that is read below a root.
+const maxRead = 4 << 20
+
+func (r Root) path(name string) string { return filepath.Join(string(r), name) }
+
+// Recorded says whether the root is a record and not this host.
+func (r Root) recorded() bool { return filepath.Clean(string(r)) != "/" }
+
+// read returns a file's content. Kernel files tell no size, so none is asked for.
+func (r Root) read(name string) ([]byte, error) {
+	f, err := os.Open(r.path(name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxRead+1))
+	if err == nil && len(b) > maxRead {
+		err = fmt.Errorf("%s: over %d bytes", f.Name(), maxRead)
+	}
+	return b, err
+}
+
+// word returns a file's only word; "" if it cannot be read.
+func (r Root) word(name string) string {
+	b, err := r.read(name)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (r Root) readRecorded(name string, to any) error {
+	b, err := r.read(filepath.Join(recordedDir, name))
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, to); err != nil {
+		return fmt.Errorf("%s: %w", r.path(filepath.Join(recordedDir, name)), err)
+	}
+	return nil
+}
+
+// msr reads a model-specific register of the first processor (msr(4)).
+func (r Root) msr(n uint32) (uint64, error) {
+	if r.recorded() {
+		var all map[string]string
+		if err := r.readRecorded("msr.json", &all); err != nil {
+			return 0, err
+		}
+		text, ok := all[fmt.Sprintf("%#x", n)]
+		if !ok {
+			return 0, fmt.Errorf("MSR %#x is not recorded", n)
+		}
+		return strconv.ParseUint(text, 0, 64)
+	}
+	f, err := os.Open(r.path("dev/cpu/0/msr"))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var b [8]byte
+	if _, err := f.ReadAt(b[:], int64(n)); err != nil {
+		return 0, fmt.Errorf("MSR %#x: %w", n, err)
+	}
+	return binary.LittleEndian.Uint64(b[:]), nil
+}
+
+// dmesg returns the kernel's log.
+func (r Root) dmesg() (string, error) {
+	if r.recorded() {
+		b, err := r.read(filepath.Join(recordedDir, "dmesg.txt"))
+		return string(b), err
+	}
+	size, err := unix.Klogctl(unix.SYSLOG_ACTION_SIZE_BUFFER, nil)
+	if err != nil {
+		return "", fmt.Errorf("kernel log: %w", err)
+	}
+	b := make([]byte, min(size, maxRead))
+	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, b)
+	if err != nil {
+		return "", fmt.Errorf("kernel log: %w", err)
+	}
+	return string(b[:n]), nil
+}
+
+// recordFiles are the files that a report depends on, as patterns.
+var recordFiles = []string{
+	"proc/cpuinfo", "proc/cmdline", "proc/sys/kernel/osrelease", "proc/sys/kernel/random/boot_id",
+	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
+	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
+	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",
+}
+
+// recordNodes are files of which only the presence counts.
+var recordNodes = []string{"dev/kvm", "dev/sev", "sys/class/iommu/*", "var/run/tdx-qgs/qgs.socket"}
+
+// Record copies what a report depends on from this host into a new directory.
+// The kernel's log is left out but for the lines that a report reads.
+func (r Root) Record(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	to := Root(dir)
+	for _, list := range []struct {
+		patterns []string
+		content  bool
+	}{{recordFiles, true}, {recordNodes, false}} {
+		for _, p := range list.patterns {
+			names, _ := filepath.Glob(r.path(p))
+			for _, name := range names {
+				rel, err := filepath.Rel(string(r), name)
+				if err != nil {
+					return err
+				}
+				var b []byte
+				if list.content {
+					if b, err = r.read(rel); err != nil {
+						continue // what this user cannot read, a report does not know either
+					}
+				}
+				if err := to.write(rel, b); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return r.recordRest(to)
+}
+
+func (r Root) recordRest(to Root) error {
+	cpu, err := r.cpu()
+	if err != nil {
+		return err
+	}
+	parts := map[string]any{"cpu.json": cpu}
+	msrs := map[string]string{}
+	for _, n := range []uint32{msrSYSCFG, msrKeyIDPartitioning, msrTMECapability, msrTMEActivate} {
+		if v, err := r.msr(n); err == nil {
+			msrs[fmt.Sprintf("%#x", n)] = fmt.Sprintf("%#x", v)
+		}
+	}
+	parts["msr.json"] = msrs
+	if types, err := r.vmTypes(); err == nil {
+		parts["kvm.json"] = map[string]uint32{"vm-types": types}
+	}
+	var failed error
+	for name, v := range parts {
+		b, err := json.MarshalIndent(v, "", "  ")
+		failed = errors.Join(failed, err, to.write(filepath.Join(recordedDir, name), append(b, '\n')))
+	}
+	if log, err := r.dmesg(); err == nil {
+		failed = errors.Join(failed, to.write(filepath.Join(recordedDir, "dmesg.txt"), []byte(relevantLines(log))))
+	}
+	return failed
+}
+
+func (r Root) write(name string, b []byte) error {
+	p := r.path(name)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(p, b, 0o644)
+}
+
+// exists says whether a file is there; what cannot be looked at is not.
+func (r Root) exists(name string) bool {
+	_, err := os.Lstat(r.path(name))
+	return err == nil || !errors.Is(err, fs.ErrNotExist) && errors.Is(err, fs.ErrPermission)
+}
