@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/vmlatch/vmlatch/launcher/slot"
 )
 
 var binaries string // directory of the programs under test
@@ -73,6 +75,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("GORACE", raceOptions)
 			env.Setenv("VMLATCH_RUN_DIR", filepath.Join(work, "run"))
 			env.Setenv("VMLATCH_STATE_DIR", filepath.Join(work, "state"))
+			env.Setenv("VMLATCH_CACHE_DIR", cacheDir())
 			env.Setenv("SWTEE_PLATFORM", platformDir())
 			env.Setenv("CMDLINE", "console=ttyS0 quiet vmlatch.secret=0x810000+0xc00")
 			env.Setenv("GOOD", filepath.Join(top(), ".cache/guest/vmlinuz"))
@@ -102,6 +105,9 @@ func TestScripts(t *testing.T) {
 
 // platformDir is one emulated platform for all scripts: making its keys takes time.
 func platformDir() string { return filepath.Join(binaries, "platform") }
+
+// cacheDir is one cache for all tests.
+func cacheDir() string { return filepath.Join(binaries, "cache") }
 
 // makeSession NAME POLICY: the host's platform file, the owner's session and the
 // host's copies of its files.
@@ -217,9 +223,23 @@ func leftovers(work string) []string {
 	for _, dir := range []string{"run", "state"} {
 		entries, _ := os.ReadDir(filepath.Join(work, dir))
 		for _, e := range entries {
-			if e.Name() != ".lock" {
+			if e.Name() == ".slots" {
+				found = append(found, leases(filepath.Join(work, dir, ".slots"))...)
+			} else if e.Name() != ".lock" {
 				found = append(found, filepath.Join(dir, e.Name()))
 			}
+		}
+	}
+	return found
+}
+
+// leases says which encryption slots are still held; the files stay.
+func leases(dir string) []string {
+	var found []string
+	pools, _ := os.ReadDir(dir)
+	for _, p := range pools {
+		if n, err := (slot.Pool{Dir: dir, Name: p.Name()}).Leased(); n != 0 || err != nil {
+			found = append(found, fmt.Sprintf("%d leases of %s, %v", n, p.Name(), err))
 		}
 	}
 	return found

@@ -25,7 +25,7 @@ func newHost(t *testing.T) *host {
 	h := &host{t: t, work: t.TempDir()}
 	h.env = append(os.Environ(),
 		"PATH="+binaries+":"+os.Getenv("PATH"), "HOME="+h.work,
-		"VMLATCH_RUN_DIR="+filepath.Join(h.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(h.work, "state"),
+		"VMLATCH_RUN_DIR="+filepath.Join(h.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(h.work, "state"), "VMLATCH_CACHE_DIR="+cacheDir(),
 		"SWTEE_PLATFORM="+platformDir())
 	for _, f := range guestFiles {
 		if err := os.Symlink(filepath.Join(top(), ".cache/guest", f), filepath.Join(h.work, f)); err != nil {

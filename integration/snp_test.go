@@ -110,7 +110,7 @@ func newIDKey(t *testing.T) string {
 func TestIGVMNeedsQEMU(t *testing.T) {
 	h := newHost(t)
 	h.write("guest.igvm", "IGVM and more")
-	h.write("igvm.toml", strings.NewReplacer("OVMF.amdsev.fd", "guest.igvm", "kernel-hashes = true", "", `image   = "vmlinuz"`, "", `initrd  = "initrd.img"`, "", `cmdline = "quiet"`, "",
+	h.write("igvm.toml", "qemu = \""+qemus.Newest(t)+"\"\n"+strings.NewReplacer("OVMF.amdsev.fd", "guest.igvm", "kernel-hashes = true", "", `image   = "vmlinuz"`, "", `initrd  = "initrd.img"`, "", `cmdline = "quiet"`, "",
 		"id-block      = \"guest.id-block\"", "", "id-auth       = \"guest.id-auth\"", "").Replace(snpSpec)+"[latch]\nuntil = \"nothing\"\n")
 	if out := h.fails("", "plan", "igvm.toml", "--emulate"); !strings.Contains(out, "no object igvm-cfg") {
 		t.Errorf("plan: %s", out)

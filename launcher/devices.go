@@ -15,10 +15,13 @@ import (
 // igvm loads firmware from an IGVM file, which brings its own memory layout (QEMU,
 // backends/igvm-cfg.c).
 func (b *builder) igvm(file string) error {
+	if b.plan.tech.build != nil {
+		if err := b.facts.needs("load the IGVM file "+file, "igvm-cfg"); err != nil {
+			return err
+		}
+	}
 	switch {
-	case !b.facts.IGVM:
-		return fmt.Errorf("%w: load the IGVM file %s: this QEMU has no object igvm-cfg (QEMU 10.1 or newer has, if it was built with libigvm)", ErrHost, file)
-	case b.plan.tech.object == nil:
+	case b.plan.tech.build == nil:
 		return b.spec.errorf("firmware.image", "%s: an IGVM file is for confidential guests", file)
 	case b.spec.Confidential.IDBlock != "" || b.spec.Latch.Until == UntilIDBlock:
 		return b.spec.errorf("confidential.id-block", "QEMU takes policy and ID block from the IGVM file and drops the ones it was given: this launch would be compared with nothing")
@@ -56,7 +59,7 @@ func (b *builder) firmware() error {
 		return nil
 	}
 	b.choose("firmware", d.Image, from)
-	measured := b.plan.tech.object != nil
+	measured := b.plan.tech.build != nil
 	if d.Device == "memory" {
 		b.opt("-bios", d.Image)
 		b.file(d.Image, "firmware", measured)
@@ -87,7 +90,7 @@ func (b *builder) findFirmware() (ovmf.Descriptor, error) {
 		unasked := slices.ContainsFunc([]string{"requires-smm", "enrolled-keys"}, func(f string) bool {
 			return slices.Contains(d.Features, f) && !slices.Contains(want, f)
 		})
-		if !unasked && d.Fits("x86_64", b.spec.Machine, want...) && (b.plan.tech.object == nil || d.Device == "memory") {
+		if !unasked && d.Fits("x86_64", b.spec.Machine, want...) && (b.plan.tech.build == nil || d.Device == "memory") {
 			return d, nil
 		}
 	}
@@ -121,16 +124,6 @@ func (b *builder) kernel() error {
 	return nil
 }
 
-// virtio renders a virtio-pci device. Confidential guests need the modern
-// transport and the DMA API (QEMU, hw/core/machine.c, machine_run_board_init).
-func (b *builder) virtio(driver string) *argv.Option {
-	o := argv.New(driver)
-	if b.plan.tech.object != nil {
-		o.SetBool("disable-legacy", true).SetBool("iommu_platform", true)
-	}
-	return o
-}
-
 func (b *builder) disks() error {
 	for _, d := range b.spec.Disks {
 		id := b.ids.New("disk")
@@ -138,7 +131,9 @@ func (b *builder) disks() error {
 			"driver": d.Format, "node-name": id, "read-only": d.ReadOnly,
 			"file": map[string]any{"driver": "file", "filename": d.Image},
 		}))
-		b.opt("-device", b.virtio("virtio-blk-pci").Set("drive", id).Set("id", "dev-"+id).String())
+		// QEMU gives a confidential guest's devices the modern transport and the DMA
+		// API by itself (hw/core/machine.c, machine_run_board_init, since 6.0).
+		b.opt("-device", argv.New("virtio-blk-pci").Set("drive", id).Set("id", "dev-"+id).String())
 		b.file(d.Image, "disk", false)
 	}
 	return nil
@@ -156,7 +151,7 @@ func (b *builder) networks() error {
 			netdev.Set("hostfwd", rule)
 		}
 		// romfile= : an option ROM would be code that nobody measured.
-		device := b.virtio("virtio-net-pci").Set("netdev", id).Set("id", "dev-"+id).Set("romfile", "")
+		device := argv.New("virtio-net-pci").Set("netdev", id).Set("id", "dev-"+id).Set("romfile", "")
 		if n.MAC != "" {
 			device.Set("mac", n.MAC)
 		}

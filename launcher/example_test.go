@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
@@ -17,15 +18,15 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	host, err := launcher.LoadHostConfig(launcher.HostConfigFile(), false)
+	config, err := launcher.LoadHostConfig(launcher.HostConfigFile(), false)
 	if err != nil {
 		log.Fatal(err)
 	}
-	facts, err := launcher.GatherFacts(host, spec, false)
+	facts, err := launcher.GatherFacts(ctx, config, spec, false)
 	if err != nil {
 		log.Fatal(err)
 	}
-	plan, err := launcher.NewPlan(spec, facts, host.Root())
+	plan, err := launcher.NewPlan(spec, facts, config.Root())
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -61,7 +62,7 @@ func ExampleNewPlan() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	facts := launcher.Facts{QEMU: "/usr/bin/qemu-system-x86_64", KVM: true}
+	facts := launcher.Facts{QEMU: "/usr/bin/qemu-system-x86_64", Host: &host.Report{KVM: host.Technology{Usable: host.Yes}}}
 	plan, err := launcher.NewPlan(spec, facts, rundir.Root{Run: "/run/vmlatch", State: "/var/lib/vmlatch"})
 	if err != nil {
 		log.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,15 +16,32 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/integration/qemus"
+	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// machine is a host as the tests have it.
+// machine is a host as the tests have it: one that can do everything.
 func machine(change func(*Facts)) Facts {
-	f := Facts{QEMU: "/usr/bin/qemu-system-x86_64", QEMUFrom: "default", KVM: true, CBitPos: 51}
+	f := Facts{
+		QEMU: "/usr/bin/qemu-system-x86_64", QEMUFrom: "default", Info: recordedQEMU("11.1"), SlotDir: "/run/vmlatch/.slots", MaxLock: math.MaxUint64,
+		Host: &host.Report{
+			Kernel: "6.18.0", KVM: host.Technology{Name: "kvm", Usable: host.Yes}, SMT: host.Yes,
+			IOMMU: host.IOMMU{Present: host.Yes, Passthrough: host.No},
+			SEV:   &host.SEVHost{CBitPos: 51, SNPEnabled: host.No, INIT2: host.Yes, DebugSwap: host.No, CiphertextHiding: 10, SNPAPI: "1.55"},
+			TDX:   &host.TDXHost{Enabled: host.Yes, Initialized: host.Yes, KeyIDs: 64},
+			Slots: []host.Pool{
+				{Name: "sev", Technologies: []string{"sev"}, Total: 410, From: "misc.capacity", InUse: 1},
+				{Name: "sev-es", Technologies: []string{"sev-es", "sev-snp"}, Total: 99, From: "misc.capacity", InUse: -1},
+			},
+		},
+	}
+	for _, name := range []string{host.SEV, host.SEVES, host.SNP, host.TDX, host.MKTME} {
+		f.Host.Technologies = append(f.Host.Technologies, host.Technology{Name: name, Usable: host.Yes})
+	}
 	for name, text := range map[string]string{
 		"10-flash.json":  `{"mapping":{"device":"flash","executable":{"filename":"/fw/CODE.fd","format":"raw"},"nvram-template":{"filename":"/fw/VARS.fd","format":"raw"}},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":["amd-sev"]}`,
 		"20-amdsev.json": `{"mapping":{"device":"memory","filename":"/fw/amdsev.fd"},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":["amd-sev","amd-sev-es"]}`,
@@ -42,6 +60,54 @@ func machine(change func(*Facts)) Facts {
 	return f
 }
 
+// noKVM makes a host one without KVM, and so without what needs it.
+func noKVM(why string) func(*Facts) {
+	return func(f *Facts) {
+		f.Host.KVM = host.Technology{Name: "kvm", Usable: host.No, Why: why}
+		for i := range f.Host.Technologies {
+			f.Host.Technologies[i].Usable, f.Host.Technologies[i].Why = host.No, why
+		}
+	}
+}
+
+// recordedQEMU is what a QEMU of the matrix said of itself.
+func recordedQEMU(version string) *host.QEMU {
+	b, err := os.ReadFile(filepath.Join("testdata/qemu", version+".json"))
+	if err != nil {
+		panic(err)
+	}
+	var q host.QEMU
+	if err := json.Unmarshal(b, &q); err != nil {
+		panic(err)
+	}
+	return &q
+}
+
+// TestRecordedQEMUs compares the records with the programs, where those are. Refresh
+// them with -update.
+func TestRecordedQEMUs(t *testing.T) {
+	qemus.Each(t, "7.2", func(t *testing.T, path string) {
+		version := filepath.Base(filepath.Dir(filepath.Dir(path)))
+		q, err := host.Probe(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Path = "/usr/bin/qemu-system-x86_64"
+		b, err := json.MarshalIndent(q, "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, filepath.Join("testdata/qemu", version+".json"), string(b)+"\n")
+	})
+}
+
+// withIGVM is a QEMU that was built with libigvm.
+func withIGVM() *host.QEMU {
+	q := recordedQEMU("11.1")
+	q.Objects["igvm-cfg"] = []string{"file"}
+	return q
+}
+
 var testRoot = rundir.Root{Run: "/run/vmlatch", State: "/var/lib/vmlatch"}
 
 // TestPlanGolden compares command lines, one option a line. Refresh the files
@@ -51,7 +117,7 @@ func TestPlanGolden(t *testing.T) {
 		spec  string
 		facts Facts
 	}{
-		"plain-tcg": {`name = "vm"`, machine(func(f *Facts) { f.KVM, f.KVMReason = false, "no /dev/kvm" })},
+		"plain-tcg": {`name = "vm"`, machine(noKVM("no /dev/kvm"))},
 		"plain-kvm": {`
 			name = "vm"
 			memory = "2GiB"
@@ -69,10 +135,11 @@ func TestPlanGolden(t *testing.T) {
 			mac = "52:54:00:00:00:01"`, machine(nil)},
 		"sev": {sevSpec, machine(nil)},
 		"sev-emulated": {sevSpec, machine(func(f *Facts) {
-			f.KVM, f.Emulator = false, []string{"/usr/bin/swtee", "--platform", "/p", "--"}
+			noKVM("none")(f)
+			f.Emulator = []string{"/usr/bin/swtee", "--platform", "/p", "--"}
 		})},
 		"snp":      {snpSpec, machine(nil)},
-		"snp-igvm": {strings.NewReplacer("kernel-hashes = true", "", "[kernel]", "", `image = "k"`, "").Replace(snpSpec), machine(func(f *Facts) { f.IGVMFile, f.IGVM = true, true })},
+		"snp-igvm": {strings.NewReplacer("kernel-hashes = true", "", "[kernel]", "", `image = "k"`, "").Replace(snpSpec), machine(func(f *Facts) { f.IGVMFile, f.Info = true, withIGVM() })},
 		"sev-features-disk": {`
 			name = "vm"
 			[firmware]
@@ -105,6 +172,55 @@ func TestPlanGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPlanMatrix compares the command lines of every technology on every QEMU of
+// the matrix; where a QEMU cannot, the error is what is compared.
+func TestPlanMatrix(t *testing.T) {
+	replaced := func(tech, old, with string) string {
+		return strings.NewReplacer(`"sev-snp"`, `"`+tech+`"`, old, with).Replace(snpSpec)
+	}
+	const snpOnly = "policy = [\"smt\", \"abi=1.55\"]\nhost-data = \"0100000000000000000000000000000000000000000000000000000000000002\""
+	specs := map[string]string{
+		"sev":     strings.Replace(replaced("sev", snpOnly, ""), `cpu = "EPYC-Genoa"`, "", 1),
+		"sev-es":  replaced("sev-es", snpOnly, `policy = ["no-debug", "no-key-sharing", "no-send"]`),
+		"sev-snp": snpSpec,
+		"tdx": strings.NewReplacer(`cpu = "EPYC-Genoa"`, "", "kernel-hashes = true", "quote-socket = \"/run/qgs\"").
+			Replace(replaced("tdx", snpOnly, "mrconfigid = \""+strings.Repeat("0a", 48)+"\"")),
+		"mktme": strings.NewReplacer(`cpu = "EPYC-Genoa"`, "", "kernel-hashes = true", "").
+			Replace(replaced("mktme", snpOnly, "mktme = { object = \"mktme-guest\", handle-property = \"key-handle\" }")),
+	}
+	for tech, text := range specs {
+		for _, version := range qemus.Versions {
+			t.Run(tech+"@"+version, func(t *testing.T) {
+				spec, err := ParseSpec([]byte(text), "vm.toml", "/specs")
+				if err != nil {
+					t.Fatal(err)
+				}
+				plan, err := NewPlan(spec, machine(func(f *Facts) { f.Info = recordedQEMU(version) }), testRoot)
+				got := ""
+				if err != nil {
+					got = "refused: " + err.Error() + "\n"
+				} else {
+					got = strings.Join(plan.Argv, "\n") + "\n"
+				}
+				golden(t, filepath.Join("testdata/plan", tech+"@"+version+".args"), got)
+			})
+		}
+	}
+	// A patched QEMU, as the adapter of a spec names it.
+	spec, err := ParseSpec([]byte(specs["mktme"]), "vm.toml", "/specs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := NewPlan(spec, machine(func(f *Facts) {
+		f.Info = recordedQEMU("11.1")
+		f.Info.Objects["mktme-guest"] = []string{"key-handle"}
+	}), testRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "testdata/plan/mktme@patched.args", strings.Join(plan.Argv, "\n")+"\n")
 }
 
 const snpSpec = `
@@ -170,7 +286,7 @@ func TestSpecErrors(t *testing.T) {
 		"memory overflow":  {`memory = "99999999999TiB"`, "too large"},
 		"accel":            {`accel = "xen"`, "auto, kvm or tcg"},
 		"technology":       {"[confidential]\ntechnology = \"sgx\"", "must be one of none, sev"},
-		"plain policy":     {"[confidential]\npolicy = [\"no-debug\"]", "takes no policy"},
+		"plain policy":     {"[confidential]\npolicy = [\"no-debug\"]", "takes none; it is for sev, sev-es, sev-snp, tdx"},
 		"plain latch":      {"[latch]\nuntil = \"secret\"", "a plain VM is not measured"},
 		"initrd alone":     {"[kernel]\ninitrd = \"x\"", "need a kernel"},
 		"disk image":       {"[[disk]]\nformat = \"raw\"", "image is missing"},
@@ -180,9 +296,9 @@ func TestSpecErrors(t *testing.T) {
 		"NUL":              {"[kernel]\nimage = \"x\"\ncmdline = \"a\\u0000b\"", "NUL"},
 		"policy word":      {sevWith(`"no-debug"`, `"nodebug"`), "is none of no-debug"},
 		"policy debug":     {sevWith(`"no-debug", `, ``), "lacks no-debug"},
-		"policy es":        {sevWith(`"sev"]`, `"es"]`), "SEV-ES is not supported"},
+		"policy es":        {sevWith(`"sev"]`, `"es"]`), "sev-es"},
 		"session alone":    {sevWith(`owner-cert = "vm.godh"`, ""), "go together"},
-		"no firmware":      {sevWith(`image = "OVMF.amdsev.fd"`, ""), "needs firmware that knows SEV"},
+		"no firmware":      {sevWith(`image = "OVMF.amdsev.fd"`, ""), "needs firmware that knows sev"},
 		"vars":             {sevWith("[kernel]", "vars = \"v\"\n[kernel]"), "is not measured"},
 		"tcg":              {sevWith("memory", "accel = \"tcg\"\nmemory"), "cannot encrypt"},
 		"machine":          {sevWith("memory", "machine = \"pc\"\nmemory"), "need q35"},
@@ -230,9 +346,9 @@ func TestHostDecides(t *testing.T) {
 		facts Facts
 		want  string
 	}{
-		"no SEV":             {spec, machine(func(f *Facts) { f.CBitPos = 0 }), "no such feature"},
-		"no KVM":             {spec, machine(func(f *Facts) { f.KVM, f.KVMReason = false, "gone" }), "KVM is not usable: gone"},
-		"plain asks for KVM": {plain, machine(func(f *Facts) { f.KVM, f.KVMReason = false, "gone" }), "use KVM: gone"},
+		"no SEV":             {spec, machine(func(f *Facts) { f.Host.Technologies[0] = host.Technology{Name: "sev", Usable: host.No, Why: "no such feature"} }), "encrypt memory with sev: no such feature"},
+		"no KVM":             {spec, machine(noKVM("gone")), "encrypt memory with sev: gone"},
+		"plain asks for KVM": {plain, machine(noKVM("gone")), "use KVM: gone"},
 	} {
 		if _, err := NewPlan(c.spec, c.facts, testRoot); !errors.Is(err, ErrHost) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
@@ -294,7 +410,7 @@ func TestSNPRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewPlan(spec, Facts{QEMU: "/q", KVM: true, CBitPos: 51, IGVMFile: true}, testRoot); err == nil || !errors.Is(err, ErrHost) {
+	if _, err := NewPlan(spec, machine(func(f *Facts) { f.IGVMFile = true }), testRoot); err == nil || !errors.Is(err, ErrHost) {
 		t.Errorf("an IGVM file for a QEMU that cannot load it: %v", err)
 	}
 	// QEMU would take policy and ID block from the file, and drop the owner's.
@@ -302,7 +418,7 @@ func TestSNPRefusals(t *testing.T) {
 	if spec, err = ParseSpec([]byte(bound), "vm.toml", "/specs"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewPlan(spec, Facts{QEMU: "/q", KVM: true, CBitPos: 51, IGVMFile: true, IGVM: true}, testRoot); err == nil || !strings.Contains(err.Error(), "ID block from the IGVM file") {
+	if _, err := NewPlan(spec, machine(func(f *Facts) { f.IGVMFile, f.Info = true, withIGVM() }), testRoot); err == nil || !strings.Contains(err.Error(), "ID block from the IGVM file") {
 		t.Errorf("an ID block beside an IGVM file: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -18,6 +19,7 @@ const (
 	roleMonitor = "monitor"
 	roleConsole = "console"
 	roleEvents  = "events"
+	roleSlot    = "slot"
 )
 
 var roleMeaning = map[string]string{
@@ -26,6 +28,7 @@ var roleMeaning = map[string]string{
 	roleMonitor: "a monitor for people and their tools, a listening socket",
 	roleConsole: "the guest's serial console, a listening socket",
 	roleEvents:  "a monitor that writes events to a log",
+	roleSlot:    "the lease of an encryption slot",
 }
 
 // Plan is everything that a start would do, as a value.
@@ -41,10 +44,13 @@ type Plan struct {
 	Latch      string          `json:"latch"`   // what opens it
 	Choices    []rundir.Choice `json:"choices"` // where values came from
 	Covers     Coverage        `json:"measurement"`
+	Slot       *Slot           `json:"slot,omitempty"`        // taken for as long as QEMU runs
+	MemoryLock Size            `json:"memory-lock,omitempty"` // how much memory QEMU may pin
 	Dirs       rundir.Root     `json:"directories"`
 
-	spec *Spec
-	tech technology
+	spec  *Spec
+	tech  technology
+	facts Facts
 }
 
 // PlanSchema names the format of plans.
@@ -100,47 +106,44 @@ func (b *builder) file(path, use string, measured bool) {
 // NewPlan works out a start. It reads no file and asks nobody: equal arguments
 // give equal plans.
 func NewPlan(spec *Spec, facts Facts, root rundir.Root) (*Plan, error) {
-	tech, ok := technologyByName(spec.Confidential.Technology)
-	if !ok {
-		return nil, fmt.Errorf("technology %q is not known", spec.Confidential.Technology)
-	}
-	b := &builder{spec: spec, facts: facts, plan: &Plan{
-		Schema: PlanSchema, Name: spec.Name, Technology: tech.name, Latch: spec.Latch.Until,
-		Dirs: root, Emulated: facts.Emulator != nil, spec: spec, tech: tech,
-	}}
-	if err := b.technologyFits(tech); err != nil {
+	spec, chosen, err := spec.choose(&facts)
+	if err != nil {
 		return nil, err
 	}
+	tech, _ := technologyByName(spec.tech)
+	b := &builder{spec: spec, facts: facts, plan: &Plan{
+		Schema: PlanSchema, Name: spec.Name, Technology: tech.name, Latch: spec.Latch.Until,
+		Dirs: root, Emulated: facts.emulated(), spec: spec, tech: tech, facts: facts,
+	}}
+	b.plan.Choices = append(b.plan.Choices, chosen)
 	b.opt(facts.Emulator...)
 	b.opt(facts.QEMU)
-	b.choose("qemu", facts.QEMU, facts.QEMUFrom)
-	steps := []func() error{b.base, b.accelAndCPU, b.firmware, b.kernel, b.disks, b.networks}
+	b.chooseQEMU()
+	steps := []func() error{b.base, b.accelAndCPU, b.memory, b.firmware, b.kernel, b.disks, b.networks, b.extras}
+	if tech.build != nil {
+		steps = append(steps, func() error { return tech.build(b) })
+	}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, err
 		}
 	}
-	if tech.object != nil {
-		if err := tech.object(b); err != nil {
-			return nil, err
-		}
-	}
 	b.opt("-machine", b.machine.String())
 	b.channels()
+	b.slot()
 	b.coverage()
 	return b.plan, nil
 }
 
-func (b *builder) technologyFits(t technology) error {
-	switch {
-	case t.object == nil && b.plan.Emulated:
-		return &SpecError{File: b.spec.file, Key: "confidential.technology", Msg: "none: there is nothing to emulate; start without --emulate"}
-	case t.object != nil && b.facts.CBitPos == 0:
-		return fmt.Errorf("%w: encrypt memory with %s: the processor has no such feature (CPUID 0x8000001f)", ErrHost, t.name)
-	case t.object != nil && !b.plan.Emulated && !b.facts.KVM:
-		return fmt.Errorf("%w: encrypt memory with %s: KVM is not usable: %s", ErrHost, t.name, b.facts.KVMReason)
+// Spec is the spec as the plan carries it out: with the technology that was chosen.
+func (p *Plan) Spec() *Spec { return p.spec }
+
+func (b *builder) chooseQEMU() {
+	from := b.facts.QEMUFrom
+	if i := b.facts.Info; i != nil {
+		from += ", version " + i.Version
 	}
-	return nil
+	b.choose("qemu", b.facts.QEMU, from)
 }
 
 // base is what every VM has: nothing that it did not ask for.
@@ -151,8 +154,11 @@ func (b *builder) base() error {
 	b.opt("-S")
 	b.machine = argv.New(s.Machine).SetBool("vmport", false).SetBool("mem-merge", false).SetBool("dump-guest-core", false)
 	b.opt("-m", fmt.Sprintf("%d", s.Memory.MiB()), "-smp", strconv.Itoa(s.CPUs))
-	if b.plan.tech.object != nil {
-		b.opt("-no-reboot") // a confidential guest cannot be reset: it would need a new launch
+	if t := b.plan.tech; t.build != nil && !(b.facts.Info != nil && b.facts.Info.HasFeature(t.object, "confidential-guest-reset")) {
+		b.opt("-no-reboot") // QEMU could not launch the guest anew: it would go on without protection, or not at all
+	}
+	if b.plan.tech.registers {
+		b.machine.SetBool("smm", false) // a host's way into the guest's registers
 	}
 	b.choose("memory", s.Memory.String(), s.From("memory"))
 	b.choose("cpus", strconv.Itoa(s.CPUs), s.From("cpus"))
@@ -161,27 +167,31 @@ func (b *builder) base() error {
 }
 
 func (b *builder) accelAndCPU() error {
+	kvm := b.facts.Host.KVM
 	accel, from := b.spec.Accel, b.spec.From("accel")
 	if accel == "auto" {
 		switch {
 		case b.plan.Emulated:
 			accel, from = "kvm", "confidential guests need it; swtee answers for it"
-		case b.plan.tech.object != nil:
+		case b.plan.tech.build != nil:
 			accel, from = "kvm", "confidential guests need it"
-		case b.facts.KVM:
+		case kvm.Usable == host.Yes:
 			accel, from = "kvm", "KVM is usable"
 		default:
-			accel, from = "tcg", b.facts.KVMReason
+			accel, from = "tcg", kvm.Why
 		}
 	}
-	if accel == "kvm" && !b.facts.KVM && !b.plan.Emulated {
-		return fmt.Errorf("%w: use KVM: %s", ErrHost, b.facts.KVMReason)
+	if accel == "kvm" && kvm.Usable != host.Yes && !b.plan.Emulated {
+		return &HostError{Want: "use KVM", Why: kvm.Why, Fix: kvm.Fix}
 	}
 	b.opt("-accel", accel)
 	b.choose("accel", accel, from)
 	cpu, from := b.spec.CPU, "spec"
 	if cpu == "" && b.plan.tech.model != "" {
-		cpu, from = b.plan.tech.model, "the model is measured, so it must not be the host's"
+		cpu, from = b.plan.tech.model, b.plan.tech.name+" takes no other"
+		if b.plan.tech.modelMeasured {
+			from = "the model is measured, so it must not be the host's"
+		}
 	}
 	if cpu == "" {
 		cpu, from = "max", "all that the accelerator offers"
@@ -208,39 +218,16 @@ func (b *builder) channels() {
 	b.opt("-chardev", socket("events", roleEvents).Set("logfile", filepath.Join(state, rundir.EventsLog)).String(), "-mon", "chardev=events,mode=control")
 	console := server(socket("console", roleConsole)).Set("logfile", filepath.Join(state, rundir.ConsoleLog))
 	b.opt("-chardev", console.String(), "-serial", "chardev:console")
+}
+
+// slot leases an encryption slot, where the technology takes one.
+func (b *builder) slot() {
+	if b.plan.Slot = b.facts.slot(b.plan.tech.name); b.plan.Slot != nil {
+		b.fds.New(roleSlot)
+	}
 	for i, role := range b.fds.Roles {
 		b.plan.FDs = append(b.plan.FDs, FD{Number: 3 + i, Role: role, Meaning: roleMeaning[role]})
 	}
-}
-
-// coverage says what the measurement would and would not prove.
-func (b *builder) coverage() {
-	if b.plan.tech.object == nil {
-		b.plan.Covers.NotCovered = []string{"everything: a plain VM is not measured"}
-		return
-	}
-	c := &b.plan.Covers
-	c.Covered = []string{"firmware image"}
-	switch {
-	case b.plan.tech.measurable:
-		c.Covered = append(c.Covered, "guest policy", "platform firmware version")
-	case b.spec.Confidential.IDBlock != "":
-		c.Covered = append(c.Covered, "guest policy (by the ID block)")
-	}
-	if b.spec.KernelHashes() {
-		c.Covered = append(c.Covered, "kernel", "initrd", "kernel command line")
-	} else if b.spec.Kernel.Image != "" {
-		c.NotCovered = append(c.NotCovered, "kernel, initrd and command line: kernel-hashes is off")
-	}
-	switch {
-	case b.facts.IGVMFile:
-		c.Covered = append(c.Covered, "registers of the CPUs that the IGVM file names")
-	case b.plan.tech.model != "":
-		c.Covered = append(c.Covered, "number and model of CPUs")
-	default:
-		c.NotCovered = append(c.NotCovered, "number and model of CPUs")
-	}
-	c.NotCovered = append(c.NotCovered, "memory size", "devices and ACPI tables", "disks and networks")
 }
 
 // inputs are the files that the platform measures.

@@ -7,11 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
@@ -26,53 +24,40 @@ func (s *Spec) SNPPolicy() (sev.SNPPolicy, error) {
 
 func validateSNP(s *Spec) error {
 	c := s.Confidential
-	p, err := s.SNPPolicy()
-	switch {
-	case err != nil:
+	if _, err := s.SNPPolicy(); err != nil {
 		return s.errorf("confidential.policy", "%v", err)
-	case p&sev.SNPPolicyDebug != 0:
-		return s.errorf("confidential.policy", "debug: the host could read and change the guest's memory through debug commands")
-	case c.OwnerCert != "" || c.Session != "":
-		return s.errorf("confidential.session", "SEV-SNP has no sessions: bind the launch with id-block and id-auth (latchkey idblock)")
-	case (c.IDBlock == "") != (c.IDAuth == ""):
-		return s.errorf("confidential", "id-block and id-auth go together: both come from one latchkey idblock make")
-	case s.CPU == "host" || s.CPU == "max":
-		return s.errorf("cpu", "%q: the registers that a CPU starts with are measured; name a model such as %s", s.CPU, snpModel)
 	}
-	if _, err := hostData(c.HostData); err != nil {
+	if c.OwnerCert != "" || c.Session != "" {
+		if len(s.asked) == 1 {
+			return s.errorf("confidential.session", "SEV-SNP has no sessions: bind the launch with id-block and id-auth (latchkey idblock)")
+		}
+	}
+	if _, err := hexBytes(c.HostData, 32); err != nil {
 		return s.errorf("confidential.host-data", "%v", err)
 	}
 	if err := validateConfidential(s); err != nil {
 		return err
 	}
-	switch s.Latch.Until {
-	case UntilIDBlock:
+	if s.Latch.Until == UntilIDBlock && len(s.Latch.Owner) == 0 {
 		if c.IDBlock == "" {
 			return s.errorf("latch.until", "id-block: there is none; without it the platform compares the launch with nothing")
 		}
-	case UntilNothing:
-	case "", UntilSecret:
-		return s.errorf("latch.until", `SEV-SNP shows no measurement while the guest is paused; write until = "id-block" and give one, or until = "nothing" to accept that only reports from inside the guest tell`)
-	default:
+		return nil
+	}
+	if s.Latch.Until != "" && s.Latch.Until != UntilSecret && s.Latch.Until != UntilNothing && s.Latch.Until != UntilIDBlock {
 		return s.errorf("latch.until", `%q: must be "id-block" or "nothing"`, s.Latch.Until)
 	}
-	if len(s.Latch.Owner) > 0 {
-		return s.errorf("latch.owner", "SEV-SNP asks no owner before the guest runs")
-	}
-	return nil
+	return s.latchOnly(`SEV-SNP shows no measurement while the guest is paused; write until = "id-block" and give one, or only reports from inside the guest tell`)
 }
 
-// snpModel is the CPU model where none is named.
-const snpModel = "EPYC-v4"
-
-// hostData reads 32 bytes of hex; nil for "".
-func hostData(s string) ([]byte, error) {
+// hexBytes reads n bytes of hex; nil for "".
+func hexBytes(s string, n int) ([]byte, error) {
 	if s == "" {
 		return nil, nil
 	}
 	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != 32 {
-		return nil, errors.New("must be 32 bytes in hex")
+	if err != nil || len(b) != n {
+		return nil, fmt.Errorf("must be %d bytes in hex", n)
 	}
 	return b, nil
 }
@@ -84,10 +69,8 @@ func snpObject(b *builder) error {
 		return err
 	}
 	c := b.spec.Confidential
-	props := map[string]any{
-		"qom-type": "sev-snp-guest", "id": "sev0", "cbitpos": b.facts.CBitPos, "reduced-phys-bits": 1, "policy": uint64(policy),
-	}
-	if data, err := hostData(c.HostData); err != nil {
+	props := map[string]any{"cbitpos": b.facts.cBitPos(), "reduced-phys-bits": reducedPhysBits, "policy": uint64(policy)}
+	if data, err := hexBytes(c.HostData, 32); err != nil {
 		return err
 	} else if data != nil {
 		props["host-data"] = base64.StdEncoding.EncodeToString(data)
@@ -101,10 +84,8 @@ func snpObject(b *builder) error {
 		}
 		b.choose("id-block", c.IDBlock, b.spec.From("confidential.id-block"))
 	}
-	b.opt("-object", argv.JSON(props))
-	b.machine.Set("confidential-guest-support", "sev0")
 	b.choose("policy", policy.String(), b.spec.From("confidential.policy"))
-	return nil
+	return b.addObject("sev-snp-guest", props)
 }
 
 // readIDBlock reads the owner's files, of a few kilobytes.
@@ -149,12 +130,9 @@ func readBase64(file string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	text, err := readAtMost(f, limit)
 	if err != nil {
 		return nil, err
-	}
-	if int64(len(text)) > limit {
-		return nil, fmt.Errorf("%s: has more than %d bytes", file, limit)
 	}
 	b, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
 	if err != nil {
@@ -180,5 +158,5 @@ func querySNP(ctx context.Context, conn *qmp.Conn, p *Plan) (*rundir.SEV, error)
 	case answer.SNPPolicy != uint64(want):
 		return nil, fmt.Errorf("QEMU launched the guest with policy %#x instead of %#x", answer.SNPPolicy, uint64(want))
 	}
-	return &rundir.SEV{SNPPolicy: want, Inputs: p.inputs(), Build: sev.Build{Major: answer.APIMajor, Minor: answer.APIMinor, Build: answer.BuildID}}, nil
+	return p.sevRecord(answer, rundir.SEV{SNPPolicy: want}), nil
 }

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +14,6 @@ import (
 	"github.com/xrash/smetrics"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 // Spec is what a user wrote about one VM.
@@ -33,12 +30,17 @@ type Spec struct {
 	Kernel       KernelSpec       `toml:"kernel" json:"kernel"`
 	Confidential ConfidentialSpec `toml:"confidential" json:"confidential"`
 	Latch        LatchSpec        `toml:"latch" json:"latch"`
+	Backend      BackendSpec      `toml:"memory-backend" json:"memory-backend"`
 	Disks        []DiskSpec       `toml:"disk" json:"disk,omitempty"`
 	Networks     []NetworkSpec    `toml:"network" json:"network,omitempty"`
+	Devices      []map[string]any `toml:"device" json:"device,omitempty"` // -device, as it is
+	Objects      []map[string]any `toml:"object" json:"object,omitempty"` // -object, as it is
 
-	file string
-	dir  string
-	set  map[string]bool // keys that the file has
+	file  string
+	dir   string
+	set   map[string]bool // keys that the file has
+	tech  string          // the technology that was chosen; "" while several could be
+	asked []string        // the technologies to choose from, preferred first
 }
 
 // FirmwareSpec names the firmware by file, or by what it must be able to do.
@@ -63,14 +65,54 @@ type KernelSpec struct {
 
 // ConfidentialSpec asks for memory encryption.
 type ConfidentialSpec struct {
-	Technology   string   `toml:"technology" json:"technology"`
+	// Technology is a name, a list of names, or "any-confidential".
+	Technology   any      `toml:"technology" json:"technology"`
 	Policy       []string `toml:"policy" json:"policy,omitempty"`
 	KernelHashes *bool    `toml:"kernel-hashes" json:"kernel-hashes,omitempty"`
 	OwnerCert    string   `toml:"owner-cert" json:"owner-cert,omitempty"`
 	Session      string   `toml:"session" json:"session,omitempty"`
+	VMSA         string   `toml:"vmsa" json:"vmsa,omitempty"`           // SEV, SEV-ES: init2 or legacy; "" is chosen
 	IDBlock      string   `toml:"id-block" json:"id-block,omitempty"`   // SEV-SNP: file of base64
 	IDAuth       string   `toml:"id-auth" json:"id-auth,omitempty"`     // SEV-SNP: file of base64
 	HostData     string   `toml:"host-data" json:"host-data,omitempty"` // SEV-SNP: 32 bytes in hex
+
+	MRConfigID    string `toml:"mrconfigid" json:"mrconfigid,omitempty"`       // TDX: 48 bytes in hex, as the next two
+	MROwner       string `toml:"mrowner" json:"mrowner,omitempty"`             //
+	MROwnerConfig string `toml:"mrownerconfig" json:"mrownerconfig,omitempty"` //
+	QuoteSocket   string `toml:"quote-socket" json:"quote-socket,omitempty"`   // TDX: unix socket of the quote service
+
+	MKTME MKTMESpec `toml:"mktme" json:"mktme"`
+
+	// What differs between technologies, where there are several to choose from.
+	ForSEV   OnlyFor `toml:"sev" json:"sev"`
+	ForSEVES OnlyFor `toml:"sev-es" json:"sev-es"`
+	ForSNP   OnlyFor `toml:"sev-snp" json:"sev-snp"`
+	ForTDX   OnlyFor `toml:"tdx" json:"tdx"`
+}
+
+// OnlyFor are values that count when its technology is chosen.
+type OnlyFor struct {
+	Policy []string `toml:"policy" json:"policy,omitempty"`
+	CPU    string   `toml:"cpu" json:"cpu,omitempty"`
+	Until  string   `toml:"until" json:"until,omitempty"`
+}
+
+// MKTMESpec names the object of a patched QEMU that takes a key handle. No
+// released QEMU has one.
+type MKTMESpec struct {
+	Object         string `toml:"object" json:"object,omitempty"`
+	HandleProperty string `toml:"handle-property" json:"handle-property,omitempty"`
+	Algorithm      string `toml:"algorithm" json:"algorithm,omitempty"`
+}
+
+// BackendSpec says where the guest's memory comes from; nothing set leaves it to
+// QEMU and the technology.
+type BackendSpec struct {
+	Type      string `toml:"type" json:"type,omitempty"` // ram or memfd
+	Share     *bool  `toml:"share" json:"share,omitempty"`
+	Prealloc  *bool  `toml:"prealloc" json:"prealloc,omitempty"`
+	Reserve   *bool  `toml:"reserve" json:"reserve,omitempty"`
+	HugePages Size   `toml:"hugepages" json:"hugepages,omitempty"` // page size; memfd only
 }
 
 // LatchSpec says what must happen before the guest may run.
@@ -136,6 +178,8 @@ type SpecError struct {
 	Key    string
 	Msg    string
 	Near   string // a key that was perhaps meant
+	Check  string // the check that found it, if one did
+	Fix    string // what to do, if the check knows
 }
 
 func (e *SpecError) Error() string {
@@ -156,12 +200,9 @@ func LoadSpec(file string) (*Spec, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
+	b, err := readAtMost(f, maxSpec)
 	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxSpec {
-		return nil, &SpecError{File: file, Msg: fmt.Sprintf("is over %d bytes", maxSpec)}
+		return nil, &SpecError{File: file, Msg: err.Error()}
 	}
 	abs, err := filepath.Abs(file)
 	if err != nil {
@@ -171,8 +212,18 @@ func LoadSpec(file string) (*Spec, error) {
 }
 
 // ParseSpec reads a spec. file names it in errors; dir is what relative paths
-// start from. Defaults are filled in; unknown keys are errors.
+// start from. Defaults are filled in; unknown keys are errors, as is what the
+// checks refuse that need no host.
 func ParseSpec(b []byte, file, dir string) (*Spec, error) {
+	s, err := readSpec(b, file, dir)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.settle()
+}
+
+// readSpec is ParseSpec without a look at what depends on the technology.
+func readSpec(b []byte, file, dir string) (*Spec, error) {
 	s := &Spec{
 		CPUs: 1, Memory: 512 << 20, Accel: "auto", Machine: "q35", file: file, dir: dir,
 		Confidential: ConfidentialSpec{Technology: TechnologyNone},
@@ -186,11 +237,11 @@ func ParseSpec(b []byte, file, dir string) (*Spec, error) {
 		s.set = map[string]bool{}
 		collectKeys(s.set, "", tree)
 	}
-	s.fill()
-	if err := s.validate(); err != nil {
+	if err := s.readTechnologies(); err != nil {
 		return nil, err
 	}
-	return s, nil
+	s.fill()
+	return s, s.validate()
 }
 
 // decodeTOML is strict decoding with errors that name file, line and a near key.
@@ -261,7 +312,7 @@ func (s *Spec) fill() {
 	}
 	for _, p := range []*string{
 		&s.Firmware.Image, &s.Firmware.Vars, &s.Kernel.Image, &s.Kernel.Initrd,
-		&s.Confidential.OwnerCert, &s.Confidential.Session, &s.Confidential.IDBlock, &s.Confidential.IDAuth,
+		&s.Confidential.OwnerCert, &s.Confidential.Session, &s.Confidential.IDBlock, &s.Confidential.IDAuth, &s.Confidential.QuoteSocket,
 	} {
 		*p = s.abs(*p)
 	}
@@ -278,13 +329,29 @@ func (s *Spec) fill() {
 			}
 		}
 	}
+}
+
+// fillFor sets the defaults that depend on the technology.
+func (s *Spec) fillFor(technology string) {
+	s.tech = technology
+	if only := s.onlyFor(technology); only != nil {
+		if len(only.Policy) > 0 {
+			s.Confidential.Policy = only.Policy
+		}
+		if only.CPU != "" {
+			s.CPU = only.CPU
+		}
+		if only.Until != "" {
+			s.Latch.Until = only.Until
+		}
+	}
 	if s.Latch.Until == "" {
 		switch {
-		case s.Confidential.Technology == TechnologyNone:
+		case technology == TechnologyNone:
 			s.Latch.Until = UntilNone
-		case s.Confidential.IDBlock != "":
+		case technology == TechnologySNP && s.Confidential.IDBlock != "":
 			s.Latch.Until = UntilIDBlock
-		case s.Confidential.Session != "":
+		case (technology == TechnologySEV || technology == TechnologySEVES) && s.Confidential.Session != "":
 			s.Latch.Until = UntilSecret
 		}
 	}
@@ -292,6 +359,11 @@ func (s *Spec) fill() {
 		on := true
 		s.Confidential.KernelHashes = &on
 	}
+}
+
+func (s *Spec) onlyFor(technology string) *OnlyFor {
+	c := &s.Confidential
+	return map[string]*OnlyFor{TechnologySEV: &c.ForSEV, TechnologySEVES: &c.ForSEVES, TechnologySNP: &c.ForSNP, TechnologyTDX: &c.ForTDX}[technology]
 }
 
 func (s *Spec) abs(p string) string {
@@ -307,15 +379,25 @@ func (s *Spec) KernelHashes() bool {
 	if s.Confidential.KernelHashes != nil {
 		return *s.Confidential.KernelHashes
 	}
-	return s.Kernel.Image != "" && s.Confidential.Technology != TechnologyNone
+	t, _ := technologyByName(s.tech)
+	return s.Kernel.Image != "" && t.kernelHashes
 }
 
-// Policy is the guest policy of a SEV guest.
-func (s *Spec) Policy() (sev.Policy, error) {
-	if len(s.Confidential.Policy) == 0 {
-		return sev.PolicyNoDebug | sev.PolicyNoKeySharing, nil
+// Technology is what was asked for, or chosen of several; "" before the choice.
+func (s *Spec) Technology() string { return s.tech }
+
+// Policy is the guest policy of a SEV or SEV-ES guest.
+func (s *Spec) Policy() (p sev.Policy, err error) {
+	p = sev.PolicyNoDebug | sev.PolicyNoKeySharing
+	if len(s.Confidential.Policy) > 0 {
+		if p, err = sev.ParsePolicy(strings.Join(s.Confidential.Policy, ",")); err != nil {
+			return 0, err
+		}
 	}
-	return sev.ParsePolicy(strings.Join(s.Confidential.Policy, ","))
+	if s.tech == TechnologySEVES {
+		p |= sev.PolicyES
+	}
+	return p, nil
 }
 
 // From says where a key's value came from.
@@ -328,57 +410,4 @@ func (s *Spec) From(key string) string {
 
 func (s *Spec) errorf(key, format string, args ...any) error {
 	return &SpecError{File: s.file, Key: key, Msg: fmt.Sprintf(format, args...)}
-}
-
-// validate refuses specs that cannot work or would not be secure.
-func (s *Spec) validate() error {
-	if err := exchange.CheckName(s.Name); err != nil {
-		return s.errorf("name", "%v", err)
-	}
-	if s.CPUs < 1 || s.CPUs > 512 {
-		return s.errorf("cpus", "%d: must be 1 to 512", s.CPUs)
-	}
-	if s.Memory < 16<<20 || s.Memory > 64<<40 || s.Memory%(1<<20) != 0 {
-		return s.errorf("memory", "%v: must be whole MiB, at least 16MiB", s.Memory)
-	}
-	if !slices.Contains([]string{"auto", "kvm", "tcg"}, s.Accel) {
-		return s.errorf("accel", "%q: must be auto, kvm or tcg", s.Accel)
-	}
-	if s.Kernel.Image == "" && (s.Kernel.Initrd != "" || s.Kernel.Cmdline != "") {
-		return s.errorf("kernel", "initrd and cmdline need a kernel image")
-	}
-	if t := s.Firmware.Type; t != "" && t != FirmwareBIOS && t != FirmwareUEFI {
-		return s.errorf("firmware.type", "%q: must be bios or uefi", t)
-	}
-	for _, text := range append([]string{s.Kernel.Cmdline, s.Machine, s.CPU}, s.paths()...) {
-		if strings.ContainsRune(text, 0) {
-			return s.errorf("", "a NUL character in %q", text)
-		}
-	}
-	for i, d := range s.Disks {
-		if d.Image == "" {
-			return s.errorf(fmt.Sprintf("disk %d", i+1), "image is missing")
-		}
-		if d.Format != "raw" && d.Format != "qcow2" {
-			return s.errorf(fmt.Sprintf("disk %d", i+1), "format %q: must be raw or qcow2", d.Format)
-		}
-	}
-	for i, n := range s.Networks {
-		if n.Mode != "user" {
-			return s.errorf(fmt.Sprintf("network %d", i+1), "mode %q: must be user", n.Mode)
-		}
-	}
-	t, ok := technologyByName(s.Confidential.Technology)
-	if !ok {
-		return s.errorf("confidential.technology", "%q: must be one of %s", s.Confidential.Technology, strings.Join(Technologies(), ", "))
-	}
-	return t.validate(s)
-}
-
-func (s *Spec) paths() []string {
-	p := []string{s.Firmware.Image, s.Firmware.Vars, s.Kernel.Image, s.Kernel.Initrd, s.Confidential.OwnerCert, s.Confidential.Session, s.Confidential.IDBlock, s.Confidential.IDAuth}
-	for _, d := range s.Disks {
-		p = append(p, d.Image)
-	}
-	return p
 }

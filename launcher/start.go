@@ -26,6 +26,13 @@ type StartOptions struct {
 	// Step is told the name of each step (reserve, sockets, exec, connect, query,
 	// paused) before it is taken; nil is fine.
 	Step func(step string)
+	// SlotWait is how long a start is tried again that found no encryption slot:
+	// the platform gives slots back late. Notice is told of each wait; nil is fine.
+	SlotWait time.Duration
+	Notice   func(text string)
+	// Warn is told of each check that warns; nil is fine. Checks that refuse are
+	// an error, always.
+	Warn func(CheckResult)
 }
 
 // StartError is a QEMU that did not come up.
@@ -33,9 +40,16 @@ type StartError struct {
 	Name   string
 	Err    error
 	Stderr string // the last lines that QEMU wrote
+	// Attempts is how often it was tried, if more than once.
+	Attempts int
 }
 
 func (e *StartError) Error() string {
+	if e.Attempts > 1 {
+		once := *e
+		once.Attempts = 0
+		return fmt.Sprintf("%s (tried %d times)", once.Error(), e.Attempts)
+	}
 	switch {
 	case e.Stderr == "":
 		return fmt.Sprintf("%s: QEMU did not start: %v", e.Name, e.Err)
@@ -65,8 +79,8 @@ type starter struct {
 	machine *Machine
 }
 
-// Start carries out a plan up to the paused machine. When it fails, nothing of
-// the VM is left.
+// Start carries out a plan up to the paused machine, if no check refuses it. When
+// it fails, nothing of the VM is left.
 func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
 	if opt.Step == nil {
 		opt.Step = func(string) {}
@@ -74,9 +88,22 @@ func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) 
 	if err := plan.CheckFiles(); err != nil {
 		return nil, err
 	}
+	warnings, err := approve(plan)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range warnings {
+		if opt.Warn != nil {
+			opt.Warn(w)
+		}
+	}
 	if opt.Foreground {
 		runtime.LockOSThread()
 	}
+	return retrying(ctx, opt, func() (*Machine, error) { return startOnce(ctx, plan, opt) })
+}
+
+func startOnce(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
 	opt.Step("reserve")
 	dir, err := plan.Dirs.Create(plan.Name)
 	if err != nil {
@@ -140,6 +167,13 @@ func (s *starter) open() error {
 			return err
 		}
 	}
+	if slot := s.plan.Slot; slot != nil {
+		lease, err := slot.pool().Take()
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.plan.Name, err)
+		}
+		s.files[roleSlot] = lease.File()
+	}
 	var err error
 	if s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket)); err != nil {
 		return err
@@ -159,6 +193,10 @@ func (s *starter) exec() error {
 		return err
 	}
 	pid, err := s.fork(log)
+	var lacking *HostError
+	if errors.As(err, &lacking) {
+		return err
+	}
 	if err != nil {
 		return &StartError{Name: s.plan.Name, Err: err}
 	}
@@ -181,6 +219,11 @@ func (s *starter) exec() error {
 // fork runs the plan's command with the descriptors in the plan's order. It is
 // syscall.ForkExec because os/exec first forks a child to find out about pidfds.
 func (s *starter) fork(log *os.File) (int, error) {
+	if need := s.plan.MemoryLock; need > 0 {
+		if err := allowLock(need); err != nil {
+			return 0, err
+		}
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, err

@@ -2,12 +2,11 @@ package launcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
@@ -15,51 +14,122 @@ import (
 
 // Names of technologies.
 const (
-	TechnologyNone = "none"
-	TechnologySEV  = "sev"
-	TechnologySNP  = "sev-snp"
+	TechnologyNone  = "none"
+	TechnologySEV   = host.SEV
+	TechnologySEVES = host.SEVES
+	TechnologySNP   = host.SNP
+	TechnologyTDX   = host.TDX
+	TechnologyMKTME = host.MKTME
 )
 
 // technology is one way to protect a guest: a row of this table, and nothing
 // else in the launcher knows it by name.
 type technology struct {
 	name     string
+	object   string // type of the QEMU object; "" for plain VMs and named adapters
 	validate func(*Spec) error
-	object   func(*builder) error // adds the QEMU object; nil for plain VMs
+	build    func(*builder) error // adds the QEMU object; nil for plain VMs
 	// query checks, once the machine is built, that it is what was asked for; nil
-	// for plain VMs.
-	query      func(context.Context, *qmp.Conn, *Plan) (*rundir.SEV, error)
-	measurable bool   // the platform shows a measurement while the guest is paused
-	model      string // CPU model where none is named; "" where it is not measured
+	// where the run state is all that can be asked.
+	query func(context.Context, *qmp.Conn, *Plan) (*rundir.SEV, error)
+
+	measurable    bool   // the platform shows a measurement while the guest is paused
+	kernelHashes  bool   // a kernel given to QEMU can be measured
+	model         string // CPU model where none is named; "" leaves it to the accelerator
+	modelMeasured bool   // the registers that a CPU starts with are measured
+	private       bool   // private memory comes from guest_memfd: nothing is pinned, and SMM cannot be
+	registers     bool   // register state is protected
+	locked        bool   // QEMU pins the guest's memory
 }
 
-var technologies = []technology{
-	{name: TechnologyNone, validate: validatePlain},
-	{name: TechnologySEV, validate: validateSEV, object: sevObject, query: querySEV, measurable: true},
-	{name: TechnologySNP, validate: validateSNP, object: snpObject, query: querySNP, model: snpModel},
+// technologyTable is a function, for its rows' functions look into it.
+func technologyTable() []technology {
+	return []technology{
+		{name: TechnologyNone, validate: validatePlain},
+		{
+			name: TechnologySEV, object: "sev-guest", validate: validateSEV, build: sevObject, query: querySEV,
+			measurable: true, kernelHashes: true, locked: true,
+		},
+		{
+			name: TechnologySEVES, object: "sev-guest", validate: validateSEV, build: sevObject, query: querySEV,
+			measurable: true, kernelHashes: true, locked: true, registers: true, model: measuredModel, modelMeasured: true,
+		},
+		{
+			name: TechnologySNP, object: "sev-snp-guest", validate: validateSNP, build: snpObject, query: querySNP,
+			kernelHashes: true, private: true, registers: true, model: measuredModel, modelMeasured: true,
+		},
+		{name: TechnologyTDX, object: "tdx-guest", validate: validateTDX, build: tdxObject, private: true, registers: true, model: "host"},
+		{name: TechnologyMKTME, validate: validateMKTME, build: mktmeObject},
+	}
 }
+
+// measuredModel is the CPU model where it is measured and none is named. It has a
+// version: what a bare name stands for can change.
+const measuredModel = "EPYC-v4"
 
 // Technologies returns the names that a spec may give.
 func Technologies() []string {
 	var names []string
-	for _, t := range technologies {
+	for _, t := range technologyTable() {
 		names = append(names, t.name)
 	}
 	return names
 }
 
 func technologyByName(name string) (technology, bool) {
-	i := slices.IndexFunc(technologies, func(t technology) bool { return t.name == name })
-	if i < 0 {
-		return technology{}, false
+	for _, t := range technologyTable() {
+		if t.name == name {
+			return t, true
+		}
 	}
-	return technologies[i], true
+	return technology{}, false
+}
+
+// keyOf is a key of [confidential] that only some technologies have.
+type keyOf struct {
+	key   string
+	value string
+	of    []string
+}
+
+// foreignKeys refuses keys that the spec's technology gives no meaning.
+func (s *Spec) foreignKeys() error {
+	c := &s.Confidential
+	sevs := []string{TechnologySEV, TechnologySEVES}
+	tdx := []string{TechnologyTDX}
+	for _, k := range []keyOf{
+		{"policy", strings.Join(c.Policy, ","), append(slices.Clone(sevs), TechnologySNP, TechnologyTDX)},
+		{"owner-cert", c.OwnerCert, sevs},
+		{"session", c.Session, sevs},
+		{"vmsa", c.VMSA, sevs},
+		{"id-block", c.IDBlock, []string{TechnologySNP}},
+		{"id-auth", c.IDAuth, []string{TechnologySNP}},
+		{"host-data", c.HostData, []string{TechnologySNP}},
+		{"mrconfigid", c.MRConfigID, tdx},
+		{"mrowner", c.MROwner, tdx},
+		{"mrownerconfig", c.MROwnerConfig, tdx},
+		{"quote-socket", c.QuoteSocket, tdx},
+		{"mktme", c.MKTME.Object + c.MKTME.HandleProperty + c.MKTME.Algorithm, []string{TechnologyMKTME}},
+	} {
+		if k.value == "" || slices.Contains(k.of, s.tech) {
+			continue
+		}
+		if len(s.asked) > 1 && slices.ContainsFunc(s.asked, func(n string) bool { return slices.Contains(k.of, n) }) {
+			continue // it is for another one of those asked for
+		}
+		return s.errorf("confidential."+k.key, "technology %q takes none; it is for %s", s.tech, strings.Join(k.of, ", "))
+	}
+	if c.KernelHashes != nil && *c.KernelHashes {
+		if t, _ := technologyByName(s.tech); !t.kernelHashes {
+			return s.errorf("confidential.kernel-hashes", "technology %q has no such hashes", s.tech)
+		}
+	}
+	return nil
 }
 
 func validatePlain(s *Spec) error {
-	c := s.Confidential
-	if len(c.Policy) > 0 || c.KernelHashes != nil && *c.KernelHashes || c.OwnerCert != "" || c.Session != "" || c.IDBlock != "" || c.IDAuth != "" || c.HostData != "" {
-		return s.errorf("confidential", `technology = "none" takes no policy, kernel-hashes, owner-cert, session, id-block, id-auth or host-data`)
+	if err := s.foreignKeys(); err != nil {
+		return err
 	}
 	if s.Latch.Until != UntilNone {
 		return s.errorf("latch.until", "%q: a plain VM is not measured, so nothing can open a latch", s.Latch.Until)
@@ -67,107 +137,96 @@ func validatePlain(s *Spec) error {
 	return nil
 }
 
-func validateSEV(s *Spec) error {
-	c := s.Confidential
-	p, err := s.Policy()
-	if err != nil {
-		return s.errorf("confidential.policy", "%v", err)
-	}
-	switch {
-	case p&sev.PolicyES != 0:
-		return s.errorf("confidential.policy", `es: SEV-ES is not supported in this version; technology = "sev" encrypts memory only`)
-	case p&sev.PolicyNoDebug == 0:
-		return s.errorf("confidential.policy", "lacks no-debug: the host could read and change the guest's memory through debug commands")
-	case c.IDBlock != "" || c.IDAuth != "" || c.HostData != "":
-		return s.errorf("confidential", `id-block, id-auth and host-data are for technology = "sev-snp"`)
-	case (c.OwnerCert == "") != (c.Session == ""):
-		return s.errorf("confidential", "owner-cert and session go together: both come from one latchkey session")
-	}
-	if err := validateConfidential(s); err != nil {
-		return err
-	}
-	return validateSEVLatch(s)
-}
-
 // validateConfidential checks what all confidential guests share.
 func validateConfidential(s *Spec) error {
-	switch {
-	case !strings.HasPrefix(s.Machine, "q35") && !strings.HasPrefix(s.Machine, "pc-q35"):
-		return s.errorf("machine", "%q: confidential guests need q35", s.Machine)
-	case s.Accel == "tcg":
-		return s.errorf("accel", "tcg cannot encrypt memory; to try the launch without hardware, start with --emulate")
-	case s.Firmware.Vars != "":
-		return s.errorf("firmware.vars", "a variable store is not measured: the host could change what the guest boots")
-	case s.Firmware.Image == "" && len(s.Firmware.Features) == 0:
-		return s.errorf("firmware", `a SEV guest needs firmware that knows SEV: give image, or features = ["amd-sev"]`)
-	case s.KernelHashes() && s.Kernel.Image == "":
-		return s.errorf("confidential.kernel-hashes", "there is no kernel to measure")
-	}
-	return nil
-}
-
-func validateSEVLatch(s *Spec) error {
-	switch s.Latch.Until {
-	case UntilSecret:
-		if s.Confidential.Session == "" {
-			return s.errorf("latch.until", "secret: without a session there are no keys that could authenticate one")
-		}
-	case UntilNothing:
-		if len(s.Latch.Owner) > 0 {
-			return s.errorf("latch.owner", `until = "nothing" asks no owner`)
-		}
-	case "":
-		return s.errorf("latch.until", `without a session nobody can verify the launch; write until = "nothing" to accept that`)
-	default:
-		return s.errorf("latch.until", `%q: must be "secret" or "nothing"`, s.Latch.Until)
-	}
-	return nil
-}
-
-// sevMeasured is the state in which a guest waits for its secret (QEMU,
-// qapi/misc-i386.json, SevState).
-const sevMeasured = "launch-secret"
-
-// querySEV checks that the platform has measured what was asked for.
-func querySEV(ctx context.Context, conn *qmp.Conn, p *Plan) (*rundir.SEV, error) {
-	answer, err := qmp.QuerySEV{}.Execute(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	if !answer.Enabled {
-		return nil, errors.New("QEMU runs, but says that SEV is not enabled")
-	}
-	want, err := p.spec.Policy()
-	if err != nil {
-		return nil, err
-	}
-	if answer.Policy != uint32(want) {
-		return nil, fmt.Errorf("QEMU launched the guest with policy %#x instead of %#x", answer.Policy, uint32(want))
-	}
-	if answer.State != sevMeasured {
-		return nil, fmt.Errorf("the platform did not measure the guest: its state is %s instead of %s", answer.State, sevMeasured)
-	}
-	return &rundir.SEV{Policy: want, Inputs: p.inputs(), Build: sev.Build{Major: answer.APIMajor, Minor: answer.APIMinor, Build: answer.BuildID}}, nil
-}
-
-// sevObject adds the sev-guest object (QEMU, qapi/qom.json, SevGuestProperties).
-func sevObject(b *builder) error {
-	policy, err := b.spec.Policy()
-	if err != nil {
+	if err := s.foreignKeys(); err != nil {
 		return err
 	}
-	props := map[string]any{
-		"qom-type": "sev-guest", "id": "sev0",
-		"cbitpos": b.facts.CBitPos, "reduced-phys-bits": 1, "policy": uint32(policy),
+	switch {
+	case s.Accel == "tcg":
+		return s.errorf("accel", "tcg cannot encrypt memory; to try the launch without hardware, start with --emulate")
+	case s.Firmware.Image == "" && len(s.Firmware.Features) == 0:
+		return s.errorf("firmware", `a confidential guest needs firmware that knows %s: give image, or features = [%q]`, s.tech, firmwareFeature[s.tech])
 	}
-	if c := b.spec.Confidential; c.Session != "" {
-		props["dh-cert-file"], props["session-file"] = c.OwnerCert, c.Session
-	}
-	if b.spec.KernelHashes() {
-		props["kernel-hashes"] = true
-	}
-	b.opt("-object", argv.JSON(props))
-	b.machine.Set("confidential-guest-support", "sev0")
-	b.choose("policy", policy.String(), b.spec.From("confidential.policy"))
 	return nil
 }
+
+// firmwareFeature are QEMU's words for what firmware must be able to do (QEMU,
+// docs/interop/firmware.json, FirmwareFeature).
+var firmwareFeature = map[string]string{
+	TechnologySEV: "amd-sev", TechnologySEVES: "amd-sev-es", TechnologySNP: "amd-sev-snp", TechnologyTDX: "intel-tdx", TechnologyMKTME: "secure-boot",
+}
+
+// latchOnly checks latch.until of a technology that no owner is asked for.
+func (s *Spec) latchOnly(why string) error {
+	switch {
+	case s.Latch.Until == UntilNothing && len(s.Latch.Owner) == 0:
+		return nil
+	case len(s.Latch.Owner) > 0:
+		return s.errorf("latch.owner", "%s asks no owner before the guest runs", s.tech)
+	case s.Latch.Until == "" || s.Latch.Until == UntilSecret:
+		return s.errorf("latch.until", `%s; write until = "nothing" to accept that`, why)
+	}
+	return s.errorf("latch.until", `%q: must be "nothing"`, s.Latch.Until)
+}
+
+// since says which QEMU versions have an object or a property.
+var since = map[string]string{
+	"sev-guest": "2.12", "sev-guest.kernel-hashes": "6.2", "sev-guest.legacy-vm-type": "9.1",
+	"sev-snp-guest": "9.1", "tdx-guest": "10.1", "igvm-cfg": "10.1, if it was built with libigvm", "memory-backend-memfd": "2.12, on Linux",
+}
+
+// knows says which object or property the QEMU lacks.
+func (s *Spec) knows(f *Facts, t technology) error {
+	object := t.object
+	if t.name == TechnologyMKTME {
+		object = s.Confidential.MKTME.Object
+	}
+	return f.needs("launch a guest of technology "+t.name, object)
+}
+
+// needs is an error unless QEMU has the object and its properties.
+func (f *Facts) needs(want, object string, properties ...string) error {
+	if f.Info == nil || !f.Info.HasObject(object) {
+		return f.lacks(want, object, "object "+object)
+	}
+	for _, p := range properties {
+		if !f.Info.HasObject(object, p) {
+			return f.lacks(want, object+"."+p, "property "+p+" of "+object)
+		}
+	}
+	return nil
+}
+
+func (f *Facts) lacks(want, key, what string) error {
+	version, fix := "of unknown version", "no released QEMU has it"
+	if f.Info != nil {
+		version = f.Info.Version
+	}
+	if v, ok := since[key]; ok {
+		fix = "install QEMU " + v + " or newer, or name another one with qemu = in the spec"
+		what += " (QEMU " + v + " or newer has it)"
+	}
+	return &HostError{Want: want, Why: fmt.Sprintf("QEMU %s (%s) has no %s", version, f.QEMU, what), Fix: fix}
+}
+
+// addObject adds the confidential object. A property that this QEMU does not know
+// is an error and never left out, for each means something for the measurement or
+// for the guest's safety.
+func (b *builder) addObject(object string, props map[string]any) error {
+	var names []string
+	for name := range props {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if err := b.facts.needs("launch the guest as its spec says", object, names...); err != nil {
+		return err
+	}
+	props["qom-type"], props["id"] = object, objectID
+	b.opt("-object", argv.JSON(props))
+	b.machine.Set("confidential-guest-support", objectID)
+	return nil
+}
+
+// objectID is the id of the confidential object.
+const objectID = "cgs0"

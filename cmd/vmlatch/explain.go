@@ -9,7 +9,20 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/slot"
 )
+
+const emulateHint = `without the hardware, "--emulate" takes the same steps on an emulated platform`
+
+// choiceCode: a choice that the host alone prevents is the host's fault.
+func choiceCode(e *launcher.ChoiceError) cli.ExitCode {
+	for _, r := range e.Rejected {
+		if !errors.Is(r.Err, launcher.ErrHost) {
+			return cli.ExitUsage
+		}
+	}
+	return cli.ExitHost
+}
 
 // explain gives a library's error its exit code and hints.
 func explain(err error) error {
@@ -31,8 +44,26 @@ func explain(err error) error {
 	var file *launcher.FileError
 	var state *launcher.StateError
 	var owner *launcher.OwnerError
+	var check *launcher.CheckError
+	var choice *launcher.ChoiceError
+	var lacking *launcher.HostError
 	switch {
+	case errors.As(err, &choice):
+		return cli.Fail(choiceCode(choice), err, `"vmlatch host" shows what this host can do`)
+	case errors.As(err, &check):
+		code := cli.ExitUsage
+		if check.Host() {
+			code = cli.ExitHost
+		}
+		var hints []string
+		for _, r := range check.Failed {
+			hints = append(hints, fmt.Sprintf("%s: %s", r.ID, r.Fix))
+		}
+		return cli.Fail(code, err, append(hints, `"vmlatch check FILE" shows all checks`)...)
 	case errors.As(err, &spec):
+		if spec.Fix != "" {
+			return cli.Fail(cli.ExitUsage, err, spec.Fix)
+		}
 		if spec.Near != "" {
 			return cli.Fail(cli.ExitUsage, err, fmt.Sprintf("did you mean %q?", spec.Near))
 		}
@@ -48,8 +79,12 @@ func explain(err error) error {
 	case errors.Is(err, launcher.ErrLatchClosed):
 		return cli.Fail(cli.ExitRefused, err,
 			`"vmlatch measure NAME" shows the owner what was loaded; "vmlatch inject NAME PACKET" takes the owner's answer`)
+	case errors.Is(err, slot.ErrNone):
+		return cli.Fail(cli.ExitHost, err, "stop another confidential VM; the pool's size is in vmlatch host, an operator's limit in [slots] of host.toml")
+	case errors.As(err, &lacking) && lacking.Fix != "":
+		return cli.Fail(cli.ExitHost, err, lacking.Fix, emulateHint)
 	case errors.Is(err, launcher.ErrHost):
-		return cli.Fail(cli.ExitHost, err, `without SEV hardware, "--emulate" takes the same steps on an emulated platform`)
+		return cli.Fail(cli.ExitHost, err, emulateHint)
 	case errors.Is(err, exchange.ErrFormat):
 		return cli.Fail(cli.ExitUsage, err, `packets come from "latchkey secret"`)
 	case errors.Is(err, rundir.ErrNotFound):

@@ -29,7 +29,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			facts, err := launcher.GatherFacts(h, nil, c.Bool("emulate"))
+			facts, err := launcher.GatherFacts(c.Context, h, nil, c.Bool("emulate"))
 			if err != nil {
 				return err
 			}

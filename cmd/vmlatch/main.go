@@ -54,7 +54,7 @@ func newApp(s *cli.IO) *cli.App {
 			newStart(s), newRun(s), newStop(s),
 			newPS(s), newInspect(s), newLogs(s), newConsole(s),
 			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
-			newPlan(s), newQMP(s),
+			newHost(s), newCheck(s), newPlan(s), newQMP(s),
 		},
 	}
 }
@@ -65,6 +65,7 @@ func hostFlags(more ...urfave.Flag) []urfave.Flag {
 		&urfave.StringFlag{Name: "config", EnvVars: []string{"VMLATCH_CONFIG"}, Usage: "read the host's settings from `FILE`", Category: "host settings"},
 		&urfave.StringFlag{Name: "run-dir", EnvVars: []string{"VMLATCH_RUN_DIR"}, Usage: "keep locks and sockets in `DIR`", Category: "host settings"},
 		&urfave.StringFlag{Name: "state-dir", EnvVars: []string{"VMLATCH_STATE_DIR"}, Usage: "keep logs in `DIR`", Category: "host settings"},
+		&urfave.StringFlag{Name: "cache-dir", EnvVars: []string{"VMLATCH_CACHE_DIR"}, Usage: "keep what QEMU said of itself in `DIR`", Category: "host settings"},
 	)
 }
 
@@ -91,6 +92,9 @@ func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
 	}
 	if dir := c.String("state-dir"); dir != "" {
 		h.StateDir = dir
+	}
+	if dir := c.String("cache-dir"); dir != "" {
+		h.CacheDir = dir
 	}
 	return h, cli.Fail(cli.ExitUsage, h.MakeAbsolute())
 }
@@ -135,24 +139,42 @@ func attach(c *urfave.Context, s *cli.IO, name string) (*launcher.Machine, error
 	return launcher.Attach(root, name)
 }
 
+// planned is a spec that was worked out on this host.
+type planned struct {
+	spec *launcher.Spec // with the technology that was chosen
+	plan *launcher.Plan
+}
+
 // loadPlan reads a spec and works out its start.
-func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*launcher.Spec, *launcher.Plan, error) {
+func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*planned, error) {
+	spec, err := loadSpec(c, file)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
+	if err != nil {
+		return nil, err
+	}
+	plan, err := launcher.NewPlan(spec, facts, h.Root())
+	if err != nil {
+		return nil, err
+	}
+	return &planned{plan.Spec(), plan}, nil
+}
+
+// loadSpec reads a spec; --name replaces its name.
+func loadSpec(c *urfave.Context, file string) (*launcher.Spec, error) {
 	spec, err := launcher.LoadSpec(file)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if name := c.String("name"); name != "" {
 		if err := exchange.CheckName(name); err != nil {
-			return nil, nil, cli.Fail(cli.ExitUsage, err)
+			return nil, cli.Fail(cli.ExitUsage, err)
 		}
 		spec.Name = name
 	}
-	facts, err := launcher.GatherFacts(h, spec, c.Bool("emulate"))
-	if err != nil {
-		return nil, nil, err
-	}
-	plan, err := launcher.NewPlan(spec, facts, h.Root())
-	return spec, plan, err
+	return spec, nil
 }
 
 // completeNames lists the VMs for shell completion.

@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"strconv"
 	"text/tabwriter"
 
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 func newPlan(s *cli.IO) *urfave.Command {
@@ -19,7 +22,7 @@ Examples:
 
    vmlatch plan examples/plain/guest.toml
    vmlatch plan --emulate --json examples/sev/guest.toml`,
-		Flags: hostFlags(jsonFlag(), emulateFlag(),
+		Flags: hostFlags(jsonFlag(), emulateFlag(), explainChoiceFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"}),
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "FILE")
@@ -30,14 +33,17 @@ Examples:
 			if err != nil {
 				return err
 			}
-			_, plan, err := loadPlan(c, h, args[0])
+			p, err := loadPlan(c, h, args[0])
 			if err != nil {
 				return err
 			}
 			if c.Bool("json") {
-				return s.JSON(plan)
+				return s.JSON(p.plan)
 			}
-			return printPlan(s, plan)
+			if c.Bool("explain-choice") {
+				return printChoices(s, p.plan.Choices)
+			}
+			return printPlan(s, p.plan)
 		},
 	}
 }
@@ -48,10 +54,11 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	section := func(title string) { fmt.Fprintf(t, "\n# %s\n", title) }
 	section("where the values came from")
-	for _, c := range p.Choices {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", c.What, c.Value, c.From)
-	}
+	writeChoices(t, p.Choices)
 	section("descriptors that QEMU inherits")
+	if p.Slot != nil {
+		fmt.Fprintf(t, "slot\t%s\tof %s (%s)\n", p.Slot.Pool, count(p.Slot.Size), p.Slot.From)
+	}
 	for _, f := range p.FDs {
 		fmt.Fprintf(t, "fd %d\t%s\t%s\n", f.Number, f.Role, f.Meaning)
 	}
@@ -71,4 +78,29 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 		fmt.Fprintf(t, "no\t%s\n", c)
 	}
 	return t.Flush()
+}
+
+func explainChoiceFlag() urfave.Flag {
+	return &urfave.BoolFlag{Name: "explain-choice", Usage: "say why this technology, firmware, CPU model and QEMU were chosen"}
+}
+
+// printChoices says where each value of a launch came from.
+func printChoices(s *cli.IO, choices []rundir.Choice) error {
+	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	writeChoices(t, choices)
+	return t.Flush()
+}
+
+func writeChoices(t io.Writer, choices []rundir.Choice) {
+	for _, c := range choices {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", c.What, cli.Escape(c.Value), cli.Escape(c.From))
+	}
+}
+
+// count writes a number that may be unknown.
+func count(n int) string {
+	if n < 0 {
+		return "unknown"
+	}
+	return strconv.Itoa(n)
 }

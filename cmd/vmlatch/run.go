@@ -30,7 +30,7 @@ Examples:
    vmlatch run examples/plain/guest.toml
    vmlatch run --emulate examples/sev/guest.toml`,
 		Flags: hostFlags(
-			emulateFlag(),
+			emulateFlag(), explainChoiceFlag(), slotWaitFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
 			&urfave.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "how long a guest may take to power off after Ctrl-C"},
 		),
@@ -39,12 +39,14 @@ Examples:
 }
 
 func runRun(c *urfave.Context, s *cli.IO) error {
-	spec, plan, err := prepare(c, s)
+	p, err := prepare(c, s)
 	if err != nil {
 		return err
 	}
+	spec, plan := p.spec, p.plan
+	o := &startOptions{io: s, steps: func(string) {}}
 	wait := spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
-	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Foreground: true, Hold: wait})
+	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Foreground: true, Hold: wait, SlotWait: c.Duration("slot-wait"), Notice: o.notice, Warn: o.warn})
 	if err != nil {
 		return err
 	}
@@ -52,7 +54,7 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	console, err := openConsole(plan.Dirs, spec.Name)
 	if err == nil {
 		defer console.Close()
-		o := &startOptions{io: s, hold: wait, steps: func(string) {}}
+		o.hold = wait
 		err = o.finish(c.Context, spec, m)
 		if wait && err == nil {
 			s.Say("%s: paused%s; waiting to be released", spec.Name, label(plan.Emulated))

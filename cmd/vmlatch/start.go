@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	urfave "github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -31,7 +32,7 @@ Examples:
    vmlatch start examples/plain/guest.toml`,
 		Flags: hostFlags(
 			&urfave.BoolFlag{Name: "hold", Usage: "stop while paused"},
-			emulateFlag(),
+			emulateFlag(), explainChoiceFlag(), slotWaitFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
 			&urfave.BoolFlag{Name: "trace", Usage: "print each step of the launch", Hidden: true},
 			&urfave.StringFlag{Name: "stop-at", Usage: "stop this process (SIGSTOP) before `STEP`, for tests", Hidden: true},
@@ -51,15 +52,16 @@ Examples:
 }
 
 func runStart(c *urfave.Context, o *startOptions) error {
-	spec, plan, err := prepare(c, o.io)
+	p, err := prepare(c, o.io)
 	if err != nil {
 		return err
 	}
+	spec := p.spec
 	if !o.hold && spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0 {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: its latch opens with a secret, and the spec names no command that asks the owner for one", spec.Name),
 			"start it with --hold, then use measure, inject and release", `or give [latch] owner = ["command", …]`)
 	}
-	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Step: o.steps, Hold: o.hold})
+	m, err := launcher.Start(c.Context, p.plan, launcher.StartOptions{Step: o.steps, Hold: o.hold, SlotWait: c.Duration("slot-wait"), Notice: o.notice, Warn: o.warn})
 	if err != nil {
 		return err
 	}
@@ -91,17 +93,35 @@ func runStart(c *urfave.Context, o *startOptions) error {
 	return nil
 }
 
-// prepare reads spec and host, and clears away what dead VMs left.
-func prepare(c *urfave.Context, s *cli.IO) (*launcher.Spec, *launcher.Plan, error) {
+func (o *startOptions) notice(text string) { o.io.Say("%s", text) }
+
+func (o *startOptions) warn(r launcher.CheckResult) { o.io.Say("warning: %s (%s)", r.Cause, r.ID) }
+
+// prepare works a start out; what dead VMs left is cleared away first.
+func prepare(c *urfave.Context, s *cli.IO) (*planned, error) {
 	args, err := cli.Args(c, "FILE")
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	_, h, err := vms(c, s)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return loadPlan(c, h, args[0])
+	p, err := loadPlan(c, h, args[0])
+	if err != nil {
+		return nil, err
+	}
+	if c.Bool("explain-choice") {
+		for _, ch := range p.plan.Choices {
+			s.Say("%s: %s is %s: %s", p.spec.Name, ch.What, ch.Value, ch.From)
+		}
+	}
+	return p, nil
+}
+
+// slotWaitFlag bounds how long a start waits for a slot that comes back late.
+func slotWaitFlag() urfave.Flag {
+	return &urfave.DurationFlag{Name: "slot-wait", Value: 2 * time.Second, Usage: "how long to try again when the platform has no free slot yet"}
 }
 
 // finish takes a paused machine to where the command leaves it.

@@ -89,6 +89,10 @@ type Image struct {
 // calls debug.SetPanicOnFault and looks at the panic with IsShortened.
 func ReadFile(name string) ([]byte, error) { return mapfile.Read(name) }
 
+// WithFile calls a function with an image file's content, which it must neither
+// change nor keep. A file that becomes shorter meanwhile is an error.
+func WithFile(name string, use func([]byte) error) error { return mapfile.With(name, use) }
+
 // IsShortened says whether a panic comes from a file of ReadFile that became shorter.
 func IsShortened(panicked any) bool { return mapfile.IsChange(panicked) }
 

@@ -62,6 +62,10 @@ func (a Algo) hash() crypto.Hash {
 	return crypto.SHA256
 }
 
+// SessionSize is the length in bytes of a launch session (SEV API, chapter 6.2,
+// table 44).
+const SessionSize = 128
+
 // Layout of an SEV certificate (SEV API, appendix C.1, table 108).
 const (
 	CertificateSize = 2084 // bytes

@@ -131,3 +131,11 @@ func (b Build) atLeast(major, minor uint8) bool {
 }
 
 func (b Build) String() string { return fmt.Sprintf("%d.%d build %d", b.Major, b.Minor, b.Build) }
+
+// Covers says whether a policy is at least as strict as another: it forbids all
+// that the other forbids, and asks for firmware as new.
+func (p Policy) Covers(least Policy) bool {
+	const flags = Policy(0xffff)
+	have, want := uint16(p>>16&0xff)<<8|uint16(p>>24), uint16(least>>16&0xff)<<8|uint16(least>>24)
+	return p&least&flags == least&flags && have >= want
+}

@@ -102,3 +102,13 @@ func (p SNPPolicy) String() string {
 	}
 	return fmt.Sprintf("%#x (%s)", uint64(p), strings.Join(words, ","))
 }
+
+// Covers says whether a policy is at least as strict as another: it allows
+// nothing that the other does not allow, demands all that it demands, and asks
+// for firmware as new.
+func (p SNPPolicy) Covers(least SNPPolicy) bool {
+	const allow = SNPPolicySMT | SNPPolicyMigrate | SNPPolicyDebug | SNPPolicyCXL
+	const version = SNPPolicy(0xffff)
+	demand := ^(allow | version)
+	return p&allow&^least == 0 && p&least&demand == least&demand && p&version >= least&version
+}

@@ -123,7 +123,7 @@ func (b *bench) timed(program string, args ...string) (time.Duration, error) {
 func (b *bench) output(program string, args ...string) ([]byte, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = b.work
-	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+b.runDir, "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"))
+	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+b.runDir, "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"), "VMLATCH_CACHE_DIR="+filepath.Join(b.work, "cache"))
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

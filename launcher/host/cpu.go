@@ -14,7 +14,7 @@ type CPU struct {
 	SEV         bool `json:"sev,omitempty"`
 	SEVES       bool `json:"sev-es,omitempty"`
 	SNP         bool `json:"sev-snp,omitempty"`
-	CBitPos     int  `json:"cbitpos,omitempty"`       // EBX[5:0]
+	CBitPos     int  `json:"cbitpos,omitempty"`        // EBX[5:0]
 	ReducedBits int  `json:"phys-bits-lost,omitempty"` // EBX[11:6]
 	MaxGuests   int  `json:"max-guests,omitempty"`     // ECX: encrypted guests at once
 	MinSEVASID  int  `json:"min-sev-asid,omitempty"`   // EDX: below are SEV-ES and SEV-SNP

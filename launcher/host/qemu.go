@@ -20,11 +20,12 @@ import (
 type QEMU struct {
 	Path     string              `json:"path"`
 	Version  string              `json:"version"`
-	Asked    []string            `json:"asked"`    // types that were asked for
-	Objects  map[string][]string `json:"objects"`  // those of them that it has, with their properties
-	Features map[string][]string `json:"features"` // of these types (QAPI feature flags)
-	Machines map[string]string   `json:"machines"` // alias to type, such as q35 to pc-q35-11.1
-	Machine  []string            `json:"machine-properties"`
+	Asked    []string            `json:"asked"`              // types that were asked for
+	Objects  map[string][]string `json:"objects"`            // those of them that it has, with their properties
+	Features map[string][]string `json:"features"`           // of these types (QAPI feature flags)
+	Machines map[string]string   `json:"machines"`           // alias to type, such as q35 to pc-q35-11.1
+	Machine  []string            `json:"machine-properties"` // of q35
+	MaxCPUs  int                 `json:"max-cpus"`           // of q35
 	CPUs     []string            `json:"cpus"`
 }
 
@@ -145,6 +146,9 @@ func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
 	for _, m := range machines {
 		if m.Alias != "" {
 			q.Machines[m.Alias] = m.Name
+		}
+		if m.Alias == "q35" {
+			q.MaxCPUs = m.CPUMax
 		}
 	}
 	if q35 := q.Machines["q35"]; q35 != "" {

@@ -51,6 +51,7 @@ type Report struct {
 	Technologies []Technology `json:"technologies"`
 	Slots        []Pool       `json:"slots"`
 	SMT          Answer       `json:"smt"`
+	MemFree      uint64       `json:"memory-available"` // bytes (MemAvailable); 0: unknown
 	IOMMU        IOMMU        `json:"iommu"`
 	SEV          *SEVHost     `json:"sev,omitempty"`
 	TDX          *TDXHost     `json:"tdx,omitempty"`
@@ -109,6 +110,7 @@ func Detect(r Root) (*Report, error) {
 	if w := r.word("sys/devices/system/cpu/smt/active"); w != "" {
 		d.rep.SMT = answer(w == "1")
 	}
+	d.rep.MemFree = memAvailable(d.root.word("proc/meminfo"))
 	d.iommu()
 	d.amd()
 	d.intel()
@@ -140,6 +142,17 @@ func (rep *Report) Technology(name string) Technology {
 		}
 	}
 	return Technology{Name: name, Usable: No, Why: "not known"}
+}
+
+// memAvailable reads /proc/meminfo (proc(5)).
+func memAvailable(text string) uint64 {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "MemAvailable:" && f[2] == "kB" {
+			n, _ := strconv.ParseUint(f[1], 10, 50)
+			return n << 10
+		}
+	}
+	return 0
 }
 
 type detector struct {

@@ -108,7 +108,7 @@ func (r Root) dmesg() (string, error) {
 
 // recordFiles are the files that a report depends on, as patterns.
 var recordFiles = []string{
-	"proc/cpuinfo", "proc/cmdline", "proc/sys/kernel/osrelease", "proc/sys/kernel/random/boot_id",
+	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease", "proc/sys/kernel/random/boot_id",
 	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
 	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
 	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",

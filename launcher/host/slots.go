@@ -13,10 +13,13 @@ import (
 type Pool struct {
 	Name         string   `json:"name"`
 	Technologies []string `json:"technologies"`
-	Total        int      `json:"total"` // -1: unknown
-	From         string   `json:"from"`  // where the total comes from
+	Total        int      `json:"total"`  // -1: unknown
+	From         string   `json:"from"`   // where the total comes from
 	InUse        int      `json:"in-use"` // by all guests of the host; -1: unknown
 }
+
+// Pools are the names that pools can have.
+var Pools = []string{"sev", "sev-es", "sev-snp", "tdx", "mktme"}
 
 // PoolOf returns the pool that a technology takes its slots from.
 func (rep *Report) PoolOf(technology string) (Pool, bool) {

@@ -262,3 +262,16 @@ func (d *Dir) remove(e *Entry) error {
 	}
 	return d.removeRun()
 }
+
+// Peek looks at a VM without making anything, not even the run directory; nil if
+// there is none of the name.
+func (r Root) Peek(name string) (*Entry, error) {
+	if err := exchange.CheckName(name); err != nil {
+		return nil, err
+	}
+	e, err := r.dir(name).entry()
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return e, err
+}

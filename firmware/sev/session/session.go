@@ -31,7 +31,7 @@ import (
 
 // BlobSize is the length of a session: nonce 16, wrapped keys 32, IV 16, MAC
 // of the wrapped keys 32, MAC of the policy 32 (SEV API, chapter 6.2, table 44).
-const BlobSize = 128
+const BlobSize = sev.SessionSize
 
 const (
 	offNonce     = 0

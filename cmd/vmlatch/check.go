@@ -1,0 +1,173 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"text/tabwriter"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/host"
+)
+
+func newCheck(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "check", Usage: "check this host, or a VM on it, before it is started", ArgsUsage: "[FILE]", Category: catHost,
+		Description: `With FILE: every check of the VM, on this host, that a start would make. Without:
+which technologies this host can run, and what is missing for the others.
+
+A check that fails either refuses the VM or warns. Exit code 0: nothing refuses
+it. 2: the spec does. 3: this host does. What this user cannot read is "unknown"
+and refuses nothing.
+
+Examples:
+
+   vmlatch check
+   vmlatch check examples/snp/guest.toml
+   vmlatch check --emulate --json examples/sev/guest.toml`,
+		Flags: hostFlags(jsonFlag(), emulateFlag(),
+			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also checks that do not apply to this VM"},
+			&urfave.StringFlag{Name: "root", Usage: "look at the host whose record is in `DIR` (vmlatch host --record)"},
+			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"}),
+		Action: func(c *urfave.Context) error {
+			if c.NArg() == 0 {
+				return checkHost(c, s)
+			}
+			args, err := cli.Args(c, "FILE")
+			if err != nil {
+				return err
+			}
+			return checkFile(c, s, args[0])
+		},
+	}
+}
+
+// checkReport is the JSON of check (vmlatch.check/1).
+type checkReport struct {
+	Schema  string                 `json:"schema"`
+	Name    string                 `json:"name,omitempty"`
+	Refused bool                   `json:"refused"`
+	Checks  []launcher.CheckResult `json:"checks"`
+}
+
+func checkFile(c *urfave.Context, s *cli.IO, file string) error {
+	h, err := hostConfig(c)
+	if err != nil {
+		return err
+	}
+	gather := func(spec *launcher.Spec) (launcher.Facts, error) {
+		if name := c.String("name"); name != "" {
+			spec.Name = name
+		}
+		f, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
+		if root := c.String("root"); root != "" && err == nil {
+			f.Host, err = detect(root)
+		}
+		return f, err
+	}
+	results, p, err := launcher.CheckSpec(file, gather, func(spec *launcher.Spec, f launcher.Facts) (*launcher.Plan, error) {
+		return launcher.NewPlan(spec, f, h.Root())
+	})
+	if err != nil {
+		return err
+	}
+	rep := checkReport{Schema: "vmlatch.check/1", Checks: []launcher.CheckResult{}}
+	if p != nil {
+		rep.Name = p.Name
+	}
+	code := cli.ExitOK
+	for _, r := range results {
+		if r.Verdict != launcher.CheckNotApplicable || c.Bool("all") {
+			rep.Checks = append(rep.Checks, r)
+		}
+		if r.Refuses() && code != cli.ExitUsage {
+			code = cli.ExitUsage
+			if r.OfHost() {
+				code = cli.ExitHost
+			}
+		}
+	}
+	rep.Refused = code != cli.ExitOK
+	if c.Bool("json") {
+		err = s.JSON(rep)
+	} else {
+		err = printChecks(s, rep)
+	}
+	if err == nil && rep.Refused {
+		err = &cli.Error{Code: code, Err: errors.New("refused"), Quiet: true}
+	}
+	return err
+}
+
+// printChecks shows what failed first, each with its fix.
+func printChecks(s *cli.IO, rep checkReport) error {
+	counts := map[launcher.Verdict]int{}
+	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	for _, r := range rep.Checks {
+		word := string(r.Verdict)
+		if r.Verdict == launcher.CheckFailed {
+			word = map[bool]string{true: "REFUSED", false: "warning"}[r.Refuses()]
+		}
+		counts[r.Verdict]++
+		detail := r.Detail
+		if r.Verdict == launcher.CheckFailed && detail == "" {
+			detail = r.Cause
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", word, r.ID, cli.Escape(detail))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, r := range rep.Checks {
+		if r.Verdict == launcher.CheckFailed {
+			fmt.Fprintf(s.Out, "\n%s: %s\n  fix: %s\n  source: %s\n", r.ID, cli.Escape(r.Cause), cli.Escape(r.Fix), r.Source)
+		}
+	}
+	fmt.Fprintf(s.Out, "\n%d ok, %d failed, %d unknown", counts[launcher.CheckOK], counts[launcher.CheckFailed], counts[launcher.CheckUnknown])
+	if n := counts[launcher.CheckNotApplicable]; n > 0 {
+		fmt.Fprintf(s.Out, ", %d not applicable", n)
+	}
+	fmt.Fprintln(s.Out)
+	return nil
+}
+
+// checkHost says which technologies work, and what keeps the others from it.
+func checkHost(c *urfave.Context, s *cli.IO) error {
+	rep, err := detect(c.String("root"))
+	if err != nil {
+		return err
+	}
+	usable := false
+	for _, t := range rep.Technologies {
+		usable = usable || t.Usable == host.Yes
+	}
+	if c.Bool("json") {
+		err = s.JSON(map[string]any{"schema": "vmlatch.check-host/1", "kvm": rep.KVM, "technologies": rep.Technologies, "usable": usable})
+	} else {
+		err = printTechnologies(s, rep)
+	}
+	if err == nil && !usable {
+		err = &cli.Error{Code: cli.ExitHost, Err: errors.New("no technology"), Quiet: true}
+	}
+	return err
+}
+
+func printTechnologies(s *cli.IO, rep *host.Report) error {
+	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	for _, row := range append([]host.Technology{rep.KVM}, rep.Technologies...) {
+		fmt.Fprintf(t, "%s\t%s\t%s\n", row.Name, row.Usable, cli.Escape(row.Why))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	said := map[string]bool{}
+	for _, row := range append([]host.Technology{rep.KVM}, rep.Technologies...) {
+		if row.Usable != host.Yes && row.Fix != "" && !said[row.Fix] {
+			said[row.Fix] = true
+			fmt.Fprintf(s.Out, "\n%s: %s\n", row.Name, cli.Escape(row.Fix))
+		}
+	}
+	return nil
+}

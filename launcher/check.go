@@ -1,0 +1,239 @@
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Severity is what a failed check means.
+type Severity string
+
+// Severities.
+const (
+	Refuse  Severity = "refuse"  // the VM is not started
+	Warn    Severity = "warn"    // it is started, and people should know
+	Default Severity = "default" // the launcher sets this by itself; failed, it refuses
+)
+
+// Verdict is the result of a check.
+type Verdict string
+
+// Verdicts.
+const (
+	CheckOK            Verdict = "ok"
+	CheckFailed        Verdict = "failed"
+	CheckUnknown       Verdict = "unknown" // this user cannot read what it takes to tell
+	CheckNotApplicable Verdict = "not-applicable"
+)
+
+// Check is one sanity check: a row of the table of checks.
+type Check struct {
+	ID       string   `json:"id"`
+	Severity Severity `json:"severity"`
+	Cause    string   `json:"cause"` // what is wrong if it fails
+	Fix      string   `json:"fix"`
+	Source   string   `json:"source"` // who says so
+
+	stage stage
+	key   string // of the spec, for errors
+	when  func(*subject) bool
+	look  func(*subject) (Verdict, string)
+}
+
+// CheckResult is a check and what it found.
+type CheckResult struct {
+	Check
+	Verdict Verdict `json:"verdict"`
+	Detail  string  `json:"detail,omitempty"`
+}
+
+// Refuses says whether the result keeps a VM from being started.
+func (r CheckResult) Refuses() bool { return r.Verdict == CheckFailed && r.Severity != Warn }
+
+// OfHost says whether it is about the host, and not about the spec.
+func (r CheckResult) OfHost() bool { return r.stage == hostStage && r.key == "" }
+
+// stage says what a check needs to know.
+type stage int
+
+const (
+	specStage stage = iota // the spec
+	hostStage              // and the host, its QEMU and its slots
+	planStage              // and the plan with its firmware
+)
+
+// subject is what checks look at. facts is nil in the first stage, plan in the
+// first two.
+type subject struct {
+	spec     *Spec
+	facts    *Facts
+	plan     *Plan
+	tech     technology
+	options  *options
+	firmware *firmwareFacts // nil if it could not be read
+}
+
+// Checks returns the table, in the order in which checks are made.
+func Checks() []Check {
+	return slices.Concat(specChecks, deviceChecks, hostChecks, planChecks)
+}
+
+func (c *Check) run(s *subject) CheckResult {
+	r := CheckResult{Check: *c, Verdict: CheckNotApplicable}
+	if c.when == nil || c.when(s) {
+		r.Verdict, r.Detail = c.look(s)
+	}
+	return r
+}
+
+// checkSecure makes the checks that need the spec alone.
+func (s *Spec) checkSecure() error {
+	tech, _ := technologyByName(s.tech)
+	sub := &subject{spec: s, tech: tech}
+	for _, table := range [][]Check{specChecks, deviceChecks} {
+		for i := range table {
+			if r := table[i].run(sub); r.Refuses() {
+				return s.checkError(r)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Spec) checkError(r CheckResult) error {
+	msg := r.Detail
+	if msg == "" {
+		msg = r.Cause
+	}
+	return &SpecError{File: s.file, Key: r.key, Msg: msg, Check: r.ID, Fix: r.Fix}
+}
+
+// CheckPlan makes all checks of a plan, on the facts that it was made from.
+func CheckPlan(p *Plan) []CheckResult {
+	s := &subject{spec: p.spec, facts: &p.facts, plan: p, tech: p.tech, options: parseOptions(p.Argv[len(p.facts.Emulator):])}
+	s.firmware = readFirmwareFacts(p)
+	return runChecks(s, planStage)
+}
+
+func runChecks(s *subject, last stage) []CheckResult {
+	var results []CheckResult
+	for _, table := range [][]Check{specChecks, deviceChecks, hostChecks, planChecks} {
+		for i := range table {
+			if table[i].stage <= last {
+				results = append(results, table[i].run(s))
+			}
+		}
+	}
+	return results
+}
+
+// CheckError is a plan that checks refuse.
+type CheckError struct {
+	File   string
+	Failed []CheckResult
+}
+
+func (e *CheckError) Error() string {
+	r := e.Failed[0]
+	text := fmt.Sprintf("%s: check %s: %s", e.File, r.ID, r.Cause)
+	if r.Detail != "" {
+		text += " (" + r.Detail + ")"
+	}
+	if n := len(e.Failed) - 1; n > 0 {
+		text += fmt.Sprintf("; %d more", n)
+	}
+	return text
+}
+
+// Host says whether it is the host that is in the way, and not the spec.
+func (e *CheckError) Host() bool { return e.Failed[0].OfHost() }
+
+// Unwrap makes a host's failure an ErrHost.
+func (e *CheckError) Unwrap() error {
+	if e.Host() {
+		return ErrHost
+	}
+	return nil
+}
+
+// approve makes all checks of a plan. It returns the warnings, and an error if a
+// check refuses the plan.
+func approve(p *Plan) (warnings []CheckResult, err error) {
+	var failed []CheckResult
+	for _, r := range CheckPlan(p) {
+		switch {
+		case r.Refuses():
+			failed = append(failed, r)
+		case r.Verdict == CheckFailed:
+			warnings = append(warnings, r)
+		}
+	}
+	if len(failed) > 0 {
+		err = &CheckError{File: p.spec.file, Failed: failed}
+	}
+	return warnings, err
+}
+
+// CheckSpec makes all checks that can be made of a spec file on a host, also where
+// it is refused early: what refuses it is then among the results, and plan is nil.
+func CheckSpec(file string, gather func(*Spec) (Facts, error), plan func(*Spec, Facts) (*Plan, error)) ([]CheckResult, *Plan, error) {
+	spec, err := LoadSpec(file)
+	if r, ok := resultOf(err); ok {
+		return []CheckResult{r}, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	facts, err := gather(spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := plan(spec, facts)
+	if err == nil {
+		return CheckPlan(p), p, nil
+	}
+	refused, ok := resultOf(err)
+	if !ok {
+		return nil, nil, err
+	}
+	results := []CheckResult{refused}
+	if tech, ok := technologyByName(spec.tech); ok {
+		results = append(results, runChecks(&subject{spec: spec, facts: &facts, tech: tech}, hostStage)...)
+	}
+	return slices.CompactFunc(results, func(a, b CheckResult) bool { return a.ID == b.ID }), nil, nil
+}
+
+// resultOf makes a result of an error that refuses a spec.
+func resultOf(err error) (CheckResult, bool) {
+	var spec *SpecError
+	var host *HostError
+	var choice *ChoiceError
+	r := CheckResult{Verdict: CheckFailed}
+	switch {
+	case errors.As(err, &choice):
+		r.Check = Check{ID: "technology", Severity: Refuse, Cause: "no technology of those asked for is possible", Fix: "see the reasons", Source: "this host, QEMU and the images"}
+		r.Detail = choice.Error()
+	case errors.As(err, &spec):
+		r.Check = Check{ID: "spec", Severity: Refuse, Cause: "the spec cannot be carried out", Fix: spec.Fix, Source: "vmlatch help spec"}
+		for _, c := range Checks() {
+			if c.ID == spec.Check {
+				r.Check = c
+			}
+		}
+		r.Detail = spec.Error()
+	case errors.As(err, &host):
+		r.Check = Check{ID: "host", Severity: Refuse, Cause: "this host cannot " + host.Want, Fix: host.Fix, Source: "vmlatch host", stage: hostStage}
+		r.Detail = host.Why
+	default:
+		return r, false
+	}
+	return r, true
+}
+
+func verdict(ok bool, format string, args ...any) (Verdict, string) {
+	if ok {
+		return CheckOK, ""
+	}
+	return CheckFailed, fmt.Sprintf(format, args...)
+}

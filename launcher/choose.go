@@ -1,0 +1,188 @@
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// AnyConfidential stands for every technology that can prove what was loaded, the
+// strongest first.
+const AnyConfidential = "any-confidential"
+
+var anyConfidential = []string{TechnologySNP, TechnologyTDX, TechnologySEVES, TechnologySEV}
+
+// readTechnologies reads a name, a list of names, or any-confidential.
+func (s *Spec) readTechnologies() error {
+	const key = "confidential.technology"
+	var names []string
+	switch v := s.Confidential.Technology.(type) {
+	case string:
+		names = []string{v}
+		if v == AnyConfidential {
+			names = slices.Clone(anyConfidential)
+		}
+	case []any:
+		for _, e := range v {
+			name, ok := e.(string)
+			if !ok {
+				return s.errorf(key, "%v: must be a name or a list of names", v)
+			}
+			names = append(names, name)
+		}
+	default:
+		return s.errorf(key, "%v: must be a name or a list of names", v)
+	}
+	if len(names) == 0 {
+		return s.errorf(key, "is an empty list")
+	}
+	for i, n := range names {
+		if _, ok := technologyByName(n); !ok {
+			return s.errorf(key, "%q: must be one of %s, %s, or a list of them", n, strings.Join(Technologies(), ", "), AnyConfidential)
+		}
+		if slices.Contains(names[:i], n) {
+			return s.errorf(key, "%q stands there twice", n)
+		}
+	}
+	s.asked = names
+	return nil
+}
+
+// with returns the spec as it is for one technology, checked.
+func (s *Spec) with(technology string) (*Spec, error) {
+	c := *s
+	c.fillFor(technology)
+	t, _ := technologyByName(technology)
+	if err := t.validate(&c); err != nil {
+		return &c, err
+	}
+	return &c, c.checkSecure()
+}
+
+// settle fills a spec in for its only technology. Of several at least one must
+// make sense; the host decides between them.
+func (s *Spec) settle() error {
+	if len(s.asked) == 1 {
+		c, err := s.with(s.asked[0])
+		*s = *c
+		return err
+	}
+	var failed []Rejection
+	for _, name := range s.asked {
+		if _, err := s.with(name); err != nil {
+			failed = append(failed, Rejection{name, err})
+		}
+	}
+	if len(failed) == len(s.asked) {
+		return &ChoiceError{File: s.file, Rejected: failed}
+	}
+	return nil
+}
+
+// Rejection is a technology that was not chosen, and why.
+type Rejection struct {
+	Technology string
+	Err        error
+}
+
+// ChoiceError means that no technology of those asked for is possible.
+type ChoiceError struct {
+	File     string
+	Rejected []Rejection
+}
+
+func (e *ChoiceError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: none of the technologies works:", e.File)
+	for _, r := range e.Rejected {
+		fmt.Fprintf(&b, "\n  %s: %s", r.Technology, bare(r.Err))
+	}
+	return b.String()
+}
+
+// Unwrap returns the reasons.
+func (e *ChoiceError) Unwrap() []error {
+	errs := make([]error, len(e.Rejected))
+	for i, r := range e.Rejected {
+		errs[i] = r.Err
+	}
+	return errs
+}
+
+// bare leaves out of an error what a list of errors says once.
+func bare(err error) string {
+	var spec *SpecError
+	if errors.As(err, &spec) {
+		return spec.Key + ": " + spec.Msg
+	}
+	return strings.TrimPrefix(err.Error(), ErrHost.Error()+": ")
+}
+
+// choose decides on the technology: the first of those asked for that spec,
+// images, host and QEMU allow.
+func (s *Spec) choose(f *Facts) (*Spec, rundir.Choice, error) {
+	choice := rundir.Choice{What: "technology", From: s.From("confidential.technology")}
+	asked := s.asked
+	if len(s.asked) == 1 && s.asked[0] == TechnologyNone && !s.set["confidential.technology"] {
+		if names, image := demanded(f.Sidecars); names != nil {
+			asked, choice.From = names, "demanded by "+image
+		}
+	}
+	var rejected []Rejection
+	for _, name := range asked {
+		c, err := s.with(name)
+		if err == nil {
+			err = c.satisfy(f.Sidecars)
+		}
+		if err == nil {
+			err = c.fits(f, len(asked) > 1)
+		}
+		if err == nil {
+			choice.Value = name
+			for _, r := range rejected {
+				choice.From += fmt.Sprintf("; not %s: %s", r.Technology, bare(r.Err))
+			}
+			return c, choice, nil
+		}
+		if len(asked) == 1 {
+			return nil, choice, err
+		}
+		rejected = append(rejected, Rejection{name, err})
+	}
+	return nil, choice, &ChoiceError{File: s.file, Rejected: rejected}
+}
+
+// fits says why host or QEMU cannot do the spec's technology. among means that
+// another one may be taken instead.
+func (s *Spec) fits(f *Facts, among bool) error {
+	t, _ := technologyByName(s.tech)
+	if t.build == nil {
+		if f.emulated() {
+			return s.errorf("confidential.technology", "none: there is nothing to emulate; start without --emulate")
+		}
+		return nil
+	}
+	if !f.emulated() {
+		r := f.Host.Technology(s.tech)
+		if r.Usable == host.No {
+			return &HostError{Want: "encrypt memory with " + s.tech, Why: r.Why, Fix: r.Fix}
+		}
+		if among && s.tech == TechnologySEVES && f.Host.SEV != nil && f.Host.SEV.SNPEnabled == host.Yes {
+			return &HostError{Want: "protect a guest with sev-es", Why: r.Why, Fix: "use sev-snp"}
+		}
+	}
+	return s.knows(f, t)
+}
+
+// HostError is something that this host cannot do, why, and what helps. It is an
+// [ErrHost].
+type HostError struct{ Want, Why, Fix string }
+
+func (e *HostError) Error() string { return fmt.Sprintf("%v: %s: %s", ErrHost, e.Want, e.Why) }
+
+// Unwrap returns ErrHost.
+func (e *HostError) Unwrap() error { return ErrHost }

@@ -1,0 +1,175 @@
+// Package slot leases encryption slots to VMs and counts them across processes.
+//
+// A processor has few slots: address-space IDs on AMD, key IDs on Intel. Each
+// slot of a pool is a numbered file, and a lease is a flock on one of them. QEMU
+// inherits the open file, so the kernel ends the lease when QEMU ends, however it
+// does. There are only as many files as slots: no race can lease one more.
+package slot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Unlimited is the size of a pool of which nobody knows how many slots it has.
+const Unlimited = -1
+
+// maxSlots bounds a pool: address-space IDs have 16 bits at most.
+const maxSlots = 1 << 16
+
+// Pool is a set of slots.
+type Pool struct {
+	Dir  string // where the leases of all pools lie
+	Name string
+	Size int // Unlimited if that is not known
+	// InUse is how many slots the kernel says are taken, by whomever; -1 if it
+	// does not say.
+	InUse int
+}
+
+// Lease is one slot, for as long as its file is open here or in a process that
+// inherited it.
+type Lease struct {
+	Number int
+	file   *os.File
+}
+
+// ErrNone is wrapped by errors about a pool without a free slot.
+var ErrNone = errors.New("no free encryption slot")
+
+// FullError is an [ErrNone] with its numbers.
+type FullError struct {
+	Pool        string
+	Size        int
+	Leased      int // by VMs of this directory
+	InUse       int // by whomever; -1 if unknown
+	byEverybody bool
+}
+
+func (e *FullError) Error() string {
+	if e.byEverybody {
+		return fmt.Sprintf("%v: all %d of pool %s are in use, %d of them by VMs of this program", ErrNone, e.Size, e.Pool, e.Leased)
+	}
+	return fmt.Sprintf("%v: all %d of pool %s are leased", ErrNone, e.Size, e.Pool)
+}
+
+// Unwrap returns ErrNone.
+func (e *FullError) Unwrap() error { return ErrNone }
+
+// Take leases a free slot. If there is none it fails at once with an [ErrNone].
+func (p Pool) Take() (*Lease, error) {
+	unlock, err := p.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if p.Size >= 0 && p.InUse >= p.Size {
+		leased, err := p.leased()
+		if err != nil {
+			return nil, err
+		}
+		return nil, &FullError{p.Name, p.Size, leased, p.InUse, true}
+	}
+	size := p.Size
+	if size < 0 || size > maxSlots {
+		size = maxSlots
+	}
+	for n := range size {
+		switch f, err := open(p.path(n), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB); {
+		case err == nil:
+			return &Lease{n, f}, nil
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return nil, err
+		}
+	}
+	return nil, &FullError{Pool: p.Name, Size: size, Leased: size, InUse: p.InUse}
+}
+
+// Leased counts the leases.
+func (p Pool) Leased() (int, error) {
+	if _, err := os.Lstat(p.dir()); errors.Is(err, fs.ErrNotExist) {
+		return 0, nil // nobody ever took one
+	}
+	unlock, err := p.lock()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	return p.leased()
+}
+
+// Used is how many slots are taken: by leases, or as the kernel counts, which
+// sees other programs' guests too.
+func (p Pool) Used() (int, error) {
+	n, err := p.Leased()
+	return max(n, p.InUse), err
+}
+
+// leased is Leased under the pool's lock, without which a look at a free slot
+// could be in the way of who wants to take it.
+func (p Pool) leased() (int, error) {
+	entries, err := os.ReadDir(p.dir())
+	if err != nil {
+		return 0, err
+	}
+	count := 0
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil {
+			continue
+		}
+		f, err := open(filepath.Join(p.dir(), e.Name()), 0, unix.LOCK_SH|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EWOULDBLOCK):
+			count++
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return 0, err
+		case err == nil:
+			_ = f.Close()
+		}
+	}
+	return count, nil
+}
+
+// File is what QEMU must inherit.
+func (l *Lease) File() *os.File { return l.file }
+
+func (p Pool) dir() string { return filepath.Join(p.Dir, p.Name) }
+
+func (p Pool) path(n int) string { return filepath.Join(p.dir(), strconv.Itoa(n)) }
+
+// lock makes the pool's directory and takes the lock under which slots are taken
+// and counted, for moments only.
+func (p Pool) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(p.dir(), 0o700); err != nil {
+		return nil, err
+	}
+	f, err := open(filepath.Join(p.dir(), ".lock"), unix.O_CREAT, unix.LOCK_EX)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// open opens a lock file and locks it.
+func open(name string, flags, how int) (*os.File, error) {
+	fd, err := unix.Open(name, flags|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	for {
+		if err = unix.Flock(fd, how); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

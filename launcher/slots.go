@@ -1,0 +1,164 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/slot"
+)
+
+// slotDir is the directory of leases in the run directory; no VM can have its name.
+const slotDir = ".slots"
+
+// Slot is the encryption slot that a start takes.
+type Slot struct {
+	Pool string `json:"pool"`
+	Size int    `json:"size"` // -1: unknown
+	From string `json:"from"` // where the size comes from
+	// InUse is the kernel's count when the plan was made; -1 if it does not count.
+	InUse int    `json:"in-use"`
+	Dir   string `json:"directory"`
+}
+
+func (s *Slot) pool() slot.Pool {
+	return slot.Pool{Dir: s.Dir, Name: s.Pool, Size: s.Size, InUse: s.InUse}
+}
+
+// emulatedPools says which technologies share slots where no hardware does.
+var emulatedPools = map[string]string{
+	TechnologySEV: "sev", TechnologySEVES: "sev-es", TechnologySNP: "sev-es", TechnologyTDX: "tdx", TechnologyMKTME: "mktme",
+}
+
+// slot returns what a guest of a technology takes; nil if it takes nothing. The
+// operator's limit can make a pool smaller, never larger.
+func (f *Facts) slot(technology string) *Slot {
+	var s *Slot
+	if f.emulated() {
+		name, ok := emulatedPools[technology]
+		if !ok {
+			return nil
+		}
+		s = &Slot{Pool: name, Size: slot.Unlimited, From: "the emulated platform has no limit", InUse: -1}
+	} else {
+		p, ok := f.Host.PoolOf(technology)
+		if !ok {
+			return nil
+		}
+		s = &Slot{Pool: p.Name, Size: p.Total, From: p.From, InUse: p.InUse}
+	}
+	if limit, ok := f.Slots[s.Pool]; ok && (s.Size < 0 || limit < s.Size) {
+		s.Size, s.From = limit, "[slots] of host.toml"
+	}
+	if f.emulated() {
+		s.Pool = "emulated-" + s.Pool
+	}
+	s.Dir = f.SlotDir
+	return s
+}
+
+// SlotUse is how many slots of a pool are taken.
+type SlotUse struct {
+	host.Pool
+	Limit  int `json:"limit"`  // that counts here; -1: none known
+	Leased int `json:"leased"` // by VMs of this run directory
+	Used   int `json:"used"`
+	Free   int `json:"free"` // -1: unknown
+}
+
+// SlotUses counts the slots of all pools of this host.
+func (f *Facts) SlotUses() ([]SlotUse, error) {
+	uses := []SlotUse{}
+	for _, p := range f.Host.Slots {
+		s := f.slot(p.Technologies[0])
+		u := SlotUse{Pool: p, Limit: s.Size, Free: -1}
+		var err error
+		if u.Leased, err = s.pool().Leased(); err != nil {
+			return nil, err
+		}
+		if u.Used = max(u.Leased, p.InUse); u.Limit >= 0 {
+			u.Free = max(0, u.Limit-u.Used)
+		}
+		uses = append(uses, u)
+	}
+	return uses, nil
+}
+
+// maxLock is how much memory a child may be allowed to pin.
+func maxLock() uint64 {
+	var l unix.Rlimit
+	if os.Geteuid() == 0 {
+		return math.MaxUint64 // unless it lacks CAP_SYS_RESOURCE: then the start says so
+	}
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l) != nil {
+		return 0
+	}
+	return l.Max
+}
+
+// allowLock raises this process's own limit, which a child inherits.
+func allowLock(need Size) error {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	if l.Cur >= uint64(need) {
+		return nil
+	}
+	was := l.Max
+	l = unix.Rlimit{Cur: uint64(need), Max: max(l.Max, uint64(need))}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return &HostError{
+			Want: fmt.Sprintf("let QEMU pin %v of memory", need), Why: fmt.Sprintf("the limit is %v (RLIMIT_MEMLOCK): %v", Size(was), err),
+			Fix: "raise it: LimitMEMLOCK= of the unit, memlock in limits.conf, or ulimit -l",
+		}
+	}
+	return nil
+}
+
+// slotBusy matches what QEMU says when the platform has no slot to give: the
+// firmware's RESOURCE_LIMIT and WBINVD_REQUIRED, the kernel's EBUSY. Slots come
+// back late: the kernel flushes caches before it gives one out again (Linux,
+// arch/x86/kvm/svm/sev.c, sev_flush_asids).
+const slotBusy = `fw_error=(?:23|14) |kvm_init: failed to initialize ret=-16 |KVM_TDX_INIT_VM.*-16`
+
+// retryFirst and retryFactor space the attempts of a start that found no slot.
+const (
+	retryFirst  = 100 * time.Millisecond
+	retryFactor = 2
+)
+
+// retrying starts a machine, again while the platform may be about to give a slot
+// back.
+func retrying(ctx context.Context, opt StartOptions, start func() (*Machine, error)) (*Machine, error) {
+	var waited time.Duration
+	for attempt, wait := 1, retryFirst; ; attempt, wait = attempt+1, wait*retryFactor {
+		m, err := start()
+		var failed *StartError
+		if err == nil || !errors.As(err, &failed) || !regexp.MustCompile(slotBusy).MatchString(failed.Stderr) {
+			return m, err
+		}
+		if waited+wait > opt.SlotWait {
+			if attempt > 1 {
+				failed.Attempts = attempt
+			}
+			return nil, err
+		}
+		if opt.Notice != nil {
+			opt.Notice(fmt.Sprintf("%s: the platform has no free encryption slot yet; trying again in %v", failed.Name, wait))
+		}
+		select {
+		case <-time.After(wait):
+			waited += wait
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
