@@ -61,12 +61,17 @@ func (h *host) write(name, text string) {
 	}
 }
 
-// session makes a fresh session named guest.
-func (h *host) session() {
+// session makes a fresh session named guest, for more than latchkey's own policy
+// if more is given.
+func (h *host) session(policy ...string) {
 	h.t.Helper()
 	h.write("platform.json", h.run("vmlatch", "platform", "--emulate"))
 	h.write("root.pem", h.run("swtee", "root"))
-	h.run("latchkey", "session", "--force", "--platform", "platform.json", "--trust-root", "root.pem", "--out", ".")
+	args := []string{"session", "--force", "--platform", "platform.json", "--trust-root", "root.pem", "--out", "."}
+	if len(policy) > 0 {
+		args = append(args, "--policy", strings.Join(policy, ","))
+	}
+	h.run("latchkey", args...)
 }
 
 const ownerScript = `cat > m.json

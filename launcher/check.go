@@ -180,7 +180,7 @@ func approve(p *Plan) (warnings []CheckResult, err error) {
 func CheckSpec(file string, gather func(*Spec) (Facts, error), plan func(*Spec, Facts) (*Plan, error)) ([]CheckResult, *Plan, error) {
 	spec, err := LoadSpec(file)
 	if r, ok := resultOf(err); ok {
-		return []CheckResult{r}, nil, nil
+		return append([]CheckResult{r}, others(r, file)...), nil, nil
 	}
 	if err != nil {
 		return nil, nil, err
@@ -199,9 +199,22 @@ func CheckSpec(file string, gather func(*Spec) (Facts, error), plan func(*Spec, 
 	}
 	results := []CheckResult{refused}
 	if tech, ok := technologyByName(spec.tech); ok {
-		results = append(results, runChecks(&subject{spec: spec, facts: &facts, tech: tech}, hostStage)...)
+		more := runChecks(&subject{spec: spec, facts: &facts, tech: tech}, hostStage)
+		results = append(results, slices.DeleteFunc(more, func(r CheckResult) bool { return r.ID == refused.ID })...)
 	}
-	return slices.CompactFunc(results, func(a, b CheckResult) bool { return a.ID == b.ID }), nil, nil
+	return results, nil, nil
+}
+
+// others makes the checks of a spec that one of them refused.
+func others(refused CheckResult, file string) []CheckResult {
+	spec, err := loadSpec(file, readSpec)
+	if err != nil || len(spec.asked) > 1 {
+		return nil
+	}
+	spec.fillFor(spec.asked[0])
+	tech, _ := technologyByName(spec.tech)
+	results := runChecks(&subject{spec: spec, tech: tech}, specStage)
+	return slices.DeleteFunc(results, func(r CheckResult) bool { return r.ID == refused.ID })
 }
 
 // resultOf makes a result of an error that refuses a spec.
@@ -216,19 +229,28 @@ func resultOf(err error) (CheckResult, bool) {
 		r.Detail = choice.Error()
 	case errors.As(err, &spec):
 		r.Check = Check{ID: "spec", Severity: Refuse, Cause: "the spec cannot be carried out", Fix: spec.Fix, Source: "vmlatch help spec"}
-		for _, c := range Checks() {
-			if c.ID == spec.Check {
-				r.Check = c
-			}
-		}
+		r.be(spec.Check)
 		r.Detail = spec.Error()
 	case errors.As(err, &host):
 		r.Check = Check{ID: "host", Severity: Refuse, Cause: "this host cannot " + host.Want, Fix: host.Fix, Source: "vmlatch host", stage: hostStage}
+		r.be(host.Check)
+		if host.Fix != "" {
+			r.Fix = host.Fix
+		}
 		r.Detail = host.Why
 	default:
 		return r, false
 	}
 	return r, true
+}
+
+// be makes a result that of a check of the table, if there is one of the id.
+func (r *CheckResult) be(id string) {
+	for _, c := range Checks() {
+		if c.ID == id {
+			r.Check = c
+		}
+	}
 }
 
 func verdict(ok bool, format string, args ...any) (Verdict, string) {

@@ -14,8 +14,13 @@ import (
 // onHardware: what is emulated needs nothing of this host's.
 func onHardware(s *subject) bool { return confidential(s) && !s.facts.emulated() }
 
+// hardware is for checks of what the vendor's processors have; that the host has
+// one is another check.
 func hardware(when func(*subject) bool) func(*subject) bool {
-	return func(s *subject) bool { return onHardware(s) && when(s) }
+	return func(s *subject) bool {
+		h := s.facts.Host
+		return onHardware(s) && when(s) && (isTDX(s) && h.TDX != nil || !isTDX(s) && h.SEV != nil)
+	}
 }
 
 // answered turns an answer of the host's into a verdict.
@@ -30,7 +35,7 @@ func answered(a, want host.Answer, format string, args ...any) (Verdict, string)
 var hostChecks = []Check{
 	{
 		ID: "technology-usable", Severity: Refuse, stage: hostStage, when: onHardware,
-		Cause: "this host cannot run guests of the technology", Fix: `"vmlatch host" says what is missing`,
+		Cause: "this host cannot run guests of the technology", Fix: `"vmlatch host" says what is missing; choose another host or technology if it is the processor`,
 		Source: "snphost ok; virt-host-validate; Linux, arch/x86/kvm",
 		look: func(s *subject) (Verdict, string) {
 			t := s.facts.Host.Technology(s.tech.name)
@@ -67,12 +72,16 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "free-slots", Severity: Refuse, stage: hostStage, when: confidential,
+		ID: "free-slots", Severity: Refuse, stage: hostStage,
+		when: func(s *subject) bool {
+			p := s.facts.slot(s.tech.name)
+			return p != nil && (p.Size != slot.Unlimited || !s.facts.emulated())
+		},
 		Cause: "all encryption slots are taken", Fix: "stop another confidential VM; the pool's size is in vmlatch host, an operator's limit in [slots] of host.toml",
 		Source: "Linux, misc controller; nova, num_memory_encrypted_guests",
 		look: func(s *subject) (Verdict, string) {
 			p := s.facts.slot(s.tech.name)
-			if p == nil || p.Size == slot.Unlimited {
+			if p.Size == slot.Unlimited {
 				return CheckUnknown, "nobody says how many slots there are"
 			}
 			used, err := p.pool().Used()

@@ -169,7 +169,7 @@ func (s *Spec) fits(f *Facts, among bool) error {
 	if !f.emulated() {
 		r := f.Host.Technology(s.tech)
 		if r.Usable == host.No {
-			return &HostError{Want: "encrypt memory with " + s.tech, Why: r.Why, Fix: r.Fix}
+			return &HostError{Want: "encrypt memory with " + s.tech, Why: r.Why, Fix: r.Fix, Check: "technology-usable"}
 		}
 		if among && s.tech == TechnologySEVES && f.Host.SEV != nil && f.Host.SEV.SNPEnabled == host.Yes {
 			return &HostError{Want: "protect a guest with sev-es", Why: r.Why, Fix: "use sev-snp"}
@@ -180,7 +180,10 @@ func (s *Spec) fits(f *Facts, among bool) error {
 
 // HostError is something that this host cannot do, why, and what helps. It is an
 // [ErrHost].
-type HostError struct{ Want, Why, Fix string }
+type HostError struct {
+	Want, Why, Fix string
+	Check          string // the check that this is, if it is one
+}
 
 func (e *HostError) Error() string { return fmt.Sprintf("%v: %s: %s", ErrHost, e.Want, e.Why) }
 

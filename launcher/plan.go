@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/vmlatch/vmlatch/launcher/host"
@@ -191,6 +192,12 @@ func (b *builder) accelAndCPU() error {
 		cpu, from = b.plan.tech.model, b.plan.tech.name+" takes no other"
 		if b.plan.tech.modelMeasured {
 			from = "the model is measured, so it must not be the host's"
+			for _, m := range measuredModels {
+				if slices.Contains(b.facts.Info.CPUs, m) {
+					cpu = m
+					break
+				}
+			}
 		}
 	}
 	if cpu == "" {

@@ -194,7 +194,9 @@ func (e *SpecError) Error() string {
 }
 
 // LoadSpec reads a spec file. Relative paths in it are relative to it.
-func LoadSpec(file string) (*Spec, error) {
+func LoadSpec(file string) (*Spec, error) { return loadSpec(file, ParseSpec) }
+
+func loadSpec(file string, parse func(b []byte, file, dir string) (*Spec, error)) (*Spec, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
@@ -208,7 +210,7 @@ func LoadSpec(file string) (*Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ParseSpec(b, file, filepath.Dir(abs))
+	return parse(b, file, filepath.Dir(abs))
 }
 
 // ParseSpec reads a spec. file names it in errors; dir is what relative paths

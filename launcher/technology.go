@@ -64,8 +64,11 @@ func technologyTable() []technology {
 }
 
 // measuredModel is the CPU model where it is measured and none is named. It has a
-// version: what a bare name stands for can change.
+// version: what a bare name stands for can change. Older QEMUs have an older
+// version, whose registers start alike.
 const measuredModel = "EPYC-v4"
+
+var measuredModels = []string{measuredModel, "EPYC-v3", "EPYC-v2"}
 
 // Technologies returns the names that a spec may give.
 func Technologies() []string {
@@ -207,7 +210,7 @@ func (f *Facts) lacks(want, key, what string) error {
 		fix = "install QEMU " + v + " or newer, or name another one with qemu = in the spec"
 		what += " (QEMU " + v + " or newer has it)"
 	}
-	return &HostError{Want: want, Why: fmt.Sprintf("QEMU %s (%s) has no %s", version, f.QEMU, what), Fix: fix}
+	return &HostError{Want: want, Why: fmt.Sprintf("QEMU %s (%s) has no %s", version, f.QEMU, what), Fix: fix, Check: "qemu-object"}
 }
 
 // addObject adds the confidential object. A property that this QEMU does not know

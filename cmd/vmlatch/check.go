@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 
 	urfave "github.com/urfave/cli/v2"
@@ -103,6 +104,18 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 
 // printChecks shows what failed first, each with its fix.
 func printChecks(s *cli.IO, rep checkReport) error {
+	rank := func(r launcher.CheckResult) int {
+		switch {
+		case r.Refuses():
+			return 0
+		case r.Verdict == launcher.CheckFailed:
+			return 1
+		case r.Verdict == launcher.CheckUnknown:
+			return 2
+		}
+		return 3
+	}
+	slices.SortStableFunc(rep.Checks, func(a, b launcher.CheckResult) int { return rank(a) - rank(b) })
 	counts := map[launcher.Verdict]int{}
 	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	for _, r := range rep.Checks {
