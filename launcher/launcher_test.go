@@ -346,7 +346,9 @@ func TestHostDecides(t *testing.T) {
 		facts Facts
 		want  string
 	}{
-		"no SEV":             {spec, machine(func(f *Facts) { f.Host.Technologies[0] = host.Technology{Name: "sev", Usable: host.No, Why: "no such feature"} }), "encrypt memory with sev: no such feature"},
+		"no SEV": {spec, machine(func(f *Facts) {
+			f.Host.Technologies[0] = host.Technology{Name: "sev", Usable: host.No, Why: "no such feature"}
+		}), "encrypt memory with sev: no such feature"},
 		"no KVM":             {spec, machine(noKVM("gone")), "encrypt memory with sev: gone"},
 		"plain asks for KVM": {plain, machine(noKVM("gone")), "use KVM: gone"},
 	} {

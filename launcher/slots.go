@@ -124,10 +124,10 @@ func allowLock(need Size) error {
 }
 
 // slotBusy matches what QEMU says when the platform has no slot to give: the
-// firmware's RESOURCE_LIMIT and WBINVD_REQUIRED, the kernel's EBUSY. Slots come
+// firmware's RESOURCE_LIMIT, WBINVD_REQUIRED and DFFLUSH_REQUIRED, the kernel's EBUSY. Slots come
 // back late: the kernel flushes caches before it gives one out again (Linux,
 // arch/x86/kvm/svm/sev.c, sev_flush_asids).
-const slotBusy = `fw_error=(?:23|14) |kvm_init: failed to initialize ret=-16 |KVM_TDX_INIT_VM.*-16`
+const slotBusy = `fw_error=(?:23|14|15) |kvm_init: failed to initialize ret=-16 |KVM_TDX_INIT_VM failed.*(?:resource busy|No space left)`
 
 // retryFirst and retryFactor space the attempts of a start that found no slot.
 const (
