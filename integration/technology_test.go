@@ -89,6 +89,11 @@ func TestTechnologiesPaused(t *testing.T) {
 					t.Errorf("inspect: %s", out)
 				}
 				h.run("vmlatch", "release", "vm")
+				for _, c := range []string{"migrate", "snapshot-save", "dump-guest-memory"} {
+					if out := h.fails("", "qmp", "vm", c, `{"uri": "exec:cat", "protocol": "file:/dev/null", "paging": false}`); !strings.Contains(out, "cannot leave this platform") {
+						t.Errorf("%s: %s", c, out)
+					}
+				}
 				h.run("vmlatch", "stop", "vm", "--now")
 				h.clearEnded()
 				waitNothing(t, h.work)

@@ -47,6 +47,7 @@ func explain(err error) error {
 	var check *launcher.CheckError
 	var choice *launcher.ChoiceError
 	var lacking *launcher.HostError
+	var unfit *launcher.CommandError
 	switch {
 	case errors.As(err, &choice):
 		return cli.Fail(choiceCode(choice), err, `"vmlatch host" shows what this host can do`)
@@ -79,6 +80,8 @@ func explain(err error) error {
 	case errors.Is(err, launcher.ErrLatchClosed):
 		return cli.Fail(cli.ExitRefused, err,
 			`"vmlatch measure NAME" shows the owner what was loaded; "vmlatch inject NAME PACKET" takes the owner's answer`)
+	case errors.As(err, &unfit):
+		return cli.Fail(cli.ExitRefused, err, "stop the VM and start it on the other host: that is a new launch, which its owner verifies again")
 	case errors.Is(err, slot.ErrNone):
 		return cli.Fail(cli.ExitHost, err, "stop another confidential VM; the pool's size is in vmlatch host, an operator's limit in [slots] of host.toml")
 	case errors.As(err, &lacking) && lacking.Fix != "":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -136,8 +137,9 @@ func newQMP(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "qmp", Usage: "run one QMP command", ArgsUsage: "NAME COMMAND [JSON]", Category: catHost, BashComplete: completeNames,
 		Description: `The result is printed as JSON. What a command changes behind vmlatch's back is not
-recorded. While the latch is closed the commands that let a guest run are refused;
-that guards against slips, for whoever has the monitor has the VM.
+recorded. While the latch is closed the commands that let a guest run are refused,
+and of confidential guests always those that migrate, suspend or dump them; that
+guards against slips, for whoever has the monitor has the VM.
 
 Examples:
 
@@ -165,8 +167,10 @@ Examples:
 				return err
 			}
 			defer m.Close()
-			if !m.Record().Latch.Open && (got[1] == "cont" || got[1] == "human-monitor-command") {
-				return cli.Fail(cli.ExitRefused, launcher.ErrLatchClosed, `"vmlatch release NAME" lets a VM run, if its latch is open`)
+			if err := m.CheckCommand(got[1]); errors.Is(err, launcher.ErrLatchClosed) {
+				return cli.Fail(cli.ExitRefused, err, `"vmlatch release NAME" lets a VM run, if its latch is open`)
+			} else if err != nil {
+				return err
 			}
 			conn, err := m.QMP(c.Context)
 			if err != nil {

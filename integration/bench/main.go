@@ -46,6 +46,7 @@ type bench struct {
 	work   string
 	runDir string
 	floor  string
+	bare   []time.Duration // bare starts of QEMU
 	rows   [][]string
 }
 
@@ -82,7 +83,7 @@ func (b *bench) run(bin string) (err error) {
 	if err := os.WriteFile(filepath.Join(b.work, "disk.raw"), make([]byte, 1<<20), 0o600); err != nil {
 		return err
 	}
-	for _, step := range []func() error{b.startAndStop, b.commands, b.roundTrip, b.ps, b.swtee, b.measure, b.sizes} {
+	for _, step := range []func() error{b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.measure, b.sizes} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -200,6 +201,7 @@ func (b *bench) startAndStop() error {
 		start, floorStart = append(start, took), append(floorStart, time.Duration(up))
 		stop, floorKill = append(stop, ended), append(floorKill, time.Duration(kill))
 	}
+	b.bare = floorStart
 	b.row("start to paused, whole process", median(start), median(floorStart), medianRatio(start, floorStart), "<= 1.15")
 	b.row("stop --now, whole process, to SIGKILL until reaped", median(stop), median(floorKill), medianRatio(stop, floorKill), "<= 4")
 	return nil

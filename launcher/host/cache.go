@@ -95,10 +95,10 @@ func (c Cache) circumstances() (boot string, kvm []string) {
 		root = "/"
 	}
 	for _, module := range []string{"kvm", "kvm_amd", "kvm_intel"} {
-		names, _ := filepath.Glob(root.path("sys/module/" + module + "/parameters/*"))
+		dir := "sys/module/" + module + "/parameters"
+		names, _ := os.ReadDir(root.path(dir)) // sorted
 		for _, n := range names {
-			rel, _ := filepath.Rel(string(root), n)
-			kvm = append(kvm, module+"."+filepath.Base(n)+"="+root.word(rel))
+			kvm = append(kvm, module+"."+n.Name()+"="+root.word(dir+"/"+n.Name()))
 		}
 	}
 	return root.word("proc/sys/kernel/random/boot_id"), kvm

@@ -43,13 +43,21 @@ func (r Root) read(name string) ([]byte, error) {
 	return b, err
 }
 
-// word returns a file's only word; "" if it cannot be read.
+// word returns a small file's content without the space around it; "" if it cannot
+// be read. Settings of the kernel are many and small: package os would register
+// each with its poller, for nothing.
 func (r Root) word(name string) string {
-	b, err := r.read(name)
+	fd, err := unix.Open(r.path(name), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(b))
+	defer unix.Close(fd)
+	var b [4 << 10]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil || n < 0 {
+		return ""
+	}
+	return strings.TrimSpace(string(b[:n]))
 }
 
 func (r Root) readRecorded(name string, to any) error {
