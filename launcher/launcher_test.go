@@ -16,6 +16,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/firmware/swtee/tcg"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -454,9 +455,12 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-func TestEmulatedEncryptionBit(t *testing.T) {
+func TestEmulatedPlatform(t *testing.T) {
 	if emulatedCBitPos != swtee.CBitPos {
 		t.Errorf("the launcher expects the bit at %d, swtee has it at %d", emulatedCBitPos, swtee.CBitPos)
+	}
+	if emulatedMKTMEObject != tcg.MKTMEObject || emulatedMKTMEProperty != tcg.MKTMEProperty {
+		t.Errorf("the launcher expects %s with %s, swtee has %s with %s", emulatedMKTMEObject, emulatedMKTMEProperty, tcg.MKTMEObject, tcg.MKTMEProperty)
 	}
 }
 

@@ -46,6 +46,7 @@ type Plan struct {
 	Choices    []rundir.Choice `json:"choices"` // where values came from
 	Covers     Coverage        `json:"measurement"`
 	Slot       *Slot           `json:"slot,omitempty"`        // taken for as long as QEMU runs
+	Key        *Key            `json:"key,omitempty"`         // made for QEMU, and gone with it
 	MemoryLock Size            `json:"memory-lock,omitempty"` // how much memory QEMU may pin
 	Dirs       rundir.Root     `json:"directories"`
 

@@ -192,7 +192,7 @@ func (s *starter) exec() error {
 	if err := s.dir.WriteRecord(s.machine.rec); err != nil {
 		return err
 	}
-	pid, err := s.fork(log)
+	pid, err := s.withKey(func(argv []string) (int, error) { return s.fork(argv, log) })
 	var lacking *HostError
 	if errors.As(err, &lacking) {
 		return err
@@ -218,7 +218,7 @@ func (s *starter) exec() error {
 
 // fork runs the plan's command with the descriptors in the plan's order. It is
 // syscall.ForkExec because os/exec first forks a child to find out about pidfds.
-func (s *starter) fork(log *os.File) (int, error) {
+func (s *starter) fork(argv []string, log *os.File) (int, error) {
 	if need := s.plan.MemoryLock; need > 0 {
 		if err := allowLock(need); err != nil {
 			return 0, err
@@ -239,10 +239,10 @@ func (s *starter) fork(log *os.File) (int, error) {
 	for _, fd := range s.plan.FDs {
 		attr.Files = append(attr.Files, s.files[fd.Role].Fd())
 	}
-	pid, err := syscall.ForkExec(s.plan.Argv[0], s.plan.Argv, attr)
+	pid, err := syscall.ForkExec(argv[0], argv, attr)
 	runtime.KeepAlive(s.files)
 	if err != nil {
-		err = &os.PathError{Op: "exec", Path: s.plan.Argv[0], Err: err}
+		err = &os.PathError{Op: "exec", Path: argv[0], Err: err}
 	}
 	return pid, err
 }

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 )
 
 // TDAttributes are the attributes of a trust domain (Intel TDX module ABI,
@@ -108,39 +106,3 @@ func tdxObject(b *builder) error {
 	b.choose("attributes", attributes.String(), b.spec.From("confidential.policy"))
 	return b.addObject("tdx-guest", props)
 }
-
-func validateMKTME(s *Spec) error {
-	m := s.Confidential.MKTME
-	switch {
-	case m.Object == "" || m.HandleProperty == "":
-		return s.errorf("confidential.mktme", "no released QEMU has an object for MKTME: name your own's with object and handle-property")
-	case m.Algorithm != "" && m.Algorithm != mktmeAlgorithm:
-		return s.errorf("confidential.mktme.algorithm", "%q: must be %s", m.Algorithm, mktmeAlgorithm)
-	}
-	if err := s.foreignKeys(); err != nil {
-		return err
-	}
-	if s.Accel == "tcg" {
-		return s.errorf("accel", "tcg cannot encrypt memory")
-	}
-	return s.latchOnly("MKTME has no attestation at all: its keys are the host's")
-}
-
-// mktmeAlgorithm is the only one of the kernel's interface (Linux, RFC "Intel MKTME
-// enabling" v2, Documentation/x86/mktme).
-const mktmeAlgorithm = "aes-xts-128"
-
-// mktmeObject adds the object that the spec names, with the handle of a key that
-// exists only during a start.
-func mktmeObject(b *builder) error {
-	m := b.spec.Confidential.MKTME
-	if err := b.facts.needs("give a guest a key of its own", m.Object, m.HandleProperty); err != nil {
-		return err
-	}
-	b.opt("-object", argv.JSON(map[string]any{"qom-type": m.Object, "id": objectID, m.HandleProperty: KeyHandle}))
-	b.machine.Set("confidential-guest-support", objectID)
-	return nil
-}
-
-// KeyHandle stands in a plan for the handle of a key that a start makes.
-const KeyHandle = "@key@"

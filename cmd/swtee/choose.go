@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/swtee/tcg"
 	"github.com/vmlatch/vmlatch/firmware/swtee/under"
 	"github.com/vmlatch/vmlatch/launcher/host"
 )
@@ -58,6 +59,12 @@ func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, err
 	case accelAuto, accelUnder:
 	default:
 		return choice{}, cli.Usagef("--accel %s: must be auto, under or tcg", accel)
+	}
+	if only := tcg.NeedsTCG(argv); only != "" {
+		if fakeKVM || accel == accelUnder {
+			return choice{}, cli.Usagef("%s is emulated under TCG only: leave --accel under and --fake-kvm out", only)
+		}
+		return choice{accelTCG, false, only + " is emulated there"}, nil
 	}
 	switch {
 	case fakeKVM:

@@ -22,6 +22,7 @@ type commandLine struct {
 	initrd   string
 	cmdline  string
 	paused   bool     // the caller gave -S
+	key      string   // handle of an mktme-guest's key; "" without one
 	notes    []string // what was changed, for people
 }
 
@@ -130,6 +131,12 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 	}
 	props := obj.Props
 	switch obj.Type {
+	case MKTMEObject:
+		if c.key = props[MKTMEProperty]; c.key == "" {
+			return fmt.Errorf("-object %s: %s is missing", MKTMEObject, MKTMEProperty)
+		}
+		c.note("-object %s left out: there is no MKTME here", MKTMEObject)
+		return nil
 	case "sev-guest":
 	case "sev-snp-guest", "tdx-guest":
 		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; its measurement has no QMP side to stand in for", obj.Type)

@@ -87,6 +87,11 @@ func Run(ctx context.Context, opt Options) (int, error) {
 }
 
 func (t *machine) launch(ctx context.Context) (int, error) {
+	if t.cmd.key != "" {
+		if err := checkKey(t.cmd.key); err != nil {
+			return 1, err
+		}
+	}
 	if t.cmd.guest != nil {
 		if err := t.launchStart(); err != nil {
 			return 1, err

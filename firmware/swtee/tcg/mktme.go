@@ -1,0 +1,70 @@
+package tcg
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
+	"github.com/vmlatch/vmlatch/keyring"
+)
+
+// The object that stands for MKTME, which no released QEMU has: a guest whose
+// memory is encrypted with a key that the host's kernel keeps. It is launched
+// without a measurement, for MKTME has none.
+const (
+	MKTMEObject   = "mktme-guest"
+	MKTMEProperty = "key-handle" // serial of a key that QEMU must possess
+)
+
+// NeedsTCG names what a command line has that only the TCG mode knows; "" for
+// nothing.
+func NeedsTCG(argv []string) string {
+	if len(argv) == 0 {
+		return ""
+	}
+	opts, err := cmdline.Parse(argv[1:])
+	if err != nil {
+		return ""
+	}
+	for _, o := range opts {
+		if o.Name != "object" {
+			continue
+		}
+		if obj, err := cmdline.ParseObject(o.Value); err == nil && obj.Type == MKTMEObject {
+			return MKTMEObject
+		}
+	}
+	return ""
+}
+
+// checkKey checks that this process, and so QEMU, which inherits its keyrings,
+// possesses the key: it is found in the session keyring, and not merely known by
+// its number.
+func checkKey(handle string) error {
+	n, err := strconv.ParseInt(handle, 0, 32)
+	if err != nil || n <= 0 {
+		return &errQEMU{[]string{fmt.Sprintf("-object %s: %s=%s is no key's handle", MKTMEObject, MKTMEProperty, handle)}}
+	}
+	refused := func(err error) error {
+		return &errQEMU{[]string{fmt.Sprintf("-object %s: key %d is not possessed by this process: %v", MKTMEObject, n, err)}}
+	}
+	ring, err := keyring.Inherited()
+	if err != nil {
+		return refused(err)
+	}
+	d, err := ring.Describe(keyring.Serial(n))
+	if err != nil {
+		return refused(err)
+	}
+	if d.Type != keyring.TypeMKTME && d.Type != keyring.User { // which stands for it where the kernel has none
+		return refused(fmt.Errorf("it is of type %s", d.Type))
+	}
+	found, err := ring.Search(d.Type, d.Text)
+	if err == nil && found != keyring.Serial(n) {
+		err = fmt.Errorf("its place in the keyring has key %d", found)
+	}
+	if err != nil {
+		return refused(err)
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package integration
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/keyring"
+)
+
+const mktmeSpec = `
+name   = "keyed"
+memory = "256MiB"
+[kernel]
+image   = "vmlinuz"
+initrd  = "initrd.img"
+cmdline = "console=ttyS0 quiet"
+[confidential]
+technology = "mktme"
+mktme      = { object = "mktme-guest", handle-property = "key-handle" }
+[latch]
+until = "nothing"
+`
+
+var handleInArgv = regexp.MustCompile(`"key-handle":(\d+)`)
+
+// keyOf finds the handle in the command line of what runs the VM.
+func (h *host) keyOf() int {
+	h.t.Helper()
+	for _, line := range processes(h.work + "/") {
+		if m := handleInArgv.FindStringSubmatch(line); m != nil {
+			n, _ := strconv.Atoi(m[1])
+			return n
+		}
+	}
+	h.t.Fatal("nobody has a key's handle")
+	return 0
+}
+
+// keyExists asks the kernel about a key that this process does not possess.
+func keyExists(n int) bool {
+	_, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, n)
+	return err == nil || errors.Is(err, unix.EACCES)
+}
+
+// keysOfUser counts this user's keys (proc(5), /proc/key-users).
+func keysOfUser(t *testing.T) int {
+	b, err := os.ReadFile("/proc/key-users")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range bytes.Lines(b) {
+		f := strings.Fields(string(line))
+		if len(f) > 1 && f[0] == strconv.Itoa(os.Geteuid())+":" {
+			n, _, _ := strings.Cut(f[1], "/")
+			count, _ := strconv.Atoi(n)
+			return count
+		}
+	}
+	return 0
+}
+
+func within(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// TestMKTMELaunch: a VM with a key of its own, which nobody else can use, and which
+// is gone with it, however it goes.
+func TestMKTMELaunch(t *testing.T) {
+	h := newHost(t)
+	h.write("keyed.toml", mktmeSpec)
+	if out := h.run("vmlatch", "plan", "--emulate", "keyed.toml"); !strings.Contains(out, "MKTME encrypts memory and measures nothing") || !strings.Contains(out, "@key@") {
+		t.Errorf("plan: %s", out)
+	}
+	for _, how := range []string{"stop", "kill"} {
+		out, err := h.command("vmlatch", "start", "keyed.toml", "--emulate").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "emulated") || !strings.Contains(string(out), "NOT verified") {
+			t.Fatalf("%v: %s", err, out)
+		}
+		key := h.keyOf()
+		if !keyExists(key) {
+			t.Errorf("key %d of a running VM is gone", key)
+		}
+		if _, err := (&keyring.Ring{}).Read(keyring.Serial(key)); err == nil {
+			t.Error("another process reads the key")
+		}
+		if b, _ := os.ReadFile("/proc/keys"); bytes.Contains(b, []byte("vmlatch:keyed")) {
+			t.Error("another process sees the key")
+		}
+		if out := h.run("vmlatch", "inspect", "keyed"); !strings.Contains(out, "mktme (emulated") {
+			t.Errorf("inspect: %s", out)
+		}
+		if out := h.fails("", "measure", "keyed"); !strings.Contains(out, "no launch measurement") {
+			t.Errorf("measure: %s", out)
+		}
+		if how == "stop" {
+			h.run("vmlatch", "stop", "keyed", "--now")
+		} else {
+			killAll(t, h.work)
+		}
+		within(t, "the key outlives its VM", func() bool { return !keyExists(key) })
+		h.run("vmlatch", "ps")
+	}
+	h.write("run.toml", strings.Replace(mktmeSpec, "keyed", "run", 1))
+	if out := h.run("vmlatch", "run", "--emulate", "run.toml"); !strings.Contains(out, "vmlatch-guest:") {
+		t.Errorf("the guest does not boot: %s", out)
+	}
+	h.clearEnded()
+	waitNothing(t, h.work)
+}
+
+// TestMKTMEKills: a launcher that is killed at any step leaves no key.
+func TestMKTMEKills(t *testing.T) {
+	h := newHost(t)
+	h.write("keyed.toml", mktmeSpec)
+	out, err := h.command("vmlatch", "start", "keyed.toml", "--emulate", "--trace").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.run("vmlatch", "stop", "keyed", "--now")
+	var steps []string
+	for line := range strings.Lines(string(out)) {
+		if s, ok := strings.CutPrefix(strings.TrimSpace(line), "step "); ok {
+			steps = append(steps, s)
+		}
+	}
+	if len(steps) < 6 {
+		t.Fatalf("steps %v", steps)
+	}
+	h.clearEnded()
+	before := keysOfUser(t)
+	for _, step := range steps[:len(steps)-1] {
+		cmd := h.command("vmlatch", "start", "keyed.toml", "--emulate", "--stop-at", step)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		within(t, "it does not stop at "+step, func() bool { return stopped(cmd.Process.Pid) })
+		_ = cmd.Process.Signal(syscall.SIGKILL)
+		_ = cmd.Wait()
+		h.run("vmlatch", "ps") // ends what was never finished
+		within(t, "after a kill at "+step+" a key is left", func() bool { return keysOfUser(t) <= before })
+		waitNothing(t, h.work)
+	}
+	h.write("host.toml", "[emulate]\nswtee = \"/bin/false\"\n")
+	h.env = append(h.env, "VMLATCH_CONFIG="+filepath.Join(h.work, "host.toml"))
+	_ = h.fails("", "start", "keyed.toml", "--emulate")
+	within(t, "a start that failed leaves a key", func() bool { return keysOfUser(t) <= before })
+}
+
+func stopped(pid int) bool {
+	b, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return strings.HasPrefix(rest, "T")
+}
+
+// TestMKTMEHandle: a handle that QEMU does not possess is no key, and without
+// emulation there is no such object.
+func TestMKTMEHandle(t *testing.T) {
+	h := newHost(t)
+	var key keyring.Serial
+	err := keyring.Apart(func(r *keyring.Ring) (err error) {
+		if key, err = r.Add(keyring.User, "vmlatch-test:foreign", []byte("x")); err != nil {
+			return err
+		}
+		for handle, want := range map[string]string{"0": "is no key's handle", "x": "is no key's handle", "2147483647": "is not possessed"} {
+			h.objectRefused(handle, want)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.objectRefused(strconv.Itoa(int(key)), "is not possessed")
+	h.write("keyed.toml", mktmeSpec)
+	if out := h.fails("", "start", "keyed.toml"); !strings.Contains(out, "mktme") || !strings.Contains(out, "hint: ") {
+		t.Errorf("on this host: %s", out)
+	}
+	h.write("keyed.toml", strings.Replace(mktmeSpec, "mktme-guest", "tme-guest", 1))
+	if out := h.fails("", "start", "keyed.toml", "--emulate"); !strings.Contains(out, "the emulated platform's object is mktme-guest") {
+		t.Errorf("another object: %s", out)
+	}
+	out, err := h.command("swtee", "--fake-kvm", "--", "qemu-system-x86_64", "-object", "mktme-guest,id=k,key-handle=1").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "under TCG only") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func (h *host) objectRefused(handle, want string) {
+	h.t.Helper()
+	out, err := h.command("swtee", "--accel", "tcg", "--", "qemu-system-x86_64", "-S", "-display", "none", "-object", "mktme-guest,id=k,key-handle="+handle).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || !strings.Contains(string(out), want) {
+		h.t.Errorf("handle %s: %v, %s\nwant %q", handle, err, out, want)
+	}
+}

@@ -1,0 +1,48 @@
+package keyring
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that callers tell apart.
+var (
+	// ErrNotSupported means that this system has no keyrings.
+	ErrNotSupported = errors.New("kernel keyrings are not supported on this system")
+	// ErrNoType means that the kernel has no such type of key.
+	ErrNoType = errors.New("this kernel has no such type of key")
+	// ErrNoneFree means that the processor has no key ID to give.
+	ErrNoneFree = errors.New("no key ID is free")
+	// ErrQuota means that the user has as many keys as are allowed.
+	ErrQuota = errors.New("the user's quota of keys is used up")
+	// ErrGone means that a key was revoked, has expired, or never was.
+	ErrGone = errors.New("the key is gone")
+	// ErrDenied means that the key's permissions forbid it.
+	ErrDenied = errors.New("the key's permissions forbid it")
+)
+
+// Error is a keyring operation that failed.
+type Error struct {
+	Op   string // add, read, describe, …
+	Type Type   // of the key, if the operation makes one
+	Why  error  // one of this package's errors; nil if Err says it all
+	More string // numbers that explain it
+	Err  error  // the system's
+}
+
+func (e *Error) Error() string {
+	what := e.Op + " key"
+	if e.Type != "" {
+		what += " of type " + string(e.Type)
+	}
+	if e.Why == nil {
+		return fmt.Sprintf("%s: %v", what, e.Err)
+	}
+	if e.More != "" {
+		return fmt.Sprintf("%s: %v (%s)", what, e.Why, e.More)
+	}
+	return fmt.Sprintf("%s: %v", what, e.Why)
+}
+
+// Unwrap returns both causes.
+func (e *Error) Unwrap() []error { return []error{e.Why, e.Err} }

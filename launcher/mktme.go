@@ -1,0 +1,102 @@
+package launcher
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/keyring"
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+)
+
+// Key is a key that a start makes for a VM: in a keyring that only the launching
+// thread and QEMU have, so that it is gone when both are.
+type Key struct {
+	Type        keyring.Type `json:"type"` // mktme; user, where that is emulated
+	Description string       `json:"description"`
+	// Payload has no key in it: the processor makes one.
+	Payload string `json:"payload"`
+}
+
+// keyHandle stands in a plan's command line for the handle of its key, which
+// exists only during a start. It is the value of a JSON property.
+const keyHandle = "@key@"
+
+// The emulated platform's object. The launcher does not link the emulator; a test
+// holds the two together.
+const (
+	emulatedMKTMEObject   = "mktme-guest"
+	emulatedMKTMEProperty = "key-handle"
+)
+
+func validateMKTME(s *Spec) error {
+	m := s.Confidential.MKTME
+	switch {
+	case m.Object == "" || m.HandleProperty == "":
+		return s.errorf("confidential.mktme", "no released QEMU has an object for MKTME: name your own's with object and handle-property")
+	case m.Algorithm != "" && m.Algorithm != keyring.MKTMEAlgorithm:
+		return s.errorf("confidential.mktme.algorithm", "%q: must be %s", m.Algorithm, keyring.MKTMEAlgorithm)
+	case s.Accel == "tcg":
+		return s.errorf("accel", "tcg cannot encrypt memory; to try the launch without hardware, start with --emulate")
+	}
+	if err := s.foreignKeys(); err != nil {
+		return err
+	}
+	return s.latchOnly("MKTME has no attestation at all: its keys are the host's")
+}
+
+// mktmeObject adds the object that the spec names, with the handle of the VM's key.
+func mktmeObject(b *builder) error {
+	m := b.spec.Confidential.MKTME
+	kind := keyring.TypeMKTME
+	if b.plan.Emulated {
+		kind = keyring.User
+		if m.Object != emulatedMKTMEObject || m.HandleProperty != emulatedMKTMEProperty {
+			return b.spec.errorf("confidential.mktme", "the emulated platform's object is %s, with %s", emulatedMKTMEObject, emulatedMKTMEProperty)
+		}
+	} else if err := b.facts.needs("give a guest a key of its own", m.Object, m.HandleProperty); err != nil {
+		return err
+	}
+	payload, err := keyring.MKTME{Source: keyring.FromCPU}.Payload()
+	if err != nil {
+		return err
+	}
+	b.plan.Key = &Key{Type: kind, Description: "vmlatch:" + b.spec.Name, Payload: string(payload)}
+	b.opt("-object", argv.JSON(map[string]any{"qom-type": m.Object, "id": objectID, m.HandleProperty: keyHandle}))
+	b.machine.Set("confidential-guest-support", objectID)
+	b.choose("key", string(kind)+", made by the processor", "technology mktme")
+	return nil
+}
+
+// withKey makes the plan's key and calls fork with the command line that names it,
+// on a thread that has the key. A machine in the foreground is tied to the calling
+// thread, so it is forked there; else the thread ends, and QEMU alone has the key.
+func (s *starter) withKey(fork func(argv []string) (int, error)) (pid int, err error) {
+	k := s.plan.Key
+	if k == nil {
+		return fork(s.plan.Argv)
+	}
+	run := keyring.Apart
+	if s.opt.Foreground {
+		run = keyring.Here
+	}
+	err = run(func(r *keyring.Ring) error {
+		serial, err := r.Add(k.Type, k.Description, []byte(k.Payload))
+		if errors.Is(err, keyring.ErrNoType) {
+			return &HostError{Want: "make a key for the guest", Why: err.Error(), Fix: "MKTME keys take Intel's patches for Linux; TDX, which released kernels have, is the way to a guest with a key of its own"}
+		}
+		if err != nil {
+			return err
+		}
+		command := slices.Clone(s.plan.Argv)
+		for i, a := range command {
+			command[i] = strings.ReplaceAll(a, strconv.Quote(keyHandle), strconv.Itoa(int(serial)))
+		}
+		if pid, err = fork(command); err != nil {
+			return errors.Join(err, r.Revoke(serial)) // in the foreground the ring lives on
+		}
+		return nil
+	})
+	return pid, err
+}
