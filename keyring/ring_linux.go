@@ -80,6 +80,23 @@ func (r *Ring) Add(t Type, description string, payload []byte) (Serial, error) {
 	return s, nil
 }
 
+// Known says whether the kernel has a type of key. It offers an empty payload, of
+// which no type makes a key that stays.
+func Known(t Type) (bool, error) {
+	err := Apart(func(r *Ring) error {
+		_, err := unix.AddKey(string(t), "vmlatch:probe", nil, int(r.serial))
+		return explain("add", t, err)
+	})
+	var e *Error
+	switch {
+	case errors.Is(err, ErrNoType):
+		return false, nil
+	case err == nil, errors.As(err, &e) && (errors.Is(e.Err, unix.EINVAL) || errors.Is(e.Err, unix.EACCES) || errors.Is(e.Err, unix.EPERM) || errors.Is(e.Err, unix.ENOKEY)):
+		return true, nil
+	}
+	return false, err
+}
+
 // Read returns a key's payload; the caller wipes it.
 func (r *Ring) Read(s Serial) ([]byte, error) {
 	for size := 0; ; {

@@ -233,3 +233,11 @@ func TestRevoke(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestKnown(t *testing.T) {
+	for kind, want := range map[Type]bool{User: true, Logon: true, "no-such-type": false} {
+		if got, err := Known(kind); got != want || err != nil {
+			t.Errorf("%s: %t, %v", kind, got, err)
+		}
+	}
+}

@@ -30,6 +30,9 @@ func Here(func(*Ring) error) error { return ErrNotSupported }
 // Inherited is not supported.
 func Inherited() (*Ring, error) { return nil, ErrNotSupported }
 
+// Known is not supported.
+func Known(Type) (bool, error) { return false, ErrNotSupported }
+
 // Add is not supported.
 func (*Ring) Add(_ Type, _ string, payload []byte) (Serial, error) {
 	Wipe(payload)

@@ -88,8 +88,7 @@ func GatherFacts(ctx context.Context, c *HostConfig, spec *Spec, emulate bool) (
 	}
 	// The image may ask for firmware that the spec does not name.
 	if spec.Firmware.lookup() || len(f.Sidecars) > 0 && spec.Firmware.Image == "" {
-		// Descriptors that cannot be read are somebody else's; the others count.
-		f.Descriptors, _ = ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
+		f.Descriptors = host.Root("/").Firmware()
 	}
 	if !spec.wantsConfidential(f.Sidecars) {
 		return f, nil

@@ -116,13 +116,20 @@ func gatherHost(c *urfave.Context) (*hostInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	root := host.Root("/")
+	if dir := c.String("root"); dir != "" {
+		root = host.Root(dir)
+	}
 	info := &hostInfo{Report: rep, Firmware: []ovmf.Descriptor{}}
+	if found := root.Firmware(); found != nil {
+		info.Firmware = found
+	}
 	facts := launcher.Facts{Host: rep, Slots: h.Slots, SlotDir: h.SlotDir()}
 	if info.Slots, err = facts.SlotUses(); err != nil {
 		return nil, err
 	}
 	if c.String("root") != "" {
-		return info, nil // QEMU and firmware are this host's
+		return info, nil // a record has no QEMU to ask
 	}
 	info.QEMU = &qemuInfo{Path: h.QEMU}
 	if path, err := exec.LookPath(h.QEMU); err != nil {
@@ -138,9 +145,6 @@ func gatherHost(c *urfave.Context) (*hostInfo, error) {
 				info.QEMU.Objects = append(info.QEMU.Objects, o)
 			}
 		}
-	}
-	if found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...); found != nil {
-		info.Firmware = found
 	}
 	return info, nil
 }

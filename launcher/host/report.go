@@ -91,8 +91,9 @@ type TDXHost struct {
 type TME struct {
 	Enabled   Answer `json:"enabled"`
 	MKTME     Answer `json:"mktme"`
-	KeyIDs    int    `json:"key-ids"`     // for MKTME; 0: none or unknown
-	TDXKeyIDs int    `json:"tdx-key-ids"` // of those that TDX has
+	KeyIDs    int    `json:"key-ids"`         // for MKTME; 0: none or unknown
+	TDXKeyIDs int    `json:"tdx-key-ids"`     // of those that TDX has
+	KeyType   Answer `json:"kernel-key-type"` // the kernel has keys of type mktme
 }
 
 // Detect looks at the host below a root. What it cannot find out it reports as
@@ -342,8 +343,10 @@ func (d *detector) intel() {
 	switch m := d.rep.TME; {
 	case m == nil || m.MKTME == No:
 		d.add(MKTME, No, "no key IDs for software: the processor has no MKTME, or the machine's setup leaves it off", fix)
+	case m.KeyType == No:
+		d.add(MKTME, No, "the kernel has no keys of type mktme; no released Linux has", fix)
 	default: // the processor can, or does not say
-		d.add(MKTME, Unknown, "no released Linux or QEMU hands out MKTME keys: it takes patched ones, and a spec that names their object", fix)
+		d.add(MKTME, Unknown, "no released QEMU takes MKTME keys: it takes a patched one, and a spec that names its object", fix)
 	}
 }
 
@@ -357,7 +360,7 @@ func (d *detector) tme() {
 	if !flagged {
 		return
 	}
-	t := &TME{Enabled: Unknown, MKTME: Unknown}
+	t := &TME{Enabled: Unknown, MKTME: Unknown, KeyType: d.root.mktmeKeys()}
 	d.rep.TME = t
 	if v, err := d.root.msr(msrTMEActivate); err == nil {
 		bits := v >> tmeKeyIDBits & tmeKeyIDBitsMask

@@ -67,7 +67,7 @@ func TestUsable(t *testing.T) {
 		"milan-snp-off": "sev=yes sev-es=yes sev-snp=no tdx=no mktme=no; sev 410/0 sev-es 99/2",
 		"milan-snp-on":  "sev=yes sev-es=yes sev-snp=yes tdx=no mktme=no; sev 410/1 sev-es 99/98",
 		"genoa-hiding":  "sev=yes sev-es=yes sev-snp=yes tdx=no mktme=no; sev 907/-1 sev-snp 60/-1 sev-es 39/-1",
-		"tdx":           "sev=no sev-es=no sev-snp=no tdx=yes mktme=unknown; tdx 63/-1 mktme 64/-1",
+		"tdx":           "sev=no sev-es=no sev-snp=no tdx=yes mktme=no; tdx 63/-1 mktme 64/-1",
 		"tme-only":      "sev=no sev-es=no sev-snp=no tdx=no mktme=unknown;",
 		"no-tee":        "sev=no sev-es=no sev-snp=no tdx=no mktme=no;",
 		"container":     "sev=no sev-es=no sev-snp=no tdx=no mktme=no; sev 907/-1 sev-es 99/-1",
@@ -91,6 +91,17 @@ func TestUsable(t *testing.T) {
 		if got != want {
 			t.Errorf("%s:\n got %s\nwant %s", name, got, want)
 		}
+	}
+}
+
+// TestFirmware: descriptors are the record's, not this machine's.
+func TestFirmware(t *testing.T) {
+	found := recordOf(t, "tdx").Firmware()
+	if len(found) != 1 || found[0].Image != "/usr/share/ovmf/OVMF.inteltdx.fd" {
+		t.Errorf("%+v", found)
+	}
+	if found := recordOf(t, "no-tee").Firmware(); len(found) != 0 {
+		t.Errorf("%+v", found)
 	}
 }
 

@@ -13,7 +13,23 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/keyring"
 )
+
+// Firmware returns the firmware that QEMU's descriptors name. Descriptors that
+// cannot be read are somebody else's; the others count.
+func (r Root) Firmware() []ovmf.Descriptor {
+	dirs := ovmf.DescriptorDirs()
+	if r.recorded() {
+		for i := range dirs {
+			dirs[i] = r.path(dirs[i])
+		}
+	}
+	found, _ := ovmf.FindDescriptors(dirs...)
+	return found
+}
 
 // Root is a directory below which a host's files lie: "/" for this host.
 type Root string
@@ -96,6 +112,22 @@ func (r Root) msr(n uint32) (uint64, error) {
 	return binary.LittleEndian.Uint64(b[:]), nil
 }
 
+// mktmeKeys asks the kernel for Intel's type of key.
+func (r Root) mktmeKeys() Answer {
+	if r.recorded() {
+		var types map[string]Answer
+		if err := r.readRecorded("keys.json", &types); err != nil || types[string(keyring.TypeMKTME)] == "" {
+			return Unknown
+		}
+		return types[string(keyring.TypeMKTME)]
+	}
+	known, err := keyring.Known(keyring.TypeMKTME)
+	if err != nil {
+		return Unknown
+	}
+	return answer(known)
+}
+
 // dmesg returns the kernel's log.
 func (r Root) dmesg() (string, error) {
 	if r.recorded() {
@@ -120,6 +152,7 @@ var recordFiles = []string{
 	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
 	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
 	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",
+	"etc/qemu/firmware/*.json", "usr/share/qemu/firmware/*.json",
 }
 
 // recordNodes are files of which only the presence counts.
@@ -171,6 +204,7 @@ func (r Root) recordRest(to Root) error {
 		}
 	}
 	parts["msr.json"] = msrs
+	parts["keys.json"] = map[keyring.Type]Answer{keyring.TypeMKTME: r.mktmeKeys()}
 	if types, err := r.vmTypes(); err == nil {
 		parts["kvm.json"] = map[string]uint32{"vm-types": types}
 	}
