@@ -175,7 +175,7 @@ func TestQEMUsOwnWords(t *testing.T) {
 		"no area for kernel hashes":      {"7.2", []string{"-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1,kernel-hashes=on", "-kernel", "vmlinuz", "-bios", plainFirmware}},
 		"no metadata for the technology": {"10.0", []string{"-object", "sev-snp-guest,id=s0,cbitpos=51,reduced-phys-bits=1", "-bios", tableless, "-cpu", "EPYC-v4"}},
 		"cannot map the firmware":        {"7.2", []string{"-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1", "-bios", half}},
-		"too old for what the spec asks": {"7.2", []string{"-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1,certs-path=x", "-bios", plainFirmware}},
+		"too old for it":                 {"7.2", []string{"-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1,certs-path=x", "-bios", plainFirmware}},
 	} {
 		qemus.Each(t, c.from, func(t *testing.T, qemu string) {
 			h := newHost(t)

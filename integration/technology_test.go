@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/txtar"
 
@@ -198,12 +200,15 @@ func TestSlotsOfAHost(t *testing.T) {
 	}
 	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "a")
 	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "b")
-	if out := h.fails("", "start", "sev.toml", "--emulate", "--hold", "--name", "c"); !strings.Contains(out, "all encryption slots are taken (2 of 2 in pool emulated-sev)") {
+	if out := h.fails("", "start", "sev.toml", "--emulate", "--hold", "--name", "c", "--slot-wait", "0s"); !strings.Contains(out, "all encryption slots are taken (2 of 2 in pool emulated-sev)") {
 		t.Errorf("a third of two: %s", out)
 	}
 	h.run("vmlatch", "start", "sev-es.toml", "--emulate", "--hold", "--name", "es")
-	if out := h.fails("", "start", "sev-snp.toml", "--emulate", "--hold", "--name", "snp"); !strings.Contains(out, "1 of 1 in pool emulated-sev-es") {
+	if out := h.fails("", "start", "sev-snp.toml", "--emulate", "--hold", "--name", "snp", "--slot-wait", "0s"); !strings.Contains(out, "1 of 1 in pool emulated-sev-es") {
 		t.Errorf("SEV-ES and SEV-SNP share their slots: %s", out)
+	}
+	if out := h.run("vmlatch", "host"); !strings.Contains(out, "slots emulated-sev     2 in use of 2, for sev ([slots] of host.toml)") {
+		t.Errorf("host: %s", out)
 	}
 	for pid, line := range processes(h.work + "/") { // QEMU, however it dies
 		if strings.Contains(line, "guest=a,") || strings.Contains(line, "guest=a ") {
@@ -213,7 +218,19 @@ func TestSlotsOfAHost(t *testing.T) {
 	}
 	deadline(t, func() bool { return !strings.Contains(h.run("vmlatch", "ps"), "a ") })
 	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "c")
-	for _, name := range []string{"b", "c", "es"} {
+	waiting := h.command("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "a", "--slot-wait", "30s")
+	var said bytes.Buffer
+	waiting.Stderr = &said
+	if err := waiting.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	h.run("vmlatch", "stop", "b", "--now")
+	if err := waiting.Wait(); err != nil || !strings.Contains(said.String(), "no free encryption slot yet") {
+		t.Errorf("a start that waits for a slot: %v: %s", err, &said)
+	}
+	h.run("vmlatch", "stop", "a", "--now")
+	for _, name := range []string{"c", "es"} {
 		h.run("vmlatch", "stop", name, "--now")
 	}
 	h.clearEnded()
@@ -261,11 +278,11 @@ func TestChoice(t *testing.T) {
 		return strings.Join(strings.Fields(string(out)), " ")
 	}
 	for _, c := range []struct{ version, technology, sidecar, want string }{
-		{"11.1", `"any-confidential"`, "", "technology sev-snp spec"},
-		{"11.1", `["sev-es", "sev-snp"]`, "", "technology sev-es spec"},
-		{"7.2", `"any-confidential"`, "", "technology sev-es spec; not sev-snp: launch a guest of technology sev-snp: QEMU 7.2"},
+		{"11.1", `"any-confidential"`, "", "technology sev-snp the first of sev-snp, tdx, sev-es, sev that works here (spec)"},
+		{"11.1", `["sev-es", "sev-snp"]`, "", "technology sev-es the first of sev-es, sev-snp"},
+		{"7.2", `"any-confidential"`, "", "technology sev-es the first of sev-snp, tdx, sev-es, sev that works here (spec); not sev-snp: launch a guest of technology sev-snp: QEMU 7.2"},
 		{"7.2", `["sev-snp", "tdx"]`, "", "none of the technologies works: sev-snp: launch a guest"},
-		{"11.1", `"any-confidential"`, `technologies = ["sev-es", "sev"]`, "technology sev-es spec; not sev-snp: confidential.technology: sev-snp, but the image demands technologies = sev-es, sev ("},
+		{"11.1", `"any-confidential"`, `technologies = ["sev-es", "sev"]`, "technology sev-es the first of sev-snp, tdx, sev-es, sev that works here (spec); not sev-snp: confidential.technology: sev-snp, but the image demands technologies = sev-es, sev ("},
 		{"11.1", `"sev-snp"`, `technologies = ["tdx"]`, "vm.toml: confidential.technology: sev-snp, but the image demands technologies = tdx ("},
 		{"11.1", `"sev-snp"`, `firmware = "bios"`, "vm.toml: firmware: uefi, but the image demands firmware = bios ("},
 		{"11.1", `"sev-snp"`, "[policy]\nsev-snp = [\"smt\", \"abi=1.55\"]", "confidential.policy: 0x30000 (smt), but the image demands policy.sev-snp = 0x30137"},
@@ -275,12 +292,37 @@ func TestChoice(t *testing.T) {
 		{"11.1", `"sev-snp"`, `technologies = ["sgx"]`, `technologies: "sgx": must be one of`},
 		{"11.1", `[]`, "", "is an empty list"},
 		{"11.1", `["sev", "sev"]`, "", "stands there twice"},
+		{"11.1", `["sev-snp", "none"]`, "", "\"none\" stands alone"},
+		{"11.1", `["any-confidential", "sev"]`, "", "stands alone"},
 		{"11.1", `["sev", 1]`, "", "must be a name or a list of names"},
 	} {
 		if got := choose(c.version, c.technology, c.sidecar); !strings.Contains(got, c.want) {
 			t.Errorf("QEMU %s, %s, %q:\n got %s\nwant %s", c.version, c.technology, c.sidecar, got, c.want)
 		}
 	}
+	// Firmware that cannot do one technology may do the next.
+	if _, err := os.Stat(tdxFirmware); err == nil {
+		h.write("vm.toml", strings.NewReplacer(`technology = "sev-snp"`, `technology = ["sev-snp", "tdx"]`, `policy = ["smt"]`, "", "OVMF.amdsev.fd", tdxFirmware).Replace(technologySpec("sev-snp", qemus.Version(t, "11.1"))))
+		out := strings.Join(strings.Fields(h.run("vmlatch", "plan", "--emulate", "--explain-choice", "vm.toml")), " ")
+		if want := "technology tdx the first of sev-snp, tdx that works here (spec); not sev-snp: firmware.image: " + tdxFirmware + ": it has no area for kernel hashes"; !strings.Contains(out, want) {
+			t.Errorf("plan: %s\nwant %s", out, want)
+		}
+	}
+	// What one technology does not take leads to no other.
+	text := strings.Replace(technologySpec("sev-snp", qemus.Newest(t)), `technology = "sev-snp"`, `technology = ["sev-snp", "sev-es"]`, 1)
+	h.write("vm.toml", text)
+	if out := h.fails("", "start", "--emulate", "vm.toml"); !strings.Contains(out, `for sev-es: policy: "smt" is none of`) || !strings.Contains(out, "[confidential.sev-es]") {
+		t.Errorf("a policy of another technology: %s", out)
+	}
+	_ = os.Remove(filepath.Join(h.work, "disk.raw.vmlatch.toml"))
+	if err := os.Symlink("nowhere", filepath.Join(h.work, "disk.raw.vmlatch.toml")); err != nil {
+		t.Fatal(err)
+	}
+	h.write("vm.toml", technologySpec("sev-snp", qemus.Newest(t)))
+	if out := h.fails("", "plan", "--emulate", "vm.toml"); !strings.Contains(out, "demands of a disk image") {
+		t.Errorf("a sidecar that links to nowhere: %s", out)
+	}
+	_ = os.Remove(filepath.Join(h.work, "disk.raw.vmlatch.toml"))
 	// What the image demands where the spec asks for nothing.
 	h.write("vm.toml", "qemu = \""+qemus.Newest(t)+"\"\n[firmware]\nimage = \"OVMF.amdsev.fd\"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"disk.raw\"\n")
 	h.write("disk.raw.vmlatch.toml", `technologies = ["sev-snp"]`)
@@ -346,6 +388,18 @@ func TestCheckCommand(t *testing.T) {
 		}
 	}
 	h.write("vm.toml", strings.Replace(text, "technology =", "kernel-hashes = false\ntechnology =", 1))
+	r, code = check("--emulate", "nowhere.toml")
+	if code != 2 || !r.Refused || len(r.Checks) != 1 || r.Checks[0].Fix == "" {
+		t.Errorf("no such file: code %d, %+v", code, r)
+	}
+	h.write("lost.toml", strings.Replace(text, "technology =", "id-block = \"lost\"\nid-auth = \"lost\"\ntechnology =", 1))
+	r, code = check("--emulate", "lost.toml")
+	if code != 2 || !r.Refused || r.Checks[0].ID != "files-readable" || len(r.Checks) < 10 {
+		t.Errorf("a missing ID block: code %d, %+v", code, r)
+	}
+	if out := h.fails("", "check", "--emulate"); !strings.Contains(out, "name its FILE") {
+		t.Errorf("check --emulate: %s", out)
+	}
 	out := h.run("vmlatch", "check", "--emulate", "vm.toml")
 	if !strings.Contains(out, "warning") || !strings.Contains(out, "kernel-measured") || !strings.Contains(out, "fix: ") {
 		t.Errorf("text: %s", out)

@@ -217,9 +217,9 @@ var adviceTable = []Advice{
 		Host:    true,
 	},
 	{
-		Pattern: `Invalid parameter '|is not a valid|Property .* not found|Parameter .* is unexpected|invalid object type`,
-		Cause:   "this QEMU is too old for what the spec asks, or was built without it",
-		Fix:     "install a newer QEMU, or name another one with qemu = in the spec",
+		Pattern: `Invalid parameter '|is not a valid|Property .* not found|Parameter .* is unexpected|invalid object type|Parameter 'qom-type' does not accept`,
+		Cause:   "this QEMU has no device, object or property of a name in the spec, or is too old for it",
+		Fix:     "correct [[device]] and [[object]], which take QEMU's own names (-device help, -object help), or name a newer QEMU with qemu =",
 		Host:    true,
 	},
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Severity is what a failed check means.
@@ -105,6 +106,8 @@ func (s *Spec) checkError(r CheckResult) error {
 	msg := r.Detail
 	if msg == "" {
 		msg = r.Cause
+	} else if !strings.Contains(msg, " ") { // only what it is about
+		msg += ": " + r.Cause
 	}
 	return &SpecError{File: s.file, Key: r.key, Msg: msg, Check: r.ID, Fix: r.Fix}
 }
@@ -179,42 +182,46 @@ func approve(p *Plan) (warnings []CheckResult, err error) {
 // it is refused early: what refuses it is then among the results, and plan is nil.
 func CheckSpec(file string, gather func(*Spec) (Facts, error), plan func(*Spec, Facts) (*Plan, error)) ([]CheckResult, *Plan, error) {
 	spec, err := LoadSpec(file)
-	if r, ok := resultOf(err); ok {
-		return append([]CheckResult{r}, others(r, file)...), nil, nil
-	}
 	if err != nil {
-		return nil, nil, err
+		return refusedBy(err, func() []CheckResult { return others(file, nil) })
 	}
 	facts, err := gather(spec)
 	if err != nil {
-		return nil, nil, err
+		return refusedBy(err, func() []CheckResult { return others(file, nil) })
 	}
 	p, err := plan(spec, facts)
-	if err == nil {
-		return CheckPlan(p), p, nil
+	if err != nil {
+		return refusedBy(err, func() []CheckResult { return others(file, &facts) })
 	}
-	refused, ok := resultOf(err)
+	return CheckPlan(p), p, nil
+}
+
+// refusedBy puts the error that refuses a spec before the results of the checks
+// that can be made all the same.
+func refusedBy(err error, more func() []CheckResult) ([]CheckResult, *Plan, error) {
+	r, ok := resultOf(err)
 	if !ok {
 		return nil, nil, err
 	}
-	results := []CheckResult{refused}
-	if tech, ok := technologyByName(spec.tech); ok {
-		more := runChecks(&subject{spec: spec, facts: &facts, tech: tech}, hostStage)
-		results = append(results, slices.DeleteFunc(more, func(r CheckResult) bool { return r.ID == refused.ID })...)
-	}
-	return results, nil, nil
+	rest := slices.DeleteFunc(more(), func(o CheckResult) bool { return o.ID == r.ID })
+	return append([]CheckResult{r}, rest...), nil, nil
 }
 
-// others makes the checks of a spec that one of them refused.
-func others(refused CheckResult, file string) []CheckResult {
+// others makes the checks of a spec that cannot be carried out: those of the spec,
+// and of the host if it was looked at. Of several technologies none is more right
+// than another.
+func others(file string, facts *Facts) []CheckResult {
 	spec, err := loadSpec(file, readSpec)
 	if err != nil || len(spec.asked) > 1 {
 		return nil
 	}
 	spec.fillFor(spec.asked[0])
 	tech, _ := technologyByName(spec.tech)
-	results := runChecks(&subject{spec: spec, tech: tech}, specStage)
-	return slices.DeleteFunc(results, func(r CheckResult) bool { return r.ID == refused.ID })
+	last := specStage
+	if facts != nil {
+		last = hostStage
+	}
+	return runChecks(&subject{spec: spec, facts: facts, tech: tech}, last)
 }
 
 // resultOf makes a result of an error that refuses a spec.
@@ -222,14 +229,24 @@ func resultOf(err error) (CheckResult, bool) {
 	var spec *SpecError
 	var host *HostError
 	var choice *ChoiceError
+	var file *FileError
 	r := CheckResult{Verdict: CheckFailed}
 	switch {
 	case errors.As(err, &choice):
-		r.Check = Check{ID: "technology", Severity: Refuse, Cause: "no technology of those asked for is possible", Fix: "see the reasons", Source: "this host, QEMU and the images"}
+		r.Check = Check{ID: "technology", Severity: Refuse, Cause: "no technology of those asked for is possible", Fix: "the reasons say what each lacks", Source: "this host, QEMU and the images"}
+		if choice.OfHost() {
+			r.stage = hostStage
+		}
 		r.Detail = choice.Error()
+	case errors.As(err, &file):
+		r.be("files-readable")
+		r.Detail = file.Error()
 	case errors.As(err, &spec):
-		r.Check = Check{ID: "spec", Severity: Refuse, Cause: "the spec cannot be carried out", Fix: spec.Fix, Source: "vmlatch help spec"}
+		r.Check = Check{ID: "spec", Severity: Refuse, Cause: "the spec cannot be carried out", Fix: `correct the spec: "vmlatch help spec" describes it`, Source: "vmlatch help spec"}
 		r.be(spec.Check)
+		if spec.Fix != "" {
+			r.Fix = spec.Fix
+		}
 		r.Detail = spec.Error()
 	case errors.As(err, &host):
 		r.Check = Check{ID: "host", Severity: Refuse, Cause: "this host cannot " + host.Want, Fix: host.Fix, Source: "vmlatch host", stage: hostStage}
@@ -238,6 +255,9 @@ func resultOf(err error) (CheckResult, bool) {
 			r.Fix = host.Fix
 		}
 		r.Detail = host.Why
+	case errors.Is(err, ErrHost):
+		r.Check = Check{ID: "host", Severity: Refuse, Cause: "this host cannot do it", Fix: `"vmlatch host" shows what it can do`, Source: "vmlatch host", stage: hostStage}
+		r.Detail = err.Error()
 	default:
 		return r, false
 	}

@@ -31,6 +31,9 @@ func answered(a, want host.Answer, format string, args ...any) (Verdict, string)
 	return verdict(a == want, format, args...)
 }
 
+// freeSlots is the check that a start may wait for.
+const freeSlots = "free-slots"
+
 // hostChecks need the host and its QEMU besides the spec.
 var hostChecks = []Check{
 	{
@@ -72,7 +75,7 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "free-slots", Severity: Refuse, stage: hostStage,
+		ID: freeSlots, Severity: Refuse, stage: hostStage,
 		when: func(s *subject) bool {
 			p := s.facts.slot(s.tech.name)
 			return p != nil && (p.Size != slot.Unlimited || !s.facts.emulated())
@@ -106,6 +109,17 @@ var hostChecks = []Check{
 		Source: "cloud-hypervisor#8501; nova, AMD SEV spec",
 		look: func(s *subject) (Verdict, string) {
 			return verdict(uint64(s.spec.Memory) <= s.facts.Host.MemFree, "%v of %d MiB", s.spec.Memory, s.facts.Host.MemFree>>20)
+		},
+	},
+	{
+		ID: "hugepages-free", Severity: Refuse, stage: hostStage, key: "memory-backend.hugepages",
+		when:  func(s *subject) bool { return s.spec.Backend.HugePages != 0 && s.facts.Host.HugePages != nil },
+		Cause: "the host has too few free huge pages of the size", Fix: "reserve more (sysctl vm.nr_hugepages, or hugepages= on the kernel's command line), or leave hugepages out",
+		Source: "Linux, Documentation/admin-guide/mm/hugetlbpage.rst",
+		look: func(s *subject) (Verdict, string) {
+			size := s.spec.Backend.HugePages
+			free, need := s.facts.Host.HugePages[uint64(size)], uint64(s.spec.Memory/size)
+			return verdict(free >= need, "%d of %v are free, %d are needed", free, size, need)
 		},
 	},
 	{

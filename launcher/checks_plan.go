@@ -16,7 +16,19 @@ var planChecks = []Check{
 		Cause: "a file that the VM needs cannot be read", Fix: "paths in a spec start from the spec's own directory",
 		Source: "open(2)",
 		look: func(s *subject) (Verdict, string) {
-			err := s.plan.CheckFiles()
+			var missing []string
+			for _, err := range s.plan.missingFiles() {
+				missing = append(missing, err.Error())
+			}
+			return verdict(len(missing) == 0, "%s", strings.Join(missing, "; "))
+		},
+	},
+	{
+		ID: "directories", Severity: Refuse, stage: planStage,
+		Cause: "the VM's directories cannot be made, or the paths of its sockets would be too long", Fix: "name others: run-dir and state-dir in host.toml, --run-dir, --state-dir",
+		Source: "unix(7), sun_path",
+		look: func(s *subject) (Verdict, string) {
+			err := s.plan.Dirs.Usable(s.plan.Name)
 			return verdict(err == nil, "%v", err)
 		},
 	},
@@ -33,20 +45,14 @@ var planChecks = []Check{
 		Cause: "the firmware has nothing for the technology: the guest could not start, or only on one processor", Fix: "use a build of OVMF that has it",
 		Source: "OVMF, ResetVector; QEMU, hw/i386/pc_sysfw_ovmf.c",
 		look: func(s *subject) (Verdict, string) {
-			f := s.firmware
-			switch {
-			case f == nil:
+			if s.firmware == nil {
 				return CheckUnknown, "the image cannot be read"
-			case f.igvm:
-				return CheckOK, ""
-			case s.tech.name == TechnologySEVES:
-				return verdict(f.reset, "it has no SEV-ES reset block")
-			case isSNP(s):
-				return verdict(f.snp, "it has no SEV metadata")
-			case isTDX(s):
-				return verdict(f.tdx, "it has no TDX metadata")
 			}
-			return CheckOK, ""
+			bare := *s.spec
+			off := false
+			bare.Confidential.KernelHashes = &off // another check's matter
+			missing := s.firmware.lacks(&bare, s.tech)
+			return verdict(missing == "", "%s", missing)
 		},
 	},
 	{
@@ -87,7 +93,7 @@ var planChecks = []Check{
 	},
 	{
 		ID: "session-files", Severity: Refuse, stage: planStage, key: "confidential.session", when: func(s *subject) bool { return isSEV(s) && s.spec.Confidential.Session != "" },
-		Cause: "owner-cert or session is no base64 of the right length", Fix: "copy the files of latchkey session again, unchanged",
+		Cause: "owner-cert or session cannot be read, or is no base64 of the right length", Fix: "copy the files of latchkey session again, unchanged",
 		Source: "QEMU, docs/system/i386/amd-memory-encryption.rst; SEV API, chapters 4.3 and 6.2",
 		look: func(s *subject) (Verdict, string) {
 			c := s.spec.Confidential

@@ -243,7 +243,7 @@ var deviceChecks = []Check{
 			for _, o := range s.spec.Objects {
 				kind, id := texts(o)["qom-type"], texts(o)["id"]
 				if refusedObjects.MatchString(kind) || id == objectID || id == "ram" {
-					return CheckFailed, kind + ", id " + id
+					return CheckFailed, kind
 				}
 			}
 			return CheckOK, ""

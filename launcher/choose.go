@@ -41,6 +41,9 @@ func (s *Spec) readTechnologies() error {
 		return s.errorf(key, "is an empty list")
 	}
 	for i, n := range names {
+		if len(names) > 1 && (n == TechnologyNone || n == AnyConfidential) {
+			return s.errorf(key, "%q stands alone: a guest that may run without protection, or under any, needs no list", n)
+		}
 		if _, ok := technologyByName(n); !ok {
 			return s.errorf(key, "%q: must be one of %s, %s, or a list of them", n, strings.Join(Technologies(), ", "), AnyConfidential)
 		}
@@ -63,22 +66,25 @@ func (s *Spec) with(technology string) (*Spec, error) {
 	return &c, c.checkSecure()
 }
 
-// settle fills a spec in for its only technology. Of several at least one must
-// make sense; the host decides between them.
+// settle fills a spec in for its only technology. Of several each must make sense,
+// for what does not must not lead to a weaker one; the host decides between them.
 func (s *Spec) settle() error {
 	if len(s.asked) == 1 {
 		c, err := s.with(s.asked[0])
 		*s = *c
 		return err
 	}
-	var failed []Rejection
 	for _, name := range s.asked {
 		if _, err := s.with(name); err != nil {
-			failed = append(failed, Rejection{name, err})
+			var spec *SpecError
+			if errors.As(err, &spec) {
+				spec.Msg = "for " + name + ": " + spec.Msg
+				if spec.Fix == "" {
+					spec.Fix = fmt.Sprintf("what only %s needs goes into [confidential.%s]: policy, cpu, until", name, name)
+				}
+			}
+			return err
 		}
-	}
-	if len(failed) == len(s.asked) {
-		return &ChoiceError{File: s.file, Rejected: failed}
 	}
 	return nil
 }
@@ -102,6 +108,11 @@ func (e *ChoiceError) Error() string {
 		fmt.Fprintf(&b, "\n  %s: %s", r.Technology, bare(r.Err))
 	}
 	return b.String()
+}
+
+// OfHost says whether it is the host alone that is in the way.
+func (e *ChoiceError) OfHost() bool {
+	return !slices.ContainsFunc(e.Rejected, func(r Rejection) bool { return !errors.Is(r.Err, ErrHost) })
 }
 
 // Unwrap returns the reasons.
@@ -131,6 +142,9 @@ func (s *Spec) choose(f *Facts) (*Spec, rundir.Choice, error) {
 		if names, image := demanded(f.Sidecars); names != nil {
 			asked, choice.From = names, "demanded by "+image
 		}
+	}
+	if len(asked) > 1 {
+		choice.From = "the first of " + strings.Join(asked, ", ") + " that works here (" + choice.From + ")"
 	}
 	var rejected []Rejection
 	for _, name := range asked {
@@ -169,13 +183,21 @@ func (s *Spec) fits(f *Facts, among bool) error {
 	if !f.emulated() {
 		r := f.Host.Technology(s.tech)
 		if r.Usable == host.No {
-			return &HostError{Want: "encrypt memory with " + s.tech, Why: r.Why, Fix: r.Fix, Check: "technology-usable"}
+			return &HostError{Want: "encrypt memory with " + s.tech, Why: r.Why, Fix: r.Fix, Check: "technology-usable", Hardware: true}
 		}
 		if among && s.tech == TechnologySEVES && f.Host.SEV != nil && f.Host.SEV.SNPEnabled == host.Yes {
 			return &HostError{Want: "protect a guest with sev-es", Why: r.Why, Fix: "use sev-snp"}
 		}
 	}
-	return s.knows(f, t)
+	if err := s.knows(f, t); err != nil {
+		return err
+	}
+	if among && f.Firmware != nil {
+		if missing := f.Firmware.lacks(s, t); missing != "" {
+			return s.errorf("firmware.image", "%s: %s", s.Firmware.Image, missing)
+		}
+	}
+	return nil
 }
 
 // HostError is something that this host cannot do, why, and what helps. It is an
@@ -183,6 +205,7 @@ func (s *Spec) fits(f *Facts, among bool) error {
 type HostError struct {
 	Want, Why, Fix string
 	Check          string // the check that this is, if it is one
+	Hardware       bool   // an emulated platform would do
 }
 
 func (e *HostError) Error() string { return fmt.Sprintf("%v: %s: %s", ErrHost, e.Want, e.Why) }

@@ -28,6 +28,7 @@ type Facts struct {
 	MaxLock     uint64         // bytes of memory that QEMU may be allowed to pin
 	Sidecars    []Sidecar      // what the disk images demand
 	IGVMFile    bool           // the spec's firmware is an IGVM file
+	Firmware    *firmwareFacts // what the spec's firmware can do, where that decides
 	IDBlock     []byte         // content of the spec's id-block and id-auth
 	IDAuth      []byte
 	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
@@ -62,7 +63,7 @@ func GatherFacts(ctx context.Context, c *HostConfig, spec *Spec, emulate bool) (
 	}
 	path, err := exec.LookPath(f.QEMU)
 	if err != nil {
-		return f, fmt.Errorf("%w: run QEMU: %v", ErrHost, err)
+		return f, &HostError{Want: "run QEMU", Why: err.Error(), Fix: "install it (Debian: qemu-system-x86), or name one with qemu = in the spec or in host.toml", Check: "qemu-object"}
 	}
 	if f.QEMU, err = filepath.Abs(path); err != nil {
 		return f, err
@@ -83,6 +84,9 @@ func GatherFacts(ctx context.Context, c *HostConfig, spec *Spec, emulate bool) (
 		return f, err
 	}
 	f.IGVMFile = isIGVM(spec.Firmware.Image)
+	if len(spec.asked) > 1 {
+		f.Firmware = readFirmware(spec.Firmware.Image)
+	}
 	if err := f.readIDBlock(spec); err != nil {
 		return f, err
 	}

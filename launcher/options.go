@@ -121,15 +121,10 @@ type firmwareFacts struct {
 // readFirmwareFacts looks into the plan's firmware; nil if there is none, or it
 // cannot be read: then the files' own check says so.
 func readFirmwareFacts(p *Plan) *firmwareFacts {
-	image := p.inputs().Firmware
-	if p.tech.build == nil || image == "" {
+	if p.tech.build == nil {
 		return nil
 	}
-	f := &firmwareFacts{}
-	if err := ovmf.WithFile(image, f.read); err != nil {
-		return nil
-	}
-	return f
+	return readFirmware(p.inputs().Firmware)
 }
 
 func (f *firmwareFacts) read(b []byte) error {
@@ -154,4 +149,31 @@ func (f *firmwareFacts) read(b []byte) error {
 		f.tdx = len(s) > 0
 	}
 	return nil
+}
+
+// readFirmware looks into an image; nil if it cannot be read.
+func readFirmware(image string) *firmwareFacts {
+	f := &firmwareFacts{}
+	if image == "" || ovmf.WithFile(image, f.read) != nil {
+		return nil
+	}
+	return f
+}
+
+// lacks says what the technology needs and the firmware does not have; "" for
+// nothing.
+func (f *firmwareFacts) lacks(s *Spec, t technology) string {
+	switch {
+	case f.igvm:
+		return ""
+	case t.name == TechnologySEVES && !f.reset:
+		return "it has no SEV-ES reset block"
+	case t.name == TechnologySNP && !f.snp:
+		return "it has no SEV metadata"
+	case t.name == TechnologyTDX && !f.tdx:
+		return "it has no TDX metadata"
+	case s.KernelHashes() && !f.hashArea:
+		return "it has no area for kernel hashes"
+	}
+	return ""
 }

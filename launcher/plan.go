@@ -257,6 +257,13 @@ func (p *Plan) CommandLine() string { return argv.Quote(p.Argv) }
 
 // CheckFiles looks whether what the VM reads can be read, before QEMU fails.
 func (p *Plan) CheckFiles() error {
+	if missing := p.missingFiles(); len(missing) > 0 {
+		return missing[0]
+	}
+	return nil
+}
+
+func (p *Plan) missingFiles() (missing []error) {
 	files := p.Files
 	if c := p.spec.Confidential; c.Session != "" {
 		files = append(files[:len(files):len(files)], File{Path: c.OwnerCert, Use: "owner-cert"}, File{Path: c.Session, Use: "session"})
@@ -271,10 +278,10 @@ func (p *Plan) CheckFiles() error {
 			_ = h.Close()
 		}
 		if err != nil {
-			return &FileError{Use: f.Use, Err: err, Spec: p.spec.file}
+			missing = append(missing, &FileError{Use: f.Use, Err: err, Spec: p.spec.file})
 		}
 	}
-	return nil
+	return missing
 }
 
 // FileError is a file of the spec that cannot be used.

@@ -13,7 +13,7 @@ import (
 // which ends with this call.
 func QueryPlatform(ctx context.Context, facts Facts) (*exchange.Platform, error) {
 	if kvm := facts.Host.KVM; !facts.emulated() && kvm.Usable != host.Yes {
-		return nil, &HostError{Want: "reach a secure processor", Why: "KVM is not usable: " + kvm.Why, Fix: kvm.Fix}
+		return nil, &HostError{Want: "reach a secure processor", Why: "KVM is not usable: " + kvm.Why, Fix: kvm.Fix, Hardware: true}
 	}
 	var caps qmp.SEVCapabilities
 	program := append(append([]string{}, facts.Emulator...), facts.QEMU)

@@ -30,10 +30,10 @@ func readSidecars(s *Spec) ([]Sidecar, error) {
 	var all []Sidecar
 	for _, d := range s.Disks {
 		c := Sidecar{file: d.Image + SidecarSuffix}
-		f, err := openRegular(c.file)
-		if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(c.file); errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		f, err := openRegular(c.file) // also where it is a link to nowhere
 		if err != nil {
 			return nil, &FileError{Use: "demands of a disk image", Err: err, Spec: s.file}
 		}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,16 @@ type Slot struct {
 
 func (s *Slot) pool() slot.Pool {
 	return slot.Pool{Dir: s.Dir, Name: s.Pool, Size: s.Size, InUse: s.InUse}
+}
+
+// take leases a slot. The kernel's count is of the time of the plan: a later
+// attempt goes by the leases, and by what the kernel itself says to QEMU.
+func (s *Slot) take(attempt int) (*slot.Lease, error) {
+	p := s.pool()
+	if attempt > 1 {
+		p.InUse = -1
+	}
+	return p.Take()
 }
 
 // emulatedPools says which technologies share slots where no hardware does.
@@ -88,6 +99,37 @@ func (f *Facts) SlotUses() ([]SlotUse, error) {
 		}
 		uses = append(uses, u)
 	}
+	return f.emulatedUses(uses)
+}
+
+// emulatedUses adds the pools of emulated guests that have leases or a limit.
+func (f *Facts) emulatedUses(uses []SlotUse) ([]SlotUse, error) {
+	byPool := map[string][]string{}
+	for tech, pool := range emulatedPools {
+		byPool[pool] = append(byPool[pool], tech)
+	}
+	e := *f
+	e.Emulator = []string{""}
+	for _, name := range host.Pools {
+		technologies := byPool[name]
+		if technologies == nil {
+			continue
+		}
+		slices.Sort(technologies)
+		s := e.slot(technologies[0])
+		leased, err := s.pool().Leased()
+		if err != nil {
+			return nil, err
+		}
+		if leased == 0 && s.Size < 0 {
+			continue
+		}
+		u := SlotUse{Pool: host.Pool{Name: s.Pool, Technologies: technologies, Total: s.Size, From: s.From, InUse: -1}, Limit: s.Size, Leased: leased, Used: leased, Free: -1}
+		if u.Limit >= 0 {
+			u.Free = max(0, u.Limit-u.Used)
+		}
+		uses = append(uses, u)
+	}
 	return uses, nil
 }
 
@@ -137,22 +179,23 @@ const (
 
 // retrying starts a machine, again while the platform may be about to give a slot
 // back.
-func retrying(ctx context.Context, opt StartOptions, start func() (*Machine, error)) (*Machine, error) {
+func retrying(ctx context.Context, name string, opt StartOptions, start func(attempt int) (*Machine, error)) (*Machine, error) {
 	var waited time.Duration
 	for attempt, wait := 1, retryFirst; ; attempt, wait = attempt+1, wait*retryFactor {
-		m, err := start()
+		m, err := start(attempt)
 		var failed *StartError
-		if err == nil || !errors.As(err, &failed) || !regexp.MustCompile(slotBusy).MatchString(failed.Stderr) {
+		late := errors.As(err, &failed) && regexp.MustCompile(slotBusy).MatchString(failed.Stderr)
+		if err == nil || !late && !errors.Is(err, slot.ErrNone) {
 			return m, err
 		}
 		if waited+wait > opt.SlotWait {
-			if attempt > 1 {
+			if late && attempt > 1 {
 				failed.Attempts = attempt
 			}
 			return nil, err
 		}
 		if opt.Notice != nil {
-			opt.Notice(fmt.Sprintf("%s: the platform has no free encryption slot yet; trying again in %v", failed.Name, wait))
+			opt.Notice(fmt.Sprintf("%s: there is no free encryption slot yet; trying again in %v", name, wait))
 		}
 		select {
 		case <-time.After(wait):

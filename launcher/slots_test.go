@@ -82,11 +82,14 @@ func TestSlotUses(t *testing.T) {
 	defer b.File().Close()
 	f.Host.Slots = append(f.Host.Slots, host.Pool{Name: "tdx", Technologies: []string{"tdx"}, Total: -1, InUse: 4})
 	uses, err := f.SlotUses()
-	if err != nil || len(uses) != 3 {
+	if err != nil || len(uses) != 4 {
 		t.Fatalf("%+v, %v", uses, err)
 	}
 	for i, want := range []SlotUse{
-		{Limit: 3, Leased: 2, Used: 2, Free: 1}, {Limit: 99, Leased: 0, Used: 0, Free: 99}, {Limit: -1, Leased: 0, Used: 4, Free: -1},
+		{Limit: 3, Leased: 2, Used: 2, Free: 1},
+		{Limit: 99, Leased: 0, Used: 0, Free: 99},
+		{Limit: -1, Leased: 0, Used: 4, Free: -1},
+		{Limit: 3, Leased: 0, Used: 0, Free: 3}, // emulated, for which the operator's limit counts, too
 	} {
 		got := uses[i]
 		if got.Limit != want.Limit || got.Leased != want.Leased || got.Used != want.Used || got.Free != want.Free {

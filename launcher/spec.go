@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -199,12 +201,12 @@ func LoadSpec(file string) (*Spec, error) { return loadSpec(file, ParseSpec) }
 func loadSpec(file string, parse func(b []byte, file, dir string) (*Spec, error)) (*Spec, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return nil, &SpecError{File: file, Msg: unwrapPath(err)}
 	}
 	defer f.Close()
 	b, err := readAtMost(f, maxSpec)
 	if err != nil {
-		return nil, &SpecError{File: file, Msg: err.Error()}
+		return nil, &SpecError{File: file, Msg: unwrapPath(err)}
 	}
 	abs, err := filepath.Abs(file)
 	if err != nil {
@@ -265,9 +267,33 @@ func decodeTOML(b []byte, file string, to any) error {
 		}
 	case errors.As(err, &decode):
 		row, col := decode.Position()
-		return &SpecError{File: file, Line: row, Column: col, Key: strings.Join(decode.Key(), "."), Msg: strings.TrimPrefix(decode.Error(), "toml: ")}
+		return &SpecError{File: file, Line: row, Column: col, Key: strings.Join(decode.Key(), "."), Msg: inWords(decode.Error())}
 	}
-	return &SpecError{File: file, Msg: strings.TrimPrefix(err.Error(), "toml: ")}
+	return &SpecError{File: file, Msg: inWords(err.Error())}
+}
+
+// inWords says of a value of the wrong type what the right one is, without Go's
+// names for it.
+func inWords(text string) string {
+	text = strings.TrimPrefix(text, "toml: ")
+	m := regexp.MustCompile(`^cannot decode TOML (\w+) into .*of type (\S+)$`).FindStringSubmatch(text)
+	if m == nil {
+		return text
+	}
+	want, ok := map[string]string{"int": "a number", "string": "text in quotes", "bool": "true or false", "[]string": "a list of texts", "launcher.Size": "a size in quotes, such as \"2GiB\"", "launcher.Duration": "a duration in quotes, such as \"5m\""}[m[2]]
+	if !ok {
+		want = "something else"
+	}
+	return fmt.Sprintf("must be %s, and not of type %s", want, m[1])
+}
+
+// unwrapPath leaves a file's name out of an error that names it once more.
+func unwrapPath(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		return p.Err.Error()
+	}
+	return err.Error()
 }
 
 // nearKey finds the known key that a mistyped one is closest to, in its table.
@@ -387,6 +413,9 @@ func (s *Spec) KernelHashes() bool {
 
 // Technology is what was asked for, or chosen of several; "" before the choice.
 func (s *Spec) Technology() string { return s.tech }
+
+// Several says whether there was a choice between technologies.
+func (s *Spec) Several() bool { return len(s.asked) > 1 }
 
 // Policy is the guest policy of a SEV or SEV-ES guest.
 func (s *Spec) Policy() (p sev.Policy, err error) {

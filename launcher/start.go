@@ -72,6 +72,7 @@ type child struct {
 type starter struct {
 	plan    *Plan
 	opt     StartOptions
+	attempt int // from 1
 	dir     *rundir.Dir
 	files   map[string]*os.File // for the child, by role
 	client  net.Conn            // our end of the qmp socket, connected before exec
@@ -89,6 +90,10 @@ func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) 
 		return nil, err
 	}
 	warnings, err := approve(plan)
+	var refused *CheckError
+	if errors.As(err, &refused) && opt.SlotWait > 0 && len(refused.Failed) == 1 && refused.Failed[0].ID == freeSlots {
+		err = nil // it may become free: taking it says so
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -100,16 +105,16 @@ func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) 
 	if opt.Foreground {
 		runtime.LockOSThread()
 	}
-	return retrying(ctx, opt, func() (*Machine, error) { return startOnce(ctx, plan, opt) })
+	return retrying(ctx, plan.Name, opt, func(attempt int) (*Machine, error) { return startOnce(ctx, plan, opt, attempt) })
 }
 
-func startOnce(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
+func startOnce(ctx context.Context, plan *Plan, opt StartOptions, attempt int) (*Machine, error) {
 	opt.Step("reserve")
 	dir, err := plan.Dirs.Create(plan.Name)
 	if err != nil {
 		return nil, err
 	}
-	s := &starter{plan: plan, opt: opt, dir: dir, files: map[string]*os.File{}}
+	s := &starter{plan: plan, opt: opt, attempt: attempt, dir: dir, files: map[string]*os.File{}}
 	m, err := s.run(ctx)
 	s.closeFiles()
 	if err != nil {
@@ -168,7 +173,7 @@ func (s *starter) open() error {
 		}
 	}
 	if slot := s.plan.Slot; slot != nil {
-		lease, err := slot.pool().Take()
+		lease, err := slot.take(s.attempt)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.plan.Name, err)
 		}

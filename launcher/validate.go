@@ -57,18 +57,20 @@ func (s *Spec) validateBackend() error {
 		return s.errorf("memory-backend.type", "%q: must be ram or memfd", b.Type)
 	case b.HugePages != 0 && (b.HugePages < 4<<10 || b.HugePages&(b.HugePages-1) != 0 || s.Memory%b.HugePages != 0):
 		return s.errorf("memory-backend.hugepages", "%v: must be a page size, of which memory is a multiple", b.HugePages)
+	case b.Prealloc != nil && *b.Prealloc && b.Reserve != nil && !*b.Reserve:
+		return s.errorf("memory-backend.reserve", "false: memory that is taken at once (prealloc) is reserved, too")
 	case b.HugePages != 0 && b.Type == "ram":
 		return s.errorf("memory-backend.hugepages", `needs type = "memfd"`)
 	}
 	for i, d := range s.Devices {
 		if name, ok := d["driver"].(string); !ok || name == "" {
-			return s.errorf(fmt.Sprintf("device %d", i+1), `driver is missing, such as "virtio-rng-pci"`)
+			return s.errorf(fmt.Sprintf("device %d", i+1), `driver must be a device's name, such as "virtio-rng-pci"`)
 		}
 	}
 	for i, o := range s.Objects {
 		for _, key := range []string{"qom-type", "id"} {
 			if v, ok := o[key].(string); !ok || v == "" {
-				return s.errorf(fmt.Sprintf("object %d", i+1), "%s is missing", key)
+				return s.errorf(fmt.Sprintf("object %d", i+1), "%s is missing, or no text", key)
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 func newCheck(s *cli.IO) *urfave.Command {
@@ -34,6 +35,9 @@ Examples:
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"}),
 		Action: func(c *urfave.Context) error {
 			if c.NArg() == 0 {
+				if c.Bool("emulate") || c.IsSet("name") || c.Bool("all") {
+					return cli.Usagef("--emulate, --name and --all are about a VM: name its FILE")
+				}
 				return checkHost(c, s)
 			}
 			args, err := cli.Args(c, "FILE")
@@ -45,12 +49,17 @@ Examples:
 	}
 }
 
-// checkReport is the JSON of check (vmlatch.check/1).
+// checkReport is the JSON of check (vmlatch.check/1). Of a VM that is refused before
+// there is a plan only the name of the file is known.
 type checkReport struct {
-	Schema  string                 `json:"schema"`
-	Name    string                 `json:"name,omitempty"`
-	Refused bool                   `json:"refused"`
-	Checks  []launcher.CheckResult `json:"checks"`
+	Schema     string                 `json:"schema"`
+	File       string                 `json:"file"`
+	Name       string                 `json:"name,omitempty"`
+	Technology string                 `json:"technology,omitempty"`
+	Emulated   bool                   `json:"emulated"`
+	Choices    []rundir.Choice        `json:"choices,omitempty"`
+	Refused    bool                   `json:"refused"`
+	Checks     []launcher.CheckResult `json:"checks"`
 }
 
 func checkFile(c *urfave.Context, s *cli.IO, file string) error {
@@ -74,9 +83,9 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 	if err != nil {
 		return err
 	}
-	rep := checkReport{Schema: "vmlatch.check/1", Checks: []launcher.CheckResult{}}
+	rep := checkReport{Schema: "vmlatch.check/1", File: file, Emulated: c.Bool("emulate"), Checks: []launcher.CheckResult{}}
 	if p != nil {
-		rep.Name = p.Name
+		rep.Name, rep.Technology, rep.Choices = p.Name, p.Technology, p.Choices
 	}
 	code := cli.ExitOK
 	for _, r := range results {
@@ -115,8 +124,13 @@ func printChecks(s *cli.IO, rep checkReport) error {
 		}
 		return 3
 	}
+	for _, ch := range rep.Choices {
+		if ch.What == "technology" || ch.What == "qemu" {
+			fmt.Fprintf(s.Out, "# %s: %s, %s%s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From), map[bool]string{true: label(rep.Emulated)}[ch.What == "technology"])
+		}
+	}
 	slices.SortStableFunc(rep.Checks, func(a, b launcher.CheckResult) int { return rank(a) - rank(b) })
-	counts := map[launcher.Verdict]int{}
+	counts, refused := map[launcher.Verdict]int{}, 0
 	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
 	for _, r := range rep.Checks {
 		word := string(r.Verdict)
@@ -124,6 +138,9 @@ func printChecks(s *cli.IO, rep checkReport) error {
 			word = map[bool]string{true: "REFUSED", false: "warning"}[r.Refuses()]
 		}
 		counts[r.Verdict]++
+		if r.Refuses() {
+			refused++
+		}
 		detail := r.Detail
 		if r.Verdict == launcher.CheckFailed && detail == "" {
 			detail = r.Cause
@@ -138,7 +155,7 @@ func printChecks(s *cli.IO, rep checkReport) error {
 			fmt.Fprintf(s.Out, "\n%s: %s\n  fix: %s\n  source: %s\n", r.ID, cli.Escape(r.Cause), cli.Escape(r.Fix), r.Source)
 		}
 	}
-	fmt.Fprintf(s.Out, "\n%d ok, %d failed, %d unknown", counts[launcher.CheckOK], counts[launcher.CheckFailed], counts[launcher.CheckUnknown])
+	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %d warnings, %d unknown", counts[launcher.CheckOK], refused, counts[launcher.CheckFailed]-refused, counts[launcher.CheckUnknown])
 	if n := counts[launcher.CheckNotApplicable]; n > 0 {
 		fmt.Fprintf(s.Out, ", %d not applicable", n)
 	}
@@ -148,6 +165,9 @@ func printChecks(s *cli.IO, rep checkReport) error {
 
 // checkHost says which technologies work, and what keeps the others from it.
 func checkHost(c *urfave.Context, s *cli.IO) error {
+	if _, err := hostConfig(c); err != nil {
+		return err
+	}
 	rep, err := detect(c.String("root"))
 	if err != nil {
 		return err

@@ -14,16 +14,6 @@ import (
 
 const emulateHint = `without the hardware, "--emulate" takes the same steps on an emulated platform`
 
-// choiceCode: a choice that the host alone prevents is the host's fault.
-func choiceCode(e *launcher.ChoiceError) cli.ExitCode {
-	for _, r := range e.Rejected {
-		if !errors.Is(r.Err, launcher.ErrHost) {
-			return cli.ExitUsage
-		}
-	}
-	return cli.ExitHost
-}
-
 // explain gives a library's error its exit code and hints.
 func explain(err error) error {
 	var done *cli.Error
@@ -50,7 +40,11 @@ func explain(err error) error {
 	var unfit *launcher.CommandError
 	switch {
 	case errors.As(err, &choice):
-		return cli.Fail(choiceCode(choice), err, `"vmlatch host" shows what this host can do`)
+		code := cli.ExitUsage
+		if choice.OfHost() {
+			code = cli.ExitHost
+		}
+		return cli.Fail(code, err, `"vmlatch host" shows what this host can do`)
 	case errors.As(err, &check):
 		code := cli.ExitUsage
 		if check.Host() {
@@ -84,8 +78,15 @@ func explain(err error) error {
 		return cli.Fail(cli.ExitRefused, err, "stop the VM and start it on the other host: that is a new launch, which its owner verifies again")
 	case errors.Is(err, slot.ErrNone):
 		return cli.Fail(cli.ExitHost, err, "stop another confidential VM; the pool's size is in vmlatch host, an operator's limit in [slots] of host.toml")
-	case errors.As(err, &lacking) && lacking.Fix != "":
-		return cli.Fail(cli.ExitHost, err, lacking.Fix, emulateHint)
+	case errors.As(err, &lacking):
+		var hints []string
+		if lacking.Fix != "" {
+			hints = append(hints, lacking.Fix)
+		}
+		if lacking.Hardware {
+			hints = append(hints, emulateHint)
+		}
+		return cli.Fail(cli.ExitHost, err, hints...)
 	case errors.Is(err, launcher.ErrHost):
 		return cli.Fail(cli.ExitHost, err, emulateHint)
 	case errors.Is(err, exchange.ErrFormat):

@@ -22,11 +22,14 @@ func newHost(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "host", Usage: "show what this host can do: technologies, slots, QEMU and firmware", Category: catHost,
 		Description: `Formats: text, json, nfd (a feature file for Kubernetes' Node Feature Discovery)
-and nomad (the meta block of a Nomad client's configuration).
+and nomad (the meta block of a Nomad client's configuration). A feature file counts
+for ten minutes, so that a host which has gone is not taken for a good one: write
+it from a timer.
 
 What this user cannot read, such as MSRs or the kernel's log, is "unknown". A
 record of a host (--record) can be looked at elsewhere (--root): it holds
-CPUID, kernel settings and slot counts, no keys and no names of VMs.
+CPUID and MSRs, settings of KVM and the IOMMU, slot counts, firmware descriptors and
+the kernel's lines about SEV and TDX; no keys and no names of VMs.
 
 Examples:
 
@@ -76,6 +79,14 @@ type qemuInfo struct {
 }
 
 func runHost(c *urfave.Context, s *cli.IO) error {
+	for _, name := range []string{"record", "root"} {
+		if c.IsSet(name) && c.String(name) == "" {
+			return cli.Usagef("--%s: names no directory", name)
+		}
+	}
+	if c.Bool("json") && c.IsSet("format") && c.String("format") != "json" {
+		return cli.Usagef("--json and --format %s exclude each other", c.String("format"))
+	}
 	if dir := c.String("record"); dir != "" {
 		if err := host.Root("/").Record(dir); err != nil {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("record: %w", err))
@@ -167,6 +178,10 @@ func hostText(w io.Writer, i *hostInfo) error {
 		row(tech.Name, "%s", withReason(tech))
 	}
 	for _, p := range i.Slots {
+		if p.Limit < 0 {
+			row("slots "+p.Name, "%s in use, for %s (%s)", count(p.Used), strings.Join(p.Technologies, " and "), p.From)
+			continue
+		}
 		row("slots "+p.Name, "%s in use of %s, for %s (%s)", count(p.Used), count(p.Limit), strings.Join(p.Technologies, " and "), p.From)
 	}
 	if q := i.QEMU; q != nil {
@@ -199,7 +214,7 @@ func (i *hostInfo) placement() [][2]string {
 		facts = append(facts, [2]string{t.Name, string(t.Usable)})
 	}
 	for _, p := range i.Slots {
-		if p.Limit >= 0 {
+		if p.Limit >= 0 && !strings.HasPrefix(p.Name, "emulated-") {
 			facts = append(facts, [2]string{"slots." + p.Name + ".total", strconv.Itoa(p.Limit)}, [2]string{"slots." + p.Name + ".free", strconv.Itoa(p.Free)})
 		}
 	}

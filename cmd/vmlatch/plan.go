@@ -57,7 +57,11 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 	writeChoices(t, p.Choices)
 	section("descriptors that QEMU inherits")
 	if p.Slot != nil {
-		fmt.Fprintf(t, "slot\t%s\tof %s (%s)\n", p.Slot.Pool, count(p.Slot.Size), p.Slot.From)
+		size := "of " + count(p.Slot.Size)
+		if p.Slot.Size < 0 {
+			size = "without a limit"
+		}
+		fmt.Fprintf(t, "slot\t%s\t%s (%s)\n", p.Slot.Pool, size, p.Slot.From)
 	}
 	for _, f := range p.FDs {
 		fmt.Fprintf(t, "fd %d\t%s\t%s\n", f.Number, f.Role, f.Meaning)

@@ -111,6 +111,13 @@ func prepare(c *urfave.Context, s *cli.IO) (*planned, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d := c.Duration("slot-wait"); d < 0 {
+		return nil, cli.Usagef("--slot-wait %v: must not be negative", d)
+	}
+	if p.spec.Several() && !c.Bool("explain-choice") {
+		ch := p.plan.Choices[0]
+		s.Say("%s: %s is %s: %s", p.spec.Name, ch.What, ch.Value, ch.From)
+	}
 	if c.Bool("explain-choice") {
 		for _, ch := range p.plan.Choices {
 			s.Say("%s: %s is %s: %s", p.spec.Name, ch.What, ch.Value, ch.From)
@@ -121,7 +128,7 @@ func prepare(c *urfave.Context, s *cli.IO) (*planned, error) {
 
 // slotWaitFlag bounds how long a start waits for a slot that comes back late.
 func slotWaitFlag() urfave.Flag {
-	return &urfave.DurationFlag{Name: "slot-wait", Value: 2 * time.Second, Usage: "how long to try again when the platform has no free slot yet"}
+	return &urfave.DurationFlag{Name: "slot-wait", Value: 2 * time.Second, Usage: "how long to try again when there is no free encryption slot yet"}
 }
 
 // finish takes a paused machine to where the command leaves it.

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -148,11 +150,34 @@ func (r Root) dmesg() (string, error) {
 
 // recordFiles are the files that a report depends on, as patterns.
 var recordFiles = []string{
-	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease", "proc/sys/kernel/random/boot_id",
+	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease", "sys/kernel/mm/hugepages/*/free_hugepages",
 	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
 	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
 	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",
 	"etc/qemu/firmware/*.json", "usr/share/qemu/firmware/*.json",
+}
+
+// recordOnly says what is kept of files that tell more than a report reads: a
+// kernel's command line may hold passwords.
+var recordOnly = map[string]*kept{
+	"proc/cmdline": {`\b(?:iommu|amd_iommu|intel_iommu|iommu\.passthrough|mem_encrypt|kvm_amd\.\S+|kvm_intel\.\S+)=\S+`, false},
+	"proc/cpuinfo": {`(?m)^(?:flags|vendor_id)\s*:.*\n`, true},
+	"proc/meminfo": {`(?m)^MemAvailable:.*\n`, true},
+}
+
+// kept is a pattern of what is kept, and whether only of the first processor.
+type kept struct {
+	pattern string
+	once    bool
+}
+
+// FindAll returns the matches, joined.
+func (k *kept) FindAll(b []byte) []byte {
+	all := regexp.MustCompile(k.pattern).FindAll(b, -1)
+	if k.once {
+		return bytes.Join(all[:min(2, len(all))], nil)
+	}
+	return append(bytes.Join(all, []byte(" ")), '\n')
 }
 
 // recordNodes are files of which only the presence counts.
@@ -180,6 +205,9 @@ func (r Root) Record(dir string) error {
 				if list.content {
 					if b, err = r.read(rel); err != nil {
 						continue // what this user cannot read, a report does not know either
+					}
+					if keep := recordOnly[rel]; keep != nil {
+						b = keep.FindAll(b)
 					}
 				}
 				if err := to.write(rel, b); err != nil {
