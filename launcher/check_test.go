@@ -101,6 +101,7 @@ var checkCases = map[string]checkCase{
 	"virtio-dma":             {tech: "sev", add: "[[device]]\ndriver = \"virtio-rng-pci\"\niommu_platform = false\n", refused: true},
 	"extra-objects":          {tech: "none", add: "[[object]]\nqom-type = \"monitor-qmp\"\nid = \"m\"\n", refused: true},
 	"no-hotplug":             {tech: "sev-snp", add: "[[device]]\ndriver = \"nvdimm\"\n", refused: true},
+	"no-loader":              {tech: "sev-snp", add: "[[device]]\ndriver = \"loader\"\nfile = \"x\"\n", refused: true},
 	"no-balloon":             {tech: "sev", add: "[[device]]\ndriver = \"virtio-balloon-pci\"\n"},
 	"no-viommu":              {tech: "sev", add: "[[device]]\ndriver = \"intel-iommu\"\n"},
 	"vfio-iommufd":           {tech: "sev-snp", add: "[[device]]\ndriver = \"vfio-pci\"\nhost = \"01:00.0\"\n"},
@@ -261,6 +262,22 @@ func (c checkCase) look(t *testing.T) (results []CheckResult, refused bool) {
 		c.plan(plan)
 	}
 	return CheckPlan(plan), false
+}
+
+// TestExtraObjects: what devices need is let through, every way past the latch is not.
+func TestExtraObjects(t *testing.T) {
+	for kind, want := range map[string]bool{
+		"rng-random": true, "iothread": true, "iommufd": true, "tls-creds-x509": true, "memory-backend-file": true,
+		"qtest": false, "monitor-hmp": false, "sev-guest": false, "tdx-guest": false, "mktme-guest": false, "igvm-cfg": false, "x-remote-object": false, "vfio-user-server": false, "colo-compare": false,
+	} {
+		_, err := ParseSpec([]byte("[[object]]\nqom-type = \""+kind+"\"\nid = \"x\"\n"), "vm.toml", "/")
+		if (err == nil) != want {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if _, err := ParseSpec([]byte("[[object]]\nqom-type = \"memory-backend-ram\"\nid = \"ram\"\n"), "vm.toml", "/"); err == nil {
+		t.Error("another object may have the id of the guest's memory")
+	}
 }
 
 func failedIDs(results []CheckResult) (ids []string) {

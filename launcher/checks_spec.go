@@ -237,12 +237,12 @@ var deviceChecks = []Check{
 	},
 	{
 		ID: "extra-objects", Severity: Refuse, key: "object",
-		Cause: "the object would change what is launched, or open another way to the VM past its latch", Fix: "use the spec's own keys for it",
+		Cause: "the object could change what is launched, or open another way to the VM past its latch", Fix: "use the spec's own keys for it; objects that devices need, such as rng-random, iothread or iommufd, are allowed",
 		Source: "design: one monitor for vmlatch, one for people",
 		look: func(s *subject) (Verdict, string) {
 			for _, o := range s.spec.Objects {
 				kind, id := texts(o)["qom-type"], texts(o)["id"]
-				if refusedObjects.MatchString(kind) || id == objectID || id == "ram" {
+				if !harmlessObjects.MatchString(kind) || id == objectID || id == "ram" {
 					return CheckFailed, kind
 				}
 			}
@@ -254,6 +254,12 @@ var deviceChecks = []Check{
 		Cause: "memory and CPUs that come later are neither measured nor encrypted", Fix: "give the guest all of its memory and CPUs from the beginning",
 		Source: "sev-snp-measure; kata-containers, qemu_amd64.go",
 		look:   without(`pc-dimm|nvdimm|virtio-mem.*|virtio-pmem.*|.*-x86_64-cpu`),
+	},
+	{
+		ID: "no-loader", Severity: Refuse, key: "device", when: confidential,
+		Cause: "a loader writes into the guest's memory what nobody measures", Fix: "give the guest its kernel by [kernel], and the rest on a disk",
+		Source: "QEMU, docs/system/generic-loader.rst",
+		look:   without(`loader|guest-loader`),
 	},
 	{
 		ID: "no-balloon", Severity: Warn, key: "device", when: confidential,
@@ -304,6 +310,8 @@ var deviceChecks = []Check{
 }
 
 var (
-	refusedObjects = regexp.MustCompile(`^(.*-guest|igvm-cfg|monitor-.*|confidential-guest-support)$`)
+	// Others could be the confidential object itself, a monitor, or a way into the
+	// guest's memory (qtest, colo, remote processes).
+	harmlessObjects = regexp.MustCompile(`^(rng-.*|iothread|iommufd|throttle-group|tls-creds-.*|secret|memory-backend-(ram|memfd|file)|cryptodev-backend.*|can-.*|thread-context|authz-.*)$`)
 	networkCards   = regexp.MustCompile(`^(virtio-net.*|e1000.*|rtl8139|ne2k_pci|pcnet|vmxnet3|i8255.*|tulip|igb)$`)
 )

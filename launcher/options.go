@@ -50,8 +50,15 @@ type device struct {
 	props map[string]string
 }
 
-func (o *options) devices() []device { return parseDevices(o.values["-device"], "driver") }
-func (o *options) objects() []device { return parseDevices(o.values["-object"], "qom-type") }
+// objects are what -object makes.
+func (o *options) objects() []device {
+	var all []device
+	for _, v := range o.values["-object"] {
+		p := properties(v)
+		all = append(all, device{p["qom-type"], p})
+	}
+	return all
+}
 
 // confidential is the object that protects the guest.
 func (o *options) confidential() (device, bool) {
@@ -62,15 +69,6 @@ func (o *options) confidential() (device, bool) {
 		}
 	}
 	return device{}, false
-}
-
-func parseDevices(values []string, kind string) []device {
-	var all []device
-	for _, v := range values {
-		p := properties(v)
-		all = append(all, device{p[kind], p})
-	}
-	return all
 }
 
 // properties reads either form of an option's value; its first bare word is the
