@@ -36,10 +36,12 @@ type Check struct {
 	Fix      string   `json:"fix"`
 	Source   string   `json:"source"` // who says so
 
-	stage stage
-	key   string // of the spec, for errors
-	when  func(*subject) bool
-	look  func(*subject) (Verdict, string)
+	stage  stage
+	ofSpec bool   // the spec asks for too much, and not the host offers too little
+	ofHost bool   // the other way round, where a plan has to be there first
+	key    string // of the spec, for errors
+	when   func(*subject) bool
+	look   func(*subject) (Verdict, string)
 }
 
 // CheckResult is a check and what it found.
@@ -53,7 +55,7 @@ type CheckResult struct {
 func (r CheckResult) Refuses() bool { return r.Verdict == CheckFailed && r.Severity != Warn }
 
 // OfHost says whether it is about the host, and not about the spec.
-func (r CheckResult) OfHost() bool { return r.stage == hostStage && r.key == "" }
+func (r CheckResult) OfHost() bool { return r.ofHost || r.stage == hostStage && !r.ofSpec }
 
 // stage says what a check needs to know.
 type stage int
@@ -149,12 +151,17 @@ func (e *CheckError) Error() string {
 	return text
 }
 
-// Host says whether it is the host that is in the way, and not the spec.
-func (e *CheckError) Host() bool { return e.Failed[0].OfHost() }
+// NameTaken says whether nothing but another VM of the name is in the way.
+func (e *CheckError) NameTaken() bool { return len(e.Failed) == 1 && e.Failed[0].ID == nameFree }
+
+// OfHost says whether the host alone is in the way.
+func (e *CheckError) OfHost() bool {
+	return !slices.ContainsFunc(e.Failed, func(r CheckResult) bool { return !r.OfHost() })
+}
 
 // Unwrap makes a host's failure an ErrHost.
 func (e *CheckError) Unwrap() error {
-	if e.Host() {
+	if e.OfHost() {
 		return ErrHost
 	}
 	return nil
@@ -163,19 +170,27 @@ func (e *CheckError) Unwrap() error {
 // approve makes all checks of a plan. It returns the warnings, and an error if a
 // check refuses the plan.
 func approve(p *Plan) (warnings []CheckResult, err error) {
-	var failed []CheckResult
-	for _, r := range CheckPlan(p) {
-		switch {
-		case r.Refuses():
-			failed = append(failed, r)
-		case r.Verdict == CheckFailed:
+	results := CheckPlan(p)
+	for _, r := range results {
+		if r.Verdict == CheckFailed && !r.Refuses() {
 			warnings = append(warnings, r)
 		}
 	}
-	if len(failed) > 0 {
-		err = &CheckError{File: p.spec.file, Failed: failed}
+	return warnings, Refusal(p.spec.file, results)
+}
+
+// Refusal is the error of results of which some refuse; nil if none does.
+func Refusal(file string, results []CheckResult) error {
+	var failed []CheckResult
+	for _, r := range results {
+		if r.Refuses() {
+			failed = append(failed, r)
+		}
 	}
-	return warnings, err
+	if len(failed) == 0 {
+		return nil
+	}
+	return &CheckError{File: file, Failed: failed}
 }
 
 // CheckSpec makes all checks that can be made of a spec file on a host, also where
@@ -246,6 +261,8 @@ func resultOf(err error) (CheckResult, bool) {
 		r.be(spec.Check)
 		if spec.Fix != "" {
 			r.Fix = spec.Fix
+		} else if spec.Near != "" {
+			r.Fix = fmt.Sprintf("did you mean %q?", spec.Near)
 		}
 		r.Detail = spec.Error()
 	case errors.As(err, &host):

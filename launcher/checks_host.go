@@ -31,8 +31,12 @@ func answered(a, want host.Answer, format string, args ...any) (Verdict, string)
 	return verdict(a == want, format, args...)
 }
 
-// freeSlots is the check that a start may wait for.
-const freeSlots = "free-slots"
+// Checks that a start treats in their own way: it may wait for a slot, and a name
+// that is taken is nobody's fault.
+const (
+	freeSlots = "free-slots"
+	nameFree  = "name-free"
+)
 
 // hostChecks need the host and its QEMU besides the spec.
 var hostChecks = []Check{
@@ -58,7 +62,7 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "cpu-model-known", Severity: Refuse, stage: hostStage, key: "cpu", when: func(s *subject) bool { return s.spec.CPU != "" && s.facts.Info != nil },
+		ID: "cpu-model-known", Severity: Refuse, stage: hostStage, ofSpec: true, key: "cpu", when: func(s *subject) bool { return s.spec.CPU != "" && s.facts.Info != nil },
 		Cause: "this QEMU does not know the CPU model", Fix: "run the QEMU with -cpu help, and correct the spec",
 		Source: "QEMU, query-cpu-definitions",
 		look: func(s *subject) (Verdict, string) {
@@ -67,11 +71,12 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "vcpu-limit", Severity: Refuse, stage: hostStage, key: "cpus", when: func(s *subject) bool { return s.facts.Info != nil && s.facts.Info.MaxCPUs > 0 },
+		ID: "vcpu-limit", Severity: Refuse, stage: hostStage, ofSpec: true, key: "cpus", when: func(s *subject) bool { return s.facts.Info != nil && s.facts.Info.MaxCPUs[s.spec.Machine] > 0 },
 		Cause: "the machine type takes fewer CPUs", Fix: "lower cpus",
 		Source: "QEMU, query-machines",
 		look: func(s *subject) (Verdict, string) {
-			return verdict(s.spec.CPUs <= s.facts.Info.MaxCPUs, "%d of at most %d", s.spec.CPUs, s.facts.Info.MaxCPUs)
+			most := s.facts.Info.MaxCPUs[s.spec.Machine]
+			return verdict(s.spec.CPUs <= most, "%d of at most %d", s.spec.CPUs, most)
 		},
 	},
 	{
@@ -240,7 +245,7 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "name-free", Severity: Refuse, stage: planStage, key: "name",
+		ID: nameFree, Severity: Refuse, stage: planStage, key: "name",
 		Cause: "a VM of this name is running, or being launched", Fix: `stop it, or start this one under another name (--name)`,
 		Source: "canonical/tdx, run_td; lxd#11670",
 		look: func(s *subject) (Verdict, string) {

@@ -24,7 +24,7 @@ var planChecks = []Check{
 		},
 	},
 	{
-		ID: "directories", Severity: Refuse, stage: planStage,
+		ID: "directories", Severity: Refuse, stage: planStage, ofHost: true,
 		Cause: "the VM's directories cannot be made, or the paths of its sockets would be too long", Fix: "name others: run-dir and state-dir in host.toml, --run-dir, --state-dir",
 		Source: "unix(7), sun_path",
 		look: func(s *subject) (Verdict, string) {
@@ -220,7 +220,7 @@ var planChecks = []Check{
 		Cause: "a reset guest would need a new launch and a new measurement", Fix: "this is a defect of vmlatch: please report it",
 		Source: "AMDSEV; QEMU 11.0, confidential-guest-reset",
 		look: func(s *subject) (Verdict, string) {
-			return verdict(s.options.flags["-no-reboot"] || s.facts.Info != nil && s.facts.Info.HasFeature(s.tech.object, "confidential-guest-reset"), "")
+			return verdict(s.options.flags["-no-reboot"] || s.facts.resets(s.spec), "")
 		},
 	},
 	{

@@ -228,7 +228,7 @@ var deviceChecks = []Check{
 		Source: "QEMU, hw/core/machine.c, machine_run_board_init; AMDSEV, launch-qemu.sh",
 		look: func(s *subject) (Verdict, string) {
 			for _, d := range s.extraDevices() {
-				if strings.HasPrefix(d.kind, "virtio-") && (d.props["iommu_platform"] == "off" || d.props["disable-legacy"] == "off" || d.props["disable-legacy"] == "auto") {
+				if d.props["iommu_platform"] == "off" || d.props["disable-legacy"] == "off" || d.props["disable-legacy"] == "auto" || d.props["disable-modern"] == "on" {
 					return CheckFailed, d.kind + " has one of them switched off"
 				}
 			}
@@ -292,7 +292,7 @@ var deviceChecks = []Check{
 		ID: "tdx-boot-disk", Severity: Refuse, key: "device", when: isTDX,
 		Cause: "TDX firmware has no driver for SCSI disks, so the guest could not boot from one", Fix: "use [[disk]], which is virtio-blk",
 		Source: "nova, TDX spec",
-		look:   without(`scsi-hd|scsi-cd|scsi-block|virtio-scsi.*|.*-scsi`),
+		look:   without(`scsi-(hd|cd|block|generic)|(virtio|vhost|vhost-user)-scsi.*|pvscsi|megasas.*|mptsas.*|lsi.*|am53c974|dc390|.*-scsi`),
 	},
 	{
 		ID: "option-roms", Severity: Warn, key: "device", when: confidential,
@@ -313,5 +313,5 @@ var (
 	// Others could be the confidential object itself, a monitor, or a way into the
 	// guest's memory (qtest, colo, remote processes).
 	harmlessObjects = regexp.MustCompile(`^(rng-.*|iothread|iommufd|throttle-group|tls-creds-.*|secret|memory-backend-(ram|memfd|file)|cryptodev-backend.*|can-.*|thread-context|authz-.*)$`)
-	networkCards   = regexp.MustCompile(`^(virtio-net.*|e1000.*|rtl8139|ne2k_pci|pcnet|vmxnet3|i8255.*|tulip|igb)$`)
+	networkCards    = regexp.MustCompile(`^(virtio-net.*|e1000.*|rtl8139|ne2k_pci|pcnet|vmxnet3|i8255.*|tulip|igb)$`)
 )

@@ -66,12 +66,27 @@ func (s *Spec) with(technology string) (*Spec, error) {
 	return &c, c.checkSecure()
 }
 
+// unfilled is the spec as it was read, for another technology than its own.
+func (s *Spec) unfilled() *Spec {
+	if s.raw == nil {
+		return s
+	}
+	c := *s.raw
+	c.Name = s.Name // which callers may change
+	return &c
+}
+
 // settle fills a spec in for its only technology. Of several each must make sense,
 // for what does not must not lead to a weaker one; the host decides between them.
 func (s *Spec) settle() error {
+	raw := *s
 	if len(s.asked) == 1 {
 		c, err := s.with(s.asked[0])
 		*s = *c
+		s.raw = &raw
+		if err != nil && !s.set["confidential.technology"] && len(s.Disks) > 0 {
+			s.pending, err = err, nil // a disk image may ask for a technology
+		}
 		return err
 	}
 	for _, name := range s.asked {
@@ -133,41 +148,78 @@ func bare(err error) string {
 	return strings.TrimPrefix(err.Error(), ErrHost.Error()+": ")
 }
 
-// choose decides on the technology: the first of those asked for that spec,
-// images, host and QEMU allow.
-func (s *Spec) choose(f *Facts) (*Spec, rundir.Choice, error) {
-	choice := rundir.Choice{What: "technology", From: s.From("confidential.technology")}
-	asked := s.asked
-	if len(s.asked) == 1 && s.asked[0] == TechnologyNone && !s.set["confidential.technology"] {
-		if names, image := demanded(f.Sidecars); names != nil {
-			asked, choice.From = names, "demanded by "+image
+// candidates are the technologies to try in their order, and who asked for them:
+// the spec, or an image where the spec asks for nothing.
+func (s *Spec) candidates(f *Facts) (names []string, from string, err error) {
+	names, from = s.asked, s.From("confidential.technology")
+	if !s.set["confidential.technology"] {
+		if demanded, image := demanded(f.Sidecars); demanded != nil {
+			names, from = demanded, "demanded by "+image
+		} else if s.pending != nil {
+			return nil, "", s.pending
 		}
 	}
-	if len(asked) > 1 {
-		choice.From = "the first of " + strings.Join(asked, ", ") + " that works here (" + choice.From + ")"
+	for _, o := range []string{TechnologySEV, TechnologySEVES, TechnologySNP, TechnologyTDX} {
+		if only := s.onlyFor(o); !only.empty() && !slices.Contains(names, o) {
+			return nil, "", s.errorf("confidential."+o, "is for a technology that nobody asks for here (%s)", strings.Join(names, ", "))
+		}
 	}
+	if len(names) > 1 {
+		from = "the first of " + strings.Join(names, ", ") + " that works here (" + from + ")"
+	}
+	return names, from, nil
+}
+
+// choose plans for the first technology of those asked for that images, host and
+// QEMU allow. What is wrong with the spec is an error and no reason to take
+// another one, which might protect less.
+func (s *Spec) choose(f *Facts, build func(*Spec, rundir.Choice) (*Plan, error)) (*Plan, error) {
+	names, from, err := s.candidates(f)
+	if err != nil {
+		return nil, err
+	}
+	several := len(names) > 1
 	var rejected []Rejection
-	for _, name := range asked {
-		c, err := s.with(name)
-		if err == nil {
-			err = c.satisfy(f.Sidecars)
+	for _, name := range names {
+		c, err := s.unfilled().with(name)
+		if err != nil {
+			return nil, err
 		}
-		if err == nil {
-			err = c.fits(f, len(asked) > 1)
+		why := c.satisfy(f.Sidecars)
+		if why == nil {
+			why = c.fits(f, several)
 		}
-		if err == nil {
-			choice.Value = name
+		if why == nil {
+			choice := rundir.Choice{What: "technology", Value: name, From: from}
 			for _, r := range rejected {
 				choice.From += fmt.Sprintf("; not %s: %s", r.Technology, bare(r.Err))
 			}
-			return c, choice, nil
+			plan, err := build(c, choice)
+			if err == nil && several {
+				err = c.refusedByHost(f)
+			}
+			if err == nil || !errors.Is(err, ErrHost) {
+				return plan, err
+			}
+			why = err
 		}
-		if len(asked) == 1 {
-			return nil, choice, err
+		if !several {
+			return nil, why
 		}
-		rejected = append(rejected, Rejection{name, err})
+		rejected = append(rejected, Rejection{name, why})
 	}
-	return nil, choice, &ChoiceError{File: s.file, Rejected: rejected}
+	return nil, &ChoiceError{File: s.file, Rejected: rejected}
+}
+
+// refusedByHost makes the checks of a technology that are about the host.
+func (s *Spec) refusedByHost(f *Facts) error {
+	t, _ := technologyByName(s.tech)
+	err := Refusal(s.file, runChecks(&subject{spec: s, facts: f, tech: t}, hostStage))
+	var refused *CheckError
+	if errors.As(err, &refused) && refused.OfHost() {
+		return err
+	}
+	return nil // what else is wrong is said of the plan
 }
 
 // fits says why host or QEMU cannot do the spec's technology. among means that

@@ -355,8 +355,11 @@ func TestAdvice(t *testing.T) {
 		"sev_launch_start: LAUNCH_START ret=1 fw_error=16 'Guest handle is invalid'":                 "has lost this guest",
 		"sev_common_kvm_init: failed to initialize ret=-16 fw_error=0 ''":                            "no free encryption slot",
 		"sev_launch_update_data: LAUNCH_UPDATE ret=-5 fw_error=9 'Invalid address'":                  "refused a step",
-		"Failed to get \"write\" lock": "another process uses",
-		"unsupported machine type":     "does not know the machine type",
+		"sev_ram_block_added: failed to register region (0x7f+0x1) error 'Cannot allocate memory'":   "may not pin",
+		"SNP_LAUNCH_START ret=-5 fw_error=7 'Policy is not allowed'":                                 "does not allow the policy",
+		"foo: 'nope-pci' is not a valid device model name":                                           "no device, object or property",
+		"Failed to get \"write\" lock":                                                               "another process uses",
+		"unsupported machine type":                                                                   "does not know the machine type",
 	} {
 		a, ok := Advise(&StartError{Name: "x", Err: qmp.ErrClosed, Stderr: text})
 		if !ok || !strings.Contains(a.Cause, want) || a.Fix == "" {

@@ -3,6 +3,7 @@ package launcher
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -151,8 +152,11 @@ func (f *firmwareFacts) read(b []byte) error {
 
 // readFirmware looks into an image; nil if it cannot be read.
 func readFirmware(image string) *firmwareFacts {
+	if info, err := os.Stat(image); err != nil || !info.Mode().IsRegular() {
+		return nil // nor could it be waited for
+	}
 	f := &firmwareFacts{}
-	if image == "" || ovmf.WithFile(image, f.read) != nil {
+	if ovmf.WithFile(image, f.read) != nil {
 		return nil
 	}
 	return f

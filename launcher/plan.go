@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -106,12 +108,15 @@ func (b *builder) file(path, use string, measured bool) {
 }
 
 // NewPlan works out a start. It reads no file and asks nobody: equal arguments
-// give equal plans.
+// give equal plans. (Between several technologies it also looks which encryption
+// slots are leased.)
 func NewPlan(spec *Spec, facts Facts, root rundir.Root) (*Plan, error) {
-	spec, chosen, err := spec.choose(&facts)
-	if err != nil {
-		return nil, err
-	}
+	return spec.choose(&facts, func(s *Spec, chosen rundir.Choice) (*Plan, error) {
+		return buildPlan(s, chosen, facts, root)
+	})
+}
+
+func buildPlan(spec *Spec, chosen rundir.Choice, facts Facts, root rundir.Root) (*Plan, error) {
 	tech, _ := technologyByName(spec.tech)
 	b := &builder{spec: spec, facts: facts, plan: &Plan{
 		Schema: PlanSchema, Name: spec.Name, Technology: tech.name, Latch: spec.Latch.Until,
@@ -156,8 +161,8 @@ func (b *builder) base() error {
 	b.opt("-S")
 	b.machine = argv.New(s.Machine).SetBool("vmport", false).SetBool("mem-merge", false).SetBool("dump-guest-core", false)
 	b.opt("-m", fmt.Sprintf("%d", s.Memory.MiB()), "-smp", strconv.Itoa(s.CPUs))
-	if t := b.plan.tech; t.build != nil && !(b.facts.Info != nil && b.facts.Info.HasFeature(t.object, "confidential-guest-reset")) {
-		b.opt("-no-reboot") // QEMU could not launch the guest anew: it would go on without protection, or not at all
+	if t := b.plan.tech; t.build != nil && !b.facts.resets(s) {
+		b.opt("-no-reboot") // a reset guest is a new launch, without its secret if it had one
 	}
 	if b.plan.tech.registers {
 		b.machine.SetBool("smm", false) // a host's way into the guest's registers
@@ -269,19 +274,29 @@ func (p *Plan) missingFiles() (missing []error) {
 		files = append(files[:len(files):len(files)], File{Path: c.OwnerCert, Use: "owner-cert"}, File{Path: c.Session, Use: "session"})
 	}
 	for _, f := range files {
-		h, err := os.Open(f.Path)
-		if err == nil {
-			var info os.FileInfo
-			if info, err = h.Stat(); err == nil && info.IsDir() {
-				err = fmt.Errorf("open %s: is a directory", f.Path)
-			}
-			_ = h.Close()
-		}
-		if err != nil {
+		if err := readable(f.Path); err != nil {
 			missing = append(missing, &FileError{Use: f.Use, Err: err, Spec: p.spec.file})
 		}
 	}
 	return missing
+}
+
+// readable says why QEMU could not read a file, without waiting for who writes a
+// pipe. Disks may be devices.
+func readable(path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() && info.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+		err = fmt.Errorf("open %s: is neither a regular file nor a block device", path)
+		if info.IsDir() {
+			err = fmt.Errorf("open %s: is a directory", path)
+		}
+	}
+	return err
 }
 
 // FileError is a file of the spec that cannot be used.

@@ -33,12 +33,11 @@ func (s *Slot) pool() slot.Pool {
 	return slot.Pool{Dir: s.Dir, Name: s.Pool, Size: s.Size, InUse: s.InUse}
 }
 
-// take leases a slot. The kernel's count is of the time of the plan: a later
-// attempt goes by the leases, and by what the kernel itself says to QEMU.
-func (s *Slot) take(attempt int) (*slot.Lease, error) {
+// take leases a slot. The plan's count of the kernel's is old by now.
+func (s *Slot) take() (*slot.Lease, error) {
 	p := s.pool()
-	if attempt > 1 {
-		p.InUse = -1
+	if p.InUse >= 0 {
+		p.InUse = host.Root("/").InUse(s.Pool)
 	}
 	return p.Take()
 }
@@ -65,8 +64,10 @@ func (f *Facts) slot(technology string) *Slot {
 		}
 		s = &Slot{Pool: p.Name, Size: p.Total, From: p.From, InUse: p.InUse}
 	}
-	if limit, ok := f.Slots[s.Pool]; ok && (s.Size < 0 || limit < s.Size) {
-		s.Size, s.From = limit, "[slots] of host.toml"
+	for _, name := range f.sharing(s.Pool, technology) {
+		if limit, ok := f.Slots[name]; ok && (s.Size < 0 || limit < s.Size) {
+			s.Size, s.From = limit, "[slots] of host.toml"
+		}
 	}
 	if f.emulated() {
 		s.Pool = "emulated-" + s.Pool
@@ -75,13 +76,29 @@ func (f *Facts) slot(technology string) *Slot {
 	return s
 }
 
+// sharing are the names under which an operator may limit a pool: its own, and
+// those of the technologies that share it.
+func (f *Facts) sharing(pool, technology string) []string {
+	if f.emulated() {
+		names := []string{pool}
+		for tech, p := range emulatedPools {
+			if p == pool {
+				names = append(names, tech)
+			}
+		}
+		return names
+	}
+	p, _ := f.Host.PoolOf(technology)
+	return append([]string{pool}, p.Technologies...)
+}
+
 // SlotUse is how many slots of a pool are taken.
 type SlotUse struct {
 	host.Pool
 	Limit  int `json:"limit"`  // that counts here; -1: none known
 	Leased int `json:"leased"` // by VMs of this run directory
 	Used   int `json:"used"`
-	Free   int `json:"free"` // -1: unknown
+	Free   int `json:"free"` // -1: unknown, for other programs may have some
 }
 
 // SlotUses counts the slots of all pools of this host.
@@ -94,7 +111,7 @@ func (f *Facts) SlotUses() ([]SlotUse, error) {
 		if u.Leased, err = s.pool().Leased(); err != nil {
 			return nil, err
 		}
-		if u.Used = max(u.Leased, p.InUse); u.Limit >= 0 {
+		if u.Used = max(u.Leased, p.InUse); u.Limit >= 0 && (u.Used >= u.Limit || p.InUse >= 0 && !p.AtLeast) {
 			u.Free = max(0, u.Limit-u.Used)
 		}
 		uses = append(uses, u)
@@ -136,13 +153,20 @@ func (f *Facts) emulatedUses(uses []SlotUse) ([]SlotUse, error) {
 // maxLock is how much memory a child may be allowed to pin.
 func maxLock() uint64 {
 	var l unix.Rlimit
-	if os.Geteuid() == 0 {
-		return math.MaxUint64 // unless it lacks CAP_SYS_RESOURCE: then the start says so
+	if mayRaiseLimits() {
+		return math.MaxUint64
 	}
 	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l) != nil {
 		return 0
 	}
 	return l.Max
+}
+
+// mayRaiseLimits says whether this process has CAP_SYS_RESOURCE (capabilities(7)).
+func mayRaiseLimits() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
 }
 
 // allowLock raises this process's own limit, which a child inherits.
@@ -179,10 +203,10 @@ const (
 
 // retrying starts a machine, again while the platform may be about to give a slot
 // back.
-func retrying(ctx context.Context, name string, opt StartOptions, start func(attempt int) (*Machine, error)) (*Machine, error) {
+func retrying(ctx context.Context, name string, opt StartOptions, start func() (*Machine, error)) (*Machine, error) {
 	var waited time.Duration
 	for attempt, wait := 1, retryFirst; ; attempt, wait = attempt+1, wait*retryFactor {
-		m, err := start(attempt)
+		m, err := start()
 		var failed *StartError
 		late := errors.As(err, &failed) && regexp.MustCompile(slotBusy).MatchString(failed.Stderr)
 		if err == nil || !late && !errors.Is(err, slot.ErrNone) {

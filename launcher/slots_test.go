@@ -55,6 +55,13 @@ func TestSlotOf(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", tech, got, want)
 		}
 	}
+	f.Slots["sev-snp"] = 7 // who shares its slots is limited with it
+	for _, tech := range []string{TechnologySEVES, TechnologySNP} {
+		if got := f.slot(tech); got.Size != 7 {
+			t.Errorf("%s: %+v", tech, got)
+		}
+	}
+	delete(f.Slots, "sev-snp")
 	for _, tech := range []string{TechnologyNone, TechnologyTDX} {
 		if got := f.slot(tech); got != nil {
 			t.Errorf("%s: %+v", tech, got)
@@ -87,7 +94,7 @@ func TestSlotUses(t *testing.T) {
 	}
 	for i, want := range []SlotUse{
 		{Limit: 3, Leased: 2, Used: 2, Free: 1},
-		{Limit: 99, Leased: 0, Used: 0, Free: 99},
+		{Limit: 99, Leased: 0, Used: 0, Free: -1},
 		{Limit: -1, Leased: 0, Used: 4, Free: -1},
 		{Limit: 3, Leased: 0, Used: 0, Free: 3}, // emulated, for which the operator's limit counts, too
 	} {

@@ -37,6 +37,9 @@ type Spec struct {
 	set   map[string]bool // keys that the file has
 	tech  string          // the technology that was chosen; "" while several could be
 	asked []string        // the technologies to choose from, preferred first
+
+	raw     *Spec // without what its only technology filled in
+	pending error // what is wrong, unless a disk image asks for another technology
 }
 
 // FirmwareSpec names the firmware by file, or by what it must be able to do.
@@ -92,6 +95,8 @@ type OnlyFor struct {
 	CPU    string   `toml:"cpu" json:"cpu,omitempty"`
 	Until  string   `toml:"until" json:"until,omitempty"`
 }
+
+func (o *OnlyFor) empty() bool { return len(o.Policy) == 0 && o.CPU == "" && o.Until == "" }
 
 // MKTMESpec names the object of a patched QEMU that takes a key handle. No
 // released QEMU has one.

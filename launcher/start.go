@@ -72,7 +72,6 @@ type child struct {
 type starter struct {
 	plan    *Plan
 	opt     StartOptions
-	attempt int // from 1
 	dir     *rundir.Dir
 	files   map[string]*os.File // for the child, by role
 	client  net.Conn            // our end of the qmp socket, connected before exec
@@ -105,16 +104,16 @@ func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) 
 	if opt.Foreground {
 		runtime.LockOSThread()
 	}
-	return retrying(ctx, plan.Name, opt, func(attempt int) (*Machine, error) { return startOnce(ctx, plan, opt, attempt) })
+	return retrying(ctx, plan.Name, opt, func() (*Machine, error) { return startOnce(ctx, plan, opt) })
 }
 
-func startOnce(ctx context.Context, plan *Plan, opt StartOptions, attempt int) (*Machine, error) {
+func startOnce(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
 	opt.Step("reserve")
 	dir, err := plan.Dirs.Create(plan.Name)
 	if err != nil {
 		return nil, err
 	}
-	s := &starter{plan: plan, opt: opt, attempt: attempt, dir: dir, files: map[string]*os.File{}}
+	s := &starter{plan: plan, opt: opt, dir: dir, files: map[string]*os.File{}}
 	m, err := s.run(ctx)
 	s.closeFiles()
 	if err != nil {
@@ -173,7 +172,7 @@ func (s *starter) open() error {
 		}
 	}
 	if slot := s.plan.Slot; slot != nil {
-		lease, err := slot.take(s.attempt)
+		lease, err := slot.take()
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.plan.Name, err)
 		}

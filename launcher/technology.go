@@ -236,3 +236,10 @@ func (b *builder) addObject(object string, props map[string]any) error {
 
 // objectID is the id of the confidential object.
 const objectID = "cgs0"
+
+// resets says whether a guest may be reset: its QEMU launches it anew then, and no
+// latch that an owner opened is passed by that.
+func (f *Facts) resets(s *Spec) bool {
+	t, _ := technologyByName(s.tech)
+	return f.Info != nil && f.Info.HasFeature(t.object, "confidential-guest-reset") && s.Latch.Until != UntilSecret
+}

@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -67,6 +68,13 @@ func (s *Spec) validateBackend() error {
 			return s.errorf(fmt.Sprintf("device %d", i+1), `driver must be a device's name, such as "virtio-rng-pci"`)
 		}
 	}
+	for key, tables := range map[string][]map[string]any{"device": s.Devices, "object": s.Objects} {
+		for i, t := range tables {
+			if !plain(t) {
+				return s.errorf(fmt.Sprintf("%s %d", key, i+1), "values must be texts, whole or finite numbers, true or false, lists and tables of them")
+			}
+		}
+	}
 	for i, o := range s.Objects {
 		for _, key := range []string{"qom-type", "id"} {
 			if v, ok := o[key].(string); !ok || v == "" {
@@ -83,4 +91,24 @@ func (s *Spec) paths() []string {
 		p = append(p, d.Image)
 	}
 	return p
+}
+
+// plain says whether a value is one that JSON has, too.
+func plain(v any) bool {
+	switch v := v.(type) {
+	case string, bool, int64:
+		return true
+	case float64:
+		return !math.IsNaN(v) && !math.IsInf(v, 0)
+	case []any:
+		return !slices.ContainsFunc(v, func(e any) bool { return !plain(e) })
+	case map[string]any:
+		for _, e := range v {
+			if !plain(e) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
 }

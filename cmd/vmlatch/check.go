@@ -68,8 +68,8 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 		return err
 	}
 	gather := func(spec *launcher.Spec) (launcher.Facts, error) {
-		if name := c.String("name"); name != "" {
-			spec.Name = name
+		if err := rename(c, spec); err != nil {
+			return launcher.Facts{}, err
 		}
 		f, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
 		if root := c.String("root"); root != "" && err == nil {
@@ -87,26 +87,20 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 	if p != nil {
 		rep.Name, rep.Technology, rep.Choices = p.Name, p.Technology, p.Choices
 	}
-	code := cli.ExitOK
 	for _, r := range results {
 		if r.Verdict != launcher.CheckNotApplicable || c.Bool("all") {
 			rep.Checks = append(rep.Checks, r)
 		}
-		if r.Refuses() && code != cli.ExitUsage {
-			code = cli.ExitUsage
-			if r.OfHost() {
-				code = cli.ExitHost
-			}
-		}
 	}
-	rep.Refused = code != cli.ExitOK
+	var refusal *launcher.CheckError
+	rep.Refused = errors.As(launcher.Refusal(file, results), &refusal)
 	if c.Bool("json") {
 		err = s.JSON(rep)
 	} else {
 		err = printChecks(s, rep)
 	}
 	if err == nil && rep.Refused {
-		err = &cli.Error{Code: code, Err: errors.New("refused"), Quiet: true}
+		err = &cli.Error{Code: checkCode(refusal), Err: refusal, Quiet: true}
 	}
 	return err
 }

@@ -14,6 +14,17 @@ import (
 
 const emulateHint = `without the hardware, "--emulate" takes the same steps on an emulated platform`
 
+// checkCode is the exit code of checks that refuse.
+func checkCode(e *launcher.CheckError) cli.ExitCode {
+	switch {
+	case e.NameTaken():
+		return cli.ExitFailure
+	case e.OfHost():
+		return cli.ExitHost
+	}
+	return cli.ExitUsage
+}
+
 // explain gives a library's error its exit code and hints.
 func explain(err error) error {
 	var done *cli.Error
@@ -46,10 +57,7 @@ func explain(err error) error {
 		}
 		return cli.Fail(code, err, `"vmlatch host" shows what this host can do`)
 	case errors.As(err, &check):
-		code := cli.ExitUsage
-		if check.Host() {
-			code = cli.ExitHost
-		}
+		code := checkCode(check)
 		var hints []string
 		for _, r := range check.Failed {
 			hints = append(hints, fmt.Sprintf("%s: %s", r.ID, r.Fix))
@@ -75,7 +83,7 @@ func explain(err error) error {
 		return cli.Fail(cli.ExitRefused, err,
 			`"vmlatch measure NAME" shows the owner what was loaded; "vmlatch inject NAME PACKET" takes the owner's answer`)
 	case errors.As(err, &unfit):
-		return cli.Fail(cli.ExitRefused, err, "stop the VM and start it on the other host: that is a new launch, which its owner verifies again")
+		return cli.Fail(cli.ExitRefused, err, "to move a VM, stop it and start it on the other host: that is a new launch, which its owner verifies again")
 	case errors.Is(err, slot.ErrNone):
 		return cli.Fail(cli.ExitHost, err, "stop another confidential VM; the pool's size is in vmlatch host, an operator's limit in [slots] of host.toml")
 	case errors.As(err, &lacking):

@@ -182,6 +182,10 @@ func hostText(w io.Writer, i *hostInfo) error {
 			row("slots "+p.Name, "%s in use, for %s (%s)", count(p.Used), strings.Join(p.Technologies, " and "), p.From)
 			continue
 		}
+		if p.AtLeast || p.InUse < 0 && !strings.HasPrefix(p.Name, "emulated-") {
+			row("slots "+p.Name, "at least %s in use of %s, for %s (%s)", count(p.Used), count(p.Limit), strings.Join(p.Technologies, " and "), p.From)
+			continue
+		}
 		row("slots "+p.Name, "%s in use of %s, for %s (%s)", count(p.Used), count(p.Limit), strings.Join(p.Technologies, " and "), p.From)
 	}
 	if q := i.QEMU; q != nil {
@@ -215,7 +219,10 @@ func (i *hostInfo) placement() [][2]string {
 	}
 	for _, p := range i.Slots {
 		if p.Limit >= 0 && !strings.HasPrefix(p.Name, "emulated-") {
-			facts = append(facts, [2]string{"slots." + p.Name + ".total", strconv.Itoa(p.Limit)}, [2]string{"slots." + p.Name + ".free", strconv.Itoa(p.Free)})
+			facts = append(facts, [2]string{"slots." + p.Name + ".total", strconv.Itoa(p.Limit)})
+			if p.Free >= 0 {
+				facts = append(facts, [2]string{"slots." + p.Name + ".free", strconv.Itoa(p.Free)})
+			}
 		}
 	}
 	if s := i.SEV; s != nil && s.SNPAPI != "" {

@@ -155,7 +155,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			var args any
+			var args json.RawMessage
 			if len(got) > 2 {
 				if !json.Valid([]byte(got[2])) {
 					return cli.Usagef("%q is no JSON", got[2])
@@ -167,7 +167,7 @@ Examples:
 				return err
 			}
 			defer m.Close()
-			if err := m.CheckCommand(got[1]); errors.Is(err, launcher.ErrLatchClosed) {
+			if err := m.CheckCommand(got[1], args); errors.Is(err, launcher.ErrLatchClosed) {
 				return cli.Fail(cli.ExitRefused, err, `"vmlatch release NAME" lets a VM run, if its latch is open`)
 			} else if err != nil {
 				return err
@@ -177,7 +177,11 @@ Examples:
 				return err
 			}
 			var ret json.RawMessage
-			if err := conn.Execute(c.Context, got[1], args, &ret); err != nil {
+			var sent any
+			if args != nil {
+				sent = args
+			}
+			if err := conn.Execute(c.Context, got[1], sent, &ret); err != nil {
 				return err
 			}
 			return s.JSON(ret)

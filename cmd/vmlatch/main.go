@@ -168,13 +168,17 @@ func loadSpec(c *urfave.Context, file string) (*launcher.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if name := c.String("name"); name != "" {
-		if err := exchange.CheckName(name); err != nil {
-			return nil, cli.Fail(cli.ExitUsage, err)
-		}
-		spec.Name = name
+	return spec, rename(c, spec)
+}
+
+// rename gives a VM the name of --name.
+func rename(c *urfave.Context, spec *launcher.Spec) error {
+	name := c.String("name")
+	if name == "" {
+		return nil
 	}
-	return spec, nil
+	spec.Name = name
+	return cli.Fail(cli.ExitUsage, exchange.CheckName(name))
 }
 
 // completeNames lists the VMs for shell completion.

@@ -25,7 +25,7 @@ type Cache struct {
 }
 
 // cacheSchema changes with the meaning of an entry: others are asked for again.
-const cacheSchema = "vmlatch.qemu/1"
+const cacheSchema = "vmlatch.qemu/2"
 
 type cacheEntry struct {
 	Schema string   `json:"schema"`
@@ -66,11 +66,10 @@ func (c Cache) Probe(ctx context.Context, path string, more ...string) (*QEMU, e
 	if err != nil {
 		return nil, err
 	}
-	if now, err := identify(path); err == nil && now == id { // else it was replaced meanwhile
-		want.QEMU = q
-		if want.SHA256, err = hashFile(path); err == nil {
-			c.store(file, &want)
-		}
+	sum, hashErr := hashFile(path)
+	if now, err := identify(path); err == nil && hashErr == nil && now == id { // else it was replaced meanwhile
+		want.QEMU, want.SHA256 = q, sum
+		c.store(file, &want)
 	}
 	return q, nil
 }

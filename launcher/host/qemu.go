@@ -25,7 +25,7 @@ type QEMU struct {
 	Features map[string][]string `json:"features"`           // of these types (QAPI feature flags)
 	Machines map[string]string   `json:"machines"`           // alias to type, such as q35 to pc-q35-11.1
 	Machine  []string            `json:"machine-properties"` // of q35
-	MaxCPUs  int                 `json:"max-cpus"`           // of q35
+	MaxCPUs  map[string]int      `json:"max-cpus"`           // of q35 and its versions
 	CPUs     []string            `json:"cpus"`
 }
 
@@ -99,7 +99,7 @@ var objectTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg"
 // Probe asks a QEMU what it can do. more are types of objects to ask for, besides
 // those that this package knows.
 func Probe(ctx context.Context, path string, more ...string) (*QEMU, error) {
-	q := &QEMU{Path: path, Asked: append(slices.Clone(objectTypes), more...), Objects: map[string][]string{}, Features: map[string][]string{}, Machines: map[string]string{}}
+	q := &QEMU{Path: path, Asked: append(slices.Clone(objectTypes), more...), Objects: map[string][]string{}, Features: map[string][]string{}, Machines: map[string]string{}, MaxCPUs: map[string]int{}}
 	err := Ask(ctx, []string{path}, []string{"-accel", "tcg"}, q.learn)
 	if err != nil && !errors.Is(err, ErrQEMU) {
 		err = fmt.Errorf("%w: %s: %w", ErrQEMU, path, err)
@@ -147,8 +147,11 @@ func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
 		if m.Alias != "" {
 			q.Machines[m.Alias] = m.Name
 		}
-		if m.Alias == "q35" {
-			q.MaxCPUs = m.CPUMax
+		if strings.HasPrefix(m.Name, "pc-q35-") {
+			q.MaxCPUs[m.Name] = m.CPUMax
+			if m.Alias != "" {
+				q.MaxCPUs[m.Alias] = m.CPUMax
+			}
 		}
 	}
 	if q35 := q.Machines["q35"]; q35 != "" {

@@ -122,7 +122,7 @@ func TestCache(t *testing.T) {
 		probe(was+1, why)
 	}
 	was := runs()
-	for _, spoiled := range []string{"", "{", `{"schema": "vmlatch.qemu/1"}`, `{"schema": "other"}`} {
+	for _, spoiled := range []string{"", "{", `{"schema": "vmlatch.qemu/2"}`, `{"schema": "other"}`} {
 		if err := os.WriteFile(c.file(program), []byte(spoiled), 0o600); err != nil {
 			t.Fatal(err)
 		}

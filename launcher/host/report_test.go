@@ -105,6 +105,32 @@ func TestFirmware(t *testing.T) {
 	}
 }
 
+// TestSplitPools: where the kernel counts two pools as one, what is known is told as
+// what it is.
+func TestSplitPools(t *testing.T) {
+	r := recordOf(t, "genoa-hiding")
+	for current, want := range map[string][2]int{"99": {60, 39}, "50": {11, 0}, "0": {0, 0}} {
+		if err := r.write("sys/fs/cgroup/misc.current", []byte("sev 0\nsev_es "+current+"\n")); err != nil {
+			t.Fatal(err)
+		}
+		rep, err := Detect(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snp, _ := rep.PoolOf(SNP)
+		es, _ := rep.PoolOf(SEVES)
+		if snp.InUse != want[0] || es.InUse != want[1] || !snp.AtLeast || !es.AtLeast {
+			t.Errorf("%s in use: %+v, %+v, want %v", current, snp, es, want)
+		}
+	}
+	if n := r.InUse("sev"); n != 0 {
+		t.Errorf("%d of sev", n)
+	}
+	if n := r.InUse("sev-snp"); n != -1 {
+		t.Errorf("%d of sev-snp", n)
+	}
+}
+
 // TestMalformedHost: files that no kernel writes are no reason to fail, nor to
 // believe them.
 func TestMalformedHost(t *testing.T) {
@@ -126,6 +152,13 @@ func TestMalformedHost(t *testing.T) {
 		} else if p, ok := rep.PoolOf(SNP); !ok || p.Total != 99 {
 			t.Errorf("%s: pool %+v", file, p)
 		}
+	}
+	odd := recordOf(t, "no-tee")
+	if err := odd.write("recorded/cpu.json", []byte(`{"vendor":"GenuineIntel","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":5}`)); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := Detect(odd); err != nil || len(rep.Slots) != 0 {
+		t.Errorf("an Intel processor with SEV: %+v, %v", rep, err)
 	}
 	r := recordOf(t, "milan-snp-on")
 	if err := r.write("recorded/cpu.json", []byte("{")); err != nil {

@@ -16,6 +16,8 @@ type Pool struct {
 	Total        int      `json:"total"`  // -1: unknown
 	From         string   `json:"from"`   // where the total comes from
 	InUse        int      `json:"in-use"` // by all guests of the host; -1: unknown
+	// AtLeast means that InUse may be more: the kernel counts two pools as one.
+	AtLeast bool `json:"in-use-at-least,omitempty"`
 }
 
 // Pools are the names that pools can have.
@@ -44,11 +46,15 @@ func (d *detector) slots() {
 		}
 		d.rep.Slots = append(d.rep.Slots, p)
 	}
-	if c := d.rep.CPU; c.SEV && c.MaxGuests > 0 && c.MinSEVASID > 0 {
+	if c := d.rep.CPU; d.rep.SEV != nil && c.SEV && c.MaxGuests > 0 && c.MinSEVASID > 0 {
 		const from = "CPUID 0x8000001f"
 		add("sev", "sev", max(0, c.MaxGuests-c.MinSEVASID+1), from, SEV)
 		if c.SEVES {
-			d.sharedSlots(add, c.MinSEVASID-1, from)
+			shared, known := current["sev_es"]
+			if !known {
+				shared = -1
+			}
+			d.sharedSlots(add, c.MinSEVASID-1, shared, from)
 		}
 	}
 	if t := d.rep.TDX; t != nil && t.Enabled != No {
@@ -65,7 +71,7 @@ func (d *detector) slots() {
 
 // sharedSlots: SEV-ES and SEV-SNP take from one range, which ciphertext hiding
 // splits, SNP's part first (Linux, kvm-amd.ciphertext_hiding_asids).
-func (d *detector) sharedSlots(add func(string, string, int, string, ...string), total int, from string) {
+func (d *detector) sharedSlots(add func(string, string, int, string, ...string), total, inUse int, from string) {
 	hidden := min(d.rep.SEV.CiphertextHiding, total)
 	if hidden <= 0 {
 		technologies := []string{SEVES}
@@ -78,6 +84,27 @@ func (d *detector) sharedSlots(add func(string, string, int, string, ...string),
 	const split = "kvm_amd.ciphertext_hiding_asids"
 	add("sev-snp", "", hidden, split, SNP)
 	add("sev-es", "", total-hidden, split, SEVES)
+	if inUse < 0 {
+		return
+	}
+	for i := range d.rep.Slots { // what does not fit into the one is in the other
+		switch p := &d.rep.Slots[i]; p.Name {
+		case "sev-snp":
+			p.InUse, p.AtLeast = max(0, inUse-(total-hidden)), true
+		case "sev-es":
+			p.InUse, p.AtLeast = max(0, inUse-hidden), true
+		}
+	}
+}
+
+// InUse reads the kernel's count of a pool's slots anew; -1 if it keeps none.
+func (r Root) InUse(pool string) int {
+	resource, ok := map[string]string{"sev": "sev", "sev-es": "sev_es", "tdx": "tdx"}[pool]
+	n, counted := (&detector{root: r}).misc("misc.current")[resource]
+	if !ok || !counted {
+		return -1
+	}
+	return n
 }
 
 // misc reads a file of the misc controller at the root of either hierarchy

@@ -45,18 +45,17 @@ var ErrNone = errors.New("no free encryption slot")
 
 // FullError is an [ErrNone] with its numbers.
 type FullError struct {
-	Pool        string
-	Size        int
-	Leased      int // by VMs of this directory
-	InUse       int // by whomever; -1 if unknown
-	byEverybody bool
+	Pool   string
+	Size   int
+	Leased int // by VMs of this directory
+	InUse  int // by whomever; -1 if unknown
 }
 
 func (e *FullError) Error() string {
-	if e.byEverybody {
-		return fmt.Sprintf("%v: all %d of pool %s are in use, %d of them by VMs of this program", ErrNone, e.Size, e.Pool, e.Leased)
+	if e.InUse > e.Leased {
+		return fmt.Sprintf("%v: pool %s has %d, and %d are in use, %d of them by VMs of this program", ErrNone, e.Pool, e.Size, e.InUse, e.Leased)
 	}
-	return fmt.Sprintf("%v: all %d of pool %s are leased", ErrNone, e.Size, e.Pool)
+	return fmt.Sprintf("%v: pool %s has %d, and %d are leased", ErrNone, e.Pool, e.Size, e.Leased)
 }
 
 // Unwrap returns ErrNone.
@@ -69,12 +68,14 @@ func (p Pool) Take() (*Lease, error) {
 		return nil, err
 	}
 	defer unlock()
-	if p.Size >= 0 && p.InUse >= p.Size {
+	if p.Size >= 0 { // the limit may have been lowered since others took theirs
 		leased, err := p.leased()
 		if err != nil {
 			return nil, err
 		}
-		return nil, &FullError{p.Name, p.Size, leased, p.InUse, true}
+		if max(leased, p.InUse) >= p.Size {
+			return nil, &FullError{p.Name, p.Size, leased, p.InUse}
+		}
 	}
 	size := p.Size
 	if size < 0 || size > maxSlots {
@@ -88,7 +89,7 @@ func (p Pool) Take() (*Lease, error) {
 			return nil, err
 		}
 	}
-	return nil, &FullError{Pool: p.Name, Size: size, Leased: size, InUse: p.InUse}
+	return nil, &FullError{p.Name, size, size, p.InUse}
 }
 
 // Leased counts the leases.

@@ -176,6 +176,28 @@ func TestTake(t *testing.T) {
 	runtime.KeepAlive(leases) // a file that nobody keeps is closed
 }
 
+// TestLoweredLimit: leases of higher numbers count.
+func TestLoweredLimit(t *testing.T) {
+	p := Pool{Dir: t.TempDir(), Name: "sev", Size: 20, InUse: -1}
+	var leases []*Lease
+	for range 15 {
+		l, err := p.Take()
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases = append(leases, l)
+	}
+	for _, l := range leases[:5] {
+		_ = l.File().Close()
+	}
+	p.Size = 10
+	var full *FullError
+	if _, err := p.Take(); !errors.As(err, &full) || full.Leased != 10 {
+		t.Errorf("an eleventh of ten: %v", err)
+	}
+	runtime.KeepAlive(leases)
+}
+
 // TestHostileDirectory: links are not followed.
 func TestHostileDirectory(t *testing.T) {
 	p := Pool{Dir: t.TempDir(), Name: "sev", Size: 1, InUse: -1}
