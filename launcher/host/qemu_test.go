@@ -1,6 +1,7 @@
 package host
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -155,4 +156,16 @@ func TestCacheTogether(t *testing.T) {
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
+}
+
+// FuzzObjects: a schema is what a QEMU says, and a QEMU may say anything.
+func FuzzObjects(f *testing.F) {
+	f.Add(`{"name":"object-add","meta-type":"command","arg-type":"1"}`, `{"name":"1","meta-type":"object","variants":[{"case":"x","type":"2"}]}`, `{"name":"2","meta-type":"object","members":[{"name":"p"}],"features":["f",{}]}`)
+	f.Add(`{"name":"object-add"}`, `[]`, `{"name":1}`)
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		objects, err := objectsOf([]json.RawMessage{json.RawMessage(a), json.RawMessage(b), json.RawMessage(c)})
+		if err == nil && objects == nil {
+			t.Error("no objects and no error")
+		}
+	})
 }
