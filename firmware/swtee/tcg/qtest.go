@@ -2,10 +2,12 @@ package tcg
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net"
 	"strings"
 	"sync"
@@ -73,6 +75,7 @@ func (q *qtest) write(gpa uint64, b []byte) error {
 const (
 	fwSetupSize = 0x17
 	fwSetupData = 0x18
+	fwFileDir   = 0x19
 
 	fwSelectPort = 0x510
 	fwDataPort   = 0x511
@@ -103,13 +106,39 @@ func (q *qtest) fwSize(item int) (int, error) {
 	return int(binary.LittleEndian.Uint32(b[:])), nil
 }
 
-// fwItem reads a whole item by DMA; byte by byte, a kernel's setup would take
-// half a second.
-func (q *qtest) fwItem(sizeItem, item int) (_ []byte, err error) {
+// fwHasFile says whether there is an item of a name (docs/specs/fw_cfg.rst, the
+// directory: a count, then size, key and name of each, big-endian).
+func (q *qtest) fwHasFile(name string) (bool, error) {
+	const entry, nameAt = 64, 8
+	count, err := q.fwSize(fwFileDir)
+	if err != nil {
+		return false, err
+	}
+	n := int(bits.ReverseBytes32(uint32(count)))
+	dir, err := q.fwRead(fwFileDir, 4+n*entry)
+	if err != nil {
+		return false, err
+	}
+	for b := dir[4:]; len(b) >= entry; b = b[entry:] {
+		if text, _, _ := bytes.Cut(b[nameAt:entry], []byte{0}); string(text) == name {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// fwItem reads an item whose size another one tells.
+func (q *qtest) fwItem(sizeItem, item int) ([]byte, error) {
 	n, err := q.fwSize(sizeItem)
 	if err != nil || n == 0 {
 		return nil, err
 	}
+	return q.fwRead(item, n)
+}
+
+// fwRead reads an item by DMA; byte by byte, a kernel's setup would take half a
+// second.
+func (q *qtest) fwRead(item, n int) (_ []byte, err error) {
 	if n > maxItem {
 		return nil, fmt.Errorf("fw_cfg item %#x has %d bytes, at most %d are expected", item, n, maxItem)
 	}

@@ -330,8 +330,17 @@ func (t *machine) loadHashTable() error {
 	}
 	t.command("LAUNCH_UPDATE_DATA", nil, "what", "kernel hashes", "bytes", len(measured))
 
-	// Without SEV, QEMU fills in the kernel's setup header, so what the
-	// firmware will read is not the file: the table in memory must cover that.
+	// QEMU 10.0 and newer also serve the kernel as it is, and firmware that verifies
+	// it takes that (edk2, QemuKernelLoaderFsDxe).
+	asItIs, err := t.qtest.fwHasFile("etc/boot/kernel")
+	if err != nil {
+		return err
+	}
+	if asItIs {
+		return t.qtest.write(uint64(area.Base), measured[:])
+	}
+	// Older ones, without SEV, fill in its setup header, so what the firmware will
+	// read is not the file: the table in memory must cover that.
 	setup, err := t.qtest.fwItem(fwSetupSize, fwSetupData)
 	if err != nil {
 		return err
