@@ -11,6 +11,12 @@
 // [Machine] owns the process and knows which step may follow which: [Machine.Release]
 // is refused while the latch is closed.
 //
+// A spec may name several technologies; [NewPlan] takes the first that host, QEMU
+// and disk images allow. [Start] makes every check of the table ([Checks]) before
+// it does anything; [CheckPlan] and [CheckSpec] make them alone. A start takes an
+// encryption slot (package slot), and a key where the technology has one (package
+// keyring): QEMU inherits both, and they are free when it has gone.
+//
 // Start with [LoadSpec], [NewPlan] and [Start]; [Attach] finds a machine that
 // another process started.
 package launcher

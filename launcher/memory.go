@@ -77,35 +77,27 @@ func (b *builder) extras() error {
 
 // coverage says what the measurement would and would not prove.
 func (b *builder) coverage() {
-	if b.plan.tech.build == nil {
-		b.plan.Covers.NotCovered = []string{"everything: a plain VM is not measured"}
+	t, c := b.plan.tech, &b.plan.Covers
+	if t.unmeasured != "" {
+		c.NotCovered = []string{"everything: " + t.unmeasured}
 		return
 	}
-	c := &b.plan.Covers
-	if b.plan.tech.name == TechnologyMKTME {
-		c.NotCovered = []string{"everything: MKTME encrypts memory and measures nothing"}
-		return
-	}
-	c.Covered = []string{"firmware image"}
-	switch {
-	case b.plan.tech.measurable:
-		c.Covered = append(c.Covered, "guest policy", "platform firmware version")
-	case b.plan.tech.name == TechnologyTDX:
-		c.Covered = append(c.Covered, "attributes of the trust domain (in quotes)")
-	case b.spec.Confidential.IDBlock != "":
+	c.Covered = append([]string{"firmware image"}, t.covers...)
+	if b.spec.Confidential.IDBlock != "" {
 		c.Covered = append(c.Covered, "guest policy (by the ID block)")
 	}
-	if b.spec.KernelHashes() {
+	switch {
+	case b.spec.KernelHashes():
 		c.Covered = append(c.Covered, "kernel", "initrd", "kernel command line")
-	} else if b.spec.Kernel.Image != "" && b.plan.tech.name == TechnologyTDX {
-		c.Covered = append(c.Covered, "kernel, initrd and command line (by the firmware, in RTMR1 and RTMR2)")
-	} else if b.spec.Kernel.Image != "" {
+	case b.spec.Kernel.Image != "" && t.kernelBy != "":
+		c.Covered = append(c.Covered, "kernel, initrd and command line ("+t.kernelBy+")")
+	case b.spec.Kernel.Image != "":
 		c.NotCovered = append(c.NotCovered, "kernel, initrd and command line: kernel-hashes is off")
 	}
 	switch {
 	case b.facts.IGVMFile:
 		c.Covered = append(c.Covered, "registers of the CPUs that the IGVM file names")
-	case b.plan.tech.modelMeasured:
+	case t.modelMeasured:
 		c.Covered = append(c.Covered, "number and model of CPUs")
 	default:
 		c.NotCovered = append(c.NotCovered, "number and model of CPUs")

@@ -42,21 +42,16 @@ func (s *Slot) take() (*slot.Lease, error) {
 	return p.Take()
 }
 
-// emulatedPools says which technologies share slots where no hardware does.
-var emulatedPools = map[string]string{
-	TechnologySEV: "sev", TechnologySEVES: "sev-es", TechnologySNP: "sev-es", TechnologyTDX: "tdx", TechnologyMKTME: "mktme",
-}
-
 // slot returns what a guest of a technology takes; nil if it takes nothing. The
 // operator's limit can make a pool smaller, never larger.
 func (f *Facts) slot(technology string) *Slot {
 	var s *Slot
 	if f.emulated() {
-		name, ok := emulatedPools[technology]
-		if !ok {
+		t, _ := technologyByName(technology)
+		if t.pool == "" {
 			return nil
 		}
-		s = &Slot{Pool: name, Size: slot.Unlimited, From: "the emulated platform has no limit", InUse: -1}
+		s = &Slot{Pool: t.pool, Size: slot.Unlimited, From: "the emulated platform has no limit", InUse: -1}
 	} else {
 		p, ok := f.Host.PoolOf(technology)
 		if !ok {
@@ -81,9 +76,9 @@ func (f *Facts) slot(technology string) *Slot {
 func (f *Facts) sharing(pool, technology string) []string {
 	if f.emulated() {
 		names := []string{pool}
-		for tech, p := range emulatedPools {
-			if p == pool {
-				names = append(names, tech)
+		for _, t := range technologyTable() {
+			if t.pool == pool {
+				names = append(names, t.name)
 			}
 		}
 		return names
@@ -122,8 +117,10 @@ func (f *Facts) SlotUses() ([]SlotUse, error) {
 // emulatedUses adds the pools of emulated guests that have leases or a limit.
 func (f *Facts) emulatedUses(uses []SlotUse) ([]SlotUse, error) {
 	byPool := map[string][]string{}
-	for tech, pool := range emulatedPools {
-		byPool[pool] = append(byPool[pool], tech)
+	for _, t := range technologyTable() {
+		if t.pool != "" {
+			byPool[t.pool] = append(byPool[t.pool], t.name)
+		}
 	}
 	e := *f
 	e.Emulator = []string{""}

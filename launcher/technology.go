@@ -22,11 +22,13 @@ const (
 	TechnologyMKTME = host.MKTME
 )
 
-// technology is one way to protect a guest: a row of this table, and nothing
-// else in the launcher knows it by name.
+// technology is one way to protect a guest: a row of this table. Besides, only the
+// rows' own functions, the keys of a spec and the checks know it by name.
 type technology struct {
 	name     string
 	object   string // type of the QEMU object; "" for plain VMs and named adapters
+	feature  string // what firmware must be able to do (QEMU, firmware.json, FirmwareFeature)
+	pool     string // whose encryption slots it takes where no hardware says
 	validate func(*Spec) error
 	build    func(*builder) error // adds the QEMU object; nil for plain VMs
 	// query checks, once the machine is built, that it is what was asked for; nil
@@ -40,28 +42,39 @@ type technology struct {
 	private       bool   // private memory comes from guest_memfd: nothing is pinned, and SMM cannot be
 	registers     bool   // register state is protected
 	locked        bool   // QEMU pins the guest's memory
+
+	covers     []string // what is measured besides the firmware image
+	kernelBy   string   // who else measures a kernel
+	unmeasured string   // why nothing is measured
 }
 
 // technologyTable is a function, for its rows' functions look into it.
 func technologyTable() []technology {
 	return []technology{
-		{name: TechnologyNone, validate: validatePlain},
+		{name: TechnologyNone, validate: validatePlain, unmeasured: "a plain VM is not measured"},
 		{
-			name: TechnologySEV, object: "sev-guest", validate: validateSEV, build: sevObject, query: querySEV,
-			measurable: true, kernelHashes: true, locked: true,
+			name: TechnologySEV, object: "sev-guest", feature: "amd-sev", pool: "sev", validate: validateSEV, build: sevObject, query: querySEV,
+			measurable: true, kernelHashes: true, locked: true, covers: sevCovers,
 		},
 		{
-			name: TechnologySEVES, object: "sev-guest", validate: validateSEV, build: sevObject, query: querySEV,
-			measurable: true, kernelHashes: true, locked: true, registers: true, model: measuredModel, modelMeasured: true,
+			name: TechnologySEVES, object: "sev-guest", feature: "amd-sev-es", pool: "sev-es", validate: validateSEV, build: sevObject, query: querySEV,
+			measurable: true, kernelHashes: true, locked: true, registers: true, model: measuredModel, modelMeasured: true, covers: sevCovers,
 		},
 		{
-			name: TechnologySNP, object: "sev-snp-guest", validate: validateSNP, build: snpObject, query: querySNP,
+			name: TechnologySNP, object: "sev-snp-guest", feature: "amd-sev-snp", pool: "sev-es", validate: validateSNP, build: snpObject, query: querySNP,
 			kernelHashes: true, private: true, registers: true, model: measuredModel, modelMeasured: true,
 		},
-		{name: TechnologyTDX, object: "tdx-guest", validate: validateTDX, build: tdxObject, private: true, registers: true, model: "host"},
-		{name: TechnologyMKTME, validate: validateMKTME, build: mktmeObject},
+		{
+			name: TechnologyTDX, object: "tdx-guest", feature: "intel-tdx", pool: "tdx", validate: validateTDX, build: tdxObject,
+			private: true, registers: true, model: "host",
+			covers: []string{"attributes of the trust domain (in quotes)"}, kernelBy: "by the firmware, in RTMR1 and RTMR2",
+		},
+		{name: TechnologyMKTME, pool: "mktme", validate: validateMKTME, build: mktmeObject, unmeasured: "MKTME encrypts memory and measures nothing"},
 	}
 }
+
+// sevCovers is what the measurement's MAC covers besides the digest.
+var sevCovers = []string{"guest policy", "platform firmware version"}
 
 // measuredModel is the CPU model where it is measured and none is named. It has a
 // version: what a bare name stands for can change. Older QEMUs have an older
@@ -145,19 +158,14 @@ func validateConfidential(s *Spec) error {
 	if err := s.foreignKeys(); err != nil {
 		return err
 	}
+	t, _ := technologyByName(s.tech)
 	switch {
 	case s.Accel == "tcg":
 		return s.errorf("accel", "tcg cannot encrypt memory; to try the launch without hardware, start with --emulate")
 	case s.Firmware.Image == "" && len(s.Firmware.Features) == 0:
-		return s.errorf("firmware", `a confidential guest needs firmware that knows %s: give image, or features = [%q]`, s.tech, firmwareFeature[s.tech])
+		return s.errorf("firmware", `a confidential guest needs firmware that knows %s: give image, or features = [%q]`, s.tech, t.feature)
 	}
 	return nil
-}
-
-// firmwareFeature are QEMU's words for what firmware must be able to do (QEMU,
-// docs/interop/firmware.json, FirmwareFeature).
-var firmwareFeature = map[string]string{
-	TechnologySEV: "amd-sev", TechnologySEVES: "amd-sev-es", TechnologySNP: "amd-sev-snp", TechnologyTDX: "intel-tdx", TechnologyMKTME: "secure-boot",
 }
 
 // latchOnly checks latch.until of a technology that no owner is asked for.

@@ -97,7 +97,11 @@ func (b *bench) run(bin string) (err error) {
 }
 
 func (b *bench) row(what string, value, floor time.Duration, ratio float64, goal string) {
-	b.rows = append(b.rows, []string{what, value.Round(10 * time.Microsecond).String(), floor.Round(10 * time.Microsecond).String(), fmt.Sprintf("%.2f", ratio), goal})
+	digits := 2
+	if ratio < 0.1 {
+		digits = 4
+	}
+	b.rows = append(b.rows, []string{what, value.Round(10 * time.Microsecond).String(), floor.Round(10 * time.Microsecond).String(), fmt.Sprintf("%.*f", digits, ratio), goal})
 }
 
 // vmlatch runs one command and returns its output.
