@@ -93,7 +93,7 @@ func TestTechnologiesPaused(t *testing.T) {
 						t.Errorf("%s: %s", c, out)
 					}
 				}
-				for _, line := range []string{"migrate -d exec:cat", "savevm x", "dump_guest_memory /dev/null"} {
+				for _, line := range []string{"migrate -d exec:cat", "savevm x", "dump_guest_memory /dev/null", "savevm/x", "dump-guest-memory\t/dev/null"} {
 					if out := h.fails("", "qmp", "vm", "human-monitor-command", fmt.Sprintf(`{"command-line": %q}`, line)); !strings.Contains(out, "cannot leave this platform") {
 						t.Errorf("%s: %s", line, out)
 					}

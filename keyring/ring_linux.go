@@ -61,19 +61,34 @@ func join(fn func(*Ring) error) error {
 	if err != nil {
 		return explain("join", "", err)
 	}
-	return fn(&Ring{Serial(n)})
+	r := &Ring{Serial(n)}
+	// Nobody may link the ring to where it would outlive its processes, nor give
+	// rights on it away.
+	if err := r.permit(r.serial, PosView|PosRead|PosSearch|PosWrite); err != nil {
+		return err
+	}
+	return fn(r)
 }
 
 // Add makes a key and wipes its payload. Only possessors of the ring have rights
-// on it: to view and search it, to read it if the type allows that, and to revoke it.
-func (r *Ring) Add(t Type, description string, payload []byte) (Serial, error) {
+// on it: to view and search it, to read and change it if the type allows that, and
+// to revoke it. A key that expires is useless after that time, in whole seconds; 0
+// is never.
+func (r *Ring) Add(t Type, description string, payload []byte, expires time.Duration) (Serial, error) {
 	defer Wipe(payload)
 	n, err := unix.AddKey(string(t), description, payload, int(r.serial))
 	if err != nil {
 		return 0, explain("add", t, err)
 	}
 	s := Serial(n)
-	if err := r.SetPermissions(s, PosView|PosSearch|PosRead|PosSetAttr); err != nil {
+	if expires > 0 {
+		_, err = unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, n, max(1, int(expires/time.Second)), 0, 0)
+		err = explain("expire", t, err)
+	}
+	if err == nil {
+		err = r.permit(s, PosView|PosSearch|PosRead|PosWrite)
+	}
+	if err != nil {
 		_ = r.Revoke(s)
 		return 0, err
 	}
@@ -81,20 +96,21 @@ func (r *Ring) Add(t Type, description string, payload []byte) (Serial, error) {
 }
 
 // Known says whether the kernel has a type of key. It offers an empty payload, of
-// which no type makes a key that stays.
-func Known(t Type) (bool, error) {
-	err := Apart(func(r *Ring) error {
-		_, err := unix.AddKey(string(t), "vmlatch:probe", nil, int(r.serial))
-		return explain("add", t, err)
+// which no type makes a key that stays. Where keyrings are forbidden, as in many
+// containers, that is an error: then nothing is known.
+func Known(t Type) (known bool, err error) {
+	err = Apart(func(r *Ring) error {
+		offer := func(t Type) error {
+			_, err := unix.AddKey(string(t), "vmlatch:probe", nil, int(r.serial))
+			return err
+		}
+		if err := offer("vmlatch-no-type"); !errors.Is(err, unix.ENODEV) {
+			return explain("add", "", err)
+		}
+		known = !errors.Is(offer(t), unix.ENODEV)
+		return nil
 	})
-	var e *Error
-	switch {
-	case errors.Is(err, ErrNoType):
-		return false, nil
-	case err == nil, errors.As(err, &e) && (errors.Is(e.Err, unix.EINVAL) || errors.Is(e.Err, unix.EACCES) || errors.Is(e.Err, unix.EPERM) || errors.Is(e.Err, unix.ENOKEY)):
-		return true, nil
-	}
-	return false, err
+	return known, err
 }
 
 // Read returns a key's payload; the caller wipes it.
@@ -149,14 +165,8 @@ func (r *Ring) Revoke(s Serial) error {
 	return explain("revoke", "", err)
 }
 
-// Expire makes a key useless after a time, in whole seconds.
-func (r *Ring) Expire(s Serial, after time.Duration) error {
-	_, err := unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, int(s), max(1, int(after/time.Second)), 0, 0)
-	return explain("expire", "", err)
-}
-
-// SetPermissions replaces a key's permissions.
-func (r *Ring) SetPermissions(s Serial, p Permissions) error {
+// permit replaces permissions; without PosSetAttr it is the last time.
+func (r *Ring) permit(s Serial, p Permissions) error {
 	return explain("permit", "", unix.KeyctlSetperm(int(s), uint32(p)))
 }
 

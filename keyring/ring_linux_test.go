@@ -66,7 +66,7 @@ func TestLife(t *testing.T) {
 		var in io.WriteCloser
 		var line string
 		err := Apart(func(r *Ring) (err error) {
-			if key, err = r.Add(User, "vmlatch-test:"+how, payload); err != nil {
+			if key, err = r.Add(User, "vmlatch-test:"+how, payload, 0); err != nil {
 				return err
 			}
 			child = exec.Command(os.Args[0])
@@ -118,7 +118,7 @@ func TestNobodyLeft(t *testing.T) {
 	var key Serial
 	boom := errors.New("the start fails")
 	err := Apart(func(r *Ring) (err error) {
-		key, err = r.Add(User, "vmlatch-test:alone", []byte("x"))
+		key, err = r.Add(User, "vmlatch-test:alone", []byte("x"), 0)
 		if err != nil {
 			return err
 		}
@@ -132,7 +132,7 @@ func TestNobodyLeft(t *testing.T) {
 
 func TestOperations(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:ops", []byte("content"))
+		key, err := r.Add(User, "vmlatch-test:ops", []byte("content"), 0)
 		if err != nil {
 			return err
 		}
@@ -140,13 +140,13 @@ func TestOperations(t *testing.T) {
 			t.Errorf("found %d, %v", found, err)
 		}
 		d, err := r.Describe(key)
-		if err != nil || d.Type != User || d.UID != os.Geteuid() || d.Permissions != PosView|PosSearch|PosRead|PosSetAttr {
+		if err != nil || d.Type != User || d.UID != os.Geteuid() || d.Permissions != PosView|PosSearch|PosRead|PosWrite {
 			t.Errorf("%+v, %v", d, err)
 		}
 		if b, err := r.Read(key); err != nil || string(b) != "content" {
 			t.Errorf("%q, %v", b, err)
 		}
-		logon, err := r.Add(Logon, "vmlatch-test:logon", []byte("unseen"))
+		logon, err := r.Add(Logon, "vmlatch-test:logon", []byte("unseen"), 0)
 		if err != nil {
 			t.Error(err)
 		} else if _, err := r.Read(logon); err == nil {
@@ -155,14 +155,14 @@ func TestOperations(t *testing.T) {
 		if _, err := r.Search(User, "vmlatch-test:none"); !errors.Is(err, ErrGone) {
 			t.Errorf("a key that is not there: %v", err)
 		}
-		if _, err := r.Add(TypeMKTME, "vmlatch-test:mktme", []byte("type=cpu algorithm=aes-xts-128")); !errors.Is(err, ErrNoType) && err != nil {
+		if _, err := r.Add(TypeMKTME, "vmlatch-test:mktme", []byte("type=cpu algorithm=aes-xts-128"), 0); !errors.Is(err, ErrNoType) && err != nil {
 			t.Errorf("mktme: %v", err)
 		} else if err == nil {
 			t.Log("this kernel has mktme keys")
 		} else if !strings.Contains(err.Error(), "no such type") {
 			t.Errorf("in words: %v", err)
 		}
-		if _, err := r.Add(User, strings.Repeat("x", 5000), []byte("y")); err == nil {
+		if _, err := r.Add(User, strings.Repeat("x", 5000), []byte("y"), 0); err == nil {
 			t.Error("a description of 5000 characters")
 		}
 		return nil
@@ -183,7 +183,7 @@ func TestQuota(t *testing.T) {
 	}
 	err := Apart(func(r *Ring) error {
 		for i := range 100_000 {
-			if _, err := r.Add(User, fmt.Sprintf("vmlatch-test:quota%d", i), []byte("x")); err != nil {
+			if _, err := r.Add(User, fmt.Sprintf("vmlatch-test:quota%d", i), []byte("x"), 0); err != nil {
 				return err
 			}
 		}
@@ -196,11 +196,8 @@ func TestQuota(t *testing.T) {
 
 func TestExpire(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:expire", []byte("x"))
+		key, err := r.Add(User, "vmlatch-test:expire", []byte("x"), time.Second)
 		if err != nil {
-			return err
-		}
-		if err := r.Expire(key, time.Second); err != nil {
 			return err
 		}
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
@@ -217,7 +214,7 @@ func TestExpire(t *testing.T) {
 
 func TestRevoke(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:revoke", []byte("x"))
+		key, err := r.Add(User, "vmlatch-test:revoke", []byte("x"), 0)
 		if err != nil {
 			return err
 		}
@@ -239,5 +236,29 @@ func TestKnown(t *testing.T) {
 		if got, err := Known(kind); got != want || err != nil {
 			t.Errorf("%s: %t, %v", kind, got, err)
 		}
+	}
+}
+
+// TestNoLink: who has the ring can neither put it, nor its key, where it would
+// outlive its processes, nor give rights away.
+func TestNoLink(t *testing.T) {
+	err := Apart(func(r *Ring) error {
+		key, err := r.Add(User, "vmlatch-test:link", []byte("x"), 0)
+		if err != nil {
+			return err
+		}
+		for what, n := range map[string]Serial{"the ring": r.serial, "the key": key} {
+			if _, err := unix.KeyctlInt(unix.KEYCTL_LINK, int(n), unix.KEY_SPEC_USER_KEYRING, 0, 0); !errors.Is(err, unix.EACCES) {
+				t.Errorf("%s can be linked elsewhere: %v", what, err)
+				_, _ = unix.KeyctlInt(unix.KEYCTL_UNLINK, int(n), unix.KEY_SPEC_USER_KEYRING, 0, 0)
+			}
+			if err := unix.KeyctlSetperm(int(n), 0x3f3f3f3f); !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+				t.Errorf("%s can be given rights: %v", what, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

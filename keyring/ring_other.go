@@ -34,7 +34,7 @@ func Inherited() (*Ring, error) { return nil, ErrNotSupported }
 func Known(Type) (bool, error) { return false, ErrNotSupported }
 
 // Add is not supported.
-func (*Ring) Add(_ Type, _ string, payload []byte) (Serial, error) {
+func (*Ring) Add(_ Type, _ string, payload []byte, _ time.Duration) (Serial, error) {
 	Wipe(payload)
 	return 0, ErrNotSupported
 }
@@ -50,9 +50,3 @@ func (*Ring) Search(Type, string) (Serial, error) { return 0, ErrNotSupported }
 
 // Revoke is not supported.
 func (*Ring) Revoke(Serial) error { return ErrNotSupported }
-
-// Expire is not supported.
-func (*Ring) Expire(Serial, time.Duration) error { return ErrNotSupported }
-
-// SetPermissions is not supported.
-func (*Ring) SetPermissions(Serial, Permissions) error { return ErrNotSupported }

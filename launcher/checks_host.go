@@ -129,7 +129,7 @@ var hostChecks = []Check{
 	},
 	{
 		ID: "es-on-snp-host", Severity: Warn, stage: hostStage, when: hardware(func(s *subject) bool { return s.tech.name == TechnologySEVES }),
-		Cause: "the host runs SEV-SNP: SEV-ES guests beside it are open to a known attack on their memory", Fix: `use technology = "sev-snp"`,
+		Cause: "the host runs SEV-SNP, and SEV-ES beside it does not count as secure", Fix: `use technology = "sev-snp"`,
 		Source: "CVE-2025-48514; nova, host.py",
 		look: func(s *subject) (Verdict, string) {
 			return answered(s.facts.Host.SEV.SNPEnabled, host.No, "")

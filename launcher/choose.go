@@ -214,7 +214,9 @@ func (s *Spec) choose(f *Facts, build func(*Spec, rundir.Choice) (*Plan, error))
 // refusedByHost makes the checks of a technology that are about the host.
 func (s *Spec) refusedByHost(f *Facts) error {
 	t, _ := technologyByName(s.tech)
-	err := Refusal(s.file, runChecks(&subject{spec: s, facts: f, tech: t}, hostStage))
+	results := runChecks(&subject{spec: s, facts: f, tech: t}, hostStage)
+	// A slot that is taken now may be free in a moment: a start waits for it.
+	err := Refusal(s.file, slices.DeleteFunc(results, func(r CheckResult) bool { return r.ID == freeSlots }))
 	var refused *CheckError
 	if errors.As(err, &refused) && refused.OfHost() {
 		return err
@@ -237,8 +239,8 @@ func (s *Spec) fits(f *Facts, among bool) error {
 		if r.Usable == host.No {
 			return &HostError{Want: "encrypt memory with " + s.tech, Why: r.Why, Fix: r.Fix, Check: "technology-usable", Hardware: true}
 		}
-		if among && s.tech == TechnologySEVES && f.Host.SEV != nil && f.Host.SEV.SNPEnabled == host.Yes {
-			return &HostError{Want: "protect a guest with sev-es", Why: r.Why, Fix: "use sev-snp"}
+		if weaker := s.tech == TechnologySEVES || s.tech == TechnologySEV; among && weaker && f.Host.SEV != nil && f.Host.SEV.SNPEnabled == host.Yes {
+			return &HostError{Want: "take " + s.tech + " by choice", Why: "the host runs SEV-SNP, beside which it does not count as secure", Fix: "use sev-snp, or name " + s.tech + " alone"}
 		}
 	}
 	if err := s.knows(f, t); err != nil {

@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"errors"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -89,6 +90,19 @@ func TestChoiceOfHost(t *testing.T) {
 		if plan.Technology != want || !strings.Contains(plan.Choices[0].From, why) {
 			t.Errorf("%s: %+v", why, plan.Choices[0])
 		}
+	}
+	any, err := ParseSpec([]byte(strings.Replace(text, `["sev-snp", "sev-es"]`, `["sev-snp", "sev-es", "sev"]`, 1)), "vm.toml", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var none *ChoiceError
+	if plan, err := NewPlan(any, machine(func(f *Facts) { f.SlotDir, f.Info, f.Host.SEV.SNPEnabled = t.TempDir(), recordedQEMU("7.2"), host.Yes }), testRoot); !errors.As(err, &none) {
+		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v", plan, err)
+	}
+	// A slot that is taken is waited for, and no reason to take another technology.
+	full := machine(func(f *Facts) { f.SlotDir, f.Slots = t.TempDir(), map[string]int{"sev-es": 0} })
+	if plan, err := NewPlan(any, full, testRoot); err != nil || plan.Technology != TechnologySNP {
+		t.Errorf("without a slot: %+v, %v", plan, err)
 	}
 	// Its own fault: an ID block of another policy.
 	bad, err := ParseSpec([]byte(strings.Replace(text, "technology", "id-block = \"b\"\nid-auth = \"a\"\ntechnology", 1)), "vm.toml", "/")

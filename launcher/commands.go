@@ -35,7 +35,10 @@ func (m *Machine) CheckCommand(command string, args json.RawMessage) error {
 	if command == human {
 		var h qmp.Human
 		if json.Unmarshal(args, &h) == nil {
-			word, _, _ := strings.Cut(strings.TrimSpace(h.CommandLine), " ")
+			word := strings.TrimSpace(h.CommandLine)
+			if end := strings.IndexAny(word, " \t\n\v\f\r/"); end >= 0 { // as QEMU ends it (monitor/hmp.c)
+				word = word[:end]
+			}
 			words = append(words, strings.ReplaceAll(word, "_", "-"))
 		}
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -44,7 +46,7 @@ func decodeTOML(b []byte, file string, to any) error {
 	var decode *toml.DecodeError
 	switch {
 	case err == nil:
-		return nil
+		return exactKeys(b, file, reflect.TypeOf(to))
 	case errors.As(err, &strict) && len(strict.Errors) > 0:
 		first := strict.Errors[0]
 		row, col := first.Position()
@@ -58,6 +60,55 @@ func decodeTOML(b []byte, file string, to any) error {
 		return &SpecError{File: file, Line: row, Column: col, Key: strings.Join(decode.Key(), "."), Msg: inWords(decode.Error())}
 	}
 	return &SpecError{File: file, Msg: inWords(err.Error())}
+}
+
+// exactKeys refuses keys in another case than the struct's: TOML's keys differ by
+// case, and go-toml takes them all the same.
+func exactKeys(b []byte, file string, t reflect.Type) error {
+	var tree map[string]any
+	if err := toml.Unmarshal(b, &tree); err != nil {
+		return &SpecError{File: file, Msg: inWords(err.Error())}
+	}
+	if key := inexact(tree, t); key != nil {
+		return &SpecError{File: file, Key: strings.Join(key, "."), Msg: "unknown key", Near: strings.ToLower(key[len(key)-1])}
+	}
+	return nil
+}
+
+// inexact returns the path of the first key that no tag of the type is, nil if there
+// is none.
+func inexact(v any, t reflect.Type) []string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch v := v.(type) {
+	case []any:
+		if t.Kind() == reflect.Slice {
+			for _, e := range v {
+				if key := inexact(e, t.Elem()); key != nil {
+					return key
+				}
+			}
+		}
+	case map[string]any:
+		if t.Kind() != reflect.Struct {
+			return nil // its keys are the user's
+		}
+		known := map[string]reflect.Type{}
+		for f := range t.Fields() {
+			known[f.Tag.Get("toml")] = f.Type
+		}
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			ft, ok := known[name]
+			if !ok {
+				return []string{name}
+			}
+			if key := inexact(v[name], ft); key != nil {
+				return append([]string{name}, key...)
+			}
+		}
+	}
+	return nil
 }
 
 // inWords says of a value of the wrong type what the right one is, without Go's

@@ -251,6 +251,24 @@ func TestUnknownKeys(t *testing.T) {
 	}
 }
 
+// TestKeysHaveOneCase: a key in another case is another key, and what it says must
+// not count.
+func TestKeysHaveOneCase(t *testing.T) {
+	for text, near := range map[string]string{
+		"[confidential]\nTechnology = \"sev-snp\"\n": "technology", "NAME = \"x\"\n": "name", "[[Disk]]\nimage = \"x\"\n": "disk", "[[disk]]\nImage = \"x\"\n": "image",
+		"[confidential.SEV-SNP]\nuntil = \"nothing\"\n": "sev-snp",
+	} {
+		_, err := ParseSpec([]byte(text), "f", "/")
+		var got *SpecError
+		if !errors.As(err, &got) || got.Near != near || !strings.Contains(err.Error(), "unknown key") {
+			t.Errorf("%q: %v, near %+v", text, err, got)
+		}
+	}
+	if _, err := ParseSpec([]byte("[[device]]\ndriver = \"virtio-rng-pci\"\nMAC = \"x\"\n"), "f", "/"); err != nil {
+		t.Errorf("properties are QEMU's: %v", err)
+	}
+}
+
 func TestHostDecides(t *testing.T) {
 	spec, err := ParseSpec([]byte(sevSpec), "vm.toml", "/specs")
 	if err != nil {

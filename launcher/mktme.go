@@ -17,6 +17,8 @@ type Key struct {
 	Description string       `json:"description"`
 	// Payload has no key in it: the processor makes one.
 	Payload string `json:"payload"`
+
+	object string // the argument with the handle's place
 }
 
 // keyHandle stands in a plan's command line for the handle of its key, which
@@ -62,41 +64,61 @@ func mktmeObject(b *builder) error {
 	if err != nil {
 		return err
 	}
-	b.plan.Key = &Key{Type: kind, Description: "vmlatch:" + b.spec.Name, Payload: string(payload)}
-	b.opt("-object", argv.JSON(map[string]any{"qom-type": m.Object, "id": objectID, m.HandleProperty: keyHandle}))
+	object := argv.JSON(map[string]any{"qom-type": m.Object, "id": objectID, m.HandleProperty: keyHandle})
+	b.plan.Key = &Key{Type: kind, Description: "vmlatch:" + b.spec.Name, Payload: string(payload), object: object}
+	b.opt("-object", object)
 	b.machine.Set("confidential-guest-support", objectID)
 	b.choose("key", string(kind)+", made by the processor", "technology mktme")
 	return nil
 }
 
 // withKey makes the plan's key and calls fork with the command line that names it,
-// on a thread that has the key. A machine in the foreground is tied to the calling
-// thread, so it is forked there; else the thread ends, and QEMU alone has the key.
-func (s *starter) withKey(fork func(argv []string) (int, error)) (pid int, err error) {
+// on a thread of its own that has the key. The thread ends then, and QEMU alone has
+// it; a machine in the foreground is tied to the thread that forks it, so there the
+// thread ends with the machine, when ended is closed.
+func (s *starter) withKey(fork func(argv []string) (int, error), ended <-chan struct{}) (int, error) {
 	k := s.plan.Key
 	if k == nil {
 		return fork(s.plan.Argv)
 	}
-	run := keyring.Apart
-	if s.opt.Foreground {
-		run = keyring.Here
+	type result struct {
+		pid int
+		err error
 	}
-	err = run(func(r *keyring.Ring) error {
-		serial, err := r.Add(k.Type, k.Description, []byte(k.Payload))
+	forked := make(chan result, 1)
+	go func() {
+		err := keyring.Apart(func(r *keyring.Ring) error {
+			serial, err := r.Add(k.Type, k.Description, []byte(k.Payload), 0)
+			if err != nil {
+				return err
+			}
+			pid, err := fork(k.command(s.plan.Argv, serial))
+			if err != nil {
+				return err
+			}
+			forked <- result{pid, nil}
+			if s.opt.Foreground {
+				<-ended
+			}
+			return nil
+		})
 		if errors.Is(err, keyring.ErrNoType) {
-			return &HostError{Want: "make a key for the guest", Why: err.Error(), Fix: "MKTME keys take Intel's patches for Linux; TDX, which released kernels have, is the way to a guest with a key of its own"}
+			err = &HostError{Want: "make a key for the guest", Why: err.Error(), Fix: "MKTME keys take Intel's patches for Linux; TDX, which released kernels have, is the way to a guest with a key of its own"}
 		}
 		if err != nil {
-			return err
+			forked <- result{0, err}
 		}
-		command := slices.Clone(s.plan.Argv)
-		for i, a := range command {
-			command[i] = strings.ReplaceAll(a, strconv.Quote(keyHandle), strconv.Itoa(int(serial)))
-		}
-		if pid, err = fork(command); err != nil {
-			return errors.Join(err, r.Revoke(serial)) // in the foreground the ring lives on
-		}
-		return nil
-	})
-	return pid, err
+	}()
+	r := <-forked
+	return r.pid, r.err
+}
+
+// command is the plan's command line with the key's handle in the object that takes
+// it, and nowhere else.
+func (k *Key) command(argv []string, serial keyring.Serial) []string {
+	argv = slices.Clone(argv)
+	if i := slices.Index(argv, k.object); i > 0 && argv[i-1] == "-object" {
+		argv[i] = strings.Replace(k.object, strconv.Quote(keyHandle), strconv.Itoa(int(serial)), 1)
+	}
+	return argv
 }

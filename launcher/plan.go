@@ -108,8 +108,7 @@ func (b *builder) file(path, use string, measured bool) {
 }
 
 // NewPlan works out a start. It reads no file and asks nobody: equal arguments
-// give equal plans. (Between several technologies it also looks which encryption
-// slots are leased.)
+// give equal plans.
 func NewPlan(spec *Spec, facts Facts, root rundir.Root) (*Plan, error) {
 	return spec.choose(&facts, func(s *Spec, chosen rundir.Choice) (*Plan, error) {
 		return buildPlan(s, chosen, facts, root)

@@ -196,7 +196,8 @@ func (s *starter) exec() error {
 	if err := s.dir.WriteRecord(s.machine.rec); err != nil {
 		return err
 	}
-	pid, err := s.withKey(func(argv []string) (int, error) { return s.fork(argv, log) })
+	ended := make(chan struct{})
+	pid, err := s.withKey(func(argv []string) (int, error) { return s.fork(argv, log) }, ended)
 	var lacking *HostError
 	if errors.As(err, &lacking) {
 		return err
@@ -206,7 +207,7 @@ func (s *starter) exec() error {
 	}
 	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
 	s.dir.DropVMLock()
-	s.machine.own = &child{pid, make(chan struct{})}
+	s.machine.own = &child{pid, ended}
 	go func() {
 		defer close(s.machine.own.done)
 		var status syscall.WaitStatus // says less than the event log

@@ -93,6 +93,9 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 		}
 	}
 	var refusal *launcher.CheckError
+	if p == nil {
+		results = results[:1] // what a start would say; it comes no further
+	}
 	rep.Refused = errors.As(launcher.Refusal(file, results), &refusal)
 	if c.Bool("json") {
 		err = s.JSON(rep)

@@ -62,7 +62,7 @@ func (d *detector) amdTechnology(row amdRow) (usable Answer, why, fix string) {
 		return No, err.Error(), "load the module ccp, and give this user access to /dev/sev (group kvm, or a udev rule)"
 	}
 	if row.name == SEVES && d.rep.SEV.SNPEnabled == Yes {
-		return Yes, "this host runs SEV-SNP; SEV-ES guests lack its protection against the host writing to their memory", ""
+		return Yes, "this host runs SEV-SNP, and SEV-ES beside it does not count as secure", ""
 	}
 	return Yes, "", ""
 }

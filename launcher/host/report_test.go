@@ -122,12 +122,12 @@ func TestSplitPools(t *testing.T) {
 		if snp.InUse != want[0] || es.InUse != want[1] || !snp.AtLeast || !es.AtLeast {
 			t.Errorf("%s in use: %+v, %+v, want %v", current, snp, es, want)
 		}
+		if a, b := r.InUse("sev-snp"), r.InUse("sev-es"); a != snp.InUse || b != es.InUse {
+			t.Errorf("counted anew: %d, %d", a, b)
+		}
 	}
-	if n := r.InUse("sev"); n != 0 {
-		t.Errorf("%d of sev", n)
-	}
-	if n := r.InUse("sev-snp"); n != -1 {
-		t.Errorf("%d of sev-snp", n)
+	if a, b := r.InUse("sev"), r.InUse("tdx"); a != 0 || b != -1 {
+		t.Errorf("%d of sev, %d of tdx", a, b)
 	}
 }
 

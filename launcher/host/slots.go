@@ -97,14 +97,18 @@ func (d *detector) sharedSlots(add func(string, string, int, string, ...string),
 	}
 }
 
-// InUse reads the kernel's count of a pool's slots anew; -1 if it keeps none.
+// InUse counts a pool's slots anew; -1 if nobody says.
 func (r Root) InUse(pool string) int {
-	resource, ok := map[string]string{"sev": "sev", "sev-es": "sev_es", "tdx": "tdx"}[pool]
-	n, counted := (&detector{root: r}).misc("misc.current")[resource]
-	if !ok || !counted {
+	rep, err := Detect(r)
+	if err != nil {
 		return -1
 	}
-	return n
+	for _, p := range rep.Slots {
+		if p.Name == pool {
+			return p.InUse
+		}
+	}
+	return -1
 }
 
 // misc reads a file of the misc controller at the root of either hierarchy
