@@ -111,7 +111,7 @@ var checkCases = map[string]checkCase{
 	"free-slots":        {tech: "sev", host: func(f *Facts) { f.Host.Slots[0].InUse = 410 }},
 	"memory-lock":       {tech: "sev", host: func(f *Facts) { f.MaxLock = 8 << 20 }},
 	"memory-available":  {tech: "none", host: func(f *Facts) { f.Host.MemFree = 32 << 20 }},
-	"hugepages-free":    {tech: "none", add: "[memory-backend]\nhugepages = \"2MiB\"\n", host: func(f *Facts) { f.Host.HugePages = map[uint64]uint64{2 << 20: 31} }},
+	"hugepages-free":    {tech: "none", add: "[memory-backend]\nhugepages = \"2MiB\"\n", host: func(f *Facts) { f.HugePages = map[uint64]uint64{2 << 20: 31} }},
 	"es-on-snp-host":    {tech: "sev-es", host: func(f *Facts) { f.Host.SEV.SNPEnabled = host.Yes }},
 	"vmsa-features":     {tech: "sev-es", host: func(f *Facts) { f.Host.SEV.DebugSwap = host.Yes }},
 	"snp-policy-smt":    {tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"single-socket\"]\ntechnology"}},

@@ -118,12 +118,12 @@ var hostChecks = []Check{
 	},
 	{
 		ID: "hugepages-free", Severity: Refuse, stage: hostStage, key: "memory-backend.hugepages",
-		when:  func(s *subject) bool { return s.spec.Backend.HugePages != 0 && s.facts.Host.HugePages != nil },
+		when:  func(s *subject) bool { return s.spec.Backend.HugePages != 0 && s.facts.HugePages != nil },
 		Cause: "the host has too few free huge pages of the size", Fix: "reserve more (sysctl vm.nr_hugepages, or hugepages= on the kernel's command line), or leave hugepages out",
 		Source: "Linux, Documentation/admin-guide/mm/hugetlbpage.rst",
 		look: func(s *subject) (Verdict, string) {
 			size := s.spec.Backend.HugePages
-			free, need := s.facts.Host.HugePages[uint64(size)], uint64(s.spec.Memory/size)
+			free, need := s.facts.HugePages[uint64(size)], uint64(s.spec.Memory/size)
 			return verdict(free >= need, "%d of %v are free, %d are needed", free, size, need)
 		},
 	},

@@ -18,18 +18,19 @@ import (
 
 // Facts are what a plan depends on besides the spec.
 type Facts struct {
-	QEMU        string         // path of the program
-	QEMUFrom    string         // where that came from
-	Info        *host.QEMU     // what it can do; nil for plain VMs, for which it does not count
-	Emulator    []string       // program and options to put before QEMU; nil for real hardware
-	Host        *host.Report   // what the machine can do
-	Slots       map[string]int // limits of pools, by the operator
-	SlotDir     string         // where leases lie
-	MaxLock     uint64         // bytes of memory that QEMU may be allowed to pin
-	Sidecars    []Sidecar      // what the disk images demand
-	IGVMFile    bool           // the spec's firmware is an IGVM file
-	Firmware    *firmwareFacts // what the spec's firmware can do, where that decides
-	IDBlock     []byte         // content of the spec's id-block and id-auth
+	QEMU        string            // path of the program
+	QEMUFrom    string            // where that came from
+	Info        *host.QEMU        // what it can do; nil for plain VMs, for which it does not count
+	Emulator    []string          // program and options to put before QEMU; nil for real hardware
+	Host        *host.Report      // what the machine can do
+	Slots       map[string]int    // limits of pools, by the operator
+	SlotDir     string            // where leases lie
+	MaxLock     uint64            // bytes of memory that QEMU may be allowed to pin
+	Sidecars    []Sidecar         // what the disk images demand
+	IGVMFile    bool              // the spec's firmware is an IGVM file
+	Firmware    *firmwareFacts    // what the spec's firmware can do, where that decides
+	HugePages   map[uint64]uint64 // free ones by size in bytes; nil unless the spec uses them
+	IDBlock     []byte            // content of the spec's id-block and id-auth
 	IDAuth      []byte
 	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
 }
@@ -86,6 +87,9 @@ func GatherFacts(ctx context.Context, c *HostConfig, spec *Spec, emulate bool) (
 	f.IGVMFile = isIGVM(spec.Firmware.Image)
 	if len(spec.asked) > 1 {
 		f.Firmware = readFirmware(spec.Firmware.Image)
+	}
+	if spec.Backend.HugePages != 0 {
+		f.HugePages = host.Root("/").FreeHugePages()
 	}
 	if err := f.readIDBlock(spec); err != nil {
 		return f, err

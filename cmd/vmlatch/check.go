@@ -74,6 +74,7 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 		f, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
 		if root := c.String("root"); root != "" && err == nil {
 			f.Host, err = detect(root)
+			f.HugePages = host.Root(root).FreeHugePages()
 		}
 		return f, err
 	}

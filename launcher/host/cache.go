@@ -25,7 +25,7 @@ type Cache struct {
 }
 
 // cacheSchema changes with the meaning of an entry: others are asked for again.
-const cacheSchema = "vmlatch.qemu/2"
+const cacheSchema = "vmlatch.qemu/3"
 
 type cacheEntry struct {
 	Schema string   `json:"schema"`
@@ -87,17 +87,22 @@ func (c Cache) file(path string) string {
 	return filepath.Join(c.Dir, "qemu-"+hex.EncodeToString(sum[:8])+".json")
 }
 
+// kvmParameters are those that decide what guests can be made; the others tune how
+// they run.
+var kvmParameters = []string{
+	"kvm_amd/parameters/sev", "kvm_amd/parameters/sev_es", "kvm_amd/parameters/sev_snp", "kvm_amd/parameters/ciphertext_hiding_asids", "kvm_amd/parameters/npt",
+	"kvm_intel/parameters/tdx", "kvm_intel/parameters/ept",
+}
+
 // circumstances are what an answer depends on besides the program.
 func (c Cache) circumstances() (boot string, kvm []string) {
 	root := c.Root
 	if root == "" {
 		root = "/"
 	}
-	for _, module := range []string{"kvm", "kvm_amd", "kvm_intel"} {
-		dir := "sys/module/" + module + "/parameters"
-		names, _ := os.ReadDir(root.path(dir)) // sorted
-		for _, n := range names {
-			kvm = append(kvm, module+"."+n.Name()+"="+root.word(dir+"/"+n.Name()))
+	for _, p := range kvmParameters {
+		if v := root.word("sys/module/" + p); v != "" {
+			kvm = append(kvm, p+"="+v)
 		}
 	}
 	return root.word("proc/sys/kernel/random/boot_id"), kvm

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,6 +20,9 @@ func KVM() (ok bool, why string) { return Root("/").kvm() }
 func (r Root) kvm() (bool, string) {
 	if err := r.access("dev/kvm"); err != nil {
 		return false, err.Error()
+	}
+	if !r.recorded() && cpuid.CPU.HasOneOf(virtualisation) {
+		return true, "" // CPUID is asked faster than the kernel writes its file
 	}
 	f, err := os.Open(r.path("proc/cpuinfo"))
 	if err != nil {
@@ -34,6 +38,8 @@ func (r Root) kvm() (bool, string) {
 	}
 	return false, "/proc/cpuinfo lists no processor flags"
 }
+
+var virtualisation = cpuid.CombineFeatures(cpuid.VMX, cpuid.SVM)
 
 // cpuFlags reads the first processor's flags.
 func cpuFlags(r io.Reader) (flags map[string]bool, found bool) {

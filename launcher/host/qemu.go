@@ -18,15 +18,28 @@ import (
 
 // QEMU is what a QEMU was built with, found by asking it.
 type QEMU struct {
-	Path     string              `json:"path"`
-	Version  string              `json:"version"`
-	Asked    []string            `json:"asked"`              // types that were asked for
-	Objects  map[string][]string `json:"objects"`            // those of them that it has, with their properties
-	Features map[string][]string `json:"features"`           // of these types (QAPI feature flags)
-	Machines map[string]string   `json:"machines"`           // alias to type, such as q35 to pc-q35-11.1
-	Machine  []string            `json:"machine-properties"` // of q35
-	MaxCPUs  map[string]int      `json:"max-cpus"`           // of q35 and its versions
-	CPUs     []string            `json:"cpus"`
+	Path     string            `json:"path"`
+	Version  string            `json:"version"`
+	Asked    Names             `json:"asked"`              // types that were asked for
+	Objects  map[string]Names  `json:"objects"`            // those of them that it has, with their properties
+	Features map[string]Names  `json:"features"`           // of these types (QAPI feature flags)
+	Machines map[string]string `json:"machines"`           // alias to type, such as q35 to pc-q35-11.1
+	Machine  Names             `json:"machine-properties"` // of q35
+	MaxCPUs  map[string]int    `json:"max-cpus"`           // of q35 and its versions
+	CPUs     Names             `json:"cpus"`
+}
+
+// Names are written as one text with spaces between, which is read faster than a
+// list: every start reads it.
+type Names []string
+
+// MarshalText joins the names.
+func (n Names) MarshalText() ([]byte, error) { return []byte(strings.Join(n, " ")), nil }
+
+// UnmarshalText splits them.
+func (n *Names) UnmarshalText(b []byte) error {
+	*n = strings.Fields(string(b))
+	return nil
 }
 
 // HasObject says whether QEMU can make an object with all of the properties.
@@ -99,7 +112,7 @@ var objectTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg"
 // Probe asks a QEMU what it can do. more are types of objects to ask for, besides
 // those that this package knows.
 func Probe(ctx context.Context, path string, more ...string) (*QEMU, error) {
-	q := &QEMU{Path: path, Asked: append(slices.Clone(objectTypes), more...), Objects: map[string][]string{}, Features: map[string][]string{}, Machines: map[string]string{}, MaxCPUs: map[string]int{}}
+	q := &QEMU{Path: path, Asked: append(slices.Clone(objectTypes), more...), Objects: map[string]Names{}, Features: map[string]Names{}, Machines: map[string]string{}, MaxCPUs: map[string]int{}}
 	err := Ask(ctx, []string{path}, []string{"-accel", "tcg"}, q.learn)
 	if err != nil && !errors.Is(err, ErrQEMU) {
 		err = fmt.Errorf("%w: %s: %w", ErrQEMU, path, err)

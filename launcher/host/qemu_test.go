@@ -112,9 +112,9 @@ func TestCache(t *testing.T) {
 	rewrite(append(b, "# newer\n"...))
 	probe(3, "another content")
 	for file, why := range map[string]string{
-		"proc/sys/kernel/random/boot_id":         "another boot",
-		"sys/module/kvm_amd/parameters/sev_snp":  "another parameter",
-		"sys/module/kvm_amd/parameters/whatever": "one more parameter",
+		"proc/sys/kernel/random/boot_id":                        "another boot",
+		"sys/module/kvm_amd/parameters/sev_snp":                 "another parameter",
+		"sys/module/kvm_amd/parameters/ciphertext_hiding_asids": "one more parameter",
 	} {
 		was := runs()
 		if err := root.write(file, []byte("changed")); err != nil {
@@ -123,7 +123,7 @@ func TestCache(t *testing.T) {
 		probe(was+1, why)
 	}
 	was := runs()
-	for _, spoiled := range []string{"", "{", `{"schema": "vmlatch.qemu/2"}`, `{"schema": "other"}`} {
+	for _, spoiled := range []string{"", "{", `{"schema": "vmlatch.qemu/3"}`, `{"schema": "other"}`} {
 		if err := os.WriteFile(c.file(program), []byte(spoiled), 0o600); err != nil {
 			t.Fatal(err)
 		}

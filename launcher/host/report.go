@@ -3,7 +3,6 @@ package host
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -45,19 +44,18 @@ type Technology struct {
 
 // Report is what a host can do (vmlatch.host/1).
 type Report struct {
-	Schema       string            `json:"schema"`
-	Kernel       string            `json:"kernel"`
-	CPU          CPU               `json:"cpu"`
-	KVM          Technology        `json:"kvm"`
-	Technologies []Technology      `json:"technologies"`
-	Slots        []Pool            `json:"slots"`
-	SMT          Answer            `json:"smt"`
-	MemFree      uint64            `json:"memory-available"`         // bytes (MemAvailable); 0: unknown
-	HugePages    map[uint64]uint64 `json:"hugepages-free,omitempty"` // by size in bytes
-	IOMMU        IOMMU             `json:"iommu"`
-	SEV          *SEVHost          `json:"sev,omitempty"`
-	TDX          *TDXHost          `json:"tdx,omitempty"`
-	TME          *TME              `json:"tme,omitempty"`
+	Schema       string       `json:"schema"`
+	Kernel       string       `json:"kernel"`
+	CPU          CPU          `json:"cpu"`
+	KVM          Technology   `json:"kvm"`
+	Technologies []Technology `json:"technologies"`
+	Slots        []Pool       `json:"slots"`
+	SMT          Answer       `json:"smt"`
+	MemFree      uint64       `json:"memory-available"` // bytes (MemAvailable); 0: unknown
+	IOMMU        IOMMU        `json:"iommu"`
+	SEV          *SEVHost     `json:"sev,omitempty"`
+	TDX          *TDXHost     `json:"tdx,omitempty"`
+	TME          *TME         `json:"tme,omitempty"`
 }
 
 // ReportSchema names the format of reports.
@@ -114,7 +112,6 @@ func Detect(r Root) (*Report, error) {
 		d.rep.SMT = answer(w == "1")
 	}
 	d.rep.MemFree = memAvailable(d.root.word("proc/meminfo"))
-	d.hugePages()
 	d.iommu()
 	d.amd()
 	d.intel()
@@ -148,22 +145,23 @@ func (rep *Report) Technology(name string) Technology {
 	return Technology{Name: name, Usable: No, Why: "not known"}
 }
 
-// hugePages counts free pages of each size (Linux,
-// Documentation/admin-guide/mm/hugetlbpage.rst).
-func (d *detector) hugePages() {
+// FreeHugePages counts the free pages of each size in bytes (Linux,
+// Documentation/admin-guide/mm/hugetlbpage.rst); nil where there are none. Few
+// guests need to know, so [Detect] leaves it out.
+func (r Root) FreeHugePages() map[uint64]uint64 {
 	const dir = "sys/kernel/mm/hugepages"
-	sizes, err := os.ReadDir(d.root.path(dir))
+	sizes, err := os.ReadDir(r.path(dir))
 	if err != nil {
-		return
+		return nil
 	}
-	d.rep.HugePages = map[uint64]uint64{}
+	free := map[uint64]uint64{}
 	for _, e := range sizes {
 		var kib uint64
 		if n, _ := fmt.Sscanf(e.Name(), "hugepages-%dkB", &kib); n == 1 {
-			free, _ := strconv.ParseUint(d.root.word(dir+"/"+e.Name()+"/free_hugepages"), 10, 64)
-			d.rep.HugePages[kib<<10] = free
+			free[kib<<10], _ = strconv.ParseUint(r.word(dir+"/"+e.Name()+"/free_hugepages"), 10, 64)
 		}
 	}
+	return free
 }
 
 // memAvailable reads /proc/meminfo (proc(5)).
@@ -204,7 +202,7 @@ func (d *detector) parameter(name string) Answer {
 }
 
 func (d *detector) iommu() {
-	units, _ := filepath.Glob(d.root.path("sys/class/iommu/*"))
+	units, _ := os.ReadDir(d.root.path("sys/class/iommu"))
 	d.rep.IOMMU = IOMMU{Present: answer(len(units) > 0), Passthrough: Unknown}
 	options := strings.Fields(d.root.word("proc/cmdline"))
 	for _, o := range options {
