@@ -218,7 +218,7 @@ func TestSlotsOfAHost(t *testing.T) {
 			_ = p.Kill()
 		}
 	}
-	deadline(t, func() bool { return !strings.Contains(h.run("vmlatch", "ps"), "a ") })
+	within(t, "the VM does not end", func() bool { return !strings.Contains(h.run("vmlatch", "ps"), "a ") })
 	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "c")
 	waiting := h.command("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "a", "--slot-wait", "30s")
 	var said bytes.Buffer
@@ -260,14 +260,4 @@ func TestLateSlot(t *testing.T) {
 	}
 	h.clearEnded()
 	waitNothing(t, h.work)
-}
-
-func deadline(t *testing.T, done func() bool) {
-	t.Helper()
-	for range 500 {
-		if done() {
-			return
-		}
-	}
-	t.Fatal("it does not happen")
 }

@@ -93,12 +93,9 @@ func (c *Check) run(s *subject) CheckResult {
 // checkSecure makes the checks that need the spec alone.
 func (s *Spec) checkSecure() error {
 	tech, _ := technologyByName(s.tech)
-	sub := &subject{spec: s, tech: tech}
-	for _, table := range [][]Check{specChecks, deviceChecks} {
-		for i := range table {
-			if r := table[i].run(sub); r.Refuses() {
-				return s.checkError(r)
-			}
+	for _, r := range runChecks(&subject{spec: s, tech: tech}, specStage) {
+		if r.Refuses() {
+			return s.checkError(r)
 		}
 	}
 	return nil
@@ -123,11 +120,9 @@ func CheckPlan(p *Plan) []CheckResult {
 
 func runChecks(s *subject, last stage) []CheckResult {
 	var results []CheckResult
-	for _, table := range [][]Check{specChecks, deviceChecks, hostChecks, planChecks} {
-		for i := range table {
-			if table[i].stage <= last {
-				results = append(results, table[i].run(s))
-			}
+	for _, c := range Checks() {
+		if c.stage <= last {
+			results = append(results, c.run(s))
 		}
 	}
 	return results
@@ -198,27 +193,27 @@ func Refusal(file string, results []CheckResult) error {
 func CheckSpec(file string, gather func(*Spec) (Facts, error), plan func(*Spec, Facts) (*Plan, error)) ([]CheckResult, *Plan, error) {
 	spec, err := LoadSpec(file)
 	if err != nil {
-		return refusedBy(err, func() []CheckResult { return others(file, nil) })
+		return refusedBy(err, file, nil)
 	}
 	facts, err := gather(spec)
 	if err != nil {
-		return refusedBy(err, func() []CheckResult { return others(file, nil) })
+		return refusedBy(err, file, nil)
 	}
 	p, err := plan(spec, facts)
 	if err != nil {
-		return refusedBy(err, func() []CheckResult { return others(file, &facts) })
+		return refusedBy(err, file, &facts)
 	}
 	return CheckPlan(p), p, nil
 }
 
 // refusedBy puts the error that refuses a spec before the results of the checks
 // that can be made all the same.
-func refusedBy(err error, more func() []CheckResult) ([]CheckResult, *Plan, error) {
+func refusedBy(err error, file string, facts *Facts) ([]CheckResult, *Plan, error) {
 	r, ok := resultOf(err)
 	if !ok {
 		return nil, nil, err
 	}
-	rest := slices.DeleteFunc(more(), func(o CheckResult) bool { return o.ID == r.ID })
+	rest := slices.DeleteFunc(others(file, facts), func(o CheckResult) bool { return o.ID == r.ID })
 	return append([]CheckResult{r}, rest...), nil, nil
 }
 

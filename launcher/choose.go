@@ -247,7 +247,7 @@ func (s *Spec) fits(f *Facts, among bool) error {
 		return err
 	}
 	if among && f.Firmware != nil {
-		if missing := f.Firmware.lacks(s, t); missing != "" {
+		if missing := f.Firmware.lacks(t, s.KernelHashes()); missing != "" {
 			return s.errorf("firmware.image", "%s: %s", s.Firmware.Image, missing)
 		}
 	}

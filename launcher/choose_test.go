@@ -160,7 +160,7 @@ func FuzzSidecar(f *testing.F) {
 	f.Add("[policy]\nsev = [\"0x3\"]\n", "sev")
 	f.Fuzz(func(t *testing.T, text, technology string) {
 		c := Sidecar{file: "x"}
-		if decodeTOML([]byte(text), "x", &c) != nil || c.validate() != nil {
+		if _, err := decodeTOML([]byte(text), "x", &c); err != nil || c.validate() != nil {
 			return
 		}
 		spec, err := ParseSpec([]byte("[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = "+strconv.Quote(technology)+"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"d\"\n"), "vm.toml", "/")

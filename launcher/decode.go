@@ -38,10 +38,11 @@ func (e *SpecError) Error() string {
 	return fmt.Sprintf("%s: %s", at, e.Msg)
 }
 
-// decodeTOML is strict decoding with errors that name file, line and a near key.
-func decodeTOML(b []byte, file string, to any) error {
+// decodeTOML is strict decoding with errors that name file, line and a near key. It
+// also returns what the file has, as it has it.
+func decodeTOML(b []byte, file string, to any) (tree map[string]any, err error) {
 	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
-	err := d.Decode(to)
+	err = d.Decode(to)
 	var strict *toml.StrictMissingError
 	var decode *toml.DecodeError
 	switch {
@@ -51,28 +52,27 @@ func decodeTOML(b []byte, file string, to any) error {
 		first := strict.Errors[0]
 		row, col := first.Position()
 		key := first.Key()
-		return &SpecError{
+		return nil, &SpecError{
 			File: file, Line: row, Column: col, Key: strings.Join(key, "."), Msg: "unknown key",
 			Near: nearKey(reflect.TypeOf(to), key),
 		}
 	case errors.As(err, &decode):
 		row, col := decode.Position()
-		return &SpecError{File: file, Line: row, Column: col, Key: strings.Join(decode.Key(), "."), Msg: inWords(decode.Error())}
+		return nil, &SpecError{File: file, Line: row, Column: col, Key: strings.Join(decode.Key(), "."), Msg: inWords(decode.Error())}
 	}
-	return &SpecError{File: file, Msg: inWords(err.Error())}
+	return nil, &SpecError{File: file, Msg: inWords(err.Error())}
 }
 
 // exactKeys refuses keys in another case than the struct's: TOML's keys differ by
 // case, and go-toml takes them all the same.
-func exactKeys(b []byte, file string, t reflect.Type) error {
-	var tree map[string]any
+func exactKeys(b []byte, file string, t reflect.Type) (tree map[string]any, err error) {
 	if err := toml.Unmarshal(b, &tree); err != nil {
-		return &SpecError{File: file, Msg: inWords(err.Error())}
+		return nil, &SpecError{File: file, Msg: inWords(err.Error())}
 	}
 	if key := inexact(tree, t); key != nil {
-		return &SpecError{File: file, Key: strings.Join(key, "."), Msg: "unknown key", Near: strings.ToLower(key[len(key)-1])}
+		return nil, &SpecError{File: file, Key: strings.Join(key, "."), Msg: "unknown key", Near: strings.ToLower(key[len(key)-1])}
 	}
-	return nil
+	return tree, nil
 }
 
 // inexact returns the path of the first key that no tag of the type is, nil if there

@@ -69,19 +69,22 @@ func GatherFacts(ctx context.Context, c *HostConfig, spec *Spec, emulate bool) (
 	if f.QEMU, err = filepath.Abs(path); err != nil {
 		return f, err
 	}
-	if f.Host, err = host.Detect("/"); err != nil {
-		return f, err
-	}
 	f.SlotDir, f.MaxLock = c.SlotDir(), maxLock()
 	if emulate {
 		if f.Emulator, err = emulator(c); err != nil {
 			return f, err
 		}
 	}
-	if spec == nil {
-		return f, nil
+	if spec != nil {
+		if f.Sidecars, err = readSidecars(spec); err != nil {
+			return f, err
+		}
 	}
-	if f.Sidecars, err = readSidecars(spec); err != nil {
+	detect := host.DetectWithoutLog
+	if spec.needsKernelLog(f.Sidecars) {
+		detect = host.Detect
+	}
+	if f.Host, err = detect("/"); err != nil || spec == nil {
 		return f, err
 	}
 	f.IGVMFile = isIGVM(spec.Firmware.Image)

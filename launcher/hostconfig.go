@@ -56,7 +56,7 @@ func LoadHostConfig(file string, named bool) (*HostConfig, error) {
 		return nil, err
 	}
 	if err == nil {
-		if err := decodeTOML(b, file, c); err != nil {
+		if _, err := decodeTOML(b, file, c); err != nil {
 			return nil, err
 		}
 	}

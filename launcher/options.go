@@ -162,9 +162,9 @@ func readFirmware(image string) *firmwareFacts {
 	return f
 }
 
-// lacks says what the technology needs and the firmware does not have; "" for
-// nothing.
-func (f *firmwareFacts) lacks(s *Spec, t technology) string {
+// lacks says what the technology needs, with kernel hashes or without, and the
+// firmware does not have; "" for nothing.
+func (f *firmwareFacts) lacks(t technology, kernelHashes bool) string {
 	switch {
 	case f.igvm:
 		return ""
@@ -174,7 +174,7 @@ func (f *firmwareFacts) lacks(s *Spec, t technology) string {
 		return "it has no SEV metadata"
 	case t.name == TechnologyTDX && !f.tdx:
 		return "it has no TDX metadata"
-	case s.KernelHashes() && !f.hashArea:
+	case kernelHashes && !f.hashArea:
 		return "it has no area for kernel hashes"
 	}
 	return ""

@@ -42,7 +42,7 @@ func readSidecars(s *Spec) ([]Sidecar, error) {
 		if err != nil {
 			return nil, &FileError{Use: "demands of a disk image", Err: err, Spec: s.file}
 		}
-		if err := decodeTOML(b, c.file, &c); err != nil {
+		if _, err := decodeTOML(b, c.file, &c); err != nil {
 			return nil, err
 		}
 		if err := c.validate(); err != nil {
@@ -96,6 +96,18 @@ func demanded(all []Sidecar) (technologies []string, file string) {
 func (s *Spec) wantsConfidential(all []Sidecar) bool {
 	names, _ := demanded(all)
 	return names != nil || slices.ContainsFunc(s.asked, func(n string) bool { return n != TechnologyNone })
+}
+
+// needsKernelLog says whether a technology may be taken about which a check, or the
+// number of its slots, needs the kernel's log.
+func (s *Spec) needsKernelLog(all []Sidecar) bool {
+	if s == nil {
+		return false
+	}
+	names, _ := demanded(all)
+	return slices.ContainsFunc(slices.Concat(s.asked, names), func(n string) bool {
+		return n == TechnologySNP || n == TechnologyTDX || n == TechnologyMKTME
+	})
 }
 
 // satisfy compares a spec with the demands of its images. Where the spec leaves

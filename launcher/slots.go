@@ -96,53 +96,47 @@ type SlotUse struct {
 	Free   int `json:"free"` // -1: unknown, for other programs may have some
 }
 
-// SlotUses counts the slots of all pools of this host.
+// use counts a pool's slots. exact means that nobody else can have any of them.
+func (s *Slot) use(p host.Pool, exact bool) (SlotUse, error) {
+	leased, err := s.pool().Leased()
+	u := SlotUse{Pool: p, Limit: s.Size, Leased: leased, Used: max(leased, p.InUse), Free: -1}
+	if u.Limit >= 0 && (exact || u.Used >= u.Limit) {
+		u.Free = max(0, u.Limit-u.Used)
+	}
+	return u, err
+}
+
+// SlotUses counts the slots of all pools of this host, and of emulated ones that
+// have leases or a limit.
 func (f *Facts) SlotUses() ([]SlotUse, error) {
 	uses := []SlotUse{}
 	for _, p := range f.Host.Slots {
-		s := f.slot(p.Technologies[0])
-		u := SlotUse{Pool: p, Limit: s.Size, Free: -1}
-		var err error
-		if u.Leased, err = s.pool().Leased(); err != nil {
+		u, err := f.slot(p.Technologies[0]).use(p, p.InUse >= 0 && !p.AtLeast)
+		if err != nil {
 			return nil, err
-		}
-		if u.Used = max(u.Leased, p.InUse); u.Limit >= 0 && (u.Used >= u.Limit || p.InUse >= 0 && !p.AtLeast) {
-			u.Free = max(0, u.Limit-u.Used)
 		}
 		uses = append(uses, u)
 	}
-	return f.emulatedUses(uses)
-}
-
-// emulatedUses adds the pools of emulated guests that have leases or a limit.
-func (f *Facts) emulatedUses(uses []SlotUse) ([]SlotUse, error) {
 	byPool := map[string][]string{}
 	for _, t := range technologyTable() {
-		if t.pool != "" {
-			byPool[t.pool] = append(byPool[t.pool], t.name)
-		}
+		byPool[t.pool] = append(byPool[t.pool], t.name)
 	}
-	e := *f
-	e.Emulator = []string{""}
+	emulated := *f
+	emulated.Emulator = []string{""}
 	for _, name := range host.Pools {
 		technologies := byPool[name]
 		if technologies == nil {
 			continue
 		}
 		slices.Sort(technologies)
-		s := e.slot(technologies[0])
-		leased, err := s.pool().Leased()
+		s := emulated.slot(technologies[0])
+		u, err := s.use(host.Pool{Name: s.Pool, Technologies: technologies, Total: s.Size, From: s.From, InUse: -1}, true)
 		if err != nil {
 			return nil, err
 		}
-		if leased == 0 && s.Size < 0 {
-			continue
+		if u.Leased > 0 || u.Limit >= 0 {
+			uses = append(uses, u)
 		}
-		u := SlotUse{Pool: host.Pool{Name: s.Pool, Technologies: technologies, Total: s.Size, From: s.From, InUse: -1}, Limit: s.Size, Leased: leased, Used: leased, Free: -1}
-		if u.Limit >= 0 {
-			u.Free = max(0, u.Limit-u.Used)
-		}
-		uses = append(uses, u)
 	}
 	return uses, nil
 }

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -209,14 +207,12 @@ func readSpec(b []byte, file, dir string) (*Spec, error) {
 		Confidential: ConfidentialSpec{Technology: TechnologyNone},
 		Latch:        LatchSpec{Timeout: Duration(5 * time.Minute)},
 	}
-	if err := decodeTOML(b, file, s); err != nil {
+	tree, err := decodeTOML(b, file, s)
+	if err != nil {
 		return nil, err
 	}
-	var tree map[string]any
-	if err := toml.Unmarshal(b, &tree); err == nil {
-		s.set = map[string]bool{}
-		collectKeys(s.set, "", tree)
-	}
+	s.set = map[string]bool{}
+	collectKeys(s.set, "", tree)
 	if err := s.readTechnologies(); err != nil {
 		return nil, err
 	}

@@ -123,8 +123,11 @@ func printChecks(s *cli.IO, rep checkReport) error {
 		return 3
 	}
 	for _, ch := range rep.Choices {
-		if ch.What == "technology" || ch.What == "qemu" {
-			fmt.Fprintf(s.Out, "# %s: %s, %s%s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From), map[bool]string{true: label(rep.Emulated)}[ch.What == "technology"])
+		switch ch.What {
+		case "technology":
+			fmt.Fprintf(s.Out, "# %s: %s, %s%s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From), label(rep.Emulated))
+		case "qemu":
+			fmt.Fprintf(s.Out, "# %s: %s, %s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From))
 		}
 	}
 	slices.SortStableFunc(rep.Checks, func(a, b launcher.CheckResult) int { return rank(a) - rank(b) })

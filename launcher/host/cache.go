@@ -7,13 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
 // Cache keeps what QEMUs answered, a file for each path. An answer holds for one
@@ -66,9 +68,9 @@ func (c Cache) Probe(ctx context.Context, path string, more ...string) (*QEMU, e
 	if err != nil {
 		return nil, err
 	}
-	sum, hashErr := hashFile(path)
+	sum, hashErr := sev.HashFile(path)
 	if now, err := identify(path); err == nil && hashErr == nil && now == id { // else it was replaced meanwhile
-		want.QEMU, want.SHA256 = q, sum
+		want.QEMU, want.SHA256 = q, hex.EncodeToString(sum[:])
 		c.store(file, &want)
 	}
 	return q, nil
@@ -128,7 +130,7 @@ func (c Cache) load(file, path string, want *cacheEntry) *QEMU {
 		return nil
 	}
 	if have.File != want.File {
-		if sum, err := hashFile(path); err != nil || sum != have.SHA256 {
+		if sum, err := sev.HashFile(path); err != nil || hex.EncodeToString(sum[:]) != have.SHA256 {
 			return nil
 		}
 		have.File = want.File
@@ -164,14 +166,9 @@ func (c Cache) lock(file string) func() {
 	if file == "" || os.MkdirAll(c.Dir, 0o700) != nil {
 		return nil
 	}
-	f, err := os.OpenFile(strings.TrimSuffix(file, ".json")+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := flock.Open(strings.TrimSuffix(file, ".json")+".lock", unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
-			break
-		}
 	}
 	return func() { _ = f.Close() }
 }
@@ -182,17 +179,4 @@ func identify(path string) (id fileID, err error) {
 		return id, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return fileID{uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}, nil
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

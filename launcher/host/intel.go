@@ -17,10 +17,8 @@ func (d *detector) intel() {
 	if known {
 		d.rep.TDX = t
 		log := d.kernelLog()
-		if strings.Contains(log, reTDXInit) {
+		if enabled == Yes || strings.Contains(log, reTDXInit) { // KVM clears the parameter when the module does not start
 			t.Initialized = Yes
-		} else if enabled == Yes {
-			t.Initialized = Yes // KVM clears the parameter when the module does not start
 		}
 		t.Module = lastMatch(reTDXModule, log)
 		if m := regexp.MustCompile(reTDXKeyIDs).FindStringSubmatch(log); m != nil {

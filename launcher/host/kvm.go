@@ -66,14 +66,9 @@ func (r Root) access(device string) error {
 	return nil
 }
 
-// Types of KVM virtual machines (Linux, arch/x86/include/uapi/asm/kvm.h). A
-// kernel that has a type takes KVM_SEV_INIT2 for it.
-const (
-	vmTypeSEV   = 2
-	vmTypeSEVES = 3
-	vmTypeSNP   = 4
-	vmTypeTDX   = 5
-)
+// vmTypeSEV is a type of KVM virtual machines (Linux, arch/x86/include/uapi/asm/kvm.h):
+// a kernel that has it takes KVM_SEV_INIT2.
+const vmTypeSEV = 2
 
 // vmTypes asks KVM for the bits of the VM types that it offers (Linux,
 // Documentation/virt/kvm/api.rst, KVM_CAP_VM_TYPES).

@@ -98,12 +98,21 @@ type TME struct {
 
 // Detect looks at the host below a root. What it cannot find out it reports as
 // unknown; an error means that there is no host to look at.
-func Detect(r Root) (*Report, error) {
+func Detect(r Root) (*Report, error) { return (&detector{root: r}).detect() }
+
+// DetectWithoutLog leaves the kernel's log unread, which takes longer than all the
+// rest: versions of firmware, and key IDs that nothing else tells, are unknown then.
+func DetectWithoutLog(r Root) (*Report, error) {
+	return (&detector{root: r, log: new(string)}).detect()
+}
+
+func (d *detector) detect() (*Report, error) {
+	r := d.root
 	cpu, err := r.cpu()
 	if err != nil {
 		return nil, err
 	}
-	d := &detector{root: r, rep: &Report{Schema: ReportSchema, Slots: []Pool{}, Kernel: r.word("proc/sys/kernel/osrelease"), CPU: cpu, SMT: Unknown}}
+	d.rep = &Report{Schema: ReportSchema, Slots: []Pool{}, Kernel: r.word("proc/sys/kernel/osrelease"), CPU: cpu, SMT: Unknown}
 	d.rep.KVM = Technology{Name: "kvm", Usable: Yes}
 	if ok, why := r.kvm(); !ok {
 		d.rep.KVM = Technology{"kvm", No, why, "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, and give this user access to /dev/kvm"}
@@ -111,7 +120,7 @@ func Detect(r Root) (*Report, error) {
 	if w := r.word("sys/devices/system/cpu/smt/active"); w != "" {
 		d.rep.SMT = answer(w == "1")
 	}
-	d.rep.MemFree = memAvailable(d.root.word("proc/meminfo"))
+	d.rep.MemFree = memAvailable(r.word("proc/meminfo"))
 	d.iommu()
 	d.amd()
 	d.intel()

@@ -99,7 +99,7 @@ func (d *detector) sharedSlots(add func(string, string, int, string, ...string),
 
 // InUse counts a pool's slots anew; -1 if nobody says.
 func (r Root) InUse(pool string) int {
-	rep, err := Detect(r)
+	rep, err := DetectWithoutLog(r)
 	if err != nil {
 		return -1
 	}

@@ -28,6 +28,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
 // Files of a run directory.
@@ -97,37 +99,18 @@ func (r Root) lock() (unlock func(), err error) {
 	if !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("run directory %s: must be a directory of this user that nobody else can write to", r.Run)
 	}
-	f, err := openLocked(filepath.Join(r.Run, globalLock), unix.O_CREAT, unix.LOCK_EX)
+	f, err := flock.Open(filepath.Join(r.Run, globalLock), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// openLocked makes a lock file, or opens one with flags 0, and locks it. With
-// LOCK_NB a lock held elsewhere is unix.EWOULDBLOCK.
-func openLocked(name string, flags, how int) (*os.File, error) {
-	fd, err := unix.Open(name, flags|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	for {
-		if err = unix.Flock(fd, how); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
 // held says whether somebody holds a lock file. The shared lock that it tries
 // never stands in another prober's way, and nobody takes an existing lock file
 // for writing except under the global lock.
 func held(name string) (bool, error) {
-	f, err := openLocked(name, 0, unix.LOCK_SH|unix.LOCK_NB)
+	f, err := flock.Open(name, 0, unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return true, nil
@@ -194,7 +177,7 @@ func (d *Dir) make() (err error) {
 		return err
 	}
 	for name, f := range map[string]**os.File{LaunchLock: &d.launch, VMLock: &d.vm} {
-		if *f, err = openLocked(filepath.Join(dir, name), unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if *f, err = flock.Open(filepath.Join(dir, name), unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			return err
 		}
 	}
@@ -368,7 +351,7 @@ func (r Root) tryOpen(d *Dir) (*Record, error) {
 	case e.Status() != Alive:
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
 	}
-	d.launch, err = openLocked(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB)
+	d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = fmt.Errorf("%s: %w", d.Name, ErrBusy)
 	}

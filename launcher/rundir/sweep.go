@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
 // Sweep ends abandoned VMs and removes the directories of ended ones. It
@@ -103,7 +105,7 @@ func (d *Dir) claim() (Status, error) {
 	}
 	if s := e.Status(); s != Abandoned && s != Ended {
 		return "", nil
-	} else if d.launch, err = openLocked(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	} else if d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return "", err
 	} else {
 		return s, nil
@@ -161,7 +163,7 @@ func (d *Dir) waitFree(ctx context.Context) error {
 	defer cancel()
 	free := make(chan error, 1)
 	go func() { // ends with the process if the lock is never let go
-		f, err := openLocked(d.Path(VMLock), 0, unix.LOCK_SH)
+		f, err := flock.Open(d.Path(VMLock), 0, unix.LOCK_SH)
 		if err == nil {
 			err = f.Close()
 		}

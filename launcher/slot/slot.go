@@ -15,6 +15,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
 // Unlimited is the size of a pool of which nobody knows how many slots it has.
@@ -82,7 +84,7 @@ func (p Pool) Take() (*Lease, error) {
 		size = maxSlots
 	}
 	for n := range size {
-		switch f, err := open(p.path(n), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB); {
+		switch f, err := flock.Open(p.path(n), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB); {
 		case err == nil:
 			return &Lease{n, f}, nil
 		case !errors.Is(err, unix.EWOULDBLOCK):
@@ -124,7 +126,7 @@ func (p Pool) leased() (int, error) {
 		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
 		}
-		f, err := open(filepath.Join(p.dir(), e.Name()), 0, unix.LOCK_SH|unix.LOCK_NB)
+		f, err := flock.Open(filepath.Join(p.dir(), e.Name()), 0, unix.LOCK_SH|unix.LOCK_NB)
 		switch {
 		case errors.Is(err, unix.EWOULDBLOCK):
 			count++
@@ -150,27 +152,9 @@ func (p Pool) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(p.dir(), 0o700); err != nil {
 		return nil, err
 	}
-	f, err := open(filepath.Join(p.dir(), ".lock"), unix.O_CREAT, unix.LOCK_EX)
+	f, err := flock.Open(filepath.Join(p.dir(), ".lock"), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-// open opens a lock file and locks it.
-func open(name string, flags, how int) (*os.File, error) {
-	fd, err := unix.Open(name, flags|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	for {
-		if err = unix.Flock(fd, how); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, &fs.PathError{Op: "lock", Path: name, Err: err}
-	}
-	return os.NewFile(uintptr(fd), name), nil
 }
