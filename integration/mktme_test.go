@@ -174,7 +174,7 @@ func TestMKTMEHandle(t *testing.T) {
 	h := newHost(t)
 	var key keyring.Serial
 	err := keyring.Apart(func(r *keyring.Ring) (err error) {
-		if key, err = r.Add(keyring.User, "vmlatch-test:foreign", []byte("x"), 0); err != nil {
+		if key, err = r.Add(keyring.Key{Type: keyring.User, Description: "vmlatch-test:foreign", Payload: []byte("x")}); err != nil {
 			return err
 		}
 		for handle, want := range map[string]string{"0": "is no key's handle", "x": "is no key's handle", "2147483647": "is not possessed"} {

@@ -9,8 +9,10 @@
 // Credentials are a thread's, not a process's (see credentials(7)): a Go program
 // that changes keyrings on one thread finds other ones on the next. So each Ring
 // lives on a thread of its own ([Apart]) or on one that its caller has locked
-// ([Here]), and is used only within the function that gets it.
+// ([Here]), and is used only within the function that gets it. [Named] is for rings
+// that processes of one user share.
 //
-// [MKTME] writes the payload of the key type that Intel's patches for MKTME brought
+// [Check] says what the kernel would refuse of a key without a word of why. [MKTME]
+// writes the payload of the key type that Intel's patches for MKTME brought
 // and no released Linux has.
 package keyring

@@ -19,6 +19,12 @@ var (
 	ErrGone = errors.New("the key is gone")
 	// ErrDenied means that the key's permissions forbid it.
 	ErrDenied = errors.New("the key's permissions forbid it")
+	// ErrInvalid means that there can be no such key.
+	ErrInvalid = errors.New("no key can be like this")
+	// ErrCannot means that keys of this type cannot do it.
+	ErrCannot = errors.New("keys of this type cannot do that")
+	// ErrThread means that a ring was used on a thread that does not have it.
+	ErrThread = errors.New("the keyring is another thread's")
 )
 
 // Error is a keyring operation that failed.
@@ -44,5 +50,12 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %v", what, e.Why)
 }
 
-// Unwrap returns both causes.
-func (e *Error) Unwrap() []error { return []error{e.Why, e.Err} }
+// Unwrap returns the causes.
+func (e *Error) Unwrap() (causes []error) {
+	for _, err := range []error{e.Why, e.Err} {
+		if err != nil {
+			causes = append(causes, err)
+		}
+	}
+	return causes
+}

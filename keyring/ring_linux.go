@@ -13,86 +13,135 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Serial is the kernel's number of a key: its handle.
-type Serial int32
+// Ring is a session keyring, joined by the thread that may use it.
+type Ring struct {
+	serial Serial
+	thread int // 0: any
+}
 
-// Permissions of a key (keyctl_setperm(3)); those of its possessor, and of its
-// user's other processes.
-type Permissions uint32
+// Apart runs fn on a thread of its own that has joined a new anonymous ring. The
+// thread ends with fn: from then on only processes that fn started have the ring.
+func Apart(fn func(*Ring) error) error { return apart("", fn) }
 
-// Rights, for possessors.
-const (
-	PosView    Permissions = 0x01000000
-	PosRead    Permissions = 0x02000000
-	PosWrite   Permissions = 0x04000000
-	PosSearch  Permissions = 0x08000000
-	PosLink    Permissions = 0x10000000
-	PosSetAttr Permissions = 0x20000000
-	UsrView    Permissions = 0x00010000
-)
+// Named is Apart with a ring of a name. Other processes of this user join the same
+// ring by its name, as long as anybody has it. The key of a VM never belongs in one.
+func Named(name string, fn func(*Ring) error) error {
+	if err := checkRingName(name); err != nil {
+		return err
+	}
+	return apart(name, fn)
+}
 
-// Ring is an anonymous session keyring, joined by the current thread.
-type Ring struct{ serial Serial }
-
-// Apart runs fn on a thread of its own that has joined a new ring. The thread ends
-// with fn: from then on only processes that fn started have the ring.
-func Apart(fn func(*Ring) error) error {
+func apart(name string, fn func(*Ring) error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // and never unlocked, so the thread ends here
 		if unix.Gettid() == unix.Getpid() {
 			// But not this one, for Go keeps the process's first thread.
-			err := Apart(fn)
+			err := apart(name, fn)
 			runtime.UnlockOSThread()
 			done <- err
 			return
 		}
-		done <- join(fn)
+		done <- join(name, fn)
 	}()
 	return <-done
 }
 
 // Here runs fn on the current thread, which the caller has locked to its
-// goroutine, and which keeps the ring as long as it lives.
-func Here(fn func(*Ring) error) error { return join(fn) }
+// goroutine, and which keeps the anonymous ring as long as it lives.
+func Here(fn func(*Ring) error) error { return join("", fn) }
 
-func join(fn func(*Ring) error) error {
-	n, err := unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0) // 0: without a name
+func join(name string, fn func(*Ring) error) error {
+	var n int
+	var err error
+	// Nobody may link the ring to where it would outlive its processes, nor give
+	// rights on it away.
+	rights := Possessed
+	if name == "" {
+		n, err = unix.KeyctlInt(unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0)
+	} else {
+		n, err = unix.KeyctlJoinSessionKeyring(name)
+		rights |= UserView | UserSearch // or nobody could join it by its name
+	}
 	if err != nil {
 		return explain("join", "", err)
 	}
-	r := &Ring{Serial(n)}
-	// Nobody may link the ring to where it would outlive its processes, nor give
-	// rights on it away.
-	if err := r.permit(r.serial, PosView|PosRead|PosSearch|PosWrite); err != nil {
-		return err
+	r := &Ring{Serial(n), unix.Gettid()}
+	if err := r.SetPermissions(r.serial, rights); err != nil {
+		// Whoever made a ring of this name has given that right up already.
+		if d, e := r.Describe(r.serial); name == "" || e != nil || d.Permissions != rights {
+			return err
+		}
 	}
 	return fn(r)
 }
 
-// Add makes a key and wipes its payload. Only possessors of the ring have rights
-// on it: to view and search it, to read and change it if the type allows that, and
-// to revoke it. A key that expires is useless after that time, in whole seconds; 0
-// is never.
-func (r *Ring) Add(t Type, description string, payload []byte, expires time.Duration) (Serial, error) {
-	defer Wipe(payload)
-	n, err := unix.AddKey(string(t), description, payload, int(r.serial))
+// use is an error on another thread, which has other keyrings, or none.
+func (r *Ring) use(op string) error {
+	if tid := unix.Gettid(); r.thread != 0 && r.thread != tid {
+		return &Error{Op: op, Why: ErrThread, More: fmt.Sprintf("thread %d has it, this is %d", r.thread, tid)}
+	}
+	return nil
+}
+
+// Add makes a key and wipes its payload. What [Check] refuses never reaches the
+// kernel.
+func (r *Ring) Add(k Key) (Serial, error) {
+	defer Wipe(k.Payload)
+	if err := r.use("add"); err != nil {
+		return 0, err
+	}
+	if err := Check(k.Type, k.Description, k.Payload); err != nil {
+		return 0, &Error{Op: "add", Type: k.Type, Why: ErrInvalid, More: err.Error()}
+	}
+	n, err := unix.AddKey(string(k.Type), k.Description, k.Payload, int(r.serial))
 	if err != nil {
-		return 0, explain("add", t, err)
+		return 0, explain("add", k.Type, err)
 	}
 	s := Serial(n)
-	if expires > 0 {
-		_, err = unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, n, max(1, int(expires/time.Second)), 0, 0)
-		err = explain("expire", t, err)
+	if k.Expires > 0 {
+		err = r.SetTimeout(s, k.Expires)
 	}
 	if err == nil {
-		err = r.permit(s, PosView|PosSearch|PosRead|PosWrite)
+		rights := k.Permissions
+		if rights == 0 {
+			rights = Possessed
+		}
+		err = r.SetPermissions(s, rights)
 	}
 	if err != nil {
 		_ = r.Revoke(s)
 		return 0, err
 	}
 	return s, nil
+}
+
+// SetTimeout makes a key useless after a time, rounded up to whole seconds; 0 takes
+// a timeout away. It needs the right SetAttr.
+func (r *Ring) SetTimeout(s Serial, after time.Duration) error {
+	if after < 0 {
+		return &Error{Op: "expire", Why: ErrInvalid, More: "a timeout cannot be negative"}
+	}
+	return r.control("expire", unix.KEYCTL_SET_TIMEOUT, s, int((after+time.Second-1)/time.Second))
+}
+
+// SetPermissions replaces a key's permissions; without a right SetAttr among them
+// it is the last time.
+func (r *Ring) SetPermissions(s Serial, p Permissions) error {
+	return r.control("permit", unix.KEYCTL_SETPERM, s, int(p))
+}
+
+// Revoke makes a key useless at once, wherever it is held.
+func (r *Ring) Revoke(s Serial) error { return r.control("revoke", unix.KEYCTL_REVOKE, s, 0) }
+
+// control is a keyctl(2) call with a key and a number.
+func (r *Ring) control(op string, command int, s Serial, arg int) error {
+	if err := r.use(op); err != nil {
+		return err
+	}
+	_, err := unix.KeyctlInt(command, int(s), arg, 0, 0)
+	return explain(op, "", err)
 }
 
 // Known says whether the kernel has a type of key. It offers an empty payload, of
@@ -115,6 +164,9 @@ func Known(t Type) (known bool, err error) {
 
 // Read returns a key's payload; the caller wipes it.
 func (r *Ring) Read(s Serial) ([]byte, error) {
+	if err := r.use("read"); err != nil {
+		return nil, err
+	}
 	for size := 0; ; {
 		b := make([]byte, size)
 		n, err := unix.KeyctlBuffer(unix.KEYCTL_READ, int(s), b, len(b))
@@ -129,16 +181,11 @@ func (r *Ring) Read(s Serial) ([]byte, error) {
 	}
 }
 
-// Description is what the kernel tells of a key.
-type Description struct {
-	Type        Type
-	UID, GID    int
-	Permissions Permissions
-	Text        string
-}
-
 // Describe asks the kernel about a key.
 func (r *Ring) Describe(s Serial) (d Description, err error) {
+	if err := r.use("describe"); err != nil {
+		return d, err
+	}
 	text, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, int(s))
 	if err != nil {
 		return d, explain("describe", "", err)
@@ -155,25 +202,18 @@ func (r *Ring) Describe(s Serial) (d Description, err error) {
 
 // Search finds a key of the ring.
 func (r *Ring) Search(t Type, description string) (Serial, error) {
+	if err := r.use("search"); err != nil {
+		return 0, err
+	}
 	n, err := unix.KeyctlSearch(int(r.serial), string(t), description, 0)
 	return Serial(n), explain("search", t, err)
 }
 
-// Revoke makes a key useless at once, wherever it is held.
-func (r *Ring) Revoke(s Serial) error {
-	_, err := unix.KeyctlInt(unix.KEYCTL_REVOKE, int(s), 0, 0, 0)
-	return explain("revoke", "", err)
-}
-
-// permit replaces permissions; without PosSetAttr it is the last time.
-func (r *Ring) permit(s Serial, p Permissions) error {
-	return explain("permit", "", unix.KeyctlSetperm(int(s), uint32(p)))
-}
-
-// Inherited is the session keyring that the current thread has from its parent.
+// Inherited is the session keyring that the current thread has from its parent,
+// as have all threads that joined no other.
 func Inherited() (*Ring, error) {
 	n, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
-	return &Ring{Serial(n)}, explain("find", "", err)
+	return &Ring{serial: Serial(n)}, explain("find", "", err)
 }
 
 // explain puts an errno in words (add_key(2), keyctl(2)).
@@ -193,6 +233,13 @@ func explain(op string, t Type, err error) error {
 		e.Why, e.More = ErrQuota, quota()
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		e.Why = ErrDenied
+		if t == TypeMKTME && op == "add" {
+			e.More = "it takes CAP_SYS_RESOURCE or CAP_SYS_ADMIN"
+		}
+	case errors.Is(err, unix.EINVAL):
+		e.Why = ErrInvalid
+	case errors.Is(err, unix.EOPNOTSUPP):
+		e.Why = ErrCannot
 	case errors.Is(err, unix.ENOSYS):
 		e.Why = ErrNotSupported
 	}

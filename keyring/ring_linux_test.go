@@ -66,7 +66,7 @@ func TestLife(t *testing.T) {
 		var in io.WriteCloser
 		var line string
 		err := Apart(func(r *Ring) (err error) {
-			if key, err = r.Add(User, "vmlatch-test:"+how, payload, 0); err != nil {
+			if key, err = r.Add(Key{Type: User, Description: "vmlatch-test:" + how, Payload: payload}); err != nil {
 				return err
 			}
 			child = exec.Command(os.Args[0])
@@ -118,7 +118,7 @@ func TestNobodyLeft(t *testing.T) {
 	var key Serial
 	boom := errors.New("the start fails")
 	err := Apart(func(r *Ring) (err error) {
-		key, err = r.Add(User, "vmlatch-test:alone", []byte("x"), 0)
+		key, err = r.Add(Key{Type: User, Description: "vmlatch-test:alone", Payload: []byte("x")})
 		if err != nil {
 			return err
 		}
@@ -132,7 +132,7 @@ func TestNobodyLeft(t *testing.T) {
 
 func TestOperations(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:ops", []byte("content"), 0)
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:ops", Payload: []byte("content")})
 		if err != nil {
 			return err
 		}
@@ -140,13 +140,13 @@ func TestOperations(t *testing.T) {
 			t.Errorf("found %d, %v", found, err)
 		}
 		d, err := r.Describe(key)
-		if err != nil || d.Type != User || d.UID != os.Geteuid() || d.Permissions != PosView|PosSearch|PosRead|PosWrite {
+		if err != nil || d.Type != User || d.UID != os.Geteuid() || d.Permissions != Possessed {
 			t.Errorf("%+v, %v", d, err)
 		}
 		if b, err := r.Read(key); err != nil || string(b) != "content" {
 			t.Errorf("%q, %v", b, err)
 		}
-		logon, err := r.Add(Logon, "vmlatch-test:logon", []byte("unseen"), 0)
+		logon, err := r.Add(Key{Type: Logon, Description: "vmlatch-test:logon", Payload: []byte("unseen")})
 		if err != nil {
 			t.Error(err)
 		} else if _, err := r.Read(logon); err == nil {
@@ -155,14 +155,14 @@ func TestOperations(t *testing.T) {
 		if _, err := r.Search(User, "vmlatch-test:none"); !errors.Is(err, ErrGone) {
 			t.Errorf("a key that is not there: %v", err)
 		}
-		if _, err := r.Add(TypeMKTME, "vmlatch-test:mktme", []byte("type=cpu algorithm=aes-xts-128"), 0); !errors.Is(err, ErrNoType) && err != nil {
+		if _, err := r.Add(Key{Type: TypeMKTME, Description: "vmlatch-test:mktme", Payload: []byte("type=cpu algorithm=aes-xts-128")}); !errors.Is(err, ErrNoType) && err != nil {
 			t.Errorf("mktme: %v", err)
 		} else if err == nil {
 			t.Log("this kernel has mktme keys")
 		} else if !strings.Contains(err.Error(), "no such type") {
 			t.Errorf("in words: %v", err)
 		}
-		if _, err := r.Add(User, strings.Repeat("x", 5000), []byte("y"), 0); err == nil {
+		if _, err := r.Add(Key{Type: User, Description: strings.Repeat("x", 5000), Payload: []byte("y")}); err == nil {
 			t.Error("a description of 5000 characters")
 		}
 		return nil
@@ -183,7 +183,7 @@ func TestQuota(t *testing.T) {
 	}
 	err := Apart(func(r *Ring) error {
 		for i := range 100_000 {
-			if _, err := r.Add(User, fmt.Sprintf("vmlatch-test:quota%d", i), []byte("x"), 0); err != nil {
+			if _, err := r.Add(Key{Type: User, Description: fmt.Sprintf("vmlatch-test:quota%d", i), Payload: []byte("x")}); err != nil {
 				return err
 			}
 		}
@@ -196,7 +196,7 @@ func TestQuota(t *testing.T) {
 
 func TestExpire(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:expire", []byte("x"), time.Second)
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:expire", Payload: []byte("x"), Expires: time.Second})
 		if err != nil {
 			return err
 		}
@@ -214,7 +214,7 @@ func TestExpire(t *testing.T) {
 
 func TestRevoke(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:revoke", []byte("x"), 0)
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:revoke", Payload: []byte("x")})
 		if err != nil {
 			return err
 		}
@@ -243,7 +243,7 @@ func TestKnown(t *testing.T) {
 // outlive its processes, nor give rights away.
 func TestNoLink(t *testing.T) {
 	err := Apart(func(r *Ring) error {
-		key, err := r.Add(User, "vmlatch-test:link", []byte("x"), 0)
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:link", Payload: []byte("x")})
 		if err != nil {
 			return err
 		}
@@ -260,5 +260,163 @@ func TestNoLink(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNamed: a named ring is one for all who name it, and gone with the last.
+func TestNamed(t *testing.T) {
+	name := fmt.Sprintf("vmlatch-test-%d", os.Getpid())
+	var key Serial
+	err := Named(name, func(r *Ring) (err error) {
+		if key, err = r.Add(Key{Type: User, Description: "vmlatch-test:named", Payload: []byte("shared")}); err != nil {
+			return err
+		}
+		return Named(name, func(same *Ring) error {
+			if same.serial != r.serial {
+				t.Errorf("ring %d, the other thread has %d", same.serial, r.serial)
+			}
+			if b, err := same.Read(key); err != nil || string(b) != "shared" {
+				t.Errorf("%q, %v", b, err)
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitGone(t, key)
+	for _, bad := range []string{"", ".hidden", "_uid.0", "a\x00b"} {
+		if err := Named(bad, func(*Ring) error { t.Error("joined"); return nil }); err == nil {
+			t.Errorf("%q is a name", bad)
+		}
+	}
+}
+
+// TestThread: a ring that is used where it is not is an error, not another key.
+func TestThread(t *testing.T) {
+	err := Apart(func(r *Ring) error {
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:thread", Payload: []byte("x")})
+		if err != nil {
+			return err
+		}
+		return Apart(func(*Ring) error {
+			payload := []byte("y")
+			for what, err := range map[string]error{
+				"add":      second(r.Add(Key{Type: User, Description: "vmlatch-test:other", Payload: payload})),
+				"read":     second(r.Read(key)),
+				"describe": second(r.Describe(key)),
+				"search":   second(r.Search(User, "vmlatch-test:thread")),
+				"expire":   r.SetTimeout(key, time.Hour),
+				"permit":   r.SetPermissions(key, View),
+				"revoke":   r.Revoke(key),
+			} {
+				if !errors.Is(err, ErrThread) {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			if payload[0] != 0 {
+				t.Error("the payload was not wiped")
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// TestRights: who may may change them, and once that right is gone nobody may.
+func TestRights(t *testing.T) {
+	err := Apart(func(r *Ring) error {
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:rights", Payload: []byte("x"), Permissions: Possessed | SetAttr})
+		if err != nil {
+			return err
+		}
+		if err := r.SetTimeout(key, 90*time.Minute); err != nil {
+			t.Error(err)
+		}
+		if err := r.SetTimeout(key, -time.Second); !errors.Is(err, ErrInvalid) {
+			t.Errorf("a negative timeout: %v", err)
+		}
+		if err := r.SetTimeout(key, 0); err != nil {
+			t.Error(err)
+		}
+		if err := r.SetPermissions(key, View); err != nil {
+			t.Error(err)
+		}
+		if _, err := r.Read(key); !errors.Is(err, ErrDenied) {
+			t.Errorf("read without the right: %v", err)
+		}
+		if d, err := r.Describe(key); err != nil || d.Permissions != View {
+			t.Errorf("%+v, %v", d, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestInvalid: what cannot be a key does not reach the kernel, and no payload is
+// shown or kept.
+func TestInvalid(t *testing.T) {
+	err := Apart(func(r *Ring) error {
+		payload := []byte("type=user algorithm=aes-xts-128 key=5ec2e7")
+		_, err := r.Add(Key{Type: TypeMKTME, Description: "vmlatch-test:invalid", Payload: payload})
+		if !errors.Is(err, ErrInvalid) || strings.Contains(err.Error(), "5ec2e7") || !bytes.Equal(payload, make([]byte, len(payload))) {
+			t.Errorf("%v, payload %q", err, payload)
+		}
+		// The kernel makes keys of these two types itself, if it has their parts.
+		master := []byte(strings.Repeat("m", 32))
+		if _, err := r.Add(Key{Type: User, Description: "vmlatch-test-master", Payload: master}); err != nil {
+			return err
+		}
+		for kind, payload := range map[Type]string{Encrypted: "new user:vmlatch-test-master 32", Trusted: "new 32"} {
+			key, err := r.Add(Key{Type: kind, Description: "vmlatch-test:" + string(kind), Payload: []byte(payload)})
+			if errors.Is(err, ErrNoType) {
+				t.Logf("%s: %v", kind, err)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if d, err := r.Describe(key); err != nil || d.Type != kind {
+				t.Errorf("%+v, %v", d, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWords: each errno has its own.
+func TestWords(t *testing.T) {
+	for _, c := range []struct {
+		op   string
+		kind Type
+		err  error
+		why  error
+		text string
+	}{
+		{"add", TypeMKTME, unix.ENODEV, ErrNoType, "add key of type mktme: this kernel has no such type of key"},
+		{"add", TypeMKTME, unix.ENOKEY, ErrNoneFree, "add key of type mktme: no key ID is free"},
+		{"add", TypeMKTME, unix.EACCES, ErrDenied, "CAP_SYS_ADMIN"},
+		{"read", "", unix.ENOKEY, ErrGone, "read key: the key is gone"},
+		{"read", "", unix.EKEYREVOKED, ErrGone, "read key: the key is gone"},
+		{"read", "", unix.EKEYEXPIRED, ErrGone, "read key: the key is gone"},
+		{"read", Logon, unix.EOPNOTSUPP, ErrCannot, "cannot do that"},
+		{"add", User, unix.EDQUOT, ErrQuota, "quota of keys is used up (keys "},
+		{"add", User, unix.EINVAL, ErrInvalid, "no key can be like this"},
+		{"join", "", unix.ENOSYS, ErrNotSupported, "not supported on this system"},
+		{"add", User, unix.ENOMEM, nil, "add key of type user: cannot allocate memory"},
+	} {
+		err := explain(c.op, c.kind, c.err)
+		if !errors.Is(err, c.err) || c.why != nil && !errors.Is(err, c.why) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%s %s %v: %v, want %q", c.op, c.kind, c.err, err, c.text)
+		}
 	}
 }

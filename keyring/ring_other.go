@@ -4,25 +4,19 @@ package keyring
 
 import "time"
 
-// Serial is the kernel's number of a key.
-type Serial int32
-
-// Permissions of a key.
-type Permissions uint32
-
-// Description is what the kernel tells of a key.
-type Description struct {
-	Type        Type
-	UID, GID    int
-	Permissions Permissions
-	Text        string
-}
-
-// Ring is an anonymous session keyring; there are none on this system.
+// Ring is a session keyring; there are none on this system.
 type Ring struct{}
 
 // Apart is not supported.
 func Apart(func(*Ring) error) error { return ErrNotSupported }
+
+// Named is not supported.
+func Named(name string, _ func(*Ring) error) error {
+	if err := checkRingName(name); err != nil {
+		return err
+	}
+	return ErrNotSupported
+}
 
 // Here is not supported.
 func Here(func(*Ring) error) error { return ErrNotSupported }
@@ -34,8 +28,8 @@ func Inherited() (*Ring, error) { return nil, ErrNotSupported }
 func Known(Type) (bool, error) { return false, ErrNotSupported }
 
 // Add is not supported.
-func (*Ring) Add(_ Type, _ string, payload []byte, _ time.Duration) (Serial, error) {
-	Wipe(payload)
+func (*Ring) Add(k Key) (Serial, error) {
+	Wipe(k.Payload)
 	return 0, ErrNotSupported
 }
 
@@ -47,6 +41,12 @@ func (*Ring) Describe(Serial) (Description, error) { return Description{}, ErrNo
 
 // Search is not supported.
 func (*Ring) Search(Type, string) (Serial, error) { return 0, ErrNotSupported }
+
+// SetTimeout is not supported.
+func (*Ring) SetTimeout(Serial, time.Duration) error { return ErrNotSupported }
+
+// SetPermissions is not supported.
+func (*Ring) SetPermissions(Serial, Permissions) error { return ErrNotSupported }
 
 // Revoke is not supported.
 func (*Ring) Revoke(Serial) error { return ErrNotSupported }

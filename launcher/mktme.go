@@ -88,7 +88,7 @@ func (s *starter) withKey(fork func(argv []string) (int, error), ended <-chan st
 	forked := make(chan result, 1)
 	go func() {
 		err := keyring.Apart(func(r *keyring.Ring) error {
-			serial, err := r.Add(k.Type, k.Description, []byte(k.Payload), 0)
+			serial, err := r.Add(keyring.Key{Type: k.Type, Description: k.Description, Payload: []byte(k.Payload)})
 			if err != nil {
 				return err
 			}
