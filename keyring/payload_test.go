@@ -40,9 +40,9 @@ func TestMKTMEPayload(t *testing.T) {
 func TestParseMKTME(t *testing.T) {
 	hex16 := strings.Repeat("ab", 16)
 	for payload, want := range map[string]string{ // "" or a part of the error
-		"type=cpu algorithm=aes-xts-128": "",
-		"algorithm=aes-xts-128 type=cpu": "",
-		"type=no-encrypt":                "",
+		"type=cpu algorithm=aes-xts-128":                                         "",
+		"algorithm=aes-xts-128 type=cpu":                                         "",
+		"type=no-encrypt":                                                        "",
 		"type=user algorithm=aes-xts-128 key=" + hex16 + " tweak=" + hex16:       "",
 		"type=user algorithm=aes-xts-128 key=" + hex16:                           "16 bytes each",
 		"type=user algorithm=aes-xts-128 key=" + hex16 + "00 tweak=" + hex16:     "32 digits",
