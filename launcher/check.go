@@ -174,6 +174,17 @@ func approve(p *Plan) (warnings []CheckResult, err error) {
 	return warnings, Refusal(p.spec.file, results)
 }
 
+// Replaceable is the error of a plan that could not take the place of a running VM
+// of its name: what that VM has, such as its slot, will be free.
+func (p *Plan) Replaceable() error {
+	if err := p.CheckFiles(); err != nil {
+		return err
+	}
+	return Refusal(p.spec.file, slices.DeleteFunc(CheckPlan(p), func(r CheckResult) bool {
+		return slices.Contains([]string{nameFree, freeSlots, freeHugePages, memoryAvailable}, r.ID)
+	}))
+}
+
 // Refusal is the error of results of which some refuse; nil if none does.
 func Refusal(file string, results []CheckResult) error {
 	var failed []CheckResult

@@ -34,8 +34,10 @@ func answered(a, want host.Answer, format string, args ...any) (Verdict, string)
 // Checks that a start treats in their own way: it may wait for a slot, and a name
 // that is taken is nobody's fault.
 const (
-	freeSlots = "free-slots"
-	nameFree  = "name-free"
+	freeSlots       = "free-slots"
+	freeHugePages   = "hugepages-free"
+	memoryAvailable = "memory-available"
+	nameFree        = "name-free"
 )
 
 // hostChecks need the host and its QEMU besides the spec.
@@ -109,7 +111,7 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "memory-available", Severity: Warn, stage: hostStage, key: "memory", when: func(s *subject) bool { return s.facts.Host.MemFree > 0 },
+		ID: memoryAvailable, Severity: Warn, stage: hostStage, key: "memory", when: func(s *subject) bool { return s.facts.Host.MemFree > 0 },
 		Cause: "the guest may get more memory than the host has left; what is encrypted cannot be swapped out", Fix: "lower memory, or stop another VM",
 		Source: "cloud-hypervisor#8501; nova, AMD SEV spec",
 		look: func(s *subject) (Verdict, string) {
@@ -117,7 +119,7 @@ var hostChecks = []Check{
 		},
 	},
 	{
-		ID: "hugepages-free", Severity: Refuse, stage: hostStage, key: "memory-backend.hugepages",
+		ID: freeHugePages, Severity: Refuse, stage: hostStage, key: "memory-backend.hugepages",
 		when:  func(s *subject) bool { return s.spec.Backend.HugePages != 0 && s.facts.HugePages != nil },
 		Cause: "the host has too few free huge pages of the size", Fix: "reserve more (sysctl vm.nr_hugepages, or hugepages= on the kernel's command line), or leave hugepages out",
 		Source: "Linux, Documentation/admin-guide/mm/hugetlbpage.rst",

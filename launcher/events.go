@@ -1,38 +1,110 @@
 package launcher
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"io"
-	"os"
+	"time"
+
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// loggedEvent is a line of an event log, as far as the launcher reads it.
-type loggedEvent struct {
-	Event string `json:"event"`
-	Data  struct {
-		Guest  bool   `json:"guest"`
-		Reason string `json:"reason"`
-	} `json:"data"`
+// Event is a line of a VM's event log (vmlatch.event/1). Its data may come from the
+// guest.
+type Event struct {
+	Time time.Time       `json:"time"`
+	Name string          `json:"event"` // QEMU's word (qapi/*.json), or EventEnded
+	Data json.RawMessage `json:"data,omitempty"`
 }
 
-// tailEvents reads the events in the last n bytes of a log. Lines that are no
-// events (greeting, replies, the beginning that was cut off) are skipped.
-func tailEvents(f *os.File, n int64) ([]loggedEvent, error) {
+// EventEnded is made here, not by QEMU: the last event of a VM, with how it ended as
+// its data.
+const EventEnded = "VMLATCH_ENDED"
+
+// EndedEvent is the last event of a VM that has ended.
+func EndedEvent(exit Exit) (Event, error) {
+	data, err := json.Marshal(exit)
+	return Event{time.Now().UTC(), EventEnded, data}, err
+}
+
+// maxEventLine is the longest line of an event log that is read. Events have some
+// hundred bytes; a panic's text comes from the guest.
+const maxEventLine = 1 << 20
+
+// EventWriter takes an event log apart as it is written to it. What is no event
+// (greeting, replies, a cut or an endless line) is skipped.
+type EventWriter struct {
+	Emit    func(Event) error
+	pending []byte // a line without its end
+	skip    bool   // until the end of a line that is too long
+}
+
+// Write returns Emit's errors.
+func (w *EventWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		line, more, ended := bytes.Cut(rest, []byte("\n"))
+		rest = more
+		if !w.skip {
+			w.pending = append(w.pending, line...)
+		}
+		if len(w.pending) > maxEventLine {
+			w.pending, w.skip = nil, true
+		}
+		if !ended {
+			break
+		}
+		line, w.pending = w.pending, w.pending[:0]
+		if w.skip {
+			w.skip = false
+			continue
+		}
+		if e, ok := parseEvent(line); ok {
+			if err := w.Emit(e); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return len(p), nil
+}
+
+// parseEvent reads an event as QEMU writes it (docs/interop/qmp-spec).
+func parseEvent(line []byte) (Event, bool) {
+	var e struct {
+		Event     string
+		Data      json.RawMessage
+		Timestamp struct{ Seconds, Microseconds int64 }
+	}
+	if json.Unmarshal(bytes.TrimSpace(line), &e) != nil || e.Event == "" {
+		return Event{}, false
+	}
+	t := time.Unix(e.Timestamp.Seconds, e.Timestamp.Microseconds*1000).UTC()
+	if y := t.Year(); y < 0 || y > 9999 { // JSON has no other
+		return Event{}, false
+	}
+	return Event{t, e.Event, e.Data}, true
+}
+
+// maxEventsTail is how much of an event log is read for the last events.
+const maxEventsTail = 64 << 10
+
+// tailEvents reads the last events of a VM's log.
+func tailEvents(d *rundir.Dir) (events []Event, err error) {
+	f, err := d.OpenLog(rundir.EventsLog, false)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	from := max(0, info.Size()-n)
-	lines := bufio.NewScanner(io.NewSectionReader(f, from, n))
-	lines.Buffer(make([]byte, 4096), int(n)+1)
-	var out []loggedEvent
-	for lines.Scan() {
-		var e loggedEvent
-		if json.Unmarshal(bytes.TrimSpace(lines.Bytes()), &e) == nil && e.Event != "" {
-			out = append(out, e)
-		}
+	w := &EventWriter{Emit: func(e Event) error {
+		events = append(events, e)
+		return nil
+	}}
+	from := max(0, info.Size()-maxEventsTail)
+	if _, err := io.Copy(w, io.NewSectionReader(f, from, maxEventsTail)); err != nil {
+		return nil, err
 	}
-	return out, lines.Err()
+	return events, nil
 }

@@ -412,11 +412,11 @@ func TestReadExit(t *testing.T) {
 		line("GUEST_PANICKED", `{"action": "pause"}`) + line("SHUTDOWN", `{"reason": "x"}`):     {Reason: "guest-panic", Guest: true},
 		"garbage\n" + line("SHUTDOWN", `{"guest": false, "reason": "host-signal"}`) + "{\"even": {Reason: "host-signal"},
 	} {
-		file := filepath.Join(t.TempDir(), "events.log")
-		if err := os.WriteFile(file, []byte(log), 0o600); err != nil {
+		d := &rundir.Dir{Name: "vm", State: t.TempDir()}
+		if err := os.WriteFile(d.LogPath(rundir.EventsLog), []byte(log), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := ReadExit(file); err != nil || got != want {
+		if got, err := ReadExit(d); err != nil || got != want {
 			t.Errorf("%q: %+v, %v, want %+v", log, got, err, want)
 		}
 	}

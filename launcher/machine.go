@@ -2,9 +2,9 @@ package launcher
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,8 +82,14 @@ func (m *Machine) QMP(ctx context.Context) (*qmp.Conn, error) {
 	return c, nil
 }
 
-// become records a new state. The record is written before anything relies on it.
+// become records a new state.
 func (m *Machine) become(to State, change func(*rundir.Record)) error {
+	return m.step(to, change, func() error { return nil })
+}
+
+// step does what brings the machine to a new state. The record is written before
+// that, and put in place after: a full disk fails before anything has happened.
+func (m *Machine) step(to State, change func(*rundir.Record), act func() error) error {
 	if err := checkTransition(m.State(), to); err != nil {
 		return fmt.Errorf("%s: %w", m.rec.Name, err)
 	}
@@ -96,8 +102,15 @@ func (m *Machine) become(to State, change func(*rundir.Record)) error {
 	if change != nil {
 		change(&next)
 	}
-	if err := m.dir.WriteRecord(&next); err != nil {
+	if err := m.dir.StageRecord(&next); err != nil {
 		return fmt.Errorf("%s: record: %w", m.rec.Name, err)
+	}
+	if err := act(); err != nil {
+		m.dir.UnstageRecord()
+		return err
+	}
+	if err := m.dir.CommitRecord(); err != nil {
+		return fmt.Errorf("%s: it is %s now, but its record is not: %w", m.rec.Name, to, err)
 	}
 	m.rec = &next
 	return nil
@@ -160,15 +173,17 @@ func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	err = qmp.SEVInjectLaunchSecret{PacketHeader: p.Header, Secret: p.Secret, GPA: p.GPA}.Execute(ctx, conn)
-	if err != nil {
-		return platformError(m.rec.Name, "the platform refused the secret", m.lastWords(err))
-	}
-	return m.become(Provisioned, func(r *rundir.Record) {
+	return m.step(Provisioned, func(r *rundir.Record) {
 		r.SEV.Secret = true
 		if r.Latch.Until == UntilSecret {
 			r.Latch.Open, r.Latch.Verified = true, true
 		}
+	}, func() error {
+		err := qmp.SEVInjectLaunchSecret{PacketHeader: p.Header, Secret: p.Secret, GPA: p.GPA}.Execute(ctx, conn)
+		if err != nil {
+			return platformError(m.rec.Name, "the platform refused the secret", m.lastWords(err))
+		}
+		return nil
 	})
 }
 
@@ -186,15 +201,17 @@ func (m *Machine) Release(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	if err := (qmp.Cont{}).Execute(ctx, conn); err != nil {
-		return platformError(m.rec.Name, "release", m.lastWords(err))
-	}
-	return m.become(Running, func(r *rundir.Record) {
+	return m.step(Running, func(r *rundir.Record) {
 		now := time.Now().UTC()
 		r.Released, r.Settled = &now, true
 		if r.Latch.Until == UntilIDBlock { // or the platform had not let it run
 			r.Latch.Verified = true
 		}
+	}, func() error {
+		if err := (qmp.Cont{}).Execute(ctx, conn); err != nil {
+			return platformError(m.rec.Name, "release", m.lastWords(err))
+		}
+		return nil
 	})
 }
 
@@ -219,19 +236,13 @@ func latchOpener(until string) string {
 
 // Wait returns when the machine's process has ended, and how the guest ended.
 func (m *Machine) Wait(ctx context.Context) (Exit, error) {
-	p, err := m.dir.OpenProcess(m.rec.PID)
-	if err == nil {
-		defer p.Close()
-		if err := p.Wait(ctx); err != nil {
-			return Exit{}, err
-		}
-	} else if !errors.Is(err, rundir.ErrNotFound) {
+	if err := m.dir.WaitEnd(ctx, &rundir.Entry{Record: m.rec}); err != nil {
 		return Exit{}, err
 	}
 	if m.own != nil {
 		<-m.own.done
 	}
-	return ReadExit(m.dir.LogPath(rundir.EventsLog))
+	return ReadExit(m.dir)
 }
 
 // Kill ends the machine at once and waits for its end. It needs nothing but the
@@ -329,27 +340,19 @@ const ReasonPoweredOff = "guest-shutdown"
 // Clean says whether the guest powered off by itself.
 func (e Exit) Clean() bool { return e.Reason == ReasonPoweredOff }
 
-// maxEventsTail is how much of an event log is read for the last event.
-const maxEventsTail = 64 << 10
-
-// ReadExit reads how a guest ended from its event log. A log that does not end
+// ReadExit reads how a VM's guest ended from its event log. A log that does not end
 // with SHUTDOWN belongs to a QEMU that was killed or crashed.
-func ReadExit(eventsLog string) (Exit, error) {
-	f, err := os.Open(eventsLog)
-	if err != nil {
-		return Exit{}, err
-	}
-	defer f.Close()
-	events, err := tailEvents(f, maxEventsTail)
+func ReadExit(d *rundir.Dir) (Exit, error) {
+	events, err := tailEvents(d)
 	if err != nil {
 		return Exit{}, err
 	}
 	exit := Exit{Reason: "killed"}
 	for _, e := range events {
-		switch e.Event {
+		switch e.Name {
 		case qmp.EventShutdown:
-			exit = Exit{Reason: e.Data.Reason, Guest: e.Data.Guest}
-			if exit.Reason == "" {
+			exit = Exit{}
+			if json.Unmarshal(e.Data, &exit) != nil || exit.Reason == "" {
 				exit.Reason = "unknown"
 			}
 		case qmp.EventGuestPanicked:

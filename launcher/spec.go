@@ -216,14 +216,25 @@ func readSpec(b []byte, file, dir string) (*Spec, error) {
 	if err := s.readTechnologies(); err != nil {
 		return nil, err
 	}
-	s.fill()
+	if err := s.fill(); err != nil {
+		return nil, err
+	}
 	return s, s.validate()
 }
 
 // fill sets the defaults that depend on other values, and makes paths absolute.
-func (s *Spec) fill() {
+func (s *Spec) fill() error {
 	if s.Name == "" {
 		s.Name = strings.TrimSuffix(filepath.Base(s.file), filepath.Ext(s.file))
+	}
+	for key, p := range map[string]*string{
+		"owner-cert": &s.Confidential.OwnerCert, "session": &s.Confidential.Session,
+		"id-block": &s.Confidential.IDBlock, "id-auth": &s.Confidential.IDAuth,
+	} {
+		var err error
+		if *p, err = CredentialFile(*p); err != nil {
+			return &SpecError{File: s.file, Key: "confidential." + key, Msg: err.Error(), Fix: "the unit must have LoadCredential=NAME:FILE, and start vmlatch; elsewhere name the file itself"}
+		}
 	}
 	for _, p := range []*string{
 		&s.Firmware.Image, &s.Firmware.Vars, &s.Kernel.Image, &s.Kernel.Initrd,
@@ -244,6 +255,27 @@ func (s *Spec) fill() {
 			}
 		}
 	}
+	return nil
+}
+
+// CredentialPrefix begins the name of a file that the service manager hands over
+// (systemd.exec(5), LoadCredential=).
+const CredentialPrefix = "credential:"
+
+// CredentialFile is the path behind credential:NAME; another text stays as it is.
+func CredentialFile(text string) (string, error) {
+	name, ok := strings.CutPrefix(text, CredentialPrefix)
+	if !ok {
+		return text, nil
+	}
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):
+		return "", fmt.Errorf("%q: no credential can have this name", text)
+	case !filepath.IsAbs(dir):
+		return "", fmt.Errorf("%s: no service manager has given this process credentials", text)
+	}
+	return filepath.Join(dir, name), nil
 }
 
 // fillFor sets the defaults that depend on the technology.
@@ -324,6 +356,14 @@ func (s *Spec) From(key string) string {
 		return "spec"
 	}
 	return "default"
+}
+
+// path is the spec's file, wherever its reader stands; "" if it was no file.
+func (s *Spec) path() string {
+	if s.file == "" {
+		return ""
+	}
+	return filepath.Join(s.dir, filepath.Base(s.file))
 }
 
 func (s *Spec) errorf(key, format string, args ...any) error {

@@ -23,6 +23,8 @@ type StartOptions struct {
 	// goes, and other commands take it further. Without it a machine whose
 	// launching process dies is ended by the next command.
 	Hold bool
+	// Unit is the service manager's unit that the machine belongs to, for the record.
+	Unit string
 	// Step is told the name of each step (reserve, sockets, exec, connect, query,
 	// paused) before it is taken; nil is fine.
 	Step func(step string)
@@ -257,6 +259,7 @@ func (s *starter) newRecord() *rundir.Record {
 	return &rundir.Record{
 		Schema: rundir.RecordSchema, Name: s.plan.Name, Technology: s.plan.Technology, Emulated: s.plan.Emulated,
 		State: string(Launching), Started: time.Now().UTC(), QEMU: s.plan.Argv[0],
+		Origin: rundir.Origin{Spec: s.plan.spec.path(), Hold: s.opt.Hold, Foreground: s.opt.Foreground, Unit: s.opt.Unit},
 		Memory: spec.Memory.String(), CPUs: spec.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
 		Latch: rundir.Latch{Until: spec.Latch.Until, Open: spec.Latch.Until != UntilSecret},
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 
 	urfave "github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -25,13 +26,18 @@ var errDetached = errors.New("detached")
 func newConsole(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "console", Usage: "attach to a VM's serial console", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
-		Description: `Ctrl-] detaches. One client can be attached at a time. Where standard output is
-no terminal, control characters of the guest are escaped.
+		Description: `Ctrl-] detaches; the VM goes on. One client can be attached at a time. Where standard
+output is no terminal, control characters of the guest are escaped.
 
-Example:
+A serial line does not carry the size of a window. "resize" (of xterm), run in the
+guest, asks this terminal for it. With --resize the command that sets it is typed for
+you, now and whenever the window changes: use it at a shell's prompt.
 
-   vmlatch console guest`,
-		Flags: hostFlags(),
+Examples:
+
+   vmlatch console guest
+   vmlatch console --resize guest`,
+		Flags: hostFlags(&urfave.BoolFlag{Name: "resize", Usage: `type "stty rows … cols …" when the window's size changes`}),
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "NAME")
 			if err != nil {
@@ -48,9 +54,12 @@ Example:
 			defer console.Close()
 			if s.OutIsTerminal() {
 				s.Say("attached to %s; Ctrl-] detaches", args[0])
+			} else if c.Bool("resize") {
+				return cli.Usagef("--resize: there is no terminal")
 			}
-			err = showConsole(c.Context, s, console)
+			err = showConsole(c.Context, s, console, c.Bool("resize"))
 			if errors.Is(err, errDetached) {
+				s.Say("detached from %s", args[0])
 				return nil
 			}
 			return err
@@ -58,7 +67,15 @@ Example:
 	}
 }
 
-func openConsole(root rundir.Root, name string) (net.Conn, error) {
+// attachedConsole is a console that nobody else can attach to meanwhile.
+type attachedConsole struct {
+	net.Conn
+	lock *os.File
+}
+
+func (a *attachedConsole) Close() error { return errors.Join(a.Conn.Close(), a.lock.Close()) }
+
+func openConsole(root rundir.Root, name string) (io.ReadWriteCloser, error) {
 	d, e, err := root.Find(name)
 	if err != nil {
 		return nil, err
@@ -66,23 +83,34 @@ func openConsole(root rundir.Root, name string) (net.Conn, error) {
 	if !e.VMHeld {
 		return nil, fmt.Errorf("%s: %w", name, rundir.ErrNotFound)
 	}
+	lock, err := d.LockConsole()
+	if errors.Is(err, rundir.ErrBusy) {
+		return nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: another client is attached to its console", name), `"vmlatch logs --follow NAME" only looks`)
+	}
+	if err != nil {
+		return nil, err
+	}
 	c, err := net.Dial("unix", d.Path(rundir.ConsoleSocket))
 	if err != nil {
+		_ = lock.Close()
 		return nil, fmt.Errorf("%s: console: %w", name, err)
 	}
-	return c, nil
+	return &attachedConsole{c, lock}, nil
 }
 
 // showConsole copies between the console and this program's streams until the
 // guest ends, the user detaches or the context ends. On a terminal the bytes
 // pass as they are, for the guest draws on it; elsewhere they are escaped.
-func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter) error {
+func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter, resize bool) error {
 	escaped := &cli.EscapeWriter{W: s.Out}
 	var out io.Writer = escaped
 	if in, ok := s.In.(*os.File); ok && term.IsTerminal(int(in.Fd())) && s.OutIsTerminal() {
 		out = s.Out
 		if old, err := term.MakeRaw(int(in.Fd())); err == nil {
 			defer func() { _ = term.Restore(int(in.Fd()), old) }()
+		}
+		if resize {
+			defer typeSizes(console, in)()
 		}
 	}
 	typed := make(chan error, 1)
@@ -110,6 +138,28 @@ func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// typeSizes types the command that tells a shell in the guest the terminal's size,
+// now and after each change, until stop is called.
+func typeSizes(console io.Writer, terminal *os.File) (stop func()) {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, unix.SIGWINCH)
+	changed <- unix.SIGWINCH
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range changed {
+			if cols, rows, err := term.GetSize(int(terminal.Fd())); err == nil && rows > 0 && cols > 0 {
+				_, _ = fmt.Fprintf(console, " stty rows %d cols %d\r", rows, cols) // the space keeps it out of the shell's history
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(changed)
+		close(changed)
+		<-done
 	}
 }
 

@@ -73,7 +73,8 @@ func newInject(s *cli.IO) *urfave.Command {
 		Name: "inject", Usage: "hand the owner's secret packet to the platform", ArgsUsage: "NAME PACKET", Category: catOpen, BashComplete: completeNames,
 		Description: `The platform authenticates the packet with the owner's key and decrypts it into
 guest memory; this host sees only the encrypted form. An accepted packet opens
-a latch that waits for a secret. "-" reads the packet from standard input.
+a latch that waits for a secret. "-" reads the packet from standard input, credential:NAME
+one that the service manager hands over.
 
 Example:
 
@@ -84,7 +85,11 @@ Example:
 			if err != nil {
 				return err
 			}
-			b, err := s.ReadInput(got[1], exchange.MaxFile)
+			file, err := launcher.CredentialFile(got[1])
+			if err != nil {
+				return cli.Fail(cli.ExitUsage, err)
+			}
+			b, err := s.ReadInput(file, exchange.MaxFile)
 			if err != nil {
 				return cli.Fail(cli.ExitUsage, err)
 			}

@@ -53,17 +53,13 @@ Examples:
 			if err != nil {
 				return err
 			}
-			path := d.LogPath(file)
-			if c.Bool("previous") {
-				path = d.PreviousLogPath(file)
-			}
 			escaped := &cli.EscapeWriter{W: s.Out}
 			defer func() { _ = escaped.Flush() }()
 			var out io.Writer = escaped
 			if c.Bool("raw") {
 				out = s.Out
 			}
-			f, err := os.Open(path)
+			f, err := d.OpenLog(file, c.Bool("previous"))
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // nothing was written
 			}
@@ -92,17 +88,10 @@ func follow(ctx context.Context, out io.Writer, f *os.File, d *rundir.Dir, e *ru
 	if _, err := unix.InotifyAddWatch(fd, f.Name(), unix.IN_MODIFY); err != nil {
 		return err
 	}
-	hint := 0
-	if e.Record != nil {
-		hint = e.Record.PID
-	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if p, err := d.OpenProcess(hint); err == nil {
-			_ = p.Wait(ctx)
-			p.Close()
-		}
+		_ = d.WaitEnd(ctx, e)
 		_ = notify.SetReadDeadline(time.Unix(1, 0))
 	}()
 	buf := make([]byte, 4096)

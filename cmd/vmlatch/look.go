@@ -29,7 +29,7 @@ func describe(root rundir.Root, e *rundir.Entry) vmInfo {
 	if v.Status == rundir.Ended {
 		v.State = string(launcher.Stopped)
 		if d, _, err := root.FindLogs(e.Name); err == nil {
-			if exit, err := launcher.ReadExit(d.LogPath(rundir.EventsLog)); err == nil {
+			if exit, err := launcher.ReadExit(d); err == nil {
 				v.Exit = &exit
 			}
 		}

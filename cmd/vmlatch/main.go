@@ -51,8 +51,8 @@ func newApp(s *cli.IO) *cli.App {
 		Name: "vmlatch", Usage: "start confidential VMs and hold them until they are proven right",
 		Long: long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
 		Commands: []*urfave.Command{
-			newStart(s), newRun(s), newStop(s),
-			newPS(s), newInspect(s), newLogs(s), newConsole(s),
+			newStart(s), newRun(s), newStop(s), newRestart(s),
+			newPS(s), newInspect(s), newLogs(s), newEvents(s), newConsole(s), newWait(s),
 			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
 			newHost(s), newCheck(s), newPlan(s), newQMP(s),
 		},
@@ -106,6 +106,9 @@ func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error
 		return rundir.Root{}, nil, err
 	}
 	root := h.Root()
+	if err := becomeOwner(root.Run); err != nil {
+		return root, nil, err
+	}
 	sweep(c.Context, s, root)
 	return root, h, c.Context.Err()
 }
@@ -151,6 +154,11 @@ func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*planned,
 	if err != nil {
 		return nil, err
 	}
+	return planSpec(c, h, spec)
+}
+
+// planSpec works out the start of a spec.
+func planSpec(c *urfave.Context, h *launcher.HostConfig, spec *launcher.Spec) (*planned, error) {
 	facts, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
 	if err != nil {
 		return nil, err

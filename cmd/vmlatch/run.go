@@ -39,14 +39,19 @@ Examples:
 }
 
 func runRun(c *urfave.Context, s *cli.IO) error {
+	l, err := newLaunch(c, s)
+	if err != nil {
+		return err
+	}
 	p, err := prepare(c, s)
 	if err != nil {
 		return err
 	}
 	spec, plan := p.spec, p.plan
-	o := &startOptions{io: s, steps: func(string) {}}
-	wait := spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
-	m, err := launcher.Start(c.Context, plan, launcher.StartOptions{Foreground: true, Hold: wait, SlotWait: c.Duration("slot-wait"), Notice: o.notice, Warn: o.warn})
+	l.hold = spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
+	opt := l.options()
+	opt.Foreground = true
+	m, err := launcher.Start(c.Context, plan, opt)
 	if err != nil {
 		return err
 	}
@@ -54,12 +59,15 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	console, err := openConsole(plan.Dirs, spec.Name)
 	if err == nil {
 		defer console.Close()
-		o.hold = wait
-		err = o.finish(c.Context, spec, m)
-		if wait && err == nil {
+		err = l.finish(c.Context, spec, m)
+		if l.hold && err == nil {
 			s.Say("%s: paused%s; waiting to be released", spec.Name, label(plan.Emulated))
 			s.Hint("vmlatch measure %s, then inject, then release, from another terminal", spec.Name)
 		}
+	}
+	if err == nil {
+		rec := m.Record()
+		err = l.manager.Ready(0, l.outcome(&rec))
 	}
 	if err != nil {
 		return errors.Join(err, m.Discard(detached(c.Context)))
@@ -85,7 +93,7 @@ func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWri
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	shown := make(chan error, 1)
-	go func() { shown <- showConsole(ctx, s, console) }()
+	go func() { shown <- showConsole(ctx, s, console, false) }()
 	var end ended
 	select {
 	case end = <-exited:

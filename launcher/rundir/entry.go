@@ -1,12 +1,10 @@
 package rundir
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -26,6 +24,7 @@ type Record struct {
 	Started    time.Time  `json:"started"`
 	Released   *time.Time `json:"released,omitempty"`
 	PID        int        `json:"pid"` // of QEMU or its emulator; a hint, never proof
+	Origin     Origin     `json:"origin"`
 	QEMU       string     `json:"qemu"`
 	Version    string     `json:"qemu-version"`
 	Memory     string     `json:"memory"`
@@ -33,6 +32,14 @@ type Record struct {
 	SEV        *SEV       `json:"sev,omitempty"`
 	Argv       []string   `json:"argv"`
 	Choices    []Choice   `json:"choices,omitempty"`
+}
+
+// Origin is how a VM was started, and so how it can be started again.
+type Origin struct {
+	Spec       string `json:"spec"` // file
+	Hold       bool   `json:"hold,omitempty"`
+	Foreground bool   `json:"foreground,omitempty"` // of a command that lives as long
+	Unit       string `json:"unit,omitempty"`       // of the service manager that watches it
 }
 
 // Latch is what holds the VM until it is proven right.
@@ -135,30 +142,6 @@ func (d *Dir) entry() (*Entry, error) {
 	return e, err
 }
 
-// readRecord returns nil without an error when there is none, or one that was
-// cut off: then the launch never finished.
-func readRecord(file string) (*Record, error) {
-	info, err := os.Lstat(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxRecord || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: is no record", file)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var rec Record
-	if json.Unmarshal(b, &rec) != nil {
-		return nil, nil
-	}
-	return &rec, nil
-}
-
 func (r Root) lookup(d *Dir) (*Entry, error) {
 	unlock, err := r.lock()
 	if err != nil {
@@ -242,25 +225,6 @@ func (r Root) names(dir string) ([]string, error) {
 		}
 	}
 	return names, nil
-}
-
-// remove clears away a VM that has ended: the record of one that was finished
-// with on purpose is kept beside its logs, every trace of another goes.
-func (d *Dir) remove(e *Entry) error {
-	if e.Record == nil || !e.Record.Settled {
-		return d.purge()
-	}
-	if err := os.MkdirAll(d.State, 0o700); err != nil {
-		return err
-	}
-	b, err := os.ReadFile(d.Path(recordFile))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(d.State, recordFile), b, 0o600)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return d.removeRun()
 }
 
 // Peek looks at a VM without making anything, not even the run directory; nil if

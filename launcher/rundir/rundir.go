@@ -17,7 +17,6 @@
 package rundir
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,6 +38,7 @@ const (
 	QMPSocket       = "qmp.sock"
 	MonitorSocket   = "monitor.sock"
 	ConsoleSocket   = "console.sock"
+	consoleLock     = "console.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
@@ -63,6 +63,8 @@ var (
 	ErrNotFound = errors.New("no such VM")
 	// ErrBusy means that another command is working on the VM.
 	ErrBusy = errors.New("another command is working on this VM")
+	// ErrUnsafe means that others could change what vmlatch keeps.
+	ErrUnsafe = errors.New("must be a directory of this user that nobody else can write to")
 )
 
 // Root is where VMs live: one directory a VM in each of both.
@@ -88,16 +90,8 @@ func (r Root) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(r.Run, 0o700); err != nil {
 		return nil, err
 	}
-	info, err := os.Lstat(r.Run)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(r.Run, &st); err != nil {
-		return nil, &fs.PathError{Op: "lstat", Path: r.Run, Err: err}
-	}
-	if !info.IsDir() || int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("run directory %s: must be a directory of this user that nobody else can write to", r.Run)
+	if err := ownDir(r.Run); err != nil {
+		return nil, fmt.Errorf("run directory %w", err)
 	}
 	f, err := flock.Open(filepath.Join(r.Run, globalLock), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
@@ -181,66 +175,13 @@ func (d *Dir) make() (err error) {
 			return err
 		}
 	}
-	if err := os.MkdirAll(d.State, 0o700); err != nil {
+	if err := d.makeState(); err != nil {
 		return err
 	}
 	if err := d.rotateLogs(); err != nil {
 		return err
 	}
 	return os.Rename(dir, d.Run)
-}
-
-// runFiles are all files that a run directory can have; nothing else is ever
-// removed from one.
-var runFiles = []string{
-	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, VarsFile, recordFile, recordTemporary,
-}
-
-// removeFiles removes a run directory with the files that vmlatch makes. One
-// that holds anything else stays, and is an error.
-func removeFiles(dir string) error {
-	for _, f := range runFiles {
-		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// logFiles are the files of one run in the state directory.
-var logFiles = []string{ConsoleLog, EventsLog, QEMULog, recordFile}
-
-// rotateLogs keeps the logs of the last run as the previous ones.
-func (d *Dir) rotateLogs() error {
-	previous := filepath.Join(d.State, previousDir)
-	for _, f := range logFiles {
-		if _, err := os.Lstat(filepath.Join(d.State, f)); err != nil {
-			continue
-		}
-		if err := os.MkdirAll(previous, 0o700); err != nil {
-			return err
-		}
-		if err := os.Rename(filepath.Join(d.State, f), filepath.Join(previous, f)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// restoreLogs is the way back, when the run whose logs took their place came to
-// nothing.
-func (d *Dir) restoreLogs() {
-	previous := filepath.Join(d.State, previousDir)
-	if _, err := os.Lstat(filepath.Join(d.State, recordFile)); err != nil {
-		for _, f := range logFiles {
-			_ = os.Rename(filepath.Join(previous, f), filepath.Join(d.State, f)) // not all exist
-		}
-		_ = os.Remove(previous)
-	}
-	_ = os.Remove(d.State) // fails while logs are kept
 }
 
 // VMLockFile is the locked file that QEMU inherits.
@@ -263,60 +204,17 @@ func (d *Dir) Close() {
 	}
 }
 
-// Path is a file of the run directory, LogPath one of the state directory.
+// Path is a file of the run directory.
 func (d *Dir) Path(name string) string { return filepath.Join(d.Run, name) }
 
-// LogPath is a file of the state directory.
-func (d *Dir) LogPath(name string) string { return filepath.Join(d.State, name) }
-
-// PreviousLogPath is a log of the run before the last.
-func (d *Dir) PreviousLogPath(name string) string { return filepath.Join(d.State, previousDir, name) }
-
-// WriteRecord replaces the launch record.
-func (d *Dir) WriteRecord(rec *Record) error {
-	b, err := json.MarshalIndent(rec, "", " ")
-	if err != nil {
-		return err
+// LockConsole takes the VM's console, which has one client at a time. Who has it
+// keeps it until the file is closed.
+func (d *Dir) LockConsole() (*os.File, error) {
+	f, err := flock.Open(d.Path(consoleLock), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%s: console: %w", d.Name, ErrBusy)
 	}
-	tmp := d.Path(recordTemporary) // one writer: the holder of launch.lock
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		_ = os.Remove(tmp)
-		return err
-	}
-	return os.Rename(tmp, d.Path(recordFile))
-}
-
-// Discard removes every trace of a launch that failed. Only the creator calls it.
-func (d *Dir) Discard() error {
-	unlock, err := d.root.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	err = d.purge()
-	d.Close()
-	return err
-}
-
-// purge removes the run directory and this run's logs.
-func (d *Dir) purge() error {
-	err := d.removeRun()
-	for _, f := range logFiles {
-		if e := os.Remove(d.LogPath(f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-	}
-	d.restoreLogs()
-	return err
-}
-
-// removeRun takes the directory out of sight before it empties it: if it is
-// interrupted, the VM is gone all the same.
-func (d *Dir) removeRun() error {
-	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return removeFiles(d.discarded())
+	return f, err
 }
 
 // Open takes launch.lock of a VM that is alive, for a command that changes it.

@@ -3,6 +3,7 @@ package rundir_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,9 +98,18 @@ func TestLifeOfAVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer again.Close()
-	if b, _ := os.ReadFile(again.PreviousLogPath(rundir.ConsoleLog)); string(b) != "hello" {
+	if b, _ := readLog(again, true); string(b) != "hello" {
 		t.Errorf("the previous log is %q", b)
 	}
+}
+
+func readLog(d *rundir.Dir, previous bool) ([]byte, error) {
+	f, err := d.OpenLog(rundir.ConsoleLog, previous)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
 }
 
 func TestAbandonedLaunchIsEnded(t *testing.T) {

@@ -322,5 +322,22 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
+// WaitEnd returns when the VM's process has ended, or with ctx's error.
+func (d *Dir) WaitEnd(ctx context.Context, e *Entry) error {
+	hint := 0
+	if e.Record != nil {
+		hint = e.Record.PID
+	}
+	p, err := d.OpenProcess(hint)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.Wait(ctx)
+}
+
 // Close frees the handle; the process is not touched.
 func (p *Process) Close() { _ = unix.Close(p.fd) }

@@ -75,11 +75,7 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 		a.IO.Say("interrupted")
 		return ExitInterrupted
 	}
-	a.IO.Say("%v", err)
-	for _, h := range hintsOf(err) {
-		a.IO.Hint("%s", h)
-	}
-	return codeOf(err)
+	return a.IO.Fail(err)
 }
 
 func (a *App) urfave(args []string) *urfave.App {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -43,6 +44,34 @@ func (s *IO) Say(format string, args ...any) {
 // Hint prints one line of advice.
 func (s *IO) Hint(format string, args ...any) {
 	fmt.Fprintf(s.Err, "hint: %s\n", Escape(fmt.Sprintf(format, args...)))
+}
+
+// Fail prints an error with its hints and returns its exit code.
+func (s *IO) Fail(err error) ExitCode {
+	s.Say("%v", err)
+	for _, h := range hintsOf(err) {
+		s.Hint("%s", h)
+	}
+	return codeOf(err)
+}
+
+// Shared returns the same streams for several goroutines: what each says stays in
+// whole lines.
+func (s *IO) Shared() *IO {
+	shared := *s
+	shared.Err = &lockedWriter{w: s.Err}
+	return &shared
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
 }
 
 // JSON prints a value as indented JSON.

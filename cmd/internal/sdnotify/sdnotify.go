@@ -1,0 +1,136 @@
+// Package sdnotify tells a service manager how a start is going, by the protocol
+// of sd_notify(3). Libraries for it lack the barrier, without which the last message
+// of a program that ends at once is lost: the manager finds out whose it is by the
+// sender's process.
+package sdnotify
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Variables by which a service manager speaks to the program that it started. None
+// of them is for the program's own children.
+var Variables = []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+
+// Manager is the service manager that waits for this program; nil, on which every
+// method does nothing, if none does.
+type Manager struct{ addr string }
+
+// FromEnv finds the manager, and takes its variables out of the environment, so that
+// no child speaks in this program's name.
+func FromEnv() (*Manager, error) {
+	addr := os.Getenv("NOTIFY_SOCKET")
+	for _, name := range Variables {
+		if err := os.Unsetenv(name); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case addr == "":
+		return nil, nil
+	case addr[0] != '/' && addr[0] != '@':
+		return nil, fmt.Errorf("NOTIFY_SOCKET=%s: must be a path or an abstract socket", addr)
+	}
+	return &Manager{addr}, nil
+}
+
+// Unit is the unit that this process runs in, by its control group; "" if that does
+// not tell.
+func Unit() string {
+	b, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) == 3 && (f[1] == "" || f[1] == "name=systemd") {
+			if i := strings.LastIndexByte(f[2], '/'); strings.HasSuffix(f[2], ".service") {
+				return f[2][i+1:]
+			}
+		}
+	}
+	return ""
+}
+
+// Status shows a line of text in the unit's state.
+func (m *Manager) Status(format string, args ...any) error {
+	return m.send("STATUS="+oneLine(fmt.Sprintf(format, args...)), nil)
+}
+
+// Extend asks for more time than the unit gives a start.
+func (m *Manager) Extend(d time.Duration) error {
+	return m.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()), nil)
+}
+
+// Ready says that the start is done and, unless pid is 0, that another process is
+// the main one from now on. It returns once the manager has taken that in: this
+// process may end then.
+func (m *Manager) Ready(pid int, status string) error {
+	if m == nil {
+		return nil
+	}
+	text := "READY=1\nSTATUS=" + oneLine(status)
+	if pid > 0 {
+		text = fmt.Sprintf("MAINPID=%d\n%s", pid, text)
+	}
+	if err := m.send(text, nil); err != nil {
+		return err
+	}
+	return m.barrier()
+}
+
+// barrierTimeout is how long a manager may take to read its socket.
+const barrierTimeout = 5 * time.Second
+
+// barrier hands over one end of a pipe and waits until the manager closes it.
+func (m *Manager) barrier() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	err = m.send("BARRIER=1", w)
+	_ = w.Close()
+	if err != nil {
+		return err
+	}
+	if err := r.SetReadDeadline(time.Now().Add(barrierTimeout)); err != nil {
+		return err
+	}
+	if _, err := r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the service manager at %s did not answer in %v", m.addr, barrierTimeout)
+	}
+	return nil
+}
+
+func (m *Manager) send(text string, f *os.File) error {
+	if m == nil {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // net cannot send descriptors over a connected one
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	limit := unix.NsecToTimeval(barrierTimeout.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	var oob []byte
+	if f != nil {
+		oob = unix.UnixRights(int(f.Fd()))
+	}
+	if err := unix.Sendmsg(fd, []byte(text), oob, &unix.SockaddrUnix{Name: m.addr}, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("service manager at %s: %w", m.addr, err)
+	}
+	return nil
+}
+
+// oneLine keeps text from becoming further assignments.
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", " ") }

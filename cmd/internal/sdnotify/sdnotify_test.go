@@ -1,0 +1,105 @@
+package sdnotify
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// manager listens as a service manager does.
+func manager(t *testing.T, addr string) *net.UnixConn {
+	t.Helper()
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: addr, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	t.Setenv("NOTIFY_SOCKET", addr)
+	return c
+}
+
+// next reads one message, and closes the descriptors that came with it.
+func next(t *testing.T, c *net.UnixConn) string {
+	t.Helper()
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	b, oob := make([]byte, 4096), make([]byte, 256)
+	n, oobn, _, _, err := c.ReadMsgUnix(b, oob)
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	if messages, err := unix.ParseSocketControlMessage(oob[:oobn]); err == nil {
+		for _, m := range messages {
+			fds, _ := unix.ParseUnixRights(&m)
+			for _, fd := range fds {
+				_ = unix.Close(fd)
+			}
+		}
+	}
+	return string(b[:n])
+}
+
+func TestReadyWaitsForTheManager(t *testing.T) {
+	for _, addr := range []string{filepath.Join(t.TempDir(), "notify"), "@vmlatch-test-notify"} {
+		c := manager(t, addr)
+		m, err := FromEnv()
+		if err != nil || m == nil {
+			t.Fatalf("%v, %v", m, err)
+		}
+		if _, ok := os.LookupEnv("NOTIFY_SOCKET"); ok {
+			t.Error("a child would get the socket")
+		}
+		if err := m.Status("a\nMAINPID=1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Extend(90 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- m.Ready(42, "guest: running") }()
+		for i, want := range []string{"STATUS=a MAINPID=1", "EXTEND_TIMEOUT_USEC=90000000", "MAINPID=42\nREADY=1\nSTATUS=guest: running", "BARRIER=1"} {
+			select {
+			case err := <-done:
+				t.Fatalf("done before the manager has read message %d: %v", i, err)
+			case <-time.After(20 * time.Millisecond):
+			}
+			if got := next(t, c); got != want {
+				t.Errorf("message %d is %q, want %q", i, got, want)
+			}
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNoManager(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	m, err := FromEnv()
+	if m != nil || err != nil {
+		t.Fatalf("%v, %v", m, err)
+	}
+	if err := m.Ready(1, "x"); err != nil {
+		t.Error(err)
+	}
+	if err := m.Status("x"); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("NOTIFY_SOCKET", "relative")
+	if _, err := FromEnv(); err == nil {
+		t.Error("a relative path is taken")
+	}
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
+	m, err = FromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Ready(0, "x"); err == nil || !strings.Contains(err.Error(), "service manager") {
+		t.Errorf("nobody listens: %v", err)
+	}
+}

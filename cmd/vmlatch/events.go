@@ -1,0 +1,111 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+func newEvents(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "events", Usage: "print what happened to a VM", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Description: `QEMU's events, as QEMU names them, also those of which nobody was told when they
+happened. Of a VM that has ended the last one is VMLATCH_ENDED, which says how.
+--json prints an object on each line: time, event, data. What comes from the guest is
+escaped.
+
+Examples:
+
+   vmlatch events guest
+   vmlatch events --follow --json guest
+   vmlatch events --only SHUTDOWN --only GUEST_PANICKED guest`,
+		Flags: hostFlags(
+			jsonFlag(),
+			&urfave.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the VM ends"},
+			&urfave.StringSliceFlag{Name: "only", Usage: "only events of this `NAME`; may be repeated"},
+			&urfave.BoolFlag{Name: "previous", Usage: "the run before the last"},
+		),
+		Action: func(c *urfave.Context) error { return runEvents(c, s) },
+	}
+}
+
+func runEvents(c *urfave.Context, s *cli.IO) error {
+	args, err := cli.Args(c, "NAME")
+	if err != nil {
+		return err
+	}
+	if c.Bool("previous") && c.Bool("follow") {
+		return cli.Usagef("--previous and --follow: the run before has ended")
+	}
+	root, _, err := vms(c, s)
+	if err != nil {
+		return err
+	}
+	d, e, err := root.FindLogs(args[0])
+	if err != nil {
+		return err
+	}
+	only := c.StringSlice("only")
+	emit := func(e launcher.Event) error {
+		if len(only) > 0 && !slices.Contains(only, e.Name) {
+			return nil
+		}
+		return printEvent(s.Out, e, c.Bool("json"))
+	}
+	f, err := d.OpenLog(rundir.EventsLog, c.Bool("previous"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing happened
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w := &launcher.EventWriter{Emit: emit}
+	ended := !e.VMHeld && !c.Bool("previous")
+	if c.Bool("follow") && e.VMHeld {
+		err, ended = follow(c.Context, w, f, d, e), true
+	} else {
+		_, err = io.Copy(w, f)
+	}
+	if err != nil || !ended {
+		return err
+	}
+	exit, err := launcher.ReadExit(d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // its logs are gone: the name is used again
+	}
+	if err != nil {
+		return err
+	}
+	last, err := launcher.EndedEvent(exit)
+	if err != nil {
+		return err
+	}
+	return emit(last)
+}
+
+// printEvent prints one line.
+func printEvent(out io.Writer, e launcher.Event, asJSON bool) error {
+	if asJSON {
+		b, err := json.Marshal(e)
+		if err == nil {
+			_, err = fmt.Fprintf(out, "%s\n", b)
+		}
+		return err
+	}
+	line := e.Time.Local().Format("2006-01-02 15:04:05.000") + "  " + e.Name
+	if len(e.Data) > 0 && string(e.Data) != "{}" {
+		line += "  " + string(e.Data)
+	}
+	_, err := fmt.Fprintln(out, cli.Escape(line))
+	return err
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// task is what --all does with one VM, and how that went (vmlatch.many/1).
+type task struct {
+	Name   string       `json:"name,omitempty"`
+	File   string       `json:"file,omitempty"`
+	Result string       `json:"result"` // started, running, stopped, killed, failed, skipped
+	Error  string       `json:"error,omitempty"`
+	Code   cli.ExitCode `json:"exit-code,omitempty"`
+}
+
+func jobsFlag() urfave.Flag {
+	return &urfave.IntFlag{Name: "jobs", Aliases: []string{"j"}, Value: 4, Usage: "with --all, how many VMs at once"}
+}
+
+// many does the tasks, up to jobs at once. One that fails stops no other; those that
+// have not begun when the user interrupts are skipped.
+func many(c *urfave.Context, s *cli.IO, tasks []*task, do func(context.Context, *cli.IO, *task) error) error {
+	jobs := c.Int("jobs")
+	if jobs < 1 {
+		return cli.Usagef("--jobs %d: must be at least 1", jobs)
+	}
+	shared := s.Shared()
+	queue := make(chan *task)
+	var wg sync.WaitGroup
+	for range min(jobs, len(tasks)) {
+		wg.Go(func() {
+			for t := range queue {
+				if c.Context.Err() != nil {
+					t.Result = "skipped"
+					continue
+				}
+				if err := do(c.Context, shared, t); err != nil {
+					t.Result, t.Error = "failed", err.Error()
+					t.Code = shared.Fail(explain(err))
+				}
+			}
+		})
+	}
+	for _, t := range tasks {
+		queue <- t
+	}
+	close(queue)
+	wg.Wait()
+	return report(c, s, tasks)
+}
+
+// report ends a command that worked on many VMs: as JSON if asked, and with the
+// exit code that all failures share.
+func report(c *urfave.Context, s *cli.IO, tasks []*task) error {
+	if c.Bool("json") {
+		if err := s.JSON(map[string]any{"schema": "vmlatch.many/1", "vms": tasks}); err != nil {
+			return err
+		}
+	}
+	count, code := map[string]int{}, cli.ExitOK
+	var order []string
+	for _, t := range tasks {
+		if count[t.Result]++; count[t.Result] == 1 {
+			order = append(order, t.Result)
+		}
+		if t.Code != cli.ExitOK && code != cli.ExitOK && t.Code != code {
+			code = cli.ExitFailure
+		} else if t.Code != cli.ExitOK {
+			code = t.Code
+		}
+	}
+	var parts []string
+	for _, result := range order {
+		parts = append(parts, fmt.Sprintf("%d %s", count[result], result))
+	}
+	s.Say("%s", strings.Join(parts, ", "))
+	if err := c.Context.Err(); err != nil {
+		return err
+	}
+	if code != cli.ExitOK {
+		return &cli.Error{Code: code, Err: errors.New("not all succeeded"), Quiet: true}
+	}
+	return nil
+}
+
+// startAll starts every spec of a directory.
+func startAll(c *urfave.Context, l *launch) error {
+	args, err := cli.Args(c, "DIR")
+	if err != nil {
+		return err
+	}
+	if c.IsSet("name") {
+		return cli.Usagef("--name is for one VM")
+	}
+	files, err := specsIn(args[0])
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err, "DIR must have specs in it: files whose names end with .toml")
+	}
+	root, h, err := vms(c, l.io)
+	if err != nil {
+		return err
+	}
+	var tasks []*task
+	for _, f := range files {
+		tasks = append(tasks, &task{File: f})
+	}
+	var mu sync.Mutex
+	by := map[string]string{} // file by name: of two specs of one name only the first is started
+	return many(c, l.io, tasks, func(ctx context.Context, s *cli.IO, t *task) error {
+		spec, err := launcher.LoadSpec(t.File)
+		if err != nil {
+			return err
+		}
+		t.Name = spec.Name
+		mu.Lock()
+		other := by[spec.Name]
+		if other == "" {
+			by[spec.Name] = t.File
+		}
+		mu.Unlock()
+		if other != "" {
+			return cli.Usagef("%s: its name is %s, as that of %s", t.File, spec.Name, other)
+		}
+		if e, err := root.Peek(spec.Name); err == nil && e != nil && e.VMHeld {
+			t.Result = "running"
+			return nil
+		}
+		p, err := planSpec(c, h, spec)
+		if err != nil {
+			return err
+		}
+		one := *l
+		one.io = s
+		rec, err := one.start(ctx, p)
+		if err != nil {
+			return err
+		}
+		t.Result = "started"
+		one.say(&rec)
+		return nil
+	})
+}
+
+// specsIn lists the specs of a directory, by name.
+func specsIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		if name := e.Name(); strings.HasSuffix(name, ".toml") && !strings.HasSuffix(name, launcher.SidecarSuffix) && name[0] != '.' && !e.IsDir() {
+			files = append(files, filepath.Join(dir, name))
+		}
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s: no spec in it", dir)
+	}
+	return files, nil
+}
+
+// stopAll stops every VM that is alive.
+func stopAll(c *urfave.Context, s *cli.IO) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	root, _, err := vms(c, s)
+	if err != nil {
+		return err
+	}
+	entries, err := root.List(false)
+	if err != nil {
+		return err
+	}
+	var tasks []*task
+	for _, e := range entries {
+		if e.VMHeld {
+			tasks = append(tasks, &task{Name: e.Name})
+		}
+	}
+	if len(tasks) == 0 {
+		s.Say("no VM runs")
+	}
+	defer sweep(detached(c.Context), s, root)
+	return many(c, s, tasks, func(ctx context.Context, s *cli.IO, t *task) error {
+		graceful, err := stopVM(ctx, root, t.Name, c.Duration("timeout"), c.Bool("now"))
+		if errors.Is(err, rundir.ErrNotFound) { // it went by itself
+			graceful, err = true, nil
+		}
+		if err != nil {
+			return err
+		}
+		t.Result = sayStopped(s, t.Name, graceful)
+		return nil
+	})
+}
+
+// stopTimeout is how long a guest may take to power off.
+const stopTimeout = 30 * time.Second

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"fmt"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+func newRestart(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "restart", Usage: "end a VM and start it again from its spec", ArgsUsage: "NAME", Category: catRun, BashComplete: completeNames,
+		Description: `The spec is read again and checked while the VM still runs: one that could not be
+started leaves the VM as it is. A confidential VM is launched anew, so it is measured
+again and its owner is asked again; one that was started with --hold is held again.
+
+VMs of "vmlatch run" and of a service manager's unit are left to those.
+
+Examples:
+
+   vmlatch restart guest
+   vmlatch restart guest --timeout 2m`,
+		Flags: hostFlags(timeoutFlag(), &urfave.BoolFlag{Name: "now", Usage: "kill it at once"}, slotWaitFlag()),
+		Action: func(c *urfave.Context) error {
+			if c.Duration("timeout") <= 0 {
+				return cli.Usagef("--timeout %v: must be positive", c.Duration("timeout"))
+			}
+			args, err := cli.Args(c, "NAME")
+			if err != nil {
+				return err
+			}
+			l, err := newLaunch(c, s)
+			if err != nil {
+				return err
+			}
+			return restart(c, l.alone(), args[0])
+		},
+	}
+}
+
+func restart(c *urfave.Context, l *launch, name string) error {
+	root, h, err := vms(c, l.io)
+	if err != nil {
+		return err
+	}
+	_, e, err := root.FindLogs(name)
+	if err != nil {
+		return err
+	}
+	if err := mayRestart(e); err != nil {
+		return err
+	}
+	spec, err := launcher.LoadSpec(e.Record.Origin.Spec)
+	if err != nil {
+		return err
+	}
+	spec.Name = name
+	facts, err := launcher.GatherFacts(c.Context, h, spec, e.Record.Emulated)
+	if err != nil {
+		return err
+	}
+	plan, err := launcher.NewPlan(spec, facts, root)
+	if err != nil {
+		return err
+	}
+	p := &planned{plan.Spec(), plan}
+	l.hold = e.Record.Origin.Hold
+	if err := l.canFinish(p.spec); err != nil {
+		return err
+	}
+	if err := plan.Replaceable(); err != nil {
+		return err
+	}
+	if e.VMHeld {
+		graceful, err := stopVM(c.Context, root, name, c.Duration("timeout"), c.Bool("now"))
+		if err != nil {
+			return err
+		}
+		sayStopped(l.io, name, graceful)
+		sweep(c.Context, l.io, root)
+	}
+	rec, err := l.start(c.Context, p)
+	if err != nil && e.VMHeld {
+		return fmt.Errorf("stopped, but not started again: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	l.say(&rec)
+	return nil
+}
+
+// mayRestart refuses VMs that another program stays with, or whose spec is unknown.
+func mayRestart(e *rundir.Entry) error {
+	switch r := e.Record; {
+	case r == nil:
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", e.Name, rundir.ErrBusy), "it is being launched; try again when that has finished")
+	case r.Origin.Unit != "":
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it belongs to the unit %s", e.Name, r.Origin.Unit), "systemctl restart "+r.Origin.Unit)
+	case r.Origin.Foreground && e.VMHeld:
+		return cli.Fail(cli.ExitFailure, fmt.Errorf(`%s: it ends with the "vmlatch run" that started it`, e.Name), "interrupt that command and run it again")
+	case r.Origin.Spec == "":
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its record does not say which spec it was started from", e.Name), "vmlatch stop, then vmlatch start FILE")
+	}
+	return nil
+}

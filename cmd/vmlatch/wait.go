@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+func newWait(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "wait", Usage: "wait until a VM ends", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Description: `The exit code tells how the guest ended: 0 if it powered off, or was told
+to by "vmlatch stop"; 5 otherwise. Of a VM that has ended already it tells at once.
+
+Examples:
+
+   vmlatch wait guest
+   vmlatch wait --json guest`,
+		Flags: hostFlags(jsonFlag()),
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "NAME")
+			if err != nil {
+				return err
+			}
+			root, _, err := vms(c, s)
+			if err != nil {
+				return err
+			}
+			d, e, err := root.FindLogs(args[0])
+			if err != nil {
+				return err
+			}
+			if e.VMHeld {
+				err := d.WaitEnd(c.Context, e)
+				if err != nil {
+					return err
+				}
+				if d, e, err = root.FindLogs(args[0]); errors.Is(err, rundir.ErrNotFound) {
+					return nil // and every trace of it is gone: its launch was given up
+				} else if err != nil {
+					return err
+				}
+			}
+			exit, err := launcher.ReadExit(d)
+			if err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				if err := s.JSON(map[string]any{"schema": "vmlatch.wait/1", "name": e.Name, "exit": exit}); err != nil {
+					return err
+				}
+			}
+			if e.Record != nil && launcher.State(e.Record.State) == launcher.Stopping {
+				return nil // somebody wanted it to end
+			}
+			return exitError(e.Name, exit)
+		},
+	}
+}

@@ -1,0 +1,125 @@
+package rundir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// ownDir refuses what is no directory of this user's, or one that others can
+// write to: they could put their files and links in it.
+func ownDir(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s: %w", dir, ErrUnsafe)
+	}
+	return nil
+}
+
+// makeOwnDir makes a directory unless there is one of this user's.
+func makeOwnDir(dir string) error {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return ownDir(dir)
+}
+
+// openRegular opens a file to read it, if it is one: no link, no pipe to wait for.
+func openRegular(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("is no regular file")}
+	}
+	return f, nil
+}
+
+// readRegular reads a file of at most limit bytes.
+func readRegular(name string, limit int64) ([]byte, error) {
+	f, err := openRegular(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("has over %d bytes", limit)}
+	}
+	return b, err
+}
+
+// stage writes what will replace a file. Whatever lies in the way is removed, and
+// no link followed.
+func stage(tmp string, b []byte) error {
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(tmp)
+	}
+	return err
+}
+
+func replaceFile(tmp, name string, b []byte) error {
+	if err := stage(tmp, b); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// StageRecord writes a new launch record without putting it in place: what could
+// fail then, such as a full disk, fails before anything is done that it tells of.
+func (d *Dir) StageRecord(rec *Record) error {
+	b, err := json.MarshalIndent(rec, "", " ")
+	if err != nil {
+		return err
+	}
+	return stage(d.Path(recordTemporary), append(b, '\n')) // one writer: the holder of launch.lock
+}
+
+// CommitRecord puts the staged record in place.
+func (d *Dir) CommitRecord() error { return os.Rename(d.Path(recordTemporary), d.Path(recordFile)) }
+
+// UnstageRecord forgets the staged record.
+func (d *Dir) UnstageRecord() { _ = os.Remove(d.Path(recordTemporary)) }
+
+// WriteRecord replaces the launch record.
+func (d *Dir) WriteRecord(rec *Record) error {
+	if err := d.StageRecord(rec); err != nil {
+		return err
+	}
+	return d.CommitRecord()
+}
+
+// readRecord returns nil without an error when there is none, or one that was
+// cut off: then the launch never finished.
+func readRecord(file string) (*Record, error) {
+	b, err := readRegular(file, maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var rec Record
+	if json.Unmarshal(b, &rec) != nil {
+		return nil, nil
+	}
+	return &rec, nil
+}

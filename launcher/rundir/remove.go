@@ -1,0 +1,83 @@
+package rundir
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// runFiles are all files that a run directory can have; nothing else is ever
+// removed from one.
+var runFiles = []string{
+	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, consoleLock, VarsFile, recordFile, recordTemporary,
+}
+
+// removeFiles removes a run directory with the files that vmlatch makes. One
+// that holds anything else stays, and is an error.
+func removeFiles(dir string) error {
+	if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
+		return os.Remove(dir) // a link's target is not ours to empty
+	}
+	for _, f := range runFiles {
+		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Discard removes every trace of a launch that failed. Only the creator calls it.
+func (d *Dir) Discard() error {
+	unlock, err := d.root.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	err = d.purge()
+	d.Close()
+	return err
+}
+
+// purge removes the run directory and this run's logs.
+func (d *Dir) purge() error {
+	err := d.removeRun()
+	for _, f := range append(logFiles[:len(logFiles):len(logFiles)], recordTemporary) {
+		if e := os.Remove(d.LogPath(f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	d.restoreLogs()
+	return err
+}
+
+// removeRun takes the directory out of sight before it empties it: if it is
+// interrupted, the VM is gone all the same.
+func (d *Dir) removeRun() error {
+	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return removeFiles(d.discarded())
+}
+
+// remove clears away a VM that has ended: the record of one that was finished
+// with on purpose is kept beside its logs, every trace of another goes.
+func (d *Dir) remove(e *Entry) error {
+	if e.Record == nil || !e.Record.Settled {
+		return d.purge()
+	}
+	if err := d.makeState(); err != nil {
+		return err
+	}
+	b, err := readRegular(d.Path(recordFile), maxRecord)
+	if err == nil {
+		err = replaceFile(d.LogPath(recordTemporary), d.LogPath(recordFile), b)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return d.removeRun()
+}
