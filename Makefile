@@ -6,7 +6,7 @@ FLAGS := -trimpath -tags urfave_cli_no_docs
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo test lint fuzz bench man clean
+.PHONY: help build setup qemu-matrix demo test lint fuzz bench man deb clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ bench: setup build ## ratios of time and size to floors measured in the same run
 man: build ## man pages, generated from the commands, into .cache/man
 	@mkdir -p .cache/man
 	@for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done; ls .cache/man
+
+deb: build man ## Debian packages, into .cache/deb
+	@scripts/deb/build
 
 clean: ## remove everything that was built or fetched
 	rm -rf .cache

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -26,6 +27,7 @@ Examples:
 		Flags: hostFlags(
 			timeoutFlag(),
 			&urfave.BoolFlag{Name: "now", Usage: "kill it at once"},
+			ignoreFlag(),
 			&urfave.BoolFlag{Name: "all", Usage: "end every VM"}, jobsFlag(), jsonFlag(),
 		),
 		Action: func(c *urfave.Context) error {
@@ -47,6 +49,9 @@ Examples:
 				return err
 			}
 			graceful, err := stopVM(c.Context, root, got[0], c.Duration("timeout"), c.Bool("now"))
+			if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -77,6 +82,10 @@ func stopVM(ctx context.Context, root rundir.Root, name string, timeout time.Dur
 	}
 	defer m.Close()
 	return m.Stop(ctx, timeout)
+}
+
+func ignoreFlag() urfave.Flag {
+	return &urfave.BoolFlag{Name: "ignore", Usage: "no such VM is no error"}
 }
 
 func timeoutFlag() urfave.Flag {

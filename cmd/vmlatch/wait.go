@@ -20,7 +20,7 @@ Examples:
 
    vmlatch wait guest
    vmlatch wait --json guest`,
-		Flags: hostFlags(jsonFlag()),
+		Flags: hostFlags(jsonFlag(), ignoreFlag()),
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "NAME")
 			if err != nil {
@@ -31,6 +31,9 @@ Examples:
 				return err
 			}
 			d, e, err := root.FindLogs(args[0])
+			if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
+				return nil
+			}
 			if err != nil {
 				return err
 			}
