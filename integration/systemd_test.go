@@ -1,0 +1,319 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const unitDir = "cmd/vmlatch/systemd"
+
+func needProgram(t *testing.T, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("%v: run make setup", err)
+		}
+	}
+}
+
+// TestUnits: the units are what systemd's own tools take for good ones.
+func TestUnits(t *testing.T) {
+	needProgram(t, "systemd-analyze")
+	dir := t.TempDir()
+	services := map[string]int{ // the worst exposure that is let pass, in tenths
+		"vmlatch@.service": 20, "vmlatch-release@.service": 20, "vmlatch-nfd.service": 30,
+	}
+	for _, unit := range []string{"vmlatch@.service", "vmlatch-release@.service", "vmlatch-nfd.service", "vmlatch-nfd.timer"} {
+		b, err := os.ReadFile(filepath.Join(top(), unitDir, unit))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = bytes.ReplaceAll(b, []byte("/usr/bin/vmlatch"), []byte(filepath.Join(binaries, "vmlatch")))
+		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, unit := range []string{"vmlatch@guest.service", "vmlatch-release@guest.service", "vmlatch-nfd.service", "vmlatch-nfd.timer"} {
+		cmd := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, unit))
+		cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%s: %v\n%s", unit, err, out)
+		}
+	}
+	for unit, limit := range services {
+		out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", fmt.Sprintf("--threshold=%d", limit), filepath.Join(dir, unit)).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", unit, err, out)
+		}
+	}
+}
+
+// TestPackages: the recipe makes packages that lintian finds nothing in.
+func TestPackages(t *testing.T) { packages(t) }
+
+var makePackages = sync.OnceValues(func() ([]string, error) {
+	cmd := exec.Command("make", "-s", "deb")
+	cmd.Dir = top()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("make deb: %w\n%s", err, out)
+	}
+	return filepath.Glob(filepath.Join(top(), ".cache/deb/*.deb"))
+})
+
+// packages makes the packages of this tree, once.
+func packages(t *testing.T) []string {
+	t.Helper()
+	needProgram(t, "make", "dpkg-buildpackage", "dh", "lintian")
+	debs, err := makePackages()
+	if err != nil || len(debs) != 3 {
+		t.Fatalf("packages %v: %v", debs, err)
+	}
+	return debs
+}
+
+// machine is a systemd that runs as PID 1 of namespaces.
+type machine struct {
+	t    *testing.T
+	init int // its process here
+	log  string
+}
+
+// boot starts systemd on a copy of this system, with the packages installed.
+func boot(t *testing.T) *machine {
+	t.Helper()
+	needGuest(t)
+	needProgram(t, "unshare", "nsenter", "systemctl")
+	if os.Geteuid() != 0 {
+		t.Skip("a systemd in namespaces takes root")
+	}
+	debs := packages(t)
+	work, group := t.TempDir(), ownGroup(t)
+	m := &machine{t: t, log: filepath.Join(work, "log")}
+	log, err := os.Create(m.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	root := filepath.Join(work, "mnt")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// The shell enters the control group, so that systemd's own lie below it.
+	cmd := exec.Command("sh", "-c", `echo $$ > "$0/cgroup.procs" && exec unshare --mount --pid --fork --kill-child --cgroup --uts --ipc "$@"`,
+		group, filepath.Join(top(), "integration/testdata/systemd/boot"), root, top(), binaries)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		for end := time.Now().Add(10 * time.Second); removeGroups(group) != nil && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond)
+		}
+		if t.Failed() {
+			b, _ := os.ReadFile(m.log)
+			t.Logf("systemd said:\n%s", b)
+		}
+	})
+	within(t, "systemd does not come up", func() bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
+		if m.init, _ = strconv.Atoi(strings.TrimSpace(string(b))); m.init == 0 {
+			if log, _ := os.ReadFile(m.log); bytes.Contains(log, []byte("mount:")) || bytes.Contains(log, []byte("unshare:")) {
+				t.Skipf("no namespaces for a systemd here: %s", log)
+			}
+			return false
+		}
+		out, err := m.try("systemctl", "is-active", "multi-user.target")
+		return err == nil && strings.TrimSpace(out) == "active"
+	})
+	for _, deb := range debs {
+		m.run("dpkg", "--install", "--no-triggers", deb)
+	}
+	m.run("sh", "-c", "ln -s /lib/systemd/system/vmlatch* /run/units/ && systemctl daemon-reload")
+	return m
+}
+
+// ownGroup makes a control group, or skips.
+func ownGroup(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		mount, fs, _ := strings.Cut(line, " - ")
+		if f := strings.Fields(mount); strings.HasPrefix(fs, "cgroup2 ") && len(f) > 4 {
+			group := filepath.Join(f[4], fmt.Sprintf("vmlatch-test-%d", os.Getpid()))
+			if err := os.Mkdir(group, 0o755); err != nil {
+				t.Skipf("no control group for a systemd here: %v", err)
+			}
+			return group
+		}
+	}
+	t.Skip("no control groups of version 2 here")
+	return ""
+}
+
+// removeGroups removes a control group with those below it.
+func removeGroups(group string) error {
+	below, _ := filepath.Glob(group + "/*/cgroup.procs")
+	for _, g := range below {
+		if err := removeGroups(filepath.Dir(g)); err != nil {
+			return err
+		}
+	}
+	return os.Remove(group)
+}
+
+func (m *machine) try(name string, args ...string) (string, error) {
+	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(m.init), "-m", "-p", "-u", "-i", "-C", "-r", "-w", name}, args...)...)
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "GORACE=" + raceOptions}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func (m *machine) run(name string, args ...string) string {
+	m.t.Helper()
+	out, err := m.try(name, args...)
+	if err != nil {
+		log, _ := m.try("sh", "-c", "cat /run/vm.log; systemctl --no-pager --failed; systemctl --no-pager status 'vmlatch*'")
+		m.t.Fatalf("%s %s: %v\n%s\n%s", name, strings.Join(args, " "), err, out, log)
+	}
+	return out
+}
+
+func (m *machine) write(file, text string) {
+	m.t.Helper()
+	m.run("sh", "-c", `mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"`, "sh", file, text)
+}
+
+// show is properties of a unit.
+func (m *machine) show(unit, property string) string {
+	m.t.Helper()
+	return strings.TrimSpace(m.run("systemctl", "show", "--value", "-p", property, unit))
+}
+
+const plainSpec = "memory = \"32MiB\"\naccel = \"tcg\"\n"
+
+// logs sends what the unit's programs say to a file: there is no journal. Guests
+// without a system do not hear the power button.
+const logs = "[Service]\nExecStop=\nExecStop=/usr/bin/vmlatch stop --ignore --timeout 1s %i\nStandardOutput=append:/run/vm.log\nStandardError=append:/run/vm.log\n"
+
+// TestSystemd: a VM is a unit. QEMU is its main process; its end is the unit's end;
+// root's commands see it; what systemd stops, restarts or refuses leaves nothing.
+func TestSystemd(t *testing.T) {
+	m := boot(t)
+	m.write("/etc/systemd/system/vmlatch@.service.d/test.conf", logs)
+	m.write("/etc/vmlatch/vms/web.toml", plainSpec)
+	m.run("chgrp", "-R", "vmlatch", "/etc/vmlatch/vms")
+	m.run("systemctl", "daemon-reload")
+
+	m.run("systemctl", "start", "vmlatch@web")
+	first := m.show("vmlatch@web", "MainPID")
+	if who := strings.Fields(m.run("ps", "-o", "user=,comm=", "-p", first)); len(who) != 2 || who[0] != "vmlatch" || !strings.HasPrefix(who[1], "qemu-system") {
+		t.Errorf("the main process is %v", who)
+	}
+	if s := m.show("vmlatch@web", "StatusText"); s != "web: running" {
+		t.Errorf("status %q", s)
+	}
+	if out := m.run("vmlatch", "ps"); !strings.Contains(out, "web ") || !strings.Contains(out, "running") {
+		t.Errorf("root's ps: %s", out)
+	}
+	if procs := m.run("cat", "/sys/fs/cgroup"+m.show("vmlatch@web", "ControlGroup")+"/cgroup.procs"); len(strings.Fields(procs)) != 1 {
+		t.Errorf("processes besides QEMU: %s", procs)
+	}
+	if env := m.run("cat", "/proc/"+first+"/environ"); strings.Contains(env, "NOTIFY_SOCKET") {
+		t.Error("QEMU has the service manager's socket")
+	}
+	if out, err := m.try("vmlatch", "restart", "web"); err == nil || !strings.Contains(out, "systemctl restart vmlatch@web.service") {
+		t.Errorf("restart: %v, %s", err, out)
+	}
+
+	m.run("kill", "-9", first)
+	within(t, "the unit is not started again", func() bool {
+		pid := m.show("vmlatch@web", "MainPID")
+		return pid != "0" && pid != first && m.show("vmlatch@web", "ActiveState") == "active"
+	})
+	m.run("systemctl", "stop", "vmlatch@web")
+	if s := m.show("vmlatch@web", "ActiveState"); s == "active" {
+		t.Errorf("after stop: %s", s)
+	}
+	if out := m.run("vmlatch", "ps", "--all"); !strings.Contains(out, "stopped") {
+		t.Errorf("ps after stop: %s", out)
+	}
+	if left := m.run("find", "/run/vmlatch", "-mindepth", "1", "-not", "-name", ".lock"); left != "" {
+		t.Errorf("left: %s", left)
+	}
+
+	m.write("/etc/vmlatch/vms/bad.toml", "memry = 1\n")
+	if out, err := m.try("systemctl", "start", "vmlatch@bad"); err == nil {
+		t.Errorf("a bad spec starts: %s", out)
+	}
+	if n := m.show("vmlatch@bad", "NRestarts"); n != "0" {
+		t.Errorf("a spec that is refused is tried %s times again", n)
+	}
+	if log := m.run("cat", "/run/vm.log"); !strings.Contains(log, `did you mean "memory"?`) {
+		t.Errorf("log: %s", log)
+	}
+}
+
+// TestSystemdGuests: a guest that powers off ends its unit well; one that waits for
+// its owner is released by a packet that comes as a credential.
+func TestSystemdGuests(t *testing.T) {
+	m := boot(t)
+	m.write("/etc/systemd/system/vmlatch@.service.d/test.conf", logs)
+	guest := filepath.Join(top(), ".cache/guest")
+	m.write("/etc/vmlatch/vms/linux.toml", fmt.Sprintf("memory = \"256MiB\"\naccel = \"tcg\"\n[kernel]\nimage = \"%s/vmlinuz\"\ninitrd = \"%[1]s/initrd.img\"\ncmdline = \"console=ttyS0 quiet\"\n", guest))
+	m.run("systemctl", "daemon-reload")
+	m.run("systemctl", "start", "vmlatch@linux")
+	for end := time.Now().Add(90 * time.Second); m.show("vmlatch@linux", "ActiveState") != "inactive"; time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the guest does not power off: %s", m.run("vmlatch", "logs", "linux"))
+		}
+	}
+	if r := m.show("vmlatch@linux", "Result"); r != "success" {
+		t.Errorf("result %s: %s", r, m.run("cat", "/run/vm.log"))
+	}
+
+	// The emulator traces QEMU, which the unit's filter of system calls forbids.
+	m.write("/etc/systemd/system/vmlatch@sev.service.d/emulate.conf",
+		"[Service]\nEnvironment=\"VMLATCH_OPTIONS=--emulate --hold\" SWTEE_PLATFORM=/var/lib/vmlatch/.chip SWTEE_ACCEL=tcg\nSystemCallFilter=\nSystemCallFilter=@system-service seccomp @debug\n")
+	m.write("/etc/vmlatch/vms/sev.toml", fmt.Sprintf(`memory = "256MiB"
+[firmware]
+image = "%s/OVMF.amdsev.fd"
+[kernel]
+image   = "%[1]s/vmlinuz"
+initrd  = "%[1]s/initrd.img"
+cmdline = "console=ttyS0 quiet"
+[confidential]
+technology = "sev"
+owner-cert = "credential:owner-cert"
+session    = "credential:session"
+`, guest))
+	m.run("chgrp", "-R", "vmlatch", "/etc/vmlatch/vms")
+	m.run("systemctl", "daemon-reload")
+	m.run("sh", "-c", `set -e; umask 077; mkdir -p /root/owner /etc/credstore; cd /root/owner
+		export SWTEE_PLATFORM=/var/lib/vmlatch/.chip
+		setpriv --reuid vmlatch --regid vmlatch --clear-groups env HOME=/var/lib/vmlatch SWTEE_ACCEL=tcg vmlatch platform --emulate > platform.json
+		swtee root > root.pem
+		latchkey session --platform platform.json --trust-root root.pem --out .
+		cp guest.godh /etc/credstore/vmlatch.sev.owner-cert; cp guest.session /etc/credstore/vmlatch.sev.session
+		systemctl start vmlatch@sev
+		vmlatch measure sev > measurement.json
+		echo secret > disk
+		latchkey secret --owner guest.owner --measurement measurement.json --firmware `+guest+`/OVMF.amdsev.fd --kernel `+guest+`/vmlinuz \
+			--initrd `+guest+`/initrd.img --cmdline "console=ttyS0 quiet" --entry disk=disk --out /etc/credstore/vmlatch.sev.packet
+		systemctl start vmlatch-release@sev`)
+	if out := m.run("vmlatch", "ps", "--all"); !strings.Contains(out, "open: verified") {
+		t.Errorf("ps: %s", out)
+	}
+}
