@@ -31,6 +31,10 @@ func testMain(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	binaries = dir
+	if err := os.Chmod(dir, 0o755); err != nil { // for the tests' other users
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	// Programs built with -race wait a second at their end for reports to come in.
 	os.Setenv("GORACE", raceOptions)
 	build := exec.Command("go", "build", "-race", "-o", dir+"/", "../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee")

@@ -17,12 +17,23 @@ type host struct {
 	t    *testing.T
 	work string
 	env  []string
+	uid  int    // whose commands these are; 0: this process's user
+	room func() // makes room on a full disk; nil where there is
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
+	return newHostOf(t, 0)
+}
+
+// newHostOf is a machine of another user, if this process may be another.
+func newHostOf(t *testing.T, uid int) *host {
+	t.Helper()
 	needGuest(t)
 	h := &host{t: t, work: t.TempDir()}
+	if os.Geteuid() == 0 {
+		h.uid = uid
+	}
 	h.env = append(os.Environ(),
 		"PATH="+binaries+":"+os.Getenv("PATH"), "HOME="+h.work,
 		"VMLATCH_RUN_DIR="+filepath.Join(h.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(h.work, "state"), "VMLATCH_CACHE_DIR="+cacheDir(),
@@ -32,13 +43,32 @@ func newHost(t *testing.T) *host {
 			t.Fatal(err)
 		}
 	}
+	if h.uid != 0 {
+		h.env = append(h.env, "VMLATCH_CACHE_DIR="+filepath.Join(h.work, "cache"), "SWTEE_PLATFORM="+filepath.Join(h.work, "chip"))
+		h.own(h.work)
+		for dir := filepath.Dir(h.work); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+			_ = os.Chmod(dir, 0o755) // the user must be able to come to it
+		}
+	}
 	t.Cleanup(func() { killAll(t, h.work) })
 	return h
+}
+
+// own gives a file to the machine's user.
+func (h *host) own(file string) {
+	if h.uid != 0 {
+		if err := os.Chown(file, h.uid, h.uid); err != nil {
+			h.t.Fatal(err)
+		}
+	}
 }
 
 func (h *host) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(binaries, name), args...)
 	cmd.Env, cmd.Dir = h.env, h.work
+	if h.uid != 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(h.uid), Gid: uint32(h.uid)}}
+	}
 	return cmd
 }
 
@@ -59,6 +89,7 @@ func (h *host) write(name, text string) {
 	if err := os.WriteFile(filepath.Join(h.work, name), []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
+	h.own(filepath.Join(h.work, name))
 }
 
 // session makes a fresh session named guest, for more than latchkey's own policy
@@ -105,7 +136,7 @@ func (h *host) steps(args ...string) []string {
 	h.clearEnded()
 	var steps []string
 	for line := range strings.Lines(errs.String()) {
-		if step, ok := strings.CutPrefix(strings.TrimSpace(line), "step "); ok {
+		if step, ok := strings.CutPrefix(strings.TrimSpace(line), "step "); ok && step != "done" { // by then the command has done its work
 			steps = append(steps, step)
 		}
 	}
@@ -115,50 +146,70 @@ func (h *host) steps(args ...string) []string {
 // clearEnded forgets VMs that ended regularly, whose logs are kept.
 func (h *host) clearEnded() { _ = os.RemoveAll(filepath.Join(h.work, "state")) }
 
-// TestKillAtEveryStep kills vmlatch at each step of a start, as the start itself
-// names them, and then QEMU and the emulator: the next command leaves nothing of
-// the launch, and the name can be used again.
+// TestKillAtEveryStep kills, at each step of a start, as the start itself names them,
+// vmlatch, QEMU and the emulator: the next command leaves nothing of the launch, and
+// the same name starts again. It has a user of its own, of whom nobody else has keys.
 func TestKillAtEveryStep(t *testing.T) {
-	h := newHost(t)
-	h.prepareUnattended()
-	h.session()
-	owner, err := os.ReadFile(filepath.Join(h.work, "guest.owner"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.write("unused.owner", string(owner))
-	for _, mode := range [][]string{{"--hold"}, {}} {
-		steps := h.steps(mode...)
-		if len(steps) < 7 {
-			t.Fatalf("only %d steps: %v", len(steps), steps)
-		}
-		for _, step := range steps {
-			if step == "done" {
-				continue // by then the command has done its work
+	uid := 64000
+	for name, prepare := range map[string]func(*host){
+		"sev": func(h *host) {
+			h.prepareUnattended()
+			h.session()
+			owner, err := os.ReadFile(filepath.Join(h.work, "guest.owner"))
+			if err != nil {
+				h.t.Fatal(err)
 			}
-			t.Run(strings.Join(append(mode, step), "/"), func(t *testing.T) {
-				h := &host{t: t, work: h.work, env: h.env}
-				for _, victim := range []string{"vmlatch", "qemu-system", "swtee"} {
-					h.renewOwner()
-					h.killAt(step, victim, mode)
+			h.write("unused.owner", string(owner))
+		},
+		"mktme": func(h *host) { h.write("guest.toml", strings.Replace(mktmeSpec, "keyed", "guest", 1)) },
+	} {
+		uid++
+		own := uid
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHostOf(t, own)
+			prepare(h)
+			for _, mode := range [][]string{{"--hold"}, {}} {
+				steps := h.steps(mode...)
+				if len(steps) < 7 {
+					t.Fatalf("only %d steps: %v", len(steps), steps)
 				}
-			})
-		}
+				keys := h.keys()
+				for _, step := range steps {
+					for _, victim := range []string{"vmlatch", "qemu-system", "swtee"} {
+						t.Run(strings.Join(append(mode, step, victim), "/"), func(t *testing.T) {
+							h := &host{t: t, work: h.work, env: h.env, uid: h.uid}
+							h.killAt(step, victim, mode)
+							within(t, "a key is left", func() bool { return h.keys() <= keys })
+							waitNothing(t, h.work)
+							h.renewOwner()
+							h.run("vmlatch", append([]string{"start", "guest.toml", "--emulate"}, mode...)...)
+							h.run("vmlatch", "stop", "guest", "--now")
+							h.clearEnded()
+						})
+					}
+				}
+			}
+		})
 	}
-	h.renewOwner()
-	h.run("vmlatch", "start", "guest.toml", "--emulate")
-	h.run("vmlatch", "stop", "guest", "--now")
+}
+
+// keys counts the user's keys, and has none of vmlatch's be seen from here.
+func (h *host) keys() int {
+	h.t.Helper()
+	if b, err := os.ReadFile("/proc/keys"); err == nil && bytes.Contains(b, []byte("vmlatch:")) {
+		h.t.Errorf("a VM's key is seen from outside:\n%s", b)
+	}
+	return keysOfUser(h.t, h.uid)
 }
 
 // renewOwner forgets that the session was used: only this test may. Making a new
 // one for each kill would take minutes.
 func (h *host) renewOwner() {
 	h.t.Helper()
-	b, err := os.ReadFile(filepath.Join(h.work, "unused.owner"))
-	if err != nil {
-		h.t.Fatal(err)
+	if b, err := os.ReadFile(filepath.Join(h.work, "unused.owner")); err == nil {
+		h.write("guest.owner", string(b))
 	}
-	h.write("guest.owner", string(b))
 }
 
 // killAt starts a VM, stops the launch before the step, kills the victim there,
@@ -166,6 +217,7 @@ func (h *host) renewOwner() {
 func (h *host) killAt(step, victim string, mode []string) {
 	t := h.t
 	t.Helper()
+	h.renewOwner()
 	cmd := h.command("vmlatch", append([]string{"start", "guest.toml", "--emulate", "--stop-at", step}, mode...)...)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -189,7 +241,6 @@ func (h *host) killAt(step, victim string, mode []string) {
 		_ = h.command("vmlatch", "stop", "guest", "--now").Run()
 		h.clearEnded()
 	}
-	waitNothing(t, h.work)
 }
 
 // waitStopped waits until a process is stopped by a signal.

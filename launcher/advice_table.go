@@ -4,6 +4,18 @@ package launcher
 // platform's firmware (SEV API, chapter 5.2) to causes. The first match counts.
 var adviceTable = []Advice{
 	{
+		Pattern: `(?i)too many open files`,
+		Cause:   "QEMU may not open as many files as it needs",
+		Fix:     "raise the limit: LimitNOFILE= of the unit, nofile in limits.conf, or ulimit -n",
+		Host:    true,
+	},
+	{
+		Pattern: `No space left on device`,
+		Cause:   "QEMU finds no room for its logs",
+		Fix:     "make room in the file system of the path, or name another state-dir",
+		Host:    true,
+	},
+	{
 		Pattern: `SNP_LAUNCH_FINISH.*fw_error=11 `,
 		Cause:   "the launch has another digest than the ID block that its owner signed",
 		Fix:     "compare firmware, kernel, command line, cpus and cpu with what the owner measured: latchkey explain finds the difference",
@@ -220,7 +232,7 @@ var adviceTable = []Advice{
 	{
 		Pattern: `(?i)cannot set up guest memory|Cannot allocate memory`,
 		Cause:   "the host has not enough free memory for this VM",
-		Fix:     "lower memory in the spec, or stop another VM",
+		Fix:     "lower memory in the spec, stop another VM, or raise the limit: MemoryMax= of the unit, ulimit -v, vm.overcommit_memory",
 		Host:    true,
 	},
 	{

@@ -79,6 +79,7 @@ func mktmeObject(b *builder) error {
 func (s *starter) withKey(fork func(argv []string) (int, error), ended <-chan struct{}) (int, error) {
 	k := s.plan.Key
 	if k == nil {
+		s.opt.Step("fork")
 		return fork(s.plan.Argv)
 	}
 	type result struct {
@@ -88,10 +89,12 @@ func (s *starter) withKey(fork func(argv []string) (int, error), ended <-chan st
 	forked := make(chan result, 1)
 	go func() {
 		err := keyring.Apart(func(r *keyring.Ring) error {
+			s.opt.Step("key")
 			serial, err := r.Add(keyring.Key{Type: k.Type, Description: k.Description, Payload: []byte(k.Payload)})
 			if err != nil {
 				return err
 			}
+			s.opt.Step("fork")
 			pid, err := fork(k.command(s.plan.Argv, serial))
 			if err != nil {
 				return err

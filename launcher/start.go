@@ -25,8 +25,8 @@ type StartOptions struct {
 	Hold bool
 	// Unit is the service manager's unit that the machine belongs to, for the record.
 	Unit string
-	// Step is told the name of each step (reserve, sockets, exec, connect, query,
-	// paused) before it is taken; nil is fine.
+	// Step is told the name of each step (reserve, sockets, slot, record, key, fork,
+	// started, connect, query, paused) before it is taken; nil is fine.
 	Step func(step string)
 	// SlotWait is how long a start is tried again that found no encryption slot:
 	// the platform gives slots back late. Notice is told of each wait; nil is fine.
@@ -130,7 +130,7 @@ func (s *starter) run(ctx context.Context) (*Machine, error) {
 	if err := s.open(); err != nil {
 		return nil, err
 	}
-	s.opt.Step("exec")
+	s.opt.Step("record")
 	if err := s.exec(); err != nil {
 		return nil, err
 	}
@@ -174,6 +174,7 @@ func (s *starter) open() error {
 		}
 	}
 	if slot := s.plan.Slot; slot != nil {
+		s.opt.Step("slot")
 		lease, err := slot.take()
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.plan.Name, err)
@@ -207,6 +208,7 @@ func (s *starter) exec() error {
 	if err != nil {
 		return &StartError{Name: s.plan.Name, Err: err}
 	}
+	s.opt.Step("started")
 	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
 	s.dir.DropVMLock()
 	s.machine.own = &child{pid, ended}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
@@ -107,8 +109,27 @@ func explain(err error) error {
 		return cli.Fail(cli.ExitFailure, err, "try again when that has finished")
 	case errors.As(err, &state):
 		return cli.Fail(cli.ExitFailure, err, `"vmlatch help states" shows which step follows which`)
-	case errors.Is(err, os.ErrPermission):
-		return cli.Fail(cli.ExitHost, err)
+	case errors.Is(err, rundir.ErrUnsafe):
+		return cli.Fail(cli.ExitHost, err, "name another one: --run-dir and --state-dir, or run-dir and state-dir in host.toml")
+	}
+	for _, r := range resources {
+		if errors.Is(err, r.err) {
+			return cli.Fail(cli.ExitHost, err, r.hint)
+		}
 	}
 	return err
+}
+
+// resources are what a host can run out of, or withhold.
+var resources = []struct {
+	err  error
+	hint string
+}{
+	{unix.ENOSPC, "make room in the file system of the path, or name other directories: \"vmlatch help files\""},
+	{unix.EDQUOT, "make room, or have the user's quota raised"},
+	{unix.EROFS, "name a directory that can be written to: --run-dir and --state-dir, or host.toml"},
+	{unix.EMFILE, "raise the limit of open files: LimitNOFILE= of the unit, nofile in limits.conf, or ulimit -n"},
+	{unix.ENFILE, "the whole system has too many files open: sysctl fs.file-max"},
+	{unix.ENOMEM, "stop something, or give the VM less memory"},
+	{os.ErrPermission, "look at who owns the path, and at who you are"},
 }

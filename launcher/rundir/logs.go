@@ -47,10 +47,15 @@ func (d *Dir) makeState() error {
 	if err := os.MkdirAll(d.root.State, 0o700); err != nil {
 		return err
 	}
-	for _, dir := range []string{d.root.State, d.State} {
-		if err := makeOwnDir(dir); err != nil {
-			return fmt.Errorf("state directory %w", err)
-		}
+	info, err := os.Stat(d.root.State)
+	if err != nil {
+		return err
+	}
+	if m := info.Mode(); m.Perm()&0o002 != 0 && m&os.ModeSticky == 0 {
+		return fmt.Errorf("state directory %s: %w", d.root.State, ErrUnsafe)
+	}
+	if err := makeOwnDir(d.State); err != nil {
+		return fmt.Errorf("state directory %w", err)
 	}
 	return nil
 }
