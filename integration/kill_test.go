@@ -341,7 +341,7 @@ func TestStoppedQEMU(t *testing.T) {
 func TestParallelStartsOfOneName(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")
-	const n = 12
+	const n = 50
 	cmds := make([]*exec.Cmd, n)
 	for i := range cmds {
 		cmds[i] = h.command("vmlatch", "start", "vm.toml", "--hold")

@@ -31,8 +31,11 @@ func (d *Dir) rotateLogs() error {
 // restoreLogs is the way back, when the run whose logs took their place came to
 // nothing.
 func (d *Dir) restoreLogs() {
+	if ownDir(d.State) != nil {
+		return // there are none, or a link leads to somebody's
+	}
 	previous := filepath.Join(d.State, previousDir)
-	if _, err := os.Lstat(filepath.Join(d.State, recordFile)); err != nil {
+	if _, err := os.Lstat(filepath.Join(d.State, recordFile)); err != nil && ownDir(previous) == nil {
 		for _, f := range logFiles {
 			_ = os.Rename(filepath.Join(previous, f), filepath.Join(d.State, f)) // not all exist
 		}

@@ -45,6 +45,9 @@ func (d *Dir) Discard() error {
 // purge removes the run directory and this run's logs.
 func (d *Dir) purge() error {
 	err := d.removeRun()
+	if ownDir(d.State) != nil {
+		return err
+	}
 	for _, f := range append(logFiles[:len(logFiles):len(logFiles)], recordTemporary) {
 		if e := os.Remove(d.LogPath(f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)

@@ -152,6 +152,11 @@ func (p Pool) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(p.dir(), 0o700); err != nil {
 		return nil, err
 	}
+	for _, dir := range []string{p.Dir, p.dir()} {
+		if info, err := os.Lstat(dir); err != nil || !info.IsDir() { // locks behind a link would be counted by nobody else
+			return nil, &fs.PathError{Op: "lock", Path: dir, Err: unix.ENOTDIR}
+		}
+	}
 	f, err := flock.Open(filepath.Join(p.dir(), ".lock"), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
