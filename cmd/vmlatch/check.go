@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"text/tabwriter"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -132,7 +131,7 @@ func printChecks(s *cli.IO, rep checkReport) error {
 	}
 	slices.SortStableFunc(rep.Checks, func(a, b launcher.CheckResult) int { return rank(a) - rank(b) })
 	counts, refused := map[launcher.Verdict]int{}, 0
-	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	t := s.Table(2)
 	for _, r := range rep.Checks {
 		word := string(r.Verdict)
 		if r.Verdict == launcher.CheckFailed {
@@ -189,7 +188,7 @@ func checkHost(c *urfave.Context, s *cli.IO) error {
 }
 
 func printTechnologies(s *cli.IO, rep *host.Report) error {
-	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	t := s.Table(2)
 	for _, row := range append([]host.Technology{rep.KVM}, rep.Technologies...) {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", row.Name, row.Usable, cli.Escape(row.Why))
 	}

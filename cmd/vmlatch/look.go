@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -47,11 +46,7 @@ func newPS(s *cli.IO) *urfave.Command {
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			root, _, err := vms(c, s)
-			if err != nil {
-				return err
-			}
-			entries, err := root.List(c.Bool("all"))
+			root, entries, err := listVMs(c, s, c.Bool("all"))
 			if err != nil {
 				return err
 			}
@@ -68,7 +63,7 @@ func newPS(s *cli.IO) *urfave.Command {
 }
 
 func printVMs(s *cli.IO, list []vmInfo) error {
-	t := tabwriter.NewWriter(s.Out, 0, 0, 3, ' ', 0)
+	t := s.Table(3)
 	fmt.Fprintln(t, "NAME\tSTATE\tTECHNOLOGY\tLATCH\tMEMORY\tCPUS\tSTARTED")
 	for _, v := range list {
 		technology, latch, memory, cpus, started := "-", "-", "-", "-", "-"
@@ -131,7 +126,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 }
 
 func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
-	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	t := s.Table(2)
 	row := func(key, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", key, cli.Escape(fmt.Sprintf(format, args...)))
 	}

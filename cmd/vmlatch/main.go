@@ -99,23 +99,47 @@ func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
 	return h, cli.Fail(cli.ExitUsage, h.MakeAbsolute())
 }
 
-// vms reads the host's settings and clears away what dead VMs left.
-func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error) {
+// ownVMs reads the host's settings and becomes the owner of its VMs.
+func ownVMs(c *urfave.Context) (rundir.Root, *launcher.HostConfig, error) {
 	h, err := hostConfig(c)
 	if err != nil {
 		return rundir.Root{}, nil, err
 	}
 	root := h.Root()
-	if err := becomeOwner(root.Run); err != nil {
+	return root, h, becomeOwner(root.Run)
+}
+
+// vms is ownVMs, and clears away what dead VMs left.
+func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error) {
+	root, h, err := ownVMs(c)
+	if err != nil {
 		return root, nil, err
 	}
 	sweep(c.Context, s, root)
 	return root, h, c.Context.Err()
 }
 
+// listVMs is vms, and returns those that are there, with one look at each.
+func listVMs(c *urfave.Context, s *cli.IO, ended bool) (rundir.Root, []*rundir.Entry, error) {
+	root, _, err := ownVMs(c)
+	if err != nil {
+		return root, nil, err
+	}
+	l, err := root.SweepList(c.Context, ended)
+	if err != nil {
+		return root, nil, err
+	}
+	saySwept(s, l.Killed, l.Trouble)
+	return root, l.Entries, c.Context.Err()
+}
+
 // sweep clears away what dead VMs left, and says so.
 func sweep(ctx context.Context, s *cli.IO, root rundir.Root) {
 	killed, _, err := root.Sweep(ctx)
+	saySwept(s, killed, err)
+}
+
+func saySwept(s *cli.IO, killed []string, err error) {
 	for _, name := range killed {
 		s.Say("%s: ended: its launch was never finished", name)
 	}

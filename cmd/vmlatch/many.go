@@ -114,26 +114,27 @@ func startAll(c *urfave.Context, l *launch) error {
 		return err
 	}
 	var tasks []*task
-	for _, f := range files {
-		tasks = append(tasks, &task{File: f})
-	}
-	var mu sync.Mutex
+	specs, broken := map[*task]*launcher.Spec{}, map[*task]error{}
 	by := map[string]string{} // file by name: of two specs of one name only the first is started
+	for _, f := range files {
+		t := &task{File: f}
+		tasks = append(tasks, t)
+		spec, err := launcher.LoadSpec(f)
+		if err == nil {
+			t.Name = spec.Name
+			if other := by[spec.Name]; other != "" {
+				err = cli.Usagef("%s: its name is %s, as that of %s", f, spec.Name, other)
+			} else {
+				by[spec.Name] = f
+			}
+		}
+		specs[t], broken[t] = spec, err
+	}
 	return many(c, l.io, tasks, func(ctx context.Context, s *cli.IO, t *task) error {
-		spec, err := launcher.LoadSpec(t.File)
-		if err != nil {
-			return err
+		if broken[t] != nil {
+			return broken[t]
 		}
-		t.Name = spec.Name
-		mu.Lock()
-		other := by[spec.Name]
-		if other == "" {
-			by[spec.Name] = t.File
-		}
-		mu.Unlock()
-		if other != "" {
-			return cli.Usagef("%s: its name is %s, as that of %s", t.File, spec.Name, other)
-		}
+		spec := specs[t]
 		if e, err := root.Peek(spec.Name); err == nil && e != nil && e.VMHeld {
 			t.Result = "running"
 			return nil
@@ -177,11 +178,7 @@ func stopAll(c *urfave.Context, s *cli.IO) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	root, _, err := vms(c, s)
-	if err != nil {
-		return err
-	}
-	entries, err := root.List(false)
+	root, entries, err := listVMs(c, s, false)
 	if err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"text/tabwriter"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -51,7 +50,7 @@ Examples:
 func printPlan(s *cli.IO, p *launcher.Plan) error {
 	fmt.Fprintf(s.Out, "# %s: technology %s%s, latch opens with: %s\n", p.Name, p.Technology, label(p.Emulated), p.Latch)
 	fmt.Fprintln(s.Out, p.CommandLine())
-	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	t := s.Table(2)
 	section := func(title string) { fmt.Fprintf(t, "\n# %s\n", title) }
 	section("where the values came from")
 	writeChoices(t, p.Choices)
@@ -90,7 +89,7 @@ func explainChoiceFlag() urfave.Flag {
 
 // printChoices says where each value of a launch came from.
 func printChoices(s *cli.IO, choices []rundir.Choice) error {
-	t := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	t := s.Table(2)
 	writeChoices(t, choices)
 	return t.Flush()
 }

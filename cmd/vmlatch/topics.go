@@ -21,10 +21,18 @@ var topicStates string
 //go:embed topics/files.txt
 var topicFiles string
 
+//go:embed topics/systemd.txt
+var topicSystemd string
+
+//go:embed schemas/ps.json
+var topicPSJSON string
+
 var topics = []cli.Topic{
 	{Name: "spec", Title: "the file that describes a VM", Text: topicSpec},
 	{Name: "latch", Title: "what holds a VM, and what opens it", Text: topicLatch},
 	{Name: "states", Title: "the life of a VM, step by step", Text: topicStates},
 	{Name: "emulation", Title: "confidential VMs without the hardware", Text: topicEmulation},
+	{Name: "systemd", Title: "VMs as units of a service manager", Text: topicSystemd},
+	{Name: "ps-json", Title: "the JSON of ps and inspect, as a JSON Schema", Text: topicPSJSON},
 	{Name: "files", Title: "where vmlatch keeps things, and the host's settings", Text: topicFiles},
 }

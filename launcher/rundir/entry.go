@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -192,21 +193,29 @@ func (r Root) List(ended bool) ([]*Entry, error) {
 		return nil, err
 	}
 	var out []*Entry
-	seen := map[string]bool{}
 	for _, name := range names {
-		seen[name] = true
 		if e, err := r.dir(name).entry(); err == nil { // else it is none, or cannot be read
 			out = append(out, e)
 		}
 	}
-	if !ended {
-		return out, nil
+	if ended {
+		old, err := r.ended(out)
+		return append(out, old...), err
 	}
-	if names, err = r.names(r.State); err != nil {
+	return out, nil
+}
+
+// ended are the VMs of which only logs are left.
+func (r Root) ended(others []*Entry) (out []*Entry, err error) {
+	names, err := r.names(r.State)
+	if err != nil {
 		return nil, err
 	}
 	for _, name := range names {
-		if rec, _ := readRecord(r.dir(name).LogPath(recordFile)); rec != nil && !seen[name] {
+		if slices.ContainsFunc(others, func(e *Entry) bool { return e.Name == name }) {
+			continue
+		}
+		if rec, _ := readRecord(r.dir(name).LogPath(recordFile)); rec != nil {
 			out = append(out, &Entry{Name: name, Record: rec})
 		}
 	}

@@ -52,11 +52,19 @@ func readRegular(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("has over %d bytes", limit)}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
-	return b, err
+	if info.Size() > limit {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("has over %d bytes", limit)}
+	}
+	b := make([]byte, info.Size())
+	n, err := io.ReadFull(f, b) // vmlatch's files are replaced, never changed
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b[:n], err
 }
 
 // stage writes what will replace a file. Whatever lies in the way is removed, and

@@ -20,29 +20,61 @@ import (
 // returns the names of both. Every command calls it first; what it cannot clear
 // away is in err, and no reason not to work on another VM.
 func (r Root) Sweep(ctx context.Context) (killed, removed []string, err error) {
-	if _, err := os.Lstat(r.Run); err != nil {
-		return nil, nil, nil // nothing was ever started here
+	l, err := r.SweepList(ctx, false)
+	return l.Killed, l.Removed, errors.Join(l.Trouble, err)
+}
+
+// Listing is what a sweep has found.
+type Listing struct {
+	Entries         []*Entry // that are left as they are
+	Killed, Removed []string
+	Trouble         error // what could not be cleared away
+}
+
+// SweepList is Sweep and List, with one look at each VM. It fails only if the run
+// directory cannot be looked at.
+func (r Root) SweepList(ctx context.Context, ended bool) (l Listing, err error) {
+	if _, err := os.Lstat(r.Run); err == nil { // else nothing was ever started here
+		if err := r.sweep(ctx, &l); err != nil {
+			return l, err
+		}
 	}
-	err = r.removeLeftovers()
-	entries, listErr := r.List(false)
-	if listErr != nil {
-		return nil, nil, listErr
+	if ended {
+		old, err := r.ended(l.Entries)
+		if err != nil {
+			return l, err
+		}
+		l.Entries = append(l.Entries, old...)
+	}
+	return l, nil
+}
+
+func (r Root) sweep(ctx context.Context, l *Listing) error {
+	l.Trouble = r.removeLeftovers()
+	entries, err := r.List(false)
+	if err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if s := e.Status(); s != Abandoned && s != Ended {
+			l.Entries = append(l.Entries, e)
 			continue
 		}
-		was, sweepErr := r.dir(e.Name).sweep(ctx)
-		switch {
-		case sweepErr != nil:
-			err = errors.Join(err, sweepErr)
+		switch was, err := r.dir(e.Name).sweep(ctx); {
+		case err != nil:
+			l.Trouble = errors.Join(l.Trouble, err)
+			l.Entries = append(l.Entries, e)
 		case was == Abandoned:
-			killed = append(killed, e.Name)
+			l.Killed = append(l.Killed, e.Name)
 		case was == Ended:
-			removed = append(removed, e.Name)
+			l.Removed = append(l.Removed, e.Name)
+		default: // others have cleared it away, or use its name again
+			if now, err := r.Peek(e.Name); err == nil && now != nil {
+				l.Entries = append(l.Entries, now)
+			}
 		}
 	}
-	return killed, removed, err
+	return nil
 }
 
 // removeLeftovers finishes what an interrupted Create or removal began.

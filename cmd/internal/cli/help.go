@@ -75,7 +75,7 @@ func (a *App) help(app *urfave.App) string {
 }
 
 func (a *App) listTopics() error {
-	t := tabwriter.NewWriter(a.IO.Out, 0, 0, 2, ' ', 0)
+	t := a.IO.Table(2)
 	for _, topic := range a.topics() {
 		fmt.Fprintf(t, "%s\t%s\n", topic.Name, topic.Title)
 	}

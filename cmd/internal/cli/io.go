@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"text/tabwriter"
 	"unicode"
 	"unicode/utf8"
 
@@ -44,6 +46,29 @@ func (s *IO) Say(format string, args ...any) {
 // Hint prints one line of advice.
 func (s *IO) Hint(format string, args ...any) {
 	fmt.Fprintf(s.Err, "hint: %s\n", Escape(fmt.Sprintf(format, args...)))
+}
+
+// Table aligns cells that tabs separate. All of it is written at once, by Flush.
+type Table struct {
+	*tabwriter.Writer
+	b  bytes.Buffer
+	to io.Writer
+}
+
+// Table is a table on standard output, with a gap of some spaces between columns.
+func (s *IO) Table(gap int) *Table {
+	t := &Table{to: s.Out}
+	t.Writer = tabwriter.NewWriter(&t.b, 0, 0, gap, ' ', 0)
+	return t
+}
+
+// Flush writes the table.
+func (t *Table) Flush() error {
+	if err := t.Writer.Flush(); err != nil {
+		return err
+	}
+	_, err := t.b.WriteTo(t.to)
+	return err
 }
 
 // Fail prints an error with its hints and returns its exit code.

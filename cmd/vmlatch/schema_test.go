@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/launcher"
+)
+
+// TestPSSchema: the published schema has exactly the keys that ps prints, and its
+// states are the launcher's.
+func TestPSSchema(t *testing.T) {
+	var schema struct {
+		Defs map[string]node `json:"$defs"`
+	}
+	if err := json.Unmarshal([]byte(topicPSJSON), &schema); err != nil {
+		t.Fatal(err)
+	}
+	vm := schema.Defs["vm"]
+	for name, def := range map[string]string{"exit": "exit", "record": "record"} {
+		vm.Properties[name] = schema.Defs[def]
+	}
+	compareKeys(t, "vm", vm, reflect.TypeFor[vmInfo]())
+	for _, s := range []launcher.State{launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running, launcher.Stopping, launcher.Stopped, launcher.Failed} {
+		if !slices.Contains(vm.Properties["state"].Enum, string(s)) {
+			t.Errorf("state %s is not in the schema", s)
+		}
+	}
+	if got := vm.Properties["record"].Properties["technology"].Enum; !slices.Equal(got, launcher.Technologies()) {
+		t.Errorf("technologies %v, the launcher's are %v", got, launcher.Technologies())
+	}
+}
+
+type node struct {
+	Properties map[string]node `json:"properties"`
+	Required   []string        `json:"required"`
+	Items      *node           `json:"items"`
+	Enum       []string        `json:"enum"`
+}
+
+// compareKeys compares a schema's keys with those of a struct, and those below.
+func compareKeys(t *testing.T, at string, n node, typ reflect.Type) {
+	t.Helper()
+	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice && typ.Elem().Kind() != reflect.Uint8 {
+		if typ.Kind() == reflect.Slice {
+			if n.Items == nil {
+				t.Errorf("%s: no items", at)
+				return
+			}
+			n = *n.Items
+		}
+		typ = typ.Elem()
+	}
+	if typ.Kind() != reflect.Struct || typ.PkgPath() == "time" {
+		return
+	}
+	var keys []string
+	for i := range typ.NumField() {
+		key, options, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		keys = append(keys, key)
+		below, ok := n.Properties[key]
+		if !ok {
+			t.Errorf("%s.%s is not in the schema", at, key)
+			continue
+		}
+		if always := options != "omitempty"; always != slices.Contains(n.Required, key) {
+			t.Errorf("%s.%s: always printed is %t, the schema says %t", at, key, always, !always)
+		}
+		compareKeys(t, at+"."+key, below, typ.Field(i).Type)
+	}
+	for key := range n.Properties {
+		if !slices.Contains(keys, key) {
+			t.Errorf("%s.%s is in the schema, and never printed", at, key)
+		}
+	}
+}
