@@ -254,6 +254,22 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("left: %s", left)
 	}
 
+	// A VM that somebody started by hand is not the unit's, and not waited for.
+	m.run("systemctl", "reset-failed", "vmlatch@web")
+	m.run("vmlatch", "start", "/etc/vmlatch/vms/web.toml")
+	began := time.Now()
+	if out, err := m.try("systemctl", "start", "vmlatch@web"); err == nil {
+		t.Errorf("a name is used twice: %s", out)
+	}
+	m.run("systemctl", "stop", "vmlatch@web")
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("that took %v", took)
+	}
+	if out := m.run("vmlatch", "ps"); !strings.Contains(out, "running") {
+		t.Errorf("the VM of another one is gone: %s", out)
+	}
+	m.run("vmlatch", "stop", "web", "--now")
+
 	m.write("/etc/vmlatch/vms/bad.toml", "memry = 1\n")
 	if out, err := m.try("systemctl", "start", "vmlatch@bad"); err == nil {
 		t.Errorf("a bad spec starts: %s", out)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -14,13 +15,14 @@ func newWait(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "wait", Usage: "wait until a VM ends", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
 		Description: `The exit code tells how the guest ended: 0 if it powered off, or was told
-to by "vmlatch stop"; 5 otherwise. Of a VM that has ended already it tells at once.
+to by "vmlatch stop"; 5 otherwise. Of a VM that has ended already it tells at once;
+with --now it waits for none: one that still runs is an error.
 
 Examples:
 
    vmlatch wait guest
    vmlatch wait --json guest`,
-		Flags: hostFlags(jsonFlag(), ignoreFlag()),
+		Flags: hostFlags(jsonFlag(), ignoreFlag(), &urfave.BoolFlag{Name: "now", Usage: "do not wait"}),
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "NAME")
 			if err != nil {
@@ -36,6 +38,9 @@ Examples:
 			}
 			if err != nil {
 				return err
+			}
+			if e.VMHeld && c.Bool("now") {
+				return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it still runs", e.Name))
 			}
 			if e.VMHeld {
 				err := d.WaitEnd(c.Context, e)
