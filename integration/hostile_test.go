@@ -89,8 +89,19 @@ func TestHostileFiles(t *testing.T) {
 				}
 			}
 			for _, args := range [][]string{
-				{"ps", "--all"}, {"inspect", "vm"}, {"logs", "vm"}, {"events", "vm"}, {"logs", "vm", "--previous"}, {"wait", "vm"},
-				{"start", "vm.toml", "--hold"}, {"ps"}, {"console", "vm"}, {"release", "vm"}, {"stop", "vm", "--timeout", "1s"}, {"stop", "vm", "--now"}, {"ps", "--all"},
+				{"ps", "--all"},
+				{"inspect", "vm"},
+				{"logs", "vm"},
+				{"events", "vm"},
+				{"logs", "vm", "--previous"},
+				{"wait", "vm"},
+				{"start", "vm.toml", "--hold"},
+				{"ps"},
+				{"console", "vm"},
+				{"release", "vm"},
+				{"stop", "vm", "--timeout", "1s"},
+				{"stop", "vm", "--now"},
+				{"ps", "--all"},
 			} {
 				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 				cmd := h.command("vmlatch", args...)
