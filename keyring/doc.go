@@ -8,8 +8,8 @@
 //
 // Credentials are a thread's, not a process's (see credentials(7)): a Go program
 // that changes keyrings on one thread finds other ones on the next. So each Ring
-// lives on a thread of its own ([Apart]) or on one that its caller has locked
-// ([Here]), and is used only within the function that gets it. [Named] is for rings
+// lives on a thread of its own ([Apart]) and is used only within the function that
+// gets it. [Named] is for rings
 // that processes of one user share.
 //
 // [Check] says what the kernel would refuse of a key without a word of why. [MKTME]

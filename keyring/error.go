@@ -13,6 +13,10 @@ var (
 	ErrNoType = errors.New("this kernel has no such type of key")
 	// ErrNoneFree means that the processor has no key ID to give.
 	ErrNoneFree = errors.New("no key ID is free")
+	// ErrNoMaster means that the key under which a new one is kept is not there.
+	ErrNoMaster = errors.New("its master key is not there")
+	// ErrExists means that the ring has a key of the same type and description.
+	ErrExists = errors.New("there is a key of this description already")
 	// ErrQuota means that the user has as many keys as are allowed.
 	ErrQuota = errors.New("the user's quota of keys is used up")
 	// ErrGone means that a key was revoked, has expired, or never was.

@@ -44,6 +44,12 @@ const (
 	UserSearch = Search >> 8
 )
 
+// All rights of the key's group, and of others.
+const (
+	GroupAny Permissions = 0x3f00
+	OtherAny Permissions = 0x3f
+)
+
 // Possessed lets only possessors use a key, and nobody, they included, keep it
 // elsewhere or give rights on it away.
 const Possessed = View | Read | Write | Search

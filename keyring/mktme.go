@@ -67,6 +67,8 @@ func (m MKTME) Payload() ([]byte, error) {
 	return b, nil
 }
 
+var mktmeWords = []string{"type", "algorithm", "key", "tweak"}
+
 // ParseMKTME reads what Payload writes, in any order of its words. Errors show
 // nothing of the key; the caller wipes the result's.
 func ParseMKTME(payload []byte) (m MKTME, err error) {
@@ -80,11 +82,12 @@ func ParseMKTME(payload []byte) (m MKTME, err error) {
 	seen := map[string]bool{}
 	for _, word := range bytes.Fields(payload) {
 		name, value, ok := bytes.Cut(word, []byte("="))
-		key := string(name)
-		switch {
-		case !ok || !slices.Contains([]string{"type", "algorithm", "key", "tweak"}, key):
+		i := slices.IndexFunc(mktmeWords, func(w string) bool { return ok && string(name) == w }) // a comparison makes no copy
+		if i < 0 {
 			return m, errors.New("mktme key: its payload must be of type=, algorithm=, key= and tweak=")
-		case seen[key]:
+		}
+		key := mktmeWords[i]
+		if seen[key] {
 			return m, fmt.Errorf("mktme key: %s= stands twice", key)
 		}
 		seen[key] = true
@@ -111,6 +114,14 @@ func ParseMKTME(payload []byte) (m MKTME, err error) {
 		return m, errors.New("mktme key: cpu and user need an algorithm, no-encrypt takes none")
 	}
 	return m, nil
+}
+
+// checkMKTME keeps nothing of the key that it has read.
+func checkMKTME(b []byte) error {
+	m, err := ParseMKTME(b)
+	Wipe(m.Key)
+	Wipe(m.Tweak)
+	return err
 }
 
 // unhex decodes a key; its error must not show it.

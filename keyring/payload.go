@@ -54,7 +54,7 @@ func Check(t Type, description string, payload []byte) error {
 	case Trusted:
 		limit, check = maxTextPayload, checkTrusted
 	case TypeMKTME:
-		limit, check = maxTextPayload, func(b []byte) error { _, err := ParseMKTME(b); return err }
+		limit, check = maxTextPayload, checkMKTME
 	default:
 		return nil // a type that only the kernel knows
 	}

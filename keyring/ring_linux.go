@@ -48,10 +48,6 @@ func apart(name string, fn func(*Ring) error) error {
 	return <-done
 }
 
-// Here runs fn on the current thread, which the caller has locked to its
-// goroutine, and which keeps the anonymous ring as long as it lives.
-func Here(fn func(*Ring) error) error { return join("", fn) }
-
 func join(name string, fn func(*Ring) error) error {
 	var n int
 	var err error
@@ -68,6 +64,15 @@ func join(name string, fn func(*Ring) error) error {
 		return explain("join", "", err)
 	}
 	r := &Ring{Serial(n), unix.Gettid()}
+	if name != "" { // another user may have let everybody join a ring of this name
+		d, err := r.Describe(r.serial)
+		if err == nil && (d.UID != os.Geteuid() || d.Permissions&(GroupAny|OtherAny) != 0) {
+			err = &Error{Op: "join", Why: ErrDenied, More: fmt.Sprintf("the keyring of this name is user %d's, with rights: %v", d.UID, d.Permissions)}
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if err := r.SetPermissions(r.serial, rights); err != nil {
 		// Whoever made a ring of this name has given that right up already.
 		if d, e := r.Describe(r.serial); name == "" || e != nil || d.Permissions != rights {
@@ -94,6 +99,10 @@ func (r *Ring) Add(k Key) (Serial, error) {
 	}
 	if err := Check(k.Type, k.Description, k.Payload); err != nil {
 		return 0, &Error{Op: "add", Type: k.Type, Why: ErrInvalid, More: err.Error()}
+	}
+	// The kernel would change a key of the same description, whosever it is.
+	if s, err := r.Search(k.Type, k.Description); err == nil {
+		return 0, &Error{Op: "add", Type: k.Type, Why: ErrExists, More: fmt.Sprintf("key %d", s)}
 	}
 	n, err := unix.AddKey(string(k.Type), k.Description, k.Payload, int(r.serial))
 	if err != nil {
@@ -225,8 +234,10 @@ func explain(op string, t Type, err error) error {
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		e.Why = ErrNoType
-	case errors.Is(err, unix.ENOKEY) && op == "add":
+	case errors.Is(err, unix.ENOKEY) && op == "add" && t == TypeMKTME:
 		e.Why = ErrNoneFree
+	case errors.Is(err, unix.ENOKEY) && op == "add":
+		e.Why = ErrNoMaster
 	case errors.Is(err, unix.ENOKEY), errors.Is(err, unix.EKEYREVOKED), errors.Is(err, unix.EKEYEXPIRED):
 		e.Why = ErrGone
 	case errors.Is(err, unix.EDQUOT):

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -292,6 +293,64 @@ func TestNamed(t *testing.T) {
 	}
 }
 
+// TestNamedTwice: who adds a key that is there changes and loses nothing.
+func TestNamedTwice(t *testing.T) {
+	name := fmt.Sprintf("vmlatch-test-twice-%d", os.Getpid())
+	err := Named(name, func(r *Ring) error {
+		key, err := r.Add(Key{Type: User, Description: "vmlatch-test:twice", Payload: []byte("first")})
+		if err != nil {
+			return err
+		}
+		err = Named(name, func(same *Ring) error {
+			_, err := same.Add(Key{Type: User, Description: "vmlatch-test:twice", Payload: []byte("second")})
+			return err
+		})
+		if !errors.Is(err, ErrExists) {
+			t.Errorf("a second key: %v", err)
+		}
+		if b, err := r.Read(key); err != nil || string(b) != "first" {
+			t.Errorf("the first: %q, %v", b, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNamedByOthers: a ring that another user has made for all to join is refused.
+func TestNamedByOthers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("takes root, to be another user")
+	}
+	if _, err := exec.LookPath("keyctl"); err != nil {
+		t.Skip(err)
+	}
+	name := fmt.Sprintf("vmlatch-test-trap-%d", os.Getpid())
+	trap := exec.Command("keyctl", "session", name, "sh", "-c", "keyctl setperm @s 0x3f3f3f3f && echo set && cat")
+	trap.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 64030, Gid: 64030}}
+	in, err := trap.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := trap.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := trap.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "set\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	err = Named(name, func(*Ring) error { t.Error("joined"); return nil })
+	if !errors.Is(err, ErrDenied) || !strings.Contains(err.Error(), "64030") {
+		t.Errorf("%v", err)
+	}
+	_ = in.Close()
+	_ = trap.Wait()
+}
+
 // TestThread: a ring that is used where it is not is an error, not another key.
 func TestThread(t *testing.T) {
 	err := Apart(func(r *Ring) error {
@@ -410,6 +469,7 @@ func TestWords(t *testing.T) {
 		{"add", TypeMKTME, unix.ENODEV, ErrNoType, "add key of type mktme: this kernel has no such type of key"},
 		{"add", TypeMKTME, unix.ENOKEY, ErrNoneFree, "add key of type mktme: no key ID is free"},
 		{"add", TypeMKTME, unix.EACCES, ErrDenied, "CAP_SYS_ADMIN"},
+		{"add", Encrypted, unix.ENOKEY, ErrNoMaster, "master key is not there"},
 		{"read", "", unix.ENOKEY, ErrGone, "read key: the key is gone"},
 		{"read", "", unix.EKEYREVOKED, ErrGone, "read key: the key is gone"},
 		{"read", "", unix.EKEYEXPIRED, ErrGone, "read key: the key is gone"},

@@ -18,9 +18,6 @@ func Named(name string, _ func(*Ring) error) error {
 	return ErrNotSupported
 }
 
-// Here is not supported.
-func Here(func(*Ring) error) error { return ErrNotSupported }
-
 // Inherited is not supported.
 func Inherited() (*Ring, error) { return nil, ErrNotSupported }
 
