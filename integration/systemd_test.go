@@ -48,6 +48,22 @@ func TestUnits(t *testing.T) {
 			t.Errorf("%s: %v\n%s", unit, err, out)
 		}
 	}
+	// The drop-in that the help shows is one that systemd takes.
+	out, err := exec.Command(filepath.Join(binaries, "vmlatch"), "help", "systemd").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, example, _ := strings.Cut(string(out), "   [Service]\n")
+	example, _, ok := strings.Cut(example, "\n\n")
+	if dropIn := filepath.Join(dir, "vmlatch@guest.service.d"); !ok || os.Mkdir(dropIn, 0o755) != nil ||
+		os.WriteFile(filepath.Join(dropIn, "help.conf"), []byte("[Service]\n"+strings.ReplaceAll(example, "   ", "")+"\n"), 0o644) != nil {
+		t.Fatalf("no drop-in in %s", out)
+	}
+	verify := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, "vmlatch@guest.service"))
+	verify.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
+	if out, err := verify.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("the help's drop-in: %v\n%s", err, out)
+	}
 	for unit, limit := range services {
 		out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", fmt.Sprintf("--threshold=%d", limit), filepath.Join(dir, unit)).CombinedOutput()
 		if err != nil {
@@ -243,9 +259,18 @@ func TestSystemd(t *testing.T) {
 		pid := m.show("vmlatch@web", "MainPID")
 		return pid != "0" && pid != first && m.show("vmlatch@web", "ActiveState") == "active"
 	})
-	m.run("systemctl", "stop", "vmlatch@web")
-	if s := m.show("vmlatch@web", "ActiveState"); s == "active" {
-		t.Errorf("after stop: %s", s)
+	for _, how := range [][]string{
+		{"systemctl", "stop", "vmlatch@web"}, {"vmlatch", "stop", "web", "--timeout", "1s"}, {"vmlatch", "stop", "web", "--now"}, {"vmlatch", "stop", "--all", "--now"},
+	} {
+		if m.show("vmlatch@web", "ActiveState") != "active" {
+			m.run("systemctl", "start", "vmlatch@web")
+		}
+		m.run(how[0], how[1:]...) // the guest does not hear the button, so it is killed
+		m.ended("vmlatch@web")
+		time.Sleep(2500 * time.Millisecond) // RestartSec
+		if s := m.show("vmlatch@web", "ActiveState"); s != "inactive" {
+			t.Errorf("after %v it is %s again", how, s)
+		}
 	}
 	if out := m.run("vmlatch", "ps", "--all"); !strings.Contains(out, "stopped") {
 		t.Errorf("ps after stop: %s", out)
@@ -255,7 +280,6 @@ func TestSystemd(t *testing.T) {
 	}
 
 	// A VM that somebody started by hand is not the unit's, and not waited for.
-	m.run("systemctl", "reset-failed", "vmlatch@web")
 	m.run("vmlatch", "start", "/etc/vmlatch/vms/web.toml")
 	began := time.Now()
 	if out, err := m.try("systemctl", "start", "vmlatch@web"); err == nil {
@@ -282,6 +306,19 @@ func TestSystemd(t *testing.T) {
 	}
 }
 
+// ended waits until a unit has ended, and requires that it ended well.
+func (m *machine) ended(unit string) {
+	m.t.Helper()
+	for end := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		switch s := m.show(unit, "ActiveState"); {
+		case s == "inactive" && m.show(unit, "Result") == "success":
+			return
+		case s == "failed" || s == "inactive" || time.Now().After(end):
+			m.t.Fatalf("%s is %s, result %s: %s", unit, s, m.show(unit, "Result"), m.run("cat", "/run/vm.log"))
+		}
+	}
+}
+
 // TestSystemdGuests: a guest that powers off ends its unit well; one that waits for
 // its owner is released by a packet that comes as a credential.
 func TestSystemdGuests(t *testing.T) {
@@ -291,14 +328,7 @@ func TestSystemdGuests(t *testing.T) {
 	m.write("/etc/vmlatch/vms/linux.toml", fmt.Sprintf("memory = \"256MiB\"\naccel = \"tcg\"\n[kernel]\nimage = \"%s/vmlinuz\"\ninitrd = \"%[1]s/initrd.img\"\ncmdline = \"console=ttyS0 quiet\"\n", guest))
 	m.run("systemctl", "daemon-reload")
 	m.run("systemctl", "start", "vmlatch@linux")
-	for end := time.Now().Add(90 * time.Second); m.show("vmlatch@linux", "ActiveState") != "inactive"; time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the guest does not power off: %s", m.run("vmlatch", "logs", "linux"))
-		}
-	}
-	if r := m.show("vmlatch@linux", "Result"); r != "success" {
-		t.Errorf("result %s: %s", r, m.run("cat", "/run/vm.log"))
-	}
+	m.ended("vmlatch@linux")
 
 	// The emulator traces QEMU, which the unit's filter of system calls forbids.
 	m.write("/etc/systemd/system/vmlatch@sev.service.d/emulate.conf",
@@ -332,4 +362,24 @@ session    = "credential:session"
 	if out := m.run("vmlatch", "ps", "--all"); !strings.Contains(out, "open: verified") {
 		t.Errorf("ps: %s", out)
 	}
+	m.run("systemctl", "stop", "vmlatch@sev")
+	m.run("systemctl", "start", "vmlatch@sev") // held again
+	// Slots are counted by who may not write where they are.
+	m.write("/etc/systemd/system/vmlatch-nfd.service.d/test.conf", strings.ReplaceAll(logs, "ExecStop=/usr/bin/vmlatch stop --ignore --timeout 1s %i\n", ""))
+	m.run("mkdir", "-p", "/etc/kubernetes/node-feature-discovery/features.d")
+	m.run("systemctl", "daemon-reload")
+	m.run("systemctl", "start", "vmlatch-nfd")
+	if out := m.run("cat", "/etc/kubernetes/node-feature-discovery/features.d/vmlatch"); !strings.Contains(out, "expiry-time") {
+		t.Errorf("features: %s", out)
+	}
+	m.run("systemctl", "stop", "vmlatch@sev")
+	m.ended("vmlatch@sev")
+	// Removal ends what runs, and keeps what may be disks.
+	m.run("systemctl", "start", "vmlatch@sev")
+	m.write("/var/lib/vmlatch/disk.raw", "data")
+	m.run("dpkg", "--purge", "--no-triggers", "vmlatch")
+	if left, _ := m.try("pgrep", "-u", "vmlatch"); left != "" {
+		t.Errorf("processes after removal: %s", left)
+	}
+	m.run("test", "-e", "/var/lib/vmlatch/disk.raw")
 }

@@ -21,10 +21,18 @@ type Event struct {
 // its data.
 const EventEnded = "VMLATCH_ENDED"
 
-// EndedEvent is the last event of a VM that has ended.
-func EndedEvent(exit Exit) (Event, error) {
-	data, err := json.Marshal(exit)
-	return Event{time.Now().UTC(), EventEnded, data}, err
+// EndedEvent is the last event of a VM that has ended. Its time is that of the last
+// thing QEMU said: nobody sees a process die.
+func EndedEvent(d *rundir.Dir) (e Event, err error) {
+	events, at, err := tailEvents(d)
+	if err != nil {
+		return e, err
+	}
+	if len(events) > 0 {
+		at = events[len(events)-1].Time
+	}
+	data, err := json.Marshal(exitOf(events))
+	return Event{at, EventEnded, data}, err
 }
 
 // maxEventLine is the longest line of an event log that is read. Events have some
@@ -87,16 +95,16 @@ func parseEvent(line []byte) (Event, bool) {
 // maxEventsTail is how much of an event log is read for the last events.
 const maxEventsTail = 64 << 10
 
-// tailEvents reads the last events of a VM's log.
-func tailEvents(d *rundir.Dir) (events []Event, err error) {
+// tailEvents reads the last events of a VM's log, and when it was written to.
+func tailEvents(d *rundir.Dir) (events []Event, written time.Time, err error) {
 	f, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {
-		return nil, err
+		return nil, written, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, written, err
 	}
 	w := &EventWriter{Emit: func(e Event) error {
 		events = append(events, e)
@@ -104,7 +112,7 @@ func tailEvents(d *rundir.Dir) (events []Event, err error) {
 	}}
 	from := max(0, info.Size()-maxEventsTail)
 	if _, err := io.Copy(w, io.NewSectionReader(f, from, maxEventsTail)); err != nil {
-		return nil, err
+		return nil, written, err
 	}
-	return events, nil
+	return events, info.ModTime().UTC(), nil
 }

@@ -44,7 +44,27 @@ func Attach(root rundir.Root, name string) (*Machine, error) {
 		dir.Close()
 		return nil, fmt.Errorf("%s: its record names the technology %q, which is not known", name, rec.Technology)
 	}
-	return &Machine{dir: dir, rec: rec, tech: tech}, nil
+	m := &Machine{dir: dir, rec: rec, tech: tech}
+	m.settleRelease()
+	return m, nil
+}
+
+// settleRelease finishes a release whose command died after QEMU had let the guest
+// run and before that was recorded. Only QEMU knows.
+func (m *Machine) settleRelease() {
+	staged, err := m.dir.StagedRecord()
+	if err != nil || staged == nil || State(staged.State) != Running || checkTransition(m.State(), Running) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return
+	}
+	if status, err := (qmp.QueryStatus{}).Execute(ctx, conn); err == nil && status.Running && m.dir.CommitRecord() == nil {
+		m.rec = staged
+	}
 }
 
 // Record returns what is written down about the machine.
@@ -249,11 +269,20 @@ func (m *Machine) Wait(ctx context.Context) (Exit, error) {
 // VM's lock: neither a record that can be written nor a QEMU that answers.
 func (m *Machine) Kill(ctx context.Context) error {
 	m.disconnect()
+	m.intend()
 	return kill(ctx, m.dir, m.rec.PID)
 }
 
-// KillByName is Kill for a VM that another command is working on.
+// intend writes down, if it can, that the machine ends because somebody wants it to.
+func (m *Machine) intend() { _ = m.become(Stopping, nil) }
+
+// KillByName is Kill also for a VM that another command is working on.
 func KillByName(ctx context.Context, root rundir.Root, name string) error {
+	if dir, rec, err := root.Open(name, 0); err == nil {
+		m := &Machine{dir: dir, rec: rec}
+		defer m.Close()
+		return m.Kill(ctx)
+	}
 	dir, e, err := root.Find(name)
 	if err != nil {
 		return err
@@ -301,8 +330,8 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 	}
 	defer p.Close()
 	asked := m.powerdown(ctx)
-	_ = m.become(Stopping, nil) // for ps; stopping does not depend on it
-	m.Close()                   // others may end it sooner: stop --now
+	m.intend()
+	m.Close() // others may end it sooner: stop --now
 	if asked == nil {
 		limited, cancel := context.WithTimeout(ctx, timeout)
 		err = p.Wait(limited)
@@ -343,10 +372,14 @@ func (e Exit) Clean() bool { return e.Reason == ReasonPoweredOff }
 // ReadExit reads how a VM's guest ended from its event log. A log that does not end
 // with SHUTDOWN belongs to a QEMU that was killed or crashed.
 func ReadExit(d *rundir.Dir) (Exit, error) {
-	events, err := tailEvents(d)
+	events, _, err := tailEvents(d)
 	if err != nil {
 		return Exit{}, err
 	}
+	return exitOf(events), nil
+}
+
+func exitOf(events []Event) Exit {
 	exit := Exit{Reason: "killed"}
 	for _, e := range events {
 		switch e.Name {
@@ -356,8 +389,8 @@ func ReadExit(d *rundir.Dir) (Exit, error) {
 				exit.Reason = "unknown"
 			}
 		case qmp.EventGuestPanicked:
-			return Exit{Reason: "guest-panic", Guest: true}, nil
+			return Exit{Reason: "guest-panic", Guest: true}
 		}
 	}
-	return exit, nil
+	return exit
 }

@@ -62,7 +62,7 @@ type checkReport struct {
 }
 
 func checkFile(c *urfave.Context, s *cli.IO, file string) error {
-	h, err := hostConfig(c)
+	_, h, err := ownVMs(c, s.Say) // as a start would
 	if err != nil {
 		return err
 	}

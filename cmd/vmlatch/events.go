@@ -79,14 +79,10 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	if err != nil || !ended {
 		return err
 	}
-	exit, err := launcher.ReadExit(d)
+	last, err := launcher.EndedEvent(d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // its logs are gone: the name is used again
 	}
-	if err != nil {
-		return err
-	}
-	last, err := launcher.EndedEvent(exit)
 	if err != nil {
 		return err
 	}

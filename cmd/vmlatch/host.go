@@ -123,6 +123,7 @@ func gatherHost(c *urfave.Context) (*hostInfo, error) {
 	if err != nil {
 		return nil, err
 	}
+	h = ownCache(h)
 	rep, err := detect(c.String("root"))
 	if err != nil {
 		return nil, err

@@ -10,12 +10,15 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher"
 )
 
 // becomeOwner makes root the user who owns the run directory, with that user's
 // groups, for good: VMs of a service's user can be looked at and stopped by root, and
-// what that user put into the directory has no power over root.
-func becomeOwner(dir string) error {
+// what that user put into the directory has no power over root. say, if not nil, is
+// told: that user, not root, must be able to read what a spec names.
+func becomeOwner(dir string, say func(string, ...any)) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -29,7 +32,9 @@ func becomeOwner(dir string) error {
 		return nil // it is root's own, or the run directory's check refuses it
 	}
 	uid, gid, groups := int(st.Uid), int(st.Gid), []int{int(st.Gid)}
+	name := fmt.Sprintf("user %d", uid)
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		name = "user " + u.Username
 		if gid, err = strconv.Atoi(u.Gid); err != nil {
 			return err
 		}
@@ -41,6 +46,8 @@ func becomeOwner(dir string) error {
 			}
 		}
 	}
+	// What the VMs' memory may need to be pinned, only root can allow.
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	for _, step := range []func() error{
 		func() error { return syscall.Setgroups(groups) },
 		func() error { return syscall.Setgid(gid) },
@@ -50,5 +57,17 @@ func becomeOwner(dir string) error {
 			return fmt.Errorf("run directory %s: become its owner, user %d: %w", dir, uid, err)
 		}
 	}
+	if say != nil {
+		say("acting as %s, who owns %s", name, dir)
+	}
 	return nil
+}
+
+// ownCache keeps root from using, and from owning files in, a cache of another user.
+func ownCache(h *launcher.HostConfig) *launcher.HostConfig {
+	var st unix.Stat_t
+	if h.CacheDir != "" && os.Geteuid() == 0 && unix.Stat(h.CacheDir, &st) == nil && st.Uid != 0 {
+		h.CacheDir = "" // nothing is cached
+	}
+	return h
 }

@@ -30,7 +30,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			facts, err := launcher.GatherFacts(c.Context, h, nil, c.Bool("emulate"))
+			facts, err := launcher.GatherFacts(c.Context, ownCache(h), nil, c.Bool("emulate"))
 			if err != nil {
 				return err
 			}

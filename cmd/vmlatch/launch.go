@@ -73,6 +73,9 @@ func (l *launch) start(ctx context.Context, p *planned) (rec rundir.Record, err 
 		return rec, err
 	}
 	_ = l.manager.Status("%s: starting", p.spec.Name) // only for people
+	if l.slotWait > 0 {
+		_ = l.manager.Extend(l.slotWait + time.Minute)
+	}
 	m, err := launcher.Start(ctx, p.plan, l.options())
 	if err != nil {
 		return rec, err
@@ -80,13 +83,23 @@ func (l *launch) start(ctx context.Context, p *planned) (rec rundir.Record, err 
 	defer m.Close()
 	if err = l.finish(ctx, p.spec, m); err == nil {
 		rec = m.Record()
-		err = l.manager.Ready(rec.PID, l.outcome(&rec))
+		err = l.ready(ctx, rec.PID, &rec)
 	}
 	if err != nil {
 		return rec, errors.Join(err, m.Discard(detached(ctx)))
 	}
 	l.steps("done")
 	return rec, nil
+}
+
+// ready tells the service manager. A slow one is no reason to end a VM that is right.
+func (l *launch) ready(ctx context.Context, pid int, rec *rundir.Record) error {
+	err := l.manager.Ready(ctx, pid, l.outcome(rec))
+	if errors.Is(err, sdnotify.ErrSlow) && ctx.Err() == nil {
+		l.io.Say("warning: %s: %v", rec.Name, err)
+		return nil
+	}
+	return err
 }
 
 // finish takes a paused machine to where the command leaves it.

@@ -100,18 +100,18 @@ func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
 }
 
 // ownVMs reads the host's settings and becomes the owner of its VMs.
-func ownVMs(c *urfave.Context) (rundir.Root, *launcher.HostConfig, error) {
+func ownVMs(c *urfave.Context, say func(string, ...any)) (rundir.Root, *launcher.HostConfig, error) {
 	h, err := hostConfig(c)
 	if err != nil {
 		return rundir.Root{}, nil, err
 	}
 	root := h.Root()
-	return root, h, becomeOwner(root.Run)
+	return root, h, becomeOwner(root.Run, say)
 }
 
 // vms is ownVMs, and clears away what dead VMs left.
 func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error) {
-	root, h, err := ownVMs(c)
+	root, h, err := ownVMs(c, nil)
 	if err != nil {
 		return root, nil, err
 	}
@@ -121,7 +121,7 @@ func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error
 
 // listVMs is vms, and returns those that are there, with one look at each.
 func listVMs(c *urfave.Context, s *cli.IO, ended bool) (rundir.Root, []*rundir.Entry, error) {
-	root, _, err := ownVMs(c)
+	root, _, err := ownVMs(c, nil)
 	if err != nil {
 		return root, nil, err
 	}

@@ -109,10 +109,11 @@ func startAll(c *urfave.Context, l *launch) error {
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err, "DIR must have specs in it: files whose names end with .toml")
 	}
-	root, h, err := vms(c, l.io)
+	root, h, err := ownVMs(c, l.io.Say)
 	if err != nil {
 		return err
 	}
+	sweep(c.Context, l.io, root)
 	var tasks []*task
 	specs, broken := map[*task]*launcher.Spec{}, map[*task]error{}
 	by := map[string]string{} // file by name: of two specs of one name only the first is started
@@ -143,6 +144,7 @@ func startAll(c *urfave.Context, l *launch) error {
 		if err != nil {
 			return err
 		}
+		sayChoices(s, p, c.Bool("explain-choice"))
 		one := *l
 		one.io = s
 		rec, err := one.start(ctx, p)

@@ -28,7 +28,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			h, err := hostConfig(c)
+			_, h, err := ownVMs(c, s.Say) // as a start would
 			if err != nil {
 				return err
 			}

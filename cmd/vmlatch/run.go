@@ -67,7 +67,7 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	}
 	if err == nil {
 		rec := m.Record()
-		err = l.manager.Ready(0, l.outcome(&rec))
+		err = l.ready(c.Context, 0, &rec)
 	}
 	if err != nil {
 		return errors.Join(err, m.Discard(detached(c.Context)))

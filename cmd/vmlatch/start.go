@@ -75,22 +75,25 @@ func prepare(c *urfave.Context, s *cli.IO) (*planned, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, h, err := vms(c, s)
+	root, h, err := ownVMs(c, s.Say)
 	if err != nil {
 		return nil, err
 	}
+	sweep(c.Context, s, root)
 	p, err := loadPlan(c, h, args[0])
 	if err != nil {
 		return nil, err
 	}
-	if p.spec.Several() && !c.Bool("explain-choice") {
-		ch := p.plan.Choices[0]
-		s.Say("%s: %s is %s: %s", p.spec.Name, ch.What, ch.Value, ch.From)
-	}
-	if c.Bool("explain-choice") {
-		for _, ch := range p.plan.Choices {
+	sayChoices(s, p, c.Bool("explain-choice"))
+	return p, nil
+}
+
+// sayChoices says what was chosen: all of it, or only the technology where there
+// was a choice.
+func sayChoices(s *cli.IO, p *planned, all bool) {
+	for i, ch := range p.plan.Choices {
+		if all || i == 0 && p.spec.Several() {
 			s.Say("%s: %s is %s: %s", p.spec.Name, ch.What, ch.Value, ch.From)
 		}
 	}
-	return p, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -61,6 +62,10 @@ Examples:
 				if err := s.JSON(map[string]any{"schema": "vmlatch.wait/1", "name": e.Name, "exit": exit}); err != nil {
 					return err
 				}
+			}
+			// In a unit whose start failed the VM that is found is one from before.
+			if os.Getenv("SERVICE_RESULT") != "" && os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0" {
+				return nil
 			}
 			if e.Record != nil && launcher.State(e.Record.State) == launcher.Stopping {
 				return nil // somebody wanted it to end

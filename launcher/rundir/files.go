@@ -104,6 +104,10 @@ func (d *Dir) StageRecord(rec *Record) error {
 // CommitRecord puts the staged record in place.
 func (d *Dir) CommitRecord() error { return os.Rename(d.Path(recordTemporary), d.Path(recordFile)) }
 
+// StagedRecord is a record that was staged by a command which died before it put
+// it in place; nil if there is none.
+func (d *Dir) StagedRecord() (*Record, error) { return readRecord(d.Path(recordTemporary)) }
+
 // UnstageRecord forgets the staged record.
 func (d *Dir) UnstageRecord() { _ = os.Remove(d.Path(recordTemporary)) }
 

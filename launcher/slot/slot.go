@@ -96,14 +96,15 @@ func (p Pool) Take() (*Lease, error) {
 
 // Leased counts the leases.
 func (p Pool) Leased() (int, error) {
-	if _, err := os.Lstat(p.dir()); errors.Is(err, fs.ErrNotExist) {
+	// Who only counts makes nothing: it may be another user, or may not write.
+	lock, err := flock.Open(p.lockFile(), 0, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil // nobody ever took one
 	}
-	unlock, err := p.lock()
 	if err != nil {
 		return 0, err
 	}
-	defer unlock()
+	defer lock.Close()
 	return p.leased()
 }
 
@@ -146,6 +147,8 @@ func (p Pool) dir() string { return filepath.Join(p.Dir, p.Name) }
 
 func (p Pool) path(n int) string { return filepath.Join(p.dir(), strconv.Itoa(n)) }
 
+func (p Pool) lockFile() string { return filepath.Join(p.dir(), ".lock") }
+
 // lock makes the pool's directory and takes the lock under which slots are taken
 // and counted, for moments only.
 func (p Pool) lock() (unlock func(), err error) {
@@ -157,7 +160,7 @@ func (p Pool) lock() (unlock func(), err error) {
 			return nil, &fs.PathError{Op: "lock", Path: dir, Err: unix.ENOTDIR}
 		}
 	}
-	f, err := flock.Open(filepath.Join(p.dir(), ".lock"), unix.O_CREAT, unix.LOCK_EX)
+	f, err := flock.Open(p.lockFile(), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}

@@ -73,10 +73,13 @@ func (t *Table) Flush() error {
 
 // Fail prints an error with its hints and returns its exit code.
 func (s *IO) Fail(err error) ExitCode {
-	s.Say("%v", err)
+	var b strings.Builder
+	whole := &IO{Err: &b, Name: s.Name} // one write: others may speak too
+	whole.Say("%v", err)
 	for _, h := range hintsOf(err) {
-		s.Hint("%s", h)
+		whole.Hint("%s", h)
 	}
+	_, _ = io.WriteString(s.Err, b.String())
 	return codeOf(err)
 }
 

@@ -5,6 +5,7 @@
 package sdnotify
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -70,8 +71,9 @@ func (m *Manager) Extend(d time.Duration) error {
 
 // Ready says that the start is done and, unless pid is 0, that another process is
 // the main one from now on. It returns once the manager has taken that in: this
-// process may end then.
-func (m *Manager) Ready(pid int, status string) error {
+// process may end then. With [ErrSlow] the manager has been told and did not say
+// that it knows.
+func (m *Manager) Ready(ctx context.Context, pid int, status string) error {
 	if m == nil {
 		return nil
 	}
@@ -82,14 +84,20 @@ func (m *Manager) Ready(pid int, status string) error {
 	if err := m.send(text, nil); err != nil {
 		return err
 	}
-	return m.barrier()
+	return m.barrier(ctx)
 }
 
-// barrierTimeout is how long a manager may take to read its socket.
-const barrierTimeout = 5 * time.Second
+// ErrSlow means that a manager did not read its socket in time.
+var ErrSlow = errors.New("the service manager does not answer")
+
+// A manager that reloads its units does not read its socket meanwhile.
+const (
+	sendTimeout    = 5 * time.Second
+	barrierTimeout = 30 * time.Second
+)
 
 // barrier hands over one end of a pipe and waits until the manager closes it.
-func (m *Manager) barrier() error {
+func (m *Manager) barrier(ctx context.Context) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
@@ -103,8 +111,9 @@ func (m *Manager) barrier() error {
 	if err := r.SetReadDeadline(time.Now().Add(barrierTimeout)); err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })()
 	if _, err := r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("the service manager at %s did not answer in %v", m.addr, barrierTimeout)
+		return ErrSlow
 	}
 	return nil
 }
@@ -118,7 +127,7 @@ func (m *Manager) send(text string, f *os.File) error {
 		return os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	limit := unix.NsecToTimeval(barrierTimeout.Nanoseconds())
+	limit := unix.NsecToTimeval(sendTimeout.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit); err != nil {
 		return os.NewSyscallError("setsockopt", err)
 	}

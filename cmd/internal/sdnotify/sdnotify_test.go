@@ -1,6 +1,8 @@
 package sdnotify
 
 import (
+	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -61,7 +63,7 @@ func TestReadyWaitsForTheManager(t *testing.T) {
 			t.Fatal(err)
 		}
 		done := make(chan error, 1)
-		go func() { done <- m.Ready(42, "guest: running") }()
+		go func() { done <- m.Ready(context.Background(), 42, "guest: running") }()
 		for i, want := range []string{"STATUS=a MAINPID=1", "EXTEND_TIMEOUT_USEC=90000000", "MAINPID=42\nREADY=1\nSTATUS=guest: running", "BARRIER=1"} {
 			select {
 			case err := <-done:
@@ -78,13 +80,30 @@ func TestReadyWaitsForTheManager(t *testing.T) {
 	}
 }
 
+// TestSlowManager: one that does not read is told all the same.
+func TestSlowManager(t *testing.T) {
+	c := manager(t, "@vmlatch-test-slow")
+	m, err := FromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := m.Ready(ctx, 42, "x"); !errors.Is(err, ErrSlow) {
+		t.Errorf("%v", err)
+	}
+	if got := next(t, c); !strings.HasPrefix(got, "MAINPID=42\nREADY=1\n") {
+		t.Errorf("it reads %q", got)
+	}
+}
+
 func TestNoManager(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	m, err := FromEnv()
 	if m != nil || err != nil {
 		t.Fatalf("%v, %v", m, err)
 	}
-	if err := m.Ready(1, "x"); err != nil {
+	if err := m.Ready(context.Background(), 1, "x"); err != nil {
 		t.Error(err)
 	}
 	if err := m.Status("x"); err != nil {
@@ -99,7 +118,7 @@ func TestNoManager(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Ready(0, "x"); err == nil || !strings.Contains(err.Error(), "service manager") {
+	if err := m.Ready(context.Background(), 0, "x"); err == nil || !strings.Contains(err.Error(), "service manager") {
 		t.Errorf("nobody listens: %v", err)
 	}
 }

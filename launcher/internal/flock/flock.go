@@ -13,7 +13,11 @@ import (
 // says. With LOCK_NB a lock held elsewhere is unix.EWOULDBLOCK. Links are not
 // followed.
 func Open(name string, flags, how int) (*os.File, error) {
-	fd, err := unix.Open(name, flags|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	access := unix.O_RDONLY // is enough for a lock, also where nothing can be written
+	if flags&unix.O_CREAT != 0 {
+		access = unix.O_RDWR
+	}
+	fd, err := unix.Open(name, flags|access|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
