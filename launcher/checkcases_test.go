@@ -127,6 +127,7 @@ var checkCases = map[string]checkCase{
 	"tdx-module":        {tech: "tdx", host: func(f *Facts) { f.Host.TDX.Initialized = host.No }},
 	"tdx-quote-service": {tech: "tdx", replace: [2]string{`"qgs"`, `"missing"`}},
 	"machine-pinned":    {tech: "tdx", replace: [2]string{`machine = "pc-q35-11.1"`, ``}},
+	"owner-command":     {tech: "sev", add: "[latch]\nowner = [\"./no-such-program\"]\n"},
 	"name-free":         {tech: "none", plan: func(p *Plan) { _, _ = p.Dirs.Create(p.Name) }},
 
 	"directories":        {tech: "none", plan: func(p *Plan) { p.Dirs.State = "/dev/null/state" }},

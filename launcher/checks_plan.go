@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,19 @@ var planChecks = []Check{
 				missing = append(missing, err.Error())
 			}
 			return verdict(len(missing) == 0, "%s", strings.Join(missing, "; "))
+		},
+	},
+	{
+		ID: "owner-command", Severity: Refuse, stage: planStage, key: "latch.owner", when: func(s *subject) bool { return len(s.spec.Latch.Owner) > 0 },
+		Cause: "the command that asks the guest's owner cannot be run", Fix: "name a program in PATH, or one by a path that starts from the spec's own directory",
+		Source: "vmlatch help spec, [latch] owner",
+		look: func(s *subject) (Verdict, string) {
+			program := s.spec.Latch.Owner[0]
+			if strings.ContainsRune(program, '/') {
+				program = s.spec.abs(program)
+			}
+			_, err := exec.LookPath(program)
+			return verdict(err == nil, "%v", err)
 		},
 	},
 	{

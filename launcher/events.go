@@ -21,10 +21,10 @@ type Event struct {
 // its data.
 const EventEnded = "VMLATCH_ENDED"
 
-// EndedEvent is the last event of a VM that has ended. Its time is that of the last
+// EndedEvent is the last event of a VM that has ended, or of its run before that. Its time is that of the last
 // thing QEMU said: nobody sees a process die.
-func EndedEvent(d *rundir.Dir) (e Event, err error) {
-	events, at, err := tailEvents(d)
+func EndedEvent(d *rundir.Dir, previous bool) (e Event, err error) {
+	events, at, err := tailEvents(d, previous)
 	if err != nil {
 		return e, err
 	}
@@ -96,8 +96,8 @@ func parseEvent(line []byte) (Event, bool) {
 const maxEventsTail = 64 << 10
 
 // tailEvents reads the last events of a VM's log, and when it was written to.
-func tailEvents(d *rundir.Dir) (events []Event, written time.Time, err error) {
-	f, err := d.OpenLog(rundir.EventsLog, false)
+func tailEvents(d *rundir.Dir, previous bool) (events []Event, written time.Time, err error) {
+	f, err := d.OpenLog(rundir.EventsLog, previous)
 	if err != nil {
 		return nil, written, err
 	}

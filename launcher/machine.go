@@ -337,7 +337,8 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 		err = p.Wait(limited)
 		cancel()
 		if err == nil {
-			return true, m.dir.KillIfHeld(ctx)
+			exit, _ := ReadExit(m.dir)
+			return exit.Reason != ReasonKilled, m.dir.KillIfHeld(ctx)
 		}
 		if ctx.Err() != nil {
 			return false, ctx.Err()
@@ -366,13 +367,16 @@ type Exit struct {
 // ReasonPoweredOff is the reason of a guest that powered off by itself.
 const ReasonPoweredOff = "guest-shutdown"
 
+// ReasonKilled is the reason of a QEMU that did not say why it went.
+const ReasonKilled = "killed"
+
 // Clean says whether the guest powered off by itself.
 func (e Exit) Clean() bool { return e.Reason == ReasonPoweredOff }
 
 // ReadExit reads how a VM's guest ended from its event log. A log that does not end
 // with SHUTDOWN belongs to a QEMU that was killed or crashed.
 func ReadExit(d *rundir.Dir) (Exit, error) {
-	events, _, err := tailEvents(d)
+	events, _, err := tailEvents(d, false)
 	if err != nil {
 		return Exit{}, err
 	}
@@ -380,7 +384,7 @@ func ReadExit(d *rundir.Dir) (Exit, error) {
 }
 
 func exitOf(events []Event) Exit {
-	exit := Exit{Reason: "killed"}
+	exit := Exit{Reason: ReasonKilled}
 	for _, e := range events {
 		switch e.Name {
 		case qmp.EventShutdown:

@@ -51,6 +51,9 @@ func AskOwner(ctx context.Context, spec *Spec, m *exchange.Measurement, stderr i
 		switch {
 		case ctx.Err() != nil:
 			e.Err = ctx.Err()
+			if errors.Is(e.Err, context.DeadlineExceeded) {
+				e.Err = fmt.Errorf("it did not answer within %v ([latch] timeout)", time.Duration(spec.Latch.Timeout))
+			}
 		case errors.As(err, &exit):
 			e.Code = exit.ExitCode()
 		}

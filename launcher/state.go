@@ -38,6 +38,9 @@ var transitions = map[State][]State{
 type StateError struct{ From, To State }
 
 func (e *StateError) Error() string {
+	if e.From == e.To {
+		return fmt.Sprintf("it is %s already", e.To)
+	}
 	return fmt.Sprintf("a machine that is %s cannot become %s", e.From, e.To)
 }
 

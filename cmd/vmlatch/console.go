@@ -25,7 +25,7 @@ var errDetached = errors.New("detached")
 
 func newConsole(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "console", Usage: "attach to a VM's serial console", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Name: "console", Usage: "attach to a VM's serial console", ArgsUsage: "NAME", Category: catLook, BashComplete: completeAlive,
 		Description: `Ctrl-] detaches; the VM goes on. One client can be attached at a time. Where standard
 output is no terminal, control characters of the guest are escaped.
 
@@ -57,10 +57,19 @@ Examples:
 			} else if c.Bool("resize") {
 				return cli.Usagef("--resize: there is no terminal")
 			}
+			if console.held {
+				s.Say("%s: nothing of the guest has run yet", args[0])
+			}
 			err = showConsole(c.Context, s, console, c.Bool("resize"))
+			if s.OutIsTerminal() {
+				fmt.Fprintln(s.Err) // the guest's line goes on otherwise
+			}
 			if errors.Is(err, errDetached) {
 				s.Say("detached from %s", args[0])
 				return nil
+			}
+			if err == nil {
+				s.Say("the console of %s is closed: the VM has ended, or is ending", args[0])
 			}
 			return err
 		},
@@ -71,11 +80,12 @@ Examples:
 type attachedConsole struct {
 	net.Conn
 	lock *os.File
+	held bool // the guest is not released yet
 }
 
 func (a *attachedConsole) Close() error { return errors.Join(a.Conn.Close(), a.lock.Close()) }
 
-func openConsole(root rundir.Root, name string) (io.ReadWriteCloser, error) {
+func openConsole(root rundir.Root, name string) (*attachedConsole, error) {
 	d, e, err := root.Find(name)
 	if err != nil {
 		return nil, err
@@ -95,7 +105,7 @@ func openConsole(root rundir.Root, name string) (io.ReadWriteCloser, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("%s: console: %w", name, err)
 	}
-	return &attachedConsole{c, lock}, nil
+	return &attachedConsole{c, lock, e.Record != nil && e.Record.Released == nil}, nil
 }
 
 // showConsole copies between the console and this program's streams until the

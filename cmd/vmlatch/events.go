@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"slices"
+	"strings"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -54,7 +55,10 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	only := c.StringSlice("only")
+	var only []string
+	for _, name := range c.StringSlice("only") {
+		only = append(only, strings.ReplaceAll(strings.ToUpper(name), "-", "_"))
+	}
 	emit := func(e launcher.Event) error {
 		if len(only) > 0 && !slices.Contains(only, e.Name) {
 			return nil
@@ -70,7 +74,7 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	}
 	defer f.Close()
 	w := &launcher.EventWriter{Emit: emit}
-	ended := !e.VMHeld && !c.Bool("previous")
+	ended := !e.VMHeld || c.Bool("previous")
 	if c.Bool("follow") && e.VMHeld {
 		err, ended = follow(c.Context, w, f, d, e), true
 	} else {
@@ -79,7 +83,7 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	if err != nil || !ended {
 		return err
 	}
-	last, err := launcher.EndedEvent(d)
+	last, err := launcher.EndedEvent(d, c.Bool("previous"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // its logs are gone: the name is used again
 	}

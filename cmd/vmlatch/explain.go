@@ -101,6 +101,8 @@ func explain(err error) error {
 		return cli.Fail(cli.ExitHost, err, emulateHint)
 	case errors.Is(err, exchange.ErrFormat):
 		return cli.Fail(cli.ExitUsage, err, `packets come from "latchkey secret"`)
+	case errors.Is(err, rundir.ErrEnded):
+		return cli.Fail(cli.ExitFailure, err, `"vmlatch restart NAME" starts it again, "vmlatch logs NAME" has its last words`)
 	case errors.Is(err, rundir.ErrNotFound):
 		return cli.Fail(cli.ExitFailure, err, `"vmlatch ps --all" lists the VMs of this user`)
 	case errors.Is(err, rundir.ErrExists):

@@ -45,7 +45,7 @@ Examples:
 
 func newMeasure(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "measure", Usage: "print the launch measurement for the guest's owner", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeNames,
+		Name: "measure", Usage: "print the launch measurement for the guest's owner", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeAlive,
 		Description: `JSON: the platform's measurement and what is needed to check it. The owner
 gives it to "latchkey verify".
 
@@ -70,7 +70,7 @@ Example:
 
 func newInject(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "inject", Usage: "hand the owner's secret packet to the platform", ArgsUsage: "NAME PACKET", Category: catOpen, BashComplete: completeNames,
+		Name: "inject", Usage: "hand the owner's secret packet to the platform", ArgsUsage: "NAME PACKET", Category: catOpen, BashComplete: completeAlive,
 		Description: `The platform authenticates the packet with the owner's key and decrypts it into
 guest memory; this host sees only the encrypted form. An accepted packet opens
 a latch that waits for a secret. "-" reads the packet from standard input, credential:NAME
@@ -115,7 +115,7 @@ Example:
 
 func newRelease(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "release", Usage: "let a held VM run", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeNames,
+		Name: "release", Usage: "let a held VM run", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeAlive,
 		Description: "Refused while the latch is closed.\n\nExample:\n\n   vmlatch release guest",
 		Flags:       hostFlags(),
 		Action: func(c *urfave.Context) error {
@@ -140,7 +140,7 @@ func newRelease(s *cli.IO) *urfave.Command {
 
 func newQMP(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "qmp", Usage: "run one QMP command", ArgsUsage: "NAME COMMAND [JSON]", Category: catHost, BashComplete: completeNames,
+		Name: "qmp", Usage: "run one QMP command", ArgsUsage: "NAME COMMAND [JSON]", Category: catHost, BashComplete: completeAlive,
 		Description: `The result is printed as JSON. What a command changes behind vmlatch's back is not
 recorded. While the latch is closed the commands that let a guest run are refused,
 and of confidential guests always those that migrate, suspend or dump them; that

@@ -94,7 +94,11 @@ func (l *launch) start(ctx context.Context, p *planned) (rec rundir.Record, err 
 
 // ready tells the service manager. A slow one is no reason to end a VM that is right.
 func (l *launch) ready(ctx context.Context, pid int, rec *rundir.Record) error {
-	err := l.manager.Ready(ctx, pid, l.outcome(rec))
+	status := l.outcome(rec)
+	if l.hold { // nobody will change it later
+		status = fmt.Sprintf("%s: started, and held; \"vmlatch ps\" tells its state", rec.Name)
+	}
+	err := l.manager.Ready(ctx, pid, status)
 	if errors.Is(err, sdnotify.ErrSlow) && ctx.Err() == nil {
 		l.io.Say("warning: %s: %v", rec.Name, err)
 		return nil

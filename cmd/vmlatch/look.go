@@ -17,6 +17,7 @@ type vmInfo struct {
 	Status rundir.Status  `json:"status"` // alive, launching, ended
 	State  string         `json:"state"`  // paused, measured, provisioned, running, …
 	Exit   *launcher.Exit `json:"exit,omitempty"`
+	Ended  *time.Time     `json:"ended,omitempty"`
 	Record *rundir.Record `json:"record,omitempty"`
 }
 
@@ -31,6 +32,9 @@ func describe(root rundir.Root, e *rundir.Entry) vmInfo {
 			if exit, err := launcher.ReadExit(d); err == nil {
 				v.Exit = &exit
 			}
+			if last, err := launcher.EndedEvent(d, false); err == nil {
+				v.Ended = &last.Time
+			}
 		}
 	}
 	return v
@@ -41,9 +45,15 @@ func newPS(s *cli.IO) *urfave.Command {
 		Name: "ps", Usage: "list VMs", Category: catLook,
 		Description: "Examples:\n\n   vmlatch ps\n   vmlatch ps --all --json",
 		Flags: hostFlags(jsonFlag(),
-			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also VMs that have ended"}),
+			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also VMs that have ended"},
+			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only names"},
+			&urfave.BoolFlag{Name: "schema", Usage: "print the JSON Schema of --json"}),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			if c.Bool("schema") {
+				_, err := fmt.Fprint(s.Out, topicPSJSON)
 				return err
 			}
 			root, entries, err := listVMs(c, s, c.Bool("all"))
@@ -54,8 +64,14 @@ func newPS(s *cli.IO) *urfave.Command {
 			for _, e := range entries {
 				list = append(list, describe(root, e))
 			}
-			if c.Bool("json") {
+			switch {
+			case c.Bool("json"):
 				return s.JSON(map[string]any{"schema": "vmlatch.ps/1", "vms": list})
+			case c.Bool("quiet"):
+				for _, v := range list {
+					fmt.Fprintln(s.Out, v.Name)
+				}
+				return nil
 			}
 			return printVMs(s, list)
 		},
@@ -77,11 +93,19 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 		}
 		state := v.State
 		if v.Exit != nil {
-			state += " (" + v.Exit.Reason + ")"
+			state += " (" + v.how() + ")"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus, started)
 	}
 	return t.Flush()
+}
+
+// how a VM ended, and whether somebody wanted it to.
+func (v *vmInfo) how() string {
+	if v.Exit.Reason == launcher.ReasonKilled && v.Record != nil && launcher.State(v.Record.State) == launcher.Stopping {
+		return "killed by stop"
+	}
+	return v.Exit.Reason
 }
 
 func latchWord(l rundir.Latch) string {
@@ -133,10 +157,14 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 	row("name", "%s", v.Name)
 	row("status", "%s, %s", v.Status, v.State)
 	if v.Exit != nil {
-		row("ended by", "%s", v.Exit.Reason)
+		row("ended by", "%s", v.how())
 	}
 	if r := v.Record; r != nil {
-		row("technology", "%s%s", r.Technology, label(r.Emulated))
+		from := ""
+		if len(r.Choices) > 0 {
+			from = " (" + r.Choices[0].From + ")"
+		}
+		row("technology", "%s%s%s", r.Technology, label(r.Emulated), from)
 		row("latch", "%s", latchWord(r.Latch))
 		if r.SEV != nil {
 			if r.SEV.SNPPolicy != 0 {
@@ -152,10 +180,20 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 		if r.Released != nil {
 			row("released", "%s", r.Released.Local().Format(time.RFC3339))
 		}
+		if v.Ended != nil {
+			row("ended", "%s", v.Ended.Local().Format(time.RFC3339))
+		}
+		row("spec", "%s", r.Origin.Spec)
+		if r.Origin.Unit != "" {
+			row("unit", "%s", r.Origin.Unit)
+		}
+		if v.Status == rundir.Alive {
+			row("process", "%d", r.PID)
+		}
 		row("QEMU version", "%s", r.Version)
-		for _, c := range r.Choices {
-			if c.What == "policy" {
-				continue // shown above, as the platform confirmed it
+		for i, c := range r.Choices {
+			if c.What == "policy" || i == 0 {
+				continue // shown above
 			}
 			row(c.What, "%s (%s)", c.Value, c.From)
 		}

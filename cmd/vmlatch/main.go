@@ -50,13 +50,26 @@ func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "vmlatch", Usage: "start confidential VMs and hold them until they are proven right",
 		Long: long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
+		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
-			newStart(s), newRun(s), newStop(s), newRestart(s),
+			newStart(s), newRun(s), newStop(s), newRestart(s), newRm(s),
 			newPS(s), newInspect(s), newLogs(s), newEvents(s), newConsole(s), newWait(s),
 			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
 			newHost(s), newCheck(s), newPlan(s), newQMP(s),
 		},
 	}
+}
+
+// synonyms are what other programs call the commands.
+var synonyms = map[string]string{
+	"list": "ps", "ls": "ps", "create": "start", "shutdown": "stop", "destroy": "stop --now", "kill": "stop --now", "reboot": "restart",
+	"undefine": "rm", "prune": "rm --all", "attach": "console", "show": "inspect", "dominfo": "inspect", "version": "--version",
+}
+
+// values are what options can be, for shell completion.
+var values = map[string][]string{
+	"kind": {"console", "events", "qemu"}, "format": {"text", "json", "nfd", "nomad"},
+	"only": {"SHUTDOWN", "STOP", "RESUME", "RESET", "POWERDOWN", "GUEST_PANICKED", "MEMORY_FAILURE", launcher.EventEnded},
 }
 
 // hostFlags are the flags of every command that touches VMs.
@@ -213,8 +226,18 @@ func rename(c *urfave.Context, spec *launcher.Spec) error {
 	return cli.Fail(cli.ExitUsage, exchange.CheckName(name))
 }
 
-// completeNames lists the VMs for shell completion.
-func completeNames(c *urfave.Context) {
+// completeNames lists all VMs for shell completion.
+func completeNames(c *urfave.Context) { completeVMs(c, func(rundir.Status) bool { return true }) }
+
+func completeAlive(c *urfave.Context) {
+	completeVMs(c, func(s rundir.Status) bool { return s != rundir.Ended })
+}
+
+func completeEnded(c *urfave.Context) {
+	completeVMs(c, func(s rundir.Status) bool { return s == rundir.Ended })
+}
+
+func completeVMs(c *urfave.Context, want func(rundir.Status) bool) {
 	h, err := launcher.LoadHostConfig(launcher.HostConfigFile(), false)
 	if err != nil {
 		return
@@ -224,12 +247,17 @@ func completeNames(c *urfave.Context) {
 			*to = dir
 		}
 	}
+	if becomeOwner(h.RunDir, nil) != nil {
+		return
+	}
 	entries, err := h.Root().List(true)
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		fmt.Fprintln(c.App.Writer, e.Name)
+		if want(e.Status()) {
+			fmt.Fprintln(c.App.Writer, e.Name)
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -21,13 +20,13 @@ import (
 type task struct {
 	Name   string       `json:"name,omitempty"`
 	File   string       `json:"file,omitempty"`
-	Result string       `json:"result"` // started, running, stopped, killed, failed, skipped
+	Result string       `json:"result"` // started, running, stopped, killed, removed, failed, skipped, interrupted
 	Error  string       `json:"error,omitempty"`
 	Code   cli.ExitCode `json:"exit-code,omitempty"`
 }
 
 func jobsFlag() urfave.Flag {
-	return &urfave.IntFlag{Name: "jobs", Aliases: []string{"j"}, Value: 4, Usage: "with --all, how many VMs at once"}
+	return &urfave.IntFlag{Name: "jobs", Aliases: []string{"j"}, Value: 4, Usage: "with several VMs, how many at once"}
 }
 
 // many does the tasks, up to jobs at once. One that fails stops no other; those that
@@ -47,7 +46,12 @@ func many(c *urfave.Context, s *cli.IO, tasks []*task, do func(context.Context, 
 					t.Result = "skipped"
 					continue
 				}
-				if err := do(c.Context, shared, t); err != nil {
+				err := do(c.Context, shared, t)
+				if err != nil && c.Context.Err() != nil {
+					t.Result, t.Error = "interrupted", "interrupted"
+					continue // the end of the command says so
+				}
+				if err != nil {
 					t.Result, t.Error = "failed", err.Error()
 					t.Code = shared.Fail(explain(err))
 				}
@@ -86,7 +90,9 @@ func report(c *urfave.Context, s *cli.IO, tasks []*task) error {
 	for _, result := range order {
 		parts = append(parts, fmt.Sprintf("%d %s", count[result], result))
 	}
-	s.Say("%s", strings.Join(parts, ", "))
+	if len(tasks) > 1 {
+		s.Say("%s", strings.Join(parts, ", "))
+	}
 	if err := c.Context.Err(); err != nil {
 		return err
 	}
@@ -107,7 +113,7 @@ func startAll(c *urfave.Context, l *launch) error {
 	}
 	files, err := specsIn(args[0])
 	if err != nil {
-		return cli.Fail(cli.ExitUsage, err, "DIR must have specs in it: files whose names end with .toml")
+		return cli.Fail(cli.ExitUsage, err, "DIR is a directory of specs, whose names end with .toml")
 	}
 	root, h, err := ownVMs(c, l.io.Say)
 	if err != nil {
@@ -116,20 +122,20 @@ func startAll(c *urfave.Context, l *launch) error {
 	sweep(c.Context, l.io, root)
 	var tasks []*task
 	specs, broken := map[*task]*launcher.Spec{}, map[*task]error{}
-	by := map[string]string{} // file by name: of two specs of one name only the first is started
+	by := map[string][]*task{}
 	for _, f := range files {
 		t := &task{File: f}
 		tasks = append(tasks, t)
-		spec, err := launcher.LoadSpec(f)
-		if err == nil {
-			t.Name = spec.Name
-			if other := by[spec.Name]; other != "" {
-				err = cli.Usagef("%s: its name is %s, as that of %s", f, spec.Name, other)
-			} else {
-				by[spec.Name] = f
-			}
+		if specs[t], broken[t] = launcher.LoadSpec(f); broken[t] == nil {
+			t.Name = specs[t].Name
+			by[t.Name] = append(by[t.Name], t)
 		}
-		specs[t], broken[t] = spec, err
+	}
+	for name, same := range by {
+		for _, t := range same[1:] { // which of them is meant?
+			broken[t] = cli.Usagef("%s: its name is %s, as that of %s", t.File, name, same[0].File)
+			broken[same[0]] = cli.Usagef("%s: its name is %s, as that of %s", same[0].File, name, t.File)
+		}
 	}
 	return many(c, l.io, tasks, func(ctx context.Context, s *cli.IO, t *task) error {
 		if broken[t] != nil {
@@ -175,37 +181,33 @@ func specsIn(dir string) ([]string, error) {
 	return files, nil
 }
 
-// stopAll stops every VM that is alive.
-func stopAll(c *urfave.Context, s *cli.IO) error {
-	if _, err := cli.Args(c); err != nil {
+// onEach does something with several VMs: those that are named, or with --all those
+// that choose picks.
+func onEach(c *urfave.Context, s *cli.IO, names []string, choose func(*rundir.Entry) bool, do func(context.Context, *cli.IO, rundir.Root, *task) error) error {
+	all := c.Bool("all")
+	switch {
+	case all && len(names) > 0:
+		return cli.Usagef("--all and %s: name VMs, or say all", names[0])
+	case !all && len(names) == 0:
+		_, err := cli.Args(c, "NAME")
 		return err
 	}
-	root, entries, err := listVMs(c, s, false)
+	root, entries, err := listVMs(c, s, true)
 	if err != nil {
 		return err
 	}
-	var tasks []*task
+	tasks := []*task{}
+	for _, name := range names {
+		tasks = append(tasks, &task{Name: name})
+	}
 	for _, e := range entries {
-		if e.VMHeld {
+		if all && choose(e) {
 			tasks = append(tasks, &task{Name: e.Name})
 		}
 	}
 	if len(tasks) == 0 {
-		s.Say("no VM runs")
+		s.Say("there is none")
 	}
 	defer sweep(detached(c.Context), s, root)
-	return many(c, s, tasks, func(ctx context.Context, s *cli.IO, t *task) error {
-		graceful, err := stopVM(ctx, root, t.Name, c.Duration("timeout"), c.Bool("now"))
-		if errors.Is(err, rundir.ErrNotFound) { // it went by itself
-			graceful, err = true, nil
-		}
-		if err != nil {
-			return err
-		}
-		t.Result = sayStopped(s, t.Name, graceful)
-		return nil
-	})
+	return many(c, s, tasks, func(ctx context.Context, s *cli.IO, t *task) error { return do(ctx, s, root, t) })
 }
-
-// stopTimeout is how long a guest may take to power off.
-const stopTimeout = 30 * time.Second

@@ -55,7 +55,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	}
 	spec, err := launcher.LoadSpec(e.Record.Origin.Spec)
 	if err != nil {
-		return err
+		return cli.WithHint(explain(err), fmt.Sprintf("it was started from %s; with a spec elsewhere: vmlatch stop %s, then vmlatch start FILE", e.Record.Origin.Spec, name))
 	}
 	spec.Name = name
 	facts, err := launcher.GatherFacts(c.Context, h, spec, e.Record.Emulated)
@@ -75,7 +75,13 @@ func restart(c *urfave.Context, l *launch, name string) error {
 		return err
 	}
 	if e.VMHeld {
-		graceful, err := stopVM(c.Context, root, name, c.Duration("timeout"), c.Bool("now"))
+		graceful, err := stopVM(c.Context, l.io, root, name, c.Duration("timeout"), c.Bool("now"))
+		if err == nil && c.Context.Err() != nil {
+			err = fmt.Errorf("%s: was stopped", name)
+		}
+		if err != nil && c.Context.Err() != nil {
+			return cli.Fail(cli.ExitInterrupted, fmt.Errorf("%w; it is not started again", err), "vmlatch restart "+name)
+		}
 		if err != nil {
 			return err
 		}

@@ -19,8 +19,8 @@ func newRun(s *cli.IO) *urfave.Command {
 		Name: "run", Usage: "start a VM in the foreground with its console", ArgsUsage: "FILE", Category: catRun,
 		Description: `Start the VM and stay with it: its console is shown here, it ends with this
 command, and the exit code tells how the guest ended (0: it powered off, 5:
-otherwise). Ctrl-C presses the guest's power button; on a terminal the console
-has the keyboard, and Ctrl-] gives it back.
+otherwise). Ctrl-C presses the guest's power button; on a terminal, where the console
+has the keyboard and the guest gets Ctrl-C, Ctrl-] does.
 
 If the latch waits for a secret and the spec names no owner's command, the VM
 is held until it is released from elsewhere.
@@ -74,6 +74,9 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	}
 	if plan.Emulated {
 		s.Say("%s: emulated platform: protects nothing", spec.Name)
+	}
+	if s.OutIsTerminal() {
+		s.Say("%s: the keyboard is its console's; Ctrl-] ends the VM", spec.Name)
 	}
 	m.Close() // other commands may work on it now
 	return watch(c, s, m, console, plan.Dirs, spec.Name)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -14,7 +15,7 @@ import (
 
 func newStop(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "stop", Usage: "end a VM", ArgsUsage: "NAME | --all", Category: catRun, BashComplete: completeNames,
+		Name: "stop", Usage: "end VMs", ArgsUsage: "NAME… | --all", Category: catRun, BashComplete: completeAlive,
 		Description: `Press the guest's power button, wait for it to power off, then kill it. A VM
 that has not been released yet is killed at once.
 
@@ -34,30 +35,19 @@ Examples:
 			if c.Duration("timeout") <= 0 {
 				return cli.Usagef("--timeout %v: must be positive", c.Duration("timeout"))
 			}
-			if c.Bool("all") {
-				return stopAll(c, s)
-			}
-			if c.IsSet("jobs") || c.Bool("json") {
-				return cli.Usagef("--jobs and --json are for --all")
-			}
-			got, err := cli.Args(c, "NAME")
-			if err != nil {
-				return err
-			}
-			root, _, err := vms(c, s)
-			if err != nil {
-				return err
-			}
-			graceful, err := stopVM(c.Context, root, got[0], c.Duration("timeout"), c.Bool("now"))
-			if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
+			alive := func(e *rundir.Entry) bool { return e.VMHeld }
+			return onEach(c, s, c.Args().Slice(), alive, func(ctx context.Context, s *cli.IO, root rundir.Root, t *task) error {
+				graceful, err := stopVM(ctx, s, root, t.Name, c.Duration("timeout"), c.Bool("now"))
+				if errors.Is(err, rundir.ErrNotFound) && (c.Bool("ignore") || c.Bool("all")) {
+					t.Result = "ended"
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				t.Result = sayStopped(s, t.Name, graceful)
 				return nil
-			}
-			if err != nil {
-				return err
-			}
-			sweep(c.Context, s, root) // removes its directory
-			sayStopped(s, got[0], graceful)
-			return nil
+			})
 		},
 	}
 }
@@ -72,7 +62,7 @@ func sayStopped(s *cli.IO, name string, graceful bool) (result string) {
 	return "killed"
 }
 
-func stopVM(ctx context.Context, root rundir.Root, name string, timeout time.Duration, now bool) (graceful bool, err error) {
+func stopVM(ctx context.Context, s *cli.IO, root rundir.Root, name string, timeout time.Duration, now bool) (graceful bool, err error) {
 	if now { // whatever another command is doing with it
 		return false, launcher.KillByName(ctx, root, name)
 	}
@@ -81,7 +71,14 @@ func stopVM(ctx context.Context, root rundir.Root, name string, timeout time.Dur
 		return false, err
 	}
 	defer m.Close()
-	return m.Stop(ctx, timeout)
+	asked := m.State() == launcher.Running || m.State() == launcher.Stopping
+	patience := time.AfterFunc(time.Second, func() { s.Say("%s: was asked to power off; waiting up to %v", name, timeout) })
+	defer patience.Stop()
+	graceful, err = m.Stop(ctx, timeout)
+	if err != nil && ctx.Err() != nil && asked {
+		err = cli.Fail(cli.ExitInterrupted, fmt.Errorf("%s: was asked to power off, and not waited for", name), "vmlatch stop "+name)
+	}
+	return graceful, err
 }
 
 func ignoreFlag() urfave.Flag {
@@ -89,5 +86,5 @@ func ignoreFlag() urfave.Flag {
 }
 
 func timeoutFlag() urfave.Flag {
-	return &urfave.DurationFlag{Name: "timeout", Value: stopTimeout, Usage: "how long the guest may take"}
+	return &urfave.DurationFlag{Name: "timeout", Value: 30 * time.Second, Usage: "how long the guest may take, such as 2m"}
 }

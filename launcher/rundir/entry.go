@@ -159,7 +159,47 @@ func (r Root) Find(name string) (*Dir, *Entry, error) {
 	}
 	d := r.dir(name)
 	e, err := r.lookup(d)
+	if errors.Is(err, ErrNotFound) {
+		err = d.notAlive()
+	}
 	return d, e, err
+}
+
+// notAlive tells a VM that has ended from one that never was.
+func (d *Dir) notAlive() error {
+	if rec, err := readRecord(d.LogPath(recordFile)); err == nil && rec != nil {
+		return fmt.Errorf("%s: %w", d.Name, ErrEnded)
+	}
+	return fmt.Errorf("%s: %w", d.Name, ErrNotFound)
+}
+
+// Forget removes the logs and the record of a VM that has ended.
+func (r Root) Forget(name string) error {
+	if err := exchange.CheckName(name); err != nil {
+		return err
+	}
+	d := r.dir(name)
+	unlock, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if e, err := d.entry(); err == nil {
+		if e.VMHeld || e.LaunchHeld {
+			return fmt.Errorf("%s: %w", name, ErrExists)
+		}
+		if err := d.remove(e); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if err := ownDir(d.State); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w", name, ErrNotFound)
+	} else if err != nil {
+		return err
+	}
+	return d.removeLogs()
 }
 
 // FindLogs returns a VM's directories and last record, whether it lives or has

@@ -44,6 +44,27 @@ func (d *Dir) restoreLogs() {
 	_ = os.Remove(d.State) // fails while logs are kept
 }
 
+// removeLogs removes all logs, those of the run before too. What is not vmlatch's
+// stays, and is an error.
+func (d *Dir) removeLogs() error {
+	for _, dir := range []string{filepath.Join(d.State, previousDir), d.State} {
+		if err := ownDir(dir); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		for _, f := range append(logFiles[:len(logFiles):len(logFiles)], recordTemporary) {
+			if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if err := os.Remove(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeState makes the VM's state directory. A link in its place is refused: QEMU
 // would write where it points.
 func (d *Dir) makeState() error {

@@ -61,11 +61,18 @@ var (
 	ErrExists = errors.New("a VM of this name is running")
 	// ErrNotFound means that no VM of the name is alive.
 	ErrNotFound = errors.New("no such VM")
+	// ErrEnded is an ErrNotFound about a VM whose record is still there.
+	ErrEnded error = endedError{}
 	// ErrBusy means that another command is working on the VM.
 	ErrBusy = errors.New("another command is working on this VM")
 	// ErrUnsafe means that others could change what vmlatch keeps.
 	ErrUnsafe = errors.New("must be a directory of this user that nobody else can write to")
 )
+
+type endedError struct{}
+
+func (endedError) Error() string        { return "this VM has ended" }
+func (endedError) Is(target error) bool { return target == ErrNotFound }
 
 // Root is where VMs live: one directory a VM in each of both.
 type Root struct {
@@ -242,12 +249,14 @@ func (r Root) tryOpen(d *Dir) (*Record, error) {
 	defer unlock()
 	e, err := d.entry()
 	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, d.notAlive()
 	case err != nil:
 		return nil, err
 	case e.LaunchHeld && e.VMHeld:
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrBusy)
 	case e.Status() != Alive:
-		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
+		return nil, d.notAlive()
 	}
 	d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

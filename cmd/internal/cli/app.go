@@ -29,6 +29,10 @@ type App struct {
 	Action urfave.ActionFunc
 	Flags  []urfave.Flag
 	IO     *IO
+	// Synonyms are what other programs call a command: "list" is "ps".
+	Synonyms map[string]string
+	// Values are what an option can be, by its name, for completion.
+	Values map[string][]string
 	// Interruptible programs have nothing to clean up: a signal ends them at once.
 	Interruptible bool
 }
@@ -57,7 +61,7 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 	app := a.urfave(args)
 	var err error
 	if len(args) > 1 && args[1] == "__complete" {
-		err = complete(a.IO.Out, app, args[2:])
+		err = a.complete(a.IO.Out, app, args[2:])
 	} else {
 		err = app.RunContext(ctx, optionsFirst(app, args))
 	}
@@ -114,6 +118,11 @@ func (a *App) urfave(args []string) *urfave.App {
 		for _, c := range cs {
 			c.HideHelpCommand = true
 			c.OnUsageError = a.usageError
+			for _, f := range c.Flags {
+				if b, ok := f.(*urfave.BoolFlag); ok {
+					b.DisableDefaultText = true // a switch is off unless it is given
+				}
+			}
 			prepare(c.Subcommands)
 		}
 	}
@@ -140,7 +149,28 @@ func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
 			}
 		}
 	}
+	// The parser's words: invalid value "30" for flag -timeout: parse error.
+	var value, flag string
+	if n, _ := fmt.Sscanf(text, "invalid value %q for flag -%s", &value, &flag); n == 2 && c.Command != nil {
+		flag = strings.TrimSuffix(flag, ":")
+		for _, f := range c.Command.Flags {
+			if kind := kindOf(f); kind != "" && slices.Contains(f.Names(), flag) {
+				text = fmt.Sprintf("--%s %s: must be %s", flag, value, kind)
+			}
+		}
+	}
 	return Fail(ExitUsage, errors.New(text), hints...)
+}
+
+// kindOf says what an option's value must be, if not just text.
+func kindOf(f urfave.Flag) string {
+	switch f.(type) {
+	case *urfave.DurationFlag:
+		return "a duration, such as 30s or 2m"
+	case *urfave.IntFlag, *urfave.UintFlag, *urfave.Int64Flag, *urfave.Uint64Flag:
+		return "a number"
+	}
+	return ""
 }
 
 func (a *App) commandName(c *urfave.Context) string {
@@ -156,7 +186,9 @@ func (a *App) unknownCommand(name string) error {
 		names = append(names, c.Name)
 	}
 	hint := fmt.Sprintf("%q lists the commands", a.Name+" help")
-	if near := nearest(name, names); near != "" {
+	if other := a.Synonyms[name]; other != "" {
+		hint = fmt.Sprintf("here that is %q", a.Name+" "+other)
+	} else if near := nearest(name, names); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", a.Name+" "+near)
 	}
 	return Fail(ExitUsage, fmt.Errorf("no command %q", name), hint)

@@ -17,6 +17,7 @@ func program() (app *App, out, errs *bytes.Buffer, got *[]string) {
 	out, errs, got = &bytes.Buffer{}, &bytes.Buffer{}, &[]string{}
 	app = &App{
 		Name: "prog", Usage: "test", Version: "1", IO: &IO{Out: out, Err: errs, Name: "prog"},
+		Synonyms: map[string]string{"labour": "work"}, Values: map[string][]string{"policy": {"strict", "lax"}},
 		Topics: []Topic{{"topic", "a topic", "text of the topic"}},
 		Commands: []*urfave.Command{{
 			Name: "work", Usage: "do it", ArgsUsage: "FILE",
@@ -24,6 +25,7 @@ func program() (app *App, out, errs *bytes.Buffer, got *[]string) {
 				&urfave.BoolFlag{Name: "now"},
 				&urfave.StringSliceFlag{Name: "entry"},
 				&urfave.StringFlag{Name: "policy"},
+				&urfave.DurationFlag{Name: "wait", Hidden: true},
 			},
 			BashComplete: func(c *urfave.Context) { _, _ = c.App.Writer.Write([]byte("one\ntwo\n")) },
 			Action: func(c *urfave.Context) error {
@@ -59,6 +61,8 @@ func TestTrapsOfTheParser(t *testing.T) {
 		"behind -- all is argument":   {[]string{"work", "--", "--now"}, 0, "--now", ""},
 		"unknown option":              {[]string{"work", "--polcy", "x", "f"}, ExitUsage, "", "prog: no option --polcy\nhint: did you mean --policy?\n"},
 		"unknown command":             {[]string{"wrk"}, ExitUsage, "", "prog: no command \"wrk\"\nhint: did you mean \"prog work\"?\n"},
+		"synonym":                     {[]string{"labour"}, ExitUsage, "", "prog: no command \"labour\"\nhint: here that is \"prog work\"\n"},
+		"no duration":                 {[]string{"work", "f", "--wait", "30"}, ExitUsage, "", "prog: --wait 30: must be a duration, such as 30s or 2m\nhint: \"prog work --help\" shows the options\n"},
 		"missing argument":            {[]string{"work"}, ExitUsage, "", "prog: FILE is missing\nhint: usage: prog work FILE\n"},
 		"too many arguments":          {[]string{"work", "a", "b"}, ExitUsage, "", "prog: unexpected argument \"b\"\nhint: usage: prog work FILE\n"},
 		"error with hint":             {[]string{"work", "fail"}, ExitRefused, "fail", "prog: no\nhint: try again\n"},
@@ -82,14 +86,21 @@ func TestTrapsOfTheParser(t *testing.T) {
 
 func TestCompletionNeverRunsACommand(t *testing.T) {
 	for words, want := range map[string]string{
-		"":             "work completion help",
-		"w":            "work",
-		"work --":      "--now --entry --policy --help",
-		"work --n":     "--now",
-		"work ":        "one two",
-		"work t":       "two",
-		"work --now t": "two",
-		"nonsense ":    "work completion help",
+		"":                "work completion help",
+		"w":               "work",
+		"work --":         "--help --now --entry --policy",
+		"work --n":        "--now",
+		"work ":           "one two",
+		"work t":          "two",
+		"work --now t":    "two",
+		"nonsense ":       "work completion help",
+		"work f ":         "",
+		"work --policy ":  "strict lax",
+		"work --policy s": "strict",
+		"work --entry ":   "",
+		"completion z":    "zsh",
+		"help to":         "topic",
+		"--":              "--help --version",
 	} {
 		app, out, errs, got := program()
 		app.Run(context.Background(), append([]string{"prog", "__complete"}, strings.Split(words, " ")...))

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -19,6 +20,14 @@ func (a *App) topics() []Topic {
 func (a *App) helpCommand() *urfave.Command {
 	return &urfave.Command{
 		Name: "help", Usage: "explain a command or a topic", ArgsUsage: "[COMMAND | TOPIC]", Category: "help",
+		BashComplete: func(c *urfave.Context) {
+			for _, cmd := range a.Commands {
+				fmt.Fprintln(c.App.Writer, cmd.Name)
+			}
+			for _, t := range a.topics() {
+				fmt.Fprintln(c.App.Writer, t.Name)
+			}
+		},
 		Action: func(c *urfave.Context) error {
 			name := c.Args().First()
 			switch {
@@ -108,7 +117,8 @@ complete -c %[1]s -a '(__%[1]s_complete)'
 func (a *App) completionCommand() *urfave.Command {
 	return &urfave.Command{
 		Name: "completion", Usage: "print a completion script for a shell", ArgsUsage: "bash|zsh|fish", Category: "help",
-		Description: fmt.Sprintf("Load it with, for example:\n\n   source <(%s completion bash)", a.Name),
+		BashComplete: func(c *urfave.Context) { fmt.Fprint(c.App.Writer, "bash\nzsh\nfish\n") },
+		Description:  fmt.Sprintf("Load it with, for example:\n\n   source <(%s completion bash)", a.Name),
 		Action: func(c *urfave.Context) error {
 			args, err := Args(c, "SHELL")
 			if err != nil {
@@ -125,30 +135,46 @@ func (a *App) completionCommand() *urfave.Command {
 }
 
 // complete prints the words that may stand in place of the last of args. It
-// walks the declarations and never runs an action.
-func complete(w io.Writer, app *urfave.App, args []string) error {
+// walks the declarations and never runs an action. Where it knows none the shell
+// offers files.
+func (a *App) complete(w io.Writer, app *urfave.App, args []string) error {
 	if len(args) == 0 {
 		args = []string{""}
 	}
 	last := args[len(args)-1]
 	commands, flags := app.Commands, app.Flags
 	var current *urfave.Command
+	given := 0      // arguments of the command
+	valueOf := ""   // the option whose value the last word is
+	behind := false // a "--"
 	for _, word := range args[:len(args)-1] {
-		if strings.HasPrefix(word, "-") {
-			continue
-		}
-		for _, c := range commands {
-			if c.Name == word {
-				current, commands, flags = c, c.Subcommands, c.Flags
-				break
+		switch {
+		case valueOf != "":
+			valueOf = ""
+		case word == "--":
+			behind = true
+		case strings.HasPrefix(word, "-") && !behind:
+			if current != nil && takesValue(current, word) {
+				valueOf = strings.TrimLeft(word, "-")
+			}
+		default:
+			i := slices.IndexFunc(commands, func(c *urfave.Command) bool { return c.Name == word })
+			if i >= 0 && (current == nil || len(current.Subcommands) > 0) {
+				current = commands[i]
+				commands, flags = current.Subcommands, current.Flags
+			} else {
+				given++
 			}
 		}
 	}
 	var words []string
 	switch {
-	case strings.HasPrefix(last, "-"):
-		for _, f := range append(flags, &urfave.BoolFlag{Name: "help"}) {
-			if v, ok := f.(urfave.VisibleFlag); ok && !v.IsVisible() {
+	case valueOf != "":
+		words = a.Values[valueOf]
+	case strings.HasPrefix(last, "-") && !behind:
+		words = []string{"--help"}
+		for _, f := range flags {
+			if v, ok := f.(urfave.VisibleFlag); ok && !v.IsVisible() || f.Names()[0] == "help" {
 				continue
 			}
 			words = append(words, "--"+f.Names()[0])
@@ -159,7 +185,7 @@ func complete(w io.Writer, app *urfave.App, args []string) error {
 				words = append(words, c.Name)
 			}
 		}
-	case current.BashComplete != nil:
+	case current.BashComplete != nil && (given == 0 || strings.Contains(current.ArgsUsage, "…")):
 		words = completeArguments(current)
 	}
 	for _, word := range words {

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	urfave "github.com/urfave/cli/v2"
@@ -37,15 +38,47 @@ func (a *App) writeMan(w io.Writer, app *urfave.App) {
 		if c.Description != "" {
 			fmt.Fprintf(w, ".PP\n.nf\n%s\n.fi\n", roff(c.Description))
 		}
-		writeManFlags(w, c.Flags)
+		writeManFlags(w, own(c.Flags))
+	}
+	if common := shared(app.Commands); len(common) > 0 {
+		fmt.Fprint(w, ".SH COMMON OPTIONS\nMost commands have these too.\n")
+		writeManFlags(w, common)
 	}
 	if a.Action != nil {
 		fmt.Fprintln(w, ".SH OPTIONS")
 		writeManFlags(w, a.Flags)
 	}
 	for _, t := range a.topics() {
-		fmt.Fprintf(w, ".SH %s\n%s\n.PP\n.nf\n%s\n.fi\n", strings.ToUpper(roff(t.Name)), roff(t.Title), roff(strings.TrimSpace(t.Text)))
+		title := strings.ToUpper(t.Name)
+		if t.Name == "exit-codes" {
+			title = "EXIT STATUS" // as man-pages(7) has it
+		}
+		fmt.Fprintf(w, ".SH %s\n%s\n.PP\n.nf\n%s\n.fi\n", roff(title), roff(t.Title), roff(strings.TrimSpace(t.Text)))
 	}
+}
+
+// own are a command's flags without those of a category, which many commands have.
+func own(flags []urfave.Flag) []urfave.Flag {
+	return slices.DeleteFunc(slices.Clone(flags), func(f urfave.Flag) bool { return categoryOf(f) != "" })
+}
+
+// shared are the flags that have a category, each once.
+func shared(commands []*urfave.Command) (flags []urfave.Flag) {
+	for _, c := range commands {
+		for _, f := range c.Flags {
+			if categoryOf(f) != "" && !slices.ContainsFunc(flags, func(o urfave.Flag) bool { return o.Names()[0] == f.Names()[0] }) {
+				flags = append(flags, f)
+			}
+		}
+	}
+	return flags
+}
+
+func categoryOf(f urfave.Flag) string {
+	if c, ok := f.(urfave.CategorizableFlag); ok {
+		return c.GetCategory()
+	}
+	return ""
 }
 
 func writeManFlags(w io.Writer, flags []urfave.Flag) {
