@@ -234,7 +234,10 @@ func TestKillAtSystemCalls(t *testing.T) {
 				t.Logf("%s %d: %v: %s", call, n, err, out)
 			}
 			kills++
-			h.run("vmlatch", "ps")
+			if out := h.run("vmlatch", "ps"); strings.Contains(out, "paused") { // it had done its work
+				h.run("vmlatch", "stop", "vm", "--now")
+				h.clearEnded()
+			}
 			waitNothing(t, h.work)
 			if t.Failed() {
 				t.Fatalf("after a kill at %s, call %d", call, n)

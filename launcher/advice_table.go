@@ -10,12 +10,6 @@ var adviceTable = []Advice{
 		Host:    true,
 	},
 	{
-		Pattern: `No space left on device`,
-		Cause:   "QEMU finds no room for its logs",
-		Fix:     "make room in the file system of the path, or name another state-dir",
-		Host:    true,
-	},
-	{
 		Pattern: `SNP_LAUNCH_FINISH.*fw_error=11 `,
 		Cause:   "the launch has another digest than the ID block that its owner signed",
 		Fix:     "compare firmware, kernel, command line, cpus and cpu with what the owner measured: latchkey explain finds the difference",
@@ -250,6 +244,12 @@ var adviceTable = []Advice{
 		Pattern: `Invalid parameter '|is not a valid|Property .* not found|Parameter .* is unexpected|invalid object type|Parameter 'qom-type' does not accept`,
 		Cause:   "this QEMU has no device, object or property of a name in the spec, or is too old for it",
 		Fix:     "correct [[device]] and [[object]], which take QEMU's own names (-device help, -object help), or name a newer QEMU with qemu =",
+		Host:    true,
+	},
+	{
+		Pattern: `No space left on device`,
+		Cause:   "QEMU finds no room for its logs",
+		Fix:     "make room in the file system of the path, or name another state-dir",
 		Host:    true,
 	},
 }

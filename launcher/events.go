@@ -4,9 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"os"
 	"time"
-
-	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // Event is a line of a VM's event log (vmlatch.event/1). Its data may come from the
@@ -21,10 +20,10 @@ type Event struct {
 // its data.
 const EventEnded = "VMLATCH_ENDED"
 
-// EndedEvent is the last event of a VM that has ended, or of its run before that. Its time is that of the last
-// thing QEMU said: nobody sees a process die.
-func EndedEvent(d *rundir.Dir, previous bool) (e Event, err error) {
-	events, at, err := tailEvents(d, previous)
+// EndedEvent is the last event of a VM that has ended, by its event log. Its time is
+// that of the last thing QEMU said: nobody sees a process die.
+func EndedEvent(log *os.File) (e Event, err error) {
+	events, at, err := tailEvents(log)
 	if err != nil {
 		return e, err
 	}
@@ -95,13 +94,8 @@ func parseEvent(line []byte) (Event, bool) {
 // maxEventsTail is how much of an event log is read for the last events.
 const maxEventsTail = 64 << 10
 
-// tailEvents reads the last events of a VM's log, and when it was written to.
-func tailEvents(d *rundir.Dir, previous bool) (events []Event, written time.Time, err error) {
-	f, err := d.OpenLog(rundir.EventsLog, previous)
-	if err != nil {
-		return nil, written, err
-	}
-	defer f.Close()
+// tailEvents reads the last events of a log, and when it was written to.
+func tailEvents(f *os.File) (events []Event, written time.Time, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, written, err

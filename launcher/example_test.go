@@ -39,7 +39,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	packet, err := launcher.AskOwner(ctx, spec, measurement, os.Stderr)
+	packet, err := m.AskOwner(ctx, spec, measurement, os.Stderr)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -51,7 +51,12 @@ func HostConfigFile() string {
 // defaults, unless it was asked for by name.
 func LoadHostConfig(file string, named bool) (*HostConfig, error) {
 	c := &HostConfig{file: file, set: map[string]bool{}}
-	b, err := os.ReadFile(file)
+	var b []byte
+	f, err := openSettings(file)
+	if err == nil {
+		b, err = readAtMost(f, maxSpec)
+		_ = f.Close()
+	}
 	if err != nil && (named || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, err
 	}

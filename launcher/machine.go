@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,10 @@ func Attach(root rundir.Root, name string) (*Machine, error) {
 		dir.Close()
 		return nil, fmt.Errorf("%s: its record names the technology %q, which is not known", name, rec.Technology)
 	}
+	if tech.measurable && rec.SEV == nil {
+		dir.Close()
+		return nil, fmt.Errorf("%s: its record lacks what the platform said", name)
+	}
 	m := &Machine{dir: dir, rec: rec, tech: tech}
 	m.settleRelease()
 	return m, nil
@@ -66,6 +71,9 @@ func (m *Machine) settleRelease() {
 		m.rec = staged
 	}
 }
+
+// Is says whether this is the VM that a Dir was found for, and not only its name's.
+func (m *Machine) Is(d *rundir.Dir) bool { return m.dir.Same(d) }
 
 // Record returns what is written down about the machine.
 func (m *Machine) Record() rundir.Record { return *m.rec }
@@ -376,11 +384,18 @@ func (e Exit) Clean() bool { return e.Reason == ReasonPoweredOff }
 // ReadExit reads how a VM's guest ended from its event log. A log that does not end
 // with SHUTDOWN belongs to a QEMU that was killed or crashed.
 func ReadExit(d *rundir.Dir) (Exit, error) {
-	events, _, err := tailEvents(d, false)
+	log, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {
 		return Exit{}, err
 	}
-	return exitOf(events), nil
+	defer log.Close()
+	return ExitIn(log)
+}
+
+// ExitIn is ReadExit of an event log that is open already.
+func ExitIn(log *os.File) (Exit, error) {
+	events, _, err := tailEvents(log)
+	return exitOf(events), err
 }
 
 func exitOf(events []Event) Exit {

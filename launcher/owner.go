@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
@@ -29,11 +32,12 @@ func (e *OwnerError) Unwrap() error { return e.Err }
 
 // AskOwner runs the command that the spec names for its owner: the measurement
 // goes to its standard input, the packet comes from its standard output. What
-// it writes to its standard error goes to stderr.
-func AskOwner(ctx context.Context, spec *Spec, m *exchange.Measurement, stderr io.Writer) (*exchange.Packet, error) {
+// it writes to its standard error goes to stderr. What it starts ends with it: all of
+// it holds a lock by which the next command finds it if this process is killed.
+func (m *Machine) AskOwner(ctx context.Context, spec *Spec, measurement *exchange.Measurement, stderr io.Writer) (*exchange.Packet, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(spec.Latch.Timeout))
 	defer cancel()
-	in, err := json.MarshalIndent(m, "", "  ")
+	in, err := json.MarshalIndent(measurement, "", "  ")
 	if err != nil {
 		return nil, err
 	}
@@ -42,10 +46,27 @@ func AskOwner(ctx context.Context, spec *Spec, m *exchange.Measurement, stderr i
 	cmd.Dir = spec.dir
 	cmd.Stdin = bytes.NewReader(in)
 	cmd.Stderr = stderr
+	lock, err := m.dir.LockOwner()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	cmd.ExtraFiles = []*os.File{lock}
+	cmd.Cancel = func() error {
+		return errors.Join(cmd.Process.Kill(), m.dir.KillOwner(context.Background()))
+	}
 	cmd.WaitDelay = time.Second
+	runtime.LockOSThread() // the command ends with the thread that started it
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out limitedBuffer
 	cmd.Stdout = &out
-	if err := cmd.Run(); err != nil {
+	if err = cmd.Run(); errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it has answered, and left something running
+	}
+	_ = lock.Close()
+	err = errors.Join(err, m.dir.KillOwner(context.WithoutCancel(ctx)))
+	if err != nil {
 		e := &OwnerError{Command: argv[0], Code: -1, Err: err}
 		var exit *exec.ExitError
 		switch {

@@ -1,11 +1,14 @@
 package launcher
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
@@ -173,7 +176,7 @@ const maxSpec = 1 << 20
 func LoadSpec(file string) (*Spec, error) { return loadSpec(file, ParseSpec) }
 
 func loadSpec(file string, parse func(b []byte, file, dir string) (*Spec, error)) (*Spec, error) {
-	f, err := os.Open(file)
+	f, err := openSettings(file)
 	if err != nil {
 		return nil, &SpecError{File: file, Msg: unwrapPath(err)}
 	}
@@ -187,6 +190,23 @@ func loadSpec(file string, parse func(b []byte, file, dir string) (*Spec, error)
 		return nil, err
 	}
 	return parse(b, file, filepath.Dir(abs))
+}
+
+// openSettings opens a file that somebody wrote, and does not wait for who writes a
+// pipe: a VM can be started again from its file.
+func openSettings(file string) (*os.File, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close()
+		if err == nil {
+			err = &os.PathError{Op: "open", Path: file, Err: errors.New("is no regular file")}
+		}
+		return nil, err
+	}
+	return f, nil
 }
 
 // ParseSpec reads a spec. file names it in errors; dir is what relative paths

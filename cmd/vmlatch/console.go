@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"time"
 
 	urfave "github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -114,18 +115,19 @@ func openConsole(root rundir.Root, name string) (*attachedConsole, error) {
 func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter, resize bool) error {
 	escaped := &cli.EscapeWriter{W: s.Out}
 	var out io.Writer = escaped
+	keys := newTypist(console)
 	if in, ok := s.In.(*os.File); ok && term.IsTerminal(int(in.Fd())) && s.OutIsTerminal() {
-		out = s.Out
+		out, keys.lossy = s.Out, true
 		if old, err := term.MakeRaw(int(in.Fd())); err == nil {
 			defer func() { _ = term.Restore(int(in.Fd()), old) }()
 		}
 		if resize {
-			defer typeSizes(console, in)()
+			defer typeSizes(keys, in)()
 		}
 	}
 	typed := make(chan error, 1)
 	if s.In != nil {
-		go func() { typed <- copyKeys(ctx, console, s.In) }()
+		go func() { typed <- copyKeys(ctx, keys, s.In) }()
 	}
 	printed := make(chan error, 1)
 	go func() {
@@ -142,6 +144,7 @@ func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter, resize b
 			return err
 		case err := <-typed:
 			if errors.Is(err, errDetached) {
+				keys.flush()
 				return err
 			}
 			typed = nil // end of input: go on showing
@@ -151,9 +154,64 @@ func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter, resize b
 	}
 }
 
+// typist types into a console. A guest that does not listen holds no terminal up: what
+// it does not take in is kept, up to a limit, and then lost, as on a serial line.
+type typist struct {
+	lossy bool // else writers wait: what comes from a file is not lost
+	queue chan []byte
+	idle  chan struct{} // takes a token when all is typed
+}
+
+const (
+	maxTyped  = 1 << 10 // pieces of up to 1 KiB
+	flushTime = 200 * time.Millisecond
+)
+
+func newTypist(console io.Writer) *typist {
+	t := &typist{queue: make(chan []byte, maxTyped), idle: make(chan struct{})}
+	go func() { // ends with the program, or with the console
+		for b := range t.queue {
+			if b == nil {
+				close(t.idle)
+				return
+			}
+			if _, err := console.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	return t
+}
+
+func (t *typist) Write(b []byte) (int, error) {
+	piece := bytes.Clone(b)
+	if !t.lossy {
+		t.queue <- piece
+		return len(b), nil
+	}
+	select {
+	case t.queue <- piece:
+	default: // lost
+	}
+	return len(b), nil
+}
+
+// flush gives what was typed a moment to arrive.
+func (t *typist) flush() {
+	select {
+	case t.queue <- nil:
+	default:
+		return
+	}
+	select {
+	case <-t.idle:
+	case <-time.After(flushTime):
+	}
+}
+
 // typeSizes types the command that tells a shell in the guest the terminal's size,
 // now and after each change, until stop is called.
-func typeSizes(console io.Writer, terminal *os.File) (stop func()) {
+func typeSizes(keys io.Writer, terminal *os.File) (stop func()) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
 	changed <- unix.SIGWINCH
@@ -162,7 +220,7 @@ func typeSizes(console io.Writer, terminal *os.File) (stop func()) {
 		defer close(done)
 		for range changed {
 			if cols, rows, err := term.GetSize(int(terminal.Fd())); err == nil && rows > 0 && cols > 0 {
-				_, _ = fmt.Fprintf(console, " stty rows %d cols %d\r", rows, cols) // the space keeps it out of the shell's history
+				_, _ = fmt.Fprintf(keys, " stty rows %d cols %d\r", rows, cols) // the space keeps it out of the shell's history
 			}
 		}
 	}()
@@ -173,20 +231,18 @@ func typeSizes(console io.Writer, terminal *os.File) (stop func()) {
 	}
 }
 
-// copyKeys passes input on until the escape key, a broken console or the end
-// of input. A read that is under way when the context ends is abandoned.
-func copyKeys(ctx context.Context, to io.Writer, from io.Reader) error {
+// copyKeys passes input on until the escape key or the end of input. A read that is
+// under way when the context ends is abandoned.
+func copyKeys(ctx context.Context, keys io.Writer, from io.Reader) error {
 	buf := make([]byte, 1024)
 	for ctx.Err() == nil {
 		n, err := from.Read(buf)
 		if i := bytes.IndexByte(buf[:n], escapeKey); i >= 0 {
-			_, _ = to.Write(buf[:i])
+			_, _ = keys.Write(buf[:i])
 			return errDetached
 		}
 		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return err
-			}
+			_, _ = keys.Write(buf[:n])
 		}
 		if err != nil {
 			return err

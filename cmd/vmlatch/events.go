@@ -55,6 +55,11 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool("follow") {
+		if d, e, err = settled(c, root, d, e); err != nil {
+			return err
+		}
+	}
 	var only []string
 	for _, name := range c.StringSlice("only") {
 		only = append(only, strings.ReplaceAll(strings.ToUpper(name), "-", "_"))
@@ -83,10 +88,7 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	if err != nil || !ended {
 		return err
 	}
-	last, err := launcher.EndedEvent(d, c.Bool("previous"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // its logs are gone: the name is used again
-	}
+	last, err := launcher.EndedEvent(f)
 	if err != nil {
 		return err
 	}

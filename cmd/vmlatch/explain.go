@@ -130,6 +130,7 @@ var resources = []struct {
 	{unix.ENOSPC, "make room in the file system of the path, or name other directories: \"vmlatch help files\""},
 	{unix.EDQUOT, "make room, or have the user's quota raised"},
 	{unix.EROFS, "name a directory that can be written to: --run-dir and --state-dir, or host.toml"},
+	{unix.ENOTDIR, "name a directory: --run-dir and --state-dir, or host.toml"},
 	{unix.EMFILE, "raise the limit of open files: LimitNOFILE= of the unit, nofile in limits.conf, or ulimit -n"},
 	{unix.ENFILE, "the whole system has too many files open: sysctl fs.file-max"},
 	{unix.ENOMEM, "stop something, or give the VM less memory"},

@@ -6,32 +6,36 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // becomeOwner makes root the user who owns the run directory, with that user's
 // groups, for good: VMs of a service's user can be looked at and stopped by root, and
 // what that user put into the directory has no power over root. say, if not nil, is
 // told: that user, not root, must be able to read what a spec names.
-func becomeOwner(dir string, say func(string, ...any)) error {
+func becomeOwner(root rundir.Root, say func(string, ...any)) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	uid, err := ownerOf(root.Run)
+	if err != nil {
+		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid == 0 {
-		return nil // it is root's own, or the run directory's check refuses it
+	if uid == 0 {
+		if other, err := ownerOf(root.State); err != nil || other == 0 {
+			return err
+		}
+		// Records lead to specs, and specs to programs.
+		return fmt.Errorf("state directory %s, which is not root's, beside root's run directory %s: %w", root.State, root.Run, rundir.ErrUnsafe)
 	}
-	uid, gid, groups := int(st.Uid), int(st.Gid), []int{int(st.Gid)}
+	gid, groups := uid, []int{uid}
 	name := fmt.Sprintf("user %d", uid)
 	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
 		name = "user " + u.Username
@@ -54,20 +58,40 @@ func becomeOwner(dir string, say func(string, ...any)) error {
 		func() error { return syscall.Setuid(uid) },
 	} {
 		if err := step(); err != nil {
-			return fmt.Errorf("run directory %s: become its owner, user %d: %w", dir, uid, err)
+			return fmt.Errorf("run directory %s: become its owner, user %d: %w", root.Run, uid, err)
 		}
 	}
 	if say != nil {
-		say("acting as %s, who owns %s", name, dir)
+		say("acting as %s, who owns %s", name, root.Run)
 	}
 	return nil
 }
 
+// ownerOf is who decides what lies at a path: the owner of it, or of the directory
+// nearest to it, that is not root.
+func ownerOf(path string) (uid int, err error) {
+	for {
+		var st unix.Stat_t
+		switch err := unix.Lstat(path, &st); {
+		case err == nil && st.Uid != 0:
+			return int(st.Uid), nil
+		case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR):
+			return 0, &fs.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		up := filepath.Dir(path)
+		if up == path {
+			return 0, nil
+		}
+		path = up
+	}
+}
+
 // ownCache keeps root from using, and from owning files in, a cache of another user.
 func ownCache(h *launcher.HostConfig) *launcher.HostConfig {
-	var st unix.Stat_t
-	if h.CacheDir != "" && os.Geteuid() == 0 && unix.Stat(h.CacheDir, &st) == nil && st.Uid != 0 {
-		h.CacheDir = "" // nothing is cached
+	if h.CacheDir != "" && os.Geteuid() == 0 {
+		if uid, err := ownerOf(h.CacheDir); err != nil || uid != 0 {
+			h.CacheDir = "" // nothing is cached
+		}
 	}
 	return h
 }

@@ -35,8 +35,10 @@ func newLaunch(c *urfave.Context, s *cli.IO) (*launch, error) {
 	if m != nil {
 		l.unit = sdnotify.Unit()
 	}
-	return l, err
+	return l, cli.Fail(cli.ExitUsage, err, notifyHint)
 }
+
+const notifyHint = "NOTIFY_SOCKET is the service manager's socket, a path or @ and an abstract name; without a manager unset it"
 
 // alone is a launch of which no service manager is told: it waits for one VM.
 func (l *launch) alone() *launch {
@@ -72,7 +74,9 @@ func (l *launch) start(ctx context.Context, p *planned) (rec rundir.Record, err 
 	if err := l.canFinish(p.spec); err != nil {
 		return rec, err
 	}
-	_ = l.manager.Status("%s: starting", p.spec.Name) // only for people
+	if err := l.manager.Status("%s: starting", p.spec.Name); err != nil { // it would not hear the end either
+		return rec, cli.Fail(cli.ExitHost, err, notifyHint)
+	}
 	if l.slotWait > 0 {
 		_ = l.manager.Extend(l.slotWait + time.Minute)
 	}
@@ -120,7 +124,9 @@ func (l *launch) finish(ctx context.Context, spec *launcher.Spec, m *launcher.Ma
 		l.steps("owner")
 		_ = l.manager.Status("%s: measured; waiting for its owner", spec.Name)
 		_ = l.manager.Extend(time.Duration(spec.Latch.Timeout) + time.Minute)
-		packet, err := launcher.AskOwner(ctx, spec, measurement, l.io.Err)
+		said := &cli.EscapeWriter{W: l.io.Err}
+		packet, err := m.AskOwner(ctx, spec, measurement, said)
+		_ = said.Flush()
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,11 @@ Examples:
 			if err != nil {
 				return err
 			}
+			if c.Bool("follow") {
+				if d, e, err = settled(c, root, d, e); err != nil {
+					return err
+				}
+			}
 			escaped := &cli.EscapeWriter{W: s.Out}
 			defer func() { _ = escaped.Flush() }()
 			var out io.Writer = escaped

@@ -28,16 +28,28 @@ func describe(root rundir.Root, e *rundir.Entry) vmInfo {
 	}
 	if v.Status == rundir.Ended {
 		v.State = string(launcher.Stopped)
-		if d, _, err := root.FindLogs(e.Name); err == nil {
-			if exit, err := launcher.ReadExit(d); err == nil {
-				v.Exit = &exit
-			}
-			if last, err := launcher.EndedEvent(d, false); err == nil {
-				v.Ended = &last.Time
-			}
-		}
+		v.Exit, v.Ended = ending(root, e.Name)
 	}
 	return v
+}
+
+// ending is how and when a VM ended, if its logs tell.
+func ending(root rundir.Root, name string) (*launcher.Exit, *time.Time) {
+	d, _, err := root.FindLogs(name)
+	if err != nil {
+		return nil, nil
+	}
+	log, err := d.OpenLog(rundir.EventsLog, false)
+	if err != nil {
+		return nil, nil
+	}
+	defer log.Close()
+	exit, err1 := launcher.ExitIn(log)
+	last, err2 := launcher.EndedEvent(log)
+	if err1 != nil || err2 != nil {
+		return nil, nil
+	}
+	return &exit, &last.Time
 }
 
 func newPS(s *cli.IO) *urfave.Command {
@@ -84,11 +96,11 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 	for _, v := range list {
 		technology, latch, memory, cpus, started := "-", "-", "-", "-", "-"
 		if r := v.Record; r != nil {
-			technology = r.Technology
+			technology = cli.Escape(r.Technology)
 			if r.Emulated {
 				technology += " (emulated)"
 			}
-			latch, memory, cpus = latchWord(r.Latch), r.Memory, fmt.Sprint(r.CPUs)
+			latch, memory, cpus = cli.Escape(latchWord(r.Latch)), cli.Escape(r.Memory), fmt.Sprint(r.CPUs)
 			started = r.Started.Local().Format("2006-01-02 15:04:05")
 		}
 		state := v.State

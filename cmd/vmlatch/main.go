@@ -5,11 +5,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"runtime/debug"
 
 	urfave "github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
@@ -24,6 +26,9 @@ func main() {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(64 << 20)
+	// What a caller has left open is not for QEMU, which lives longer (Linux 5.11; on
+	// older ones it is the caller's matter).
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	os.Exit(int(newApp(cli.System("vmlatch")).Main(os.Args)))
 }
 
@@ -119,7 +124,7 @@ func ownVMs(c *urfave.Context, say func(string, ...any)) (rundir.Root, *launcher
 		return rundir.Root{}, nil, err
 	}
 	root := h.Root()
-	return root, h, becomeOwner(root.Run, say)
+	return root, h, becomeOwner(root, say)
 }
 
 // vms is ownVMs, and clears away what dead VMs left.
@@ -247,7 +252,7 @@ func completeVMs(c *urfave.Context, want func(rundir.Status) bool) {
 			*to = dir
 		}
 	}
-	if becomeOwner(h.RunDir, nil) != nil {
+	if becomeOwner(h.Root(), nil) != nil {
 		return
 	}
 	entries, err := h.Root().List(true)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	urfave "github.com/urfave/cli/v2"
@@ -46,7 +47,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	if err != nil {
 		return err
 	}
-	_, e, err := root.FindLogs(name)
+	d, e, err := root.FindLogs(name)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 		return err
 	}
 	if e.VMHeld {
-		graceful, err := stopVM(c.Context, l.io, root, name, c.Duration("timeout"), c.Bool("now"))
+		graceful, err := stopOnly(c, l.io, root, d)
 		if err == nil && c.Context.Err() != nil {
 			err = fmt.Errorf("%s: was stopped", name)
 		}
@@ -99,10 +100,30 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	return nil
 }
 
+// stopOnly ends the VM that was found, and no later one of its name, which another
+// command may have started.
+func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (graceful bool, err error) {
+	m, err := launcher.Attach(root, d.Name)
+	if errors.Is(err, rundir.ErrNotFound) {
+		return true, nil // it went meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	defer m.Close()
+	if !m.Is(d) {
+		return false, fmt.Errorf("%s: another command has started it anew", d.Name)
+	}
+	if c.Bool("now") {
+		return false, m.Kill(c.Context)
+	}
+	return stopMachine(c.Context, s, m, c.Duration("timeout"))
+}
+
 // mayRestart refuses VMs that another program stays with, or whose spec is unknown.
 func mayRestart(e *rundir.Entry) error {
 	switch r := e.Record; {
-	case r == nil:
+	case r == nil || e.Status() == rundir.Launching:
 		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", e.Name, rundir.ErrBusy), "it is being launched; try again when that has finished")
 	case r.Origin.Unit != "":
 		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it belongs to the unit %s", e.Name, r.Origin.Unit), "systemctl restart "+r.Origin.Unit)

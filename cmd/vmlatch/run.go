@@ -49,6 +49,9 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	}
 	spec, plan := p.spec, p.plan
 	l.hold = spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
+	if err := l.manager.Status("%s: starting", spec.Name); err != nil {
+		return cli.Fail(cli.ExitHost, err, notifyHint)
+	}
 	opt := l.options()
 	opt.Foreground = true
 	m, err := launcher.Start(c.Context, plan, opt)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"runtime"
 
 	urfave "github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,9 @@ Examples:
 					fmt.Fprintf(s.Err, "step %s\n", step)
 				}
 				if step == c.String("stop-at") {
-					_ = unix.Kill(unix.Getpid(), unix.SIGSTOP)
+					runtime.LockOSThread() // a signal to the thread stops it here, one to the process soon
+					_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
+					runtime.UnlockOSThread()
 				}
 			}
 			if c.Bool("all") {

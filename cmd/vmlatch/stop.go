@@ -71,6 +71,12 @@ func stopVM(ctx context.Context, s *cli.IO, root rundir.Root, name string, timeo
 		return false, err
 	}
 	defer m.Close()
+	return stopMachine(ctx, s, m, timeout)
+}
+
+// stopMachine ends a VM as the user asked, and says so if that takes long.
+func stopMachine(ctx context.Context, s *cli.IO, m *launcher.Machine, timeout time.Duration) (graceful bool, err error) {
+	name := m.Record().Name
 	asked := m.State() == launcher.Running || m.State() == launcher.Stopping
 	patience := time.AfterFunc(time.Second, func() { s.Say("%s: was asked to power off; waiting up to %v", name, timeout) })
 	defer patience.Stop()

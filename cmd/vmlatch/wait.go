@@ -43,18 +43,23 @@ Examples:
 			if e.VMHeld && c.Bool("now") {
 				return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it still runs", e.Name))
 			}
+			if d, e, err = settled(c, root, d, e); err != nil {
+				return err
+			}
+			log, err := d.OpenLog(rundir.EventsLog, false) // of this run, whatever uses the name later
+			if err != nil {
+				return err
+			}
+			defer log.Close()
 			if e.VMHeld {
-				err := d.WaitEnd(c.Context, e)
-				if err != nil {
+				if err := d.WaitEnd(c.Context, e); err != nil {
 					return err
 				}
-				if d, e, err = root.FindLogs(args[0]); errors.Is(err, rundir.ErrNotFound) {
-					return nil // and every trace of it is gone: its launch was given up
-				} else if err != nil {
-					return err
+				if _, now, err := root.FindLogs(args[0]); err == nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
+					e = now // its last record
 				}
 			}
-			exit, err := launcher.ReadExit(d)
+			exit, err := launcher.ExitIn(log)
 			if err != nil {
 				return err
 			}
@@ -73,4 +78,22 @@ Examples:
 			return exitError(e.Name, exit)
 		},
 	}
+}
+
+// settled waits until no command is launching a VM any more, and finds it again.
+func settled(c *urfave.Context, root rundir.Root, d *rundir.Dir, e *rundir.Entry) (*rundir.Dir, *rundir.Entry, error) {
+	if e.Status() != rundir.Launching {
+		return d, e, nil
+	}
+	if err := d.AwaitLaunch(c.Context); err != nil {
+		return nil, nil, err
+	}
+	now, err := root.Peek(d.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if now == nil || now.Record == nil || !now.Record.Settled {
+		return nil, nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its launch was given up", d.Name))
+	}
+	return root.FindLogs(d.Name)
 }

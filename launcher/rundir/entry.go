@@ -145,11 +145,18 @@ func (d *Dir) entry() (*Entry, error) {
 
 func (r Root) lookup(d *Dir) (*Entry, error) {
 	unlock, err := r.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	return d.entry()
+	e, err := d.entry()
+	if err == nil && e.VMHeld {
+		_, err = d.pin()
+	}
+	return e, err
 }
 
 // Find returns one VM's directories and state, without taking a lock.
@@ -180,6 +187,9 @@ func (r Root) Forget(name string) error {
 	}
 	d := r.dir(name)
 	unlock, err := r.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		unlock, err = func() {}, nil // nothing is started without one
+	}
 	if err != nil {
 		return err
 	}
@@ -222,27 +232,30 @@ func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
 
 // List returns the VMs of the run directory, by name, and with ended also those
 // of which only logs are left.
-func (r Root) List(ended bool) ([]*Entry, error) {
+func (r Root) List(ended bool) (out []*Entry, err error) {
+	if out, err = r.list(); err != nil || !ended {
+		return out, err
+	}
+	old, err := r.ended(out)
+	return append(out, old...), err
+}
+
+func (r Root) list() (out []*Entry, err error) {
 	unlock, err := r.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	names, err := r.names(r.Run)
-	if err != nil {
-		return nil, err
-	}
-	var out []*Entry
 	for _, name := range names {
 		if e, err := r.dir(name).entry(); err == nil { // else it is none, or cannot be read
 			out = append(out, e)
 		}
 	}
-	if ended {
-		old, err := r.ended(out)
-		return append(out, old...), err
-	}
-	return out, nil
+	return out, err
 }
 
 // ended are the VMs of which only logs are left.

@@ -1,6 +1,7 @@
 package rundir
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,15 +33,21 @@ func makeOwnDir(dir string) error {
 	return ownDir(dir)
 }
 
+// errNoFile is about what no command of vmlatch has written.
+var errNoFile = errors.New("is no file of vmlatch's")
+
 // openRegular opens a file to read it, if it is one: no link, no pipe to wait for.
 func openRegular(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a socket
+		err = &fs.PathError{Op: "open", Path: name, Err: errNoFile}
+	}
 	if err != nil {
 		return nil, err
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		_ = f.Close()
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("is no regular file")}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errNoFile}
 	}
 	return f, nil
 }
@@ -57,7 +64,7 @@ func readRegular(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if info.Size() > limit {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("has over %d bytes", limit)}
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("has over %d bytes: %w", limit, errNoFile)}
 	}
 	b := make([]byte, info.Size())
 	n, err := io.ReadFull(f, b) // vmlatch's files are replaced, never changed
@@ -94,11 +101,17 @@ func replaceFile(tmp, name string, b []byte) error {
 // StageRecord writes a new launch record without putting it in place: what could
 // fail then, such as a full disk, fails before anything is done that it tells of.
 func (d *Dir) StageRecord(rec *Record) error {
-	b, err := json.MarshalIndent(rec, "", " ")
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	if err := e.Encode(rec); err != nil {
 		return err
 	}
-	return stage(d.Path(recordTemporary), append(b, '\n')) // one writer: the holder of launch.lock
+	if b.Len() > maxRecord { // nobody could read it
+		return fmt.Errorf("record of %s: has %d bytes, at most %d are possible", d.Name, b.Len(), maxRecord)
+	}
+	return stage(d.Path(recordTemporary), b.Bytes()) // one writer: the holder of launch.lock
 }
 
 // CommitRecord puts the staged record in place.
@@ -119,11 +132,11 @@ func (d *Dir) WriteRecord(rec *Record) error {
 	return d.CommitRecord()
 }
 
-// readRecord returns nil without an error when there is none, or one that was
-// cut off: then the launch never finished.
+// readRecord returns nil without an error when there is none, or one that vmlatch
+// did not write whole: then the launch never finished.
 func readRecord(file string) (*Record, error) {
 	b, err := readRegular(file, maxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) {
 		return nil, nil
 	}
 	if err != nil {

@@ -39,6 +39,7 @@ const (
 	MonitorSocket   = "monitor.sock"
 	ConsoleSocket   = "console.sock"
 	consoleLock     = "console.lock"
+	ownerLock       = "owner.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
@@ -89,14 +90,12 @@ type Dir struct {
 	root   Root
 	vm     *os.File
 	launch *os.File
+	id     *lockFile // of the VM; see pin
 }
 
 // lock takes the lock that guards creation and removal of directories. It is
-// held for moments only.
+// held for moments only. Where there is no run directory it is [fs.ErrNotExist].
 func (r Root) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(r.Run, 0o700); err != nil {
-		return nil, err
-	}
 	if err := ownDir(r.Run); err != nil {
 		return nil, fmt.Errorf("run directory %w", err)
 	}
@@ -137,6 +136,9 @@ func (r Root) Create(name string) (*Dir, error) {
 	}
 	d := r.dir(name)
 	if err := d.checkPaths(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(r.Run, 0o700); err != nil {
 		return nil, err
 	}
 	unlock, err := r.lock()
@@ -181,6 +183,9 @@ func (d *Dir) make() (err error) {
 		if *f, err = flock.Open(filepath.Join(dir, name), unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 			return err
 		}
+	}
+	if d.id, err = openLock(filepath.Join(dir, VMLock), d.Name); err != nil {
+		return err
 	}
 	if err := d.makeState(); err != nil {
 		return err
@@ -243,6 +248,9 @@ func (r Root) Open(name string, wait time.Duration) (*Dir, *Record, error) {
 // tryOpen looks and locks under the global lock, so that what it saw is true.
 func (r Root) tryOpen(d *Dir) (*Record, error) {
 	unlock, err := r.lock()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, d.notAlive()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -261,6 +269,9 @@ func (r Root) tryOpen(d *Dir) (*Record, error) {
 	d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = fmt.Errorf("%s: %w", d.Name, ErrBusy)
+	}
+	if err == nil {
+		_, err = d.pin()
 	}
 	return e.Record, err
 }

@@ -1,0 +1,58 @@
+package rundir
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a process that cannot be mistaken for another one.
+type Process struct {
+	PID int
+	fd  int
+}
+
+// Signal sends a signal; a process that has ended is not an error.
+func (p *Process) Signal(s unix.Signal) error {
+	if err := unix.PidfdSendSignal(p.fd, s, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// Wait returns when the process has ended, reaped or not, or with ctx's error.
+func (p *Process) Wait(ctx context.Context) error {
+	// An eventfd makes the wait end with the context, without polling.
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(wake)
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	})
+	defer func() {
+		if !stop() {
+			<-done // wake must not be closed under it
+		}
+	}()
+	for {
+		fds := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case fds[0].Revents != 0:
+			return nil
+		case fds[1].Revents != 0:
+			return ctx.Err()
+		}
+	}
+}
+
+// Close frees the handle; the process is not touched.
+func (p *Process) Close() { _ = unix.Close(p.fd) }
