@@ -292,6 +292,30 @@ func TestConsole(t *testing.T) {
 		t.Errorf("the terminal is left as %v, was %v: %v", after, before, err)
 	}
 
+	// A guest that does not listen keeps nobody.
+	deaf := h.command("vmlatch", "console", "vm", "--resize")
+	deaf.Stdin, deaf.Stdout, deaf.Stderr = tty, tty, tty
+	deaf.SysProcAttr = cmd.SysProcAttr
+	if err := deaf.Start(); err != nil {
+		t.Fatal(err)
+	}
+	silent := peer()
+	screen = ""
+	see("attached to vm")
+	for range 300 {
+		if _, err := master.WriteString(strings.Repeat("x", 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := master.WriteString("\x1d"); err != nil {
+		t.Fatal(err)
+	}
+	see("detached from vm")
+	if err := deaf.Wait(); err != nil {
+		t.Errorf("detached from a guest that does not listen: %v", err)
+	}
+	_ = silent.Close()
+
 	// Without a terminal the guest's escape sequences are text.
 	piped := h.command("vmlatch", "console", "vm")
 	var out bytes.Buffer

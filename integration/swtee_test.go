@@ -320,7 +320,8 @@ func TestLibvirtEmulator(t *testing.T) {
 	}
 	defer conn.Close()
 	caps, err := qmp.QuerySEVCapabilities{}.Execute(t.Context(), conn)
-	if err != nil || caps.CBitPos != 51 || len(caps.CertChain) == 0 {
+	cpus, _ := os.ReadFile("/proc/cpuinfo") // where CPUID cannot be trapped, QEMU hears the processor
+	if err != nil || caps.CBitPos != 51 && bytes.Contains(cpus, []byte(" cpuid_fault")) || len(caps.CertChain) == 0 {
 		t.Errorf("%+v, %v", caps, err)
 	}
 	if _, err := os.Stat(pidfile); err != nil {

@@ -271,7 +271,9 @@ func (r Root) tryOpen(d *Dir) (*Record, error) {
 		err = fmt.Errorf("%s: %w", d.Name, ErrBusy)
 	}
 	if err == nil {
-		_, err = d.pin()
+		if _, err = d.pin(); err != nil {
+			d.Close()
+		}
 	}
 	return e.Record, err
 }

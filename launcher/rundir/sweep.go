@@ -3,6 +3,7 @@ package rundir
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -138,7 +139,10 @@ func (d *Dir) claim() (Status, error) {
 	} else if d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return "", err
 	} else {
-		_, err = d.pin()
-		return s, err
+		if _, err = d.pin(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.Close()
+			return "", err
+		}
+		return s, nil
 	}
 }

@@ -149,6 +149,16 @@ func secretArea(t testing.TB, firmware string) ovmf.Area {
 	return area
 }
 
+// shownCBit is the position of the C-bit that QEMU shows: it asks CPUID, which not
+// every processor can be kept from answering.
+func shownCBit() int {
+	if newSupervisor(Options{}).trapsCPUID {
+		return swtee.CBitPos
+	}
+	_, b, _, _ := cpuid(leafMemoryEncryption, 0)
+	return int(b & 0x3f)
+}
+
 // checkAttestation checks query-sev-attestation-report and its signature by the
 // PEK of query-sev-capabilities, whose chain must verify.
 func checkAttestation(t testing.TB, r *run, digest [32]byte, policy sev.Policy) {
@@ -157,7 +167,7 @@ func checkAttestation(t testing.TB, r *run, digest [32]byte, policy sev.Policy) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caps.CBitPos != swtee.CBitPos || caps.ReducedPhysBits != 1 || !bytes.Equal(caps.CPU0ID, r.fw.ID()) {
+	if caps.CBitPos != shownCBit() || caps.ReducedPhysBits != 1 || !bytes.Equal(caps.CPU0ID, r.fw.ID()) {
 		t.Errorf("capabilities: bit %d, %d reduced bits, id %x", caps.CBitPos, caps.ReducedPhysBits, caps.CPU0ID)
 	}
 	chain, err := sev.ParseChain(caps.PDH, caps.CertChain)
