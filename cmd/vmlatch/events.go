@@ -40,18 +40,10 @@ Examples:
 }
 
 func runEvents(c *urfave.Context, s *cli.IO) error {
-	args, err := cli.Args(c, "NAME")
-	if err != nil {
-		return err
-	}
 	if c.Bool("previous") && c.Bool("follow") {
 		return cli.Usagef("--previous and --follow: the run before has ended")
 	}
-	root, _, err := vms(c, s)
-	if err != nil {
-		return err
-	}
-	d, e, err := root.FindLogs(args[0])
+	root, d, e, err := findVM(c, s)
 	if err != nil {
 		return err
 	}

@@ -48,7 +48,7 @@ func (l *launch) alone() *launch {
 
 // slotWaitFlag bounds how long a start waits for a slot that comes back late.
 func slotWaitFlag() urfave.Flag {
-	return &urfave.DurationFlag{Name: "slot-wait", Value: 2 * time.Second, Usage: "how long to try again when there is no free encryption slot yet"}
+	return &urfave.DurationFlag{Name: "slot-wait", Value: 2 * time.Second, Usage: "try again for a `DURATION` when there is no free encryption slot yet"}
 }
 
 // options are what the launcher needs to know.

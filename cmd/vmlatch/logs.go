@@ -37,19 +37,11 @@ Examples:
 			&urfave.BoolFlag{Name: "raw", Usage: "do not escape control characters"},
 		),
 		Action: func(c *urfave.Context) error {
-			args, err := cli.Args(c, "NAME")
-			if err != nil {
-				return err
-			}
 			file, ok := logKinds[c.String("kind")]
 			if !ok {
 				return cli.Usagef("--kind %s: must be console, events or qemu", c.String("kind"))
 			}
-			root, _, err := vms(c, s)
-			if err != nil {
-				return err
-			}
-			d, e, err := root.FindLogs(args[0])
+			root, d, e, err := findVM(c, s)
 			if err != nil {
 				return err
 			}

@@ -140,15 +140,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 		Description: "Examples:\n\n   vmlatch inspect guest\n   vmlatch inspect --json guest",
 		Flags:       hostFlags(jsonFlag()),
 		Action: func(c *urfave.Context) error {
-			args, err := cli.Args(c, "NAME")
-			if err != nil {
-				return err
-			}
-			root, _, err := vms(c, s)
-			if err != nil {
-				return err
-			}
-			d, e, err := root.FindLogs(args[0])
+			root, d, e, err := findVM(c, s)
 			if err != nil {
 				return err
 			}

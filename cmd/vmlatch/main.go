@@ -166,6 +166,19 @@ func saySwept(s *cli.IO, killed []string, err error) {
 	}
 }
 
+// findVM finds the VM that a command's only argument names, also one that has ended.
+func findVM(c *urfave.Context, s *cli.IO) (root rundir.Root, d *rundir.Dir, e *rundir.Entry, err error) {
+	args, err := cli.Args(c, "NAME")
+	if err != nil {
+		return root, nil, nil, err
+	}
+	if root, _, err = vms(c, s); err != nil {
+		return root, nil, nil, err
+	}
+	d, e, err = root.FindLogs(args[0])
+	return root, d, e, err
+}
+
 // attachArg is attach for commands whose only argument is NAME.
 func attachArg(c *urfave.Context, s *cli.IO) (*launcher.Machine, error) {
 	args, err := cli.Args(c, "NAME")

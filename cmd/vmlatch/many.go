@@ -26,7 +26,7 @@ type task struct {
 }
 
 func jobsFlag() urfave.Flag {
-	return &urfave.IntFlag{Name: "jobs", Aliases: []string{"j"}, Value: 4, Usage: "with several VMs, how many at once"}
+	return &urfave.IntFlag{Name: "jobs", Aliases: []string{"j"}, Value: 4, Usage: "with several VMs, work on `N` at once"}
 }
 
 // many does the tasks, up to jobs at once. One that fails stops no other; those that

@@ -32,7 +32,7 @@ Examples:
 		Flags: hostFlags(
 			emulateFlag(), explainChoiceFlag(), slotWaitFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
-			&urfave.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "how long a guest may take to power off after Ctrl-C"},
+			&urfave.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "give the guest this `DURATION` to power off after Ctrl-C"},
 		),
 		Action: func(c *urfave.Context) error { return runRun(c, s) },
 	}

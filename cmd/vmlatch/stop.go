@@ -92,5 +92,5 @@ func ignoreFlag() urfave.Flag {
 }
 
 func timeoutFlag() urfave.Flag {
-	return &urfave.DurationFlag{Name: "timeout", Value: 30 * time.Second, Usage: "how long the guest may take, such as 2m"}
+	return &urfave.DurationFlag{Name: "timeout", Value: 30 * time.Second, Usage: "give the guest this `DURATION` to power off, such as 2m"}
 }

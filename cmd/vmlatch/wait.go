@@ -25,15 +25,7 @@ Examples:
    vmlatch wait --json guest`,
 		Flags: hostFlags(jsonFlag(), ignoreFlag(), &urfave.BoolFlag{Name: "now", Usage: "do not wait"}),
 		Action: func(c *urfave.Context) error {
-			args, err := cli.Args(c, "NAME")
-			if err != nil {
-				return err
-			}
-			root, _, err := vms(c, s)
-			if err != nil {
-				return err
-			}
-			d, e, err := root.FindLogs(args[0])
+			root, d, e, err := findVM(c, s)
 			if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
 				return nil
 			}
@@ -55,7 +47,7 @@ Examples:
 				if err := d.WaitEnd(c.Context, e); err != nil {
 					return err
 				}
-				if _, now, err := root.FindLogs(args[0]); err == nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
+				if _, now, err := root.FindLogs(e.Name); err == nil && e.Record != nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
 					e = now // its last record
 				}
 			}
