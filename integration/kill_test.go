@@ -39,7 +39,18 @@ func newHostOf(t *testing.T, uid int) *host {
 		"VMLATCH_RUN_DIR="+filepath.Join(h.work, "run"), "VMLATCH_STATE_DIR="+filepath.Join(h.work, "state"), "VMLATCH_CACHE_DIR="+cacheDir(),
 		"SWTEE_PLATFORM="+platformDir())
 	for _, f := range guestFiles {
-		if err := os.Symlink(filepath.Join(top(), ".cache/guest", f), filepath.Join(h.work, f)); err != nil {
+		from, to := filepath.Join(top(), ".cache/guest", f), filepath.Join(h.work, f)
+		if h.uid == 0 {
+			if err := os.Symlink(from, to); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		b, err := os.ReadFile(from) // another user may not come to where this checkout is
+		if err == nil {
+			err = os.WriteFile(to, b, 0o644)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 	}

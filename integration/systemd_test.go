@@ -324,7 +324,11 @@ func (m *machine) ended(unit string) {
 func TestSystemdGuests(t *testing.T) {
 	m := boot(t)
 	m.write("/etc/systemd/system/vmlatch@.service.d/test.conf", logs)
-	guest := filepath.Join(top(), ".cache/guest")
+	const guest = "/srv/guest" // the VMs' user may not come to where this checkout is
+	m.run("mkdir", guest)
+	for _, f := range guestFiles {
+		m.run("install", "-m", "644", filepath.Join(top(), ".cache/guest", f), guest)
+	}
 	m.write("/etc/vmlatch/vms/linux.toml", fmt.Sprintf("memory = \"256MiB\"\naccel = \"tcg\"\n[kernel]\nimage = \"%s/vmlinuz\"\ninitrd = \"%[1]s/initrd.img\"\ncmdline = \"console=ttyS0 quiet\"\n", guest))
 	m.run("systemctl", "daemon-reload")
 	m.run("systemctl", "start", "vmlatch@linux")
