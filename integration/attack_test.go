@@ -296,3 +296,32 @@ func TestBadManager(t *testing.T) {
 		waitNothing(t, h.work)
 	}
 }
+
+// TestReleaseCutShort: a release whose command died after QEMU had let the guest run
+// is found out by the next command, and recorded.
+func TestReleaseCutShort(t *testing.T) {
+	h := newHost(t)
+	h.write("vm.toml", smallSpec)
+	h.run("vmlatch", "start", "vm.toml", "--hold")
+	dir := filepath.Join(h.work, "run/vm")
+	before, err := os.ReadFile(filepath.Join(dir, "record.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.editRecord("vm", func(r map[string]any) { r["state"], r["released"] = "running", r["started"] })
+	if err := os.Rename(filepath.Join(dir, "record.json"), filepath.Join(dir, ".record.json.new")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "record.json"), before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.run("vmlatch", "qmp", "vm", "query-status") // it does not run: nothing was released
+	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "paused") {
+		t.Errorf("before: %s", out)
+	}
+	h.run("vmlatch", "qmp", "vm", "cont")
+	h.run("vmlatch", "qmp", "vm", "query-status")
+	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "running") {
+		t.Errorf("after: %s", out)
+	}
+}
