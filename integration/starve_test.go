@@ -94,6 +94,14 @@ func TestFullDisk(t *testing.T) {
 			failed := map[string]int{}
 			for n := 1; n <= 16; n++ {
 				for what, options := range map[string]string{"inodes": fmt.Sprintf("mode=700,size=1m,nr_inodes=%d", n), "pages": fmt.Sprintf("mode=700,size=%d,nr_inodes=10000", n*os.Getpagesize())} {
+					// A file system cannot get smaller than what is in it.
+					entries, err := os.ReadDir(filepath.Join(h.work, dir))
+					for _, e := range entries {
+						err = errors.Join(err, os.RemoveAll(filepath.Join(h.work, dir, e.Name())))
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
 					remount(options)
 					if h.startOrNothing("no space left on device") {
 						failed[what]++
