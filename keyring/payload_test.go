@@ -39,23 +39,24 @@ func TestMKTMEPayload(t *testing.T) {
 
 func TestParseMKTME(t *testing.T) {
 	hex16 := strings.Repeat("ab", 16)
-	for payload, want := range map[string]string{ // "" or a part of the error
-		"type=cpu algorithm=aes-xts-128":                                         "",
-		"algorithm=aes-xts-128 type=cpu":                                         "",
-		"type=no-encrypt":                                                        "",
-		"type=user algorithm=aes-xts-128 key=" + hex16 + " tweak=" + hex16:       "",
-		"type=user algorithm=aes-xts-128 key=" + hex16:                           "16 bytes each",
-		"type=user algorithm=aes-xts-128 key=" + hex16 + "00 tweak=" + hex16:     "32 digits",
-		"type=user algorithm=aes-xts-128 key=zz" + hex16[2:] + " tweak=" + hex16: "32 digits",
-		"type=cpu":                                         "need an algorithm",
-		"type=cpu algorithm=aes-xts-256":                   "must be aes-xts-128",
-		"type=cpu type=user":                               "stands twice",
-		"userkey=" + hex16:                                 "must be of type=", // the spelling of the RFC's first version
-		"type=no-encrypt algorithm=aes-xts-128":            "no-encrypt takes none",
-		"type=no-encrypt key=" + hex16 + " tweak=" + hex16: "takes no key",
-		"type=disk algorithm=aes-xts-128":                  "must be cpu, user or no-encrypt",
-		"":                                                 "must be cpu, user or no-encrypt",
+	for _, c := range []struct{ payload, want string }{ // "" or a part of the error
+		{"type=cpu algorithm=aes-xts-128", ""},
+		{"algorithm=aes-xts-128 type=cpu", ""},
+		{"type=no-encrypt", ""},
+		{"type=user algorithm=aes-xts-128 key=" + hex16 + " tweak=" + hex16, ""},
+		{"type=user algorithm=aes-xts-128 key=" + hex16, "16 bytes each"},
+		{"type=user algorithm=aes-xts-128 key=" + hex16 + "00 tweak=" + hex16, "32 digits"},
+		{"type=user algorithm=aes-xts-128 key=zz" + hex16[2:] + " tweak=" + hex16, "32 digits"},
+		{"type=cpu", "need an algorithm"},
+		{"type=cpu algorithm=aes-xts-256", "must be aes-xts-128"},
+		{"type=cpu type=user", "stands twice"},
+		{"userkey=" + hex16, "must be of type="}, // the spelling of the RFC's first version
+		{"type=no-encrypt algorithm=aes-xts-128", "no-encrypt takes none"},
+		{"type=no-encrypt key=" + hex16 + " tweak=" + hex16, "takes no key"},
+		{"type=disk algorithm=aes-xts-128", "must be cpu, user or no-encrypt"},
+		{"", "must be cpu, user or no-encrypt"},
 	} {
+		payload, want := c.payload, c.want
 		m, err := ParseMKTME([]byte(payload))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", payload, err, want)

@@ -20,17 +20,23 @@ type Event struct {
 // its data.
 const EventEnded = "VMLATCH_ENDED"
 
-// EndedEvent is the last event of a VM that has ended, by its event log. Its time is
-// that of the last thing QEMU said: nobody sees a process die.
-func EndedEvent(log *os.File) (e Event, err error) {
+// Ending is how and when a VM ended, by its event log. The time is that of the last
+// thing QEMU said: nobody sees a process die.
+func Ending(log *os.File) (exit Exit, at time.Time, err error) {
 	events, at, err := tailEvents(log)
-	if err != nil {
-		return e, err
-	}
 	if len(events) > 0 {
 		at = events[len(events)-1].Time
 	}
-	data, err := json.Marshal(exitOf(events))
+	return exitOf(events), at, err
+}
+
+// EndedEvent is the last event of a VM that has ended, by its event log.
+func EndedEvent(log *os.File) (e Event, err error) {
+	exit, at, err := Ending(log)
+	if err != nil {
+		return e, err
+	}
+	data, err := json.Marshal(exit)
 	return Event{at, EventEnded, data}, err
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -352,7 +351,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 			return false, ctx.Err()
 		}
 	}
-	return false, m.Kill(ctx)
+	return false, kill(ctx, m.dir, m.rec.PID) // the record says already that it was meant to end, and is others' now
 }
 
 // powerdown asks for the end; QEMU that does not answer soon will not.
@@ -389,13 +388,8 @@ func ReadExit(d *rundir.Dir) (Exit, error) {
 		return Exit{}, err
 	}
 	defer log.Close()
-	return ExitIn(log)
-}
-
-// ExitIn is ReadExit of an event log that is open already.
-func ExitIn(log *os.File) (Exit, error) {
-	events, _, err := tailEvents(log)
-	return exitOf(events), err
+	exit, _, err := Ending(log)
+	return exit, err
 }
 
 func exitOf(events []Event) Exit {

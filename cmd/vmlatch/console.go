@@ -159,7 +159,7 @@ func showConsole(ctx context.Context, s *cli.IO, console io.ReadWriter, resize b
 type typist struct {
 	lossy bool // else writers wait: what comes from a file is not lost
 	queue chan []byte
-	idle  chan struct{} // takes a token when all is typed
+	idle  chan struct{} // closed when all is typed, after flush
 }
 
 const (

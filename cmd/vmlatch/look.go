@@ -44,12 +44,11 @@ func ending(root rundir.Root, name string) (*launcher.Exit, *time.Time) {
 		return nil, nil
 	}
 	defer log.Close()
-	exit, err1 := launcher.ExitIn(log)
-	last, err2 := launcher.EndedEvent(log)
-	if err1 != nil || err2 != nil {
+	exit, at, err := launcher.Ending(log)
+	if err != nil {
 		return nil, nil
 	}
-	return &exit, &last.Time
+	return &exit, &at
 }
 
 func newPS(s *cli.IO) *urfave.Command {

@@ -209,12 +209,12 @@ func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*planned,
 	if err != nil {
 		return nil, err
 	}
-	return planSpec(c, h, spec)
+	return planSpec(c, h, spec, c.Bool("emulate"))
 }
 
 // planSpec works out the start of a spec.
-func planSpec(c *urfave.Context, h *launcher.HostConfig, spec *launcher.Spec) (*planned, error) {
-	facts, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
+func planSpec(c *urfave.Context, h *launcher.HostConfig, spec *launcher.Spec, emulate bool) (*planned, error) {
+	facts, err := launcher.GatherFacts(c.Context, h, spec, emulate)
 	if err != nil {
 		return nil, err
 	}

@@ -146,7 +146,7 @@ func startAll(c *urfave.Context, l *launch) error {
 			t.Result = "running"
 			return nil
 		}
-		p, err := planSpec(c, h, spec)
+		p, err := planSpec(c, h, spec, c.Bool("emulate"))
 		if err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func onEach(c *urfave.Context, s *cli.IO, names []string, choose func(*rundir.En
 		_, err := cli.Args(c, "NAME")
 		return err
 	}
-	root, entries, err := listVMs(c, s, true)
+	root, entries, err := listVMs(c, s, all) // what has ended matters only to who chooses
 	if err != nil {
 		return err
 	}

@@ -59,20 +59,15 @@ func restart(c *urfave.Context, l *launch, name string) error {
 		return cli.WithHint(explain(err), fmt.Sprintf("it was started from %s; with a spec elsewhere: vmlatch stop %s, then vmlatch start FILE", e.Record.Origin.Spec, name))
 	}
 	spec.Name = name
-	facts, err := launcher.GatherFacts(c.Context, h, spec, e.Record.Emulated)
+	p, err := planSpec(c, h, spec, e.Record.Emulated)
 	if err != nil {
 		return err
 	}
-	plan, err := launcher.NewPlan(spec, facts, root)
-	if err != nil {
-		return err
-	}
-	p := &planned{plan.Spec(), plan}
 	l.hold = e.Record.Origin.Hold
 	if err := l.canFinish(p.spec); err != nil {
 		return err
 	}
-	if err := plan.Replaceable(); err != nil {
+	if err := p.plan.Replaceable(); err != nil {
 		return err
 	}
 	if e.VMHeld {

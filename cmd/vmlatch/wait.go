@@ -51,7 +51,7 @@ Examples:
 					e = now // its last record
 				}
 			}
-			exit, err := launcher.ExitIn(log)
+			exit, _, err := launcher.Ending(log)
 			if err != nil {
 				return err
 			}

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Variables by which a service manager speaks to the program that it started. None
+// variables by which a service manager speaks to the program that it started. None
 // of them is for the program's own children.
-var Variables = []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+var variables = []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
 
 // Manager is the service manager that waits for this program; nil, on which every
 // method does nothing, if none does.
@@ -27,7 +27,7 @@ type Manager struct{ addr string }
 // no child speaks in this program's name.
 func FromEnv() (*Manager, error) {
 	addr := os.Getenv("NOTIFY_SOCKET")
-	for _, name := range Variables {
+	for _, name := range variables {
 		if err := os.Unsetenv(name); err != nil {
 			return nil, err
 		}
