@@ -141,6 +141,28 @@ func TestHundredVMs(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
+// TestInterruptedStop: who interrupts a stop is told what it has done already.
+func TestInterruptedStop(t *testing.T) {
+	h := newHost(t)
+	h.write("vm.toml", smallSpec)
+	h.run("vmlatch", "start", "vm.toml")
+	for _, command := range []string{"stop", "restart"} {
+		cmd := h.command("vmlatch", command, "vm", "--timeout", "60s")
+		var out bytes.Buffer
+		cmd.Stderr = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		within(t, "it does not stop", func() bool { return strings.Contains(h.run("vmlatch", "ps"), "stopping") })
+		time.Sleep(300 * time.Millisecond)
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(out.String(), "was asked to power off, and not waited for") {
+			t.Errorf("%s: code %d: %s", command, code, out.String())
+		}
+	}
+}
+
 // TestKeyOfQEMU: the key's handle means a key to who has QEMU's credentials, by
 // keyctl's word, and to nobody else.
 func TestKeyOfQEMU(t *testing.T) {

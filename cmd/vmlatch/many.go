@@ -49,7 +49,11 @@ func many(c *urfave.Context, s *cli.IO, tasks []*task, do func(context.Context, 
 				err := do(c.Context, shared, t)
 				if err != nil && c.Context.Err() != nil {
 					t.Result, t.Error = "interrupted", "interrupted"
-					continue // the end of the command says so
+					var told *cli.Error
+					if errors.As(err, &told) && told.Code == cli.ExitInterrupted {
+						shared.Fail(err) // what it has left as it is
+					}
+					continue // the end of the command says the rest
 				}
 				if err != nil {
 					t.Result, t.Error = "failed", err.Error()
