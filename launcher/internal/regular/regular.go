@@ -1,0 +1,64 @@
+// Package regular opens and reads regular files, and nothing that could make its
+// reader wait, such as a pipe that nobody writes to.
+package regular
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// Err is wrapped by errors about what is not a regular file.
+	Err = errors.New("not a regular file")
+	// ErrTooLarge is wrapped by errors about a file that exceeds its limit.
+	ErrTooLarge = errors.New("too large")
+)
+
+// Open opens a file for reading. Symbolic links are followed.
+func Open(name string) (*os.File, error) { return open(name, 0) }
+
+// OpenNoFollow is Open, but a symbolic link is an error that wraps Err.
+func OpenNoFollow(name string) (*os.File, error) { return open(name, unix.O_NOFOLLOW) }
+
+func open(name string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
+	if errors.Is(err, unix.ENXIO) || flags&unix.O_NOFOLLOW != 0 && errors.Is(err, unix.ELOOP) { // a socket, a link
+		return nil, &fs.PathError{Op: "open", Path: name, Err: Err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: Err}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Read reads a file of at most limit bytes. Symbolic links are followed.
+func Read(name string, limit int64) ([]byte, error) { return read(name, limit, Open) }
+
+// ReadNoFollow is Read, but a symbolic link is an error that wraps Err.
+func ReadNoFollow(name string, limit int64) ([]byte, error) { return read(name, limit, OpenNoFollow) }
+
+func read(name string, limit int64, open func(string) (*os.File, error)) ([]byte, error) {
+	f, err := open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)}
+	}
+	return b, err
+}
