@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
@@ -121,11 +122,11 @@ func (v *vmInfo) how() string {
 
 func latchWord(l rundir.Latch) string {
 	switch {
-	case l.Until == launcher.UntilNone:
+	case l.Until == plan.UntilNone:
 		return "-"
 	case l.Verified:
 		return "open: verified"
-	case l.Until == launcher.UntilIDBlock:
+	case l.Until == plan.UntilIDBlock:
 		return "ID block, at release"
 	case l.Open:
 		return "open: NOT verified"

@@ -307,13 +307,24 @@ func (d *Dir) AwaitLaunch(ctx context.Context) error {
 
 // LockOwner makes the lock that the owner's command and whatever it starts inherit,
 // by which they can be found. The caller closes it once they have it.
-func (d *Dir) LockOwner() (*os.File, error) {
-	return flock.Open(d.Path(ownerLock), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB)
-}
+func (d *Dir) LockOwner() (*os.File, error) { return d.lockFor(ownerLock) }
 
 // KillOwner ends what the owner's command has left running.
-func (d *Dir) KillOwner(ctx context.Context) error {
-	l, err := openLock(d.Path(ownerLock), d.Name)
+func (d *Dir) KillOwner(ctx context.Context) error { return d.killHolders(ctx, ownerLock) }
+
+// LockHelpers makes the lock that the VM's helpers inherit, by which they can be
+// found. The caller closes it once they have it.
+func (d *Dir) LockHelpers() (*os.File, error) { return d.lockFor(helperLock) }
+
+// KillHelpers ends helpers that have not ended with QEMU.
+func (d *Dir) KillHelpers(ctx context.Context) error { return d.killHolders(ctx, helperLock) }
+
+func (d *Dir) lockFor(name string) (*os.File, error) {
+	return flock.Open(d.Path(name), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+func (d *Dir) killHolders(ctx context.Context, name string) error {
+	l, err := openLock(d.Path(name), d.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, consoleLock, ownerLock, VarsFile, recordFile, recordTemporary,
+	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, consoleLock, ownerLock, helperLock, VarsFile, recordFile, recordTemporary,
 }
 
 // removeFiles removes a run directory with the files that vmlatch makes. One

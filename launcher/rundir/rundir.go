@@ -17,6 +17,7 @@
 package rundir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -40,6 +41,7 @@ const (
 	ConsoleSocket   = "console.sock"
 	consoleLock     = "console.lock"
 	ownerLock       = "owner.lock"
+	helperLock      = "helper.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
@@ -231,7 +233,7 @@ func (d *Dir) LockConsole() (*os.File, error) {
 
 // Open takes launch.lock of a VM that is alive, for a command that changes it.
 // A command already at work is waited for, up to the given time.
-func (r Root) Open(name string, wait time.Duration) (*Dir, *Record, error) {
+func (r Root) Open(ctx context.Context, name string, wait time.Duration) (*Dir, *Record, error) {
 	if err := exchange.CheckName(name); err != nil {
 		return nil, nil, err
 	}
@@ -277,3 +279,6 @@ func (r Root) tryOpen(d *Dir) (*Record, error) {
 	}
 	return e.Record, err
 }
+
+// CheckName is an error unless a VM can have the name.
+func CheckName(name string) error { return exchange.CheckName(name) }

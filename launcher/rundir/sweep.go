@@ -105,7 +105,7 @@ func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
 			return "", err
 		}
 	}
-	if err := d.KillOwner(ctx); err != nil {
+	if err := errors.Join(d.KillOwner(ctx), d.KillHelpers(ctx)); err != nil {
 		return "", err
 	}
 	unlock, err := d.root.lock()
