@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -353,34 +352,6 @@ func TestOOB(t *testing.T) {
 	plain, _ := connect(t, qmptest.Negotiate)
 	if err := plain.ExecuteOOB(short(t), "migrate-pause", nil, nil); err == nil {
 		t.Error("out of band without negotiation succeeds")
-	}
-}
-
-func TestFilesArePassed(t *testing.T) {
-	c, _ := connect(t, qmptest.Negotiate+"< getfd\n> {\"return\": {}, \"id\": $ID}")
-	f, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := (qmp.GetFD{Name: "x", File: f}).Execute(short(t), c); err != nil {
-		t.Error(err)
-	}
-	a, b := net.Pipe()
-	defer b.Close()
-	go func() {
-		fmt.Fprintln(b, strings.TrimPrefix(strings.TrimSpace(qmptest.Greeting), "> "))
-		buf := make([]byte, 4096)
-		_, _ = b.Read(buf)
-		fmt.Fprintln(b, `{"return": {}, "id": 1}`)
-	}()
-	pipe, err := qmp.NewConn(short(t), a, qmp.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pipe.Close()
-	if err := (qmp.GetFD{Name: "x", File: f}).Execute(short(t), pipe); err == nil {
-		t.Error("a file is passed over a pipe")
 	}
 }
 

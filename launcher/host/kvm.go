@@ -77,7 +77,8 @@ func (r Root) vmTypes() (uint32, error) {
 		var v struct {
 			Types uint32 `json:"vm-types"`
 		}
-		return v.Types, r.readRecorded("kvm.json", &v)
+		err := r.readRecorded("kvm.json", &v)
+		return v.Types, err
 	}
 	fd, err := unix.Open(r.path("dev/kvm"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
