@@ -34,8 +34,8 @@ const commandTimeout = 30 * time.Second
 const lockWait = 5 * time.Second
 
 // Attach takes control of a running VM. Other commands on it wait meanwhile.
-func Attach(root rundir.Root, name string) (*Machine, error) {
-	dir, rec, err := root.Open(name, lockWait)
+func Attach(ctx context.Context, root rundir.Root, name string) (*Machine, error) {
+	dir, rec, err := root.Open(ctx, name, lockWait)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +84,13 @@ func (m *Machine) State() State { return State(m.rec.State) }
 func (m *Machine) Close() {
 	m.disconnect()
 	m.dir.Close()
+}
+
+// Unlock lets other commands work on the machine. Wait and Kill go on, and are about
+// this machine, whatever uses its name by then.
+func (m *Machine) Unlock() {
+	m.disconnect()
+	m.dir.Unlock()
 }
 
 func (m *Machine) disconnect() {
@@ -285,7 +292,7 @@ func (m *Machine) intend() { _ = m.become(Stopping, nil) }
 
 // KillByName is Kill also for a VM that another command is working on.
 func KillByName(ctx context.Context, root rundir.Root, name string) error {
-	if dir, rec, err := root.Open(name, 0); err == nil {
+	if dir, rec, err := root.Open(ctx, name, 0); err == nil {
 		m := &Machine{dir: dir, rec: rec}
 		defer m.Close()
 		return m.Kill(ctx)
@@ -294,6 +301,7 @@ func KillByName(ctx context.Context, root rundir.Root, name string) error {
 	if err != nil {
 		return err
 	}
+	defer dir.Close()
 	if !e.VMHeld {
 		return fmt.Errorf("%s: %w", name, rundir.ErrNotFound)
 	}
@@ -338,7 +346,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 	defer p.Close()
 	asked := m.powerdown(ctx)
 	m.intend()
-	m.Close() // others may end it sooner: stop --now
+	m.Unlock() // others may end it sooner: stop --now
 	if asked == nil {
 		limited, cancel := context.WithTimeout(ctx, timeout)
 		err = p.Wait(limited)

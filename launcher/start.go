@@ -348,6 +348,7 @@ func (s *starter) undo() {
 		select {
 		case <-own.done:
 		case <-time.After(undoTimeout):
+			s.dir.Close()
 			return // it cannot be ended: its directory is how it can be found
 		}
 	}

@@ -194,7 +194,7 @@ func attach(c *urfave.Context, s *cli.IO, name string) (*launcher.Machine, error
 	if err != nil {
 		return nil, err
 	}
-	return launcher.Attach(root, name)
+	return launcher.Attach(c.Context, root, name)
 }
 
 // planned is a spec that was worked out on this host.

@@ -51,6 +51,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	if err != nil {
 		return err
 	}
+	defer d.Close()
 	if err := mayRestart(e); err != nil {
 		return err
 	}
@@ -98,7 +99,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 // stopOnly ends the VM that was found, and no later one of its name, which another
 // command may have started.
 func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (graceful bool, err error) {
-	m, err := launcher.Attach(root, d.Name)
+	m, err := launcher.Attach(c.Context, root, d.Name)
 	if errors.Is(err, rundir.ErrNotFound) {
 		return true, nil // it went meanwhile
 	}

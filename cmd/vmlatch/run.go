@@ -81,7 +81,7 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	if s.OutIsTerminal() {
 		s.Say("%s: the keyboard is its console's; Ctrl-] ends the VM", spec.Name)
 	}
-	m.Close() // other commands may work on it now
+	m.Unlock() // other commands may work on it now
 	return watch(c, s, m, console, plan.Dirs, spec.Name)
 }
 
@@ -141,7 +141,7 @@ func finishRun(c *urfave.Context, s *cli.IO, root rundir.Root, name string, exit
 
 // stopNow ends the VM as the user asked: power button, then force.
 func stopNow(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error {
-	m, err := launcher.Attach(root, name)
+	m, err := launcher.Attach(detached(c.Context), root, name)
 	if errors.Is(err, rundir.ErrNotFound) {
 		return nil
 	}

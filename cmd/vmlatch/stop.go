@@ -66,7 +66,7 @@ func stopVM(ctx context.Context, s *cli.IO, root rundir.Root, name string, timeo
 	if now { // whatever another command is doing with it
 		return false, launcher.KillByName(ctx, root, name)
 	}
-	m, err := launcher.Attach(root, name)
+	m, err := launcher.Attach(ctx, root, name)
 	if err != nil {
 		return false, err
 	}
