@@ -154,12 +154,23 @@ func (l *lockFile) killWithin(ctx context.Context, all, last time.Duration) erro
 			}
 			return nil
 		}
-		for _, pid := range pids {
-			if err := l.killOne(ctx, pid); err != nil {
-				return fmt.Errorf("end %s (process %d): %w", l.name, pid, err)
-			}
+		if err := l.each(pids, func(pid int) error { return l.killOne(ctx, pid) }); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("end %s: %w", l.name, err)
 		}
 	}
+}
+
+// each calls end for each process up to the first that cannot be ended.
+func (l *lockFile) each(pids []int, end func(pid int) error) error {
+	for _, pid := range pids {
+		if err := end(pid); err != nil {
+			return fmt.Errorf("end %s (process %d): %w", l.name, pid, err)
+		}
+	}
+	return nil
 }
 
 // killOne ends a process if it still holds the lock.
