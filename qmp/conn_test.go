@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp/raw"
-	"go.uber.org/goleak"
 
+	"github.com/vmlatch/vmlatch/integration/leak"
 	"github.com/vmlatch/vmlatch/qmp"
 	"github.com/vmlatch/vmlatch/qmp/qmptest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func connect(t *testing.T, script string) (*qmp.Conn, *qmptest.Server) {
 	t.Helper()
@@ -219,12 +219,17 @@ func TestStoppedPeerThatReadsNothing(t *testing.T) {
 	huge := strings.Repeat("x", 8<<20) // more than socket buffers hold
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := c.Execute(ctx, "x", huge, nil); err == nil {
-		t.Fatal("a command that nobody reads succeeds")
+	waits := make(chan error, 1)
+	time.AfterFunc(100*time.Millisecond, func() { waits <- c.Execute(brief(t), "z", nil, nil) })
+	if err := c.Execute(ctx, "x", huge, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a command that the peer does not read: %v, want DeadlineExceeded", err)
+	}
+	if err := <-waits; !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a command behind it: %v, want DeadlineExceeded", err)
 	}
 	// Half a command is on the wire: the connection says so and does not hang.
-	if err := c.Execute(short(t), "y", nil, nil); !errors.Is(err, qmp.ErrClosed) {
-		t.Errorf("the next command: %v", err)
+	if err := c.Execute(short(t), "y", nil, nil); !errors.Is(err, qmp.ErrClosed) || !strings.Contains(err.Error(), "cut off") {
+		t.Errorf("the next command: %v, want that one was cut off", err)
 	}
 }
 
@@ -239,7 +244,7 @@ func TestSecondClientTimesOut(t *testing.T) {
 func TestStrayIDs(t *testing.T) {
 	c, _ := connect(t, qmptest.Negotiate+`
 		< query-status
-		> {"return": {"status": "nobody asked"}, "id": 4711}
+		> {"return": {"status": "unasked"}, "id": 4711}
 		> {"return": {"status": "text id"}, "id": "a"}
 		> {"error": {"class": "GenericError", "desc": "no id"}}
 		> {"return": {"status": "mine"}, "id": $ID}
@@ -278,6 +283,7 @@ func TestHostilePeers(t *testing.T) {
 	}
 	for name, script := range map[string]string{
 		"closes at once": "close", "garbage first": "> hello", "half a greeting": ">> {\"QMP\"\nclose",
+		"a greeting of another shape": "> {\"QMP\": []}\n< qmp_capabilities\n> {\"return\": {}, \"id\": $ID}",
 		"refuses": qmptest.Greeting + "< qmp_capabilities\n> {\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": $ID}",
 	} {
 		t.Run(name, func(t *testing.T) {
