@@ -87,6 +87,13 @@ func (m *Machine) Close() {
 	m.dir.Close()
 }
 
+// Unlock lets other commands work on the machine. Wait and Kill go on, and are about
+// this machine, whatever uses its name by then.
+func (m *Machine) Unlock() {
+	m.disconnect()
+	m.dir.Unlock()
+}
+
 func (m *Machine) disconnect() {
 	if m.conn != nil {
 		_ = m.conn.Close()

@@ -91,10 +91,12 @@ func TestChoiceOfHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	for why, change := range map[string]func(*Facts){
-		"check snp-iommu":        func(f *plan.Facts) { f.Host.IOMMU.Passthrough = host.Yes },
-		"check snp-kernel":       func(f *plan.Facts) { f.Host.Kernel = "6.1.0" },
-		"no such object":         func(f *plan.Facts) { delete(f.Info.Objects, "sev-snp-guest") },
-		"off":                    func(f *plan.Facts) { f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"} },
+		"check snp-iommu":  func(f *plan.Facts) { f.Host.IOMMU.Passthrough = host.Yes },
+		"check snp-kernel": func(f *plan.Facts) { f.Host.Kernel = "6.1.0" },
+		"no such object":   func(f *plan.Facts) { delete(f.Info.Objects, "sev-snp-guest") },
+		"off": func(f *plan.Facts) {
+			f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"}
+		},
 		"it has no SEV metadata": func(f *plan.Facts) { f.Firmware = &firmwareFacts{reset: true} },
 		"":                       nil,
 		"memory-backend-memfd":   func(f *plan.Facts) { delete(f.Info.Objects, "memory-backend-memfd") },
@@ -123,7 +125,9 @@ func TestChoiceOfHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	var none *fault.Error
-	if plan, err := NewPlan(any, testhost.Facts(func(f *plan.Facts) { f.SlotDir, f.Info, f.Host.SEV.SNPEnabled = t.TempDir(), testhost.QEMU("7.2"), host.Yes }), testhost.Root()); !errors.As(err, &none) {
+	if plan, err := NewPlan(any, testhost.Facts(func(f *plan.Facts) {
+		f.SlotDir, f.Info, f.Host.SEV.SNPEnabled = t.TempDir(), testhost.QEMU("7.2"), host.Yes
+	}), testhost.Root()); !errors.As(err, &none) {
 		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v", plan, err)
 	}
 	// A slot that is taken is waited for, and no reason to take another technology.

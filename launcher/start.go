@@ -300,6 +300,7 @@ func (s *starter) undo() {
 		select {
 		case <-own.done:
 		case <-ctx.Done():
+			s.dir.Close()
 			return // it cannot be ended: its directory is how it can be found
 		}
 	}

@@ -46,6 +46,7 @@ func KillByName(ctx context.Context, root rundir.Root, name string) error {
 	if err != nil {
 		return err
 	}
+	defer dir.Close()
 	if !e.VMHeld {
 		return fmt.Errorf("%s: %w", name, rundir.ErrNotFound)
 	}
@@ -91,7 +92,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 	step(ctx, "stop")
 	asked := m.powerdown(ctx)
 	m.intend()
-	m.Close() // others may end it sooner: stop --now
+	m.Unlock() // others may end it sooner: stop --now
 	if asked == nil {
 		limited, cancel := context.WithTimeout(ctx, timeout)
 		err = p.Wait(limited)

@@ -40,6 +40,7 @@ func ending(root rundir.Root, name string) (*launcher.Exit, *time.Time) {
 	if err != nil {
 		return nil, nil
 	}
+	defer d.Close()
 	log, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {
 		return nil, nil
@@ -144,6 +145,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 			if err != nil {
 				return err
 			}
+			defer d.Close()
 			v := describe(root, e)
 			if c.Bool("json") {
 				return s.JSON(v)

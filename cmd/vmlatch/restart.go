@@ -51,6 +51,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	if err != nil {
 		return err
 	}
+	defer d.Close()
 	if err := mayRestart(e); err != nil {
 		return err
 	}

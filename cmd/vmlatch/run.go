@@ -84,7 +84,7 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	if s.OutIsTerminal() {
 		s.Say("%s: your keyboard is attached to the console; Ctrl-] stops the VM", p.Name)
 	}
-	m.Close() // other commands may work on it now
+	m.Unlock() // other commands may work on it now
 	return watch(c, s, m, console, p.Dirs, p.Name)
 }
 

@@ -196,7 +196,7 @@ func TestSNPRefusals(t *testing.T) {
 	}
 }
 
-func Fuzzlauncher.ParseSpec(f *testing.F) {
+func FuzzParseSpec(f *testing.F) {
 	f.Add([]byte(sevSpec))
 	f.Add([]byte("[[disk]]\nimage = 'x'"))
 	facts := testhost.Facts()
@@ -222,9 +222,9 @@ func TestSlips(t *testing.T) {
 	for text, want := range map[string]string{
 		testhost.Specs()["sev"] + "[[device]]\ndriver = \"vhost-vsock-pci\"\niommu_platform = false\n": "has one of them switched off",
 		testhost.Specs()["tdx"] + "[[device]]\ndriver = \"pvscsi\"\n":                                  "no driver for SCSI",
-		"[[device]]\ndriver = \"virtio-rng-pci\"\nmax-bytes = nan\n":                         "finite numbers",
-		"[[device]]\ndriver = \"virtio-rng-pci\"\na = { b = [inf] }\n":                       "finite numbers",
-		"[[object]]\nqom-type = \"rng-random\"\nid = \"x\"\nwhen = 2026-11-22\n":             "finite numbers",
+		"[[device]]\ndriver = \"virtio-rng-pci\"\nmax-bytes = nan\n":                                   "finite numbers",
+		"[[device]]\ndriver = \"virtio-rng-pci\"\na = { b = [inf] }\n":                                 "finite numbers",
+		"[[object]]\nqom-type = \"rng-random\"\nid = \"x\"\nwhen = 2026-11-22\n":                       "finite numbers",
 	} {
 		if _, err := launcher.ParseSpec([]byte(text), "vm.toml", "/"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s\n%v, want %q", text, err, want)
