@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
@@ -121,7 +122,7 @@ var specChecks = []Check{
 		Source: "QEMU, docs/system/cpu-models-x86.rst; sev-snp-measure --vcpu-type",
 		look: func(s *subject) (Verdict, string) {
 			m := modelOf(s.spec.CPU)
-			return verdict(versioned.MatchString(m), "%s", m)
+			return verdict(versioned().MatchString(m), "%s", m)
 		},
 	},
 	{
@@ -181,7 +182,7 @@ func modelOf(cpu string) string {
 	return model
 }
 
-var versioned = regexp.MustCompile(`-v\d+$`)
+var versioned = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`-v\d+$`) })
 
 // extraDevices are what the spec adds by itself.
 func (s *subject) extraDevices() []device {
@@ -242,7 +243,7 @@ var deviceChecks = []Check{
 		look: func(s *subject) (Verdict, string) {
 			for _, o := range s.spec.Objects {
 				kind, id := texts(o)["qom-type"], texts(o)["id"]
-				if !harmlessObjects.MatchString(kind) || id == objectID || id == "ram" {
+				if !harmlessObjects().MatchString(kind) || id == objectID || id == "ram" {
 					return CheckFailed, kind
 				}
 			}
@@ -300,7 +301,7 @@ var deviceChecks = []Check{
 		Source: "AMDSEV; svsm, launch_guest.sh; libvirt kbase",
 		look: func(s *subject) (Verdict, string) {
 			for _, d := range s.extraDevices() {
-				if rom, ok := d.props["romfile"]; networkCards.MatchString(d.kind) && (!ok || rom != "") {
+				if rom, ok := d.props["romfile"]; networkCards().MatchString(d.kind) && (!ok || rom != "") {
 					return CheckFailed, d.kind
 				}
 			}
@@ -312,6 +313,11 @@ var deviceChecks = []Check{
 var (
 	// Others could be the confidential object itself, a monitor, or a way into the
 	// guest's memory (qtest, colo, remote processes).
-	harmlessObjects = regexp.MustCompile(`^(rng-.*|iothread|iommufd|throttle-group|tls-creds-.*|secret|memory-backend-(ram|memfd|file)|cryptodev-backend.*|can-.*|thread-context|authz-.*)$`)
-	networkCards    = regexp.MustCompile(`^(virtio-net.*|e1000.*|rtl8139|ne2k_pci|pcnet|vmxnet3|i8255.*|tulip|igb)$`)
+	harmlessObjects = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(rng-.*|iothread|iommufd|throttle-group|tls-creds-.*|secret|` +
+			`memory-backend-(ram|memfd|file)|cryptodev-backend.*|can-.*|thread-context|authz-.*)$`)
+	})
+	networkCards = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(virtio-net.*|e1000.*|rtl8139|ne2k_pci|pcnet|vmxnet3|i8255.*|tulip|igb)$`)
+	})
 )
