@@ -31,7 +31,7 @@ func run() (code int) {
 			panic(r)
 		}
 	}()
-	return int(newApp(cli.System("latchkey")).Main(os.Args))
+	return int(cli.Start("latchkey", newApp))
 }
 
 const long = `   Run it on a machine that you trust; the host needs none of its files but

@@ -14,7 +14,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 )
 
-func main() { os.Exit(int(newApp(cli.System("swtee")).Main(os.Args))) }
+func main() { os.Exit(int(cli.Start("swtee", newApp))) }
 
 const long = `   swtee runs an unmodified QEMU as if this machine had a secure processor or a
    TDX module. The launch takes place step by step as on real hardware: sessions
