@@ -128,3 +128,18 @@ func Choice(option, what, value string, known []string) error {
 	}
 	return Usagef("--%s: %w", option, err)
 }
+
+// Need is the error of options that a command cannot do without; nil if they are there.
+func Need(c *urfave.Context, options ...string) error {
+	for _, name := range options {
+		if c.String(name) == "" {
+			return Fail(ExitUsage, fmt.Errorf("--%s is needed", name), Examples(c))
+		}
+	}
+	return nil
+}
+
+// Examples is the hint that leads to a command's examples.
+func Examples(c *urfave.Context) string {
+	return fmt.Sprintf("\"%s %s --help\" shows an example", c.App.Name, c.Command.Name)
+}
