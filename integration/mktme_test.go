@@ -146,7 +146,7 @@ func TestMKTMEHandle(t *testing.T) {
 		if key, err = r.Add(keyring.Key{Type: keyring.User, Description: "vmlatch-test:foreign", Payload: []byte("x")}); err != nil {
 			return err
 		}
-		for handle, want := range map[string]string{"0": "is no key's handle", "x": "is no key's handle", "2147483647": "is not possessed"} {
+		for handle, want := range map[string]string{"0": "not a key's handle", "x": "not a key's handle", "2147483647": "is not possessed"} {
 			h.objectRefused(handle, want)
 		}
 		return nil

@@ -98,11 +98,3 @@ func Bare(err error) string {
 	short.File = ""
 	return strings.TrimPrefix(short.Error(), ErrHost.Error()+" ")
 }
-
-// DidYouMean is the fix of a mistyped word; "" if no known word is near.
-func DidYouMean(near string) string {
-	if near == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %q?", near)
-}

@@ -96,18 +96,9 @@ func OneOf(f *spec.File, key, value string, words ...string) error {
 	if slices.Contains(words, value) {
 		return nil
 	}
-	e := f.Errorf(key, "%q: must be %s", value, either(words))
-	e.Fix = fault.DidYouMean(nearest.Word(strings.ToLower(value), words))
+	e := f.Errorf(key, "%q: must be %s", value, nearest.List(words))
+	e.Fix = nearest.Hint(value, words)
 	return e
-}
-
-// either writes "a, b or c".
-func either(words []string) string {
-	last := len(words) - 1
-	if last < 1 {
-		return strings.Join(words, "")
-	}
-	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // noNUL refuses NUL characters, at which programs written in C cut a text.

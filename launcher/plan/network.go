@@ -28,12 +28,12 @@ var networkModes = []struct {
 
 func (all *Networks) complete(g *Guest) error {
 	for i, n := range *all {
-		if n.mode() == nil {
-			var names []string
-			for _, m := range networkModes {
-				names = append(names, m.name)
-			}
-			return g.File.Errorf(networkKey(i), "mode %q: must be %s", n.Mode, either(names))
+		var names []string
+		for _, m := range networkModes {
+			names = append(names, m.name)
+		}
+		if err := OneOf(g.File, networkKey(i), n.Mode, names...); err != nil {
+			return err
 		}
 	}
 	return nil

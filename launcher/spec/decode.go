@@ -57,7 +57,7 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 	}
 	unknown := func(row, col int, key []string) error {
 		e := fault.As(fail(row, col, key, "unknown key"))
-		e.Fix = fault.DidYouMean(shapes{}.near(reflect.TypeOf(to), key))
+		e.Fix = shapes{}.hint(reflect.TypeOf(to), key)
 		return e
 	}
 	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(to)
@@ -183,13 +183,13 @@ func (s shapes) find(t reflect.Type, path []string) (table map[string]reflect.Ty
 	return nil, "", true
 }
 
-// near finds the known key that a mistyped one is closest to, in its table.
-func (s shapes) near(t reflect.Type, path []string) string {
+// hint asks for the known key that a mistyped one resembles, in its table.
+func (s shapes) hint(t reflect.Type, path []string) string {
 	table, name, ok := s.find(t, path)
 	if ok {
 		return ""
 	}
-	return nearest.Word(name, slices.Sorted(maps.Keys(table)))
+	return nearest.Hint(name, slices.Sorted(maps.Keys(table)))
 }
 
 // wrongType is how go-toml reports a value of the wrong type.

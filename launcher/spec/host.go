@@ -93,7 +93,7 @@ func (c *HostConfig) fill(pools []string) (err error) {
 		e := &fault.Error{Kind: fault.Spec, File: c.file, Key: "slots." + pool}
 		if !slices.Contains(pools, pool) {
 			e.Err = fmt.Errorf("unknown pool; the pools are %s", strings.Join(pools, ", "))
-			e.Fix = fault.DidYouMean(nearest.Word(pool, pools))
+			e.Fix = nearest.Hint(pool, pools)
 			return e
 		}
 		if n < 0 {

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/nearest"
-	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 )
@@ -117,7 +116,7 @@ func readTechnologies(f *spec.File, value any) ([]string, error) {
 		if _, ok := byName(n); !ok {
 			known := append(Names(), Any)
 			e := f.Errorf(key, "%q: must be one of %s, or a list of them", n, strings.Join(known, ", "))
-			e.Fix = fault.DidYouMean(nearest.Word(strings.ToLower(n), known))
+			e.Fix = nearest.Hint(n, known)
 			return nil, e
 		}
 		if slices.Contains(names[:i], n) {

@@ -100,11 +100,7 @@ func tdxPolicy(words []string) (tdAttributes, error) {
 	for _, w := range words {
 		i := slices.Index(names, w)
 		if i < 0 {
-			hint := ""
-			if near := nearest.Word(w, names); near != "" {
-				hint = fmt.Sprintf("; did you mean %q?", near)
-			}
-			return 0, fmt.Errorf("attributes: %q is none of %s, nor a number%s", w, strings.Join(names, ", "), hint)
+			return 0, fmt.Errorf("attributes: %w", nearest.Unknown("word", w, append(names, "a number")))
 		}
 		a |= tdAttributeNames[i].bit
 	}
