@@ -41,7 +41,10 @@ type App struct {
 type Topic struct {
 	Name  string
 	Title string
-	Text  string
+	Text  string // a line of capitals between blank lines is a section's heading
+	// Man is the topic's own manual page, such as "vmlatch.toml.5"; "" puts the
+	// text into the program's page.
+	Man string
 }
 
 // Main runs the program with its arguments and returns the exit code. The
