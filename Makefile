@@ -58,9 +58,11 @@ fuzz: ## run every fuzz target FUZZTIME times
 bench: setup build ## ratios of time and size to floors measured in the same run
 	@$(GO) run ./integration/bench -bin $(BIN)
 
-man: build ## man pages, generated from the commands, into .cache/man
+man: build ## man pages, generated from commands and topics, into .cache/man
 	@mkdir -p .cache/man
-	@for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done; ls .cache/man
+	@set -e; for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done
+	@set -e; for p in vmlatch.toml.5 vmlatch-host.toml.5 vmlatch-ps.json.5; do \
+	  $(BIN)/vmlatch __man $$p > .cache/man/$$p; done; ls .cache/man
 
 deb: build man ## Debian packages, into .cache/deb
 	@scripts/deb/build

@@ -40,7 +40,10 @@ type App struct {
 type Topic struct {
 	Name  string
 	Title string
-	Text  string
+	Text  string // a line of capitals between blank lines is a section's heading
+	// Man is the topic's own manual page, such as "vmlatch.toml.5"; "" puts the
+	// text into the program's page.
+	Man string
 }
 
 // Start runs the program of this process. It answers "--version" before build

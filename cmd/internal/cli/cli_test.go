@@ -18,7 +18,10 @@ func program() (app *App, out, errs *bytes.Buffer, got *[]string) {
 	app = &App{
 		Name: "prog", Usage: "test", Version: "1", IO: &IO{Out: out, Err: errs, Name: "prog"},
 		Synonyms: map[string]string{"labour": "work"}, Values: map[string][]string{"policy": {"strict", "lax"}},
-		Topics: []Topic{{"topic", "a topic", "text of the topic"}},
+		Topics: []Topic{
+			{Name: "topic", Title: "a topic", Text: "text of the topic"},
+			{Name: "file", Title: "a file", Text: "key = 1\n\nTHE REST\n\n.key = 2", Man: "prog.file.5"},
+		},
 		Commands: []*urfave.Command{{
 			Name: "work", Usage: "do it", ArgsUsage: "FILE",
 			Flags: []urfave.Flag{
@@ -190,12 +193,46 @@ func TestHelp(t *testing.T) {
 		"help exit-codes": "130  interrupted",
 		"--version":       "prog 1",
 		"__man":           ".SH TOPIC",
+		"help file":       "\nTHE REST\n",
 		"":                "usage: prog COMMAND",
 	} {
 		app, out, errs, _ := program()
 		if code := app.Run(context.Background(), append([]string{"prog"}, strings.Fields(args)...)); code != 0 || !strings.Contains(out.String(), want) {
 			t.Errorf("%q: code %d, %q, want %q; %s", args, code, out.String(), want, errs)
 		}
+	}
+}
+
+// TestManPages: a topic with a page of its own stands there alone, and the
+// program's page refers to it.
+func TestManPages(t *testing.T) {
+	page := func(args ...string) string {
+		app, out, errs, _ := program()
+		if code := app.Run(context.Background(), append([]string{"prog", "__man"}, args...)); code != 0 {
+			t.Fatalf("__man %q: code %d, %s", args, code, errs)
+		}
+		return out.String()
+	}
+	for what, c := range map[string]struct {
+		page, want string
+		have       bool
+	}{
+		"title":            {page("prog.file.5"), ".TH PROG.FILE 5 ", true},
+		"name":             {page("prog.file.5"), ".SH NAME\nprog.file \\- a file\n", true},
+		"heading":          {page("prog.file.5"), "\n.SH THE REST\n", true},
+		"escaped":          {page("prog.file.5"), "\n\\&.key = 2\n", true},
+		"refers back":      {page("prog.file.5"), ".BR prog (1)\n", true},
+		"refers":           {page(), ".BR prog.file (5)\n", true},
+		"not in both":      {page(), "key = 1", false},
+		"topic in program": {page(), "text of the topic", true},
+	} {
+		if strings.Contains(c.page, c.want) != c.have {
+			t.Errorf("%s: want %q in the page: %v; got:\n%s", what, c.want, c.have, c.page)
+		}
+	}
+	app, _, _, _ := program()
+	if code := app.Run(context.Background(), []string{"prog", "__man", "nothing.5"}); code != ExitUsage {
+		t.Errorf("a page that does not exist: code %d, want %d", code, ExitUsage)
 	}
 }
 

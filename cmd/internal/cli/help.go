@@ -16,7 +16,7 @@ import (
 func (a *App) topics() []Topic {
 	var codes strings.Builder
 	writeExitCodes(&codes)
-	return append([]Topic{{"exit-codes", "what the exit codes mean", codes.String()}}, a.Topics...)
+	return append([]Topic{{Name: "exit-codes", Title: "what the exit codes mean", Text: codes.String()}}, a.Topics...)
 }
 
 // helpCommand explains commands and topics.
