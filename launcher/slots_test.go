@@ -32,9 +32,9 @@ func TestAllowLock(t *testing.T) {
 	if err := allowLock(32 << 10); err != nil {
 		t.Error(err)
 	}
-	need := lockedMemory(64 << 20)
+	need := plan.LockedMemory(64 << 20)
 	err := allowLock(need)
-	var lacking *HostError
+	var lacking *fault.Error
 	var now unix.Rlimit
 	if e := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now); e != nil {
 		t.Fatal(e)
@@ -59,7 +59,7 @@ func TestSlotUses(t *testing.T) {
 	defer a.File().Close()
 	defer b.File().Close()
 	f.Host.Slots = append(f.Host.Slots, host.Pool{Name: "tdx", Technologies: []string{"tdx"}, Total: -1, InUse: 4})
-	uses, err := f.SlotUses()
+	uses, err := SlotUses(f)
 	if err != nil || len(uses) != 4 {
 		t.Fatalf("%+v, %v", uses, err)
 	}
@@ -77,7 +77,7 @@ func TestSlotUses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(f.SlotDir, "sev-es"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.SlotUses(); err == nil {
+	if _, err := SlotUses(f); err == nil {
 		t.Error("a pool that is a file can be counted")
 	}
 }
@@ -86,28 +86,32 @@ func TestSlotUses(t *testing.T) {
 // wrong with the spec leads to none.
 func TestChoiceOfHost(t *testing.T) {
 	const text = "name = \"vm\"\ncpu = \"EPYC-Milan-v1\"\n[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = [\"sev-snp\", \"sev-es\"]\n[latch]\nuntil = \"nothing\"\n"
-	spec, err := ParseSpec([]byte(text), "vm.toml", "/")
+	s, err := ParseSpec([]byte(text), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for why, change := range map[string]func(*Facts){
+	for why, change := range map[string]func(*plan.Facts){
 		"check snp-iommu":  func(f *plan.Facts) { f.Host.IOMMU.Passthrough = host.Yes },
 		"check snp-kernel": func(f *plan.Facts) { f.Host.Kernel = "6.1.0" },
 		"no such object":   func(f *plan.Facts) { delete(f.Info.Objects, "sev-snp-guest") },
 		"off": func(f *plan.Facts) {
 			f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"}
 		},
-		"it has no SEV metadata": func(f *plan.Facts) { f.Firmware = &firmwareFacts{reset: true} },
-		"":                       nil,
-		"memory-backend-memfd":   func(f *plan.Facts) { delete(f.Info.Objects, "memory-backend-memfd") },
-		"the image demands":      func(f *plan.Facts) { f.Sidecars = []Sidecar{{Technologies: []string{"sev-es"}, file: "x"}} },
+		"it has no SEV metadata": func(f *plan.Facts) {
+			f.Image = &plan.Image{Lacks: map[string]string{"sev-snp": "it has no SEV metadata"}}
+		},
+		"":                     func(*plan.Facts) {},
+		"memory-backend-memfd": func(f *plan.Facts) { delete(f.Info.Objects, "memory-backend-memfd") },
+		"the image demands": func(f *plan.Facts) {
+			f.Demands = []*spec.Demands{{Technologies: []string{"sev-es"}, File: &spec.File{Path: "x"}}}
+		},
 	} {
 		if why == "no such object" {
 			why = "has no object sev-snp-guest"
 		}
 		facts := testhost.Facts(change)
 		facts.SlotDir = t.TempDir()
-		plan, err := NewPlan(spec, facts, testhost.Root())
+		p, err := NewPlan(s, facts, testhost.Root())
 		if err != nil {
 			t.Errorf("%s: %v", why, err)
 			continue
@@ -116,8 +120,8 @@ func TestChoiceOfHost(t *testing.T) {
 		if why == "" {
 			want = host.SNP
 		}
-		if plan.Technology != want || !strings.Contains(plan.Choices[0].From, why) {
-			t.Errorf("%s: %+v", why, plan.Choices[0])
+		if p.Technology != want || !strings.Contains(p.Choices[0].From, why) {
+			t.Errorf("%s: %+v", why, p.Choices[0])
 		}
 	}
 	any, err := ParseSpec([]byte(strings.Replace(text, `["sev-snp", "sev-es"]`, `["sev-snp", "sev-es", "sev"]`, 1)), "vm.toml", "/")
@@ -125,22 +129,25 @@ func TestChoiceOfHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	var none *fault.Error
-	if plan, err := NewPlan(any, testhost.Facts(func(f *plan.Facts) {
+	if p, err := NewPlan(any, testhost.Facts(func(f *plan.Facts) {
 		f.SlotDir, f.Info, f.Host.SEV.SNPEnabled = t.TempDir(), testhost.QEMU("7.2"), host.Yes
 	}), testhost.Root()); !errors.As(err, &none) {
-		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v", plan, err)
+		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v", p, err)
 	}
 	// A slot that is taken is waited for, and no reason to take another technology.
 	full := testhost.Facts(func(f *plan.Facts) { f.SlotDir, f.Slots = t.TempDir(), map[string]int{"sev-es": 0} })
-	if plan, err := NewPlan(any, full, testhost.Root()); err != nil || plan.Technology != host.SNP {
-		t.Errorf("without a slot: %+v, %v", plan, err)
+	if p, err := NewPlan(any, full, testhost.Root()); err != nil || p.Technology != host.SNP {
+		t.Errorf("without a slot: %+v, %v", p, err)
 	}
 	// Its own fault: an ID block of another policy.
 	bad, err := ParseSpec([]byte(strings.Replace(text, "technology", "id-block = \"b\"\nid-auth = \"a\"\ntechnology", 1)), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if plan, err := NewPlan(bad, testhost.Facts(func(f *plan.Facts) { f.SlotDir = t.TempDir(); f.IDBlock = make([]byte, 5) }), testhost.Root()); err == nil {
-		t.Errorf("a bad ID block leads to %s", plan.Technology)
+	if p, err := NewPlan(bad, testhost.Facts(func(f *plan.Facts) {
+		f.SlotDir = t.TempDir()
+		f.OwnerFiles = map[string][]byte{"id-block": make([]byte, 5)}
+	}), testhost.Root()); err == nil {
+		t.Errorf("a bad ID block leads to %s", p.Technology)
 	}
 }

@@ -27,17 +27,36 @@ func TestAdvice(t *testing.T) {
 		"Failed to get \"write\" lock":                                                               "another process uses",
 		"unsupported machine type":                                                                   "does not know the machine type",
 	} {
-		a, ok := Advise(&StartError{Name: "x", Err: qmp.ErrClosed, Stderr: text})
-		if !ok || !strings.Contains(a.Cause, want) || a.Fix == "" {
-			t.Errorf("%s: %+v", text, a)
+		a := advice.For(&fault.Error{Kind: fault.QEMU, Op: "x", Err: errors.New("QEMU did not start: " + text)})
+		if !strings.Contains(a.Cause, want) || len(a.Fixes) != 1 || a.Fixes[0] == "" {
+			t.Errorf("%s: cause %q, want one with %q (%+v)", text, a.Cause, want, a)
 		}
 	}
-	if _, ok := Advise(&StartError{Name: "x", Err: errors.New("x"), Stderr: "something new"}); ok {
-		t.Error("an unknown error is explained")
+	unknown := &fault.Error{Kind: fault.QEMU, Op: "x", Err: errors.New("something new")}
+	if a := advice.For(unknown); a.Cause != "" || len(a.Fixes) > 0 {
+		t.Errorf("an unknown error is explained: %+v", a)
 	}
-	p := platformError("vm", "inject", errors.New("SEV: failed to inject secret ret=-5 fw_error=11 'Bad measurement'"))
-	var typed *PlatformError
-	if !errors.As(p, &typed) || typed.Status != sev.StatusBadMeasurement {
-		t.Errorf("status %v", typed.Status)
+}
+
+// TestStatus: the firmware's status is read in the base in which it is written.
+func TestStatus(t *testing.T) {
+	for text, want := range map[string]sev.Status{
+		"SEV: failed to inject secret ret=-5 fw_error=11 'Bad measurement'": sev.StatusBadMeasurement,
+		"fw_error=0x0b ''": sev.StatusBadMeasurement, "fw_err='16: Guest handle'": 16, "fw_error=0x16 ''": 22, "fw_error='0x17: x'": 23,
+	} {
+		if got, ok := advice.Status(text); !ok || got != want {
+			t.Errorf("%s: status %d, %t, want %d", text, got, ok, want)
+		}
+	}
+	if got, ok := advice.Status("fw_error=none"); ok {
+		t.Errorf("status %d where there is none", got)
+	}
+	// 0x16 is 22, a parameter that is not supported, and not 16, a guest that was lost.
+	a := advice.For(&fault.Error{Kind: fault.QEMU, Err: errors.New("LAUNCH_START ret=1 fw_error=0x16 ''")})
+	if !strings.Contains(a.Cause, "does not take a parameter") {
+		t.Errorf("0x16: cause %q", a.Cause)
+	}
+	if got := advice.Decimal("fw_error=0xffffffffffff "); got != "fw_error=0xffffffffffff " {
+		t.Errorf("a status of 48 bits became %q", got)
 	}
 }

@@ -4,6 +4,9 @@ import (
 	"slices"
 
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 // checkCase makes one check fail: by a change of the spec's text, of the host, of
@@ -12,10 +15,11 @@ type checkCase struct {
 	tech    string            // which spec to change
 	replace [2]string         // in the spec's text
 	add     string            // to the spec's text
-	host    func(*Facts)      //
+	host    func(*plan.Facts) //
 	argv    [2]string         // in the plan's command line
 	files   map[string]string // in the spec's directory
-	plan    func(*Plan)
+	plan    func(*plan.Plan)
+	guest   func(*tee.Guest)
 	refused bool // already when the spec is read
 }
 
@@ -49,33 +53,35 @@ var checkCases = map[string]checkCase{
 	"tdx-boot-disk":          {tech: "tdx", add: "[[device]]\ndriver = \"virtio-scsi-pci\"\n", refused: true},
 	"option-roms":            {tech: "sev", add: "[[device]]\ndriver = \"e1000e\"\n"},
 
-	"technology-usable": {tech: "sev-snp", host: func(f *Facts) { f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"} }},
-	"qemu-object":       {tech: "sev-snp", host: func(f *Facts) { f.Info = recordedQEMU("7.2") }},
-	"cpu-model-known":   {tech: "sev-es", replace: [2]string{`"EPYC-Milan-v1"`, `"EPYC-Naples-v9"`}},
-	"vcpu-limit":        {tech: "sev-es", replace: [2]string{`name = "vm"`, "name = \"vm\"\ncpus = 300"}, host: func(f *Facts) { f.Info.MaxCPUs["q35"] = 288 }},
-	"free-slots":        {tech: "sev", host: func(f *Facts) { f.Host.Slots[0].InUse = 410 }},
-	"memory-lock":       {tech: "sev", host: func(f *Facts) { f.MaxLock = 8 << 20 }},
-	"memory-available":  {tech: "none", host: func(f *Facts) { f.Host.MemFree = 32 << 20 }},
-	"hugepages-free":    {tech: "none", add: "[memory-backend]\nhugepages = \"2MiB\"\n", host: func(f *Facts) { f.HugePages = map[uint64]uint64{2 << 20: 31} }},
-	"es-on-snp-host":    {tech: "sev-es", host: func(f *Facts) { f.Host.SEV.SNPEnabled = host.Yes }},
-	"vmsa-features":     {tech: "sev-es", host: func(f *Facts) { f.Host.SEV.DebugSwap = host.Yes }},
-	"snp-policy-smt":    {tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"single-socket\"]\ntechnology"}},
+	"technology-usable": {tech: "sev-snp", host: func(f *plan.Facts) {
+		f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"}
+	}},
+	"qemu-object":      {tech: "sev-snp", host: func(f *plan.Facts) { f.Info = testhost.QEMU("7.2") }},
+	"cpu-model-known":  {tech: "sev-es", replace: [2]string{`"EPYC-Milan-v1"`, `"EPYC-Naples-v9"`}},
+	"vcpu-limit":       {tech: "sev-es", replace: [2]string{`name = "vm"`, "name = \"vm\"\ncpus = 300"}, host: func(f *plan.Facts) { f.Info.MaxCPUs["q35"] = 288 }},
+	"free-slots":       {tech: "sev", host: func(f *plan.Facts) { f.Host.Slots[0].InUse = 410 }},
+	"memory-lock":      {tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 8 << 20 }},
+	"memory-available": {tech: "none", host: func(f *plan.Facts) { f.Host.MemFree = 32 << 20 }},
+	"hugepages-free":   {tech: "none", add: "[memory-backend]\nhugepages = \"2MiB\"\n", host: func(f *plan.Facts) { f.HugePages = map[uint64]uint64{2 << 20: 31} }},
+	"es-on-snp-host":   {tech: "sev-es", host: func(f *plan.Facts) { f.Host.SEV.SNPEnabled = host.Yes }},
+	"vmsa-features":    {tech: "sev-es", host: func(f *plan.Facts) { f.Host.SEV.DebugSwap = host.Yes }},
+	"snp-policy-smt":   {tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"single-socket\"]\ntechnology"}},
 	"snp-policy-support": {
 		tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"smt\", \"ciphertext-hiding\"]\ntechnology"},
-		host: func(f *Facts) { f.Host.SEV.CiphertextHiding = 0 },
+		host: func(f *plan.Facts) { f.Host.SEV.CiphertextHiding = 0 },
 	},
-	"snp-iommu":         {tech: "sev-snp", host: func(f *Facts) { f.Host.IOMMU.Passthrough = host.Yes }},
-	"snp-firmware":      {tech: "sev-snp", host: func(f *Facts) { f.Host.SEV.SNPAPI = "1.49" }},
-	"snp-kernel":        {tech: "sev-snp", host: func(f *Facts) { f.Host.Kernel = "6.10.14" }},
-	"ciphertext-hiding": {tech: "sev-snp", host: func(f *Facts) { f.Host.SEV.CiphertextHiding = 0 }},
-	"tdx-kernel":        {tech: "tdx", host: func(f *Facts) { f.Host.Kernel = "6.12.1" }},
-	"tdx-module":        {tech: "tdx", host: func(f *Facts) { f.Host.TDX.Initialized = host.No }},
+	"snp-iommu":         {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.IOMMU.Passthrough = host.Yes }},
+	"snp-firmware":      {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.SEV.SNPAPI = "1.49" }},
+	"snp-kernel":        {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.Kernel = "6.10.14" }},
+	"ciphertext-hiding": {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.SEV.CiphertextHiding = 0 }},
+	"tdx-kernel":        {tech: "tdx", host: func(f *plan.Facts) { f.Host.Kernel = "6.12.1" }},
+	"tdx-module":        {tech: "tdx", host: func(f *plan.Facts) { f.Host.TDX.Initialized = host.No }},
 	"tdx-quote-service": {tech: "tdx", replace: [2]string{`"qgs"`, `"missing"`}},
 	"machine-pinned":    {tech: "tdx", replace: [2]string{`machine = "pc-q35-11.1"`, ``}},
 	"owner-command":     {tech: "sev", add: "[latch]\nowner = [\"./no-such-program\"]\n"},
-	"name-free":         {tech: "none", plan: func(p *Plan) { _, _ = p.Dirs.Create(p.Name) }},
+	"name-free":         {tech: "none", plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(p.Name) }},
 
-	"directories":        {tech: "none", plan: func(p *Plan) { p.Dirs.State = "/dev/null/state" }},
+	"directories":        {tech: "none", plan: func(p *plan.Plan) { p.Dirs.State = "/dev/null/state" }},
 	"files-readable":     {tech: "sev", files: map[string]string{"k": "-"}},
 	"firmware-stateless": {tech: "sev-snp", argv: [2]string{"q35,", "q35,pflash0=code,"}},
 	"firmware-knows":     {tech: "sev-snp", files: map[string]string{"fw": "no table"}},
@@ -87,16 +93,18 @@ var checkCases = map[string]checkCase{
 	"reduced-phys-bits":  {tech: "sev", argv: [2]string{`"reduced-phys-bits":1`, `"reduced-phys-bits":6`}},
 	"sev-policy-es":      {tech: "sev-es", argv: [2]string{`"policy":7`, `"policy":3`}},
 	"vm-type-explicit":   {tech: "sev-es", argv: [2]string{`"legacy-vm-type":"off",`, ``}},
-	"id-block-size":      {tech: "sev-snp", host: func(f *Facts) { f.IDBlock, f.IDAuth = make([]byte, 96), make([]byte, 4095) }, plan: func(p *Plan) { p.spec.Confidential.IDBlock = "b" }},
-	"smm-off":            {tech: "sev-snp", argv: [2]string{"smm=off", "smm=on"}},
-	"irqchip":            {tech: "sev-es", argv: [2]string{"smm=off", "smm=off,kernel-irqchip=split"}},
-	"tdx-machine":        {tech: "tdx", argv: [2]string{"hpet=off", "hpet=on"}},
-	"private-memory":     {tech: "tdx", argv: [2]string{`"share":true`, `"share":false`}},
-	"memory-not-locked":  {tech: "sev-snp", plan: func(p *Plan) { p.MemoryLock = 1 << 30 }},
-	"machine-defaults":   {tech: "sev", argv: [2]string{"mem-merge=off", "mem-merge=on"}},
-	"no-reboot":          {tech: "sev", argv: [2]string{"-no-reboot", "-nodefaults"}},
-	"paused-start":       {tech: "sev", argv: [2]string{"-S", "-nodefaults"}},
-	"fixed-size":         {tech: "sev-snp", plan: func(p *Plan) { p.Argv[slices.Index(p.Argv, "-smp")+1] = "1,maxcpus=4" }},
-	"one-monitor":        {tech: "sev", plan: func(p *Plan) { p.Argv = append(p.Argv, "-monitor", "stdio") }},
-	"disks-private":      {tech: "sev", add: "[[disk]]\nimage = \"disk\"\n", files: map[string]string{"disk": "x"}},
+	"id-block-size": {tech: "sev-snp", host: func(f *plan.Facts) {
+		f.OwnerFiles = map[string][]byte{"id-block": make([]byte, 96), "id-auth": make([]byte, 4095)}
+	}, guest: func(g *tee.Guest) { g.Confidential.IDBlock = "b" }},
+	"smm-off":           {tech: "sev-snp", argv: [2]string{"smm=off", "smm=on"}},
+	"irqchip":           {tech: "sev-es", argv: [2]string{"smm=off", "smm=off,kernel-irqchip=split"}},
+	"tdx-machine":       {tech: "tdx", argv: [2]string{"hpet=off", "hpet=on"}},
+	"private-memory":    {tech: "tdx", argv: [2]string{`"share":true`, `"share":false`}},
+	"memory-not-locked": {tech: "sev-snp", plan: func(p *plan.Plan) { p.MemoryLock = 1 << 30 }},
+	"machine-defaults":  {tech: "sev", argv: [2]string{"mem-merge=off", "mem-merge=on"}},
+	"no-reboot":         {tech: "sev", argv: [2]string{"-no-reboot", "-nodefaults"}},
+	"paused-start":      {tech: "sev", argv: [2]string{"-S", "-nodefaults"}},
+	"fixed-size":        {tech: "sev-snp", plan: func(p *plan.Plan) { p.Argv[slices.Index(p.Argv, "-smp")+1] = "1,maxcpus=4" }},
+	"one-monitor":       {tech: "sev", plan: func(p *plan.Plan) { p.Argv = append(p.Argv, "-monitor", "stdio") }},
+	"disks-private":     {tech: "sev", add: "[[disk]]\nimage = \"disk\"\n", files: map[string]string{"disk": "x"}},
 }

@@ -1,6 +1,8 @@
 package check_test
 
 import (
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
-	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/check"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
@@ -20,7 +21,7 @@ import (
 )
 
 // specDir has the files of a spec.
-func specDir(t *testing.T, tech string, c checkCase) string {
+func specDir(t *testing.T, c checkCase) string {
 	t.Helper()
 	dir := t.TempDir()
 	cert, session := strings.Repeat("A", 2084/3*4+4), strings.Repeat("A", 128/3*4+4)
@@ -42,18 +43,11 @@ func specDir(t *testing.T, tech string, c checkCase) string {
 		}
 	}
 	if c.files["fw"] == "" {
-		image := amdsev(t)
-		if tech == "tdx" {
-			image = tdxFirmware
-			if _, err := os.Stat(image); err != nil {
-				t.Skipf("%v: run make setup", err)
-			}
-		}
-		if err := os.Symlink(image, filepath.Join(dir, "fw")); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "fw"), ovmftest.AmdSev(), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	l, err := listen(filepath.Join(dir, "qgs"))
+	l, err := net.Listen("unix", filepath.Join(dir, "qgs"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,54 +57,62 @@ func specDir(t *testing.T, tech string, c checkCase) string {
 
 // look makes all checks of a case. Of a spec that is refused when it is read there
 // is the one result that refuses it.
-func (c checkCase) look(t *testing.T) (results []CheckResult, refused bool) {
+func (c checkCase) look(t *testing.T) (results []check.Result, refused bool) {
 	t.Helper()
-	dir := specDir(t, c.tech, c)
-	text := specOf[c.tech]
+	dir := specDir(t, c)
+	text := testhost.Specs()[c.tech]
 	if c.replace[0] != "" {
 		if !strings.Contains(text, c.replace[0]) {
 			t.Fatalf("the spec has no %q", c.replace[0])
 		}
 		text = strings.Replace(text, c.replace[0], c.replace[1], 1)
 	}
-	spec, err := ParseSpec([]byte(text+c.add), filepath.Join(dir, "vm.toml"), dir)
-	if r, ok := resultOf(err); ok {
-		return []CheckResult{r}, true
-	}
+	written, err := tee.Parse([]byte(text+c.add), filepath.Join(dir, "vm.toml"), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	facts := machine(nil)
+	g, err := written.For(c.tech)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, ok := check.Of(check.SpecError(g, check.Spec(g))); ok {
+		return []check.Result{r}, true
+	}
+	facts := testhost.Facts()
 	facts.SlotDir = filepath.Join(dir, "run/.slots")
 	facts.Host.Slots[1].InUse = 5
 	facts.Host.Slots = append(facts.Host.Slots, host.Pool{Name: "tdx", Technologies: []string{"tdx"}, Total: 63, InUse: -1})
-	plan, err := NewPlan(spec, facts, rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")})
+	root := rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
+	p, err := plan.Build(&g.Guest, g, rundir.Choice{}, facts, root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.host != nil {
-		c.host(&plan.facts)
+		c.host(p.Facts)
+	}
+	if c.guest != nil {
+		c.guest(g)
 	}
 	if c.argv[0] != "" {
 		changed := false
-		for i, a := range plan.Argv {
+		for i, a := range p.Argv {
 			if n := strings.Replace(a, c.argv[0], c.argv[1], 1); n != a {
-				plan.Argv[i], changed = n, true
+				p.Argv[i], changed = n, true
 			}
 		}
 		if !changed {
-			t.Fatalf("the command line has no %q: %q", c.argv[0], plan.Argv)
+			t.Fatalf("the command line has no %q: %q", c.argv[0], p.Argv)
 		}
 	}
 	if c.plan != nil {
-		c.plan(plan)
+		c.plan(p)
 	}
-	return CheckPlan(plan), false
+	return check.Plan(g, p), false
 }
 
-func failedIDs(results []CheckResult) (ids []string) {
+func failedIDs(results []check.Result) (ids []string) {
 	for _, r := range results {
-		if r.Verdict == CheckFailed {
+		if r.Verdict == tee.Failed {
 			ids = append(ids, r.ID)
 		}
 	}
@@ -119,13 +121,13 @@ func failedIDs(results []CheckResult) (ids []string) {
 
 // TestChecks: each check fails for its own reason, and there is none without one.
 func TestChecks(t *testing.T) {
-	known := map[string]Check{}
-	for _, c := range Checks() {
+	known := map[string]tee.Check{}
+	for _, c := range check.Table() {
 		if _, twice := known[c.ID]; twice {
 			t.Errorf("%s stands in the table twice", c.ID)
 		}
 		known[c.ID] = c
-		if c.Cause == "" || c.Fix == "" || c.Source == "" || c.Severity == "" || c.look == nil {
+		if c.Cause == "" || c.Fix == "" || c.Source == "" || c.Severity == "" || c.Look == nil {
 			t.Errorf("%s: a field is missing", c.ID)
 		}
 		if _, ok := checkCases[c.ID]; !ok {
@@ -134,7 +136,7 @@ func TestChecks(t *testing.T) {
 	}
 	for id, c := range checkCases {
 		t.Run(id, func(t *testing.T) {
-			check, ok := known[id]
+			row, ok := known[id]
 			if !ok {
 				t.Fatal("no such check")
 			}
@@ -142,12 +144,12 @@ func TestChecks(t *testing.T) {
 			if refused != c.refused {
 				t.Errorf("refused early: %t, %+v", refused, results)
 			}
-			i := slices.IndexFunc(results, func(r CheckResult) bool { return r.ID == id })
-			if i < 0 || results[i].Verdict != CheckFailed {
+			i := slices.IndexFunc(results, func(r check.Result) bool { return r.ID == id })
+			if i < 0 || results[i].Verdict != tee.Failed {
 				t.Fatalf("it does not fail; these do: %v (%+v)", failedIDs(results), results[max(i, 0)])
 			}
-			if results[i].Refuses() != (check.Severity != Warn) {
-				t.Errorf("refuses: %t, severity %s", results[i].Refuses(), check.Severity)
+			if results[i].Refuses() != (row.Severity != tee.Warn) {
+				t.Errorf("refuses: %t, severity %s", results[i].Refuses(), row.Severity)
 			}
 		})
 	}
@@ -155,14 +157,14 @@ func TestChecks(t *testing.T) {
 
 // TestChecksPass: nothing is wrong with good specs on a good host.
 func TestChecksPass(t *testing.T) {
-	for tech := range specOf {
+	for tech := range testhost.Specs() {
 		t.Run(tech, func(t *testing.T) {
 			results, refused := checkCase{tech: tech}.look(t)
 			if ids := failedIDs(results); refused || len(ids) > 0 {
 				t.Errorf("%v: %+v", ids, results)
 			}
 			for _, r := range results {
-				if r.Verdict == CheckUnknown {
+				if r.Verdict == tee.Unknown {
 					t.Errorf("%s: unknown: %s", r.ID, r.Detail)
 				}
 			}
@@ -172,7 +174,7 @@ func TestChecksPass(t *testing.T) {
 
 // TestUnknownRefusesNothing: what a user cannot read is no reason to refuse.
 func TestUnknownRefusesNothing(t *testing.T) {
-	blind := func(f *Facts) {
+	blind := func(f *plan.Facts) {
 		for i := range f.Host.Technologies {
 			f.Host.Technologies[i].Usable = host.Unknown
 		}
@@ -180,7 +182,7 @@ func TestUnknownRefusesNothing(t *testing.T) {
 		f.Host.SEV.SNPEnabled, f.Host.SEV.DebugSwap, f.Host.SEV.SNPAPI = host.Unknown, host.Unknown, ""
 		f.Host.TDX.Initialized, f.Host.Slots, f.Host.MemFree = host.Unknown, nil, 0
 	}
-	for tech := range specOf {
+	for tech := range testhost.Specs() {
 		results, _ := checkCase{tech: tech, host: blind}.look(t)
 		for _, r := range results {
 			if r.Refuses() {
@@ -190,21 +192,34 @@ func TestUnknownRefusesNothing(t *testing.T) {
 	}
 }
 
-// TestPipeAsFirmware: nothing waits for who writes a pipe.
+// TestPipeAsFirmware: the writer of a pipe is not waited for.
 func TestPipeAsFirmware(t *testing.T) {
-	dir := t.TempDir()
-	if err := unix.Mkfifo(filepath.Join(dir, "fw"), 0o600); err != nil {
-		t.Fatal(err)
+	pipe := func(p *plan.Plan) {
+		image := p.Guest.Firmware.Image
+		if err := errors.Join(os.Remove(image), unix.Mkfifo(image, 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	spec, err := launcher.ParseSpec([]byte(testhost.Specs()["sev-es"]), filepath.Join(dir, "vm.toml"), dir)
-	if err != nil {
-		t.Fatal(err)
+	results, _ := checkCase{tech: "sev-es", plan: pipe}.look(t)
+	if ids := failedIDs(results); !slices.Contains(ids, check.FilesReadable) {
+		t.Errorf("these fail: %v, want %s among them", ids, check.FilesReadable)
 	}
-	plan, err := launcher.NewPlan(spec, testhost.Facts(), rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")})
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestOrder: the order of the table lists each check once, and no other.
+func TestOrder(t *testing.T) {
+	table := check.Table()
+	for i, c := range table[1:] {
+		if c.Stage < table[i].Stage && c.ID != check.FilesReadable {
+			t.Errorf("%s comes after %s, which needs more", c.ID, table[i].ID)
+		}
 	}
-	if ids := failedIDs(CheckPlan(plan)); !slices.Contains(ids, "files-readable") {
-		t.Errorf("%v", ids)
+	for _, id := range check.Order() {
+		if !slices.ContainsFunc(table, func(c tee.Check) bool { return c.ID == id }) {
+			t.Errorf("%s is in the order and not in the table", id)
+		}
+	}
+	if len(table) != len(check.Order()) {
+		t.Errorf("%d checks, %d in the order", len(table), len(check.Order()))
 	}
 }

@@ -60,21 +60,15 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 		e.Fix = shapes{}.hint(reflect.TypeOf(to), key)
 		return e
 	}
-	err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(to)
-	var strict *toml.StrictMissingError
 	var decode *toml.DecodeError
-	switch {
-	case errors.As(err, &strict) && len(strict.Errors) > 0:
-		first := strict.Errors[0]
-		row, col := first.Position()
-		return nil, unknown(row, col, first.Key())
+	switch err := toml.Unmarshal(b, to); {
 	case errors.As(err, &decode):
 		row, col := decode.Position()
 		return nil, fail(row, col, decode.Key(), "%s", inWords(decode.Error()))
 	case err != nil:
 		return nil, fail(0, 0, nil, "%s", inWords(err.Error()))
 	}
-	// TOML's keys differ by case, and go-toml takes them in any.
+	// go-toml takes keys in any case, and does not name all of an unknown one.
 	shapes, offsets := shapes{}, map[string]int{}
 	for _, k := range keysOf(b) {
 		if !shapes.know(reflect.TypeOf(to), k.path) {

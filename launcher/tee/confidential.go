@@ -149,12 +149,12 @@ func (g *Guest) confidential() error {
 	if err := g.foreign(); err != nil {
 		return err
 	}
-	switch feature := g.Traits().Feature; {
+	switch t := g.Traits(); {
 	case g.Accel == "tcg":
 		return g.notTCG()
 	case g.Firmware.Image == "" && len(g.Firmware.Features) == 0:
 		return g.File.Errorf("firmware", "a confidential guest needs firmware that knows %s:"+
-			" give image, or features = [%q]", feature, feature)
+			" give image, or features = [%q]", t.Name, t.Feature)
 	}
 	return nil
 }

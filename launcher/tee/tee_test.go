@@ -63,7 +63,7 @@ func TestSpecErrors(t *testing.T) {
 		"memory overflow":  {`memory = "99999999999TiB"`, "too large"},
 		"accel":            {`accel = "xen"`, "auto, kvm or tcg"},
 		"technology":       {"[confidential]\ntechnology = \"sgx\"", "must be one of none, sev"},
-		"plain policy":     {"[confidential]\npolicy = [\"no-debug\"]", "takes none; it is for sev, sev-es, sev-snp, tdx"},
+		"plain policy":     {"[confidential]\npolicy = [\"no-debug\"]", `not valid for technology "none" (only sev, sev-es, sev-snp, tdx)`},
 		"plain latch":      {"[latch]\nuntil = \"secret\"", "a plain VM is not measured"},
 		"initrd alone":     {"[kernel]\ninitrd = \"x\"", "need a kernel"},
 		"disk image":       {"[[disk]]\nformat = \"raw\"", "image is missing"},
@@ -71,7 +71,7 @@ func TestSpecErrors(t *testing.T) {
 		"network":          {"[[network]]\nmode = \"bridge\"", "must be user"},
 		"firmware type":    {"[firmware]\ntype = \"efi\"", "must be bios or uefi"},
 		"NUL":              {"[kernel]\nimage = \"x\"\ncmdline = \"a\\u0000b\"", "NUL"},
-		"policy word":      {sevWith(`"no-debug"`, `"nodebug"`), "is none of no-debug"},
+		"policy word":      {sevWith(`"no-debug"`, `"nodebug"`), "unknown word"},
 		"policy debug":     {sevWith(`"no-debug", `, ``), "lacks no-debug"},
 		"policy es":        {sevWith(`"sev"]`, `"es"]`), "sev-es"},
 		"session alone":    {sevWith(`owner-cert = "vm.godh"`, ""), "go together"},
@@ -80,7 +80,7 @@ func TestSpecErrors(t *testing.T) {
 		"tcg":              {sevWith("memory", "accel = \"tcg\"\nmemory"), "cannot encrypt"},
 		"machine":          {sevWith("memory", "machine = \"pc\"\nmemory"), "need q35"},
 		"until":            {sevSpec + "[latch]\nuntil = \"whenever\"", `must be "secret" or "nothing"`},
-		"owner, nothing":   {sevSpec + "[latch]\nuntil = \"nothing\"\nowner = [\"x\"]", "asks no owner"},
+		"owner, nothing":   {sevSpec + "[latch]\nuntil = \"nothing\"\nowner = [\"x\"]", "not used with"},
 		"timeout":          {"[latch]\ntimeout = \"-1s\"", "must be positive"},
 		"hashes no kernel": {"[firmware]\nimage = \"x\"\n[confidential]\ntechnology = \"sev\"\nkernel-hashes = true\n[latch]\nuntil=\"nothing\"", "no kernel to measure"},
 	} {
@@ -96,14 +96,16 @@ func TestSpecErrors(t *testing.T) {
 
 func TestUnknownKeys(t *testing.T) {
 	for spec, want := range map[string]fault.Error{
-		"nme = \"x\"": {Line: 1, Key: "nme", Near: "name"},
-		"name = \"x\"\n[firmware]\nimgae = \"x\"": {Line: 3, Key: "firmware.imgae", Near: "image"},
-		"[confidental]\ntechnology = \"sev\"":     {Line: 1, Key: "confidental", Near: "confidential"},
-		"zzzz = 1":                                {Line: 1, Key: "zzzz"},
+		"nme = \"x\"": {Line: 1, Key: "nme", Fix: `did you mean "name"?`},
+		"name = \"x\"\n[firmware]\nimgae = \"x\"":   {Line: 3, Key: "firmware.imgae", Fix: `did you mean "image"?`},
+		"[confidental]\ntechnology = \"sev\"":       {Line: 1, Key: "confidental", Fix: `did you mean "confidential"?`},
+		"zzzz = 1":                                  {Line: 1, Key: "zzzz"},
+		"[confidential]\npolcy = []":                {Line: 2, Key: "confidential.polcy", Fix: `did you mean "policy"?`},
+		"disk = [{image = \"x\", formt = \"raw\"}]": {Line: 1, Key: "disk.formt", Fix: `did you mean "format"?`},
 	} {
 		_, err := launcher.ParseSpec([]byte(spec), "f", "/")
 		var got *fault.Error
-		if !errors.As(err, &got) || got.Line != want.Line || got.Near != want.Near || !strings.HasPrefix(got.Key, want.Key) {
+		if !errors.As(err, &got) || got.Line != want.Line || got.Fix != want.Fix || !strings.HasPrefix(got.Key, want.Key) {
 			t.Errorf("%q: %+v, want %+v", spec, got, want)
 		}
 	}
@@ -118,7 +120,7 @@ func TestKeysHaveOneCase(t *testing.T) {
 	} {
 		_, err := launcher.ParseSpec([]byte(text), "f", "/")
 		var got *fault.Error
-		if !errors.As(err, &got) || got.Near != near || !strings.Contains(err.Error(), "unknown key") {
+		if !errors.As(err, &got) || got.Fix != `did you mean "`+near+`"?` || !strings.Contains(err.Error(), "unknown key") {
 			t.Errorf("%q: %v, near %+v", text, err, got)
 		}
 	}
@@ -128,7 +130,7 @@ func TestKeysHaveOneCase(t *testing.T) {
 }
 
 func TestHostDecides(t *testing.T) {
-	spec, err := launcher.ParseSpec([]byte(sevSpec), "vm.toml", "/specs")
+	s, err := launcher.ParseSpec([]byte(sevSpec), "vm.toml", "/specs")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,14 +139,14 @@ func TestHostDecides(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		spec  *Spec
-		facts Facts
+		spec  *tee.Spec
+		facts *plan.Facts
 		want  string
 	}{
-		"no SEV": {spec, testhost.Facts(func(f *plan.Facts) {
+		"no SEV": {s, testhost.Facts(func(f *plan.Facts) {
 			f.Host.Technologies[0] = host.Technology{Name: "sev", Usable: host.No, Why: "no such feature"}
 		}), "encrypt memory with sev: no such feature"},
-		"no KVM":             {spec, testhost.Facts(testhost.NoKVM("gone")), "encrypt memory with sev: gone"},
+		"no KVM":             {s, testhost.Facts(testhost.NoKVM("gone")), "encrypt memory with sev: gone"},
 		"plain asks for KVM": {plain, testhost.Facts(testhost.NoKVM("gone")), "use KVM: gone"},
 	} {
 		if _, err := launcher.NewPlan(c.spec, c.facts, testhost.Root()); !errors.Is(err, fault.ErrHost) || !strings.Contains(err.Error(), c.want) {
@@ -159,12 +161,12 @@ func TestHostDecides(t *testing.T) {
 // TestSNPRefusals: specs of SEV-SNP guests that cannot work or would not be secure.
 func TestSNPRefusals(t *testing.T) {
 	for change, want := range map[string]string{
-		`until = "nothing"|until = "id-block"`:          "there is none",
+		`until = "nothing"|until = "id-block"`:          "none is given",
 		`until = "nothing"|until = "secret"`:            "no measurement while the guest is paused",
 		`until = "nothing"|`:                            "no measurement while the guest is paused",
 		`until = "nothing"|until = "later"`:             "must be",
 		`"abi=1.55"|"debug"`:                            "the host could read",
-		`"abi=1.55"|"no-debug"`:                         "is none of smt",
+		`"abi=1.55"|"no-debug"`:                         "unknown word",
 		`"abi=1.55"|"abi=1"`:                            "abi=MAJOR.MINOR",
 		`"EPYC-Genoa"|"host"`:                           "are measured",
 		`host-data = "01|host-data = "0`:                "32 bytes in hex",
@@ -179,19 +181,19 @@ func TestSNPRefusals(t *testing.T) {
 			t.Errorf("%s: %v, want %q", change, err, want)
 		}
 	}
-	spec, err := launcher.ParseSpec([]byte(snpSpec), "vm.toml", "/specs")
+	s, err := launcher.ParseSpec([]byte(snpSpec), "vm.toml", "/specs")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(spec, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), testhost.Root()); err == nil || !errors.Is(err, fault.ErrHost) {
+	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), testhost.Root()); err == nil || !errors.Is(err, fault.ErrHost) {
 		t.Errorf("an IGVM file for a QEMU that cannot load it: %v", err)
 	}
 	// QEMU would take policy and ID block from the file, and drop the owner's.
 	bound := strings.NewReplacer("kernel-hashes = true", "id-block = \"b\"\nid-auth = \"a\"", `until = "nothing"`, `until = "id-block"`, "[kernel]", "", `image = "k"`, "").Replace(snpSpec)
-	if spec, err = launcher.ParseSpec([]byte(bound), "vm.toml", "/specs"); err != nil {
+	if s, err = launcher.ParseSpec([]byte(bound), "vm.toml", "/specs"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(spec, testhost.Facts(func(f *plan.Facts) { testhost.WithIGVM(f) }), testhost.Root()); err == nil || !strings.Contains(err.Error(), "ID block from the IGVM file") {
+	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { testhost.WithIGVM(f) }), testhost.Root()); err == nil || !strings.Contains(err.Error(), "ID block from the IGVM file") {
 		t.Errorf("an ID block beside an IGVM file: %v", err)
 	}
 }
@@ -201,15 +203,15 @@ func FuzzParseSpec(f *testing.F) {
 	f.Add([]byte("[[disk]]\nimage = 'x'"))
 	facts := testhost.Facts()
 	f.Fuzz(func(t *testing.T, b []byte) {
-		spec, err := launcher.ParseSpec(b, "fuzz.toml", "/specs")
+		s, err := launcher.ParseSpec(b, "fuzz.toml", "/specs")
 		if err != nil {
 			return
 		}
-		plan, err := launcher.NewPlan(spec, facts, testhost.Root())
+		p, err := launcher.NewPlan(s, facts, testhost.Root())
 		if err != nil {
 			return
 		}
-		for _, a := range plan.Argv {
+		for _, a := range p.Argv {
 			if strings.ContainsRune(a, 0) {
 				t.Fatalf("NUL in %q", a)
 			}
@@ -230,11 +232,11 @@ func TestSlips(t *testing.T) {
 			t.Errorf("%s\n%v, want %q", text, err, want)
 		}
 	}
-	spec, err := launcher.ParseSpec([]byte(testhost.Specs()["sev-es"]+"[confidential.sev]\npolicy = [\"no-debug\", \"no-send\"]\n"), "vm.toml", "/")
+	s, err := launcher.ParseSpec([]byte(testhost.Specs()["sev-es"]+"[confidential.sev]\npolicy = [\"no-debug\", \"no-send\"]\n"), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(spec, testhost.Facts(), testhost.Root()); err == nil || !strings.Contains(err.Error(), "nobody asks for") {
+	if _, err := launcher.NewPlan(s, testhost.Facts(), testhost.Root()); err == nil || !strings.Contains(err.Error(), "is not asked for here") {
 		t.Errorf("a table that counts for nothing: %v", err)
 	}
 }
@@ -242,24 +244,26 @@ func TestSlips(t *testing.T) {
 // TestDemandedByImage: defaults are those of the technology that the image asks for.
 func TestDemandedByImage(t *testing.T) {
 	const text = "[firmware]\nimage = \"fw\"\n[confidential]\nowner-cert = \"c\"\nsession = \"s\"\n[[disk]]\nimage = \"d\"\n"
-	spec, err := launcher.ParseSpec([]byte(text), "vm.toml", "/")
+	s, err := launcher.ParseSpec([]byte(text), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	demand := func(f *plan.Facts) { f.Sidecars = []Sidecar{{Technologies: []string{"sev"}, file: "d.vmlatch.toml"}} }
-	plan, err := launcher.NewPlan(spec, testhost.Facts(demand), testhost.Root())
-	if err != nil || plan.Technology != host.SEV || plan.Latch != plan.UntilSecret || !strings.Contains(plan.Choices[0].From, "d.vmlatch.toml") {
-		t.Errorf("%+v, %v", plan, err)
+	demand := func(f *plan.Facts) {
+		f.Demands = []*spec.Demands{{Technologies: []string{"sev"}, File: &spec.File{Path: "d.vmlatch.toml"}}}
 	}
-	if _, err := launcher.NewPlan(spec, testhost.Facts(), testhost.Root()); err == nil || !strings.Contains(err.Error(), "takes none") {
+	p, err := launcher.NewPlan(s, testhost.Facts(demand), testhost.Root())
+	if err != nil || p.Technology != host.SEV || p.Latch != plan.UntilSecret || !strings.Contains(p.Choices[0].From, "d.vmlatch.toml") {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := launcher.NewPlan(s, testhost.Facts(), testhost.Root()); err == nil || !strings.Contains(err.Error(), "not valid for") {
 		t.Errorf("without the image's demand: %v", err)
 	}
 	plain, err := launcher.ParseSpec([]byte("[[disk]]\nimage = \"d\"\n[latch]\nuntil = \"nothing\"\n[firmware]\nimage = \"fw\"\n"), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if plan, err := launcher.NewPlan(plain, testhost.Facts(demand), testhost.Root()); err != nil || plan.Latch != plan.UntilNothing {
-		t.Errorf("%+v, %v", plan, err)
+	if p, err := launcher.NewPlan(plain, testhost.Facts(demand), testhost.Root()); err != nil || p.Latch != plan.UntilNothing {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 
@@ -284,18 +288,27 @@ func FuzzSidecar(f *testing.F) {
 	f.Add("firmware = \"uefi\"\ntechnologies = [\"sev-snp\"]\n[policy]\nsev-snp = [\"smt\"]\n", "any-confidential")
 	f.Add("[policy]\nsev = [\"0x3\"]\n", "sev")
 	f.Fuzz(func(t *testing.T, text, technology string) {
-		c := Sidecar{file: "x"}
-		if _, err := decodeTOML([]byte(text), "x", &c); err != nil || c.validate() != nil {
+		d, err := spec.ParseDemands([]byte(text), "x")
+		if err != nil || tee.CheckDemands(d) != nil {
 			return
 		}
-		spec, err := launcher.ParseSpec([]byte("[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = "+strconv.Quote(technology)+"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"d\"\n"), "vm.toml", "/")
+		s, err := launcher.ParseSpec([]byte("[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = "+strconv.Quote(technology)+"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"d\"\n"), "vm.toml", "/")
 		if err != nil {
 			return
 		}
-		facts := testhost.Facts(func(f *plan.Facts) { f.Sidecars, f.SlotDir = []Sidecar{c}, t.TempDir() })
-		plan, err := launcher.NewPlan(spec, facts, testhost.Root())
-		if err == nil && len(c.Technologies) > 0 && !slices.Contains(c.Technologies, plan.Technology) {
-			t.Errorf("%q became %s", text, plan.Technology)
+		facts := testhost.Facts(func(f *plan.Facts) { f.Demands, f.SlotDir = []*spec.Demands{d}, t.TempDir() })
+		p, err := launcher.NewPlan(s, facts, testhost.Root())
+		if err == nil && len(d.Technologies) > 0 && !slices.Contains(d.Technologies, p.Technology) {
+			t.Errorf("%q became %s", text, p.Technology)
 		}
 	})
+}
+
+func TestCredentialsInSpecs(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	text := "[confidential]\ntechnology = \"sev\"\nowner-cert = \"a\"\nsession = \"credential:session\"\n[firmware]\nimage = \"f\"\n"
+	_, err := launcher.ParseSpec([]byte(text), "g.toml", "/specs")
+	if e := fault.As(err); e == nil || e.Key != "confidential.session" || !strings.Contains(e.Fix, "LoadCredential") {
+		t.Errorf("error %v, want one about confidential.session with the unit's fix", err)
+	}
 }
