@@ -12,8 +12,8 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/integration/qemus"
-	"github.com/vmlatch/vmlatch/launcher"
-	"github.com/vmlatch/vmlatch/qmp"
+	"github.com/vmlatch/vmlatch/launcher/advice"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 )
 
 // TestFaultsOfThePlatform: what the launcher says when the platform fails.
@@ -188,8 +188,8 @@ func TestQEMUsOwnWords(t *testing.T) {
 			if err == nil {
 				t.Fatalf("it starts: %s", out)
 			}
-			a, ok := launcher.Advise(&launcher.StartError{Name: "x", Err: qmp.ErrClosed, Stderr: string(out)})
-			if !ok || !strings.Contains(a.Cause, want) {
+			a := advice.For(&fault.Error{Kind: fault.QEMU, Op: "x", Err: errors.New(string(out))})
+			if !strings.Contains(a.Cause, want) {
 				t.Errorf("%s\n%+v, want %q", out, a, want)
 			}
 		})

@@ -138,7 +138,8 @@ func (h *host) steps(args ...string) []string {
 	h.t.Helper()
 	h.renewOwner()
 	var errs bytes.Buffer
-	cmd := h.command("vmlatch", append([]string{"start", "guest.toml", "--emulate", "--trace"}, args...)...)
+	cmd := h.command("vmlatch", append([]string{"start", "guest.toml", "--emulate"}, args...)...)
+	cmd.Env = append(cmd.Env, "VMLATCH_DEBUG=steps")
 	cmd.Stderr = &errs
 	if err := cmd.Run(); err != nil {
 		h.t.Fatalf("%v\n%s", err, errs.String())
@@ -147,7 +148,8 @@ func (h *host) steps(args ...string) []string {
 	h.clearEnded()
 	var steps []string
 	for line := range strings.Lines(errs.String()) {
-		if step, ok := strings.CutPrefix(strings.TrimSpace(line), "step "); ok && step != "done" { // by then the command has done its work
+		_, step, ok := strings.Cut(strings.TrimSpace(line), " step ")
+		if ok && step != "done" { // by then the command has done its work
 			steps = append(steps, step)
 		}
 	}

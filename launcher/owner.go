@@ -52,10 +52,14 @@ func (m *Machine) AskOwner(
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out limitedBuffer
 	cmd.Stdout = &out
-	if err = cmd.Run(); errors.Is(err, exec.ErrWaitDelay) {
+	err = cmd.Start()
+	_ = lock.Close() // the command has its own; ours would look like a process of it
+	if err == nil {
+		err = cmd.Wait()
+	}
+	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it has answered, and left something running
 	}
-	_ = lock.Close()
 	err = errors.Join(err, m.dir.KillOwner(context.WithoutCancel(ctx)))
 	if err != nil {
 		kind := fault.Failure

@@ -251,6 +251,7 @@ func (s *starter) startError(ctx context.Context, err error) error {
 	if m := s.machine; m.own != nil && ended {
 		select { // it is ending: let it say why
 		case <-m.own.done:
+		case <-time.After(quickTimeout):
 		case <-ctx.Done():
 		}
 	}

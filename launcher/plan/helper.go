@@ -20,12 +20,18 @@ type Helper struct {
 // command line from the number of its end of the pair; the number of QEMU's end is
 // returned.
 func (b *Builder) Help(role, meaning string, argv func(fd int) []string) (fd int) {
+	return b.plan.AddHelper(role, meaning, argv)
+}
+
+// AddHelper is [Builder.Help] for a plan that is built.
+func (p *Plan) AddHelper(role, meaning string, argv func(fd int) []string) (fd int) {
 	h := Helper{Role: role, Meaning: meaning}
 	own := inherit(&h.FDs, FD{Role: role, Meaning: "its end of a socket pair with QEMU", open: pairEnd(role)})
 	inherit(&h.FDs, FD{Role: "helper-lock", Meaning: "the lock by which it is found", open: helperLock})
 	h.Argv = argv(own)
-	b.plan.Helpers = append(b.plan.Helpers, h)
-	return b.Inherit(role, "QEMU's end of a socket pair with "+meaning, pairEnd(role))
+	p.Helpers = append(p.Helpers, h)
+	end := FD{Role: role, Meaning: "QEMU's end of a socket pair with " + meaning, open: pairEnd(role)}
+	return inherit(&p.FDs, end)
 }
 
 // pairEnd makes a socket pair at its first call for a role, and returns its other end

@@ -1,0 +1,120 @@
+package launcher
+
+import (
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/check"
+)
+
+func warnInto(list *[]string) func(check.Result) {
+	return func(r check.Result) { *list = append(*list, r.ID) }
+}
+
+// withHelper adds a helper to a plan, as a device would.
+func (h *machineTest) withHelper(p *Plan, how string) (pidFile string) {
+	h.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		h.Fatal(err)
+	}
+	pidFile = filepath.Join(h.dir, "helper.pid")
+	p.AddHelper("test", "a test's helper", func(fd int) []string {
+		return []string{self, "helper", how, pidFile, strconv.Itoa(fd)}
+	})
+	return pidFile
+}
+
+// pid waits for a helper to tell its process.
+func (h *machineTest) pid(file string) int {
+	h.Helper()
+	for range 500 {
+		if b, err := os.ReadFile(file); err == nil && len(b) > 0 {
+			n, err := strconv.Atoi(string(b))
+			if err != nil {
+				h.Fatal(err)
+			}
+			return n
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	h.Fatal("the helper did not start")
+	return 0
+}
+
+// TestHelperFollowsQEMU: a helper's life follows QEMU's, however QEMU ends, and
+// whether or not the helper wants to.
+func TestHelperFollowsQEMU(t *testing.T) {
+	for _, how := range []string{"follows", "stubborn"} {
+		for end, do := range map[string]func(h *machineTest, m *Machine) error{
+			"kill":    func(h *machineTest, m *Machine) error { return m.Kill(h.Context()) },
+			"discard": func(h *machineTest, m *Machine) error { return m.Discard(h.Context()) },
+			"crash": func(h *machineTest, m *Machine) error {
+				if err := unix.Kill(m.rec.PID, unix.SIGKILL); err != nil {
+					return err
+				}
+				<-m.own.done
+				m.Close()
+				_, _, err := h.root.Sweep(h.Context())
+				return err
+			},
+		} {
+			t.Run(how+"/"+end, func(t *testing.T) {
+				h := newMachineTest(t)
+				p := h.plan(plainGuest)
+				file := h.withHelper(p, how)
+				m, err := p.Start(t.Context(), StartOptions{Hold: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.end(m)
+				pid := h.pid(file)
+				if err := unix.Kill(pid, 0); err != nil {
+					t.Fatalf("the helper does not run: %v", err)
+				}
+				if err := do(h, m); err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case <-m.helpers[0].done:
+				case <-time.After(10 * time.Second):
+					t.Error("the helper has outlived QEMU")
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			})
+		}
+	}
+}
+
+// TestHelperDies: a start whose helper does not come up fails, and says why.
+func TestHelperDies(t *testing.T) {
+	h := newMachineTest(t)
+	p := h.plan(plainGuest)
+	h.withHelper(p, "dies")
+	m, err := p.Start(t.Context(), StartOptions{})
+	if err == nil {
+		m.Close()
+		t.Fatal("it succeeds")
+	}
+	if !strings.Contains(err.Error(), "helper test ended") || !strings.Contains(err.Error(), "no room at the inn") {
+		t.Errorf("error %v, want the helper's end and its words", err)
+	}
+	h.nothingLeft("after the helper's death")
+	p.Helpers[0].Argv[0] = "/nonexistent/helper"
+	if _, err := p.Start(t.Context(), StartOptions{}); err == nil || !strings.Contains(err.Error(), "helper test: exec") {
+		t.Errorf("a missing program: %v", err)
+	}
+	h.nothingLeft("without the helper's program")
+}
+
+func textLogger(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
