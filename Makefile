@@ -6,10 +6,10 @@ FLAGS := -trimpath -tags urfave_cli_no_docs
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo test lint fuzz bench man deb clean
+.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb clean testlog mutate proselint covertable
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build vmlatch, latchkey and swtee into .cache/bin
 	@mkdir -p $(BIN)
@@ -26,13 +26,25 @@ demo: ## a measured launch from beginning to end, emulated
 	@$(MAKE) --no-print-directory build >/dev/null
 	@scripts/demo
 
-test: setup qemu-matrix lint ## vet, staticcheck, unit tests and real QEMU, with -race
-	$(GO) test -race -timeout 20m ./...
+# Unit tests that need Go and nothing else. A test that needs more (firmware, QEMU, files
+# that may not be distributed) stands under integration/, or in a file of its own that
+# begins with "//go:build !quick". No test may be skipped.
+quick: testlog ## unit tests that need only Go: no setup, no skips, seconds
+	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
+
+test: setup qemu-matrix lint testlog ## vet, staticcheck, unit tests and real QEMU, with -race
+	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 20m -json ./...
+
+# Checkers of this project, in a module of their own.
+OWN := .cache/tools
+testlog mutate proselint covertable:
+	@mkdir -p $(OWN)
+	@$(GO) build -C scripts/tools -o $(CURDIR)/$(OWN)/ ./$@
 
 lint: ## vet, staticcheck, gofumpt
 	$(GO) vet ./...
 	$(TOOLS) staticcheck ./...
-	@out=$$($(TOOLS) gofumpt -l cmd firmware integration keyring launcher qmp); \
+	@out=$$($(TOOLS) gofumpt -l cmd firmware integration internal keyring launcher qmp); \
 	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
 
 # A number of runs (…x): with a time, go test may report its own deadline as a failure.

@@ -67,7 +67,7 @@ func TestChoice(t *testing.T) {
 	// What one technology does not take leads to no other.
 	text := strings.Replace(technologySpec("sev-snp", qemus.Newest(t)), `technology = "sev-snp"`, `technology = ["sev-snp", "sev-es"]`, 1)
 	h.write("vm.toml", text)
-	if out := h.fails("", "start", "--emulate", "vm.toml"); !strings.Contains(out, `for sev-es: policy: "smt" is none of`) || !strings.Contains(out, "[confidential.sev-es]") {
+	if out := h.fails("", "start", "--emulate", "vm.toml"); !strings.Contains(out, `for sev-es: policy: unknown word "smt": must be`) || !strings.Contains(out, "[confidential.sev-es]") {
 		t.Errorf("a policy of another technology: %s", out)
 	}
 	_ = os.Remove(filepath.Join(h.work, "disk.raw.vmlatch.toml"))

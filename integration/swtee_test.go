@@ -237,7 +237,7 @@ func TestReportFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]string{
-		pipe: "nobody reads this pipe", h.work: "is a directory", filepath.Join(h.work, "no/file"): "no such file", link: "", "/dev/stderr": `"schema": "swtee-report/1"`,
+		pipe: "no process reads this pipe", h.work: "is a directory", filepath.Join(h.work, "no/file"): "no such file", link: "", "/dev/stderr": `"schema": "swtee-report/1"`,
 	} {
 		out, err := h.command("swtee", "--fake-kvm", "--report", file, "--", "qemu-system-x86_64", "-version").CombinedOutput()
 		if !strings.Contains(string(out), want) {

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"fmt"
 	"strings"
 	"time"
 )
@@ -28,29 +27,21 @@ type Description struct {
 	Text        string
 }
 
-// Permissions are four sets of six rights (keyctl_setperm(3)): of whoever possesses
-// the key, of its user, of its group, of others.
+// Permissions are four sets of six rights (keyctl_setperm(3)): of the key's possessors,
+// of its user, of its group, of others.
 type Permissions uint32
 
-// Rights of possessors, and those of the key's user without possession.
+// Rights of possessors.
 const (
-	View       Permissions = 1 << (24 + iota) // describe it
-	Read                                      // read its payload, if its type allows that; so does Search
-	Write                                     // change, link into it, revoke it
-	Search                                    // find it
-	Link                                      // link it elsewhere
-	SetAttr                                   // change its permissions and timeout
-	UserView   = View >> 8
-	UserSearch = Search >> 8
+	View    Permissions = 1 << (24 + iota) // describe it
+	Read                                   // read its payload, if its type allows that; so does Search
+	Write                                  // change, link into it, revoke it
+	Search                                 // find it
+	Link                                   // link it elsewhere
+	SetAttr                                // change its permissions and timeout
 )
 
-// All rights of the key's group, and of others.
-const (
-	GroupAny Permissions = 0x3f00
-	OtherAny Permissions = 0x3f
-)
-
-// Possessed lets only possessors use a key, and nobody, they included, keep it
+// Possessed lets only possessors use a key. No process, theirs included, can keep it
 // elsewhere or give rights on it away.
 const Possessed = View | Read | Write | Search
 
@@ -72,12 +63,4 @@ func (p Permissions) String() string {
 		return "none"
 	}
 	return strings.Join(sets, "; ")
-}
-
-// checkRingName refuses names that the kernel keeps for itself.
-func checkRingName(name string) error {
-	if name == "" || len(name) > maxDescription || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "_") || strings.ContainsRune(name, 0) {
-		return fmt.Errorf("keyring name %q: must have 1 to %d bytes and begin with neither . nor _", name, maxDescription)
-	}
-	return nil
 }

@@ -22,7 +22,7 @@ type MKTMESource string
 
 // Sources of MKTME keys.
 const (
-	FromCPU   MKTMESource = "cpu"        // the processor makes one that nobody sees
+	FromCPU   MKTMESource = "cpu"        // the processor makes one that no program sees
 	FromUser  MKTMESource = "user"       // the caller brings one
 	NoEncrypt MKTMESource = "no-encrypt" // a key ID without encryption
 )

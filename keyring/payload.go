@@ -85,7 +85,7 @@ func checkEncrypted(b []byte) error {
 	size, err := strconv.Atoi(w.next())
 	switch {
 	case err != nil:
-		return errors.New("encrypted key: its size is no number")
+		return errors.New("encrypted key: its size is not a number")
 	case format == "default" && (size < minEncryptedSize || size > maxEncryptedSize):
 		return fmt.Errorf("encrypted key: its size must be %d to %d bytes, not %d", minEncryptedSize, maxEncryptedSize, size)
 	case format == "ecryptfs" && size != ecryptfsSize, format == "enc32" && size != enc32Size:
@@ -109,7 +109,7 @@ func checkTrusted(b []byte) error {
 		return w.options("trusted key")
 	case "load":
 		if !w.hex() {
-			return errors.New("trusted key: its blob is no hex")
+			return errors.New("trusted key: its blob is not hex")
 		}
 		return w.options("trusted key")
 	}
@@ -144,7 +144,7 @@ func (w *wordList) hex() bool {
 // blob takes what may follow, and nothing behind it.
 func (w *wordList) blob(what string, needed bool) error {
 	if (needed || len(w.b) > 0) && !w.hex() {
-		return errors.New(what + ": its blob is no hex")
+		return errors.New(what + ": its blob is not hex")
 	}
 	if len(w.b) > 0 {
 		return errors.New(what + ": there is something behind its blob")

@@ -88,7 +88,7 @@ func TestCheck(t *testing.T) {
 		{Encrypted, "a", "new default trusted:master 4096", ""},
 		{Encrypted, "a", "new user:master 32 " + blob, ""},
 		{Encrypted, "a", "load default user:master 32 " + blob, ""},
-		{Encrypted, "a", "load user:master 32", "no hex"},
+		{Encrypted, "a", "load user:master 32", "not hex"},
 		{Encrypted, "a", "new user:master 19", "20 to 4096"},
 		{Encrypted, "a", "new ecryptfs user:master 64", ""},
 		{Encrypted, "a", "new ecryptfs user:master 32", "format ecryptfs"},
@@ -96,7 +96,7 @@ func TestCheck(t *testing.T) {
 		{Encrypted, "a", "new aes user:master 32", "format must be"},
 		{Encrypted, "a", "new logon:master 32", "master key must be"},
 		{Encrypted, "a", "new user: 32", "master key must be"},
-		{Encrypted, "a", "new user:master many", "no number"},
+		{Encrypted, "a", "new user:master many", "not a number"},
 		{Encrypted, "a", "update user:master", "new or load"},
 		{Encrypted, "a", "new user:master 32 " + blob + " more", "behind its blob"},
 		{Trusted, "a", "new 32", ""},
@@ -104,8 +104,8 @@ func TestCheck(t *testing.T) {
 		{Trusted, "a", "new 129", "32 to 128"},
 		{Trusted, "a", "new 32 keyhandle", "NAME=VALUE"},
 		{Trusted, "a", "load " + blob, ""},
-		{Trusted, "a", "load xyz", "no hex"},
-		{Trusted, "a", "load", "no hex"},
+		{Trusted, "a", "load xyz", "not hex"},
+		{Trusted, "a", "load", "not hex"},
 		{Trusted, "a", "", "empty"},
 		{Trusted, "a", "seal 32", "new or load"},
 		{TypeMKTME, "a", "type=cpu algorithm=aes-xts-128", ""},
@@ -145,11 +145,11 @@ func FuzzMKTME(f *testing.F) {
 
 func TestPermissionsInWords(t *testing.T) {
 	for p, want := range map[Permissions]string{
-		0:                     "none",
-		Possessed:             "possessor view,read,write,search",
-		0x3f010000:            "possessor view,read,write,search,link,setattr; user view",
-		UserView | UserSearch: "user view,search",
-		0x00000201:            "group read; other view",
+		0:          "none",
+		Possessed:  "possessor view,read,write,search",
+		0x3f010000: "possessor view,read,write,search,link,setattr; user view",
+		0x00090000: "user view,search",
+		0x00000201: "group read; other view",
 	} {
 		if got := p.String(); got != want {
 			t.Errorf("%08x: %q, want %q", uint32(p), got, want)

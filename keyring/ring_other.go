@@ -10,14 +10,6 @@ type Ring struct{}
 // Apart is not supported.
 func Apart(func(*Ring) error) error { return ErrNotSupported }
 
-// Named is not supported.
-func Named(name string, _ func(*Ring) error) error {
-	if err := checkRingName(name); err != nil {
-		return err
-	}
-	return ErrNotSupported
-}
-
 // Inherited is not supported.
 func Inherited() (*Ring, error) { return nil, ErrNotSupported }
 
@@ -29,9 +21,6 @@ func (*Ring) Add(k Key) (Serial, error) {
 	Wipe(k.Payload)
 	return 0, ErrNotSupported
 }
-
-// Read is not supported.
-func (*Ring) Read(Serial) ([]byte, error) { return nil, ErrNotSupported }
 
 // Describe is not supported.
 func (*Ring) Describe(Serial) (Description, error) { return Description{}, ErrNotSupported }

@@ -21,7 +21,7 @@ type Event struct {
 const EventEnded = "VMLATCH_ENDED"
 
 // Ending is how and when a VM ended, by its event log. The time is that of the last
-// thing QEMU said: nobody sees a process die.
+// thing QEMU said: a process is not seen to die.
 func Ending(log *os.File) (exit Exit, at time.Time, err error) {
 	events, at, err := tailEvents(log)
 	if len(events) > 0 {
@@ -44,8 +44,8 @@ func EndedEvent(log *os.File) (e Event, err error) {
 // hundred bytes; a panic's text comes from the guest.
 const maxEventLine = 1 << 20
 
-// EventWriter takes an event log apart as it is written to it. What is no event
-// (greeting, replies, a cut or an endless line) is skipped.
+// EventWriter takes an event log apart as it is written to it. Other lines (greeting,
+// replies, cut or endless ones) are skipped.
 type EventWriter struct {
 	Emit    func(Event) error
 	pending []byte // a line without its end

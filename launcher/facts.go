@@ -2,170 +2,210 @@ package launcher
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmlatch/vmlatch/firmware/igvm"
-	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
-// Facts are what a plan depends on besides the spec.
-type Facts struct {
-	QEMU        string            // path of the program
-	QEMUFrom    string            // where that came from
-	Info        *host.QEMU        // what it can do; nil for plain VMs, for which it does not count
-	Emulator    []string          // program and options to put before QEMU; nil for real hardware
-	Host        *host.Report      // what the machine can do
-	Slots       map[string]int    // limits of pools, by the operator
-	SlotDir     string            // where leases lie
-	MaxLock     uint64            // bytes of memory that QEMU may be allowed to pin
-	Sidecars    []Sidecar         // what the disk images demand
-	IGVMFile    bool              // the spec's firmware is an IGVM file
-	Firmware    *firmwareFacts    // what the spec's firmware can do, where that decides
-	HugePages   map[uint64]uint64 // free ones by size in bytes; nil unless the spec uses them
-	IDBlock     []byte            // content of the spec's id-block and id-auth
-	IDAuth      []byte
-	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
+// Config is where and how specs are carried out.
+type Config struct {
+	Host    *spec.HostConfig // the host's settings; nil for the calling user's
+	Emulate bool             // on the emulated platform, which protects nothing
+	Record  host.Root        // a record of a host to look at instead; "" for this one
 }
 
-// emulated says whether the platform is an emulated one.
-func (f *Facts) emulated() bool { return f.Emulator != nil }
-
-// emulatedCBitPos is where swtee keeps the encryption bit. The launcher does not
-// link the emulator; a test holds the two together.
-const emulatedCBitPos = 51
-
-func (f *Facts) cBitPos() int {
-	switch {
-	case f.emulated():
-		return emulatedCBitPos
-	case f.Host.SEV != nil:
-		return f.Host.SEV.CBitPos
+// host returns the host's settings.
+func (c *Config) host() (*spec.HostConfig, error) {
+	if c.Host != nil {
+		return c.Host, nil
 	}
-	return 0
-}
-
-// ErrHost is wrapped by errors about what this host lacks.
-var ErrHost = errors.New("this host cannot")
-
-// GatherFacts looks at the host, for a spec or for none. emulate asks for the
-// emulated platform.
-func GatherFacts(ctx context.Context, c *HostConfig, spec *Spec, emulate bool) (Facts, error) {
-	f := Facts{QEMU: c.QEMU, QEMUFrom: c.from("qemu"), Slots: c.Slots}
-	if spec != nil && spec.QEMU != "" {
-		f.QEMU, f.QEMUFrom = spec.QEMU, "spec"
-	}
-	path, err := exec.LookPath(f.QEMU)
+	h, err := LoadHostConfig(spec.HostConfigFile(), false)
 	if err != nil {
-		return f, &HostError{Want: "run QEMU", Why: err.Error(), Fix: "install it (Debian: qemu-system-x86), or name one with qemu = in the spec or in host.toml", Check: "qemu-object"}
+		return nil, err
 	}
-	if f.QEMU, err = filepath.Abs(path); err != nil {
-		return f, err
+	return h, h.MakeAbsolute()
+}
+
+// GatherFacts looks at the host, for a spec or (nil) for none.
+func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error) {
+	h, err := c.host()
+	if err != nil {
+		return nil, err
 	}
-	f.SlotDir, f.MaxLock = c.SlotDir(), maxLock()
-	if emulate {
-		if f.Emulator, err = emulator(c); err != nil {
-			return f, err
+	f := &plan.Facts{QEMU: h.QEMU, QEMUFrom: h.From("qemu"), Slots: h.Slots, SlotDir: h.SlotDir(), MaxLock: maxLock()}
+	if s != nil && s.Guest().QEMU != "" {
+		f.QEMU, f.QEMUFrom = s.Guest().QEMU, "spec"
+	}
+	if f.QEMU, err = findQEMU(f.QEMU); err != nil {
+		return nil, err
+	}
+	if c.Emulate {
+		if f.Emulator, err = emulator(h); err != nil {
+			return nil, err
 		}
 	}
-	if spec != nil {
-		if f.Sidecars, err = readSidecars(spec); err != nil {
-			return f, err
+	if s != nil {
+		if f.Demands, err = demandsOf(s); err != nil {
+			return nil, err
 		}
+	}
+	root := c.Record
+	if root == "" {
+		root = "/"
 	}
 	detect := host.DetectWithoutLog
-	if spec.needsKernelLog(f.Sidecars) {
+	if s != nil && s.MayBe(f.Demands, needsKernelLog) {
 		detect = host.Detect
 	}
-	if f.Host, err = detect("/"); err != nil || spec == nil {
-		return f, err
+	if f.Host, err = detect(root); err != nil {
+		return nil, &fault.Error{
+			Kind: fault.Spec, Op: "look at the host", Err: err, Fix: `"vmlatch host --record DIR" makes a record`,
+		}
 	}
-	f.IGVMFile = isIGVM(spec.Firmware.Image)
-	if len(spec.asked) > 1 {
-		f.Firmware = readFirmware(spec.Firmware.Image)
-	}
-	if spec.Backend.HugePages != 0 {
-		f.HugePages = host.Root("/").FreeHugePages()
-	}
-	if err := f.readIDBlock(spec); err != nil {
-		return f, err
-	}
-	// The image may ask for firmware that the spec does not name.
-	if spec.Firmware.lookup() || len(f.Sidecars) > 0 && spec.Firmware.Image == "" {
-		f.Descriptors = host.Root("/").Firmware()
-	}
-	if !spec.wantsConfidential(f.Sidecars) {
+	if s == nil {
 		return f, nil
 	}
-	var more []string
-	if o := spec.Confidential.MKTME.Object; o != "" {
-		more = append(more, o)
+	return f, factsFor(ctx, h, s, root, f)
+}
+
+// factsFor adds what a spec's plan depends on.
+func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Root, f *plan.Facts) (err error) {
+	g := s.Guest()
+	f.IGVM = tee.IsIGVM(g.Firmware.Image)
+	if len(s.Asked()) > 1 {
+		f.Image = tee.ReadImage(g.Firmware.Image)
 	}
-	if f.Info, err = (host.Cache{Dir: c.CacheDir}).Probe(ctx, f.QEMU, more...); err != nil {
-		return f, fmt.Errorf("%w: %w", ErrHost, err)
+	if g.Backend.HugePages != 0 {
+		f.HugePages = root.FreeHugePages()
 	}
-	return f, nil
+	if f.OwnerFiles, err = s.ReadOwnerFiles(); err != nil {
+		return err
+	}
+	// The image may ask for firmware that the spec does not name.
+	if g.Firmware.Lookup() || len(f.Demands) > 0 && g.Firmware.Image == "" {
+		f.Descriptors = root.Firmware()
+	}
+	if !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
+		return nil
+	}
+	if f.Info, err = (host.Cache{Dir: h.CacheDir}).Probe(ctx, f.QEMU, s.Patched()...); err != nil {
+		return &fault.Error{Kind: fault.Host, Op: "ask QEMU what it can do", Err: err}
+	}
+	return nil
+}
+
+// needsKernelLog reports whether a check of a technology, or the number of its slots,
+// needs the kernel's log.
+func needsKernelLog(t plan.Traits) bool { return t.Confidential && !t.Measurable }
+
+func findQEMU(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", &fault.Error{
+			Kind: fault.Host, Op: "run QEMU", Err: err, Check: "qemu-object",
+			Fix: "install it (Debian: qemu-system-x86), or name one with qemu = in the spec or in host.toml",
+		}
+	}
+	return filepath.Abs(path)
+}
+
+// demandsOf reads the demands of a spec's disk images.
+func demandsOf(s *tee.Spec) (list []*spec.Demands, err error) {
+	for _, disk := range s.Guest().Disks {
+		d, err := s.File().LoadDemands(disk.Image)
+		if err != nil {
+			return nil, err
+		}
+		if d == nil {
+			continue
+		}
+		if err := tee.CheckDemands(d); err != nil {
+			return nil, err
+		}
+		list = append(list, d)
+	}
+	return list, nil
 }
 
 // emulator is the command that runs QEMU on the emulated platform.
-func emulator(c *HostConfig) ([]string, error) {
-	swtee, err := findSwtee(c.Emulate.Swtee)
+func emulator(h *spec.HostConfig) ([]string, error) {
+	swtee, err := findSwtee(h.Emulate.Swtee)
 	if err != nil {
 		return nil, err
 	}
 	argv := []string{swtee}
 	if dir := os.Getenv("SWTEE_PLATFORM"); dir != "" && !filepath.IsAbs(dir) {
-		// It runs in another directory than the user's shell.
+		// Its working directory differs from the user's shell's.
 		if dir, err = filepath.Abs(dir); err != nil {
 			return nil, err
 		}
 		argv = append(argv, "--platform", dir)
 	}
-	return append(append(argv, c.Emulate.Args...), "--"), nil
+	return append(append(argv, h.Emulate.Args...), "--"), nil
 }
 
-// findSwtee looks in PATH, and beside the running program.
+// findSwtee looks in PATH, and next to the running program.
 func findSwtee(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
 		return filepath.Abs(path)
 	}
 	if self, e := os.Executable(); e == nil {
-		if beside, e := exec.LookPath(filepath.Join(filepath.Dir(self), name)); e == nil {
-			return beside, nil
+		if next, e := exec.LookPath(filepath.Join(filepath.Dir(self), name)); e == nil {
+			return next, nil
 		}
 	}
-	return "", fmt.Errorf("%w: emulate: %v", ErrHost, err)
+	return "", &fault.Error{
+		Kind: fault.Host, Op: "emulate", Err: err,
+		Fix: "install swtee, or name the program with swtee = in [emulate] of host.toml",
+	}
 }
 
-// openRegular opens a file, and nothing that could let its reader wait.
-func openRegular(file string) (*os.File, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
+// maxLock is how much memory a child may be allowed to pin, in bytes.
+func maxLock() uint64 {
+	var l unix.Rlimit
+	if mayRaiseLimits() {
+		return math.MaxUint64
 	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		_ = f.Close()
-		return nil, errors.Join(err, fmt.Errorf("%s: is no regular file", file))
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l) != nil {
+		return 0
 	}
-	return f, nil
+	return l.Max
 }
 
-// isIGVM says whether a file begins as IGVM files do.
-func isIGVM(file string) bool {
-	f, err := openRegular(file)
-	if err != nil {
-		return false
+// mayRaiseLimits reports whether this process has CAP_SYS_RESOURCE (capabilities(7)).
+func mayRaiseLimits() bool {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&head, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
+
+// allowLock raises this process's own limit, which a child inherits.
+func allowLock(need spec.Size) error {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return os.NewSyscallError("getrlimit", err)
 	}
-	defer f.Close()
-	var magic [4]byte
-	_, err = io.ReadFull(f, magic[:])
-	return err == nil && igvm.Is(magic[:])
+	if l.Cur >= uint64(need) {
+		return nil
+	}
+	was := l.Max
+	l = unix.Rlimit{Cur: uint64(need), Max: max(l.Max, uint64(need))}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return &fault.Error{
+			Kind: fault.Host, Op: fmt.Sprintf("let QEMU pin %v of memory", need), Fix: fault.FixMemlock,
+			Err: fmt.Errorf("the limit is %v (RLIMIT_MEMLOCK): %w", spec.Size(was), err),
+		}
+	}
+	return nil
 }

@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 func copyFile(from, to string) error {
@@ -23,24 +21,6 @@ func copyFile(from, to string) error {
 	}
 	_, err = io.Copy(out, in)
 	return errors.Join(err, out.Close())
-}
-
-// listen makes a listening socket for the child. The net package would register
-// it with its poller, for nothing.
-func listen(path string) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
-	}
-	f := os.NewFile(uintptr(fd), path)
-	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err == nil {
-		err = unix.Listen(fd, 16)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
-	}
-	return f, nil
 }
 
 // lastLines returns the last lines of a log, without the program's own name.
@@ -67,8 +47,9 @@ func lastLines(file string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "; ")
 }
 
-// isRemark says whether a line is no reason for an end: a warning of QEMU's, or
-// how an emulator introduces itself.
+// isRemark reports whether a line does not explain an end: it is a warning of QEMU, or
+// an emulator introduces itself.
 func isRemark(line string) bool {
-	return strings.HasPrefix(line, "warning: ") || strings.Contains(line, ": warning: ") || strings.HasPrefix(line, "swtee: emulated platform")
+	return strings.HasPrefix(line, "warning: ") || strings.Contains(line, ": warning: ") ||
+		strings.HasPrefix(line, "swtee: emulated platform")
 }

@@ -14,36 +14,27 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
-
-// OwnerError is an owner's command that gave no packet.
-type OwnerError struct {
-	Command string
-	Code    int // exit code; -1 if it did not run or was killed
-	Err     error
-}
-
-func (e *OwnerError) Error() string {
-	return fmt.Sprintf("the owner's command %s gave no secret: %v", e.Command, e.Err)
-}
-
-// Unwrap returns the cause.
-func (e *OwnerError) Unwrap() error { return e.Err }
 
 // AskOwner runs the command that the spec names for its owner: the measurement
 // goes to its standard input, the packet comes from its standard output. What
 // it writes to its standard error goes to stderr. What it starts ends with it: all of
 // it holds a lock by which the next command finds it if this process is killed.
-func (m *Machine) AskOwner(ctx context.Context, spec *Spec, measurement *exchange.Measurement, stderr io.Writer) (*exchange.Packet, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(spec.Latch.Timeout))
+func (m *Machine) AskOwner(
+	ctx context.Context, g *tee.Guest, measurement *exchange.Measurement, stderr io.Writer,
+) (*exchange.Packet, error) {
+	step(ctx, "owner")
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.Latch.Timeout))
 	defer cancel()
 	in, err := json.MarshalIndent(measurement, "", "  ")
 	if err != nil {
 		return nil, err
 	}
-	argv := spec.Latch.Owner
+	argv := g.Latch.Owner
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Dir = spec.dir
+	cmd.Dir = g.File.Dir
 	cmd.Stdin = bytes.NewReader(in)
 	cmd.Stderr = stderr
 	lock, err := m.dir.LockOwner()
@@ -67,24 +58,34 @@ func (m *Machine) AskOwner(ctx context.Context, spec *Spec, measurement *exchang
 	_ = lock.Close()
 	err = errors.Join(err, m.dir.KillOwner(context.WithoutCancel(ctx)))
 	if err != nil {
-		e := &OwnerError{Command: argv[0], Code: -1, Err: err}
+		kind := fault.Failure
 		var exit *exec.ExitError
 		switch {
+		case errors.Is(ctx.Err(), context.DeadlineExceeded):
+			err = fmt.Errorf("it did not answer within %v ([latch] timeout)", time.Duration(g.Latch.Timeout))
 		case ctx.Err() != nil:
-			e.Err = ctx.Err()
-			if errors.Is(e.Err, context.DeadlineExceeded) {
-				e.Err = fmt.Errorf("it did not answer within %v ([latch] timeout)", time.Duration(spec.Latch.Timeout))
-			}
-		case errors.As(err, &exit):
-			e.Code = exit.ExitCode()
+			err = ctx.Err()
+		case errors.As(err, &exit) && exit.ExitCode() == refusedCode:
+			kind = fault.Refused
 		}
-		return nil, e
+		return nil, ownerFailed(kind, argv[0], err)
 	}
 	p, err := exchange.ParsePacket(out.b.Bytes())
 	if err != nil {
-		return nil, &OwnerError{Command: argv[0], Code: 0, Err: err}
+		return nil, ownerFailed(fault.Failure, argv[0], err)
 	}
 	return p, nil
+}
+
+// refusedCode is the exit code of a command, such as latchkey, that refuses a
+// measurement.
+const refusedCode = 4
+
+func ownerFailed(kind fault.Kind, command string, err error) error {
+	return &fault.Error{
+		Kind: kind, Op: "the owner's command " + command + " gave no secret", Err: err,
+		Fix: "the VM was ended; nothing of it is left",
+	}
 }
 
 // limitedBuffer refuses more than a packet can have.

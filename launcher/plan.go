@@ -1,311 +1,176 @@
 package launcher
 
 import (
+	"context"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
+	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/vmlatch/vmlatch/launcher/host"
-	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
-// Roles of the descriptors that QEMU inherits. The launcher opens them; a plan
-// only says which number each has in the child.
-const (
-	roleVMLock  = "vm-lock"
-	roleQMP     = "qmp"
-	roleMonitor = "monitor"
-	roleConsole = "console"
-	roleEvents  = "events"
-	roleSlot    = "slot"
-)
-
-var roleMeaning = map[string]string{
-	roleVMLock:  "the lock that tells whether the VM lives",
-	roleQMP:     "vmlatch's monitor, a listening socket",
-	roleMonitor: "a monitor for people and their tools, a listening socket",
-	roleConsole: "the guest's serial console, a listening socket",
-	roleEvents:  "a monitor that writes events to a log",
-	roleSlot:    "the lease of an encryption slot",
-}
-
-// Plan is everything that a start would do, as a value.
+// Plan is everything that a start would do, as a value, and the guest that it is for.
 type Plan struct {
-	Schema     string          `json:"schema"` // vmlatch.plan/1
-	Name       string          `json:"name"`
-	Technology string          `json:"technology"`
-	Emulated   bool            `json:"emulated"`
-	Argv       []string        `json:"argv"`
-	FDs        []FD            `json:"fds"`
-	Files      []File          `json:"files"` // what QEMU reads or writes
-	Copies     []Copy          `json:"copies,omitempty"`
-	Latch      string          `json:"latch"`   // what opens it
-	Choices    []rundir.Choice `json:"choices"` // where values came from
-	Covers     Coverage        `json:"measurement"`
-	Slot       *Slot           `json:"slot,omitempty"`        // taken for as long as QEMU runs
-	Key        *Key            `json:"key,omitempty"`         // made for QEMU, and gone with it
-	MemoryLock Size            `json:"memory-lock,omitempty"` // how much memory QEMU may pin
-	Dirs       rundir.Root     `json:"directories"`
-
-	spec  *Spec
-	tech  technology
-	facts Facts
+	*plan.Plan
+	guest *tee.Guest
 }
 
-// PlanSchema names the format of plans.
-const PlanSchema = "vmlatch.plan/1"
+// Several reports whether there was a choice between technologies.
+func (p *Plan) Several() bool { return p.guest.Several() }
 
-// FD is a descriptor that the child inherits.
-type FD struct {
-	Number  int    `json:"fd"`
-	Role    string `json:"role"`
-	Meaning string `json:"meaning"`
-}
-
-// File is a file that the VM uses.
-type File struct {
-	Path     string `json:"path"`
-	Use      string `json:"use"`
-	Measured bool   `json:"measured"`
-}
-
-// Copy is a file that a start makes from another one.
-type Copy struct {
-	From string `json:"from"`
-	To   string `json:"to"`
-	Use  string `json:"use"`
-}
-
-// Coverage says what a measurement of this VM would prove and what not.
-type Coverage struct {
-	Covered    []string `json:"covered"`
-	NotCovered []string `json:"not-covered"`
-}
-
-// builder collects a plan.
-type builder struct {
-	spec    *Spec
-	facts   Facts
-	plan    *Plan
-	machine *argv.Option
-	fds     argv.FDs
-	ids     argv.IDs
-}
-
-func (b *builder) opt(args ...string) { b.plan.Argv = append(b.plan.Argv, args...) }
-
-func (b *builder) choose(what, value, from string) {
-	b.plan.Choices = append(b.plan.Choices, rundir.Choice{What: what, Value: value, From: from})
-}
-
-func (b *builder) file(path, use string, measured bool) {
-	b.plan.Files = append(b.plan.Files, File{path, use, measured})
-}
-
-// NewPlan works out a start. It reads no file and asks nobody: equal arguments
-// give equal plans.
-func NewPlan(spec *Spec, facts Facts, root rundir.Root) (*Plan, error) {
-	return spec.choose(&facts, func(s *Spec, chosen rundir.Choice) (*Plan, error) {
-		return buildPlan(s, chosen, facts, root)
-	})
-}
-
-func buildPlan(spec *Spec, chosen rundir.Choice, facts Facts, root rundir.Root) (*Plan, error) {
-	tech, _ := technologyByName(spec.tech)
-	b := &builder{spec: spec, facts: facts, plan: &Plan{
-		Schema: PlanSchema, Name: spec.Name, Technology: tech.name, Latch: spec.Latch.Until,
-		Dirs: root, Emulated: facts.emulated(), spec: spec, tech: tech, facts: facts,
-	}}
-	b.plan.Choices = append(b.plan.Choices, chosen)
-	b.opt(facts.Emulator...)
-	b.opt(facts.QEMU)
-	b.chooseQEMU()
-	steps := []func() error{b.base, b.accelAndCPU, b.memory, b.firmware, b.kernel, b.disks, b.networks, b.extras}
-	if tech.build != nil {
-		steps = append(steps, func() error { return tech.build(b) })
+// NewPlan works out a start: of the first technology of those asked for that disk
+// images, host and QEMU allow. It reads no file and asks no program, except for what
+// checks look at where there is a choice. What is wrong with the spec is an error and
+// no reason to take another technology, which might protect less.
+func NewPlan(s *tee.Spec, f *plan.Facts, root rundir.Root) (*Plan, error) {
+	names, from, err := s.Candidates(f.Demands)
+	if err != nil {
+		return nil, err
 	}
-	for _, step := range steps {
-		if err := step(); err != nil {
+	several := len(names) > 1
+	var rejected []string
+	onlyHost := true
+	for _, name := range names {
+		g, err := guestOf(s, name)
+		if err != nil {
 			return nil, err
 		}
+		choice := rundir.Choice{What: "technology", Value: name, From: from}
+		for _, r := range rejected {
+			choice.From += "; not " + r
+		}
+		p, why := try(g, f, choice, root, several)
+		if why == nil {
+			return p, nil
+		}
+		if !several || !rejects(why) {
+			return nil, why
+		}
+		rejected = append(rejected, name+": "+fault.Bare(why))
+		onlyHost = onlyHost && errors.Is(why, fault.ErrHost)
 	}
-	b.opt("-machine", b.machine.String())
-	b.channels()
-	b.slot()
-	b.coverage()
-	return b.plan, nil
+	none := &fault.Error{
+		Kind: fault.Spec, File: s.File().Path, Check: check.Technology,
+		Err: fmt.Errorf("none of the technologies works:\n  %s", strings.Join(rejected, "\n  ")),
+		Fix: `"vmlatch host" shows what this host can do`,
+	}
+	if onlyHost {
+		none.Kind = fault.Host
+	}
+	return nil, none
 }
 
-// Spec is the spec as the plan carries it out: with the technology that was chosen.
-func (p *Plan) Spec() *Spec { return p.spec }
+// unfit marks the reasons for which another technology may be taken.
+type unfit struct{ error }
 
-func (b *builder) chooseQEMU() {
-	from := b.facts.QEMUFrom
-	if i := b.facts.Info; i != nil {
-		from += ", version " + i.Version
+func (u unfit) Unwrap() error { return u.error }
+
+// try plans for a guest. among means that another technology may be taken instead.
+func try(g *tee.Guest, f *plan.Facts, chosen rundir.Choice, root rundir.Root, among bool) (*Plan, error) {
+	if err := g.Satisfy(f.Demands); err != nil {
+		return nil, unfit{err}
 	}
-	b.choose("qemu", b.facts.QEMU, from)
+	if err := g.Fits(f, among); err != nil {
+		return nil, unfit{err}
+	}
+	p, err := plan.Build(&g.Guest, g, chosen, f, root)
+	if err == nil && among {
+		err = refusedByHost(g, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Plan{p, g}, nil
 }
 
-// base is what every VM has: nothing that it did not ask for.
-func (b *builder) base() error {
-	s := b.spec
-	b.opt("-name", argv.New("guest="+s.Name).String(), "-nodefaults", "-no-user-config", "-display", "none")
-	b.opt("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-	b.opt("-S")
-	b.machine = argv.New(s.Machine).SetBool("vmport", false).SetBool("mem-merge", false).SetBool("dump-guest-core", false)
-	b.opt("-m", fmt.Sprintf("%d", s.Memory.MiB()), "-smp", strconv.Itoa(s.CPUs))
-	if t := b.plan.tech; t.build != nil && !b.facts.resets(s) {
-		b.opt("-no-reboot") // a reset guest is a new launch, without its secret if it had one
+// rejects reports whether an error only means that a technology is not possible here.
+func rejects(err error) bool {
+	var u unfit
+	return errors.As(err, &u) || errors.Is(err, fault.ErrHost)
+}
+
+// refusedByHost is the error of the checks that are about the host; nil if there are
+// none, or if the spec is at fault too: that is told of the plan. A slot that is taken
+// now may be free in a moment: a start waits for it.
+func refusedByHost(g *tee.Guest, f *plan.Facts) error {
+	err := check.Error(g.File.Path, check.Except(check.Host(g, f), check.FreeSlots))
+	if errors.Is(err, fault.ErrHost) {
+		return err
 	}
-	if b.plan.tech.registers {
-		b.machine.SetBool("smm", false) // a host's way into the guest's registers
-	}
-	b.choose("memory", s.Memory.String(), s.From("memory"))
-	b.choose("cpus", strconv.Itoa(s.CPUs), s.From("cpus"))
-	b.choose("machine", s.Machine, s.From("machine"))
 	return nil
 }
 
-func (b *builder) accelAndCPU() error {
-	kvm := b.facts.Host.KVM
-	accel, from := b.spec.Accel, b.spec.From("accel")
-	if accel == "auto" {
-		switch {
-		case b.plan.Emulated:
-			accel, from = "kvm", "confidential guests need it; swtee answers for it"
-		case b.plan.tech.build != nil:
-			accel, from = "kvm", "confidential guests need it"
-		case kvm.Usable == host.Yes:
-			accel, from = "kvm", "KVM is usable"
-		default:
-			accel, from = "tcg", kvm.Why
-		}
-	}
-	if accel == "kvm" && kvm.Usable != host.Yes && !b.plan.Emulated {
-		return &HostError{Want: "use KVM", Why: kvm.Why, Fix: kvm.Fix}
-	}
-	b.opt("-accel", accel)
-	b.choose("accel", accel, from)
-	cpu, from := b.spec.CPU, "spec"
-	if cpu == "" && b.plan.tech.model != "" {
-		cpu, from = b.plan.tech.model, b.plan.tech.name+" takes no other"
-		if b.plan.tech.modelMeasured {
-			from = "the model is measured, so it must not be the host's"
-			for _, m := range measuredModels {
-				if slices.Contains(b.facts.Info.CPUs, m) {
-					cpu = m
-					break
-				}
-			}
-		}
-	}
-	if cpu == "" {
-		cpu, from = "max", "all that the accelerator offers"
-		if accel == "kvm" {
-			cpu, from = "host", "KVM, and the model is not measured"
-		}
-	}
-	b.opt("-cpu", cpu)
-	b.choose("cpu", cpu, from)
-	return nil
-}
+// Check makes all checks of a plan, on the facts that it was made from.
+func (p *Plan) Check() []check.Result { return check.Plan(p.guest, p.Plan) }
 
-// channels adds the sockets that QEMU inherits, and the descriptor that only
-// has to stay open: the lock.
-func (b *builder) channels() {
-	b.fds.New(roleVMLock)
-	state := filepath.Join(b.plan.Dirs.State, b.plan.Name)
-	socket := func(id, role string) *argv.Option {
-		return argv.New("socket").Set("id", id).SetInt("fd", b.fds.New(role))
-	}
-	server := func(o *argv.Option) *argv.Option { return o.SetBool("server", true).SetBool("wait", false) }
-	b.opt("-chardev", server(socket("qmp", roleQMP)).String(), "-mon", "chardev=qmp,mode=control")
-	b.opt("-chardev", server(socket("monitor", roleMonitor)).String(), "-mon", "chardev=monitor,mode=control")
-	b.opt("-chardev", socket("events", roleEvents).Set("logfile", filepath.Join(state, rundir.EventsLog)).String(), "-mon", "chardev=events,mode=control")
-	console := server(socket("console", roleConsole)).Set("logfile", filepath.Join(state, rundir.ConsoleLog))
-	b.opt("-chardev", console.String(), "-serial", "chardev:console")
-}
-
-// slot leases an encryption slot, where the technology takes one.
-func (b *builder) slot() {
-	if b.plan.Slot = b.facts.slot(b.plan.tech.name); b.plan.Slot != nil {
-		b.fds.New(roleSlot)
-	}
-	for i, role := range b.fds.Roles {
-		b.plan.FDs = append(b.plan.FDs, FD{Number: 3 + i, Role: role, Meaning: roleMeaning[role]})
-	}
-}
-
-// inputs are the files that the platform measures.
-func (p *Plan) inputs() rundir.Inputs {
-	in := rundir.Inputs{KernelHashes: p.spec.KernelHashes()}
-	for _, f := range p.Files {
-		if f.Use == "firmware" {
-			in.Firmware = f.Path
-		}
-	}
-	k := p.spec.Kernel
-	in.Kernel, in.Initrd, in.Cmdline = k.Image, k.Initrd, k.Cmdline
-	return in
-}
-
-// CommandLine is the command as a person could type it. The descriptors that
-// it names exist only in a real start.
-func (p *Plan) CommandLine() string { return argv.Quote(p.Argv) }
-
-// CheckFiles looks whether what the VM reads can be read, before QEMU fails.
+// CheckFiles is an error unless what QEMU reads can be read.
 func (p *Plan) CheckFiles() error {
-	if missing := p.missingFiles(); len(missing) > 0 {
+	if missing := p.Missing(); len(missing) > 0 {
 		return missing[0]
 	}
 	return nil
 }
 
-func (p *Plan) missingFiles() (missing []error) {
-	files := p.Files
-	if c := p.spec.Confidential; c.Session != "" {
-		files = append(files[:len(files):len(files)], File{Path: c.OwnerCert, Use: "owner-cert"}, File{Path: c.Session, Use: "session"})
-	}
-	for _, f := range files {
-		if err := readable(f.Path); err != nil {
-			missing = append(missing, &FileError{Use: f.Use, Err: err, Spec: p.spec.file})
-		}
-	}
-	return missing
-}
-
-// readable says why QEMU could not read a file, without waiting for who writes a
-// pipe. Disks may be devices.
-func readable(path string) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
+// Replaceable is the error of a plan that could not take the place of a running VM of
+// its name: what that VM has, such as its slot, will be free.
+func (p *Plan) Replaceable() error {
+	if err := p.CheckFiles(); err != nil {
 		return err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() && info.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		err = fmt.Errorf("open %s: is neither a regular file nor a block device", path)
-		if info.IsDir() {
-			err = fmt.Errorf("open %s: is a directory", path)
+	return check.Error(p.Guest.File.Path,
+		check.Except(p.Check(), check.NameFree, check.FreeSlots, check.FreeHugePages, check.MemoryAvailable))
+}
+
+// CheckFile makes all checks that can be made of a spec file, also where it is refused
+// early: what refuses it is then the first result, and the plan is nil. name, if not
+// "", replaces the VM's name.
+func CheckFile(ctx context.Context, file, name string, c Config) ([]check.Result, *Plan, error) {
+	h, err := c.host()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := LoadSpec(file)
+	if err == nil && name != "" {
+		if s, err = s.Named(name); err != nil {
+			return nil, nil, err
 		}
 	}
-	return err
+	if err != nil {
+		return refusedBy(err, file, nil)
+	}
+	facts, err := GatherFacts(ctx, c, s)
+	if err != nil {
+		return refusedBy(err, file, nil)
+	}
+	p, err := NewPlan(s, facts, h.Root())
+	if err != nil {
+		return refusedBy(err, file, facts)
+	}
+	return p.Check(), p, nil
 }
 
-// FileError is a file of the spec that cannot be used.
-type FileError struct {
-	Use  string
-	Spec string
-	Err  error
+// refusedBy puts the error that refuses a spec before the results of the checks that
+// can be made all the same: those of the spec, and of the host if it was looked at. Of
+// several technologies none is more right than another, so there are none.
+func refusedBy(err error, file string, facts *plan.Facts) ([]check.Result, *Plan, error) {
+	r, ok := check.Of(err)
+	if !ok {
+		return nil, nil, err
+	}
+	results := []check.Result{r}
+	s, err := tee.Load(file)
+	if err != nil || len(s.Asked()) > 1 {
+		return results, nil, nil
+	}
+	g, _ := s.For(s.Asked()[0])
+	rest := check.Spec(g)
+	if facts != nil {
+		rest = check.Host(g, facts)
+	}
+	return slices.Concat(results, check.Except(rest, r.ID)), nil, nil
 }
-
-func (e *FileError) Error() string { return fmt.Sprintf("%s: %s: %v", e.Spec, e.Use, e.Err) }
-
-// Unwrap returns the cause.
-func (e *FileError) Unwrap() error { return e.Err }

@@ -5,15 +5,20 @@ import (
 	"fmt"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
 // QueryPlatform asks the secure processor through a QEMU without a machine,
 // which ends with this call.
-func QueryPlatform(ctx context.Context, facts Facts) (*exchange.Platform, error) {
-	if kvm := facts.Host.KVM; !facts.emulated() && kvm.Usable != host.Yes {
-		return nil, &HostError{Want: "reach a secure processor", Why: "KVM is not usable: " + kvm.Why, Fix: kvm.Fix, Hardware: true}
+func QueryPlatform(ctx context.Context, facts *plan.Facts) (*exchange.Platform, error) {
+	if kvm := facts.Host.KVM; !facts.Emulated() && kvm.Usable != host.Yes {
+		return nil, &fault.Error{
+			Kind: fault.Host, Op: "reach a secure processor", Err: fmt.Errorf("KVM is not usable: %s", kvm.Why),
+			Fix: kvm.Fix, Hardware: true,
+		}
 	}
 	var caps qmp.SEVCapabilities
 	program := append(append([]string{}, facts.Emulator...), facts.QEMU)
@@ -22,10 +27,10 @@ func QueryPlatform(ctx context.Context, facts Facts) (*exchange.Platform, error)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: show a SEV platform: %w", ErrHost, err)
+		return nil, &fault.Error{Kind: fault.Host, Op: "show a SEV platform", Err: err, Hardware: !facts.Emulated()}
 	}
 	return &exchange.Platform{
-		Schema: exchange.PlatformSchema, Emulated: facts.emulated(), PDH: caps.PDH, CertChain: caps.CertChain,
+		Schema: exchange.PlatformSchema, Emulated: facts.Emulated(), PDH: caps.PDH, CertChain: caps.CertChain,
 		CPU0ID: caps.CPU0ID, CBitPos: caps.CBitPos, ReducedPhysBits: caps.ReducedPhysBits,
 	}, nil
 }

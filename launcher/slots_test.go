@@ -9,8 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/slot"
+	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
 // TestAllowLock: a limit that can be raised is, one that cannot is told with its
@@ -28,9 +32,9 @@ func TestAllowLock(t *testing.T) {
 	if err := allowLock(32 << 10); err != nil {
 		t.Error(err)
 	}
-	need := lockedMemory(64 << 20)
+	need := plan.LockedMemory(64 << 20)
 	err := allowLock(need)
-	var lacking *HostError
+	var lacking *fault.Error
 	var now unix.Rlimit
 	if e := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &now); e != nil {
 		t.Fatal(e)
@@ -38,47 +42,14 @@ func TestAllowLock(t *testing.T) {
 	switch {
 	case err == nil && now.Cur < uint64(need):
 		t.Errorf("the limit is %d, QEMU needs %d", now.Cur, need)
-	case err != nil && (!errors.As(err, &lacking) || !errors.Is(err, ErrHost) || lacking.Fix == "" || !strings.Contains(err.Error(), "RLIMIT_MEMLOCK")):
+	case err != nil && (!errors.As(err, &lacking) || !errors.Is(err, fault.ErrHost) || lacking.Fix == "" || !strings.Contains(err.Error(), "RLIMIT_MEMLOCK")):
 		t.Errorf("%v", err)
-	}
-}
-
-// TestSlotOf: whose slots a technology takes, and how many there are.
-func TestSlotOf(t *testing.T) {
-	f := machine(func(f *Facts) { f.Slots = map[string]int{"sev": 15, "sev-es": 500} })
-	for tech, want := range map[string]Slot{
-		TechnologySEV:   {Pool: "sev", Size: 15, From: "[slots] of host.toml", InUse: 1, Dir: f.SlotDir},
-		TechnologySEVES: {Pool: "sev-es", Size: 99, From: "misc.capacity", InUse: -1, Dir: f.SlotDir}, // an operator cannot add any
-		TechnologySNP:   {Pool: "sev-es", Size: 99, From: "misc.capacity", InUse: -1, Dir: f.SlotDir},
-	} {
-		if got := f.slot(tech); got == nil || *got != want {
-			t.Errorf("%s: %+v, want %+v", tech, got, want)
-		}
-	}
-	f.Slots["sev-snp"] = 7 // who shares its slots is limited with it
-	for _, tech := range []string{TechnologySEVES, TechnologySNP} {
-		if got := f.slot(tech); got.Size != 7 {
-			t.Errorf("%s: %+v", tech, got)
-		}
-	}
-	delete(f.Slots, "sev-snp")
-	for _, tech := range []string{TechnologyNone, TechnologyTDX} {
-		if got := f.slot(tech); got != nil {
-			t.Errorf("%s: %+v", tech, got)
-		}
-	}
-	f.Emulator = []string{"swtee", "--"}
-	if got := f.slot(TechnologySNP); got == nil || got.Pool != "emulated-sev-es" || got.Size != 500 {
-		t.Errorf("emulated: %+v", got)
-	}
-	if got := f.slot(TechnologyTDX); got == nil || got.Pool != "emulated-tdx" || got.Size != slot.Unlimited {
-		t.Errorf("emulated: %+v", got)
 	}
 }
 
 // TestSlotUses: the larger of leases and the kernel's count is what is used.
 func TestSlotUses(t *testing.T) {
-	f := machine(func(f *Facts) { f.SlotDir = t.TempDir(); f.Slots = map[string]int{"sev": 3} })
+	f := testhost.Facts(func(f *plan.Facts) { f.SlotDir = t.TempDir(); f.Slots = map[string]int{"sev": 3} })
 	pool := slot.Pool{Dir: f.SlotDir, Name: "sev", Size: 3, InUse: -1}
 	a, err1 := pool.Take()
 	b, err2 := pool.Take()
@@ -88,7 +59,7 @@ func TestSlotUses(t *testing.T) {
 	defer a.File().Close()
 	defer b.File().Close()
 	f.Host.Slots = append(f.Host.Slots, host.Pool{Name: "tdx", Technologies: []string{"tdx"}, Total: -1, InUse: 4})
-	uses, err := f.SlotUses()
+	uses, err := SlotUses(f)
 	if err != nil || len(uses) != 4 {
 		t.Fatalf("%+v, %v", uses, err)
 	}
@@ -106,7 +77,77 @@ func TestSlotUses(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(f.SlotDir, "sev-es"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.SlotUses(); err == nil {
+	if _, err := SlotUses(f); err == nil {
 		t.Error("a pool that is a file can be counted")
+	}
+}
+
+// TestChoiceOfHost: a host that refuses one technology may do the next; what is
+// wrong with the spec leads to none.
+func TestChoiceOfHost(t *testing.T) {
+	const text = "name = \"vm\"\ncpu = \"EPYC-Milan-v1\"\n[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = [\"sev-snp\", \"sev-es\"]\n[latch]\nuntil = \"nothing\"\n"
+	s, err := ParseSpec([]byte(text), "vm.toml", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for why, change := range map[string]func(*plan.Facts){
+		"check snp-iommu":  func(f *plan.Facts) { f.Host.IOMMU.Passthrough = host.Yes },
+		"check snp-kernel": func(f *plan.Facts) { f.Host.Kernel = "6.1.0" },
+		"no such object":   func(f *plan.Facts) { delete(f.Info.Objects, "sev-snp-guest") },
+		"off": func(f *plan.Facts) {
+			f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"}
+		},
+		"it has no SEV metadata": func(f *plan.Facts) {
+			f.Image = &plan.Image{Lacks: map[string]string{"sev-snp": "it has no SEV metadata"}}
+		},
+		"":                     func(*plan.Facts) {},
+		"memory-backend-memfd": func(f *plan.Facts) { delete(f.Info.Objects, "memory-backend-memfd") },
+		"the image demands": func(f *plan.Facts) {
+			f.Demands = []*spec.Demands{{Technologies: []string{"sev-es"}, File: &spec.File{Path: "x"}}}
+		},
+	} {
+		if why == "no such object" {
+			why = "has no object sev-snp-guest"
+		}
+		facts := testhost.Facts(change)
+		facts.SlotDir = t.TempDir()
+		p, err := NewPlan(s, facts, testhost.Root())
+		if err != nil {
+			t.Errorf("%s: %v", why, err)
+			continue
+		}
+		want := host.SEVES
+		if why == "" {
+			want = host.SNP
+		}
+		if p.Technology != want || !strings.Contains(p.Choices[0].From, why) {
+			t.Errorf("%s: %+v", why, p.Choices[0])
+		}
+	}
+	any, err := ParseSpec([]byte(strings.Replace(text, `["sev-snp", "sev-es"]`, `["sev-snp", "sev-es", "sev"]`, 1)), "vm.toml", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var none *fault.Error
+	if p, err := NewPlan(any, testhost.Facts(func(f *plan.Facts) {
+		f.SlotDir, f.Info, f.Host.SEV.SNPEnabled = t.TempDir(), testhost.QEMU("7.2"), host.Yes
+	}), testhost.Root()); !errors.As(err, &none) {
+		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v", p, err)
+	}
+	// A slot that is taken is waited for, and no reason to take another technology.
+	full := testhost.Facts(func(f *plan.Facts) { f.SlotDir, f.Slots = t.TempDir(), map[string]int{"sev-es": 0} })
+	if p, err := NewPlan(any, full, testhost.Root()); err != nil || p.Technology != host.SNP {
+		t.Errorf("without a slot: %+v, %v", p, err)
+	}
+	// Its own fault: an ID block of another policy.
+	bad, err := ParseSpec([]byte(strings.Replace(text, "technology", "id-block = \"b\"\nid-auth = \"a\"\ntechnology", 1)), "vm.toml", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := NewPlan(bad, testhost.Facts(func(f *plan.Facts) {
+		f.SlotDir = t.TempDir()
+		f.OwnerFiles = map[string][]byte{"id-block": make([]byte, 5)}
+	}), testhost.Root()); err == nil {
+		t.Errorf("a bad ID block leads to %s", p.Technology)
 	}
 }

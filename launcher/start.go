@@ -10,135 +10,92 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
-// StartOptions change how a machine is started.
-type StartOptions struct {
-	// Foreground ties the machine to this process: it dies with the calling
-	// thread, which must stay alive. Start locks the goroutine to it.
-	Foreground bool
-	// Hold leaves the machine paused on purpose: it stays so when this process
-	// goes, and other commands take it further. Without it a machine whose
-	// launching process dies is ended by the next command.
-	Hold bool
-	// Unit is the service manager's unit that the machine belongs to, for the record.
-	Unit string
-	// Step is told the name of each step (reserve, sockets, slot, record, key, fork,
-	// started, connect, query, paused) before it is taken; nil is fine.
-	Step func(step string)
-	// SlotWait is how long a start is tried again that found no encryption slot:
-	// the platform gives slots back late. Notice is told of each wait; nil is fine.
-	SlotWait time.Duration
-	Notice   func(text string)
-	// Warn is told of each check that warns; nil is fine. Checks that refuse are
-	// an error, always.
-	Warn func(CheckResult)
-}
-
-// StartError is a QEMU that did not come up.
-type StartError struct {
-	Name   string
-	Err    error
-	Stderr string // the last lines that QEMU wrote
-	// Attempts is how often it was tried, if more than once.
-	Attempts int
-}
-
-func (e *StartError) Error() string {
-	if e.Attempts > 1 {
-		once := *e
-		once.Attempts = 0
-		return fmt.Sprintf("%s (tried %d times)", once.Error(), e.Attempts)
-	}
-	switch {
-	case e.Stderr == "":
-		return fmt.Sprintf("%s: QEMU did not start: %v", e.Name, e.Err)
-	case errors.Is(e.Err, qmp.ErrClosed): // it ended, and said why
-		return fmt.Sprintf("%s: QEMU did not start: %s", e.Name, e.Stderr)
-	}
-	return fmt.Sprintf("%s: QEMU did not start: %v (it wrote: %s)", e.Name, e.Err, e.Stderr)
-}
-
-// Unwrap returns the cause.
-func (e *StartError) Unwrap() error { return e.Err }
-
-// child is QEMU, or the emulator around it, as this process's child.
-type child struct {
-	pid  int
-	done chan struct{} // closed when it has been reaped
-}
-
 // starter holds what a start has opened so far.
 type starter struct {
+	ctx     context.Context
 	plan    *Plan
 	opt     StartOptions
 	dir     *rundir.Dir
-	files   map[string]*os.File // for the child, by role
-	client  net.Conn            // our end of the qmp socket, connected before exec
-	events  net.Conn
+	opening plan.Opening
+	files   []*os.File // for QEMU, in the plan's order
+	client  net.Conn   // our end of the qmp socket, connected before exec
 	machine *Machine
 }
 
-// Start carries out a plan up to the paused machine, if no check refuses it. When
-// it fails, nothing of the VM is left.
-func Start(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
-	if opt.Step == nil {
-		opt.Step = func(string) {}
-	}
-	if err := plan.CheckFiles(); err != nil {
+func (s *starter) step(name string) { step(s.ctx, name) }
+
+// Start carries out a plan up to the paused machine, if no check refuses it. When it
+// fails, nothing of the VM is left.
+func (p *Plan) Start(ctx context.Context, opt StartOptions) (*Machine, error) {
+	if err := p.approve(opt); err != nil {
 		return nil, err
-	}
-	warnings, err := approve(plan)
-	var refused *CheckError
-	if errors.As(err, &refused) && opt.SlotWait > 0 && len(refused.Failed) == 1 && refused.Failed[0].ID == freeSlots {
-		err = nil // it may become free: taking it says so
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range warnings {
-		if opt.Warn != nil {
-			opt.Warn(w)
-		}
 	}
 	if opt.Foreground {
 		runtime.LockOSThread()
 	}
-	return retrying(ctx, plan.Name, opt, func() (*Machine, error) { return startOnce(ctx, plan, opt) })
+	return retrying(ctx, p.Name, opt, func() (*Machine, error) { return p.startOnce(ctx, opt) })
 }
 
-func startOnce(ctx context.Context, plan *Plan, opt StartOptions) (*Machine, error) {
-	opt.Step("reserve")
-	dir, err := plan.Dirs.Create(plan.Name)
+// approve makes all checks of a plan, and is an error if one refuses it.
+func (p *Plan) approve(opt StartOptions) error {
+	if err := p.CheckFiles(); err != nil {
+		return err
+	}
+	results := p.Check()
+	if opt.SlotWait > 0 && check.Only(results, check.FreeSlots) {
+		results = check.Except(results, check.FreeSlots) // it may become free: taking it tells
+	}
+	if err := check.Error(p.Guest.File.Path, results); err != nil {
+		return err
+	}
+	for _, r := range results {
+		if r.Warns() && opt.Warn != nil {
+			opt.Warn(r)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) startOnce(ctx context.Context, opt StartOptions) (*Machine, error) {
+	step(ctx, "reserve")
+	dir, err := p.Dirs.Create(p.Name)
 	if err != nil {
 		return nil, err
 	}
-	s := &starter{plan: plan, opt: opt, dir: dir, files: map[string]*os.File{}}
-	m, err := s.run(ctx)
+	s := &starter{ctx: ctx, plan: p, opt: opt, dir: dir, opening: plan.Opening{Dir: dir, Kept: map[string]net.Conn{}}}
+	defer s.opening.Close()
+	err = s.run(ctx)
 	s.closeFiles()
 	if err != nil {
 		s.undo()
 		return nil, err
 	}
-	return m, nil
+	return s.machine, nil
 }
 
-func (s *starter) run(ctx context.Context) (*Machine, error) {
-	s.opt.Step("sockets")
+func (s *starter) run(ctx context.Context) error {
+	s.step("sockets")
 	if err := s.open(); err != nil {
-		return nil, err
+		return err
 	}
-	s.opt.Step("record")
+	s.step("record")
 	if err := s.exec(); err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	s.opt.Step("connect")
+	s.step("connect")
 	events := s.negotiateEvents(ctx)
-	conn, err := qmp.NewConn(ctx, s.client, qmp.Options{})
+	conn, err := qmp.NewConn(ctx, s.client, qmpOptions(ctx))
 	s.client = nil // NewConn owns it
 	eventsErr := <-events
 	if err == nil {
@@ -146,47 +103,46 @@ func (s *starter) run(ctx context.Context) (*Machine, error) {
 		err = eventsErr
 	}
 	if err != nil {
-		return nil, s.startError(ctx, err)
+		return s.startError(ctx, err)
 	}
-	s.opt.Step("query")
+	s.step("query")
 	if err := s.query(ctx, conn); err != nil {
-		return nil, s.startError(ctx, err)
+		return s.startError(ctx, err)
 	}
-	return s.machine, nil
+	return nil
 }
 
-// open makes everything that the child inherits. Our connection to its monitor
-// is made before it runs, so nobody else can be first and nobody needs to poll.
+// open makes everything that QEMU inherits. Our connection to its monitor is made
+// before it runs, so nothing else can be first and nothing needs to poll.
 func (s *starter) open() error {
-	s.files[roleVMLock] = s.dir.VMLockFile()
-	for role, name := range map[string]string{
-		roleQMP: rundir.QMPSocket, roleMonitor: rundir.MonitorSocket, roleConsole: rundir.ConsoleSocket,
-	} {
-		f, err := listen(s.dir.Path(name))
-		if err != nil {
-			return err
-		}
-		s.files[role] = f
-	}
 	for _, c := range s.plan.Copies {
 		if err := copyFile(c.From, c.To); err != nil {
 			return err
 		}
 	}
-	if slot := s.plan.Slot; slot != nil {
-		s.opt.Step("slot")
-		lease, err := slot.take()
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.plan.Name, err)
-		}
-		s.files[roleSlot] = lease.File()
-	}
-	var err error
-	if s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket)); err != nil {
+	files, err := s.openAll(s.plan.FDs)
+	s.files = files
+	if err != nil {
 		return err
 	}
-	s.events, s.files[roleEvents], err = qmp.Pair()
+	s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket))
 	return err
+}
+
+// openAll opens what descriptors stand for; on an error the caller closes those that
+// are open.
+func (s *starter) openAll(fds []plan.FD) (files []*os.File, err error) {
+	for _, fd := range fds {
+		if name := fd.Step(); name != "" {
+			s.step(name)
+		}
+		f, err := fd.Open(&s.opening)
+		if err != nil {
+			return files, fmt.Errorf("%s: %w", s.plan.Name, err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 func (s *starter) exec() error {
@@ -195,83 +151,69 @@ func (s *starter) exec() error {
 		return err
 	}
 	defer log.Close()
-	s.machine = &Machine{dir: s.dir, tech: s.plan.tech, rec: s.newRecord()}
+	s.machine = &Machine{dir: s.dir, tech: s.plan.Traits, rec: s.newRecord()}
 	if err := s.dir.WriteRecord(s.machine.rec); err != nil {
 		return err
 	}
+	for _, h := range s.plan.Helpers {
+		if err := s.help(h, log); err != nil {
+			return s.failed(fmt.Errorf("helper %s: %w", h.Role, err))
+		}
+	}
+	if need := s.plan.MemoryLock; need > 0 {
+		if err := allowLock(need); err != nil {
+			return err
+		}
+	}
 	ended := make(chan struct{})
-	pid, err := s.withKey(func(argv []string) (int, error) { return s.fork(argv, log) }, ended)
-	var lacking *HostError
-	if errors.As(err, &lacking) {
+	pid, err := withKey(s.plan.Key, s, func(argv []string) (int, error) {
+		return (&command{argv: argv, files: s.files, log: log, foreground: s.opt.Foreground}).fork()
+	}, ended)
+	if errors.Is(err, fault.ErrHost) {
 		return err
 	}
 	if err != nil {
-		return &StartError{Name: s.plan.Name, Err: err}
+		return s.failed(fmt.Errorf("QEMU did not start: %w", err))
 	}
-	s.opt.Step("started")
+	s.step("started")
 	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
 	s.dir.DropVMLock()
-	s.machine.own = &child{pid, ended}
-	go func() {
-		defer close(s.machine.own.done)
-		var status syscall.WaitStatus // says less than the event log
-		for {
-			if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
-				return
-			}
-		}
-	}()
+	s.machine.own = reap(pid, ended)
 	s.machine.rec.PID = pid
 	return nil
 }
 
-// fork runs the plan's command with the descriptors in the plan's order. It is
-// syscall.ForkExec because os/exec first forks a child to find out about pidfds.
-func (s *starter) fork(argv []string, log *os.File) (int, error) {
-	if need := s.plan.MemoryLock; need > 0 {
-		if err := allowLock(need); err != nil {
-			return 0, err
-		}
-	}
-	null, err := os.Open(os.DevNull)
+// help starts a helper. It keeps only its own descriptors.
+func (s *starter) help(h plan.Helper, log *os.File) error {
+	s.step("helper")
+	files, err := s.openAll(h.FDs)
+	defer closeAll(files)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer null.Close()
-	attr := &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
-		Sys: &syscall.SysProcAttr{Setsid: true}, // Ctrl-C is for us, not for the VM
+	pid, err := (&command{argv: h.Argv, files: files, log: log, foreground: s.opt.Foreground}).fork()
+	if err == nil {
+		s.machine.helpers = append(s.machine.helpers, helper{h.Role, reap(pid, make(chan struct{}))})
 	}
-	if s.opt.Foreground {
-		attr.Sys.Pdeathsig = syscall.SIGKILL
-	}
-	for _, fd := range s.plan.FDs {
-		attr.Files = append(attr.Files, s.files[fd.Role].Fd())
-	}
-	pid, err := syscall.ForkExec(argv[0], argv, attr)
-	runtime.KeepAlive(s.files)
-	if err != nil {
-		err = &os.PathError{Op: "exec", Path: argv[0], Err: err}
-	}
-	return pid, err
+	return err
 }
 
 func (s *starter) newRecord() *rundir.Record {
-	spec := s.plan.spec
+	g := s.plan.Guest
 	return &rundir.Record{
 		Schema: rundir.RecordSchema, Name: s.plan.Name, Technology: s.plan.Technology, Emulated: s.plan.Emulated,
 		State: string(Launching), Started: time.Now().UTC(), QEMU: s.plan.Argv[0],
-		Origin: rundir.Origin{Spec: s.plan.spec.path(), Hold: s.opt.Hold, Foreground: s.opt.Foreground, Unit: s.opt.Unit},
-		Memory: spec.Memory.String(), CPUs: spec.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
-		Latch: rundir.Latch{Until: spec.Latch.Until, Open: spec.Latch.Until != UntilSecret},
+		Origin: rundir.Origin{Spec: g.File.Where(), Hold: s.opt.Hold, Foreground: s.opt.Foreground, Unit: s.opt.Unit},
+		Memory: g.Memory.String(), CPUs: g.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
+		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
 	}
 }
 
-// negotiateEvents switches the events monitor on and leaves it: QEMU goes on
-// writing to its log with nobody at the other end.
+// negotiateEvents switches the events monitor on and leaves it: QEMU goes on writing
+// to its log with nothing at the other end.
 func (s *starter) negotiateEvents(ctx context.Context) <-chan error {
-	nc := s.events
-	s.events = nil
+	nc := s.opening.Kept[plan.RoleEvents]
+	delete(s.opening.Kept, plan.RoleEvents)
 	done := make(chan error, 1)
 	go func() {
 		c, err := qmp.NewConn(ctx, nc, qmp.Options{})
@@ -283,84 +225,95 @@ func (s *starter) negotiateEvents(ctx context.Context) <-chan error {
 	return done
 }
 
-// query learns what QEMU and its platform are; its reply proves that the
-// machine is built.
+// query learns what QEMU and its platform are; its reply proves that the machine is
+// built.
 func (s *starter) query(ctx context.Context, conn *qmp.Conn) error {
-	var info *rundir.SEV
-	if query := s.plan.tech.query; query != nil {
-		var err error
-		if info, err = query(ctx, conn, s.plan); err != nil {
-			return err
-		}
-	} else {
-		status, err := qmp.QueryStatus{}.Execute(ctx, conn)
-		if err != nil {
-			return err
-		}
-		if status.Running {
-			return errors.New("QEMU runs the guest although it was told to wait")
+	info, err := s.plan.guest.Query(ctx, s.plan.Plan, conn)
+	if err != nil {
+		return err
+	}
+	for _, h := range s.machine.helpers {
+		select {
+		case <-h.done:
+			return fmt.Errorf("helper %s ended", h.role)
+		default:
 		}
 	}
-	s.opt.Step("paused")
+	s.step("paused")
 	return s.machine.become(Paused, func(r *rundir.Record) {
 		r.SEV, r.Version, r.Settled = info, conn.Version().String(), s.opt.Hold
 	})
 }
 
-// startError adds what QEMU wrote before it went.
+// startError adds what QEMU wrote before it ended.
 func (s *starter) startError(ctx context.Context, err error) error {
-	if m := s.machine; m != nil && m.own != nil && errors.Is(err, qmp.ErrClosed) {
-		select { // it is going: let it say why
+	ended := errors.Is(err, qmp.ErrClosed)
+	if m := s.machine; m.own != nil && ended {
+		select { // it is ending: let it say why
 		case <-m.own.done:
 		case <-ctx.Done():
 		}
 	}
-	return &StartError{Name: s.plan.Name, Err: err, Stderr: lastLines(s.dir.LogPath(rundir.QEMULog), 5)}
+	switch wrote := lastLines(s.dir.LogPath(rundir.QEMULog), 5); {
+	case wrote == "":
+		return s.failed(fmt.Errorf("QEMU did not start: %w", err))
+	case ended:
+		return s.failed(fmt.Errorf("QEMU did not start: %s", wrote))
+	default:
+		return s.failed(fmt.Errorf("QEMU did not start: %w (it wrote: %s)", err, wrote))
+	}
 }
 
-// closeFiles closes our copies of what the child inherits, except the lock.
+func (s *starter) failed(err error) error {
+	return &fault.Error{Kind: fault.QEMU, Op: s.plan.Name, Err: err}
+}
+
+// closeFiles closes our copies of what QEMU inherits.
 func (s *starter) closeFiles() {
-	for role, f := range s.files {
-		if role != roleVMLock && f != nil {
-			_ = f.Close()
-		}
-		delete(s.files, role)
+	closeAll(s.files)
+	s.files = nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
 	}
 }
 
 // undo ends what was started and removes what was made.
 func (s *starter) undo() {
-	for _, c := range []net.Conn{s.client, s.events} {
-		if c != nil {
-			_ = c.Close()
-		}
+	if s.client != nil {
+		_ = s.client.Close()
 	}
 	if s.machine != nil {
 		s.machine.disconnect()
 	}
 	s.dir.DropVMLock()
-	err := s.dir.Kill(context.Background()) // by the lock, so also an emulator's QEMU
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	err := errors.Join(s.dir.Kill(ctx), s.dir.KillHelpers(ctx)) // by the lock, so also an emulator's QEMU
 	if s.machine != nil && s.machine.own != nil {
 		own := s.machine.own
 		if err != nil {
-			_ = syscall.Kill(own.pid, syscall.SIGKILL)
+			_ = syscall.Kill(own.pid, unix.SIGKILL)
 		}
 		select {
 		case <-own.done:
-		case <-time.After(undoTimeout):
+		case <-ctx.Done():
+			s.dir.Close()
 			return // it cannot be ended: its directory is how it can be found
 		}
 	}
 	_ = s.dir.Discard()
 }
 
-// undoTimeout is how long a killed child may take to end.
+// undoTimeout is how long killed processes may take to end.
 const undoTimeout = 10 * time.Second
 
 // Discard ends a machine whose launch is given up and removes every trace of it.
 func (m *Machine) Discard(ctx context.Context) error {
 	m.disconnect()
-	if err := m.dir.Kill(ctx); err != nil {
+	if err := errors.Join(m.dir.Kill(ctx), m.dir.KillHelpers(ctx)); err != nil {
 		return err // its directory is how it can be found
 	}
 	return m.dir.Discard()

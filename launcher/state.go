@@ -3,6 +3,9 @@ package launcher
 import (
 	"errors"
 	"fmt"
+	"slices"
+
+	"github.com/vmlatch/vmlatch/launcher/fault"
 )
 
 // State is where a machine is in its life.
@@ -10,51 +13,42 @@ type State string
 
 // States of a machine.
 const (
-	Planned     State = "planned"
 	Launching   State = "launching"
 	Paused      State = "paused"      // no guest instruction has run
 	Measured    State = "measured"    // paused, and the platform has shown its measurement
 	Provisioned State = "provisioned" // paused, and the platform has accepted the secret
 	Running     State = "running"
-	Stopping    State = "stopping"
+	Stopping    State = "stopping" // asked to end
 	Stopped     State = "stopped"
-	Failed      State = "failed"
 )
 
-// transitions lists the states that may follow each state.
+// transitions lists the states that may follow each state. A machine that has ended
+// has no record of its own that could change; "stopped" is how its end is shown.
 var transitions = map[State][]State{
-	Planned:     {Launching},
-	Launching:   {Paused, Failed},
-	Paused:      {Measured, Running, Stopping, Stopped, Failed},
-	Measured:    {Measured, Provisioned, Running, Stopping, Stopped, Failed},
-	Provisioned: {Provisioned, Running, Stopping, Stopped, Failed},
-	Running:     {Stopping, Stopped, Failed},
-	Stopping:    {Stopping, Stopped, Failed},
+	Launching:   {Paused},
+	Paused:      {Measured, Running, Stopping, Stopped},
+	Measured:    {Measured, Provisioned, Running, Stopping, Stopped},
+	Provisioned: {Provisioned, Running, Stopping, Stopped},
+	Running:     {Stopping, Stopped},
+	Stopping:    {Stopping, Stopped},
 	Stopped:     {},
-	Failed:      {},
 }
 
-// StateError is a step that the machine's state does not allow.
-type StateError struct{ From, To State }
-
-func (e *StateError) Error() string {
-	if e.From == e.To {
-		return fmt.Sprintf("it is %s already", e.To)
+// mayBecome is an error that names both states if the one may not follow the other.
+func (m *Machine) mayBecome(to State) error {
+	from := m.State()
+	if slices.Contains(transitions[from], to) {
+		return nil
 	}
-	return fmt.Sprintf("a machine that is %s cannot become %s", e.From, e.To)
-}
-
-func checkTransition(from, to State) error {
-	for _, s := range transitions[from] {
-		if s == to {
-			return nil
-		}
+	err := fmt.Errorf("a machine that is %s cannot become %s", from, to)
+	if from == to {
+		err = fmt.Errorf("it is already %s", to)
 	}
-	return &StateError{from, to}
+	return &fault.Error{Kind: fault.State, Op: m.rec.Name, Err: err}
 }
 
 var (
-	// ErrLatchClosed means that nothing has proven the guest right yet.
+	// ErrLatchClosed means that the guest has not been verified yet.
 	ErrLatchClosed = errors.New("the latch is closed")
 	// ErrNotMeasurable means that the technology has no launch measurement over QMP.
 	ErrNotMeasurable = errors.New("this VM has no launch measurement")

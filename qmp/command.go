@@ -22,7 +22,8 @@ type Status struct {
 
 // Execute runs query-status.
 func (QueryStatus) Execute(ctx context.Context, e Executor) (s Status, err error) {
-	return s, e.Execute(ctx, "query-status", nil, &s)
+	err = e.Execute(ctx, "query-status", nil, &s)
+	return s, err
 }
 
 // Cont lets the guest run.
@@ -58,18 +59,8 @@ type Human struct {
 
 // Execute runs human-monitor-command.
 func (h Human) Execute(ctx context.Context, e Executor) (text string, err error) {
-	return text, e.Execute(ctx, "human-monitor-command", h, &text)
-}
-
-// GetFD hands QEMU a file under a name.
-type GetFD struct {
-	Name string   `json:"fdname"`
-	File *os.File `json:"-"`
-}
-
-// Execute runs getfd.
-func (g GetFD) Execute(ctx context.Context, c *Conn) error {
-	return c.ExecuteFile(ctx, "getfd", g, nil, g.File)
+	err = e.Execute(ctx, "human-monitor-command", h, &text)
+	return text, err
 }
 
 // AddFD adds a file to a set that options can name as /dev/fdset/N.
@@ -84,7 +75,8 @@ func (a AddFD) Execute(ctx context.Context, c *Conn) (fd int, err error) {
 	var out struct {
 		FD int `json:"fd"`
 	}
-	return out.FD, c.ExecuteFile(ctx, "add-fd", a, &out, a.File)
+	err = c.ExecuteFile(ctx, "add-fd", a, &out, a.File)
+	return out.FD, err
 }
 
 // QueryQMPSchema asks for the description of all commands and events.
@@ -92,7 +84,8 @@ type QueryQMPSchema struct{}
 
 // Execute runs query-qmp-schema and returns its entries undecoded.
 func (QueryQMPSchema) Execute(ctx context.Context, e Executor) (entries []json.RawMessage, err error) {
-	return entries, e.Execute(ctx, "query-qmp-schema", nil, &entries)
+	err = e.Execute(ctx, "query-qmp-schema", nil, &entries)
+	return entries, err
 }
 
 // QOMListProperties asks for the properties of a type.
@@ -139,5 +132,6 @@ type MachineType struct {
 
 // Execute runs query-machines.
 func (QueryMachines) Execute(ctx context.Context, e Executor) (m []MachineType, err error) {
-	return m, e.Execute(ctx, "query-machines", nil, &m)
+	err = e.Execute(ctx, "query-machines", nil, &m)
+	return m, err
 }

@@ -48,7 +48,7 @@ type Conn struct {
 	offered  []string // capabilities in the greeting
 	oob      bool
 
-	writing chan struct{} // holds one element while somebody writes, in the order of ids
+	writing chan struct{} // holds one element while a command is written, in the order of ids
 
 	mu      sync.Mutex
 	pending map[uint64]chan reply
@@ -186,7 +186,7 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
-// Strays counts replies that nobody waited for: late ones and unknown ids.
+// Strays counts replies that no call waited for: late ones and unknown ids.
 func (c *Conn) Strays() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -212,7 +212,7 @@ func (c *Conn) fail(reason error) {
 }
 
 // Execute runs a command and decodes its return value into out, which may be
-// nil. Errors are *Error. When ctx ends first the command may still run; its
+// nil. Errors are *Error. When ctx ends first the command may still be running; its
 // reply is then dropped.
 func (c *Conn) Execute(ctx context.Context, command string, args, out any) error {
 	return c.execute(ctx, "execute", command, args, out, nil)
@@ -230,6 +230,9 @@ func (c *Conn) ExecuteOOB(ctx context.Context, command string, args, out any) er
 // ExecuteFile runs a command and passes a file with it, as getfd and add-fd
 // take one. The connection must be a unix socket.
 func (c *Conn) ExecuteFile(ctx context.Context, command string, args, out any, f *os.File) error {
+	if _, ok := c.nc.(*net.UnixConn); !ok {
+		return &Error{Op: command, Err: errors.New("files can be passed over unix sockets only")}
+	}
 	return c.execute(ctx, "execute", command, args, out, f)
 }
 
@@ -352,10 +355,7 @@ func (c *Conn) write(line []byte, f *os.File) (int, error) {
 	if f == nil {
 		return c.nc.Write(line)
 	}
-	u, ok := c.nc.(*net.UnixConn)
-	if !ok {
-		return 0, errors.New("files can be passed over unix sockets only")
-	}
+	u := c.nc.(*net.UnixConn) // see ExecuteFile
 	// The file rides on the first byte; what the kernel did not take follows.
 	n, _, err := u.WriteMsgUnix(line, unixRights(f), nil)
 	if err != nil || n == len(line) {

@@ -20,7 +20,7 @@
 //	{"return": {"status": "paused", …}, "id": 2}
 //
 // One goroutine reads; replies are matched by a numeric id, so a reply that
-// comes after its caller has given up is dropped and harms nobody. Events go to
+// comes after its caller has given up is dropped and does no harm. Events go to
 // bounded queues: a slow subscriber loses events, which is counted, but never
 // the last one of each kind that decides about a launch (see [Critical]), and
 // never makes a command wait. A lost connection reaches subscribers as the

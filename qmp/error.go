@@ -37,7 +37,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // ClassCommandNotFound is the class of errors about unknown commands.
 const ClassCommandNotFound = "CommandNotFound"
 
-// IsCommandNotFound says whether this QEMU does not know the command.
+// IsCommandNotFound reports whether QEMU does not know the command.
 func IsCommandNotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Class == ClassCommandNotFound

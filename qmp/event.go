@@ -22,9 +22,20 @@ const (
 	EventConnectionLost = "VMLATCH_CONNECTION_LOST"
 )
 
-// Critical lists the events that are latched: the last one of each name is
-// kept for [Conn.Latched] and is never dropped from a queue.
-var Critical = []string{EventShutdown, EventStop, EventResume, EventReset, EventGuestPanicked, EventMemoryFailure, EventConnectionLost}
+// critical are the events that decide about a launch.
+var critical = [...]string{
+	EventShutdown,
+	EventStop,
+	EventResume,
+	EventReset,
+	EventGuestPanicked,
+	EventMemoryFailure,
+	EventConnectionLost,
+}
+
+// Critical reports whether events of a name are latched: the last one is kept for
+// [Conn.Latched] and is never dropped from a queue.
+func Critical(name string) bool { return slices.Contains(critical[:], name) }
 
 // Event is one event. Its data may come from the guest.
 type Event struct {
@@ -76,7 +87,7 @@ func (c *Conn) Subscribe(limit int, names ...string) *Subscription {
 }
 
 // Latched returns the last event of a critical name, also one that came before
-// anybody subscribed.
+// there was a subscription.
 func (c *Conn) Latched(name string) (Event, bool) {
 	c.events.mu.Lock()
 	defer c.events.mu.Unlock()
@@ -91,7 +102,7 @@ func (f *fanout) publish(e Event) {
 }
 
 func (f *fanout) publishLocked(e Event) {
-	if slices.Contains(Critical, e.Name) {
+	if Critical(e.Name) {
 		f.latched[e.Name] = e
 	}
 	for s := range f.subs {
@@ -114,7 +125,7 @@ func (f *fanout) lost(reason error) {
 
 // push queues an event. A full queue drops it, unless it is critical: then it
 // takes the place of the queued one of its name, so that the queue never holds
-// more than limit + len(Critical) events.
+// more than limit events and one of each critical name.
 func (s *Subscription) push(e Event) {
 	lost := e.Name == EventConnectionLost
 	if len(s.names) > 0 && !lost && !slices.Contains(s.names, e.Name) {
@@ -122,7 +133,7 @@ func (s *Subscription) push(e Event) {
 	}
 	s.mu.Lock()
 	if len(s.queue) >= s.limit {
-		if !slices.Contains(Critical, e.Name) {
+		if !Critical(e.Name) {
 			s.dropped++
 			s.mu.Unlock()
 			return

@@ -26,7 +26,8 @@ type SEVInfo struct {
 
 // Execute runs query-sev.
 func (QuerySEV) Execute(ctx context.Context, e Executor) (info SEVInfo, err error) {
-	return info, e.Execute(ctx, "query-sev", nil, &info)
+	err = e.Execute(ctx, "query-sev", nil, &info)
+	return info, err
 }
 
 // QuerySEVCapabilities asks for what an owner needs of the platform. Since 2.12.
@@ -43,18 +44,20 @@ type SEVCapabilities struct {
 
 // Execute runs query-sev-capabilities.
 func (QuerySEVCapabilities) Execute(ctx context.Context, e Executor) (caps SEVCapabilities, err error) {
-	return caps, e.Execute(ctx, "query-sev-capabilities", nil, &caps)
+	err = e.Execute(ctx, "query-sev-capabilities", nil, &caps)
+	return caps, err
 }
 
 // QuerySEVLaunchMeasure asks for the launch measurement. Since 2.12.
 type QuerySEVLaunchMeasure struct{}
 
 // Execute runs query-sev-launch-measure and returns MAC and nonce, 48 bytes.
-func (QuerySEVLaunchMeasure) Execute(ctx context.Context, e Executor) ([]byte, error) {
+func (QuerySEVLaunchMeasure) Execute(ctx context.Context, e Executor) (data []byte, err error) {
 	var out struct {
 		Data []byte `json:"data"`
 	}
-	return out.Data, e.Execute(ctx, "query-sev-launch-measure", nil, &out)
+	err = e.Execute(ctx, "query-sev-launch-measure", nil, &out)
+	return out.Data, err
 }
 
 // SEVInjectLaunchSecret hands the platform a secret packet. The guest must be
@@ -72,16 +75,3 @@ func (s SEVInjectLaunchSecret) Execute(ctx context.Context, e Executor) error {
 
 // LogValue keeps the packet out of logs.
 func (SEVInjectLaunchSecret) LogValue() slog.Value { return slog.StringValue("[redacted]") }
-
-// QuerySEVAttestationReport asks for a signed report of the launch digest. Since 6.1.
-type QuerySEVAttestationReport struct {
-	MNonce []byte `json:"mnonce"` // 16 bytes
-}
-
-// Execute runs query-sev-attestation-report.
-func (q QuerySEVAttestationReport) Execute(ctx context.Context, e Executor) ([]byte, error) {
-	var out struct {
-		Data []byte `json:"data"`
-	}
-	return out.Data, e.Execute(ctx, "query-sev-attestation-report", q, &out)
-}

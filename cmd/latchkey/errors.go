@@ -12,24 +12,52 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
-// advise gives a library's error its exit code and hints.
+// advice gives the errors of libraries their exit codes and hints. The first row that
+// matches counts.
+var advice = [...]struct {
+	is    error
+	code  cli.ExitCode
+	hints []string
+}{
+	{sev.ErrUntrusted, cli.ExitRefused, []string{
+		"a platform without AMD's signature is emulated, or not genuine",
+		`to trust a test platform on purpose, name its root: --trust-root FILE ("swtee root" prints it)`,
+	}},
+	{sev.ErrCertificate, cli.ExitRefused, []string{"ask the host for its platform file again"}},
+	{sev.ErrNoHashTable, cli.ExitUsage, []string{
+		"only AmdSev builds of OVMF measure a kernel; without one, leave --kernel out",
+	}},
+	{sev.ErrNoFirmware, cli.ExitUsage, nil},
+	{sev.ErrPolicyReserved, cli.ExitUsage, nil},
+	{launch.ErrInputs, cli.ExitUsage, nil},
+	{tdx.ErrFirmware, cli.ExitUsage, nil},
+	{igvm.ErrFormat, cli.ExitUsage, nil},
+	{igvm.ErrPlatform, cli.ExitUsage, nil},
+	{ovmf.ErrFormat, cli.ExitUsage, nil},
+	{session.ErrTable, cli.ExitUsage, nil},
+	{errMismatch, cli.ExitRefused, nil},
+	{errUnexplained, cli.ExitRefused, []string{
+		"name files that may have been used instead: --other and --other-firmware",
+	}},
+}
+
+// What latchkey itself refuses.
+var (
+	errMismatch    = errors.New("the measurement does NOT match your files")
+	errUnexplained = errors.New("unexplained")
+	errOwnerFile   = errors.New("owner file")
+)
+
+// advise applies the table to an error that has no exit code yet.
 func advise(err error) error {
 	var done *cli.Error
-	switch {
-	case errors.As(err, &done):
+	if errors.As(err, &done) {
 		return err
-	case errors.Is(err, sev.ErrUntrusted):
-		return cli.Fail(cli.ExitRefused, err,
-			"a platform without AMD's signature is emulated, or not genuine",
-			`to trust a test platform on purpose, name its root: --trust-root FILE ("swtee root" prints it)`)
-	case errors.Is(err, sev.ErrCertificate):
-		return cli.Fail(cli.ExitRefused, err, "ask the host for its platform file again")
-	case errors.Is(err, sev.ErrNoHashTable):
-		return cli.Fail(cli.ExitUsage, err, "only AmdSev builds of OVMF measure a kernel; without one, leave --kernel out")
-	case errors.Is(err, launch.ErrInputs), errors.Is(err, tdx.ErrFirmware), errors.Is(err, igvm.ErrFormat), errors.Is(err, igvm.ErrPlatform), errors.Is(err, sev.ErrNoFirmware):
-		return cli.Fail(cli.ExitUsage, err)
-	case errors.Is(err, ovmf.ErrFormat), errors.Is(err, sev.ErrPolicyReserved), errors.Is(err, session.ErrTable):
-		return cli.Fail(cli.ExitUsage, err)
+	}
+	for _, a := range advice {
+		if errors.Is(err, a.is) {
+			return cli.Fail(a.code, err, a.hints...)
+		}
 	}
 	return err
 }

@@ -19,28 +19,37 @@ import (
 
 func newExplain(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "explain", Usage: "find out why a digest or measurement is another one than predicted",
+		Name: "explain", Usage: "explain why a digest or measurement does not match",
 		Description: `Give what you predict as for "latchkey measure", and what was seen: a digest, or
-for SEV and SEV-ES a measurement with its owner file. The differences that people
-meet are tried, alone and two at a time: kernel, initrd or command line missing,
-swapped, or with other white space; kernel-hashes off; other numbers of CPUs up to
-512, models, sev_features; INIT or INIT2; another VMM; another firmware of this
-machine; policy, firmware version and build under a measurement.
+for SEV and SEV-ES a measurement with its owner file. Common differences are tried,
+alone and two at a time: kernel, initrd or command line missing, swapped, or with
+different white space; kernel-hashes off; a different number of CPUs (up to 512),
+CPU model or sev_features; INIT or INIT2; a different VMM; a different firmware of
+this machine; under a measurement, policy and firmware version and build.
 
 Exit code 0: the smallest change that gives what was seen is named.
-Exit code 4: none of the combinations that were tried does.
+Exit code 4: no combination that was tried gives it.
 
 Examples:
 
-   latchkey explain --technology sev-snp --firmware OVMF.amdsev.fd --cpu EPYC-Milan --vcpus 4 --digest 54a8c0dd…
-   latchkey explain --owner guest.owner --measurement measurement.json --firmware OVMF.amdsev.fd --kernel vmlinuz --cmdline quiet
-   latchkey explain --other vmlinuz-old --digest … --firmware OVMF.amdsev.fd --kernel vmlinuz --technology sev`,
+   latchkey explain --technology sev-snp --firmware OVMF.amdsev.fd \
+      --cpu EPYC-Milan --vcpus 4 --digest 54a8c0dd…
+   latchkey explain --owner guest.owner --measurement measurement.json \
+      --firmware OVMF.amdsev.fd --kernel vmlinuz --cmdline quiet
+   latchkey explain --technology sev --firmware OVMF.amdsev.fd --kernel vmlinuz \
+      --other vmlinuz-old --digest …`,
 		Flags: predictFlags(
 			&urfave.StringFlag{Name: "digest", Usage: "the digest that was seen, in `HEX`"},
 			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session, for --measurement"},
-			&urfave.StringSliceFlag{Name: "other", Usage: "a `FILE` that may have been kernel or initrd instead; may be repeated"},
-			&urfave.StringSliceFlag{Name: "other-firmware", Usage: "a `FILE` that may have been the firmware instead; may be repeated"},
+			&urfave.StringSliceFlag{
+				Name:  "other",
+				Usage: "a `FILE` that may have been kernel or initrd instead; may be repeated",
+			},
+			&urfave.StringSliceFlag{
+				Name:  "other-firmware",
+				Usage: "a `FILE` that may have been the firmware instead; may be repeated",
+			},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		),
 		Action: func(c *urfave.Context) error {
@@ -48,7 +57,8 @@ Examples:
 				return err
 			}
 			if c.IsSet("digest") == c.IsSet("measurement") {
-				return cli.Fail(cli.ExitUsage, errors.New("give what was seen: --digest, or --measurement with --owner"), `"latchkey explain --help" shows examples`)
+				return cli.Fail(cli.ExitUsage, errors.New("give what was seen: --digest, or --measurement with --owner"),
+					cli.Examples(c))
 			}
 			r, err := runExplain(c, s)
 			if err != nil {
@@ -121,8 +131,8 @@ func explainMeasurement(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
 	return explain.Search(q), nil
 }
 
-// newQuery collects what may be there instead: files that the user names, what the
-// host claims, and the firmware of this machine's descriptors.
+// newQuery collects what may have been loaded instead: files that the user names, what
+// the host claims, and the firmware in this machine's descriptors.
 func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.Query, error) {
 	q := &explain.Query{Inputs: in.Inputs, Firmware: filepath.Base(c.String("firmware"))}
 	images, err := otherImages(c)
@@ -158,9 +168,8 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 	return q, nil
 }
 
-// otherImages are the firmware images that the user names and those of this
-// machine's descriptors, without the predicted one. Of the latter unreadable ones
-// are left out.
+// otherImages are the firmware images that the user names and those in this machine's
+// descriptors, without the predicted one. Unreadable images of descriptors are skipped.
 func otherImages(c *urfave.Context) ([]explain.Image, error) {
 	var images []explain.Image
 	own, _ := filepath.EvalSymlinks(c.String("firmware"))
@@ -189,8 +198,6 @@ func otherImages(c *urfave.Context) ([]explain.Image, error) {
 	return images, nil
 }
 
-var errUnexplained = errors.New("unexplained")
-
 func reportExplanation(c *urfave.Context, s *cli.IO, r *explain.Result) error {
 	if c.Bool("json") {
 		out := struct {
@@ -203,10 +210,11 @@ func reportExplanation(c *urfave.Context, s *cli.IO, r *explain.Result) error {
 		}
 	}
 	if !r.Found {
-		return &cli.Error{
-			Code: cli.ExitRefused, Err: fmt.Errorf("%w: none of %d combinations gives what was seen", errUnexplained, r.Tried), Quiet: c.Bool("json"),
-			Hints: []string{"files that may have been used instead can be named with --other and --other-firmware"},
+		err := fmt.Errorf("%w: none of %d combinations gives what was seen", errUnexplained, r.Tried)
+		if c.Bool("json") {
+			return &cli.Error{Code: cli.ExitRefused, Err: err, Quiet: true}
 		}
+		return err
 	}
 	if c.Bool("json") {
 		return nil

@@ -16,11 +16,13 @@ import (
 
 func newFirmware(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "firmware", Usage: "show what a firmware image contains, and what of it is measured", ArgsUsage: "FILE | diff A B",
+		Name:      "firmware",
+		Usage:     "show what a firmware image contains, and which parts of it are measured",
+		ArgsUsage: "FILE | diff A B",
 		Description: `Shows volumes, the GUIDed table, SEV and TDX metadata and the reset vector, and for
-each region whether SEV, SEV-ES, SEV-SNP and TDX measure its contents, only that it
-is there, or nothing. --map draws the same as a picture. "diff" compares two images
-and says which digests change. Of an IGVM file its headers are shown.
+each region whether SEV, SEV-ES, SEV-SNP and TDX measure its contents, only its
+presence, or nothing. --map draws the same as a picture. "diff" compares two images
+and shows which digests change. For an IGVM file the headers are shown.
 
 Examples:
 
@@ -38,7 +40,7 @@ Examples:
 			case len(args) == 1 && args[0] != "diff":
 				return showFirmware(c, s, args[0])
 			}
-			return cli.Fail(cli.ExitUsage, fmt.Errorf("usage: latchkey firmware [OPTIONS] FILE, or latchkey firmware diff A B"))
+			return cli.Usagef("usage: latchkey firmware [OPTIONS] FILE, or latchkey firmware diff A B")
 		},
 	}
 }
@@ -49,7 +51,7 @@ func readImage(file string) (*ovmf.Image, error) {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
 	if igvm.Is(b) {
-		return nil, cli.Usagef("%s: IGVM files are not compared", file)
+		return nil, cli.Usagef("%s: IGVM files cannot be compared", file)
 	}
 	return ovmf.Parse(b)
 }
@@ -92,7 +94,8 @@ func showFirmware(c *urfave.Context, s *cli.IO, file string) error {
 
 func printFirmware(s *cli.IO, r *inspect.Report) error {
 	w := s.Out
-	fmt.Fprintf(w, "size          %d bytes, loaded at %#x\nsha256        %s\nreset vector  %s\n", r.Size, r.Base, r.SHA256, r.ResetVector)
+	fmt.Fprintf(w, "size          %d bytes, loaded at %#x\nsha256        %s\nreset vector  %s\n",
+		r.Size, r.Base, r.SHA256, r.ResetVector)
 	for _, name := range []string{"sev-snp-pages", "tdx"} {
 		if d := r.Digests[name]; d != "" {
 			fmt.Fprintf(w, "%-13s %s\n", map[string]string{"sev-snp-pages": "SNP pages", "tdx": "MRTD"}[name], d)
@@ -141,7 +144,12 @@ func showIGVM(c *urfave.Context, s *cli.IO, b []byte) error {
 		return err
 	}
 	if c.Bool("json") {
-		return s.JSON(map[string]any{"schema": "latchkey.igvm/1", "size": len(b), "headers": counts, "snp-digest": digest})
+		return s.JSON(map[string]any{
+			"schema":     "latchkey.igvm/1",
+			"size":       len(b),
+			"headers":    counts,
+			"snp-digest": digest,
+		})
 	}
 	fmt.Fprintf(s.Out, "IGVM file of %d bytes\n", len(b))
 	for _, h := range f.Headers {
@@ -174,7 +182,7 @@ func diffFirmware(c *urfave.Context, s *cli.IO, first, second string) error {
 		return s.JSON(d)
 	}
 	if d.Same {
-		_, err := fmt.Fprintln(s.Out, "the same bytes: no digest changes")
+		_, err := fmt.Fprintln(s.Out, "the images are identical: no digest changes")
 		return err
 	}
 	for _, change := range d.Changes {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
@@ -29,26 +30,32 @@ const (
 
 func newIDBlock(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "idblock", Usage: "bind an SEV-SNP launch to a digest: make or check its ID block", ArgsUsage: "[make | check] NAME",
+		Name:      "idblock",
+		Usage:     "bind an SEV-SNP launch to a digest: make or check its ID block",
+		ArgsUsage: "[make | check] NAME",
 		Description: `An SEV-SNP platform compares the launch with the ID block itself, and refuses to
-run a guest whose digest or policy is another one. "make NAME" signs a block with
-your ID key and writes NAME.id-block and NAME.id-auth for the host (QEMU's id-block
-and id-auth properties); reports from inside the guest then show the key's digest.
-"check NAME" verifies both files and shows what they say.
+run a guest whose digest or policy differs. "make NAME" signs a block with your ID
+key and writes NAME.id-block and NAME.id-auth for the host (QEMU's id-block and
+id-auth properties); reports from inside the guest then show the key's digest.
+"check NAME" verifies both files and shows their contents.
 
-Keys are on the curve P-384, as PEM files:
+Keys are on the curve P-384, in PEM files without a passphrase:
 
    openssl ecparam -name secp384r1 -genkey -noout -out id.pem
 
 Examples:
 
-   latchkey idblock make guest --id-key id.pem --digest $(latchkey measure --technology sev-snp --firmware OVMF.amdsev.fd --cpu EPYC-Milan)
+   latchkey idblock make guest --id-key id.pem \
+      --digest $(latchkey measure --technology sev-snp --firmware OVMF.amdsev.fd --cpu EPYC-Milan)
    latchkey idblock check guest --author`,
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "digest", Usage: "launch digest in `HEX` (latchkey measure)"},
 			&urfave.StringFlag{Name: "id-key", Usage: "your ID key `FILE`"},
 			&urfave.StringFlag{Name: "author-key", Usage: "an author's key `FILE`, which signs the ID key"},
-			&urfave.StringFlag{Name: "policy", Value: "smt", Usage: "guest `POLICY`, words joined by commas or a number: smt, single-socket, migrate, abi=1.55, …"},
+			&urfave.StringFlag{
+				Name: "policy", Value: "smt",
+				Usage: "guest `POLICY`: a number, or words joined by commas: smt, single-socket, migrate, abi=1.55, …",
+			},
 			&urfave.BoolFlag{Name: "allow-debug", Usage: "sign a policy that lets the host read the guest's memory"},
 			&urfave.StringFlag{Name: "family-id", Usage: "16 bytes in `HEX`"},
 			&urfave.StringFlag{Name: "image-id", Usage: "16 bytes in `HEX`"},
@@ -67,7 +74,7 @@ Examples:
 			case "check":
 				return checkIDBlock(c, s, args[1])
 			}
-			return cli.Usagef("idblock %s: must be make or check", args[0])
+			return cli.Choice("", "action", args[0], []string{"make", "check"})
 		},
 	}
 }
@@ -76,11 +83,12 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	policy, err := sev.ParseSNPPolicy(c.String("policy"))
 	switch {
 	case err != nil:
-		return cli.Usagef("--%v", err)
+		return cli.Usagef("--%w", err)
 	case policy&sev.SNPPolicyDebug != 0 && !c.Bool("allow-debug"):
-		return cli.Fail(cli.ExitUsage, errors.New("--policy: debug lets the host read the guest's memory"), "with --allow-debug it is signed all the same")
+		return cli.Fail(cli.ExitUsage, errors.New("--policy: debug lets the host read the guest's memory"),
+			"use --allow-debug to sign it anyway")
 	case uint64(c.Uint("svn")) > math.MaxUint32:
-		return cli.Usagef("--svn %d: has 32 bits", c.Uint("svn"))
+		return cli.Usagef("--svn %d: must be at most %d (32 bits)", c.Uint("svn"), uint32(math.MaxUint32))
 	}
 	id := sev.IDBlock{Version: 1, SVN: uint32(c.Uint("svn")), Policy: uint64(policy)}
 	for _, f := range []struct {
@@ -94,7 +102,7 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 		copy(f.to, b)
 	}
 	if c.String("id-key") == "" {
-		return cli.Usagef("--id-key is needed: the block is signed with it")
+		return cli.WithHint(cli.Usagef("--id-key is needed: the block is signed with it"), hintKey)
 	}
 	key, err := readKey(c.String("id-key"))
 	if err != nil {
@@ -143,6 +151,10 @@ func publicOf(k *ecdsa.PrivateKey) *ecdsa.PublicKey {
 	return &k.PublicKey
 }
 
+// hintKey makes a key, in a file of a new name: a file that the user named is not ours
+// to overwrite.
+const hintKey = "make one: openssl ecparam -name secp384r1 -genkey -noout -out new-id.pem"
+
 // readKey reads a private key from PEM, SEC 1 or PKCS #8.
 func readKey(file string) (*ecdsa.PrivateKey, error) {
 	b, err := os.ReadFile(file)
@@ -150,18 +162,36 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
 	defer clear(b)
+	k, err := parseKey(b)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey)
+	}
+	return k, nil
+}
+
+// parseKey returns the first key on P-384, or says what was there instead of one.
+func parseKey(b []byte) (*ecdsa.PrivateKey, error) {
+	err := errors.New("does not hold an EC private key in PEM")
 	for rest := b; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
-			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: holds no EC private key in PEM", file), "make one: openssl ecparam -name secp384r1 -genkey -noout -out "+file)
+			return nil, err
 		}
-		if k, err := x509.ParseECPrivateKey(block.Bytes); err == nil {
+		var key any
+		if k, e := x509.ParseECPrivateKey(block.Bytes); e == nil {
+			key = k
+		} else if k, e := x509.ParsePKCS8PrivateKey(block.Bytes); e == nil {
+			key = k
+		}
+		switch k, ok := key.(*ecdsa.PrivateKey); {
+		case ok && k.Curve == elliptic.P384():
 			return k, nil
-		}
-		if k, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
-			if k, ok := k.(*ecdsa.PrivateKey); ok {
-				return k, nil
-			}
+		case ok:
+			err = fmt.Errorf("the key is on the curve %s: must be P-384", k.Curve.Params().Name)
+		case strings.HasPrefix(block.Type, "ENCRYPTED") || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED"):
+			err = errors.New("the key is encrypted: only keys without a passphrase can be read")
+		case key != nil || block.Type == "RSA PRIVATE KEY":
+			err = errors.New("the key is not an EC key")
 		}
 	}
 }
@@ -203,7 +233,7 @@ func checkIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 // checkWanted compares with whatever the flags name.
 func checkWanted(c *urfave.Context, id sev.IDBlock, keys sev.IDKeys) error {
 	other := func(what, is string) error {
-		return cli.Fail(cli.ExitRefused, fmt.Errorf("the block is for another %s", what), "it has "+is)
+		return cli.Fail(cli.ExitRefused, fmt.Errorf("the block is for a different %s", what), "it has "+is)
 	}
 	if d := c.String("digest"); d != "" && !strings.EqualFold(d, id.Digest.String()) {
 		return other("digest", id.Digest.String())
@@ -211,7 +241,7 @@ func checkWanted(c *urfave.Context, id sev.IDBlock, keys sev.IDKeys) error {
 	if c.IsSet("policy") {
 		p, err := sev.ParseSNPPolicy(c.String("policy"))
 		if err != nil {
-			return cli.Usagef("--%v", err)
+			return cli.Usagef("--%w", err)
 		}
 		if uint64(p) != id.Policy {
 			return other("policy", sev.SNPPolicy(id.Policy).String())
@@ -234,7 +264,7 @@ func checkWanted(c *urfave.Context, id sev.IDBlock, keys sev.IDKeys) error {
 			return err
 		}
 		if is == nil || !is.Equal(&k.PublicKey) {
-			return cli.Fail(cli.ExitRefused, fmt.Errorf("another key than --%s has signed", flag))
+			return cli.Fail(cli.ExitRefused, fmt.Errorf("it was not signed by --%s", flag))
 		}
 	}
 	return nil
@@ -270,9 +300,11 @@ func showIDBlock(c *urfave.Context, s *cli.IO, id sev.IDBlock, keys sev.IDKeys) 
 	if c.Bool("json") {
 		return s.JSON(out)
 	}
-	fmt.Fprintf(s.Out, "digest             %s\npolicy             %s\nversion, svn       %d, %d\nid-key digest      %s\n", out.Digest, out.Policy, out.Version, out.SVN, out.IDKey)
+	fmt.Fprintf(s.Out, "digest             %s\npolicy             %s\nversion, svn       %d, %d\n",
+		out.Digest, out.Policy, out.Version, out.SVN)
+	_, err := fmt.Fprintf(s.Out, "id-key digest      %s\n", out.IDKey)
 	if author != "" {
-		fmt.Fprintf(s.Out, "author-key digest  %s\n", out.Author)
+		_, err = fmt.Fprintf(s.Out, "author-key digest  %s\n", out.Author)
 	}
-	return nil
+	return err
 }

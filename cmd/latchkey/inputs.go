@@ -14,10 +14,16 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/tdx"
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
 // technologyTDX is the technology that package launch does not know.
 const technologyTDX = "tdx"
+
+var technologies = []string{string(launch.SEV), string(launch.SEVES), string(launch.SNP), technologyTDX}
+
+// tdxOrders are the values of --tdx-order: all of a page at once, or all pages first.
+var tdxOrders = []string{"page", "two-pass"}
 
 // inputFlags name what a launch digest covers.
 func inputFlags(more ...urfave.Flag) []urfave.Flag {
@@ -29,24 +35,43 @@ func inputFlags(more ...urfave.Flag) []urfave.Flag {
 		&urfave.IntFlag{Name: "vcpus", Value: 1, Usage: "`NUMBER` of virtual CPUs (SEV-ES, SEV-SNP)"},
 		&urfave.StringFlag{Name: "cpu", Usage: "CPU `MODEL` of QEMU, such as EPYC-Milan (SEV-ES, SEV-SNP)"},
 		&urfave.StringFlag{Name: "cpu-signature", Usage: "CPUID Fn1 EAX as a `NUMBER`, instead of --cpu"},
-		&urfave.StringFlag{Name: "vmsa", Value: launch.INIT2.String(), Usage: "how registers were set up, `PROFILE` " + strings.Join(launch.Profiles(), ", ")},
+		&urfave.StringFlag{
+			Name: "vmsa", Value: launch.INIT2.String(),
+			Usage: "how registers were set up, `PROFILE` " + strings.Join(launch.Profiles(), ", "),
+		},
 		&urfave.StringFlag{Name: "features", Usage: "sev_features as a `NUMBER` (default 0x1 for SEV-SNP, 0 for SEV-ES)"},
-		&urfave.StringFlag{Name: "vmm", Value: launch.QEMU.String(), Usage: "whose `VMM` launches: " + strings.Join(launch.VMMs(), ", ")},
+		&urfave.StringFlag{
+			Name: "vmm", Value: launch.QEMU.String(),
+			Usage: "the `VMM` that launches: " + strings.Join(launch.VMMs(), ", "),
+		},
 	)
 }
 
 // predictFlags are for predictions without a session.
 func predictFlags(more ...urfave.Flag) []urfave.Flag {
 	return inputFlags(append(more,
-		&urfave.StringFlag{Name: "technology", Value: string(launch.SEV), Usage: "`TECHNOLOGY` of the launch: sev, sev-es, sev-snp or tdx"},
-		&urfave.StringFlag{Name: "svsm", Usage: "SVSM image `FILE` that starts before the firmware (SEV-SNP, layout before IGVM)"},
+		&urfave.StringFlag{
+			Name: "technology", Value: string(launch.SEV),
+			Usage: "`TECHNOLOGY` of the launch: " + nearest.List(technologies),
+		},
+		&urfave.StringFlag{
+			Name:  "svsm",
+			Usage: "SVSM image `FILE` that starts before the firmware (SEV-SNP, layout before IGVM)",
+		},
 		&urfave.IntFlag{Name: "vars-size", Usage: "`BYTES` of the variable store, which moves the SVSM"},
-		&urfave.StringFlag{Name: "gce-machine", Usage: "machine `TYPE` of Google's older hypervisor, which measured its TD HOB too (TDX), such as c3-standard-4"},
-		&urfave.StringFlag{Name: "tdx-order", Value: "page", Usage: "`ORDER` of TDX pages: page (Linux), or two-pass (trees before)"},
+		&urfave.StringFlag{
+			Name: "gce-machine",
+			Usage: "machine `TYPE` of Google's older hypervisor, which measured its TD HOB too (TDX), " +
+				"such as c3-standard-4",
+		},
+		&urfave.StringFlag{
+			Name: "tdx-order", Value: tdxOrders[0],
+			Usage: "`ORDER` of TDX pages: page (Linux), or two-pass (before TDX was in Linux)",
+		},
 	)...)
 }
 
-// inputs are the owner's own copies of what the guest shall be.
+// inputs are the owner's own copies of what the guest should contain.
 type inputs struct {
 	launch.Inputs
 	image *ovmf.Image
@@ -110,7 +135,8 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 	case c.IsSet("tdx-order") && c.IsSet("gce-machine"):
 		return cli.Usagef("--tdx-order and --gce-machine exclude each other")
 	case registers && in.igvm == nil && in.VMM == launch.QEMU && c.String("cpu") == "" && c.String("cpu-signature") == "":
-		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"), "models: "+strings.Join(launch.CPUs(), ", "), "or give --cpu-signature")
+		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"),
+			"models: "+strings.Join(launch.CPUs(), ", "), hintSignature)
 	}
 	return nil
 }
@@ -156,36 +182,49 @@ func (in *inputs) readFirmware(file string) error {
 }
 
 func (in *inputs) readOptions(c *urfave.Context) (err error) {
-	switch string(in.Technology) {
-	case string(launch.SEV), string(launch.SEVES), string(launch.SNP), technologyTDX:
-	default:
-		return cli.Usagef("--technology %s: must be sev, sev-es, sev-snp or tdx", in.Technology)
+	if t := string(in.Technology); !slices.Contains(technologies, t) {
+		return cli.Choice("technology", "technology", t, technologies)
 	}
 	in.VCPUs = c.Int("vcpus")
 	if in.VMM, err = launch.ParseVMM(c.String("vmm")); err != nil {
-		return cli.Usagef("--vmm: %v", err)
+		return cli.Usagef("--vmm: %w", err)
 	}
 	if in.Profile, err = launch.ParseProfile(c.String("vmsa")); err != nil {
-		return cli.Usagef("--vmsa: %v", err)
+		return cli.Usagef("--vmsa: %w", err)
 	}
 	if in.Technology == launch.SNP {
 		in.Features = launch.DefaultFeatures
 	}
 	if f := c.String("features"); f != "" {
 		if in.Features, err = strconv.ParseUint(f, 0, 64); err != nil {
-			return cli.Usagef("--features %s: must be a number", f)
+			return cli.Usagef("--features %s: must be a number of at most 64 bits", f)
 		}
 	}
 	if err := in.readCPU(c); err != nil {
 		return err
 	}
-	if o := c.String("tdx-order"); o == "two-pass" {
-		in.order = tdx.TwoPass
-	} else if o != "" && o != "page" {
-		return cli.Usagef("--tdx-order %s: must be page or two-pass", o)
+	if err := in.readTDX(c); err != nil {
+		return err
 	}
 	return in.readSVSM(c)
 }
+
+func (in *inputs) readTDX(c *urfave.Context) error {
+	switch o := c.String("tdx-order"); o {
+	case tdxOrders[0], "":
+	case tdxOrders[1]:
+		in.order = tdx.TwoPass
+	default:
+		return cli.Choice("tdx-order", "order", o, tdxOrders)
+	}
+	if in.gce != "" && !slices.Contains(tdx.GCEMachines(), in.gce) {
+		return cli.Choice("gce-machine", "machine type", in.gce, tdx.GCEMachines())
+	}
+	return nil
+}
+
+// hintSignature is how a CPU is named that has no name.
+const hintSignature = "any other model: --cpu-signature"
 
 func (in *inputs) readCPU(c *urfave.Context) error {
 	model, signature := c.String("cpu"), c.String("cpu-signature")
@@ -195,7 +234,7 @@ func (in *inputs) readCPU(c *urfave.Context) error {
 	case model != "":
 		var err error
 		if in.CPU, err = launch.ParseCPU(model); err != nil {
-			return cli.Usagef("--cpu: %v", err)
+			return cli.WithHint(cli.Usagef("--cpu: %w", err), hintSignature)
 		}
 	case signature != "":
 		n, err := strconv.ParseUint(signature, 0, 32)

@@ -4,7 +4,7 @@
 package main
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"runtime/debug"
 
@@ -25,29 +25,34 @@ func run() (code int) {
 	debug.SetPanicOnFault(true) // images are mapped, not copied
 	defer func() {
 		if r := recover(); ovmf.IsShortened(r) {
-			fmt.Fprintln(os.Stderr, "latchkey: a firmware file became shorter while it was read\nhint: run the command again")
-			code = int(cli.ExitFailure)
+			code = int(cli.System("latchkey").Fail(cli.WithHint(
+				errors.New("a firmware file became shorter while it was read"), "run the command again")))
 		} else if r != nil {
 			panic(r)
 		}
 	}()
-	return int(newApp(cli.System("latchkey")).Main(os.Args))
+	return int(cli.Start("latchkey", newApp))
 }
 
-const long = `   Run it on a machine that you trust; the host needs none of its files but
-   NAME.godh, NAME.session and the packet.
+const long = `   Run it on a machine that you trust. Of its files the host needs only NAME.godh,
+   NAME.session and the packet.
 
       latchkey session --platform platform.json --policy no-debug,no-key-sharing --out .
       latchkey verify  --owner guest.owner --measurement measurement.json \
-                       --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0
+                       --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \
+                       --cmdline console=ttyS0
       latchkey secret  --owner guest.owner --measurement measurement.json \
                        --entry disk=passphrase.txt --out packet.json`
 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
-		Name: "latchkey", Usage: "the owner's side of a confidential launch", Long: long, Version: cli.Version(), IO: s,
+		Name:  "latchkey",
+		Usage: "the owner's side of a confidential launch",
+		Long:  long, Version: cli.Version(), IO: s,
 		Explain: advise, Topics: topics, Interruptible: true,
-		Commands: []*urfave.Command{newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s)},
+		Commands: []*urfave.Command{
+			newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s),
+		},
 	}
 }
 

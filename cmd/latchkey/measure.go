@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 
 	urfave "github.com/urfave/cli/v2"
@@ -14,13 +13,15 @@ func newMeasure(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "measure", Usage: "predict a launch digest",
 		Description: `The digest is printed in hex on the first line. It is what the platform
-measures when it runs exactly what is named. Defaults are what QEMU does; other
-virtual machine monitors and older kernels are chosen by --vmm and --vmsa.
+measures when it runs exactly the files that you name. The defaults are what QEMU
+does; --vmm and --vmsa choose other virtual machine monitors and older kernels.
 
 Examples:
 
-   latchkey measure --technology sev --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0
-   latchkey measure --technology sev-es --firmware OVMF.amdsev.fd --vcpus 2 --cpu EPYC-Milan --vmsa legacy
+   latchkey measure --technology sev --firmware OVMF.amdsev.fd \
+      --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0
+   latchkey measure --technology sev-es --firmware OVMF.amdsev.fd \
+      --vcpus 2 --cpu EPYC-Milan --vmsa legacy
    latchkey measure --technology sev-snp --firmware OVMF.amdsev.fd --vcpus 4 --cpu EPYC-Genoa
    latchkey measure --technology sev-snp --firmware guest.igvm
    latchkey measure --technology tdx --firmware OVMF.inteltdx.ms.fd`,
@@ -38,12 +39,15 @@ Examples:
 				return err
 			}
 			if c.Bool("json") {
-				return s.JSON(map[string]any{"schema": "latchkey.digest/1", "technology": in.Technology, "digest": hex.EncodeToString(d), "algorithm": in.algorithm()})
+				return s.JSON(map[string]any{
+					"schema":     "latchkey.digest/1",
+					"technology": in.Technology,
+					"digest":     hex.EncodeToString(d),
+					"algorithm":  in.algorithm(),
+				})
 			}
 			_, err = fmt.Fprintf(s.Out, "%x\n", d)
 			return err
 		},
 	}
 }
-
-var errMismatch = errors.New("the measurement is NOT of what you named")

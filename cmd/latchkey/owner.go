@@ -59,8 +59,6 @@ const ownerSchema = "latchkey.owner/1"
 
 const maxOwnerFile = 64 << 10
 
-var errOwnerFile = errors.New("owner file")
-
 // readOwner reads an owner file and refuses one that others can read.
 func readOwner(name string) (*ownerFile, error) {
 	f, err := os.Open(name)
@@ -77,38 +75,49 @@ func decodeOwner(f *os.File) (*ownerFile, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, cli.Usagef("%v %s: is no regular file", errOwnerFile, f.Name())
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return nil, err
-	}
-	if st.Nlink > 1 { // only one of them would know that the session is used up
-		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: has a second name (a hard link)", errOwnerFile, f.Name()), "remove the other name")
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), info.Mode().Perm()),
-			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
+		return nil, cli.Usagef("%v %s: not a regular file", errOwnerFile, f.Name())
 	}
 	if info.Size() > maxOwnerFile {
-		return nil, cli.Usagef("%v %s: over %d bytes", errOwnerFile, f.Name(), maxOwnerFile)
+		return nil, cli.Usagef("%v %s: longer than %d bytes", errOwnerFile, f.Name(), maxOwnerFile)
 	}
 	var o ownerFile
 	if err := json.NewDecoder(f).Decode(&o); err != nil {
 		// The text of JSON errors can quote what it read: keys.
-		return nil, cli.Usagef("%v %s: is damaged", errOwnerFile, f.Name())
+		return nil, cli.Usagef("%v %s: damaged, or not an owner file", errOwnerFile, f.Name())
 	}
 	if o.Schema != ownerSchema || len(o.TEK) != 16 || len(o.TIK) != 16 {
-		return nil, cli.Usagef("%v %s: is not of schema %s", errOwnerFile, f.Name(), ownerSchema)
+		return nil, cli.Usagef("%v %s: not of schema %s", errOwnerFile, f.Name(), ownerSchema)
 	}
 	if o.Verified != nil {
 		digest, err := hex.DecodeString(o.Verified.Hex)
 		if err != nil || len(digest) != len(o.Verified.Digest) {
-			return nil, fmt.Errorf("%w %s: is damaged", errOwnerFile, f.Name())
+			return nil, fmt.Errorf("%w %s: damaged", errOwnerFile, f.Name())
 		}
 		copy(o.Verified.Digest[:], digest)
 	}
+	if err := checkPrivate(f, info); err != nil {
+		o.wipe()
+		return nil, err
+	}
 	return &o, nil
+}
+
+// checkPrivate refuses an owner file that others can read, and one that has a second
+// name: only one of the two would know that the session is used up.
+func checkPrivate(f *os.File, info os.FileInfo) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Nlink > 1 {
+		return cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: has a second name (a hard link)", errOwnerFile, f.Name()),
+			"remove the other name")
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), mode),
+			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
+	}
+	return nil
 }
 
 // updateOwner changes an owner file under its lock, so that of two commands

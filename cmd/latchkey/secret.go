@@ -24,30 +24,33 @@ func newSecret(s *cli.IO) *urfave.Command {
 		Name: "secret", Usage: "pack a secret for a launch that verifies",
 		Description: `The launch must have been verified with "latchkey verify", or verify now against
 the files that you name here. A session gives one packet, then it is used up.
-GUID says who reads the entry in the guest; "disk" stands for the disk
-passphrase's, 736869e5-84f0-4973-92ec-06879ce3da0b.
+The GUID tells which program in the guest reads the entry; "disk" stands for that of
+the disk passphrase, 736869e5-84f0-4973-92ec-06879ce3da0b.
 
 Examples:
 
-   latchkey secret --owner guest.owner --measurement measurement.json --entry disk=passphrase.txt --out packet.json
-   latchkey secret --owner guest.owner --measurement - --firmware OVMF.amdsev.fd --entry disk=key --out -`,
+   latchkey secret --owner guest.owner --measurement measurement.json \
+      --entry disk=passphrase.txt --out packet.json
+   latchkey secret --owner guest.owner --measurement - --firmware OVMF.amdsev.fd \
+      --entry disk=key --out -`,
 		Flags: inputFlags(
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session"},
 			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
-			&urfave.StringSliceFlag{Name: "entry", Usage: "put the content of a file under a GUID: `GUID=FILE`; may be repeated"},
+			&urfave.StringSliceFlag{
+				Name:  "entry",
+				Usage: "put the content of a file under a GUID: `GUID=FILE`; may be repeated",
+			},
 			&urfave.StringFlag{Name: "out", Usage: "write the packet to `FILE`, - for standard output"},
 		),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			for _, name := range []string{"owner", "measurement", "out"} {
-				if c.String(name) == "" {
-					return cli.Fail(cli.ExitUsage, fmt.Errorf("--%s is needed", name), `"latchkey secret --help" shows an example`)
-				}
+			if err := cli.Need(c, "owner", "measurement", "out"); err != nil {
+				return err
 			}
 			if len(c.StringSlice("entry")) == 0 {
-				return cli.Usagef("--entry is needed: GUID=FILE")
+				return cli.WithHint(cli.Usagef("--entry is needed: GUID=FILE"), cli.Examples(c))
 			}
 			return runSecret(c, s)
 		},
@@ -75,7 +78,7 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	defer clear(table)
-	// Whatever can go wrong with the output shall do so before the session is spent.
+	// Whatever can go wrong with the output should do so before the session is used up.
 	if sameFile(c.String("out"), c.String("owner")) {
 		return cli.Usagef("--out %s: is the owner file", c.String("out"))
 	}
@@ -112,8 +115,9 @@ func sameFile(a, b string) bool {
 
 func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]byte, error) {
 	if o.Used != nil {
-		return nil, cli.Fail(cli.ExitRefused, fmt.Errorf("this session has given out its secret already (%s)", o.Used.At.Local().Format(time.RFC3339)),
-			"whoever kept the old packet could start the same guest again: make a new session for a new launch")
+		return nil, cli.Fail(cli.ExitRefused,
+			fmt.Errorf("this session has given out its secret already (%s)", o.Used.At.Local().Format(time.RFC3339)),
+			"a host that kept the old packet could start the same guest again: make a new session for a new launch")
 	}
 	var digest [32]byte
 	switch {
@@ -128,7 +132,7 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 		}
 	case o.Verified == nil:
 		return nil, cli.Fail(cli.ExitRefused, errors.New("no launch of this session has been verified"),
-			`run "latchkey verify" first, or name --firmware and what else is measured here`)
+			`run "latchkey verify" first, or name --firmware and the other measured files here`)
 	default:
 		digest = o.Verified.Digest
 	}
@@ -139,7 +143,8 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 	keys := o.keys()
 	defer keys.Wipe()
 	if !keys.Verifies(blob, m.Firmware, o.Policy, digest) {
-		return nil, cli.Fail(cli.ExitRefused, errMismatch, "this is not the measurement that was verified: run \"latchkey verify\" on it")
+		return nil, cli.Fail(cli.ExitRefused, errMismatch,
+			`this is not the measurement that was verified: run "latchkey verify" on it`)
 	}
 	var iv [16]byte
 	_, _ = rand.Read(iv[:]) // never fails (crypto/rand)
@@ -147,11 +152,15 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 	if err != nil {
 		return nil, err
 	}
-	out, err := json.MarshalIndent(exchange.Packet{Schema: exchange.PacketSchema, Header: p.Header[:], Secret: p.Data}, "", "  ")
+	out, err := json.MarshalIndent(exchange.Packet{
+		Schema: exchange.PacketSchema,
+		Header: p.Header[:],
+		Secret: p.Data,
+	}, "", "  ")
 	return append(out, '\n'), err
 }
 
-// guidNames are short names for GUIDs that people need often.
+// guidNames are short names for common GUIDs.
 var guidNames = map[string]sev.GUID{"disk": session.GUIDDiskPassphrase}
 
 func readEntries(args []string, in *inputs) ([]byte, error) {
@@ -170,7 +179,7 @@ func readEntries(args []string, in *inputs) ([]byte, error) {
 		if !known {
 			var err error
 			if guid, err = sev.ParseGUID(name); err != nil {
-				return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--entry: %w", err), `"disk" is the one short name`)
+				return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--entry: %w", err), `the only short name is "disk"`)
 			}
 		}
 		data, err := readSecret(file)
@@ -190,7 +199,7 @@ func readEntries(args []string, in *inputs) ([]byte, error) {
 		}
 		if !ok || uint64(len(table)) > uint64(area.Size) {
 			clear(table)
-			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, these take %d", area.Size, len(table))
+			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, but these take %d", area.Size, len(table))
 		}
 	}
 	return slices.Clip(table), nil
@@ -207,9 +216,9 @@ func readSecret(file string) ([]byte, error) {
 	n, err := io.ReadFull(f, buf)
 	switch {
 	case err == nil:
-		err = fmt.Errorf("%s: over %d bytes", file, session.MaxSecret)
+		err = fmt.Errorf("%s: longer than %d bytes", file, session.MaxSecret)
 	case errors.Is(err, io.EOF):
-		err = fmt.Errorf("%s: is empty", file)
+		err = fmt.Errorf("%s: empty", file)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return buf[:n], nil
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -33,7 +34,11 @@ Examples:
    latchkey session --platform platform.json --trust-root test-root.pem --out .`,
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "platform", Usage: "the host's `FILE` (vmlatch platform)"},
-			&urfave.StringFlag{Name: "policy", Value: "no-debug,no-key-sharing", Usage: "guest `POLICY`: words or a number; the host must use the same"},
+			&urfave.StringFlag{
+				Name: "policy", Value: "no-debug,no-key-sharing",
+				Usage: "guest `POLICY`, the same as the host's: a number, or words joined by commas: " +
+					strings.Join(sev.PolicyNames(), ", ") + ", api=MAJOR.MINOR",
+			},
 			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
 			&urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"},
@@ -44,8 +49,8 @@ Examples:
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			if c.String("platform") == "" || c.String("out") == "" {
-				return cli.Fail(cli.ExitUsage, errors.New("--platform and --out are needed"), `"latchkey session --help" shows an example`)
+			if err := cli.Need(c, "platform", "out"); err != nil {
+				return err
 			}
 			return runSession(c, s)
 		},
@@ -58,8 +63,10 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 		return cli.Fail(cli.ExitUsage, err)
 	}
 	if policy&sev.PolicyNoDebug == 0 && !c.Bool("allow-debug") {
-		return cli.Fail(cli.ExitUsage, fmt.Errorf("policy %v lacks no-debug: the host could read the guest's memory, and so your secret", policy),
-			"write no-debug as well, such as --policy no-debug,api=1.55", "--allow-debug makes such a session on purpose")
+		return cli.Fail(cli.ExitUsage,
+			fmt.Errorf("policy %v lacks no-debug: the host could read the guest's memory, and so your secret", policy),
+			"write no-debug as well, such as --policy no-debug,api=1.55",
+			"--allow-debug makes such a session on purpose")
 	}
 	name := c.String("name")
 	if err := exchange.CheckName(name); err != nil {
@@ -96,13 +103,14 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	s.Say("platform verified up to %s (ARK sha256 %s)%s", root.Product, root.Fingerprint(), label(emulated))
-	s.Say("wrote %[1]s.godh and %[1]s.session for the host, %[1]s.owner for you: keep it", filepath.Join(c.String("out"), name))
+	s.Say("wrote %[1]s.godh and %[1]s.session for the host, %[1]s.owner for you: keep it",
+		filepath.Join(c.String("out"), name))
 	return nil
 }
 
 // verifyChain checks the chain against AMD's roots and, if one was named, a
 // test root. Whether the platform is emulated follows from the root that it
-// ends in, never from what it says of itself.
+// ends in, never from what it claims.
 func verifyChain(chain *sev.Chain, trustRoot string) (root sev.Root, emulated bool, err error) {
 	amd, err := sev.AMDRoots()
 	if err != nil {
@@ -129,7 +137,7 @@ func readTestRoot(file string) (sev.Root, error) {
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != testRootPEM {
-		return sev.Root{}, fmt.Errorf("%s: holds no %q; it is printed by \"swtee root\"", file, testRootPEM)
+		return sev.Root{}, fmt.Errorf("%s: does not hold a %q; \"swtee root\" prints it", file, testRootPEM)
 	}
 	return sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
 }
@@ -141,10 +149,12 @@ func writeSession(dir, name string, force bool, made *session.Session, o *ownerF
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	if !force { // of several commands at once one gets the name
+	if !force { // of several commands at once only one gets the name
 		f, err := os.OpenFile(path(".owner"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if errors.Is(err, fs.ErrExist) {
-			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(".owner")), "--force replaces it: a launch under the old session could then not be verified", "--name NAME makes another one")
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(".owner")),
+				"--force replaces it: a launch under the old session could then not be verified",
+				"--name NAME makes a second session")
 		}
 		if err != nil {
 			return cli.Fail(cli.ExitUsage, err)

@@ -18,9 +18,9 @@ import (
 func newVerify(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "verify", Usage: "check a launch measurement against your own files",
-		Description: `Exit code 0: the platform measured exactly what you named, under your policy.
-Exit code 4: it did not; the likely cause is named if it can be found.
-What was verified is noted in the owner file, for "latchkey secret".
+		Description: `Exit code 0: the platform measured exactly the files that you named, under your policy.
+Exit code 4: it did not; the likely cause is named where that can be determined.
+The verified digest is kept in the owner file, for "latchkey secret".
 
 Example:
 
@@ -35,8 +35,8 @@ Example:
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			if c.String("owner") == "" || c.String("measurement") == "" {
-				return cli.Fail(cli.ExitUsage, errors.New("--owner and --measurement are needed"), `"latchkey verify --help" shows an example`)
+			if err := cli.Need(c, "owner", "measurement"); err != nil {
+				return err
 			}
 			return runVerify(c, s)
 		},
@@ -72,7 +72,7 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 			return err
 		}
 	}
-	return reportVerdict(c, s, o, m, digest, verdict)
+	return (&report{o, m, digest, verdict}).print(c, s)
 }
 
 func readMeasurement(s *cli.IO, name string) (*exchange.Measurement, error) {
@@ -84,8 +84,8 @@ func readMeasurement(s *cli.IO, name string) (*exchange.Measurement, error) {
 	return m, cli.Fail(cli.ExitUsage, err)
 }
 
-// check decides. The policy and the keys are the owner's; of what the host
-// sends only the firmware version enters, under the MAC.
+// check decides. The policy and the keys are the owner's; the only thing of the host's
+// that enters is the firmware version, which the MAC covers.
 func check(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte) error {
 	blob, err := sev.ParseMeasurement(m.Measurement)
 	if err != nil {
@@ -100,9 +100,12 @@ func check(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte) e
 	return cli.Fail(cli.ExitRefused, errMismatch, causes(o, m, in, digest, matches)...)
 }
 
+// A matcher reports whether a measurement is of a digest under a policy.
+type matcher func(sev.Policy, [32]byte) bool
+
 // causes tries what could explain a measurement that does not verify. A change
-// that makes the MAC match is proven; the host's claims only say what to try.
-func causes(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte, matches func(sev.Policy, [32]byte) bool) []string {
+// that makes the MAC match is proven; the host's claims only suggest what to try.
+func causes(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte, matches matcher) []string {
 	if m.Policy != o.Policy && matches(m.Policy, digest) {
 		return []string{fmt.Sprintf("cause: the policy is %v instead of your session's %v", m.Policy, o.Policy)}
 	}
@@ -112,47 +115,36 @@ func causes(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte, 
 		}
 	}
 	if m.Claims == nil {
-		return []string{"the cause cannot be told: the host says nothing about what it loaded"}
+		return []string{"the cause cannot be determined: the host does not say what it loaded"}
 	}
 	if hints := kernelCauses(o, m, in, matches); hints != nil {
 		return hints
 	}
 	if m.Claims.Firmware != sha256.Sum256(in.image.Bytes) {
-		return []string{fmt.Sprintf("the host says it loaded another firmware: sha256 %x", m.Claims.Firmware)}
+		return []string{fmt.Sprintf("the host says that it loaded a different firmware: sha256 %x", m.Claims.Firmware)}
 	}
 	return []string{
-		"the host claims to have loaded what you named, and the platform says otherwise",
+		"the host claims to have loaded your files, but the platform measured something else",
 		"the measurement may be of another session or another launch: take a new one",
 	}
 }
 
 // kernelCauses tries the host's claimed hashes in place of the owner's.
-func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches func(sev.Policy, [32]byte) bool) []string {
+func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches matcher) []string {
 	claim := m.Claims.Kernel
 	if claim == nil {
 		return nil
 	}
 	if in.Kernel == nil {
 		if d, err := in.digestWith(claim); err == nil && matches(o.Policy, d) {
-			return []string{"cause: the host had a kernel measured, and you named none: give --kernel, --initrd and --cmdline"}
+			return []string{"cause: the host had a kernel measured, but you named no kernel: " +
+				"give --kernel, --initrd and --cmdline"}
 		}
 		return nil
 	}
-	names := [3]string{"kernel", "initrd", "command line"}
 	var best []string
 	for mask := 1; mask < 8; mask++ {
-		h := *in.Kernel
-		var differs []string
-		for i, f := range [3]struct{ own, theirs *[32]byte }{
-			{&h.Kernel, &claim.Kernel}, {&h.Initrd, &claim.Initrd}, {&h.Cmdline, &claim.Cmdline},
-		} {
-			if mask&(1<<i) != 0 {
-				if *f.own != *f.theirs {
-					differs = append(differs, fmt.Sprintf("the %s is another one: the platform measured sha256 %x, yours has %x", names[i], *f.theirs, *f.own))
-				}
-				*f.own = *f.theirs
-			}
-		}
+		h, differs := replaced(*in.Kernel, claim, mask)
 		d, err := in.digestWith(&h)
 		if err == nil && len(differs) > 0 && matches(o.Policy, d) && (best == nil || len(differs) < len(best)) {
 			best = differs
@@ -162,6 +154,28 @@ func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches fun
 		return nil
 	}
 	return []string{"cause: " + strings.Join(best, "; ")}
+}
+
+// replaced puts the host's hashes in place of the owner's, where the mask has a bit, and
+// describes those that differ.
+func replaced(h sev.KernelHashes, claim *sev.KernelHashes, mask int) (sev.KernelHashes, []string) {
+	var differs []string
+	for i, f := range [...]struct {
+		name        string
+		own, theirs *[32]byte
+	}{
+		{"kernel", &h.Kernel, &claim.Kernel},
+		{"initrd", &h.Initrd, &claim.Initrd},
+		{"command line", &h.Cmdline, &claim.Cmdline},
+	} {
+		if mask&(1<<i) == 0 || *f.own == *f.theirs {
+			continue
+		}
+		differs = append(differs, fmt.Sprintf("the %s differs: the platform measured sha256 %x, yours is %x",
+			f.name, *f.theirs, *f.own))
+		*f.own = *f.theirs
+	}
+	return h, differs
 }
 
 // digestWith predicts for another kernel.
@@ -175,11 +189,25 @@ func (in *inputs) digestWith(kernel *sev.KernelHashes) ([32]byte, error) {
 	return [32]byte(d), nil
 }
 
-func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *exchange.Measurement, digest [32]byte, verdict error) error {
+// report is what verify prints.
+type report struct {
+	owner       *ownerFile
+	measurement *exchange.Measurement
+	digest      [32]byte // expected
+	verdict     error    // nil: verified
+}
+
+func (r *report) print(c *urfave.Context, s *cli.IO) error {
+	o, m, digest, verdict := r.owner, r.measurement, r.digest, r.verdict
 	if c.Bool("json") {
 		out := map[string]any{
-			"schema": "latchkey.verdict/1", "verified": verdict == nil, "emulated": o.Emulated, "root": o.Root,
-			"expected-digest": hex.EncodeToString(digest[:]), "policy": o.Policy, "firmware": m.Firmware,
+			"schema":          "latchkey.verdict/1",
+			"verified":        verdict == nil,
+			"emulated":        o.Emulated,
+			"root":            o.Root,
+			"expected-digest": hex.EncodeToString(digest[:]),
+			"policy":          o.Policy,
+			"firmware":        m.Firmware,
 		}
 		var e *cli.Error
 		if errors.As(verdict, &e) {
@@ -200,6 +228,7 @@ func reportVerdict(c *urfave.Context, s *cli.IO, o *ownerFile, m *exchange.Measu
 	if o.Policy&sev.PolicyNoDebug == 0 {
 		fmt.Fprintln(s.Out, "WARNING: the policy lets the host read the guest's memory (no-debug is missing)")
 	}
-	fmt.Fprintf(s.Out, "launch digest  %x\npolicy         %v\nSEV firmware   %v\nplatform root  %s\n", digest, o.Policy, m.Firmware, o.Root)
-	return nil
+	_, err := fmt.Fprintf(s.Out, "launch digest  %x\npolicy         %v\nSEV firmware   %v\nplatform root  %s\n",
+		digest, o.Policy, m.Firmware, o.Root)
+	return err
 }

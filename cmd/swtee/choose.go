@@ -58,11 +58,11 @@ func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, err
 		return choice{accelTCG, false, "as asked"}, nil
 	case accelAuto, accelUnder:
 	default:
-		return choice{}, cli.Usagef("--accel %s: must be auto, under or tcg", accel)
+		return choice{}, cli.Choice("accel", "accelerator", accel, []string{accelAuto, accelUnder, accelTCG})
 	}
 	if only := tcg.NeedsTCG(argv); only != "" {
 		if fakeKVM || accel == accelUnder {
-			return choice{}, cli.Usagef("%s is emulated under TCG only: leave --accel under and --fake-kvm out", only)
+			return choice{}, cli.Usagef("%s is emulated under TCG only: leave out --accel under and --fake-kvm", only)
 		}
 		return choice{accelTCG, false, only + " is emulated there"}, nil
 	}
@@ -70,7 +70,7 @@ func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, err
 	case fakeKVM:
 		return choice{accelUnder, true, "as asked"}, nil
 	case accel == accelUnder && !kvm.opens:
-		return choice{}, cli.WithHint(fmt.Errorf("--accel under: %s", kvm.why), "with --fake-kvm it works without KVM")
+		return choice{}, cli.WithHint(fmt.Errorf("--accel under: %s", kvm.why), "--fake-kvm works without KVM")
 	case accel == accelUnder:
 		return choice{accelUnder, false, "as asked"}, nil
 	case kvm.runs:

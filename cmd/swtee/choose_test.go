@@ -31,7 +31,8 @@ func TestChoose(t *testing.T) {
 		{accelUnder, true, sev, none, choice{accelUnder, true, "as asked"}, ""},
 		{accelTCG, false, sev, good, choice{accelTCG, false, "as asked"}, ""},
 		{accelTCG, true, sev, good, choice{}, "exclude"},
-		{"kvm", false, sev, good, choice{}, "must be auto"},
+		{"kvm", false, sev, good, choice{}, `unknown accelerator "kvm": must be auto, under or tcg`},
+		{"atuo", false, sev, good, choice{}, `did you mean "auto"?`},
 	} {
 		got, err := choose(c.accel, c.fake, strings.Fields(c.line), c.kvm)
 		if c.err != "" {

@@ -1,4 +1,4 @@
-// Command swtee runs QEMU on an emulated secure processor: it is to SEV what
+// Command swtee runs QEMU on an emulated secure processor: it is to SEV and TDX what
 // swtpm is to a TPM.
 package main
 
@@ -14,7 +14,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 )
 
-func main() { os.Exit(int(newApp(cli.System("swtee")).Main(os.Args))) }
+func main() { os.Exit(int(cli.Start("swtee", newApp))) }
 
 const long = `   swtee runs an unmodified QEMU as if this machine had a secure processor or a
    TDX module. The launch takes place step by step as on real hardware: sessions
@@ -25,13 +25,13 @@ const long = `   swtee runs an unmodified QEMU as if this machine had a secure p
 
    QEMU runs in one of two ways:
 
-      under   QEMU's own SEV, SEV-ES, SEV-SNP and TDX code runs, on an answer to
-              each of its system calls. The guest executes where KVM can run it;
-              with --fake-kvm it is launched and measured, but never executes.
+      under   QEMU's own SEV, SEV-ES, SEV-SNP and TDX code runs, and swtee answers
+              its system calls. The guest executes where KVM can run it; with
+              --fake-kvm it is launched and measured, but never executes.
       tcg     QEMU runs under TCG, and the guest really boots. SEV only.
 
-   auto takes under where KVM can run a guest; else tcg for plain guests and SEV,
-   and under with a fake KVM for the others. It says which, and why.
+   auto chooses "under" where KVM can run a guest; otherwise tcg for plain guests and
+   SEV, and "under" with a fake KVM for the others. It prints its choice, and why.
 
    Examples:
 
@@ -41,23 +41,42 @@ const long = `   swtee runs an unmodified QEMU as if this machine had a secure p
          -nodefaults -nographic -serial stdio -qmp unix:qmp.sock,server=on,wait=off -S
 
       swtee --fake-kvm --report pages.json -- qemu-system-x86_64 -accel kvm -cpu EPYC-v4 \
-         -machine q35,confidential-guest-support=snp0 -bios OVMF.amdsev.fd -nodefaults -nographic \
+         -machine q35,confidential-guest-support=snp0 -bios OVMF.amdsev.fd \
+         -nodefaults -nographic \
          -object sev-snp-guest,id=snp0,cbitpos=51,reduced-phys-bits=1
 
       swtee --fault LAUNCH_START=RESOURCE_LIMIT -- qemu-system-x86_64 …`
 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
-		Name: "swtee", Usage: "run QEMU on an emulated secure processor", Version: cli.Version(), Long: long, IO: s,
+		Name: "swtee", Usage: "run QEMU on an emulated secure processor",
+		Version: cli.Version(), Long: long, IO: s,
 		Commands: []*urfave.Command{newRoot(s)},
 		Flags: []urfave.Flag{
-			&urfave.StringFlag{Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto, Usage: "how QEMU runs: auto, under or tcg"},
-			&urfave.BoolFlag{Name: "fake-kvm", EnvVars: []string{"SWTEE_FAKE_KVM"}, Usage: "answer for /dev/kvm too: needs no KVM and no privileges, the guest never executes"},
+			&urfave.StringFlag{
+				Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto,
+				Usage: "how QEMU runs: auto, under or tcg",
+			},
+			&urfave.BoolFlag{
+				Name: "fake-kvm", EnvVars: []string{"SWTEE_FAKE_KVM"},
+				Usage: "answer for /dev/kvm too: needs no KVM and no privileges, the guest never executes",
+			},
 			platformFlag(),
-			&urfave.StringFlag{Name: "report", EnvVars: []string{"SWTEE_REPORT"}, Usage: "write what QEMU submitted, page by page, and the digests to `FILE` (JSON)"},
-			&urfave.StringSliceFlag{Name: "fault", EnvVars: []string{"SWTEE_FAULT"}, Usage: "fail on purpose, `COMMAND[:N|:N-M|:N+]=WHAT`: a status, an errno, reset or delay:300ms; may be repeated"},
-			&urfave.StringFlag{Name: "measure-kernel", Usage: "act as a host that swaps the kernel: measure `FILE` while QEMU serves its own -kernel (tcg only)"},
-			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not say how QEMU is run"},
+			&urfave.StringFlag{
+				Name: "report", EnvVars: []string{"SWTEE_REPORT"},
+				Usage: "write what QEMU submitted, page by page, and the digests to `FILE` (JSON)",
+			},
+			&urfave.StringSliceFlag{
+				Name: "fault", EnvVars: []string{"SWTEE_FAULT"},
+				Usage: "fail on purpose, `COMMAND[:N|:N-M|:N+]=WHAT`: " +
+					"a status, an errno, reset or delay:300ms; may be repeated",
+			},
+			&urfave.StringFlag{
+				Name: "measure-kernel",
+				Usage: "act as a host that swaps the kernel: measure `FILE` while QEMU serves its own -kernel " +
+					"(tcg only)",
+			},
+			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not print how QEMU is run"},
 			&urfave.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log each command of the emulated firmware"},
 		},
 		Action: func(c *urfave.Context) error { return run(c, s) },
@@ -65,7 +84,10 @@ func newApp(s *cli.IO) *cli.App {
 }
 
 func platformFlag() urfave.Flag {
-	return &urfave.StringFlag{Name: "platform", EnvVars: []string{"SWTEE_PLATFORM"}, Usage: "keep the emulated chip's keys in `DIR`"}
+	return &urfave.StringFlag{
+		Name: "platform", EnvVars: []string{"SWTEE_PLATFORM"},
+		Usage: "keep the emulated chip's keys in `DIR`",
+	}
 }
 
 func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
@@ -78,7 +100,8 @@ func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
 	}
 	p, err := swtee.OpenPlatform(dir)
 	if errors.Is(err, swtee.ErrPlatform) {
-		return nil, cli.WithHint(err, fmt.Sprintf("remove %s to have a new platform made; sessions for the old one end with it", filepath.Join(dir, "platform.json")))
+		return nil, cli.WithHint(err, fmt.Sprintf("remove %s to have a new platform made; this ends sessions for the old one",
+			filepath.Join(dir, "platform.json")))
 	}
 	return p, err
 }
@@ -86,8 +109,11 @@ func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
 func newRoot(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "root", Usage: "print the test root certificate that owners must name to trust this platform",
-		Description: "Example:\n\n   swtee root > test-root.pem\n   latchkey session --platform platform.json --trust-root test-root.pem --out .",
-		Flags:       []urfave.Flag{platformFlag()},
+		Description: `Example:
+
+   swtee root > test-root.pem
+   latchkey session --platform platform.json --trust-root test-root.pem --out .`,
+		Flags: []urfave.Flag{platformFlag()},
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
 				return err

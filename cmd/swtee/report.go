@@ -20,8 +20,8 @@ type reportFile struct {
 	stream *os.File
 }
 
-// openReport opens it before QEMU starts: what cannot be written is told at once,
-// and no reader that fails to come holds up a launch. An empty name is no report.
+// openReport opens it before QEMU starts: a report that cannot be written is an error
+// at once, and a missing reader does not hold up a launch. It returns nil for "".
 func openReport(name string) (*reportFile, error) {
 	if name == "" {
 		return nil, nil
@@ -33,7 +33,7 @@ func openReport(name string) (*reportFile, error) {
 	case err == nil && !info.Mode().IsRegular(), isDescriptor(name):
 		f, err := os.OpenFile(name, os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if errors.Is(err, unix.ENXIO) {
-			return nil, fmt.Errorf("--report %s: nobody reads this pipe", name)
+			return nil, fmt.Errorf("--report %s: no process reads this pipe", name)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("--report: %w", err)
@@ -52,7 +52,7 @@ func openReport(name string) (*reportFile, error) {
 	return r, nil
 }
 
-// isDescriptor says whether a name stands for something that is open already.
+// isDescriptor reports whether a name stands for something that is already open.
 func isDescriptor(name string) bool {
 	abs, err := filepath.Abs(name)
 	return err == nil && (strings.HasPrefix(abs, "/dev/") || strings.HasPrefix(abs, "/proc/"))

@@ -20,48 +20,45 @@ import (
 
 func run(c *urfave.Context, s *cli.IO) error {
 	if c.NArg() == 0 {
-		return cli.WithHint(cli.Usagef("no QEMU command line given"), `usage: swtee [OPTIONS] -- qemu-system-x86_64 …`, `"swtee --help" shows an example`)
+		return cli.WithHint(cli.Usagef("no QEMU command line given"),
+			`usage: swtee [OPTIONS] -- qemu-system-x86_64 …`, `"swtee --help" shows an example`)
 	}
 	how, err := choose(c.String("accel"), c.Bool("fake-kvm"), c.Args().Slice(), thisHost())
 	if err != nil {
 		return err
 	}
 	if c.IsSet("measure-kernel") && how.accel != accelTCG {
-		return cli.Usagef("--measure-kernel works with --accel tcg only: under QEMU the kernel that is served is the one that is measured")
+		return cli.Usagef("--measure-kernel works with --accel tcg only: otherwise QEMU measures the kernel that it serves")
 	}
-	var faults []swtee.Fault
-	for text := range strings.SplitSeq(strings.Join(c.StringSlice("fault"), ","), ",") {
-		if text == "" {
-			continue
-		}
-		f, err := swtee.ParseFault(text)
-		if err != nil {
-			return cli.Usagef("--%v", err)
-		}
-		faults = append(faults, f)
+	faults, err := parseFaults(c.StringSlice("fault"))
+	if err != nil {
+		return err
 	}
 	report, err := openReport(c.String("report"))
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
 	defer report.close()
-	// Whoever closes the terminal asks QEMU to end, too.
+	// Closing the terminal asks QEMU to end, too.
 	ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP, syscall.SIGQUIT)
 	defer stop()
 	if !c.Bool("quiet") {
 		fmt.Fprintf(os.Stderr, "swtee: emulated platform, protects nothing; %s: %s\n", how.what(), how.why)
 	}
-	r := &runner{c: c, how: how, faults: faults, logger: newLogger(c.Bool("verbose")), report: report, ready: make(chan struct{})}
+	r := &runner{
+		c: c, how: how, faults: faults, report: report,
+		logger: newLogger(c.Bool("verbose")), ready: make(chan struct{}),
+	}
 	go r.open()
 	code, err := r.execute(ctx)
 	if e := r.finalReport(); err == nil {
 		err = e
 	} else if e != nil {
-		r.logger.Error("no report", "err", e)
+		r.logger.Error("the report was not written", "err", e)
 	}
-	var told *cli.Error
+	var done *cli.Error
 	switch {
-	case errors.As(err, &told):
+	case errors.As(err, &done):
 		return err
 	case err != nil:
 		return cli.Fail(cli.ExitCode(max(code, 1)), err)
@@ -70,6 +67,21 @@ func run(c *urfave.Context, s *cli.IO) error {
 		return &cli.Error{Code: cli.ExitCode(code), Err: fmt.Errorf("QEMU exited with code %d", code), Quiet: true}
 	}
 	return nil
+}
+
+// parseFaults reads the values of --fault, each of which may be a list.
+func parseFaults(values []string) (faults []swtee.Fault, err error) {
+	for text := range strings.SplitSeq(strings.Join(values, ","), ",") {
+		if text == "" {
+			continue
+		}
+		f, err := swtee.ParseFault(text)
+		if err != nil {
+			return nil, cli.Usagef("--%w", err)
+		}
+		faults = append(faults, f)
+	}
+	return faults, nil
 }
 
 func newLogger(verbose bool) *slog.Logger {
@@ -106,7 +118,7 @@ func (r *runner) open() {
 		r.fw.RecordPages = true
 		r.fw.Changed = func(rep *swtee.Report) {
 			if err := r.report.step(rep); err != nil {
-				r.logger.Error("no report", "err", err)
+				r.logger.Error("the report was not written", "err", err)
 			}
 		}
 	}
@@ -146,7 +158,8 @@ func (r *runner) execute(ctx context.Context) (int, error) {
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 	})
 	if errors.Is(err, under.ErrListenerTaken) {
-		return code, cli.Fail(cli.ExitFailure, err, "run swtee outside the container, or tell the runtime to use no seccomp listener; --accel tcg needs none")
+		return code, cli.Fail(cli.ExitFailure, err,
+			"run swtee outside the container, or tell the runtime to use no seccomp listener; --accel tcg needs none")
 	}
 	return code, err
 }

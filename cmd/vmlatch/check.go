@@ -9,8 +9,11 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 func newCheck(s *cli.IO) *urfave.Command {
@@ -35,7 +38,7 @@ Examples:
 		Action: func(c *urfave.Context) error {
 			if c.NArg() == 0 {
 				if c.Bool("emulate") || c.IsSet("name") || c.Bool("all") {
-					return cli.Usagef("--emulate, --name and --all are about a VM: name its FILE")
+					return cli.Usagef("--emulate, --name and --all need a FILE")
 				}
 				return checkHost(c, s)
 			}
@@ -51,14 +54,14 @@ Examples:
 // checkReport is the JSON of check (vmlatch.check/1). Of a VM that is refused before
 // there is a plan only the name of the file is known.
 type checkReport struct {
-	Schema     string                 `json:"schema"`
-	File       string                 `json:"file"`
-	Name       string                 `json:"name,omitempty"`
-	Technology string                 `json:"technology,omitempty"`
-	Emulated   bool                   `json:"emulated"`
-	Choices    []rundir.Choice        `json:"choices,omitempty"`
-	Refused    bool                   `json:"refused"`
-	Checks     []launcher.CheckResult `json:"checks"`
+	Schema     string          `json:"schema"`
+	File       string          `json:"file"`
+	Name       string          `json:"name,omitempty"`
+	Technology string          `json:"technology,omitempty"`
+	Emulated   bool            `json:"emulated"`
+	Choices    []rundir.Choice `json:"choices,omitempty"`
+	Refused    bool            `json:"refused"`
+	Checks     []check.Result  `json:"checks"`
 }
 
 func checkFile(c *urfave.Context, s *cli.IO, file string) error {
@@ -66,57 +69,45 @@ func checkFile(c *urfave.Context, s *cli.IO, file string) error {
 	if err != nil {
 		return err
 	}
-	gather := func(spec *launcher.Spec) (launcher.Facts, error) {
-		if err := rename(c, spec); err != nil {
-			return launcher.Facts{}, err
-		}
-		f, err := launcher.GatherFacts(c.Context, h, spec, c.Bool("emulate"))
-		if root := c.String("root"); root != "" && err == nil {
-			f.Host, err = detect(root)
-			f.HugePages = host.Root(root).FreeHugePages()
-		}
-		return f, err
-	}
-	results, p, err := launcher.CheckSpec(file, gather, func(spec *launcher.Spec, f launcher.Facts) (*launcher.Plan, error) {
-		return launcher.NewPlan(spec, f, h.Root())
-	})
+	config := launcher.Config{Host: h, Emulate: c.Bool("emulate"), Record: host.Root(c.String("root"))}
+	results, p, err := launcher.CheckFile(c.Context, file, c.String("name"), config)
 	if err != nil {
 		return err
 	}
-	rep := checkReport{Schema: "vmlatch.check/1", File: file, Emulated: c.Bool("emulate"), Checks: []launcher.CheckResult{}}
+	rep := checkReport{Schema: "vmlatch.check/1", File: file, Emulated: c.Bool("emulate"), Checks: []check.Result{}}
 	if p != nil {
 		rep.Name, rep.Technology, rep.Choices = p.Name, p.Technology, p.Choices
 	}
 	for _, r := range results {
-		if r.Verdict != launcher.CheckNotApplicable || c.Bool("all") {
+		if r.Verdict != tee.NotApplicable || c.Bool("all") {
 			rep.Checks = append(rep.Checks, r)
 		}
 	}
-	var refusal *launcher.CheckError
 	if p == nil {
 		results = results[:1] // what a start would say; it comes no further
 	}
-	rep.Refused = errors.As(launcher.Refusal(file, results), &refusal)
+	refusal := fault.As(check.Error(file, results))
+	rep.Refused = refusal != nil
 	if c.Bool("json") {
 		err = s.JSON(rep)
 	} else {
 		err = printChecks(s, rep)
 	}
 	if err == nil && rep.Refused {
-		err = &cli.Error{Code: checkCode(refusal), Err: refusal, Quiet: true}
+		err = &cli.Error{Code: exitCode(refusal.Kind), Err: refusal, Quiet: true}
 	}
 	return err
 }
 
 // printChecks shows what failed first, each with its fix.
 func printChecks(s *cli.IO, rep checkReport) error {
-	rank := func(r launcher.CheckResult) int {
+	rank := func(r check.Result) int {
 		switch {
 		case r.Refuses():
 			return 0
-		case r.Verdict == launcher.CheckFailed:
+		case r.Verdict == tee.Failed:
 			return 1
-		case r.Verdict == launcher.CheckUnknown:
+		case r.Verdict == tee.Unknown:
 			return 2
 		}
 		return 3
@@ -129,12 +120,12 @@ func printChecks(s *cli.IO, rep checkReport) error {
 			fmt.Fprintf(s.Out, "# %s: %s, %s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From))
 		}
 	}
-	slices.SortStableFunc(rep.Checks, func(a, b launcher.CheckResult) int { return rank(a) - rank(b) })
-	counts, refused := map[launcher.Verdict]int{}, 0
+	slices.SortStableFunc(rep.Checks, func(a, b check.Result) int { return rank(a) - rank(b) })
+	counts, refused := map[tee.Verdict]int{}, 0
 	t := s.Table(2)
 	for _, r := range rep.Checks {
 		word := string(r.Verdict)
-		if r.Verdict == launcher.CheckFailed {
+		if r.Verdict == tee.Failed {
 			word = map[bool]string{true: "REFUSED", false: "warning"}[r.Refuses()]
 		}
 		counts[r.Verdict]++
@@ -142,7 +133,7 @@ func printChecks(s *cli.IO, rep checkReport) error {
 			refused++
 		}
 		detail := r.Detail
-		if r.Verdict == launcher.CheckFailed && detail == "" {
+		if r.Verdict == tee.Failed && detail == "" {
 			detail = r.Cause
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\n", word, r.ID, cli.Escape(detail))
@@ -151,12 +142,12 @@ func printChecks(s *cli.IO, rep checkReport) error {
 		return err
 	}
 	for _, r := range rep.Checks {
-		if r.Verdict == launcher.CheckFailed {
+		if r.Verdict == tee.Failed {
 			fmt.Fprintf(s.Out, "\n%s: %s\n  fix: %s\n  source: %s\n", r.ID, cli.Escape(r.Cause), cli.Escape(r.Fix), r.Source)
 		}
 	}
-	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %d warnings, %d unknown", counts[launcher.CheckOK], refused, counts[launcher.CheckFailed]-refused, counts[launcher.CheckUnknown])
-	if n := counts[launcher.CheckNotApplicable]; n > 0 {
+	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %d warnings, %d unknown", counts[tee.OK], refused, counts[tee.Failed]-refused, counts[tee.Unknown])
+	if n := counts[tee.NotApplicable]; n > 0 {
 		fmt.Fprintf(s.Out, ", %d not applicable", n)
 	}
 	fmt.Fprintln(s.Out)

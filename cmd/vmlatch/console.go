@@ -91,6 +91,7 @@ func openConsole(root rundir.Root, name string) (*attachedConsole, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer d.Close()
 	if !e.VMHeld {
 		return nil, fmt.Errorf("%s: %w", name, rundir.ErrNotFound)
 	}

@@ -47,6 +47,7 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
+	defer func() { d.Close() }()
 	if c.Bool("follow") {
 		if d, e, err = settled(c, root, d, e); err != nil {
 			return err

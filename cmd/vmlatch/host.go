@@ -16,6 +16,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 func newHost(s *cli.IO) *urfave.Command {
@@ -136,8 +138,8 @@ func gatherHost(c *urfave.Context) (*hostInfo, error) {
 	if found := root.Firmware(); found != nil {
 		info.Firmware = found
 	}
-	facts := launcher.Facts{Host: rep, Slots: h.Slots, SlotDir: h.SlotDir()}
-	if info.Slots, err = facts.SlotUses(); err != nil {
+	facts := &plan.Facts{Host: rep, Slots: h.Slots, SlotDir: h.SlotDir()}
+	if info.Slots, err = launcher.SlotUses(facts); err != nil {
 		return nil, err
 	}
 	if c.String("root") != "" {
@@ -152,7 +154,7 @@ func gatherHost(c *urfave.Context) (*hostInfo, error) {
 		info.QEMU.Error = err.Error()
 	} else {
 		info.QEMU.Path, info.QEMU.Version = path, q.Version
-		for _, o := range []string{"sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg"} {
+		for _, o := range append(tee.Objects(), "igvm-cfg") {
 			if q.HasObject(o) {
 				info.QEMU.Objects = append(info.QEMU.Objects, o)
 			}

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
 // becomeOwner makes root the user who owns the run directory, with that user's
@@ -87,7 +87,7 @@ func ownerOf(path string) (uid int, err error) {
 }
 
 // ownCache keeps root from using, and from owning files in, a cache of another user.
-func ownCache(h *launcher.HostConfig) *launcher.HostConfig {
+func ownCache(h *spec.HostConfig) *spec.HostConfig {
 	if h.CacheDir != "" && os.Geteuid() == 0 {
 		if uid, err := ownerOf(h.CacheDir); err != nil || uid != 0 {
 			h.CacheDir = "" // nothing is cached

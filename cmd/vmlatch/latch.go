@@ -2,13 +2,14 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
 func newPlatform(s *cli.IO) *urfave.Command {
@@ -30,7 +31,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			facts, err := launcher.GatherFacts(c.Context, ownCache(h), nil, c.Bool("emulate"))
+			facts, err := launcher.GatherFacts(c.Context, launcher.Config{Host: ownCache(h), Emulate: c.Bool("emulate")}, nil)
 			if err != nil {
 				return err
 			}
@@ -85,7 +86,7 @@ Example:
 			if err != nil {
 				return err
 			}
-			file, err := launcher.CredentialFile(got[1])
+			file, err := spec.Credential(got[1])
 			if err != nil {
 				return cli.Fail(cli.ExitUsage, err)
 			}
@@ -128,7 +129,7 @@ func newRelease(s *cli.IO) *urfave.Command {
 				return err
 			}
 			rec := m.Record()
-			if rec.Latch.Until == launcher.UntilNothing {
+			if rec.Latch.Until == plan.UntilNothing {
 				s.Say("%s: running%s; its launch was NOT verified (until = \"nothing\")", rec.Name, label(rec.Emulated))
 			} else {
 				s.Say("%s: running%s", rec.Name, label(rec.Emulated))
@@ -172,9 +173,7 @@ Examples:
 				return err
 			}
 			defer m.Close()
-			if err := m.CheckCommand(got[1], args); errors.Is(err, launcher.ErrLatchClosed) {
-				return cli.Fail(cli.ExitRefused, err, `"vmlatch release NAME" lets a VM run, if its latch is open`)
-			} else if err != nil {
+			if err := m.CheckCommand(got[1], args); err != nil {
 				return err
 			}
 			conn, err := m.QMP(c.Context)

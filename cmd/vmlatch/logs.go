@@ -45,6 +45,7 @@ Examples:
 			if err != nil {
 				return err
 			}
+			defer func() { d.Close() }()
 			if c.Bool("follow") {
 				if d, e, err = settled(c, root, d, e); err != nil {
 					return err

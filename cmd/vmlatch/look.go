@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
@@ -39,6 +40,7 @@ func ending(root rundir.Root, name string) (*launcher.Exit, *time.Time) {
 	if err != nil {
 		return nil, nil
 	}
+	defer d.Close()
 	log, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {
 		return nil, nil
@@ -121,11 +123,11 @@ func (v *vmInfo) how() string {
 
 func latchWord(l rundir.Latch) string {
 	switch {
-	case l.Until == launcher.UntilNone:
+	case l.Until == plan.UntilNone:
 		return "-"
 	case l.Verified:
 		return "open: verified"
-	case l.Until == launcher.UntilIDBlock:
+	case l.Until == plan.UntilIDBlock:
 		return "ID block, at release"
 	case l.Open:
 		return "open: NOT verified"
@@ -143,6 +145,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 			if err != nil {
 				return err
 			}
+			defer d.Close()
 			v := describe(root, e)
 			if c.Bool("json") {
 				return s.JSON(v)

@@ -1,5 +1,5 @@
 // Command vmlatch starts QEMU virtual machines without libvirt and holds them
-// paused until what was loaded into them is proven right.
+// paused until what was loaded into them has been verified.
 package main
 
 import (
@@ -14,9 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
-	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 func main() {
@@ -41,7 +42,7 @@ const long = `   A VM is described by a TOML file. Start it paused, let its owne
       vmlatch inject guest packet.json
       vmlatch release guest
 
-   Without SEV hardware, "--emulate" takes the same way on an emulated platform.`
+   Without SEV hardware, "--emulate" runs the same steps on an emulated platform.`
 
 // Categories of commands in the help.
 const (
@@ -53,7 +54,7 @@ const (
 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
-		Name: "vmlatch", Usage: "start confidential VMs and hold them until they are proven right",
+		Name: "vmlatch", Usage: "start confidential VMs and hold them until they are verified",
 		Long: long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
@@ -96,10 +97,10 @@ func jsonFlag() urfave.Flag {
 }
 
 // hostConfig reads the host's settings; flags override the file.
-func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
+func hostConfig(c *urfave.Context) (*spec.HostConfig, error) {
 	file, named := c.String("config"), true
 	if file == "" {
-		file, named = launcher.HostConfigFile(), false
+		file, named = spec.HostConfigFile(), false
 	}
 	h, err := launcher.LoadHostConfig(file, named)
 	if err != nil {
@@ -118,7 +119,7 @@ func hostConfig(c *urfave.Context) (*launcher.HostConfig, error) {
 }
 
 // ownVMs reads the host's settings and becomes the owner of its VMs.
-func ownVMs(c *urfave.Context, say func(string, ...any)) (rundir.Root, *launcher.HostConfig, error) {
+func ownVMs(c *urfave.Context, say func(string, ...any)) (rundir.Root, *spec.HostConfig, error) {
 	h, err := hostConfig(c)
 	if err != nil {
 		return rundir.Root{}, nil, err
@@ -128,7 +129,7 @@ func ownVMs(c *urfave.Context, say func(string, ...any)) (rundir.Root, *launcher
 }
 
 // vms is ownVMs, and clears away what dead VMs left.
-func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *launcher.HostConfig, error) {
+func vms(c *urfave.Context, s *cli.IO) (rundir.Root, *spec.HostConfig, error) {
 	root, h, err := ownVMs(c, nil)
 	if err != nil {
 		return root, nil, err
@@ -190,58 +191,37 @@ func attachArg(c *urfave.Context, s *cli.IO) (*launcher.Machine, error) {
 
 // attach takes control of a VM.
 func attach(c *urfave.Context, s *cli.IO, name string) (*launcher.Machine, error) {
+	if err := trace(c, s); err != nil {
+		return nil, err
+	}
 	root, _, err := vms(c, s)
 	if err != nil {
 		return nil, err
 	}
-	return launcher.Attach(root, name)
-}
-
-// planned is a spec that was worked out on this host.
-type planned struct {
-	spec *launcher.Spec // with the technology that was chosen
-	plan *launcher.Plan
+	return launcher.Attach(c.Context, root, name)
 }
 
 // loadPlan reads a spec and works out its start.
-func loadPlan(c *urfave.Context, h *launcher.HostConfig, file string) (*planned, error) {
-	spec, err := loadSpec(c, file)
+func loadPlan(c *urfave.Context, h *spec.HostConfig, file string) (*launcher.Plan, error) {
+	s, err := launcher.LoadSpec(file)
 	if err != nil {
 		return nil, err
 	}
-	return planSpec(c, h, spec, c.Bool("emulate"))
+	if name := c.String("name"); name != "" {
+		if s, err = s.Named(name); err != nil {
+			return nil, err
+		}
+	}
+	return planSpec(c, h, s, c.Bool("emulate"))
 }
 
 // planSpec works out the start of a spec.
-func planSpec(c *urfave.Context, h *launcher.HostConfig, spec *launcher.Spec, emulate bool) (*planned, error) {
-	facts, err := launcher.GatherFacts(c.Context, h, spec, emulate)
+func planSpec(c *urfave.Context, h *spec.HostConfig, s *tee.Spec, emulate bool) (*launcher.Plan, error) {
+	facts, err := launcher.GatherFacts(c.Context, launcher.Config{Host: h, Emulate: emulate}, s)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := launcher.NewPlan(spec, facts, h.Root())
-	if err != nil {
-		return nil, err
-	}
-	return &planned{plan.Spec(), plan}, nil
-}
-
-// loadSpec reads a spec; --name replaces its name.
-func loadSpec(c *urfave.Context, file string) (*launcher.Spec, error) {
-	spec, err := launcher.LoadSpec(file)
-	if err != nil {
-		return nil, err
-	}
-	return spec, rename(c, spec)
-}
-
-// rename gives a VM the name of --name.
-func rename(c *urfave.Context, spec *launcher.Spec) error {
-	name := c.String("name")
-	if name == "" {
-		return nil
-	}
-	spec.Name = name
-	return cli.Fail(cli.ExitUsage, exchange.CheckName(name))
+	return launcher.NewPlan(s, facts, h.Root())
 }
 
 // completeNames lists all VMs for shell completion.
@@ -256,7 +236,7 @@ func completeEnded(c *urfave.Context) {
 }
 
 func completeVMs(c *urfave.Context, want func(rundir.Status) bool) {
-	h, err := launcher.LoadHostConfig(launcher.HostConfigFile(), false)
+	h, err := launcher.LoadHostConfig(spec.HostConfigFile(), false)
 	if err != nil {
 		return
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 // task is what --all does with one VM, and how that went (vmlatch.many/1).
@@ -125,13 +127,13 @@ func startAll(c *urfave.Context, l *launch) error {
 	}
 	sweep(c.Context, l.io, root)
 	var tasks []*task
-	specs, broken := map[*task]*launcher.Spec{}, map[*task]error{}
+	specs, broken := map[*task]*tee.Spec{}, map[*task]error{}
 	by := map[string][]*task{}
 	for _, f := range files {
 		t := &task{File: f}
 		tasks = append(tasks, t)
 		if specs[t], broken[t] = launcher.LoadSpec(f); broken[t] == nil {
-			t.Name = specs[t].Name
+			t.Name = specs[t].Name()
 			by[t.Name] = append(by[t.Name], t)
 		}
 	}
@@ -145,12 +147,11 @@ func startAll(c *urfave.Context, l *launch) error {
 		if broken[t] != nil {
 			return broken[t]
 		}
-		spec := specs[t]
-		if e, err := root.Peek(spec.Name); err == nil && e != nil && e.VMHeld {
+		if e, err := root.Peek(t.Name); err == nil && e != nil && e.VMHeld {
 			t.Result = "running"
 			return nil
 		}
-		p, err := planSpec(c, h, spec, c.Bool("emulate"))
+		p, err := planSpec(c, h, specs[t], c.Bool("emulate"))
 		if err != nil {
 			return err
 		}
@@ -175,7 +176,7 @@ func specsIn(dir string) ([]string, error) {
 	}
 	var files []string
 	for _, e := range entries {
-		if name := e.Name(); strings.HasSuffix(name, ".toml") && !strings.HasSuffix(name, launcher.SidecarSuffix) && name[0] != '.' && !e.IsDir() {
+		if name := e.Name(); strings.HasSuffix(name, ".toml") && !strings.HasSuffix(name, spec.DemandsSuffix) && name[0] != '.' && !e.IsDir() {
 			files = append(files, filepath.Join(dir, name))
 		}
 	}
@@ -210,7 +211,7 @@ func onEach(c *urfave.Context, s *cli.IO, names []string, choose func(*rundir.En
 		}
 	}
 	if len(tasks) == 0 {
-		s.Say("there is none")
+		s.Say("no VM to work on")
 	}
 	defer sweep(detached(c.Context), s, root)
 	return many(c, s, tasks, func(ctx context.Context, s *cli.IO, t *task) error { return do(ctx, s, root, t) })

@@ -37,12 +37,12 @@ Examples:
 				return err
 			}
 			if c.Bool("json") {
-				return s.JSON(p.plan)
+				return s.JSON(p)
 			}
 			if c.Bool("explain-choice") {
-				return printChoices(s, p.plan.Choices)
+				return printChoices(s, p.Choices)
 			}
-			return printPlan(s, p.plan)
+			return printPlan(s, p)
 		},
 	}
 }

@@ -51,23 +51,26 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	if err != nil {
 		return err
 	}
+	defer d.Close()
 	if err := mayRestart(e); err != nil {
 		return err
 	}
-	spec, err := launcher.LoadSpec(e.Record.Origin.Spec)
+	s, err := launcher.LoadSpec(e.Record.Origin.Spec)
 	if err != nil {
 		return cli.WithHint(explain(err), fmt.Sprintf("it was started from %s; with a spec elsewhere: vmlatch stop %s, then vmlatch start FILE", e.Record.Origin.Spec, name))
 	}
-	spec.Name = name
-	p, err := planSpec(c, h, spec, e.Record.Emulated)
+	if s, err = s.Named(name); err != nil {
+		return err
+	}
+	p, err := planSpec(c, h, s, e.Record.Emulated)
 	if err != nil {
 		return err
 	}
 	l.hold = e.Record.Origin.Hold
-	if err := l.canFinish(p.spec); err != nil {
+	if err := p.CanFinish(l.hold); err != nil {
 		return err
 	}
-	if err := p.plan.Replaceable(); err != nil {
+	if err := p.Replaceable(); err != nil {
 		return err
 	}
 	if e.VMHeld {
@@ -98,7 +101,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 // stopOnly ends the VM that was found, and no later one of its name, which another
 // command may have started.
 func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (graceful bool, err error) {
-	m, err := launcher.Attach(root, d.Name)
+	m, err := launcher.Attach(c.Context, root, d.Name)
 	if errors.Is(err, rundir.ErrNotFound) {
 		return true, nil // it went meanwhile
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
@@ -47,42 +48,44 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	spec, plan := p.spec, p.plan
-	l.hold = spec.Latch.Until == launcher.UntilSecret && len(spec.Latch.Owner) == 0
-	if err := l.manager.Status("%s: starting", spec.Name); err != nil {
-		return cli.Fail(cli.ExitHost, err, notifyHint)
+	latch := p.Guest.Latch
+	l.hold = latch.Until == plan.UntilSecret && len(latch.Owner) == 0
+	if err := l.begin(p.Name); err != nil {
+		return err
 	}
-	opt := l.options()
+	said := &cli.EscapeWriter{W: s.Err}
+	opt := l.options(said)
 	opt.Foreground = true
-	m, err := launcher.Start(c.Context, plan, opt)
+	var console *attachedConsole
+	opt.Paused = func(*launcher.Machine) (err error) { // before the guest can write to it
+		console, err = openConsole(p.Dirs, p.Name)
+		return err
+	}
+	m, err := p.Launch(l.traced(c.Context, p), opt)
+	_ = said.Flush()
+	if console != nil {
+		defer console.Close()
+	}
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	console, err := openConsole(plan.Dirs, spec.Name)
-	if err == nil {
-		defer console.Close()
-		err = l.finish(c.Context, spec, m)
-		if l.hold && err == nil {
-			s.Say("%s: paused%s; waiting to be released", spec.Name, label(plan.Emulated))
-			s.Hint("vmlatch measure %s, then inject, then release, from another terminal", spec.Name)
-		}
+	if l.hold {
+		s.Say("%s: paused%s; waiting to be released", p.Name, label(p.Emulated))
+		s.Hint("vmlatch measure %s, then inject, then release, from another terminal", p.Name)
 	}
-	if err == nil {
-		rec := m.Record()
-		err = l.ready(c.Context, 0, &rec)
-	}
-	if err != nil {
+	rec := m.Record()
+	if err := l.ready(c.Context, 0, &rec); err != nil {
 		return errors.Join(err, m.Discard(detached(c.Context)))
 	}
-	if plan.Emulated {
-		s.Say("%s: emulated platform: protects nothing", spec.Name)
+	if p.Emulated {
+		s.Say("%s: emulated platform: protects nothing", p.Name)
 	}
 	if s.OutIsTerminal() {
-		s.Say("%s: the keyboard is its console's; Ctrl-] ends the VM", spec.Name)
+		s.Say("%s: your keyboard is attached to the console; Ctrl-] stops the VM", p.Name)
 	}
-	m.Close() // other commands may work on it now
-	return watch(c, s, m, console, plan.Dirs, spec.Name)
+	m.Unlock() // other commands may work on it now
+	return watch(c, s, m, console, p.Dirs, p.Name)
 }
 
 // watch shows the console until the guest ends or the user wants it to.
@@ -141,7 +144,7 @@ func finishRun(c *urfave.Context, s *cli.IO, root rundir.Root, name string, exit
 
 // stopNow ends the VM as the user asked: power button, then force.
 func stopNow(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error {
-	m, err := launcher.Attach(root, name)
+	m, err := launcher.Attach(detached(c.Context), root, name)
 	if errors.Is(err, rundir.ErrNotFound) {
 		return nil
 	}

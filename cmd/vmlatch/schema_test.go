@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 // TestPSSchema: the published schema has exactly the keys that ps prints, and its
@@ -24,13 +25,13 @@ func TestPSSchema(t *testing.T) {
 		vm.Properties[name] = schema.Defs[def]
 	}
 	compareKeys(t, "vm", vm, reflect.TypeFor[vmInfo]())
-	for _, s := range []launcher.State{launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running, launcher.Stopping, launcher.Stopped, launcher.Failed} {
+	for _, s := range []launcher.State{launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running, launcher.Stopping, launcher.Stopped} {
 		if !slices.Contains(vm.Properties["state"].Enum, string(s)) {
 			t.Errorf("state %s is not in the schema", s)
 		}
 	}
-	if got := vm.Properties["record"].Properties["technology"].Enum; !slices.Equal(got, launcher.Technologies()) {
-		t.Errorf("technologies %v, the launcher's are %v", got, launcher.Technologies())
+	if got := vm.Properties["record"].Properties["technology"].Enum; !slices.Equal(got, tee.Names()) {
+		t.Errorf("technologies %v, the launcher's are %v", got, tee.Names())
 	}
 }
 

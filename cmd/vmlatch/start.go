@@ -1,13 +1,13 @@
 package main
 
 import (
-	"fmt"
 	"runtime"
 
 	urfave "github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
 )
 
 func newStart(s *cli.IO) *urfave.Command {
@@ -17,7 +17,7 @@ func newStart(s *cli.IO) *urfave.Command {
 guest runs until "vmlatch release". Without --hold the spec must say how the
 latch opens: an owner's command, or until = "nothing".
 
-With --all DIR every spec of the directory (*.toml) is started that does not run
+With --all DIR every spec of the directory (*.toml) is started that is not running
 yet, some at once. One that fails does not keep the others from starting.
 
 A service manager that waits for the start (Type=notify) is told when it is done,
@@ -33,7 +33,6 @@ Examples:
 			emulateFlag(), explainChoiceFlag(), slotWaitFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
 			&urfave.BoolFlag{Name: "all", Usage: "start every spec of a directory"}, jobsFlag(), jsonFlag(),
-			&urfave.BoolFlag{Name: "trace", Usage: "print each step of the launch", Hidden: true},
 			&urfave.StringFlag{Name: "stop-at", Usage: "stop this process (SIGSTOP) before `STEP`, for tests", Hidden: true},
 		),
 		Action: func(c *urfave.Context) error {
@@ -42,10 +41,9 @@ Examples:
 				return err
 			}
 			l.hold = c.Bool("hold")
-			l.steps = func(step string) {
-				if c.Bool("trace") {
-					fmt.Fprintf(s.Err, "step %s\n", step)
-				}
+			traced := l.trace.Step
+			l.trace.Step = func(step string) {
+				traced(step)
 				if step == c.String("stop-at") {
 					runtime.LockOSThread() // a signal to the thread stops it here, one to the process soon
 					_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
@@ -73,7 +71,7 @@ Examples:
 }
 
 // prepare works a start out; what dead VMs left is cleared away first.
-func prepare(c *urfave.Context, s *cli.IO) (*planned, error) {
+func prepare(c *urfave.Context, s *cli.IO) (*launcher.Plan, error) {
 	args, err := cli.Args(c, "FILE")
 	if err != nil {
 		return nil, err
@@ -91,12 +89,12 @@ func prepare(c *urfave.Context, s *cli.IO) (*planned, error) {
 	return p, nil
 }
 
-// sayChoices says what was chosen: all of it, or only the technology where there
-// was a choice.
-func sayChoices(s *cli.IO, p *planned, all bool) {
-	for i, ch := range p.plan.Choices {
-		if all || i == 0 && p.spec.Several() {
-			s.Say("%s: %s is %s: %s", p.spec.Name, ch.What, ch.Value, ch.From)
+// sayChoices tells what was chosen: all of it, or only the technology where there was
+// a choice.
+func sayChoices(s *cli.IO, p *launcher.Plan, all bool) {
+	for i, ch := range p.Choices {
+		if all || i == 0 && p.Several() {
+			s.Say("%s: %s is %s: %s", p.Name, ch.What, ch.Value, ch.From)
 		}
 	}
 }

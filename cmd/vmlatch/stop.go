@@ -66,7 +66,7 @@ func stopVM(ctx context.Context, s *cli.IO, root rundir.Root, name string, timeo
 	if now { // whatever another command is doing with it
 		return false, launcher.KillByName(ctx, root, name)
 	}
-	m, err := launcher.Attach(root, name)
+	m, err := launcher.Attach(ctx, root, name)
 	if err != nil {
 		return false, err
 	}
@@ -88,7 +88,7 @@ func stopMachine(ctx context.Context, s *cli.IO, m *launcher.Machine, timeout ti
 }
 
 func ignoreFlag() urfave.Flag {
-	return &urfave.BoolFlag{Name: "ignore", Usage: "no such VM is no error"}
+	return &urfave.BoolFlag{Name: "ignore", Usage: "do not fail if the VM does not exist"}
 }
 
 func timeoutFlag() urfave.Flag {

@@ -32,6 +32,7 @@ Examples:
 			if err != nil {
 				return err
 			}
+			defer func() { d.Close() }()
 			if e.VMHeld && c.Bool("now") {
 				return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it still runs", e.Name))
 			}
@@ -47,8 +48,11 @@ Examples:
 				if err := d.WaitEnd(c.Context, e); err != nil {
 					return err
 				}
-				if _, now, err := root.FindLogs(e.Name); err == nil && e.Record != nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
-					e = now // its last record
+				if last, now, err := root.FindLogs(e.Name); err == nil {
+					last.Close()
+					if e.Record != nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
+						e = now // its last record
+					}
 				}
 			}
 			exit, _, err := launcher.Ending(log)
@@ -72,20 +76,26 @@ Examples:
 	}
 }
 
-// settled waits until no command is launching a VM any more, and finds it again.
+// settled waits until no command is launching a VM any more, and finds it again. What
+// it returns takes the place of d, which is closed if it differs.
 func settled(c *urfave.Context, root rundir.Root, d *rundir.Dir, e *rundir.Entry) (*rundir.Dir, *rundir.Entry, error) {
 	if e.Status() != rundir.Launching {
 		return d, e, nil
 	}
 	if err := d.AwaitLaunch(c.Context); err != nil {
-		return nil, nil, err
+		return d, nil, err
 	}
 	now, err := root.Peek(d.Name)
 	if err != nil {
-		return nil, nil, err
+		return d, nil, err
 	}
 	if now == nil || now.Record == nil || !now.Record.Settled {
-		return nil, nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its launch was given up", d.Name))
+		return d, nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its launch was given up", d.Name))
 	}
-	return root.FindLogs(d.Name)
+	again, e, err := root.FindLogs(d.Name)
+	if err != nil {
+		return d, nil, err
+	}
+	d.Close()
+	return again, e, nil
 }

@@ -1,34 +1,37 @@
 package explain
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
 )
 
-// firmware is a small image with everything in it, made of a real one's end.
-func firmware(t testing.TB) *launch.Layout {
-	t.Helper()
-	return layout(t, vectors.File(t, "synth/amdsev-tail64k"))
-}
+// firmware and otherFirmware are small images with everything in them. Layouts keep
+// what they have hashed.
+var firmware, otherFirmware = sync.OnceValue(func() *launch.Layout {
+	return mustLayout(ovmftest.AmdSev())
+}), sync.OnceValue(func() *launch.Layout {
+	image := ovmftest.AmdSev()
+	image[100] ^= 1
+	return mustLayout(image)
+})
 
-func layout(t testing.TB, b []byte) *launch.Layout {
-	t.Helper()
+func mustLayout(b []byte) *launch.Layout {
 	img, err := ovmf.Parse(b)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	l, err := launch.LayoutOf(img)
 	if err != nil {
-		t.Fatal(err)
+		panic(err)
 	}
 	return l
 }
@@ -45,13 +48,11 @@ func query(t testing.TB, technology launch.Technology) *Query {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := launch.Inputs{Technology: technology, Firmware: firmware(t), Kernel: &h, VCPUs: 2, CPU: cpu}
+	in := launch.Inputs{Technology: technology, Firmware: firmware(), Kernel: &h, VCPUs: 2, CPU: cpu}
 	if technology == launch.SNP {
 		in.Features = launch.DefaultFeatures
 	}
-	other := bytes.Clone(in.Firmware.Image)
-	other[100] ^= 1
-	return &Query{Inputs: in, Kernel: k, Firmware: "OVMF.fd", Firmwares: []Firmware{{"OVMF-old.fd", layout(t, other)}}}
+	return &Query{Inputs: in, Kernel: k, Firmware: "OVMF.fd", Firmwares: []Firmware{{"OVMF-old.fd", otherFirmware()}}}
 }
 
 // differences edit a launch, by the words that must explain them.
@@ -96,10 +97,11 @@ func edit(in *launch.Inputs, change func(*sev.KernelHashes)) *sev.KernelHashes {
 // TestEachDifferenceIsFound, alone and in pairs, in each technology.
 func TestEachDifferenceIsFound(t *testing.T) {
 	for _, technology := range []launch.Technology{launch.SEV, launch.SEVES, launch.SNP} {
-		t.Run(string(technology), func(t *testing.T) {
-			for i, a := range differences {
+		for i, a := range differences {
+			t.Run(string(technology)+"/"+a.say, func(t *testing.T) {
+				t.Parallel()
 				if technology == launch.SEV && !a.alone {
-					continue
+					return // means nothing there
 				}
 				found(t, technology, a.edit, a.say)
 				for j, b := range differences[i+1:] {
@@ -110,8 +112,8 @@ func TestEachDifferenceIsFound(t *testing.T) {
 					}
 					found(t, technology, func(q *Query, in *launch.Inputs) { a.edit(q, in); b.edit(q, in) }, a.say, b.say)
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -139,6 +141,7 @@ func found(t *testing.T, technology launch.Technology, change func(*Query, *laun
 
 // TestKernelPairs: two parts of the hash table at once, and what the host names.
 func TestKernelPairs(t *testing.T) {
+	t.Parallel()
 	old := sha256.Sum256([]byte("old"))
 	claimed := sev.KernelHashes{Kernel: [32]byte{1}, Initrd: [32]byte{2}, Cmdline: [32]byte{3}}
 	for _, c := range []struct {
@@ -183,6 +186,7 @@ func TestKernelPairs(t *testing.T) {
 }
 
 func TestAgreementAndNone(t *testing.T) {
+	t.Parallel()
 	q := query(t, launch.SNP)
 	d, err := launch.Digest(q.Inputs)
 	if err != nil {
@@ -200,6 +204,7 @@ func TestAgreementAndNone(t *testing.T) {
 
 // TestMeasurement finds what differs under a MAC: digest and circumstances.
 func TestMeasurement(t *testing.T) {
+	t.Parallel()
 	q := query(t, launch.SEV)
 	digest, err := launch.Digest(q.Inputs)
 	if err != nil {
@@ -250,7 +255,7 @@ func TestMeasurement(t *testing.T) {
 
 // BenchmarkNone is the longest search: of an SNP digest that nothing explains.
 func BenchmarkNone(b *testing.B) {
-	full := layout(b, vectors.File(b, "sid/OVMF.amdsev.fd"))
+	full := mustLayout(ovmftest.AmdSev(ovmftest.Size(4 << 20)))
 	for _, technology := range []launch.Technology{launch.SEVES, launch.SNP} {
 		b.Run(string(technology), func(b *testing.B) {
 			for b.Loop() {

@@ -32,7 +32,7 @@ func TestMetadataVectors(t *testing.T) {
 			}
 		}
 		v.Want(t, &want)
-		img, err := ovmf.Parse(vectors.File(t, in.Firmware))
+		img, err := ovmf.Parse(vectors.Facts(t, in.Firmware).Skeleton(t))
 		if err != nil {
 			t.Fatal(err)
 		}

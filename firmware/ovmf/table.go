@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/internal/mapfile"
-	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
 // ErrFormat is wrapped by every error about an image's content.
@@ -29,12 +29,12 @@ func malformed(part, format string, args ...any) error {
 
 // GUIDs of the table and its entries (ResetVector, ResetVectorVtf0.asm).
 var (
-	guidFooter      = sev.MustGUID("96b582de-1fb2-45f7-baea-a366c55a082d")
-	GUIDResetBlock  = sev.MustGUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e") // u32 AP reset EIP
-	GUIDHashTable   = sev.MustGUID("7255371f-3a3b-4b04-927b-1da6efa8d454") // u32 base, u32 size
-	GUIDSecretArea  = sev.MustGUID("4c2eb361-7d9b-4cc3-8081-127c90d3d294") // u32 base, u32 size
-	GUIDSEVMetadata = sev.MustGUID("dc886566-984a-4798-a75e-5585a7bf67cc") // u32 offset from the end
-	GUIDTDXMetadata = sev.MustGUID("e47a6535-984a-4798-865e-4685a7bf8ec2") // u32 offset from the end
+	guidFooter      = guid.MustParse("96b582de-1fb2-45f7-baea-a366c55a082d")
+	GUIDResetBlock  = guid.MustParse("00f771de-1a7e-4fcb-890e-68c77e2fb44e") // u32 AP reset EIP
+	GUIDHashTable   = guid.MustParse("7255371f-3a3b-4b04-927b-1da6efa8d454") // u32 base, u32 size
+	GUIDSecretArea  = guid.MustParse("4c2eb361-7d9b-4cc3-8081-127c90d3d294") // u32 base, u32 size
+	GUIDSEVMetadata = guid.MustParse("dc886566-984a-4798-a75e-5585a7bf67cc") // u32 offset from the end
+	GUIDTDXMetadata = guid.MustParse("e47a6535-984a-4798-865e-4685a7bf8ec2") // u32 offset from the end
 )
 
 const (
@@ -46,7 +46,7 @@ const (
 
 // Entry is one entry of the GUIDed table.
 type Entry struct {
-	GUID sev.GUID
+	GUID guid.GUID
 	Data []byte // without length and GUID
 }
 
@@ -104,7 +104,7 @@ func Parse(b []byte) (*Image, error) {
 		return nil, malformed("image", "%d bytes, must be 1 to %d", len(b), maxImage)
 	}
 	end := len(b) - tableEndOffset
-	if end < entryHeader || sev.GUID(b[end-16:end]) != guidFooter {
+	if end < entryHeader || guid.GUID(b[end-16:end]) != guidFooter {
 		return img, nil
 	}
 	total := int(binary.LittleEndian.Uint16(b[end-entryHeader:]))
@@ -120,14 +120,14 @@ func Parse(b []byte) (*Image, error) {
 		if size < entryHeader || size > p-first {
 			return nil, malformed("GUIDed table", "an entry's length %d leaves the table", size)
 		}
-		img.Entries = append(img.Entries, Entry{GUID: sev.GUID(b[p-16 : p]), Data: b[p-size : p-entryHeader]})
+		img.Entries = append(img.Entries, Entry{GUID: guid.GUID(b[p-16 : p]), Data: b[p-size : p-entryHeader]})
 		p -= size
 	}
 	return img, nil
 }
 
 // Entry returns the data of the first entry with the GUID.
-func (img *Image) Entry(g sev.GUID) ([]byte, bool) {
+func (img *Image) Entry(g guid.GUID) ([]byte, bool) {
 	for _, e := range img.Entries {
 		if e.GUID == g {
 			return e.Data, true
@@ -136,7 +136,7 @@ func (img *Image) Entry(g sev.GUID) ([]byte, bool) {
 	return nil, false
 }
 
-func (img *Image) area(g sev.GUID, part string) (Area, bool, error) {
+func (img *Image) area(g guid.GUID, part string) (Area, bool, error) {
 	d, ok := img.Entry(g)
 	if !ok {
 		return Area{}, false, nil
@@ -175,7 +175,7 @@ func (img *Image) ResetEIP() (eip uint32, ok bool, err error) {
 }
 
 // locate finds metadata by the entry that holds its offset from the end.
-func (img *Image) locate(g sev.GUID, part, magic string, header int) ([]byte, error) {
+func (img *Image) locate(g guid.GUID, part, magic string, header int) ([]byte, error) {
 	d, ok := img.Entry(g)
 	if !ok {
 		return nil, nil

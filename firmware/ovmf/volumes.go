@@ -4,25 +4,25 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/guid"
 )
 
 // GUIDIGVMParameters marks the entry that points to IGVM parameter metadata, of
 // builds since edk2 2026.08.
-var GUIDIGVMParameters = sev.MustGUID("784fa70e-3176-4677-8a20-04b68699e374")
+var GUIDIGVMParameters = guid.MustParse("784fa70e-3176-4677-8a20-04b68699e374")
 
 // Volume is a firmware volume (PI specification, volume 3, section 3.2.1,
 // EFI_FIRMWARE_VOLUME_HEADER).
 type Volume struct {
 	Offset int // in the image
 	Size   int
-	GUID   sev.GUID // of its file system
+	GUID   guid.GUID // of its file system
 }
 
-var fileSystems = map[sev.GUID]string{
-	sev.MustGUID("8c8ce578-8a3d-4f1c-9935-896185c32dd3"): "FFS2",
-	sev.MustGUID("5473c07a-3dcb-4dca-bd6f-1e9689e7349a"): "FFS3",
-	sev.MustGUID("fff12b8d-7696-4c8b-a985-2747075b4f50"): "variables",
+var fileSystems = map[guid.GUID]string{
+	guid.MustParse("8c8ce578-8a3d-4f1c-9935-896185c32dd3"): "FFS2",
+	guid.MustParse("5473c07a-3dcb-4dca-bd6f-1e9689e7349a"): "FFS3",
+	guid.MustParse("fff12b8d-7696-4c8b-a985-2747075b4f50"): "variables",
 }
 
 // Kind is the file system's name, or its GUID.
@@ -51,7 +51,7 @@ func (img *Image) Volumes() []Volume {
 			off += volumeAlignment
 			continue
 		}
-		found = append(found, Volume{Offset: off, Size: int(size), GUID: sev.GUID(b[off+16 : off+32])})
+		found = append(found, Volume{Offset: off, Size: int(size), GUID: guid.GUID(b[off+16 : off+32])})
 		off += int(size)
 	}
 	return found
@@ -68,7 +68,7 @@ func sum16(b []byte) (sum uint16) {
 func (img *Image) ResetVector() []byte { return img.Bytes[max(0, len(img.Bytes)-16):] }
 
 // Names of GUIDed table entries, as people say.
-var entryNames = map[sev.GUID]string{
+var entryNames = map[guid.GUID]string{
 	GUIDResetBlock: "SEV-ES reset block", GUIDHashTable: "kernel hash area", GUIDSecretArea: "launch secret area",
 	GUIDSEVMetadata: "SEV metadata offset", GUIDTDXMetadata: "TDX metadata offset", GUIDIGVMParameters: "IGVM parameter metadata",
 }

@@ -1,27 +1,14 @@
 package sev
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 )
-
-// fixtures finds test data that may not be distributed with the project.
-func fixture(t testing.TB, elem ...string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join(append([]string{"..", "..", "..", "shared", "testdata"}, elem...)...))
-	if err != nil {
-		t.Skipf("fixture may not be distributed and is not here: %v", err)
-	}
-	return b
-}
-
-func naples(t testing.TB) (pdh, chain []byte) {
-	part := func(name string) []byte { return fixture(t, "sev-chain-naples", name) }
-	return part("pdh.cert"), slices.Concat(part("pek.cert"), part("oca.cert"), part("cek.cert"))
-}
 
 func TestAMDRoots(t *testing.T) {
 	roots, err := AMDRoots()
@@ -33,46 +20,114 @@ func TestAMDRoots(t *testing.T) {
 	}
 }
 
-func TestNaplesChainVerifies(t *testing.T) {
-	pdh, certs := naples(t)
+// testChain is a platform's chain under a root of its own.
+type testChain struct {
+	root                   Root
+	pdh, pek, oca, cek     *Certificate
+	pekKey, ocaKey, cekKey *ecdsa.PrivateKey
+	ask                    *rsa.PrivateKey
+}
+
+func newChain(t testing.TB) *testChain {
+	t.Helper()
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	rsaKey := func() *rsa.PrivateKey {
+		k, err := rsa.GenerateKey(rand.Reader, 2048)
+		ok(err)
+		return k
+	}
+	p384 := elliptic.P384()
+	c := &testChain{ask: rsaKey(), pekKey: newKey(t, p384), ocaKey: newKey(t, p384), cekKey: newKey(t, p384)}
+	ark := rsaKey()
+	var err error
+	c.root.Product = "test"
+	c.root.ARK, err = NewCACertificate(rand.Reader, &ark.PublicKey, UsageARK, [16]byte{1}, [16]byte{1}, ark)
+	ok(err)
+	c.root.ASK, err = NewCACertificate(rand.Reader, &c.ask.PublicKey, UsageASK, [16]byte{2}, [16]byte{1}, ark)
+	ok(err)
+	certificate := func(key *ecdsa.PublicKey, usage Usage, algo Algo) *Certificate {
+		cert, err := NewCertificate(key, usage, algo, Build{Major: 1, Minor: 55})
+		ok(err)
+		return cert
+	}
+	c.pdh = certificate(&newKey(t, p384).PublicKey, UsagePDH, AlgoECDHSHA256)
+	c.pek = certificate(&c.pekKey.PublicKey, UsagePEK, AlgoECDSASHA256)
+	c.oca = certificate(&c.ocaKey.PublicKey, UsageOCA, AlgoECDSASHA256)
+	c.cek = certificate(&c.cekKey.PublicKey, UsageCEK, AlgoECDSASHA256)
+	ok(c.pdh.SignECDSA(rand.Reader, 0, UsagePEK, c.pekKey))
+	ok(c.pek.SignECDSA(rand.Reader, 0, UsageOCA, c.ocaKey))
+	ok(c.pek.SignECDSA(rand.Reader, 1, UsageCEK, c.cekKey))
+	ok(c.oca.SignECDSA(rand.Reader, 0, UsageOCA, c.ocaKey))
+	ok(c.cek.SignRSA(rand.Reader, 0, UsageASK, c.ask))
+	return c
+}
+
+func (c *testChain) bytes() []byte {
+	return slices.Concat(c.pdh.Bytes(), c.pek.Bytes(), c.oca.Bytes(), c.cek.Bytes())
+}
+
+func (c *testChain) verify() (Root, error) {
+	b := c.bytes()
+	chain, err := ParseChain(b[:CertificateSize], b[CertificateSize:])
+	if err != nil {
+		return Root{}, err
+	}
+	return chain.Verify([]Root{c.root})
+}
+
+func TestChainVerifies(t *testing.T) {
+	c := newChain(t)
+	if err := c.root.Check(); err != nil {
+		t.Fatal(err)
+	}
+	root, err := c.verify()
+	if err != nil || root.Product != "test" {
+		t.Errorf("root %q, %v, want test", root.Product, err)
+	}
 	roots, err := AMDRoots()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ParseChain(pdh, certs)
+	b := c.bytes()
+	chain, err := ParseChain(b[:CertificateSize], b[CertificateSize:])
 	if err != nil {
 		t.Fatal(err)
 	}
-	root, err := c.Verify(roots)
-	if err != nil {
-		t.Fatal(err)
+	if !slices.Equal(chain.Bytes(), b[CertificateSize:]) {
+		t.Error("the chain does not print as it was read")
 	}
-	if root.Product != "naples" {
-		t.Errorf("root %s, want naples", root.Product)
-	}
-	if _, err := c.Verify(roots[1:]); !errors.Is(err, ErrUntrusted) {
-		t.Errorf("without the naples root: %v, want ErrUntrusted", err)
+	if _, err := chain.Verify(roots); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("under AMD's roots: %v, want ErrUntrusted", err)
 	}
 }
 
-// TestNaplesChainEveryBit flips every bit of the four certificates. Flips that
-// the parser lets through cost four signature checks each, so of those in the
-// long random fields a regular sample is verified, and all of the rest.
-func TestNaplesChainEveryBit(t *testing.T) {
-	pdh, certs := naples(t)
-	roots, err := AMDRoots()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all := slices.Concat(pdh, certs)
+// TestChainEveryBit flips bits of the four certificates, one at a time.
+func TestChainEveryBit(t *testing.T) {
+	c := newChain(t)
+	everyBit(t, c.bytes(), []Root{c.root}, 29)
+}
+
+// everyBit flips every bit of the headers and one in step of the others. Flips that
+// the parser lets through cost four signature checks each, so of those in the long
+// random fields a regular sample is verified, and all of the rest.
+func everyBit(t *testing.T, all []byte, roots []Root, step int) {
+	t.Helper()
 	parsed, verified := 0, 0
 	for bit := range len(all) * 8 {
 		offset := bit / 8 % CertificateSize
+		header := offset < offPubkey || offset >= offSig1 && (offset-offSig1)%sigSlotSize < 8
+		if !header && bit%step != 0 {
+			continue
+		}
 		all[bit/8] ^= 1 << (bit % 8)
 		c, err := ParseChain(all[:CertificateSize], all[CertificateSize:])
 		if err == nil {
 			parsed++
-			header := offset < offPubkey || offset >= offSig1 && (offset-offSig1)%sigSlotSize < 8
 			if header || parsed%97 == 0 {
 				verified++
 				_, err = c.Verify(roots)
@@ -82,13 +137,14 @@ func TestNaplesChainEveryBit(t *testing.T) {
 		}
 		all[bit/8] ^= 1 << (bit % 8)
 		if err == nil {
-			t.Fatalf("bit %d of certificate %d, offset %d, flipped, and the chain still verifies", bit%8, bit/8/CertificateSize, offset)
+			t.Fatalf("bit %d of certificate %d, offset %d, flipped, and the chain still verifies",
+				bit%8, bit/8/CertificateSize, offset)
 		}
 	}
 	if verified < 100 {
-		t.Fatalf("only %d flips reached the signatures", verified)
+		t.Fatalf("only %d flips reached the signatures, want 100", verified)
 	}
-	t.Logf("%d bits flipped, %d passed the parser, %d of them verified", len(all)*8, parsed, verified)
+	t.Logf("%d bits, %d passed the parser, %d of them verified", len(all)*8, parsed, verified)
 }
 
 func TestParseCertificateRefusesOtherLengths(t *testing.T) {

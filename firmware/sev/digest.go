@@ -3,46 +3,23 @@ package sev
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/internal/mapfile"
 )
 
 // GUID is a GUID as it lies in memory: the first three fields little-endian.
-type GUID [16]byte
+type GUID = guid.GUID
 
 // ParseGUID reads the usual text form, 8-4-4-4-12 hex digits.
-func ParseGUID(s string) (GUID, error) {
-	var g GUID
-	raw, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
-	if err != nil || len(raw) != len(g) || len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
-		return g, fmt.Errorf("%q is not a GUID", s)
-	}
-	copy(g[:], raw)
-	for _, field := range [][]byte{g[0:4], g[4:6], g[6:8]} {
-		slices.Reverse(field)
-	}
-	return g, nil
-}
+func ParseGUID(s string) (GUID, error) { return guid.Parse(s) }
 
 // MustGUID is ParseGUID for constants.
-func MustGUID(s string) GUID {
-	g, err := ParseGUID(s)
-	if err != nil {
-		panic(err)
-	}
-	return g
-}
-
-func (g GUID) String() string {
-	le := binary.LittleEndian
-	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(g[:]), le.Uint16(g[4:]), le.Uint16(g[6:]), g[8:10], g[10:])
-}
+func MustGUID(s string) GUID { return guid.MustParse(s) }
 
 // GUIDs of the kernel hash table (QEMU, target/i386/sev.c; OVMF, AmdSev/BlobVerifierLibSevHashes).
 var (

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
 // Policy is a guest policy: what the host may do to the guest, and the oldest
@@ -78,7 +80,7 @@ func parsePolicyWord(word string) (Policy, error) {
 			return p.bit, nil
 		}
 	}
-	return 0, fmt.Errorf("policy: %q is none of %s, api=MAJOR.MINOR or a number", word, strings.Join(PolicyNames(), ", "))
+	return 0, fmt.Errorf("policy: %w", nearest.Unknown("word", word, append(PolicyNames(), "api=MAJOR.MINOR", "a number")))
 }
 
 // ErrPolicyReserved means that a policy sets bits without a meaning.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
 // SNPPolicy is the policy of an SEV-SNP guest (SNP ABI, chapter 4.3, table 9).
@@ -74,7 +76,7 @@ func parseSNPWord(word string) (SNPPolicy, error) {
 		}
 		names = append(names, p.name)
 	}
-	return 0, fmt.Errorf("policy: %q is none of %s, abi=MAJOR.MINOR or a number", word, strings.Join(names, ", "))
+	return 0, fmt.Errorf("policy: %w", nearest.Unknown("word", word, append(names, "abi=MAJOR.MINOR", "a number")))
 }
 
 // Check reports a policy that no platform accepts.

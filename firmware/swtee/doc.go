@@ -7,7 +7,7 @@
 // This package is the firmware: [Platform] with its keys, [Firmware] while it
 // runs, and the guests [Guest] (SEV, SEV-ES), [SNPGuest] and [TD], state machines
 // over bytes that know nothing of QEMU. [Fault] makes it fail on purpose, [Report]
-// tells what it was given. Two front ends share it: package under answers the
+// lists what it was given. Two front ends share it: package under answers the
 // system calls of QEMU's own code; package tcg stands in for that code and lets
 // the guest boot.
 //

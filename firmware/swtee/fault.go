@@ -10,10 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
-// Fault is a failure that the emulated platform shows on purpose, so that
-// whoever launches guests can be tested.
+// Fault is a failure that the emulated platform shows on purpose, to test programs that
+// launch guests.
 type Fault struct {
 	Command  Command
 	From, To int           // which calls of the command, from 1; To 0: all from From on
@@ -24,7 +25,8 @@ type Fault struct {
 }
 
 // FaultHelp is how ParseFault's text is written.
-const FaultHelp = `COMMAND[:N|:N-M|:N+]=WHAT, where WHAT is a firmware status (BAD_MEASUREMENT, 11), an error of the kernel (EBUSY), "reset" or "delay:DURATION"`
+const FaultHelp = `COMMAND[:N|:N-M|:N+]=WHAT, where WHAT is a firmware status (BAD_MEASUREMENT, 11), ` +
+	`an error of the kernel (EBUSY), "reset" or "delay:DURATION"`
 
 // ParseFault reads a fault, such as "LAUNCH_MEASURE=BAD_MEASUREMENT",
 // "LAUNCH_UPDATE_DATA:2=RESOURCE_LIMIT", "INIT2=EBUSY", "LAUNCH_MEASURE=reset",
@@ -38,7 +40,7 @@ func ParseFault(s string) (Fault, error) {
 	name, calls, counted := strings.Cut(left, ":")
 	f.Command = Command(name)
 	if !slices.Contains(commands, f.Command) {
-		return f, fmt.Errorf("fault %q: no command %q; there are %s", s, name, joinCommands())
+		return f, fmt.Errorf("fault %q: %w", s, nearest.Unknown("command", name, commandNames()))
 	}
 	if counted {
 		if err := f.parseCalls(calls); err != nil {
@@ -51,12 +53,12 @@ func ParseFault(s string) (Fault, error) {
 	return f, nil
 }
 
-func joinCommands() string {
+func commandNames() []string {
 	names := make([]string, len(commands))
 	for i, c := range commands {
 		names[i] = string(c)
 	}
-	return strings.Join(names, ", ")
+	return names
 }
 
 func (f *Fault) parseCalls(s string) (err error) {
@@ -83,7 +85,7 @@ func (f *Fault) parseWhat(what string) error {
 	if d, ok := strings.CutPrefix(what, "delay:"); ok {
 		var err error
 		if f.Delay, err = time.ParseDuration(d); err != nil || f.Delay < 0 || f.Delay > time.Hour {
-			return fmt.Errorf("%q: a delay is written like 300ms, up to 1h", d)
+			return fmt.Errorf("delay %q: must be a duration with its unit, such as 300ms, of at most 1h", d)
 		}
 		return nil
 	}
@@ -91,11 +93,16 @@ func (f *Fault) parseWhat(what string) error {
 		f.Err = sev.Status(n)
 		return nil
 	}
+	words := []string{"reset"}
 	for _, st := range sev.Statuses() {
-		if st.Name() == what && st != sev.StatusOK {
+		if st == sev.StatusOK {
+			continue // a success is not a fault
+		}
+		if st.Name() == what {
 			f.Err = st
 			return nil
 		}
+		words = append(words, st.Name())
 	}
 	for e := unix.Errno(1); e < 134; e++ {
 		if name := unix.ErrnoName(e); name != "" && name == what {
@@ -103,7 +110,10 @@ func (f *Fault) parseWhat(what string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is no status of the firmware, no error of the kernel, not reset and no delay", what)
+	if hint := nearest.Hint(what, words); hint != "" {
+		return fmt.Errorf("unknown fault %q: %s", what, hint)
+	}
+	return fmt.Errorf("unknown fault %q: want a firmware status, an errno, \"reset\" or \"delay:DURATION\"", what)
 }
 
 func (f *Fault) hits(cmd Command, n int) bool {

@@ -61,10 +61,10 @@ var commands = []Command{
 type Firmware struct {
 	*Platform
 	// Changed, if set, is called with the report whenever a launch reaches a
-	// step that somebody may want to look at. It must not keep the report.
+	// step worth looking at. It must not keep the report.
 	Changed func(*Report)
-	// RecordPages puts every page into the report, which takes time: to hash it
-	// alone, besides the digest of the launch.
+	// RecordPages puts every page into the report, which takes time: each is hashed
+	// once more, by itself.
 	RecordPages bool
 
 	stop    chan struct{} // closed: no delay lasts any longer
@@ -224,7 +224,7 @@ func Errno(err error) unix.Errno {
 	return unix.EIO
 }
 
-// Status returns the firmware's code in an error, StatusOK if there is none.
+// Status returns the firmware's code in an error, StatusOK if it has no such code.
 func Status(err error) sev.Status {
 	var s sev.Status
 	if errors.As(err, &s) {

@@ -104,7 +104,7 @@ func (g *Guest) Init(cmd Command, es bool, features uint64) error {
 
 // LaunchStart begins a launch (SEV API, chapter 6.2). Owner certificate and
 // session are the raw bytes from the guest's owner, or both nil: then the keys
-// are random and nobody can verify the launch.
+// are random and the launch cannot be verified.
 func (g *Guest) LaunchStart(policy sev.Policy, owner, blob []byte) error {
 	return g.fw.do(CmdLaunchStart, func() error {
 		if err := g.require(StateUninit, CmdLaunchStart); err != nil {

@@ -82,7 +82,7 @@ func DefaultDir() (string, error) {
 var ErrPlatform = errors.New("emulated platform")
 
 // OpenPlatform loads the platform of a directory, making one there first if
-// there is none. Two processes that do so at once get the same platform.
+// it holds none. Two processes that do so at once get the same platform.
 func OpenPlatform(dir string) (*Platform, error) {
 	file := filepath.Join(dir, platformName)
 	b, err := os.ReadFile(file)
@@ -102,7 +102,7 @@ func OpenPlatform(dir string) (*Platform, error) {
 }
 
 // createPlatform writes a new platform under a temporary name and links it into
-// place; whoever links first wins.
+// place; the first to link wins.
 func createPlatform(dir, file string) ([]byte, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

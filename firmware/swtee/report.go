@@ -20,7 +20,7 @@ import (
 // misunderstand gets a new number.
 const ReportSchema = "swtee-report/1"
 
-// Report is what an emulated platform was told, page by page. It holds digests
+// Report is what an emulated platform was given, page by page. It holds digests
 // and register pages, never keys or secrets.
 type Report struct {
 	Schema     string          `json:"schema"`
@@ -59,7 +59,7 @@ type TDReport struct {
 // CommandRecord is one command and how it ended.
 type CommandRecord struct {
 	Command Command `json:"command"`
-	Count   int     `json:"count"`  // the how many'th of its kind
+	Count   int     `json:"count"`  // its number among those of its kind, from 1
 	Status  string  `json:"status"` // SUCCESS, a firmware status, or an error of the kernel
 	Error   string  `json:"error,omitempty"`
 }
@@ -71,7 +71,7 @@ type Page struct {
 	GPA  *uint64 `json:"gpa,omitempty"`
 	Size int     `json:"size"`
 	VCPU *int    `json:"vcpu,omitempty"`
-	// Measured says whether the contents enter the digest.
+	// Measured reports whether the contents enter the digest.
 	Measured bool `json:"measured"`
 	// Digest of the contents: SHA-256 for SEV and SEV-ES, else SHA-384.
 	Digest string `json:"digest"`

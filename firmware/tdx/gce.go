@@ -11,7 +11,12 @@ import (
 
 // gceMemory is the memory in GiB of Google's C3 machine types.
 var gceMemory = map[string]uint64{
-	"c3-standard-4": 16, "c3-standard-8": 32, "c3-standard-22": 88, "c3-standard-44": 176, "c3-standard-88": 352, "c3-standard-176": 704,
+	"c3-standard-4":   16,
+	"c3-standard-8":   32,
+	"c3-standard-22":  88,
+	"c3-standard-44":  176,
+	"c3-standard-88":  352,
+	"c3-standard-176": 704,
 }
 
 // GCEMachines returns the machine types that PredictGCE knows.
@@ -47,24 +52,48 @@ func PredictGCE(img *ovmf.Image, machine string) ([48]byte, error) {
 	if err != nil {
 		return [48]byte{}, err
 	}
+	m := NewMRTD()
+	if err := addGCE(m, img, memory, sections, 0); err != nil {
+		return [48]byte{}, err
+	}
+	return m.Sum(), nil
+}
+
+// addGCE adds sections from a number on, for a machine of so many GiB.
+func addGCE(m *MRTD, img *ovmf.Image, memory uint64, sections []ovmf.TDXSection, from int) error {
 	var private []span
 	for _, s := range sections {
 		private = append(private, span{s.GPA, s.Size})
 	}
-	// 3 GiB below, the firmware's 2 MiB under 4 GiB, the rest above.
-	banks := []span{{0, 3 * gib}, {4*gib - 2<<20, 2 << 20}, {4 * gib, (memory - 3) * gib}}
-	m := NewMRTD()
-	for _, s := range sections {
+	// 3 GiB below, the firmware's 2 MiB under 4 GiB, the rest above, node by node.
+	banks := append([]span{{0, 3 * gib}, {4*gib - 2<<20, 2 << 20}}, nodes(memory)...)
+	for _, s := range sections[from:] {
 		data := img.Bytes[s.FileOffset : s.FileOffset+s.FileSize]
 		if s.Type == sectionTDHOB {
 			if data = handOff(s.GPA, private, without(banks, private)); uint64(len(data)) > s.Size {
-				return [48]byte{}, fmt.Errorf("%w: a TD HOB of %d bytes does not fit its section", ErrFirmware, len(data))
+				return fmt.Errorf("%w: a TD HOB of %d bytes does not fit its section", ErrFirmware, len(data))
 			}
 		}
 		s.Attributes |= attributeExtend
 		addSection(m, data, s, PageByPage)
 	}
-	return m.Sum(), nil
+	return nil
+}
+
+// nodes returns the memory above 4 GiB of a machine of so many GiB. Each NUMA node
+// has a bank of its own; 3 GiB of the first lie below.
+func nodes(memory uint64) []span {
+	const most = 176 // GiB of a node of the C3 machine types
+	var banks []span
+	start, below := uint64(4*gib), uint64(3)
+	for left := memory; left > 0; {
+		node := min(left, most)
+		left -= node
+		banks = append(banks, span{start, (node - below) * gib})
+		start += (node - below) * gib
+		below = 0
+	}
+	return banks
 }
 
 // without returns what of the banks lies in no other span, upward.

@@ -83,7 +83,9 @@ func (b *bench) run(bin string) (err error) {
 	if err := os.WriteFile(filepath.Join(b.work, "disk.raw"), make([]byte, 1<<20), 0o600); err != nil {
 		return err
 	}
-	for _, step := range []func() error{b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.measure, b.sizes} {
+	for _, step := range []func() error{
+		b.version, b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.measure, b.sizes,
+	} {
 		if err := step(); err != nil {
 			return err
 		}

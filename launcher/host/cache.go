@@ -16,6 +16,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/internal/flock"
+	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // Cache keeps what QEMUs answered, a file for each path. An answer holds for one
@@ -58,7 +59,11 @@ func (c Cache) Probe(ctx context.Context, path string, more ...string) (*QEMU, e
 	if q := c.load(file, path, &want); q.knows(more) {
 		return q, nil
 	}
-	if unlock := c.lock(file); unlock != nil {
+	unlock, err := c.lock(ctx, file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrQEMU, err)
+	}
+	if unlock != nil {
 		defer unlock()
 		if q := c.load(file, path, &want); q.knows(more) {
 			return q, nil
@@ -116,11 +121,7 @@ func (c Cache) load(file, path string, want *cacheEntry) *QEMU {
 	if file == "" {
 		return nil
 	}
-	info, err := os.Lstat(file)
-	if err != nil || !info.Mode().IsRegular() || info.Size() > maxRead {
-		return nil
-	}
-	b, err := os.ReadFile(file)
+	b, err := regular.ReadNoFollow(file, maxRead)
 	if err != nil {
 		return nil
 	}
@@ -161,16 +162,17 @@ func (c Cache) store(file string, e *cacheEntry) {
 	}
 }
 
-// lock makes the directory and takes an entry's lock; nil if that is not possible.
-func (c Cache) lock(file string) func() {
+// lock makes the directory and takes an entry's lock; nil if that is not possible,
+// which only costs time, and an error if ctx ends first.
+func (c Cache) lock(ctx context.Context, file string) (unlock func(), err error) {
 	if file == "" || os.MkdirAll(c.Dir, 0o700) != nil {
-		return nil
+		return nil, nil
 	}
-	f, err := flock.Open(strings.TrimSuffix(file, ".json")+".lock", unix.O_CREAT, unix.LOCK_EX)
+	f, err := flock.Open(ctx, strings.TrimSuffix(file, ".json")+".lock", unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
-		return nil
+		return nil, ctx.Err()
 	}
-	return func() { _ = f.Close() }
+	return func() { _ = f.Close() }, nil
 }
 
 func identify(path string) (id fileID, err error) {

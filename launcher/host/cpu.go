@@ -31,7 +31,8 @@ const (
 
 func (r Root) cpu() (c CPU, err error) {
 	if r.recorded() {
-		return c, r.readRecorded("cpu.json", &c)
+		err = r.readRecorded("cpu.json", &c)
+		return c, err
 	}
 	id := &cpuid.CPU
 	c = CPU{Vendor: id.VendorString, Name: id.BrandName, Family: id.Family, Model: id.Model, TME: id.Has(cpuid.TME)}

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"strings"
 
 	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // KVM says whether KVM of this host can run a guest's firmware, and why not. A
@@ -24,7 +25,7 @@ func (r Root) kvm() (bool, string) {
 	if !r.recorded() && cpuid.CPU.HasOneOf(virtualisation) {
 		return true, "" // CPUID is asked faster than the kernel writes its file
 	}
-	f, err := os.Open(r.path("proc/cpuinfo"))
+	f, err := regular.Open(r.path("proc/cpuinfo"))
 	if err != nil {
 		return false, err.Error()
 	}
@@ -77,7 +78,8 @@ func (r Root) vmTypes() (uint32, error) {
 		var v struct {
 			Types uint32 `json:"vm-types"`
 		}
-		return v.Types, r.readRecorded("kvm.json", &v)
+		err := r.readRecorded("kvm.json", &v)
+		return v.Types, err
 	}
 	fd, err := unix.Open(r.path("dev/kvm"), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

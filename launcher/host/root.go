@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/keyring"
+	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // Firmware returns the firmware that QEMU's descriptors name. Descriptors that
@@ -49,16 +49,7 @@ func (r Root) recorded() bool { return filepath.Clean(string(r)) != "/" }
 
 // read returns a file's content. Kernel files tell no size, so none is asked for.
 func (r Root) read(name string) ([]byte, error) {
-	f, err := os.Open(r.path(name))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRead+1))
-	if err == nil && len(b) > maxRead {
-		err = fmt.Errorf("%s: over %d bytes", f.Name(), maxRead)
-	}
-	return b, err
+	return regular.Read(r.path(name), maxRead)
 }
 
 // word returns a small file's content without the space around it; "" if it cannot

@@ -1,6 +1,7 @@
 package rundir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
 
 // Record is what is written down about a VM (record.json, vmlatch.vm/1).
@@ -43,7 +43,7 @@ type Origin struct {
 	Unit       string `json:"unit,omitempty"`       // of the service manager that watches it
 }
 
-// Latch is what holds the VM until it is proven right.
+// Latch is what holds the VM until it is verified.
 type Latch struct {
 	Until    string `json:"until"` // secret, id-block, nothing, or none for plain VMs
 	Open     bool   `json:"open"`
@@ -128,7 +128,7 @@ func (d *Dir) entry() (*Entry, error) {
 		return nil, fmt.Errorf("%s: is not a directory", d.Run)
 	}
 	if _, err := os.Lstat(d.Path(LaunchLock)); err != nil {
-		return nil, fmt.Errorf("%s: %w: %s is no VM's directory", d.Name, ErrNotFound, d.Run)
+		return nil, fmt.Errorf("%s: %w: %s is not a VM's directory", d.Name, ErrNotFound, d.Run)
 	}
 	e := &Entry{Name: d.Name}
 	if e.VMHeld, err = held(d.Path(VMLock)); err != nil {
@@ -144,7 +144,7 @@ func (d *Dir) entry() (*Entry, error) {
 }
 
 func (r Root) lookup(d *Dir) (*Entry, error) {
-	unlock, err := r.lock()
+	unlock, err := r.lock(context.Background())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
 	}
@@ -153,15 +153,16 @@ func (r Root) lookup(d *Dir) (*Entry, error) {
 	}
 	defer unlock()
 	e, err := d.entry()
-	if err == nil && e.VMHeld {
-		_, err = d.pin()
+	if err == nil {
+		err = d.pin()
 	}
 	return e, err
 }
 
-// Find returns one VM's directories and state, without taking a lock.
+// Find returns one VM's directories and state, without taking a lock. The caller
+// closes the Dir.
 func (r Root) Find(name string) (*Dir, *Entry, error) {
-	if err := exchange.CheckName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return nil, nil, err
 	}
 	d := r.dir(name)
@@ -169,7 +170,10 @@ func (r Root) Find(name string) (*Dir, *Entry, error) {
 	if errors.Is(err, ErrNotFound) {
 		err = d.notAlive()
 	}
-	return d, e, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return d, e, nil
 }
 
 // notAlive tells a VM that has ended from one that never was.
@@ -182,11 +186,11 @@ func (d *Dir) notAlive() error {
 
 // Forget removes the logs and the record of a VM that has ended.
 func (r Root) Forget(name string) error {
-	if err := exchange.CheckName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return err
 	}
 	d := r.dir(name)
-	unlock, err := r.lock()
+	unlock, err := r.lock(context.Background())
 	if errors.Is(err, fs.ErrNotExist) {
 		unlock, err = func() {}, nil // nothing is started without one
 	}
@@ -212,8 +216,8 @@ func (r Root) Forget(name string) error {
 	return d.removeLogs()
 }
 
-// FindLogs returns a VM's directories and last record, whether it lives or has
-// ended.
+// FindLogs returns a VM's directories and last record, whether it is alive or has
+// ended. The caller closes the Dir.
 func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
 	d, e, err := r.Find(name)
 	if err == nil || !errors.Is(err, ErrNotFound) {
@@ -233,15 +237,15 @@ func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
 // List returns the VMs of the run directory, by name, and with ended also those
 // of which only logs are left.
 func (r Root) List(ended bool) (out []*Entry, err error) {
-	if out, err = r.list(); err != nil || !ended {
+	if out, err = r.list(context.Background()); err != nil || !ended {
 		return out, err
 	}
 	old, err := r.ended(out)
 	return append(out, old...), err
 }
 
-func (r Root) list() (out []*Entry, err error) {
-	unlock, err := r.lock()
+func (r Root) list(ctx context.Context) (out []*Entry, err error) {
+	unlock, err := r.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -251,7 +255,7 @@ func (r Root) list() (out []*Entry, err error) {
 	defer unlock()
 	names, err := r.names(r.Run)
 	for _, name := range names {
-		if e, err := r.dir(name).entry(); err == nil { // else it is none, or cannot be read
+		if e, err := r.dir(name).entry(); err == nil { // else it is not a VM's, or cannot be read
 			out = append(out, e)
 		}
 	}
@@ -282,7 +286,7 @@ func (r Root) names(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && exchange.CheckName(e.Name()) == nil && !strings.HasPrefix(e.Name(), ".") {
+		if e.IsDir() && CheckName(e.Name()) == nil && !strings.HasPrefix(e.Name(), ".") {
 			names = append(names, e.Name())
 		}
 	}
@@ -290,9 +294,9 @@ func (r Root) names(dir string) ([]string, error) {
 }
 
 // Peek looks at a VM without making anything, not even the run directory; nil if
-// there is none of the name.
+// there is no VM of the name.
 func (r Root) Peek(name string) (*Entry, error) {
-	if err := exchange.CheckName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return nil, err
 	}
 	e, err := r.dir(name).entry()

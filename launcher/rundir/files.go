@@ -5,14 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
-// ownDir refuses what is no directory of this user's, or one that others can
+// ownDir refuses what is not a directory of this user's, or one that others can
 // write to: they could put their files and links in it.
 func ownDir(dir string) error {
 	var st unix.Stat_t
@@ -31,47 +32,6 @@ func makeOwnDir(dir string) error {
 		return err
 	}
 	return ownDir(dir)
-}
-
-// errNoFile is about what no command of vmlatch has written.
-var errNoFile = errors.New("is no file of vmlatch's")
-
-// openRegular opens a file to read it, if it is one: no link, no pipe to wait for.
-func openRegular(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a socket
-		err = &fs.PathError{Op: "open", Path: name, Err: errNoFile}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		_ = f.Close()
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errNoFile}
-	}
-	return f, nil
-}
-
-// readRegular reads a file of at most limit bytes.
-func readRegular(name string, limit int64) ([]byte, error) {
-	f, err := openRegular(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > limit {
-		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("has over %d bytes: %w", limit, errNoFile)}
-	}
-	b := make([]byte, info.Size())
-	n, err := io.ReadFull(f, b) // vmlatch's files are replaced, never changed
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return b[:n], err
 }
 
 // stage writes what will replace a file. Whatever lies in the way is removed, and
@@ -108,7 +68,7 @@ func (d *Dir) StageRecord(rec *Record) error {
 	if err := e.Encode(rec); err != nil {
 		return err
 	}
-	if b.Len() > maxRecord { // nobody could read it
+	if b.Len() > maxRecord { // it could not be read
 		return fmt.Errorf("record of %s: has %d bytes, at most %d are possible", d.Name, b.Len(), maxRecord)
 	}
 	return stage(d.Path(recordTemporary), b.Bytes()) // one writer: the holder of launch.lock
@@ -118,7 +78,7 @@ func (d *Dir) StageRecord(rec *Record) error {
 func (d *Dir) CommitRecord() error { return os.Rename(d.Path(recordTemporary), d.Path(recordFile)) }
 
 // StagedRecord is a record that was staged by a command which died before it put
-// it in place; nil if there is none.
+// it in place; nil if there is no such record.
 func (d *Dir) StagedRecord() (*Record, error) { return readRecord(d.Path(recordTemporary)) }
 
 // UnstageRecord forgets the staged record.
@@ -132,11 +92,11 @@ func (d *Dir) WriteRecord(rec *Record) error {
 	return d.CommitRecord()
 }
 
-// readRecord returns nil without an error when there is none, or one that vmlatch
+// readRecord returns nil without an error when there is no record, or one that vmlatch
 // did not write whole: then the launch never finished.
 func readRecord(file string) (*Record, error) {
-	b, err := readRegular(file, maxRecord)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) {
+	b, err := regular.ReadNoFollow(file, maxRecord)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, regular.Err) || errors.Is(err, regular.ErrTooLarge) {
 		return nil, nil
 	}
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // logFiles are the files of one run in the state directory.
@@ -32,7 +34,7 @@ func (d *Dir) rotateLogs() error {
 // nothing.
 func (d *Dir) restoreLogs() {
 	if ownDir(d.State) != nil {
-		return // there are none, or a link leads to somebody's
+		return // it does not exist, or is a link, perhaps into another user's files
 	}
 	previous := filepath.Join(d.State, previousDir)
 	if _, err := os.Lstat(filepath.Join(d.State, recordFile)); err != nil && ownDir(previous) == nil {
@@ -44,8 +46,8 @@ func (d *Dir) restoreLogs() {
 	_ = os.Remove(d.State) // fails while logs are kept
 }
 
-// removeLogs removes all logs, those of the run before too. What is not vmlatch's
-// stays, and is an error.
+// removeLogs removes all logs, those of the run before too. A file that vmlatch did
+// not make stays, and is an error.
 func (d *Dir) removeLogs() error {
 	for _, dir := range []string{filepath.Join(d.State, previousDir), d.State} {
 		if err := ownDir(dir); errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +95,7 @@ func (d *Dir) OpenLog(name string, previous bool) (*os.File, error) {
 	if previous {
 		name = filepath.Join(previousDir, name)
 	}
-	f, err := openRegular(d.LogPath(name))
+	f, err := regular.OpenNoFollow(d.LogPath(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("log of %s: %w", d.Name, err)
 	}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process is a process that cannot be mistaken for another one.
+// Process is a process that cannot be mistaken for another.
 type Process struct {
 	PID int
 	fd  int

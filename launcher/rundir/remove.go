@@ -1,16 +1,19 @@
 package rundir
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, consoleLock, ownerLock, VarsFile, recordFile, recordTemporary,
+	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, consoleLock, ownerLock, helperLock, VarsFile, recordFile, recordTemporary,
 }
 
 // removeFiles removes a run directory with the files that vmlatch makes. One
@@ -32,14 +35,13 @@ func removeFiles(dir string) error {
 
 // Discard removes every trace of a launch that failed. Only the creator calls it.
 func (d *Dir) Discard() error {
-	unlock, err := d.root.lock()
+	defer d.Close()
+	unlock, err := d.root.lock(context.Background())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	err = d.purge()
-	d.Close()
-	return err
+	return d.purge()
 }
 
 // purge removes the run directory and this run's logs.
@@ -67,7 +69,7 @@ func (d *Dir) removeRun() error {
 }
 
 // remove clears away a VM that has ended: the record of one that was finished
-// with on purpose is kept beside its logs, every trace of another goes.
+// with on purpose is kept next to its logs, every trace of another goes.
 func (d *Dir) remove(e *Entry) error {
 	if e.Record == nil || !e.Record.Settled {
 		return d.purge()
@@ -75,7 +77,7 @@ func (d *Dir) remove(e *Entry) error {
 	if err := d.makeState(); err != nil {
 		return err
 	}
-	b, err := readRegular(d.Path(recordFile), maxRecord)
+	b, err := regular.ReadNoFollow(d.Path(recordFile), maxRecord)
 	if err == nil {
 		err = replaceFile(d.LogPath(recordTemporary), d.LogPath(recordFile), b)
 	}

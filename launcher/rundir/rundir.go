@@ -1,8 +1,8 @@
 // Package rundir keeps a VM's run directory: its locks, its sockets, its launch
 // record, and the truth about who is alive.
 //
-// Two locks tell the truth without process ids, which can be reused and whose
-// owners nobody may be reaping. vm.lock is a flock on a descriptor that QEMU
+// Two locks tell the truth without process ids, which can be reused, and whose
+// processes may never be reaped. vm.lock is a flock on a descriptor that QEMU
 // inherits: it is held as long as QEMU lives, however it dies. launch.lock is
 // held by the command that is launching. From the two and the record follows
 // everything ([Entry.Status]): a VM whose vm.lock is held but whose launch was
@@ -13,21 +13,23 @@
 // Logs and the last record of a VM that ran are kept in a second place, the
 // state directory, until the name is used again.
 //
-// Start with [Root.Create] to launch and [Root.List] to look.
+// Start with [Root.Create] to launch and [Root.List] to look. A [Dir] holds open files
+// until [Dir.Close].
 package rundir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
-
 	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
@@ -40,6 +42,7 @@ const (
 	ConsoleSocket   = "console.sock"
 	consoleLock     = "console.lock"
 	ownerLock       = "owner.lock"
+	helperLock      = "helper.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
@@ -67,7 +70,7 @@ var (
 	// ErrBusy means that another command is working on the VM.
 	ErrBusy = errors.New("another command is working on this VM")
 	// ErrUnsafe means that others could change what vmlatch keeps.
-	ErrUnsafe = errors.New("must be a directory of this user that nobody else can write to")
+	ErrUnsafe = errors.New("must be a directory of this user that no other user can write to")
 )
 
 type endedError struct{}
@@ -81,36 +84,50 @@ type Root struct {
 	State string `json:"state"` // logs and last records; survives the VM
 }
 
-// Dir is one VM's directories. The locks are open only in the process that
-// created or opened it.
+// Dir is one VM's directories, and which VM of the name it is about. The process that
+// created or opened it also has its locks. It is for one goroutine at a time, but for
+// Close, which may come while another one waits.
 type Dir struct {
-	Name   string
-	Run    string
-	State  string
+	Name  string
+	Run   string
+	State string
+
 	root   Root
-	vm     *os.File
-	launch *os.File
-	id     *lockFile // of the VM; see pin
+	vm     *os.File // locked, in the process that created it
+	launch *os.File // locked, in the process that created or opened it
+
+	mu     sync.Mutex // guards the rest
+	id     *lockFile  // of the VM; see pin
+	closed bool
 }
+
+// CheckName says why a VM cannot have a name; nil if it can.
+func CheckName(name string) error { return exchange.CheckName(name) }
+
+// lockBound is how long the global lock is waited for. It is held for moments only,
+// so that its holder is stopped or stuck if it takes longer.
+const lockBound = 30 * time.Second
 
 // lock takes the lock that guards creation and removal of directories. It is
 // held for moments only. Where there is no run directory it is [fs.ErrNotExist].
-func (r Root) lock() (unlock func(), err error) {
+func (r Root) lock(ctx context.Context) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockBound)
+	defer cancel()
 	if err := ownDir(r.Run); err != nil {
 		return nil, fmt.Errorf("run directory %w", err)
 	}
-	f, err := flock.Open(filepath.Join(r.Run, globalLock), unix.O_CREAT, unix.LOCK_EX)
+	f, err := flock.Open(ctx, filepath.Join(r.Run, globalLock), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}
 	return func() { _ = f.Close() }, nil
 }
 
-// held says whether somebody holds a lock file. The shared lock that it tries
-// never stands in another prober's way, and nobody takes an existing lock file
+// held reports whether a process holds a lock file. The shared lock that it tries
+// never stands in another prober's way, and no process takes an existing lock file
 // for writing except under the global lock.
 func held(name string) (bool, error) {
-	f, err := flock.Open(name, 0, unix.LOCK_SH|unix.LOCK_NB)
+	f, err := flock.Try(name, 0, unix.LOCK_SH)
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return true, nil
@@ -131,7 +148,7 @@ func (r Root) dir(name string) *Dir {
 // ErrExists. What a dead VM of the name left is removed first, its logs are
 // kept as the previous ones.
 func (r Root) Create(name string) (*Dir, error) {
-	if err := exchange.CheckName(name); err != nil {
+	if err := CheckName(name); err != nil {
 		return nil, err
 	}
 	d := r.dir(name)
@@ -141,7 +158,7 @@ func (r Root) Create(name string) (*Dir, error) {
 	if err := os.MkdirAll(r.Run, 0o700); err != nil {
 		return nil, err
 	}
-	unlock, err := r.lock()
+	unlock, err := r.lock(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +197,7 @@ func (d *Dir) make() (err error) {
 		return err
 	}
 	for name, f := range map[string]**os.File{LaunchLock: &d.launch, VMLock: &d.vm} {
-		if *f, err = flock.Open(filepath.Join(dir, name), unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if *f, err = flock.Try(filepath.Join(dir, name), unix.O_CREAT|unix.O_EXCL, unix.LOCK_EX); err != nil {
 			return err
 		}
 	}
@@ -196,7 +213,7 @@ func (d *Dir) make() (err error) {
 	return os.Rename(dir, d.Run)
 }
 
-// VMLockFile is the locked file that QEMU inherits.
+// VMLockFile is the locked file that QEMU inherits; nil after DropVMLock.
 func (d *Dir) VMLockFile() *os.File { return d.vm }
 
 // DropVMLock closes this process's copy of vm.lock, once QEMU has its own.
@@ -207,8 +224,10 @@ func (d *Dir) DropVMLock() {
 	}
 }
 
-// Close lets go of the locks; the directories stay.
-func (d *Dir) Close() {
+// Unlock lets other commands work on the VM: it lets go of both locks. The Dir is still
+// about the same VM, whatever uses its name by then: Kill, WaitEnd, OpenProcess, Holders
+// and Same go on.
+func (d *Dir) Unlock() {
 	d.DropVMLock()
 	if d.launch != nil {
 		_ = d.launch.Close()
@@ -216,64 +235,29 @@ func (d *Dir) Close() {
 	}
 }
 
+// Close lets go of the locks, and of the VM: what asks for its processes is
+// [fs.ErrClosed] from then on. The directories stay, and so do the paths of their
+// files. It may be called more than once.
+func (d *Dir) Close() {
+	d.Unlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.id != nil {
+		d.id.close()
+		d.id = nil
+	}
+	d.closed = true
+}
+
 // Path is a file of the run directory.
 func (d *Dir) Path(name string) string { return filepath.Join(d.Run, name) }
 
-// LockConsole takes the VM's console, which has one client at a time. Who has it
-// keeps it until the file is closed.
+// LockConsole takes the VM's console, which has one client at a time, until the file
+// is closed. [ErrBusy] means that another client has it.
 func (d *Dir) LockConsole() (*os.File, error) {
-	f, err := flock.Open(d.Path(consoleLock), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB)
+	f, err := flock.Try(d.Path(consoleLock), unix.O_CREAT, unix.LOCK_EX)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = fmt.Errorf("%s: console: %w", d.Name, ErrBusy)
 	}
 	return f, err
-}
-
-// Open takes launch.lock of a VM that is alive, for a command that changes it.
-// A command already at work is waited for, up to the given time.
-func (r Root) Open(name string, wait time.Duration) (*Dir, *Record, error) {
-	if err := exchange.CheckName(name); err != nil {
-		return nil, nil, err
-	}
-	d := r.dir(name)
-	for deadline := time.Now().Add(wait); ; {
-		rec, err := r.tryOpen(d)
-		if !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
-			return d, rec, err
-		}
-		time.Sleep(10 * time.Millisecond) // flock has no timeout
-	}
-}
-
-// tryOpen looks and locks under the global lock, so that what it saw is true.
-func (r Root) tryOpen(d *Dir) (*Record, error) {
-	unlock, err := r.lock()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, d.notAlive()
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	e, err := d.entry()
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return nil, d.notAlive()
-	case err != nil:
-		return nil, err
-	case e.LaunchHeld && e.VMHeld:
-		return nil, fmt.Errorf("%s: %w", d.Name, ErrBusy)
-	case e.Status() != Alive:
-		return nil, d.notAlive()
-	}
-	d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%s: %w", d.Name, ErrBusy)
-	}
-	if err == nil {
-		if _, err = d.pin(); err != nil {
-			d.Close()
-		}
-	}
-	return e.Record, err
 }

@@ -14,8 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/integration/leak"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
+
+func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func root(t *testing.T) rundir.Root {
 	t.Helper()
@@ -46,10 +49,11 @@ func settle(t *testing.T, d *rundir.Dir, pid int) {
 
 func status(t *testing.T, r rundir.Root, name string) rundir.Status {
 	t.Helper()
-	_, e, err := r.Find(name)
+	d, e, err := r.Find(name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.Close()
 	return e.Status()
 }
 
@@ -153,7 +157,8 @@ func TestUnreapedProcessCountsAsDead(t *testing.T) {
 	}
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
-	d.Close()
+	defer d.Close()
+	d.Unlock()
 	p, err := d.OpenProcess(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -234,11 +239,11 @@ func TestOpenWaitsForTheLock(t *testing.T) {
 	}
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
-	if _, _, err := r.Open("a", 0); !errors.Is(err, rundir.ErrBusy) {
+	if _, _, err := r.Open(t.Context(), "a", 0); !errors.Is(err, rundir.ErrBusy) {
 		t.Errorf("while another command works: %v", err)
 	}
 	time.AfterFunc(50*time.Millisecond, d.Close)
-	again, rec, err := r.Open("a", 10*time.Second)
+	again, rec, err := r.Open(t.Context(), "a", 10*time.Second)
 	if err != nil || rec.State != "running" {
 		t.Fatalf("%v, %v", rec, err)
 	}
@@ -253,7 +258,7 @@ func TestHostileRunDirectories(t *testing.T) {
 	if err := os.Chmod(r.Run, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Create("a"); err == nil || !strings.Contains(err.Error(), "nobody else can write") {
+	if _, err := r.Create("a"); err == nil || !strings.Contains(err.Error(), "no other user can write") {
 		t.Errorf("a world-writable run directory: %v", err)
 	}
 	_ = os.Chmod(r.Run, 0o700)
@@ -291,10 +296,11 @@ func TestDamagedRecordIsNoRecord(t *testing.T) {
 	if err := os.WriteFile(d.Path("record.json"), []byte(`{"schema": "vmlatch`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, e, err := r.Find("a")
+	found, e, err := r.Find("a")
 	if err != nil || e.Record != nil {
-		t.Errorf("%+v, %v", e, err)
+		t.Fatalf("%+v, %v, want no record", e, err)
 	}
+	found.Close()
 }
 
 func TestListIsSortedAndShowsEnded(t *testing.T) {
@@ -371,7 +377,8 @@ func TestProbersAreNotHolders(t *testing.T) {
 	}
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
-	d.Close()
+	defer d.Close()
+	d.Unlock()
 	prober := exec.Command("sh", "-c", "exec 3<>\"$1\"; flock -s -n 3; exec sleep 1000", "sh", d.Path(rundir.VMLock))
 	if err := prober.Start(); err != nil {
 		t.Fatal(err)
@@ -419,6 +426,7 @@ func TestFailedStartGivesTheLogsBack(t *testing.T) {
 		if err != nil || e.Record == nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		again.Close()
 		if b, _ := os.ReadFile(again.LogPath(rundir.ConsoleLog)); string(b) != "good run" {
 			t.Errorf("%s: the log is %q", name, b)
 		}
@@ -466,7 +474,7 @@ func TestManyCommandsAtOnce(t *testing.T) {
 				if entries, err := r.List(false); err != nil || len(entries) != 1 || entries[0].Status() != rundir.Alive {
 					t.Errorf("list: %+v, %v", entries, err)
 				}
-				d, _, err := r.Open("a", time.Minute)
+				d, _, err := r.Open(t.Context(), "a", time.Minute)
 				if err != nil {
 					t.Error(err)
 					return

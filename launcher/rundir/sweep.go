@@ -3,18 +3,13 @@ package rundir
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
 // Sweep ends abandoned VMs and removes the directories of ended ones. It
 // returns the names of both. Every command calls it first; what it cannot clear
-// away is in err, and no reason not to work on another VM.
+// away is in err, and is not a reason not to work on another VM.
 func (r Root) Sweep(ctx context.Context) (killed, removed []string, err error) {
 	l, err := r.SweepList(ctx, false)
 	return l.Killed, l.Removed, errors.Join(l.Trouble, err)
@@ -46,8 +41,8 @@ func (r Root) SweepList(ctx context.Context, ended bool) (l Listing, err error) 
 }
 
 func (r Root) sweep(ctx context.Context, l *Listing) error {
-	l.Trouble = r.removeLeftovers()
-	entries, err := r.list()
+	l.Trouble = r.removeLeftovers(ctx)
+	entries, err := r.list(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,8 +69,8 @@ func (r Root) sweep(ctx context.Context, l *Listing) error {
 }
 
 // removeLeftovers finishes what an interrupted Create or removal began.
-func (r Root) removeLeftovers() error {
-	unlock, err := r.lock()
+func (r Root) removeLeftovers(ctx context.Context) error {
+	unlock, err := r.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,9 +89,9 @@ func (r Root) removeLeftovers() error {
 }
 
 // sweep clears one VM away, if it still has to be. It takes launch.lock first,
-// so that nobody else can do the same, or use the name, meanwhile.
+// so that no other command can do the same, or use the name, meanwhile.
 func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
-	if was, err = d.claim(); was == "" || err != nil {
+	if was, err = d.claim(ctx); was == "" || err != nil {
 		return "", err
 	}
 	defer d.Close()
@@ -105,10 +100,10 @@ func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
 			return "", err
 		}
 	}
-	if err := d.KillOwner(ctx); err != nil {
+	if err := errors.Join(d.KillOwner(ctx), d.KillHelpers(ctx)); err != nil {
 		return "", err
 	}
-	unlock, err := d.root.lock()
+	unlock, err := d.root.lock(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -121,8 +116,8 @@ func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
 }
 
 // claim takes launch.lock of a VM that is abandoned or has ended, and says which.
-func (d *Dir) claim() (Status, error) {
-	unlock, err := d.root.lock()
+func (d *Dir) claim(ctx context.Context) (Status, error) {
+	unlock, err := d.root.lock(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -134,15 +129,16 @@ func (d *Dir) claim() (Status, error) {
 	if err != nil {
 		return "", err
 	}
-	if s := e.Status(); s != Abandoned && s != Ended {
+	s := e.Status()
+	if s != Abandoned && s != Ended {
 		return "", nil
-	} else if d.launch, err = flock.Open(d.Path(LaunchLock), 0, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return "", err
-	} else {
-		if _, err = d.pin(); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			d.Close()
-			return "", err
-		}
-		return s, nil
 	}
+	if err := d.lockLaunch(); err != nil {
+		return "", err
+	}
+	if err := d.pin(); err != nil {
+		d.Unlock()
+		return "", err
+	}
+	return s, nil
 }

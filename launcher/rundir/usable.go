@@ -23,26 +23,28 @@ func (r Root) Usable(name string) error {
 		return err
 	}
 	for _, dir := range []string{r.Run, r.State} {
-		for { // the nearest that exists
-			info, err := os.Stat(dir)
-			if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
-				dir = filepath.Dir(dir)
-				continue
-			}
-			if err == nil && !info.IsDir() {
-				err = &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
-			}
-			if err == nil {
-				err = unix.Access(dir, unix.W_OK|unix.X_OK)
-				if err != nil {
-					err = &fs.PathError{Op: "write to", Path: dir, Err: err}
-				}
-			}
-			if err != nil {
-				return err
-			}
-			break
+		if err := writable(dir); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// writable says why a directory could not be made, or written to.
+func writable(dir string) error {
+	info, err := os.Stat(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) { // the nearest that exists
+		dir = filepath.Dir(dir)
+		info, err = os.Stat(dir)
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return &fs.PathError{Op: "write to", Path: dir, Err: err}
 	}
 	return nil
 }

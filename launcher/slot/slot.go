@@ -7,19 +7,21 @@
 package slot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/flock"
 )
 
-// Unlimited is the size of a pool of which nobody knows how many slots it has.
+// Unlimited is the size of a pool that has an unknown number of slots.
 const Unlimited = -1
 
 // maxSlots bounds a pool: address-space IDs have 16 bits at most.
@@ -30,8 +32,8 @@ type Pool struct {
 	Dir  string // where the leases of all pools lie
 	Name string
 	Size int // Unlimited if that is not known
-	// InUse is how many slots the kernel says are taken, by whomever; -1 if it
-	// does not say.
+	// InUse is how many slots the kernel says are taken, by guests of any program; -1
+	// if it does not say.
 	InUse int
 }
 
@@ -50,12 +52,13 @@ type FullError struct {
 	Pool   string
 	Size   int
 	Leased int // by VMs of this directory
-	InUse  int // by whomever; -1 if unknown
+	InUse  int // by guests of any program; -1 if unknown
 }
 
 func (e *FullError) Error() string {
 	if e.InUse > e.Leased {
-		return fmt.Sprintf("%v: pool %s has %d, and %d are in use, %d of them by VMs of this program", ErrNone, e.Pool, e.Size, e.InUse, e.Leased)
+		return fmt.Sprintf("%v: pool %s has %d, and %d are in use, %d of them by VMs of this program",
+			ErrNone, e.Pool, e.Size, e.InUse, e.Leased)
 	}
 	return fmt.Sprintf("%v: pool %s has %d, and %d are leased", ErrNone, e.Pool, e.Size, e.Leased)
 }
@@ -63,7 +66,11 @@ func (e *FullError) Error() string {
 // Unwrap returns ErrNone.
 func (e *FullError) Unwrap() error { return ErrNone }
 
-// Take leases a free slot. If there is none it fails at once with an [ErrNone].
+// lockBound is how long a pool's lock is waited for. It is held for moments only, so
+// that its holder is stopped or stuck if it takes longer.
+const lockBound = 30 * time.Second
+
+// Take leases a free slot. If no slot is free it fails at once with an [ErrNone].
 func (p Pool) Take() (*Lease, error) {
 	unlock, err := p.lock()
 	if err != nil {
@@ -84,7 +91,7 @@ func (p Pool) Take() (*Lease, error) {
 		size = maxSlots
 	}
 	for n := range size {
-		switch f, err := flock.Open(p.path(n), unix.O_CREAT, unix.LOCK_EX|unix.LOCK_NB); {
+		switch f, err := flock.Try(p.path(n), unix.O_CREAT, unix.LOCK_EX); {
 		case err == nil:
 			return &Lease{n, f}, nil
 		case !errors.Is(err, unix.EWOULDBLOCK):
@@ -96,10 +103,12 @@ func (p Pool) Take() (*Lease, error) {
 
 // Leased counts the leases.
 func (p Pool) Leased() (int, error) {
-	// Who only counts makes nothing: it may be another user, or may not write.
-	lock, err := flock.Open(p.lockFile(), 0, unix.LOCK_EX)
+	ctx, cancel := context.WithTimeout(context.Background(), lockBound)
+	defer cancel()
+	// A caller that only counts makes nothing: it may be another user, or may not write.
+	lock, err := flock.Open(ctx, p.lockFile(), 0, unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil // nobody ever took one
+		return 0, nil // no slot was ever taken
 	}
 	if err != nil {
 		return 0, err
@@ -115,8 +124,8 @@ func (p Pool) Used() (int, error) {
 	return max(n, p.InUse), err
 }
 
-// leased is Leased under the pool's lock, without which a look at a free slot
-// could be in the way of who wants to take it.
+// leased is Leased under the pool's lock, without which a look at a free slot could
+// be in the way of a process that wants to take it.
 func (p Pool) leased() (int, error) {
 	entries, err := os.ReadDir(p.dir())
 	if err != nil {
@@ -127,7 +136,7 @@ func (p Pool) leased() (int, error) {
 		if _, err := strconv.Atoi(e.Name()); err != nil {
 			continue
 		}
-		f, err := flock.Open(filepath.Join(p.dir(), e.Name()), 0, unix.LOCK_SH|unix.LOCK_NB)
+		f, err := flock.Try(filepath.Join(p.dir(), e.Name()), 0, unix.LOCK_SH)
 		switch {
 		case errors.Is(err, unix.EWOULDBLOCK):
 			count++
@@ -156,11 +165,14 @@ func (p Pool) lock() (unlock func(), err error) {
 		return nil, err
 	}
 	for _, dir := range []string{p.Dir, p.dir()} {
-		if info, err := os.Lstat(dir); err != nil || !info.IsDir() { // locks behind a link would be counted by nobody else
+		// Other programs would not count locks that lie behind a link.
+		if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
 			return nil, &fs.PathError{Op: "lock", Path: dir, Err: unix.ENOTDIR}
 		}
 	}
-	f, err := flock.Open(p.lockFile(), unix.O_CREAT, unix.LOCK_EX)
+	ctx, cancel := context.WithTimeout(context.Background(), lockBound)
+	defer cancel()
+	f, err := flock.Open(ctx, p.lockFile(), unix.O_CREAT, unix.LOCK_EX)
 	if err != nil {
 		return nil, err
 	}

@@ -4,25 +4,41 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"runtime"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/integration/leak"
 )
 
 // TestMain lets the test binary be a process that starts a VM: it takes a lease,
-// hands it to a child that stands for QEMU, says so, and ends.
+// hands it to a child that stands for QEMU, tells its number, and ends.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("SLOT_TEST_DIR"); dir != "" {
 		os.Exit(starter(dir))
 	}
-	os.Exit(m.Run())
+	leak.VerifyTestMain(m)
+}
+
+// take takes a slot until the test ends.
+func take(t *testing.T, p Pool) *Lease {
+	t.Helper()
+	l, err := p.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.File().Close() })
+	return l
 }
 
 func starter(dir string) int {
@@ -124,56 +140,43 @@ func TestThousandStarts(t *testing.T) {
 func TestTake(t *testing.T) {
 	p := Pool{Dir: t.TempDir(), Name: "sev-es", Size: 2, InUse: -1}
 	if n, err := p.Leased(); n != 0 || err != nil {
-		t.Errorf("%d, %v", n, err)
+		t.Errorf("%d leased, %v, want 0", n, err)
 	}
-	a, err := p.Take()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := p.Take()
-	if err != nil || a.Number == b.Number {
-		t.Fatalf("%v, both have number %d", err, a.Number)
+	a, b := take(t, p), take(t, p)
+	if a.Number != 0 || b.Number != 1 {
+		t.Fatalf("numbers %d and %d, want 0 and 1", a.Number, b.Number)
 	}
 	var full *FullError
 	if _, err := p.Take(); !errors.As(err, &full) || !errors.Is(err, ErrNone) || full.Leased != 2 {
-		t.Errorf("a third of two: %v", err)
+		t.Errorf("a third of two: %v, want 2 leased", err)
+	} else if want := "no free encryption slot: pool sev-es has 2, and 2 are leased"; err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
 	}
 	other := p
 	other.Name = "sev"
-	if l, err := other.Take(); err != nil {
-		t.Errorf("another pool: %v", err)
-	} else {
-		_ = l.File().Close()
-	}
-	runtime.KeepAlive(b)
+	take(t, other)
 	_ = a.File().Close()
-	if c, err := p.Take(); err != nil || c.Number != a.Number {
-		t.Errorf("what was given back: %+v, %v", c, err)
+	if c := take(t, p); c.Number != a.Number {
+		t.Errorf("number %d, want %d, which was given back", c.Number, a.Number)
 	}
 
 	busy := Pool{Dir: t.TempDir(), Name: "sev", Size: 3, InUse: 3}
 	if _, err := busy.Take(); !errors.As(err, &full) || full.InUse != 3 || !strings.Contains(err.Error(), "in use") {
-		t.Errorf("the kernel says that all are taken: %v", err)
+		t.Errorf("the kernel says that all are taken: %v, want 3 in use", err)
 	}
 	if n, err := busy.Used(); n != 3 || err != nil {
-		t.Errorf("used %d, %v", n, err)
+		t.Errorf("used %d, %v, want 3", n, err)
 	}
 	if _, err := (Pool{Dir: t.TempDir(), Name: "sev", Size: 0, InUse: -1}).Take(); !errors.Is(err, ErrNone) {
-		t.Errorf("a slot of an empty pool: %v", err)
+		t.Errorf("a slot of an empty pool: %v, want ErrNone", err)
 	}
 	open := Pool{Dir: t.TempDir(), Name: "sev", Size: Unlimited, InUse: 7}
-	var leases []*Lease
 	for range 20 {
-		l, err := open.Take()
-		if err != nil {
-			t.Fatal(err)
-		}
-		leases = append(leases, l)
+		take(t, open)
 	}
 	if n, err := open.Used(); n != 20 || err != nil {
-		t.Errorf("used %d, %v", n, err)
+		t.Errorf("used %d, %v, want 20", n, err)
 	}
-	runtime.KeepAlive(leases) // a file that nobody keeps is closed
 }
 
 // TestLoweredLimit: leases of higher numbers count.
@@ -181,11 +184,7 @@ func TestLoweredLimit(t *testing.T) {
 	p := Pool{Dir: t.TempDir(), Name: "sev", Size: 20, InUse: -1}
 	var leases []*Lease
 	for range 15 {
-		l, err := p.Take()
-		if err != nil {
-			t.Fatal(err)
-		}
-		leases = append(leases, l)
+		leases = append(leases, take(t, p))
 	}
 	for _, l := range leases[:5] {
 		_ = l.File().Close()
@@ -193,9 +192,8 @@ func TestLoweredLimit(t *testing.T) {
 	p.Size = 10
 	var full *FullError
 	if _, err := p.Take(); !errors.As(err, &full) || full.Leased != 10 {
-		t.Errorf("an eleventh of ten: %v", err)
+		t.Errorf("an eleventh of ten: %v, want 10 leased", err)
 	}
-	runtime.KeepAlive(leases)
 }
 
 // TestHostileDirectory: links are not followed.
@@ -208,6 +206,55 @@ func TestHostileDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := p.Take(); err == nil || errors.Is(err, ErrNone) {
-		t.Errorf("a link as a slot: %v", err)
+		t.Errorf("a link as a slot: %v, want an error that is not ErrNone", err)
 	}
+}
+
+// TestErrorsAreNotFreeSlots: what cannot be looked at is not counted as free.
+func TestErrorsAreNotFreeSlots(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		spoil        func(p Pool) error
+		counts       bool // all the same
+		takes, wants error
+	}{
+		"a slot is a link":          {func(p Pool) error { return os.Symlink(file, p.path(7)) }, false, unix.ELOOP, unix.ELOOP},
+		"the lock is a link":        {func(p Pool) error { return relink(p.lockFile(), file) }, false, unix.ELOOP, unix.ELOOP},
+		"the pool is a link":        {func(p Pool) error { return relink(p.dir(), t.TempDir()) }, true, unix.ENOTDIR, nil},
+		"all pools are a link":      {func(p Pool) error { return relink(p.Dir, t.TempDir()) }, true, unix.ENOTDIR, nil},
+		"the pool is a file":        {func(p Pool) error { return relink(p.dir(), file) }, false, unix.ENOTDIR, unix.ENOTDIR},
+		"other files do not matter": {func(p Pool) error { return os.Symlink(file, filepath.Join(p.dir(), "notes")) }, true, nil, nil},
+	} {
+		p := Pool{Dir: filepath.Join(t.TempDir(), "slots"), Name: "sev", Size: 20, InUse: -1}
+		_ = take(t, p).File().Close()
+		if err := c.spoil(p); err != nil {
+			t.Fatal(err)
+		}
+		l, err := p.Take()
+		if !errors.Is(err, c.takes) || errors.Is(err, ErrNone) || (err == nil) != (c.takes == nil) {
+			t.Errorf("%s: Take: %v, want %v", what, err, c.takes)
+		}
+		if err == nil {
+			_ = l.File().Close()
+		}
+		for name, count := range map[string]func() (int, error){"Leased": p.Leased, "Used": p.Used} {
+			if _, err := count(); (err == nil) != c.counts || !c.counts && !errors.Is(err, c.wants) {
+				t.Errorf("%s: %s: %v, want %v", what, name, err, c.wants)
+			}
+		}
+	}
+	if _, err := (Pool{Dir: file, Name: "sev", Size: 1}).Take(); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("a directory below a file: %v, want ENOTDIR", err)
+	}
+	if _, err := (Pool{Dir: t.TempDir(), Name: "sev"}).leased(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a pool without a directory: %v, want ErrNotExist", err)
+	}
+}
+
+// relink puts a link to target in the place of a file or a directory.
+func relink(name, target string) error {
+	return errors.Join(os.RemoveAll(name), os.Symlink(target, name))
 }

@@ -3,16 +3,15 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"slices"
-	"sort"
 	"strings"
 	"syscall"
+	"time"
 
 	urfave "github.com/urfave/cli/v2"
-	"github.com/xrash/smetrics"
 )
 
 // App is one program.
@@ -45,6 +44,24 @@ type Topic struct {
 	// Man is the topic's own manual page, such as "vmlatch.toml.5"; "" puts the
 	// text into the program's page.
 	Man string
+}
+
+// Start runs the program of this process. It answers "--version" before build
+// declares the commands: scripts ask for it often, and it takes a third of the time.
+func Start(name string, build func(*IO) *App) ExitCode {
+	s := System(name)
+	if len(os.Args) == 2 && os.Args[1] == "--version" {
+		if err := printVersion(s, Version()); err != nil {
+			return s.Fail(err)
+		}
+		return ExitOK
+	}
+	return build(s).Main(os.Args)
+}
+
+func printVersion(s *IO, version string) error {
+	_, err := io.WriteString(s.Out, s.Name+" "+version+"\n")
+	return err
 }
 
 // Main runs the program with its arguments and returns the exit code. The
@@ -86,7 +103,7 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 }
 
 func (a *App) urfave(args []string) *urfave.App {
-	commands := append(slices.Clone(a.Commands), a.completionCommand(), a.helpCommand(), a.manCommand())
+	commands := a.commands(args)
 	app := &urfave.App{
 		Name: a.Name, Usage: a.Usage, Description: a.Long,
 		Commands: commands, HideHelpCommand: true, HideVersion: true,
@@ -95,6 +112,7 @@ func (a *App) urfave(args []string) *urfave.App {
 			&urfave.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this help"}),
 
 		Writer: a.IO.Out, ErrWriter: a.IO.Err,
+		Compiled:                  time.Unix(0, 0), // unused; otherwise the time of the program's file
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*urfave.Context, error) {},
 		Action: func(c *urfave.Context) error {
@@ -102,8 +120,7 @@ func (a *App) urfave(args []string) *urfave.App {
 			case c.Bool("help"):
 				return urfave.ShowAppHelp(c)
 			case c.Bool("version"):
-				_, err := fmt.Fprintln(a.IO.Out, a.Name, a.Version)
-				return err
+				return printVersion(a.IO, a.Version)
 			case a.Action != nil:
 				return a.Action(c)
 			case c.NArg() == 0:
@@ -133,100 +150,23 @@ func (a *App) urfave(args []string) *urfave.App {
 	return app
 }
 
+// commands are the program's, or, if the arguments begin with the name of one, only
+// that one and help: urfave/cli describes each flag of every command that it is given,
+// which takes longer than most commands themselves. Without help it adds its own.
+func (a *App) commands(args []string) []*urfave.Command {
+	if len(args) > 1 {
+		for i, c := range a.Commands {
+			if c.HasName(args[1]) {
+				return []*urfave.Command{a.Commands[i], a.helpCommand()}
+			}
+		}
+	}
+	return append(slices.Clone(a.Commands), a.completionCommand(), a.helpCommand(), a.manCommand())
+}
+
 func (a *App) synopsis() string {
 	if a.Action != nil {
 		return "[OPTIONS] -- QEMU [QEMU OPTIONS]"
 	}
 	return "COMMAND [OPTIONS] [ARGUMENTS]"
-}
-
-// usageError replaces the pages of help that urfave/cli prints.
-func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
-	text := err.Error()
-	hints := []string{fmt.Sprintf("%q shows the options", strings.TrimSpace(a.commandName(c)+" --help"))}
-	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		text = fmt.Sprintf("no option --%s", strings.TrimPrefix(name, "-"))
-		if c.Command != nil {
-			if near := nearest(name, flagNames(c.Command.Flags)); near != "" {
-				hints = []string{fmt.Sprintf("did you mean --%s?", near)}
-			}
-		}
-	}
-	// The parser's words: invalid value "30" for flag -timeout: parse error.
-	var value, flag string
-	if n, _ := fmt.Sscanf(text, "invalid value %q for flag -%s", &value, &flag); n == 2 && c.Command != nil {
-		flag = strings.TrimSuffix(flag, ":")
-		for _, f := range c.Command.Flags {
-			if kind := kindOf(f); kind != "" && slices.Contains(f.Names(), flag) {
-				text = fmt.Sprintf("--%s %s: must be %s", flag, value, kind)
-			}
-		}
-	}
-	return Fail(ExitUsage, errors.New(text), hints...)
-}
-
-// kindOf says what an option's value must be, if not just text.
-func kindOf(f urfave.Flag) string {
-	switch f.(type) {
-	case *urfave.DurationFlag:
-		return "a duration, such as 30s or 2m"
-	case *urfave.IntFlag, *urfave.UintFlag, *urfave.Int64Flag, *urfave.Uint64Flag:
-		return "a number"
-	}
-	return ""
-}
-
-func (a *App) commandName(c *urfave.Context) string {
-	if c.Command == nil || c.Command.Name == "" || c.Command.Name == a.Name {
-		return a.Name
-	}
-	return a.Name + " " + c.Command.Name
-}
-
-func (a *App) unknownCommand(name string) error {
-	var names []string
-	for _, c := range a.Commands {
-		names = append(names, c.Name)
-	}
-	hint := fmt.Sprintf("%q lists the commands", a.Name+" help")
-	if other := a.Synonyms[name]; other != "" {
-		hint = fmt.Sprintf("here that is %q", a.Name+" "+other)
-	} else if near := nearest(name, names); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", a.Name+" "+near)
-	}
-	return Fail(ExitUsage, fmt.Errorf("no command %q", name), hint)
-}
-
-// nearest returns the candidate that a mistyped word resembles, or "".
-func nearest(word string, candidates []string) string {
-	best, bestScore := "", 0.8 // urfave/cli's own measure and threshold
-	for _, c := range candidates {
-		if score := smetrics.JaroWinkler(strings.TrimLeft(word, "-"), c, 0.7, 4); score > bestScore {
-			best, bestScore = c, score
-		}
-	}
-	return best
-}
-
-func flagNames(flags []urfave.Flag) []string {
-	var names []string
-	for _, f := range flags {
-		names = append(names, f.Names()...)
-	}
-	sort.Strings(names)
-	return names
-}
-
-// Args checks the number of positional arguments.
-func Args(c *urfave.Context, names ...string) ([]string, error) {
-	got := c.Args().Slice()
-	if len(got) < len(names) {
-		return nil, Fail(ExitUsage, fmt.Errorf("%s is missing", names[len(got)]),
-			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
-	}
-	if len(got) > len(names) {
-		return nil, Fail(ExitUsage, fmt.Errorf("unexpected argument %q", got[len(names)]),
-			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
-	}
-	return got, nil
 }

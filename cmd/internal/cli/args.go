@@ -40,7 +40,7 @@ func optionsFirst(app *urfave.App, args []string) []string {
 	return slices.Concat(args[:2], options, arguments)
 }
 
-// takesValue says whether the next word is the option's value.
+// takesValue reports whether the next word is the option's value.
 func takesValue(cmd *urfave.Command, arg string) bool {
 	name := strings.TrimLeft(arg, "-")
 	if strings.Contains(name, "=") {

@@ -29,6 +29,8 @@ func program() (app *App, out, errs *bytes.Buffer, got *[]string) {
 				&urfave.StringSliceFlag{Name: "entry"},
 				&urfave.StringFlag{Name: "policy"},
 				&urfave.DurationFlag{Name: "wait", Hidden: true},
+				&urfave.IntFlag{Name: "times", Hidden: true},
+				&urfave.UintFlag{Name: "count", Hidden: true},
 			},
 			BashComplete: func(c *urfave.Context) { _, _ = c.App.Writer.Write([]byte("one\ntwo\n")) },
 			Action: func(c *urfave.Context) error {
@@ -50,6 +52,8 @@ func program() (app *App, out, errs *bytes.Buffer, got *[]string) {
 	return app, out, errs, got
 }
 
+const options = "hint: \"prog work --help\" shows the options\n"
+
 func TestTrapsOfTheParser(t *testing.T) {
 	for name, c := range map[string]struct {
 		args []string
@@ -57,28 +61,90 @@ func TestTrapsOfTheParser(t *testing.T) {
 		got  string // what reached the command
 		errs string
 	}{
-		"plain":                       {[]string{"work", "f"}, 0, "f", ""},
-		"option behind argument":      {[]string{"work", "f", "--now"}, 0, "f now", ""},
-		"value behind argument":       {[]string{"work", "f", "--entry", "a,b", "--entry=c"}, 0, "f a,b c", ""},
-		"slices do not split":         {[]string{"work", "--entry", "file=a,if=virtio", "f"}, 0, "f file=a,if=virtio", ""},
-		"behind -- all is argument":   {[]string{"work", "--", "--now"}, 0, "--now", ""},
-		"unknown option":              {[]string{"work", "--polcy", "x", "f"}, ExitUsage, "", "prog: no option --polcy\nhint: did you mean --policy?\n"},
-		"unknown command":             {[]string{"wrk"}, ExitUsage, "", "prog: no command \"wrk\"\nhint: did you mean \"prog work\"?\n"},
-		"synonym":                     {[]string{"labour"}, ExitUsage, "", "prog: no command \"labour\"\nhint: here that is \"prog work\"\n"},
-		"no duration":                 {[]string{"work", "f", "--wait", "30"}, ExitUsage, "", "prog: --wait 30: must be a duration, such as 30s or 2m\nhint: \"prog work --help\" shows the options\n"},
-		"missing argument":            {[]string{"work"}, ExitUsage, "", "prog: FILE is missing\nhint: usage: prog work FILE\n"},
-		"too many arguments":          {[]string{"work", "a", "b"}, ExitUsage, "", "prog: unexpected argument \"b\"\nhint: usage: prog work FILE\n"},
-		"error with hint":             {[]string{"work", "fail"}, ExitRefused, "fail", "prog: no\nhint: try again\n"},
-		"missing value":               {[]string{"work", "--policy"}, ExitUsage, "", "prog: flag needs an argument: -policy\nhint: \"prog work --help\" shows the options\n"},
-		"unknown topic":               {[]string{"help", "nothing"}, ExitUsage, "", "prog: no command or topic \"nothing\"\nhint: \"prog help topics\" lists the topics\n"},
-		"completion of another shell": {[]string{"completion", "tcsh"}, ExitUsage, "", "prog: no completion for \"tcsh\": use bash, zsh or fish\n"},
-		"go-style completion request": {[]string{"work", "--generate-bash-completion"}, ExitUsage, "", "prog: no option --generate-bash-completion\nhint: \"prog work --help\" shows the options\n"},
+		"plain":                     {args: []string{"work", "f"}, got: "f"},
+		"option behind argument":    {args: []string{"work", "f", "--now"}, got: "f now"},
+		"value behind argument":     {args: []string{"work", "f", "--entry", "a,b", "--entry=c"}, got: "f a,b c"},
+		"slices do not split":       {args: []string{"work", "--entry", "a=b,if=virtio", "f"}, got: "f a=b,if=virtio"},
+		"behind -- all is argument": {args: []string{"work", "--", "--now"}, got: "--now"},
+		"unknown option": {
+			[]string{"work", "--polcy", "x", "f"}, ExitUsage, "",
+			"prog: no option --polcy\nhint: did you mean --policy?\n",
+		},
+		"unknown command": {
+			[]string{"wrk"}, ExitUsage, "",
+			"prog: no command \"wrk\"\nhint: did you mean \"prog work\"?\n",
+		},
+		"no command at all like it": {
+			[]string{"xyz"}, ExitUsage, "",
+			"prog: no command \"xyz\"\nhint: \"prog help\" lists the commands\n",
+		},
+		"synonym": {
+			[]string{"labour"}, ExitUsage, "",
+			"prog: no command \"labour\"\nhint: the prog command is \"prog work\"\n",
+		},
+		"duration without unit": {
+			[]string{"work", "f", "--wait", "30"}, ExitUsage, "",
+			"prog: --wait 30: must be a duration with its unit, such as 30s or 30m\n" + options,
+		},
+		"no duration": {
+			[]string{"work", "f", "--wait", "soon"}, ExitUsage, "",
+			"prog: --wait soon: must be a duration, such as 30s or 2m\n" + options,
+		},
+		"no number": {
+			[]string{"work", "f", "--times", "1.5"}, ExitUsage, "",
+			"prog: --times 1.5: must be a whole number\n" + options,
+		},
+		"number beyond its range": {
+			[]string{"work", "f", "--times", "99999999999999999999"}, ExitUsage, "",
+			"prog: --times 99999999999999999999: must be a whole number of at most 64 bits\n" + options,
+		},
+		"negative number": {
+			[]string{"work", "f", "--count", "-1"}, ExitUsage, "",
+			"prog: --count -1: must be a whole number, zero or more\n" + options,
+		},
+		"larger than any count": {
+			[]string{"work", "f", "--count", "99999999999999999999"}, ExitUsage, "",
+			"prog: --count 99999999999999999999: must be a whole number of at most 64 bits\n" + options,
+		},
+		"missing argument": {
+			[]string{"work"}, ExitUsage, "",
+			"prog: FILE is missing\nhint: usage: prog work FILE\n",
+		},
+		"too many arguments": {
+			[]string{"work", "a", "b"}, ExitUsage, "",
+			"prog: unexpected argument \"b\"\nhint: usage: prog work FILE\n",
+		},
+		"error with hint": {[]string{"work", "fail"}, ExitRefused, "fail", "prog: no\nhint: try again\n"},
+		"missing value": {
+			[]string{"work", "--policy"}, ExitUsage, "",
+			"prog: flag needs an argument: -policy\n" + options,
+		},
+		"unknown topic": {
+			[]string{"help", "nothing"}, ExitUsage, "",
+			"prog: no command or topic \"nothing\"\nhint: \"prog help topics\" lists the topics\n",
+		},
+		"mistyped topic": {
+			[]string{"help", "topik"}, ExitUsage, "",
+			"prog: no command or topic \"topik\"\nhint: did you mean \"prog help topic\"?\n",
+		},
+		"completion of another shell": {
+			[]string{"completion", "tcsh"}, ExitUsage, "",
+			"prog: unknown shell \"tcsh\": must be bash, fish or zsh\n",
+		},
+		"completion of a mistyped shell": {
+			[]string{"completion", "bahs"}, ExitUsage, "",
+			"prog: unknown shell \"bahs\": did you mean \"bash\"?\n",
+		},
+		"go-style completion request": {
+			[]string{"work", "--generate-bash-completion"}, ExitUsage, "",
+			"prog: no option --generate-bash-completion\n" + options,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			app, out, errs, got := program()
 			code := app.Run(context.Background(), append([]string{"prog"}, c.args...))
 			if code != c.code || strings.Join(*got, " ") != c.got || errs.String() != c.errs {
-				t.Errorf("code %d, command saw %q, stderr %q", code, *got, errs.String())
+				t.Errorf("code %d, command saw %q, stderr %q, want %d, %q, %q", code, *got, errs, c.code, c.got, c.errs)
 			}
 			if c.code != 0 && out.Len() > 0 {
 				t.Errorf("an error prints to standard output: %s", out)

@@ -3,11 +3,14 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
 func (a *App) topics() []Topic {
@@ -45,9 +48,26 @@ func (a *App) helpCommand() *urfave.Command {
 					return err
 				}
 			}
-			return WithHint(Usagef("no command or topic %q", name), fmt.Sprintf("%q lists the topics", a.Name+" help topics"))
+			return a.unknownPage(name)
 		},
 	}
+}
+
+// unknownPage is the error of "help NAME" for a name that neither a command nor a
+// topic has.
+func (a *App) unknownPage(name string) error {
+	var known []string
+	for _, c := range a.Commands {
+		known = append(known, c.Name)
+	}
+	for _, t := range a.topics() {
+		known = append(known, t.Name)
+	}
+	hint := fmt.Sprintf("%q lists the topics", a.Name+" help topics")
+	if near := nearest.Word(name, known); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", a.Name+" help "+near)
+	}
+	return WithHint(Usagef("no command or topic %q", name), hint)
 }
 
 // help is the overview: commands by category, in the order in which the program
@@ -126,7 +146,7 @@ func (a *App) completionCommand() *urfave.Command {
 			}
 			script, ok := completionScripts[args[0]]
 			if !ok {
-				return Usagef("no completion for %q: use bash, zsh or fish", args[0])
+				return Choice("", "shell", args[0], slices.Sorted(maps.Keys(completionScripts)))
 			}
 			_, err = fmt.Fprintf(a.IO.Out, script, a.Name)
 			return err

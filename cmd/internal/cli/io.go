@@ -30,7 +30,7 @@ type IO struct {
 // System returns the process's own streams.
 func System(name string) *IO { return &IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Name: name} }
 
-// OutIsTerminal says whether results go to a person's terminal.
+// OutIsTerminal reports whether results go to a terminal.
 func (s *IO) OutIsTerminal() bool { return isTerminal(s.Out) }
 
 func isTerminal(w any) bool {
@@ -194,7 +194,7 @@ func (s *IO) ReadInput(name string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s: over %d bytes", name, limit)
+		return nil, fmt.Errorf("%s: longer than %d bytes", name, limit)
 	}
 	return b, nil
 }
@@ -280,14 +280,14 @@ func temporary(name string) (*os.File, error) {
 		if err == nil && err1 == nil && err2 == nil && os.SameFile(mine, there) {
 			return f, f.Truncate(0)
 		}
-		_ = f.Close() // whoever had the lock has put it in place, or taken it away
+		_ = f.Close() // the last holder of the lock has put it in place, or taken it away
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return nil, err
 		}
 	}
 }
 
-// WriteFile replaces a file by way of a temporary one beside it.
+// WriteFile replaces a file by way of a temporary one next to it.
 func WriteFile(name string, data []byte, mode os.FileMode) error {
 	tmp, err := temporary(name)
 	if err != nil {

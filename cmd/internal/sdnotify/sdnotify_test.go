@@ -80,7 +80,7 @@ func TestReadyWaitsForTheManager(t *testing.T) {
 	}
 }
 
-// TestSlowManager: one that does not read is told all the same.
+// TestSlowManager: one that does not read is told anyway.
 func TestSlowManager(t *testing.T) {
 	c := manager(t, "@vmlatch-test-slow")
 	m, err := FromEnv()
@@ -119,6 +119,6 @@ func TestNoManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := m.Ready(context.Background(), 0, "x"); err == nil || !strings.Contains(err.Error(), "service manager") {
-		t.Errorf("nobody listens: %v", err)
+		t.Errorf("no one listens: %v", err)
 	}
 }

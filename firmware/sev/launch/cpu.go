@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
 // Signature is what CPUID Fn0000_0001_EAX says of a processor. A vCPU starts with
@@ -58,7 +60,7 @@ func ParseCPU(name string) (Signature, error) {
 	if name == "host" {
 		return 0, fmt.Errorf("CPU model %q: its signature is the host's own; give that as a number", name)
 	}
-	return 0, fmt.Errorf("CPU model %q: none of %s; give its signature as a number", name, strings.Join(CPUs(), ", "))
+	return 0, nearest.Unknown("CPU model", name, CPUs())
 }
 
 // CPUs returns the names of the models, without versions.

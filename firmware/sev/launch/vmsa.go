@@ -2,7 +2,8 @@ package launch
 
 import (
 	"encoding/binary"
-	"fmt"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
 // VMM is whose virtual machine monitor launches the guest: they differ in the
@@ -30,7 +31,7 @@ func ParseVMM(s string) (VMM, error) {
 			return VMM(i), nil
 		}
 	}
-	return 0, fmt.Errorf("VMM %q: must be qemu, ec2 or gce", s)
+	return 0, nearest.Unknown("VMM", s, vmmNames)
 }
 
 // Profile is how the guest's registers were set up.
@@ -60,7 +61,7 @@ func ParseProfile(s string) (Profile, error) {
 			return Profile(i), nil
 		}
 	}
-	return 0, fmt.Errorf("VMSA profile %q: must be init2, legacy or ec2-rdx0", s)
+	return 0, nearest.Unknown("VMSA profile", s, profileNames)
 }
 
 // resetVector is where the boot processor starts: IP FFF0h in a code segment at

@@ -76,7 +76,7 @@ func TestSecretVectors(t *testing.T) {
 			TIK, TEK      string
 			LaunchMeasure string `json:"launch_measure_base64"`
 			IV            string `json:"iv_base64"`
-			Secrets       []struct{ GUID, File string }
+			Secrets       []struct{ GUID, File, Hex string }
 		}
 		v.In(t, &in)
 		var want struct {
@@ -93,7 +93,11 @@ func TestSecretVectors(t *testing.T) {
 		}
 		var entries []session.Entry
 		for _, s := range in.Secrets {
-			entries = append(entries, session.Entry{GUID: sev.MustGUID(s.GUID), Data: vectors.File(t, s.File)})
+			data := unhex(t, s.Hex)
+			if s.File != "" {
+				data = vectors.File(t, s.File)
+			}
+			entries = append(entries, session.Entry{GUID: sev.MustGUID(s.GUID), Data: data})
 		}
 		table, err := session.PackTable(entries)
 		if err != nil {

@@ -23,7 +23,7 @@ type commandLine struct {
 	cmdline  string
 	paused   bool     // the caller gave -S
 	key      string   // handle of an mktme-guest's key; "" without one
-	notes    []string // what was changed, for people
+	notes    []string // what was changed, for the user
 }
 
 // sevObject is a sev-guest object (QEMU, qapi/qom.json, SevGuestProperties).
@@ -135,7 +135,7 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		if c.key = props[MKTMEProperty]; c.key == "" {
 			return fmt.Errorf("-object %s: %s is missing", MKTMEObject, MKTMEProperty)
 		}
-		c.note("-object %s left out: there is no MKTME here", MKTMEObject)
+		c.note("-object %s left out: TCG has no MKTME", MKTMEObject)
 		return nil
 	case "sev-guest":
 	case "sev-snp-guest", "tdx-guest":
@@ -147,7 +147,7 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 	policy := uint64(sev.PolicyNoDebug) // QEMU's default
 	if p := props["policy"]; p != "" {
 		if policy, err = strconv.ParseUint(p, 0, 32); err != nil {
-			return fmt.Errorf("-object sev-guest: policy=%s is no 32-bit number", p)
+			return fmt.Errorf("-object sev-guest: policy=%s: must be a 32-bit number", p)
 		}
 	}
 	if sev.Policy(policy)&sev.PolicyES != 0 {

@@ -43,7 +43,7 @@ func NeedsTCG(argv []string) string {
 func checkKey(handle string) error {
 	n, err := strconv.ParseInt(handle, 0, 32)
 	if err != nil || n <= 0 {
-		return &errQEMU{[]string{fmt.Sprintf("-object %s: %s=%s is no key's handle", MKTMEObject, MKTMEProperty, handle)}}
+		return &errQEMU{[]string{fmt.Sprintf("-object %s: %s=%s: not a key's handle", MKTMEObject, MKTMEProperty, handle)}}
 	}
 	refused := func(err error) error {
 		return &errQEMU{[]string{fmt.Sprintf("-object %s: key %d is not possessed by this process: %v", MKTMEObject, n, err)}}

@@ -90,7 +90,7 @@ func (e *endpoint) serve(m *monitorServer) {
 // maxCommand is the longest command accepted from a client.
 const maxCommand = 1 << 20
 
-// monitorServer is a QMP server in front of QEMU's.
+// monitorServer is a QMP server in front of the one in QEMU.
 type monitorServer struct {
 	tcg *machine
 	up  *qmp.Conn

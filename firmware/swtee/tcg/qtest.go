@@ -106,7 +106,7 @@ func (q *qtest) fwSize(item int) (int, error) {
 	return int(binary.LittleEndian.Uint32(b[:])), nil
 }
 
-// fwHasFile says whether there is an item of a name (docs/specs/fw_cfg.rst, the
+// fwHasFile reports whether there is an item of a name (docs/specs/fw_cfg.rst, the
 // directory: a count, then size, key and name of each, big-endian).
 func (q *qtest) fwHasFile(name string) (bool, error) {
 	const entry, nameAt = 64, 8
@@ -127,7 +127,7 @@ func (q *qtest) fwHasFile(name string) (bool, error) {
 	return false, nil
 }
 
-// fwItem reads an item whose size another one tells.
+// fwItem reads an item whose size is in another item.
 func (q *qtest) fwItem(sizeItem, item int) ([]byte, error) {
 	n, err := q.fwSize(sizeItem)
 	if err != nil || n == 0 {

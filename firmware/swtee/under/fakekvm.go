@@ -42,7 +42,7 @@ const (
 	nrCreateDevice         = 0xe0
 )
 
-// setterOf is the request that sets what another one gets.
+// setterOf is the request that sets what another request gets.
 var setterOf = map[byte]byte{
 	0x81: 0x82, // REGS
 	0x83: 0x84, // SREGS

@@ -22,7 +22,7 @@ func (s *supervisor) recordSlot(c *trap.Call, arg uint64) {
 	}
 }
 
-// gpaOf is the guest-physical address of memory of QEMU's.
+// gpaOf is the guest-physical address of QEMU's memory.
 func (s *supervisor) gpaOf(hva uint64) uint64 {
 	for _, m := range s.slots {
 		if hva >= m.hva && hva-m.hva < m.size {

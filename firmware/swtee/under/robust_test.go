@@ -367,6 +367,6 @@ func TestCommandLineHelpers(t *testing.T) {
 		}
 	}
 	if _, err := Run(t.Context(), Options{Argv: []string{filepath.Join(t.TempDir(), "no-qemu")}}); err == nil {
-		t.Error("a missing QEMU is no error")
+		t.Error("a missing QEMU is not an error")
 	}
 }

@@ -159,7 +159,7 @@ func filterFor(argv []string, fakeKVM, places bool) trap.Filter {
 	return f
 }
 
-// measuresRegisters says whether an object's launch covers register state.
+// measuresRegisters reports whether an object's launch covers register state.
 func measuresRegisters(o cmdline.Object) bool {
 	policy, err := strconv.ParseUint(o.Props["policy"], 0, 32)
 	return o.Type == "sev-snp-guest" || o.Type == "sev-guest" && err == nil && sev.Policy(policy)&sev.PolicyES != 0
@@ -176,7 +176,7 @@ func (s *supervisor) supervise(p *trap.Process) (int, error) {
 	}
 	serveErr := p.Serve(s.handle)
 	if serveErr != nil {
-		_ = p.Signal(unix.SIGKILL) // nobody would answer it any more
+		_ = p.Signal(unix.SIGKILL) // its calls would not be answered any more
 	}
 	s.tracer.Stop()
 	status, err := p.Wait()
@@ -191,7 +191,7 @@ func (s *supervisor) supervise(p *trap.Process) (int, error) {
 	return status.ExitStatus(), nil
 }
 
-// hasSEVObject says whether the machine of a command line uses an object for which
+// hasSEVObject reports whether the machine of a command line uses an object for which
 // QEMU asks the processor where its encryption bit is.
 func hasSEVObject(argv []string) bool {
 	used := map[string]bool{}

@@ -178,10 +178,13 @@ func checkAttestation(t testing.TB, r *run, digest [32]byte, policy sev.Policy) 
 		t.Error(err)
 	}
 	mnonce := bytes.Repeat([]byte{7}, 16)
-	report, err := qmp.QuerySEVAttestationReport{MNonce: mnonce}.Execute(r.ctx(), r.conn)
-	if err != nil {
+	var answer struct {
+		Data []byte `json:"data"`
+	}
+	if err := r.conn.Execute(r.ctx(), "query-sev-attestation-report", map[string][]byte{"mnonce": mnonce}, &answer); err != nil {
 		t.Fatal(err)
 	}
+	report := answer.Data
 	if len(report) != swtee.AttestationReportSize {
 		t.Fatalf("report of %d bytes", len(report))
 	}

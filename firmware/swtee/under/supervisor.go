@@ -102,7 +102,7 @@ func (s *supervisor) processor() *trap.CPUID {
 	return &trap.CPUID{Leaf: leafMemoryEncryption, A: 0x1001f, B: s.cbit | swtee.ReducedPhysBits<<6, C: 509, D: 1}
 }
 
-// handle answers one call of QEMU's.
+// handle answers one of QEMU's calls.
 func (s *supervisor) handle(c *trap.Call) {
 	if c.Nr != unix.SYS_IOCTL {
 		s.open(c)

@@ -82,15 +82,3 @@ func (a *IDs) New(kind string) string {
 	a.next[kind]++
 	return fmt.Sprintf("%s%d", kind, n)
 }
-
-// firstFD is the first descriptor behind the standard streams.
-const firstFD = 3
-
-// FDs numbers the descriptors that the child inherits, in order.
-type FDs struct{ Roles []string }
-
-// New returns the number that the role's descriptor will have in the child.
-func (f *FDs) New(role string) int {
-	f.Roles = append(f.Roles, role)
-	return firstFD + len(f.Roles) - 1
-}

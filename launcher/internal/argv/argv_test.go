@@ -64,8 +64,4 @@ func TestNumbering(t *testing.T) {
 	if a, b, c := ids.New("disk"), ids.New("net"), ids.New("disk"); a != "disk0" || b != "net0" || c != "disk1" {
 		t.Errorf("ids %s %s %s", a, b, c)
 	}
-	var fds FDs
-	if a, b := fds.New("qmp"), fds.New("lock"); a != 3 || b != 4 || strings.Join(fds.Roles, " ") != "qmp lock" {
-		t.Errorf("fds %d %d %v", a, b, fds.Roles)
-	}
 }

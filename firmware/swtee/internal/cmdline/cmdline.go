@@ -151,7 +151,7 @@ func ParseObject(value string) (Object, error) {
 	return o, nil
 }
 
-// On says whether a property is set as QEMU reads booleans.
+// On reports whether a property is set as QEMU reads booleans.
 func (o Object) On(key string) bool {
 	switch o.Props[key] {
 	case "on", "true", "yes", "y":

@@ -59,7 +59,7 @@ type span struct {
 // same call, made again.
 func (c *Call) Watch(addr uint64, n int) { c.watched = append(c.watched, span{addr, n}) }
 
-// memory is the content of the watched memory; nil if there is none.
+// memory is the content of the watched memory; nil if none is watched.
 func (c *Call) memory() []byte {
 	var all []byte
 	for _, w := range c.watched {

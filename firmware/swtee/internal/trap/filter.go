@@ -4,7 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Filter says which system calls stop for an answer. All others run as usual.
+// Filter lists which system calls stop for an answer. All others run as usual.
 type Filter struct {
 	// OpenReadWrite stops open and openat with O_RDWR, as devices are opened.
 	OpenReadWrite bool

@@ -127,7 +127,7 @@ func (p *Process) install(opt Options) error {
 		return fmt.Errorf("seccomp: %w", e)
 	}
 	p.listener, p.killable = fd, flags != 0
-	// Who asks waits for who answers: the two may as well share a processor
+	// The caller waits for the answer: the two may as well share a processor
 	// (Linux 6.6; only a matter of speed).
 	_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	return nil

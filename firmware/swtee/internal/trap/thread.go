@@ -20,7 +20,7 @@ const (
 	eventStop    = 128    // PTRACE_EVENT_STOP
 )
 
-// interrupted says whether a call would be made again by the kernel: where calls
+// interrupted reports whether a call would be made again by the kernel: where calls
 // can be interrupted, attaching itself does (Linux, include/linux/errno.h:
 // ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND).
 func interrupted(rax uint64) bool {
@@ -97,7 +97,7 @@ func (th *thread) keep(sig unix.Signal) {
 	th.signals = append(th.signals, sig)
 }
 
-// next takes one of the kept signals, 0 if there is none.
+// next takes one of the kept signals, 0 if none is left.
 func (th *thread) next() int {
 	if len(th.signals) == 0 {
 		return 0

@@ -24,10 +24,10 @@ type Tracer struct {
 	done     chan struct{}
 	armed    chan struct{} // holds a token while a thread is attached
 	thread   atomic.Int64  // the attached thread
-	release  atomic.Bool   // it shall be let go of
+	release  atomic.Bool   // the thread is to be let go of
 	// Attached, if set, is called while a thread is attached, before it goes on.
 	Attached func()
-	// Failed, if set, is told why a thread could not be attached.
+	// Failed, if set, is called with the reason why a thread could not be attached.
 	Failed func(error)
 }
 
@@ -87,10 +87,10 @@ func (t *Tracer) arm(r request) {
 	<-answered
 }
 
-// Busy says whether a thread is attached: Arm would wait until it is let go of.
+// Busy reports whether a thread is attached: Arm would wait until it is let go of.
 func (t *Tracer) Busy() bool { return len(t.armed) > 0 }
 
-// releaseSignal wakes a thread that shall be let go of. Programs ignore it unless
+// releaseSignal wakes a thread that is to be let go of. Programs ignore it unless
 // they ask for it, and it never gets further than the tracer.
 const releaseSignal = unix.SIGURG
 
@@ -102,7 +102,7 @@ func (t *Tracer) Release() {
 	}
 }
 
-// errEnded means that the thread has died: somebody else waits for it.
+// errEnded means that the thread has died: another wait gets its end.
 var errEnded = errors.New("the thread has ended")
 
 // stop is a stop of a traced thread.
@@ -120,7 +120,7 @@ type siginfo struct {
 
 // wait waits for the thread's next stop. It does not take the end of the program
 // itself, for which this process waits elsewhere; that of any other thread it
-// does, or nobody would ever be told of it.
+// does, or it would never be reported.
 func (t *Tracer) wait(tid int) (stop, error) {
 	for {
 		var info siginfo

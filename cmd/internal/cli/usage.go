@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
+)
+
+// usageError replaces the pages of help that urfave/cli prints.
+func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
+	text := err.Error()
+	hints := []string{fmt.Sprintf("%q shows the options", strings.TrimSpace(a.commandName(c)+" --help"))}
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		text = fmt.Sprintf("no option --%s", strings.TrimPrefix(name, "-"))
+		if c.Command != nil {
+			if near := nearest.Word(strings.TrimLeft(name, "-"), flagNames(c.Command.Flags)); near != "" {
+				hints = []string{fmt.Sprintf("did you mean --%s?", near)}
+			}
+		}
+	}
+	if says := wrongValue(c, text); says != "" {
+		text = says
+	}
+	return Fail(ExitUsage, errors.New(text), hints...)
+}
+
+// wrongValue puts the parser's words, such as "invalid value "30" for flag -timeout:
+// parse error", into those of a user: what the option takes.
+func wrongValue(c *urfave.Context, text string) string {
+	var value, name string
+	if n, _ := fmt.Sscanf(text, "invalid value %q for flag -%s", &value, &name); n != 2 || c.Command == nil {
+		return ""
+	}
+	name = strings.TrimSuffix(name, ":")
+	for _, f := range c.Command.Flags {
+		if !slices.Contains(f.Names(), name) {
+			continue
+		}
+		if kind := kindOf(f, value); kind != "" {
+			return fmt.Sprintf("--%s %s: must be %s", name, value, kind)
+		}
+	}
+	return ""
+}
+
+// kindOf describes what an option takes instead of a value, if that is not just text.
+func kindOf(f urfave.Flag, value string) string {
+	number, err := strconv.ParseFloat(value, 64)
+	tooLarge := err == nil && math.Abs(number) > math.MaxInt64
+	switch f.(type) {
+	case *urfave.DurationFlag:
+		if err == nil && number > 0 {
+			return fmt.Sprintf("a duration with its unit, such as %[1]ss or %[1]sm", value)
+		}
+		return "a duration, such as 30s or 2m"
+	case *urfave.IntFlag, *urfave.Int64Flag:
+		if tooLarge {
+			return "a whole number of at most 64 bits"
+		}
+		return "a whole number"
+	case *urfave.UintFlag, *urfave.Uint64Flag:
+		if tooLarge {
+			return "a whole number of at most 64 bits"
+		}
+		return "a whole number, zero or more"
+	}
+	return ""
+}
+
+func (a *App) commandName(c *urfave.Context) string {
+	if c.Command == nil || c.Command.Name == "" || c.Command.Name == a.Name {
+		return a.Name
+	}
+	return a.Name + " " + c.Command.Name
+}
+
+func (a *App) unknownCommand(name string) error {
+	var names []string
+	for _, c := range a.Commands {
+		names = append(names, c.Name)
+	}
+	hint := fmt.Sprintf("%q lists the commands", a.Name+" help")
+	if other := a.Synonyms[name]; other != "" {
+		hint = fmt.Sprintf("the %s command is %q", a.Name, a.Name+" "+other)
+	} else if near := nearest.Word(strings.TrimLeft(name, "-"), names); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", a.Name+" "+near)
+	}
+	return Fail(ExitUsage, fmt.Errorf("no command %q", name), hint)
+}
+
+func flagNames(flags []urfave.Flag) []string {
+	var names []string
+	for _, f := range flags {
+		names = append(names, f.Names()...)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Args checks the number of positional arguments.
+func Args(c *urfave.Context, names ...string) ([]string, error) {
+	got := c.Args().Slice()
+	if len(got) < len(names) {
+		return nil, Fail(ExitUsage, fmt.Errorf("%s is missing", names[len(got)]),
+			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
+	}
+	if len(got) > len(names) {
+		return nil, Fail(ExitUsage, fmt.Errorf("unexpected argument %q", got[len(names)]),
+			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
+	}
+	return got, nil
+}
+
+// Choice is the error of a value that must be one of a list, which an option or, if
+// that is "", an argument gives.
+func Choice(option, what, value string, known []string) error {
+	err := nearest.Unknown(what, value, known)
+	if option == "" {
+		return Fail(ExitUsage, err)
+	}
+	return Usagef("--%s: %w", option, err)
+}
+
+// Need is the error of options that a command cannot do without; nil if they are there.
+func Need(c *urfave.Context, options ...string) error {
+	for _, name := range options {
+		if c.String(name) == "" {
+			return Fail(ExitUsage, fmt.Errorf("--%s is needed", name), Examples(c))
+		}
+	}
+	return nil
+}
+
+// Examples is the hint that leads to a command's examples.
+func Examples(c *urfave.Context) string {
+	return fmt.Sprintf("\"%s %s --help\" shows an example", c.App.Name, c.Command.Name)
+}

@@ -1,0 +1,5 @@
+//go:build !quick
+
+package vectors
+
+const withFiles = true

@@ -1,0 +1,110 @@
+package check_test
+
+import (
+	"slices"
+
+	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/tee"
+)
+
+// checkCase makes one check fail: by a change of the spec's text, of the host, of
+// the plan's command line, or of files.
+type checkCase struct {
+	tech    string            // which spec to change
+	replace [2]string         // in the spec's text
+	add     string            // to the spec's text
+	host    func(*plan.Facts) //
+	argv    [2]string         // in the plan's command line
+	files   map[string]string // in the spec's directory
+	plan    func(*plan.Plan)
+	guest   func(*tee.Guest)
+	refused bool // already when the spec is read
+}
+
+// checkCases has a way to fail for every check, by its id.
+var checkCases = map[string]checkCase{
+	"machine-q35":            {tech: "sev", add: "", replace: [2]string{`name = "vm"`, "name = \"vm\"\nmachine = \"pc\""}, refused: true},
+	"no-variable-store":      {tech: "sev", replace: [2]string{`image = "fw"`, "image = \"fw\"\nvars = \"v\""}, refused: true},
+	"kernel-hashes-kernel":   {tech: "sev-es", replace: [2]string{`technology`, "kernel-hashes = true\ntechnology"}, refused: true},
+	"kernel-measured":        {tech: "sev", replace: [2]string{`technology`, "kernel-hashes = false\ntechnology"}},
+	"sev-policy-debug":       {tech: "sev", replace: [2]string{`technology`, "policy = [\"no-key-sharing\"]\ntechnology"}, refused: true},
+	"sev-policy-key-sharing": {tech: "sev", replace: [2]string{`technology`, "policy = [\"no-debug\"]\ntechnology"}},
+	"session-pair":           {tech: "sev", replace: [2]string{`owner-cert = "cert"`, ""}, refused: true},
+	"id-block-pair":          {tech: "sev-snp", replace: [2]string{`technology`, "id-block = \"b\"\ntechnology"}, refused: true},
+	"snp-policy-debug":       {tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"smt\", \"debug\"]\ntechnology"}, refused: true},
+	"snp-policy-migration":   {tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"smt\", \"migrate\"]\ntechnology"}, refused: true},
+	"cpu-model-named":        {tech: "sev-snp", replace: [2]string{`"EPYC-Milan-v1"`, `"host,+avx"`}, refused: true},
+	"cpu-model-versioned":    {tech: "sev-es", replace: [2]string{`"EPYC-Milan-v1"`, `"EPYC-Milan"`}},
+	"tdx-attributes":         {tech: "tdx", replace: [2]string{`technology`, "policy = [\"pks\"]\ntechnology"}, refused: true},
+	"tdx-cpu-host":           {tech: "tdx", replace: [2]string{`name = "vm"`, "name = \"vm\"\ncpu = \"EPYC-v4\""}, refused: true},
+	"tdx-hugepages":          {tech: "tdx", add: "[memory-backend]\nhugepages = \"2MiB\"\n"},
+	"private-memory-backend": {tech: "sev-snp", add: "[memory-backend]\nshare = false\n", refused: true},
+	"private-memory-twice":   {tech: "sev-snp", add: "[memory-backend]\nprealloc = true\n"},
+	"virtio-dma":             {tech: "sev", add: "[[device]]\ndriver = \"virtio-rng-pci\"\niommu_platform = false\n", refused: true},
+	"extra-objects":          {tech: "none", add: "[[object]]\nqom-type = \"monitor-qmp\"\nid = \"m\"\n", refused: true},
+	"no-hotplug":             {tech: "sev-snp", add: "[[device]]\ndriver = \"nvdimm\"\n", refused: true},
+	"no-loader":              {tech: "sev-snp", add: "[[device]]\ndriver = \"loader\"\nfile = \"x\"\n", refused: true},
+	"no-balloon":             {tech: "sev", add: "[[device]]\ndriver = \"virtio-balloon-pci\"\n"},
+	"no-viommu":              {tech: "sev", add: "[[device]]\ndriver = \"intel-iommu\"\n"},
+	"vfio-iommufd":           {tech: "sev-snp", add: "[[device]]\ndriver = \"vfio-pci\"\nhost = \"01:00.0\"\n"},
+	"vtpm-evidence":          {tech: "sev-snp", add: "[[device]]\ndriver = \"tpm-crb\"\n"},
+	"tdx-boot-disk":          {tech: "tdx", add: "[[device]]\ndriver = \"virtio-scsi-pci\"\n", refused: true},
+	"option-roms":            {tech: "sev", add: "[[device]]\ndriver = \"e1000e\"\n"},
+
+	"technology-usable": {tech: "sev-snp", host: func(f *plan.Facts) {
+		f.Host.Technologies[2] = host.Technology{Name: "sev-snp", Usable: host.No, Why: "off"}
+	}},
+	"qemu-object":      {tech: "sev-snp", host: func(f *plan.Facts) { f.Info = testhost.QEMU("7.2") }},
+	"cpu-model-known":  {tech: "sev-es", replace: [2]string{`"EPYC-Milan-v1"`, `"EPYC-Naples-v9"`}},
+	"vcpu-limit":       {tech: "sev-es", replace: [2]string{`name = "vm"`, "name = \"vm\"\ncpus = 300"}, host: func(f *plan.Facts) { f.Info.MaxCPUs["q35"] = 288 }},
+	"free-slots":       {tech: "sev", host: func(f *plan.Facts) { f.Host.Slots[0].InUse = 410 }},
+	"memory-lock":      {tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 8 << 20 }},
+	"memory-available": {tech: "none", host: func(f *plan.Facts) { f.Host.MemFree = 32 << 20 }},
+	"hugepages-free":   {tech: "none", add: "[memory-backend]\nhugepages = \"2MiB\"\n", host: func(f *plan.Facts) { f.HugePages = map[uint64]uint64{2 << 20: 31} }},
+	"es-on-snp-host":   {tech: "sev-es", host: func(f *plan.Facts) { f.Host.SEV.SNPEnabled = host.Yes }},
+	"vmsa-features":    {tech: "sev-es", host: func(f *plan.Facts) { f.Host.SEV.DebugSwap = host.Yes }},
+	"snp-policy-smt":   {tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"single-socket\"]\ntechnology"}},
+	"snp-policy-support": {
+		tech: "sev-snp", replace: [2]string{`technology`, "policy = [\"smt\", \"ciphertext-hiding\"]\ntechnology"},
+		host: func(f *plan.Facts) { f.Host.SEV.CiphertextHiding = 0 },
+	},
+	"snp-iommu":         {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.IOMMU.Passthrough = host.Yes }},
+	"snp-firmware":      {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.SEV.SNPAPI = "1.49" }},
+	"snp-kernel":        {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.Kernel = "6.10.14" }},
+	"ciphertext-hiding": {tech: "sev-snp", host: func(f *plan.Facts) { f.Host.SEV.CiphertextHiding = 0 }},
+	"tdx-kernel":        {tech: "tdx", host: func(f *plan.Facts) { f.Host.Kernel = "6.12.1" }},
+	"tdx-module":        {tech: "tdx", host: func(f *plan.Facts) { f.Host.TDX.Initialized = host.No }},
+	"tdx-quote-service": {tech: "tdx", replace: [2]string{`"qgs"`, `"missing"`}},
+	"machine-pinned":    {tech: "tdx", replace: [2]string{`machine = "pc-q35-11.1"`, ``}},
+	"owner-command":     {tech: "sev", add: "[latch]\nowner = [\"./no-such-program\"]\n"},
+	"name-free":         {tech: "none", plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(p.Name) }},
+
+	"directories":        {tech: "none", plan: func(p *plan.Plan) { p.Dirs.State = "/dev/null/state" }},
+	"files-readable":     {tech: "sev", files: map[string]string{"k": "-"}},
+	"firmware-stateless": {tech: "sev-snp", argv: [2]string{"q35,", "q35,pflash0=code,"}},
+	"firmware-knows":     {tech: "sev-snp", files: map[string]string{"fw": "no table"}},
+	"kernel-hashes-area": {tech: "sev", files: map[string]string{"fw": "no table"}},
+	"secret-area":        {tech: "sev", files: map[string]string{"fw": "no table"}},
+	"igvm-alone":         {tech: "sev-snp", argv: [2]string{"q35,", "q35,igvm-cfg=igvm0,"}},
+	"session-files":      {tech: "sev", files: map[string]string{"session": "AAAA"}},
+	"cbitpos":            {tech: "sev", argv: [2]string{`"cbitpos":51`, `"cbitpos":47`}},
+	"reduced-phys-bits":  {tech: "sev", argv: [2]string{`"reduced-phys-bits":1`, `"reduced-phys-bits":6`}},
+	"sev-policy-es":      {tech: "sev-es", argv: [2]string{`"policy":7`, `"policy":3`}},
+	"vm-type-explicit":   {tech: "sev-es", argv: [2]string{`"legacy-vm-type":"off",`, ``}},
+	"id-block-size": {tech: "sev-snp", host: func(f *plan.Facts) {
+		f.OwnerFiles = map[string][]byte{"id-block": make([]byte, 96), "id-auth": make([]byte, 4095)}
+	}, guest: func(g *tee.Guest) { g.Confidential.IDBlock = "b" }},
+	"smm-off":           {tech: "sev-snp", argv: [2]string{"smm=off", "smm=on"}},
+	"irqchip":           {tech: "sev-es", argv: [2]string{"smm=off", "smm=off,kernel-irqchip=split"}},
+	"tdx-machine":       {tech: "tdx", argv: [2]string{"hpet=off", "hpet=on"}},
+	"private-memory":    {tech: "tdx", argv: [2]string{`"share":true`, `"share":false`}},
+	"memory-not-locked": {tech: "sev-snp", plan: func(p *plan.Plan) { p.MemoryLock = 1 << 30 }},
+	"machine-defaults":  {tech: "sev", argv: [2]string{"mem-merge=off", "mem-merge=on"}},
+	"no-reboot":         {tech: "sev", argv: [2]string{"-no-reboot", "-nodefaults"}},
+	"paused-start":      {tech: "sev", argv: [2]string{"-S", "-nodefaults"}},
+	"fixed-size":        {tech: "sev-snp", plan: func(p *plan.Plan) { p.Argv[slices.Index(p.Argv, "-smp")+1] = "1,maxcpus=4" }},
+	"one-monitor":       {tech: "sev", plan: func(p *plan.Plan) { p.Argv = append(p.Argv, "-monitor", "stdio") }},
+	"disks-private":     {tech: "sev", add: "[[disk]]\nimage = \"disk\"\n", files: map[string]string{"disk": "x"}},
+}

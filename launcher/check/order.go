@@ -1,0 +1,29 @@
+package check
+
+// Ids of checks that other rooms name.
+const (
+	FreeSlots       = "free-slots"
+	FreeHugePages   = "hugepages-free"
+	MemoryAvailable = "memory-available"
+	NameFree        = "name-free"
+	FilesReadable   = "files-readable"
+	Technology      = "technology" // of the choice between several; not in the table
+)
+
+// order is the order of the table, by id: what is asked first is said first, and the
+// JSON of "vmlatch check" does not depend on which room a check stands in.
+var order = [...]string{
+	"machine-q35", "no-variable-store", "kernel-hashes-kernel", "kernel-measured", "sev-policy-debug",
+	"sev-policy-key-sharing", "session-pair", "id-block-pair", "snp-policy-debug", "snp-policy-migration",
+	"cpu-model-named", "cpu-model-versioned", "tdx-attributes", "tdx-cpu-host", "tdx-hugepages",
+	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-hotplug", "no-loader",
+	"no-balloon", "no-viommu", "vfio-iommufd", "vtpm-evidence", "tdx-boot-disk", "option-roms",
+	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "free-slots", "memory-lock",
+	"memory-available", "hugepages-free", "es-on-snp-host", "vmsa-features", "snp-policy-smt",
+	"snp-policy-support", "snp-iommu", "snp-firmware", "snp-kernel", "ciphertext-hiding", "tdx-kernel",
+	"tdx-module", "tdx-quote-service", "machine-pinned", "name-free", "files-readable", "owner-command",
+	"directories", "firmware-stateless", "firmware-knows", "kernel-hashes-area", "secret-area", "igvm-alone",
+	"session-files", "cbitpos", "reduced-phys-bits", "sev-policy-es", "vm-type-explicit", "id-block-size",
+	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
+	"paused-start", "fixed-size", "one-monitor", "disks-private",
+}

@@ -1,0 +1,169 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/tee"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// Measure asks the platform for the launch measurement. It may be repeated; the
+// platform's answer stays the same.
+func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
+	step(ctx, "measure")
+	if !m.tech.Measurable {
+		return nil, m.failed(fault.Failure, fmt.Errorf("%w (technology %s)", ErrNotMeasurable, m.tech.Name))
+	}
+	if m.rec.SEV.Measurement == nil {
+		if err := m.mayBecome(Measured); err != nil {
+			return nil, err
+		}
+		conn, err := m.QMP(ctx)
+		if err != nil {
+			return nil, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+		raw, err := qmp.QuerySEVLaunchMeasure{}.Execute(ctx, conn)
+		if err != nil {
+			return nil, m.said("measure", err)
+		}
+		if _, err := sev.ParseMeasurement(raw); err != nil {
+			return nil, m.failed(fault.Failure, err)
+		}
+		err = m.become(Measured, func(r *rundir.Record) { r.SEV.Measurement = raw })
+		if err != nil {
+			return nil, err
+		}
+	}
+	s := m.rec.SEV
+	return &exchange.Measurement{
+		Schema: exchange.MeasurementSchema, Name: m.rec.Name, Technology: m.rec.Technology, Emulated: m.rec.Emulated,
+		Firmware: s.Build, Policy: s.Policy, Measurement: s.Measurement,
+		Claims: claims(s.Inputs),
+	}, nil
+}
+
+// Inject hands the platform a secret packet. The platform itself authenticates
+// it with the owner's key, so an accepted packet is the proof that opens a
+// latch that waits for a secret.
+func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
+	step(ctx, "inject")
+	if !m.tech.Measurable {
+		return m.failed(fault.Failure, fmt.Errorf("%w: technology %s takes no launch secret", ErrNotMeasurable, m.tech.Name))
+	}
+	if m.State() == Paused {
+		if _, err := m.Measure(ctx); err != nil {
+			return err
+		}
+	}
+	if err := m.mayBecome(Provisioned); err != nil {
+		return err
+	}
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return m.step(Provisioned, func(r *rundir.Record) {
+		r.SEV.Secret = true
+		if r.Latch.Until == plan.UntilSecret {
+			r.Latch.Open, r.Latch.Verified = true, true
+		}
+	}, func() error {
+		err := qmp.SEVInjectLaunchSecret{PacketHeader: p.Header, Secret: p.Secret, GPA: p.GPA}.Execute(ctx, conn)
+		if err != nil {
+			return m.said("the platform refused the secret", err)
+		}
+		return nil
+	})
+}
+
+// Release lets the guest run. It is refused while the latch is closed.
+func (m *Machine) Release(ctx context.Context) error {
+	step(ctx, "release")
+	if err := m.mayBecome(Running); err != nil {
+		return err
+	}
+	if !m.rec.Latch.Open {
+		return m.latchClosed(fmt.Errorf("%w: it opens with %s", ErrLatchClosed, latchOpener(m.rec.Latch.Until)))
+	}
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return m.step(Running, func(r *rundir.Record) {
+		now := time.Now().UTC()
+		r.Released, r.Settled = &now, true
+		if r.Latch.Until == plan.UntilIDBlock { // or the platform had not let it run
+			r.Latch.Verified = true
+		}
+	}, func() error {
+		if err := (qmp.Cont{}).Execute(ctx, conn); err != nil {
+			return m.said("release", err)
+		}
+		return nil
+	})
+}
+
+// said is an error of QEMU or the platform. QEMU ends itself when the platform does
+// not let the guest run: what it wrote then says why.
+func (m *Machine) said(what string, err error) error {
+	if errors.Is(err, qmp.ErrClosed) {
+		if wrote := lastLines(m.dir.LogPath(rundir.QEMULog), 5); wrote != "" {
+			err = fmt.Errorf("%w (it wrote: %s)", err, wrote)
+		}
+	}
+	return m.failed(fault.QEMU, fmt.Errorf("%s: %w", what, err))
+}
+
+// failed is an error about the machine.
+func (m *Machine) failed(kind fault.Kind, err error) error {
+	return &fault.Error{Kind: kind, Op: m.rec.Name, Err: err}
+}
+
+func (m *Machine) latchClosed(err error) error {
+	return &fault.Error{
+		Kind: fault.Refused, Op: m.rec.Name, Err: err,
+		Fix: `"vmlatch measure NAME" shows the owner what was loaded;` +
+			` "vmlatch inject NAME PACKET" takes the owner's answer`,
+	}
+}
+
+// open takes a paused machine through its latch: measured, its owner asked, the secret
+// injected, released.
+func (m *Machine) open(ctx context.Context, g *tee.Guest, stderr io.Writer) error {
+	if g.Latch.Until == plan.UntilSecret {
+		measurement, err := m.Measure(ctx)
+		if err != nil {
+			return err
+		}
+		packet, err := m.AskOwner(ctx, g, measurement, stderr)
+		if err != nil {
+			return err
+		}
+		if err := m.Inject(ctx, packet); err != nil {
+			return err
+		}
+	}
+	return m.Release(ctx)
+}
+
+func latchOpener(until string) string {
+	if until == plan.UntilSecret {
+		return "a secret that the platform accepts"
+	}
+	return "nothing that has happened yet"
+}

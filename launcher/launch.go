@@ -1,0 +1,97 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+)
+
+// StartOptions change how a machine is started.
+type StartOptions struct {
+	// Foreground ties the machine to this process: it dies with the calling
+	// thread, which must stay alive. Start locks the goroutine to it.
+	Foreground bool
+	// Hold leaves the machine paused on purpose: it stays so when this process
+	// goes, and other commands take it further. Without it a machine whose
+	// launching process dies is ended by the next command.
+	Hold bool
+	// Unit is the service manager's unit that the machine belongs to, for the record.
+	Unit string
+	// SlotWait is how long a start is tried again that found no encryption slot:
+	// the platform gives slots back late. Notice is told of each wait; nil is fine.
+	SlotWait time.Duration
+	Notice   func(text string)
+	// Warn is told of each check that warns; nil is fine. Checks that refuse are
+	// an error, always.
+	Warn func(check.Result)
+	// Paused, if not nil, is called when the machine is paused, before it is taken
+	// further; an error ends it.
+	Paused func(*Machine) error
+	// OwnerStderr gets what the owner's command writes to its standard error; nil
+	// drops it.
+	OwnerStderr io.Writer
+}
+
+// Launch starts the VM that a spec file describes and takes it to where the spec says:
+// it is started paused, measured, its owner asked, the owner's secret injected, and
+// released. When it fails nothing of the VM is left. The caller closes the machine,
+// which lives on.
+func Launch(ctx context.Context, file string, c Config, opt StartOptions) (*Machine, error) {
+	h, err := c.host()
+	if err != nil {
+		return nil, err
+	}
+	s, err := LoadSpec(file)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := GatherFacts(ctx, c, s)
+	if err != nil {
+		return nil, err
+	}
+	p, err := NewPlan(s, facts, h.Root())
+	if err != nil {
+		return nil, err
+	}
+	return p.Launch(ctx, opt)
+}
+
+// Launch carries out a plan as the function [Launch] does.
+func (p *Plan) Launch(ctx context.Context, opt StartOptions) (*Machine, error) {
+	if err := p.CanFinish(opt.Hold); err != nil {
+		return nil, err
+	}
+	m, err := p.Start(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	if opt.Paused != nil {
+		err = opt.Paused(m)
+	}
+	if err == nil && !opt.Hold {
+		err = m.open(ctx, p.guest, opt.OwnerStderr)
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.Discard(context.WithoutCancel(ctx)))
+	}
+	return m, nil
+}
+
+// CanFinish refuses a launch that would stop half-way, with nothing to take it further.
+func (p *Plan) CanFinish(hold bool) error {
+	l := p.Guest.Latch
+	if hold || l.Until != plan.UntilSecret || len(l.Owner) > 0 {
+		return nil
+	}
+	return &fault.Error{
+		Kind: fault.Spec, Op: p.Name,
+		Err: errors.New("its latch opens with a secret, and the spec names no command that asks the owner for one"),
+		Fix: "start it with --hold, then use measure, inject and release\n" +
+			`or give [latch] owner = ["command", …]`,
+	}
+}

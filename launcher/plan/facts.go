@@ -1,0 +1,87 @@
+package plan
+
+import (
+	"fmt"
+
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+)
+
+// Facts are what a plan depends on besides the guest.
+type Facts struct {
+	QEMU        string            // path of the program
+	QEMUFrom    string            // where that came from
+	Info        *host.QEMU        // what it can do; nil for plain VMs, for which it does not count
+	Emulator    []string          // program and options to put before QEMU; nil for real hardware
+	Host        *host.Report      // what the machine can do
+	Slots       map[string]int    // limits of pools, by the operator
+	SlotDir     string            // where leases lie
+	MaxLock     uint64            // bytes of memory that QEMU may be allowed to pin
+	Demands     []*spec.Demands   // of the disk images
+	IGVM        bool              // the spec's firmware is an IGVM file
+	Image       *Image            // what the spec's firmware can do, where that decides
+	HugePages   map[uint64]uint64 // free ones by size in bytes; nil unless the spec uses them
+	OwnerFiles  map[string][]byte // content of small files that the guest's owner made, by key
+	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
+}
+
+// Image is what a firmware image has for confidential guests.
+type Image struct {
+	IGVM                 bool
+	HashArea, SecretArea bool
+	// Lacks is what each technology needs and the image does not have; "" for nothing.
+	Lacks map[string]string
+}
+
+// Emulated reports whether the platform is an emulated one.
+func (f *Facts) Emulated() bool { return f.Emulator != nil }
+
+// Object is a QEMU object or device type, with the QEMU versions that brought it and
+// its properties.
+type Object struct {
+	Type       string
+	Since      string
+	Properties map[string]string // version by name, where it is later than Since
+}
+
+// Needs is an error unless this QEMU has the object and the properties. want says what
+// for, in the infinitive.
+func (f *Facts) Needs(want string, o Object, properties ...string) error {
+	if f.Info == nil || !f.Info.HasObject(o.Type) {
+		return f.lacks(want, o.Since, "object "+o.Type)
+	}
+	for _, p := range properties {
+		if !f.Info.HasObject(o.Type, p) {
+			return f.Lacks(want, o, p)
+		}
+	}
+	return nil
+}
+
+// Lacks is the error of a QEMU whose object lacks a property.
+func (f *Facts) Lacks(want string, o Object, property string) error {
+	return f.lacks(want, o.Properties[property], "property "+property+" of "+o.Type)
+}
+
+func (f *Facts) lacks(want, since, what string) error {
+	version, fix := "of unknown version", "no released QEMU has it"
+	if f.Info != nil {
+		version = f.Info.Version
+	}
+	if since != "" {
+		fix = "install QEMU " + since + " or newer, or name one with qemu = in the spec"
+		what += " (QEMU " + since + " or newer has it)"
+	}
+	return &fault.Error{
+		Kind: fault.Host, Op: want, Err: fmt.Errorf("QEMU %s (%s) has no %s", version, f.QEMU, what),
+		Fix: fix, Check: "qemu-object",
+	}
+}
+
+// Resets reports whether the guest may be reset: its QEMU relaunches it then, which
+// must not bypass the latch of an owner.
+func (f *Facts) Resets(g *Guest, t Traits) bool {
+	return f.Info != nil && f.Info.HasFeature(t.Object.Type, "confidential-guest-reset") && g.Latch.Until != UntilSecret
+}

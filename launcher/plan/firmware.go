@@ -1,0 +1,147 @@
+package plan
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// Firmware is the table [firmware]: firmware by file, or by what it must be able to do.
+type Firmware struct {
+	Type     string   `toml:"type"` // bios, uefi; "" is bios unless the rest says uefi
+	Image    string   `toml:"image"`
+	Vars     string   `toml:"vars"`
+	Features []string `toml:"features"`
+}
+
+// Types of firmware.
+const (
+	FirmwareBIOS = "bios"
+	FirmwareUEFI = "uefi"
+)
+
+// useFirmware is the use of the file that is measured as the guest's firmware.
+const useFirmware = "firmware"
+
+// Lookup reports whether the firmware has to be found through QEMU's descriptors.
+func (f *Firmware) Lookup() bool {
+	return f.Image == "" && (f.Type == FirmwareUEFI || len(f.Features) > 0)
+}
+
+func (f *Firmware) complete(g *Guest) error {
+	f.Image, f.Vars = g.File.Abs(f.Image), g.File.Abs(f.Vars)
+	if f.Type != "" {
+		if err := OneOf(g.File, "firmware.type", f.Type, FirmwareBIOS, FirmwareUEFI); err != nil {
+			return err
+		}
+	}
+	return g.noNUL(f.Image, f.Vars)
+}
+
+// build chooses between -bios and flash: images that a descriptor maps as memory, and
+// whole images (which begin with a variable store), go to -bios.
+func (f *Firmware) build(b *Builder) error {
+	if b.Facts.IGVM {
+		return b.igvm(f.Image)
+	}
+	d := ovmf.Descriptor{Image: f.Image, Device: "memory"}
+	from := "spec"
+	if f.Vars != "" || strings.Contains(filepath.Base(f.Image), "_CODE") {
+		d.Device = "flash"
+	}
+	if f.Lookup() {
+		var err error
+		if d, err = b.findFirmware(); err != nil {
+			return err
+		}
+		from = d.Path
+	}
+	if d.Image == "" {
+		b.Choose("firmware", "QEMU's own SeaBIOS", "default")
+		return nil
+	}
+	b.Choose("firmware", d.Image, from)
+	measured := b.Traits.Confidential
+	if d.Device == "memory" {
+		b.Option("-bios", d.Image)
+		b.File(d.Image, useFirmware, measured)
+		return nil
+	}
+	if measured {
+		return b.Guest.File.Errorf("firmware.image",
+			"%s needs a variable store, which is not measured; use a single stateless image", d.Image)
+	}
+	b.flash("pflash0", d.Image, true)
+	b.File(d.Image, "firmware code", false)
+	switch {
+	case f.Vars != "":
+		b.flash("pflash1", f.Vars, false)
+		b.File(f.Vars, "firmware variables, written by the guest", false)
+	case d.VarsImage != "":
+		vars := filepath.Join(b.plan.Dirs.Run, b.plan.Name, rundir.VarsFile)
+		b.plan.Copies = append(b.plan.Copies, Copy{d.VarsImage, vars, "firmware variables, for this run only"})
+		b.flash("pflash1", vars, false)
+	}
+	return nil
+}
+
+// findFirmware takes the first descriptor that fits. Firmware that needs SMM or brings
+// keys is taken only if the spec asks for that.
+func (b *Builder) findFirmware() (ovmf.Descriptor, error) {
+	want := b.Guest.Firmware.Features
+	for _, d := range b.Facts.Descriptors {
+		unasked := slices.ContainsFunc([]string{"requires-smm", "enrolled-keys"}, func(f string) bool {
+			return slices.Contains(d.Features, f) && !slices.Contains(want, f)
+		})
+		stateless := d.Device == "memory" || !b.Traits.Confidential
+		if !unasked && stateless && d.Fits("x86_64", b.Guest.Machine, want...) {
+			return d, nil
+		}
+	}
+	return ovmf.Descriptor{}, &fault.Error{
+		Kind: fault.Host, Op: "find firmware",
+		Err: fmt.Errorf("no descriptor on this machine offers %s", strings.Join(append([]string{"uefi"}, want...), ", ")),
+		Fix: "install a firmware that has it, or name a file with image = in [firmware]",
+	}
+}
+
+func (b *Builder) flash(node, path string, readOnly bool) {
+	b.Option("-blockdev", argv.JSON(map[string]any{
+		"driver": "raw", "node-name": node, "read-only": readOnly,
+		"file": map[string]any{"driver": "file", "filename": path},
+	}))
+	b.Machine.Set(node, node)
+}
+
+// igvm loads firmware from an IGVM file, which brings its own memory layout (QEMU,
+// backends/igvm-cfg.c).
+func (b *Builder) igvm(file string) error {
+	const id = "igvm0"
+	object := Object{Type: "igvm-cfg", Since: "10.1, if it was built with libigvm"}
+	if b.Traits.Confidential {
+		if err := b.Facts.Needs("load the IGVM file "+file, object); err != nil {
+			return err
+		}
+	}
+	spec := b.Guest.File
+	switch {
+	case !b.Traits.Confidential:
+		return spec.Errorf("firmware.image", "%s: an IGVM file is for confidential guests", file)
+	case len(b.Facts.OwnerFiles) > 0 || b.Guest.Latch.Until == UntilIDBlock:
+		return spec.Errorf("confidential.id-block", "QEMU takes policy and ID block from the IGVM file"+
+			" and drops the ones it was given: this launch would be compared with nothing")
+	case b.Guest.Kernel.Image != "":
+		return spec.Errorf("kernel.image", "an IGVM file brings all that is measured; a kernel next to it would not be")
+	}
+	b.Option("-object", argv.JSON(map[string]any{"qom-type": object.Type, "id": id, "file": file}))
+	b.Machine.Set("igvm-cfg", id)
+	b.File(file, useFirmware, true)
+	b.Choose("firmware", file, spec.From("firmware.image"))
+	return nil
+}

@@ -1,0 +1,75 @@
+package plan
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Helper is a further process of the VM. It is started before QEMU and ends with it:
+// one of its descriptors is a socket whose other end only QEMU has, and what does not
+// end by itself is found by the helpers' lock and killed.
+type Helper struct {
+	Role    string   `json:"role"`
+	Meaning string   `json:"meaning"`
+	Argv    []string `json:"argv"`
+	FDs     []FD     `json:"fds"`
+}
+
+// Help adds a helper that QEMU talks to over a socket pair. argv makes the helper's
+// command line from the number of its end of the pair; the number of QEMU's end is
+// returned.
+func (b *Builder) Help(role, meaning string, argv func(fd int) []string) (fd int) {
+	h := Helper{Role: role, Meaning: meaning}
+	own := inherit(&h.FDs, FD{Role: role, Meaning: "its end of a socket pair with QEMU", open: pairEnd(role)})
+	inherit(&h.FDs, FD{Role: "helper-lock", Meaning: "the lock by which it is found", open: helperLock})
+	h.Argv = argv(own)
+	b.plan.Helpers = append(b.plan.Helpers, h)
+	return b.Inherit(role, "QEMU's end of a socket pair with "+meaning, pairEnd(role))
+}
+
+// pairEnd makes a socket pair at its first call for a role, and returns its other end
+// at the second.
+func pairEnd(role string) Opener {
+	return func(o *Opening) (*os.File, error) {
+		if other := o.pairs[role]; other != nil {
+			delete(o.pairs, role)
+			return other, nil
+		}
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, os.NewSyscallError("socketpair", err)
+		}
+		if o.pairs == nil {
+			o.pairs = map[string]*os.File{}
+		}
+		o.pairs[role] = os.NewFile(uintptr(fds[1]), role)
+		return os.NewFile(uintptr(fds[0]), role), nil
+	}
+}
+
+// helperLock gives each helper the lock that all helpers of a VM hold together.
+func helperLock(o *Opening) (*os.File, error) {
+	if o.lock == nil {
+		var err error
+		if o.lock, err = o.Dir.LockHelpers(); err != nil {
+			return nil, err
+		}
+	}
+	return duplicate(o.lock)
+}
+
+// Close closes what openers made and nothing took.
+func (o *Opening) Close() {
+	if o.lock != nil {
+		_ = o.lock.Close()
+		o.lock = nil
+	}
+	for _, f := range o.pairs {
+		_ = f.Close()
+	}
+	for _, c := range o.Kept {
+		_ = c.Close()
+	}
+	o.pairs, o.Kept = nil, nil
+}

@@ -1,0 +1,87 @@
+package plan
+
+import (
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+)
+
+// Backend is the table [memory-backend]: where the guest's memory comes from. What is
+// not set is left to QEMU and the technology.
+type Backend struct {
+	Type      string    `toml:"type"` // ram or memfd
+	Share     *bool     `toml:"share"`
+	Prealloc  *bool     `toml:"prealloc"`
+	Reserve   *bool     `toml:"reserve"`
+	HugePages spec.Size `toml:"hugepages"` // page size; memfd only
+}
+
+// MemoryID is the id of the memory backend.
+const MemoryID = "ram"
+
+func (m *Backend) complete(g *Guest) error {
+	f, huge := g.File, m.HugePages
+	if m.Type != "" {
+		if err := OneOf(f, "memory-backend.type", m.Type, "ram", "memfd"); err != nil {
+			return err
+		}
+	}
+	switch {
+	case huge != 0 && (huge < 4<<10 || huge&(huge-1) != 0 || g.Memory%huge != 0):
+		return f.Errorf("memory-backend.hugepages", "%v: must be a page size that divides memory", huge)
+	case m.Prealloc != nil && *m.Prealloc && m.Reserve != nil && !*m.Reserve:
+		return f.Errorf("memory-backend.reserve", "false: memory that is taken at once (prealloc) is reserved, too")
+	case huge != 0 && m.Type == "ram":
+		return f.Errorf("memory-backend.hugepages", `needs type = "memfd"`)
+	}
+	return nil
+}
+
+// build adds a backend where the spec or the technology needs another than QEMU's
+// own. Where private memory comes from guest_memfd the backend holds only what the
+// guest shares (AMD and Intel document memory-backend-memfd with share=on for it).
+func (m *Backend) build(b *Builder) error {
+	private := b.Traits.Private
+	if b.Traits.Pinned && !b.Emulated() {
+		b.plan.MemoryLock = LockedMemory(b.Guest.Memory)
+	}
+	if *m == (Backend{}) && !private {
+		return nil
+	}
+	kind, from := m.Type, b.Guest.File.From("memory-backend.type")
+	if kind == "" {
+		kind, from = "ram", "default"
+		if private || m.HugePages != 0 {
+			kind, from = "memfd", "the guest shares pages of it"
+		}
+	}
+	object := Object{Type: "memory-backend-" + kind}
+	props := map[string]any{"qom-type": object.Type, "id": MemoryID, "size": uint64(b.Guest.Memory)}
+	if private {
+		props["share"], props["prealloc"] = true, false
+	}
+	for key, v := range map[string]*bool{"share": m.Share, "prealloc": m.Prealloc, "reserve": m.Reserve} {
+		if v != nil {
+			props[key] = *v
+		}
+	}
+	if m.HugePages != 0 {
+		props["hugetlb"], props["hugetlbsize"] = true, uint64(m.HugePages)
+	}
+	if kind == "memfd" && b.Facts.Info != nil {
+		object.Since = "2.12, on Linux"
+		if err := b.Facts.Needs("give the guest memory", object); err != nil {
+			return err
+		}
+	}
+	b.Option("-object", argv.JSON(props))
+	b.Machine.Set("memory-backend", MemoryID)
+	b.Choose("memory-backend", kind, from)
+	return nil
+}
+
+// pinnedBesides is what QEMU pins besides the guest's memory: firmware, ROMs, video
+// memory, and some room (libvirt allows as much).
+const pinnedBesides = 256 << 20
+
+// LockedMemory is how much memory a guest's QEMU has to pin.
+func LockedMemory(memory spec.Size) spec.Size { return memory + pinnedBesides }

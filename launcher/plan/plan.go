@@ -1,0 +1,98 @@
+package plan
+
+import (
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+)
+
+// Plan is everything that a start would do, as a value.
+type Plan struct {
+	Schema     string          `json:"schema"` // vmlatch.plan/1
+	Name       string          `json:"name"`
+	Technology string          `json:"technology"`
+	Emulated   bool            `json:"emulated"`
+	Argv       []string        `json:"argv"`
+	FDs        []FD            `json:"fds"`
+	Files      []File          `json:"files"` // what QEMU reads or writes
+	Copies     []Copy          `json:"copies,omitempty"`
+	Latch      string          `json:"latch"`   // what opens it
+	Choices    []rundir.Choice `json:"choices"` // where values came from
+	Covers     Coverage        `json:"measurement"`
+	Slot       *Slot           `json:"slot,omitempty"`        // taken for as long as QEMU runs
+	Key        *Key            `json:"key,omitempty"`         // made for QEMU, and gone with it
+	MemoryLock spec.Size       `json:"memory-lock,omitempty"` // how much memory QEMU may pin
+	Helpers    []Helper        `json:"helpers,omitempty"`     // started before QEMU
+	Dirs       rundir.Root     `json:"directories"`
+
+	// What it was made from.
+	Guest  *Guest `json:"-"`
+	Facts  *Facts `json:"-"`
+	Traits Traits `json:"-"`
+
+	reads []File // what else QEMU reads
+}
+
+// Schema names the format of plans.
+const Schema = "vmlatch.plan/1"
+
+// File is a file that the VM uses.
+type File struct {
+	Path     string `json:"path"`
+	Use      string `json:"use"`
+	Measured bool   `json:"measured"`
+}
+
+// Copy is a file that a start copies.
+type Copy struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	Use  string `json:"use"`
+}
+
+// Build works out the start of a guest. It reads no file and asks no program: equal
+// arguments give equal plans. chosen tells why the guest has its technology.
+func Build(g *Guest, t Technology, chosen rundir.Choice, f *Facts, root rundir.Root) (*Plan, error) {
+	traits := t.Traits()
+	b := &Builder{Guest: g, Facts: f, Traits: traits, plan: &Plan{
+		Schema: Schema, Name: g.Name, Technology: traits.Name, Latch: g.Latch.Until,
+		Dirs: root, Emulated: f.Emulated(), Guest: g, Facts: f, Traits: traits,
+	}}
+	b.plan.Choices = append(b.plan.Choices, chosen)
+	b.Option(f.Emulator...)
+	b.Option(f.QEMU)
+	b.chooseQEMU()
+	b.base()
+	for _, p := range g.parts() {
+		if err := p.build(b); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.Build(b); err != nil {
+		return nil, err
+	}
+	b.Option("-machine", b.Machine.String())
+	b.channels()
+	b.slot()
+	b.coverage()
+	return b.plan, nil
+}
+
+// CommandLine is the command as a person could type it. The descriptors that it names
+// exist only in a real start.
+func (p *Plan) CommandLine() string { return argv.Quote(p.Argv) }
+
+// QEMUArgv is the command line without the emulator.
+func (p *Plan) QEMUArgv() []string { return p.Argv[len(p.Facts.Emulator):] }
+
+// Inputs are the files that the platform measures.
+func (p *Plan) Inputs() rundir.Inputs {
+	k := p.Guest.Kernel
+	in := rundir.Inputs{Kernel: k.Image, Initrd: k.Initrd, Cmdline: k.Cmdline, KernelHashes: p.Guest.KernelHashes}
+	for _, f := range p.Files {
+		if f.Use == useFirmware {
+			in.Firmware = f.Path
+		}
+	}
+	return in
+}

@@ -1,0 +1,190 @@
+package rundir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/flock"
+)
+
+// lockFile is one lock file, and no later one at its path: a process that holds its
+// lock belongs to the VM that was looked at, though another VM of the name may be
+// running by now.
+type lockFile struct {
+	f    *os.File // open and not locked
+	name string   // of the VM
+}
+
+// openLock opens a lock file without locking it.
+func openLock(path, name string) (*lockFile, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &lockFile{os.NewFile(uintptr(fd), path), name}, nil
+}
+
+func (l *lockFile) close() { _ = l.f.Close() }
+
+func (l *lockFile) stat() (st unix.Stat_t, err error) {
+	err = flock.Control(l.f, func(fd int) error { return unix.Fstat(fd, &st) })
+	return st, err
+}
+
+// held reports whether a process holds the lock.
+func (l *lockFile) held() (bool, error) {
+	err := flock.Control(l.f, func(fd int) error {
+		if err := unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB); err != nil {
+			return os.NewSyscallError("flock", err)
+		}
+		return unix.Flock(fd, unix.LOCK_UN)
+	})
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+// free returns when no process holds the lock, or with ctx's error.
+func (l *lockFile) free(ctx context.Context) error {
+	if err := flock.Wait(ctx, l.f, unix.LOCK_SH); err != nil {
+		return err
+	}
+	return flock.Control(l.f, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) })
+}
+
+// holders returns the processes that hold the lock, this one excepted.
+func (l *lockFile) holders() ([]int, error) {
+	lock, err := l.stat()
+	if err != nil {
+		return nil, err
+	}
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err == nil && pid != os.Getpid() && holds(pid, &lock) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
+// holds reports whether a process holds the lock file: it has it open, and by that
+// very open file the exclusive lock (proc(5), fdinfo). Having it open is not
+// enough, for other commands look at it. Processes of other users cannot have it.
+func holds(pid int, file *unix.Stat_t) bool {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(dir, "fd", fd.Name()), &st) != nil || st.Dev != file.Dev || st.Ino != file.Ino {
+			continue
+		}
+		info, _ := os.ReadFile(filepath.Join(dir, "fdinfo", fd.Name()))
+		for line := range strings.Lines(string(info)) {
+			if f := strings.Fields(line); len(f) > 4 && f[0] == "lock:" && f[2] == "FLOCK" && f[4] == "WRITE" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// open opens a pidfd and then checks that the process behind it holds the lock, so
+// that a reused pid is never taken for the VM.
+func (l *lockFile) open(pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	p := &Process{PID: pid, fd: fd}
+	if lock, err := l.stat(); err != nil || !holds(pid, &lock) {
+		p.Close()
+		return nil, errors.Join(err, ErrNotFound)
+	}
+	return p, nil
+}
+
+// Bounds of a kill. The kernel may have to write back memory of a killed process,
+// or wait for a device, before the process ends; one that has ended shows no files
+// any more, but the kernel may not have let go of its locks yet.
+const (
+	killTimeout = 30 * time.Second
+	freeTimeout = 5 * time.Second
+)
+
+// kill ends every process that holds the lock, by SIGKILL, and returns when the
+// lock is free. Nothing is sent to a process that does not hold the lock.
+func (l *lockFile) kill(ctx context.Context) error {
+	return l.killWithin(ctx, killTimeout, freeTimeout)
+}
+
+func (l *lockFile) killWithin(ctx context.Context, all, last time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, all)
+	defer cancel()
+	for {
+		pids, err := l.holders()
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			ctx, cancel := context.WithTimeout(ctx, last)
+			defer cancel()
+			if err := l.free(ctx); err != nil {
+				return fmt.Errorf("%s: its lock is held by a process whose files cannot be seen: %w", l.name, err)
+			}
+			return nil
+		}
+		if err := l.each(pids, func(pid int) error { return l.killOne(ctx, pid) }); err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("end %s: %w", l.name, err)
+		}
+	}
+}
+
+// each calls end for each process up to the first that cannot be ended.
+func (l *lockFile) each(pids []int, end func(pid int) error) error {
+	for _, pid := range pids {
+		if err := end(pid); err != nil {
+			return fmt.Errorf("end %s (process %d): %w", l.name, pid, err)
+		}
+	}
+	return nil
+}
+
+// killOne ends a process if it still holds the lock.
+func (l *lockFile) killOne(ctx context.Context, pid int) error {
+	p, err := l.open(pid)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	return p.Wait(ctx)
+}

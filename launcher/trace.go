@@ -1,0 +1,39 @@
+package launcher
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// Trace is told what the launcher does. It never sees a secret.
+type Trace struct {
+	// Step is told the name of each step before it is taken: of a start, reserve,
+	// sockets, slot, record, key, fork, started, connect, query, paused; then measure,
+	// owner, inject, release, and of an end stop, kill. nil is fine.
+	Step func(name string)
+	// QMP gets a debug record for each command to QEMU; nil is fine.
+	QMP *slog.Logger
+}
+
+type traceKey struct{}
+
+// WithTrace returns a context whose launches and commands are traced.
+func WithTrace(ctx context.Context, t Trace) context.Context {
+	return context.WithValue(ctx, traceKey{}, t)
+}
+
+func traceOf(ctx context.Context) Trace {
+	t, _ := ctx.Value(traceKey{}).(Trace)
+	return t
+}
+
+// step tells that a step comes next.
+func step(ctx context.Context, name string) {
+	if t := traceOf(ctx); t.Step != nil {
+		t.Step(name)
+	}
+}
+
+func qmpOptions(ctx context.Context) qmp.Options { return qmp.Options{Logger: traceOf(ctx).QMP} }
