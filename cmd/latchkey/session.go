@@ -139,7 +139,11 @@ func readTestRoot(file string) (sev.Root, error) {
 	if block == nil || block.Type != testRootPEM {
 		return sev.Root{}, fmt.Errorf("%s: does not hold a %q; \"swtee root\" prints it", file, testRootPEM)
 	}
-	return sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
+	root, err := sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
+	if err != nil {
+		return sev.Root{}, fmt.Errorf("%s: %w", file, err)
+	}
+	return root, nil
 }
 
 // writeSession writes the three files, the owner's first: a host's half without
