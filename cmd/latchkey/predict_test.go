@@ -216,7 +216,8 @@ func TestExplainMeasurement(t *testing.T) {
 	out, _ := d.run(line + "--firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline loud")
 	matches(t, line, out, `the command line .* what the host names, sha256`)
 	d.refused(line+"--firmware missing", cli.ExitUsage, `no such file`)
-	d.refused("explain --measurement measurement.json --firmware OVMF.fd", cli.ExitUsage, `--owner is needed with --measurement`)
+	d.refused("explain --measurement measurement.json --firmware OVMF.fd", cli.ExitUsage,
+		`--owner is needed with --measurement`)
 	d.refused("explain --measurement missing --owner guest.owner --firmware OVMF.fd", cli.ExitUsage, `no such file`)
 	d.refused("explain --measurement measurement.json --owner missing --firmware OVMF.fd", cli.ExitUsage, `no such file`)
 	d.refused(line+"--firmware OVMF.fd --other missing", cli.ExitUsage, `no such file`)

@@ -76,20 +76,38 @@ func TestSessionRefusals(t *testing.T) {
 		{"", cli.ExitUsage, `--platform is needed\nhint: "latchkey session --help" shows an example`},
 		{"--platform platform.json", cli.ExitUsage, `--out is needed`},
 		{"extra", cli.ExitUsage, `unexpected argument "extra"`},
-		{"--platform platform.json --out .", cli.ExitRefused, `no trusted root\nhint: .*emulated.*\nhint: .*--trust-root FILE`},
+		{
+			"--platform platform.json --out .",
+			cli.ExitRefused, `no trusted root\nhint: .*emulated.*\nhint: .*--trust-root FILE`,
+		},
 		{"--platform missing --out .", cli.ExitUsage, `no such file`},
 		{"--platform text --out .", cli.ExitUsage, `hint: it is made by "vmlatch platform"`},
-		{"--platform tampered.json --trust-root root.pem --out .", cli.ExitRefused, `hint: ask the host for its platform file again`},
+		{
+			"--platform tampered.json --trust-root root.pem --out .",
+			cli.ExitRefused, `hint: ask the host for its platform file again`,
+		},
 		{"--platform short.json --trust-root root.pem --out .", cli.ExitRefused, `certificate`},
 		{"--platform platform.json --trust-root missing --out .", cli.ExitUsage, `no such file`},
-		{"--platform platform.json --trust-root key.pem --out .", cli.ExitUsage, `key\.pem: does not hold a "SWTEE TEST ROOT"`},
+		{
+			"--platform platform.json --trust-root key.pem --out .",
+			cli.ExitUsage, `key\.pem: does not hold a "SWTEE TEST ROOT"`,
+		},
 		{"--platform platform.json --trust-root short.pem --out .", cli.ExitUsage, `short\.pem: certificate`},
 		{"--platform platform.json --trust-root root.pem --out file", cli.ExitUsage, `file: not a directory`},
 		{"--platform platform.json --trust-root root.pem --out . --name ../x", cli.ExitUsage, `must be 1 to 63 letters`},
-		{"--policy no-debgu --platform platform.json --out .", cli.ExitUsage, `unknown word "no-debgu": did you mean "no-debug"\?`},
-		{"--policy xyz --platform platform.json --out .", cli.ExitUsage, `unknown word "xyz": must be no-debug, .* or a number`},
+		{
+			"--policy no-debgu --platform platform.json --out .",
+			cli.ExitUsage, `unknown word "no-debgu": did you mean "no-debug"\?`,
+		},
+		{
+			"--policy xyz --platform platform.json --out .",
+			cli.ExitUsage, `unknown word "xyz": must be no-debug, .* or a number`,
+		},
 		{"--policy 0xffc1 --platform platform.json --out .", cli.ExitUsage, `reserved bits`},
-		{"--policy api=1.55 --platform platform.json --out .", cli.ExitUsage, `lacks no-debug.*\nhint: write no-debug.*\nhint: --allow-debug`},
+		{
+			"--policy api=1.55 --platform platform.json --out .",
+			cli.ExitUsage, `lacks no-debug.*\nhint: write no-debug.*\nhint: --allow-debug`,
+		},
 	} {
 		d.refused("session "+c.args, c.code, c.want)
 	}
@@ -115,16 +133,31 @@ func TestOwnerFileIsGuarded(t *testing.T) {
 		code   cli.ExitCode
 		want   string
 	}{
-		"readable": {func() { must(t, os.Chmod("guest.owner", 0o640)) }, cli.ExitRefused, `others can read it \(mode 0640\)\nhint: chmod 600`},
-		"linked":   {func() { must(t, os.Link("guest.owner", "second")) }, cli.ExitRefused, `second name.*\nhint: remove the other`},
-		"gone":     {func() { must(t, os.Remove("guest.owner")) }, cli.ExitUsage, `no such file`},
+		"readable": {
+			func() { must(t, os.Chmod("guest.owner", 0o640)) },
+			cli.ExitRefused, `others can read it \(mode 0640\)\nhint: chmod 600`,
+		},
+		"linked": {
+			func() { must(t, os.Link("guest.owner", "second")) },
+			cli.ExitRefused, `second name.*\nhint: remove the other`,
+		},
+		"gone": {func() { must(t, os.Remove("guest.owner")) }, cli.ExitUsage, `no such file`},
 		"a directory": {func() {
 			must(t, os.Remove("guest.owner"))
 			must(t, os.Mkdir("guest.owner", 0o700))
 		}, cli.ExitUsage, `not a regular file`},
-		"cut short":    {func() { d.write("guest.owner", whole[:len(whole)/2]) }, cli.ExitUsage, `damaged, or not an owner file`},
-		"too long":     {func() { d.write("guest.owner", whole+strings.Repeat(" ", maxOwnerFile)) }, cli.ExitUsage, `longer than`},
-		"other schema": {func() { d.write("guest.owner", strings.Replace(whole, "owner/1", "owner/9", 1)) }, cli.ExitUsage, `not of schema`},
+		"cut short": {
+			func() { d.write("guest.owner", whole[:len(whole)/2]) },
+			cli.ExitUsage, `damaged, or not an owner file`,
+		},
+		"too long": {
+			func() { d.write("guest.owner", whole+strings.Repeat(" ", maxOwnerFile)) },
+			cli.ExitUsage, `longer than`,
+		},
+		"other schema": {
+			func() { d.write("guest.owner", strings.Replace(whole, "owner/1", "owner/9", 1)) },
+			cli.ExitUsage, `not of schema`,
+		},
 		"bad digest": {func() {
 			bad := o
 			bad.Verified = &verified{Hex: "abc"}

@@ -66,7 +66,8 @@ func own(flags []urfave.Flag) []urfave.Flag {
 func shared(commands []*urfave.Command) (flags []urfave.Flag) {
 	for _, c := range commands {
 		for _, f := range c.Flags {
-			if categoryOf(f) != "" && !slices.ContainsFunc(flags, func(o urfave.Flag) bool { return o.Names()[0] == f.Names()[0] }) {
+			same := func(o urfave.Flag) bool { return o.Names()[0] == f.Names()[0] }
+			if categoryOf(f) != "" && !slices.ContainsFunc(flags, same) {
 				flags = append(flags, f)
 			}
 		}
