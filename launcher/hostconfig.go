@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/internal/xdg"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -110,14 +111,11 @@ func defaultStateDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/vmlatch", nil
 	}
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "vmlatch"), nil
-	}
-	home, err := os.UserHomeDir()
+	dir, err := xdg.StateDir()
 	if err != nil {
 		return "", fmt.Errorf("no place for logs: %w; set state-dir in host.toml", err)
 	}
-	return filepath.Join(home, ".local/state/vmlatch"), nil
+	return filepath.Join(dir, "vmlatch"), nil
 }
 
 // defaultCacheDir may be "": then nothing is cached.

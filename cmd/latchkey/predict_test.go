@@ -17,7 +17,11 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
-const snp = "--technology sev-snp --firmware OVMF.fd --cpu EPYC-Milan "
+const (
+	onOVMF = "--technology sev-snp --firmware OVMF.fd "
+	onTDX  = "--technology tdx --firmware OVMF.fd "
+	snp    = onOVMF + "--cpu EPYC-Milan "
+)
 
 // measured is what "latchkey measure" prints.
 func (d *desk) measured(args string) string {
@@ -56,12 +60,12 @@ func TestMeasure(t *testing.T) {
 		snp + withKernel: predict(launch.Inputs{
 			Technology: launch.SNP, CPU: milan, VCPUs: 1, Features: 1, Kernel: kernel,
 		}),
-		"--technology sev-snp --firmware OVMF.fd --cpu-signature 0xa00f11 --features 0x21 --vmm ec2": predict(launch.Inputs{
+		onOVMF + "--cpu-signature 0xa00f11 --features 0x21 --vmm ec2": predict(launch.Inputs{
 			Technology: launch.SNP, CPU: 0xa00f11, VCPUs: 1, Features: 0x21, VMM: launch.EC2,
 		}),
-		"--technology tdx --firmware OVMF.fd":                             hexOf(mrtd[:]),
-		"--technology tdx --firmware OVMF.fd --tdx-order two-pass":        hexOf(twoPass[:]),
-		"--technology tdx --firmware OVMF.fd --gce-machine c3-standard-4": hexOf(gce[:]),
+		onTDX:                                 hexOf(mrtd[:]),
+		onTDX + "--tdx-order two-pass":        hexOf(twoPass[:]),
+		onTDX + "--gce-machine c3-standard-4": hexOf(gce[:]),
 	} {
 		if got := d.measured(args); got != want {
 			t.Errorf("measure %s: %s, want %s", args, got, want)
@@ -85,29 +89,29 @@ func TestMeasureRefusals(t *testing.T) {
 	d.write("guest.igvm", string(igvmFile(t)))
 	d.write("broken.igvm", string(igvmFile(t)[:100]))
 	for args, want := range map[string]string{
-		"more":                                `unexpected argument "more"`,
-		"":                                    `--firmware is needed: the digest covers it`,
-		"--technology svs --firmware OVMF.fd": `--technology: unknown technology "svs": did you mean "sev"\?`,
-		"--technology SNP --firmware OVMF.fd": `did you mean "sev-snp"\?`,
-		"--technology sgx --firmware OVMF.fd": `unknown technology "sgx": must be sev, sev-es, sev-snp or tdx`,
-		"--technology sev-snp --firmware OVMF.fd":                             `--cpu is needed.*\nhint: models: EPYC.*\nhint: any other model: --cpu-signature`,
-		"--technology sev-snp --firmware OVMF.fd --cpu Zen":                   `--cpu: unknown CPU model "Zen": must be EPYC, .*\nhint: any other model`,
-		"--technology sev-snp --firmware OVMF.fd --cpu Milan":                 `did you mean "EPYC-Milan"\?`,
-		snp + "--cpu-signature 5":                                             `exclude each other`,
-		"--technology sev-snp --firmware OVMF.fd --cpu-signature 0x100000000": `--cpu-signature 0x100000000: must be a 32-bit number`,
-		snp + "--features 0x1ffffffffffffffff":                                `--features 0x1f+: must be a number of at most 64 bits`,
-		snp + "--vcpus 5000":                                                  `5000 vCPUs, must be 1 to 4096`,
-		snp + "--vcpus 0":                                                     `0 vCPUs, must be 1 to 4096`,
-		snp + "--vcpus 1.5":                                                   `--vcpus 1\.5: must be a whole number`,
-		snp + "--vcpus 99999999999999999999":                                  `must be a whole number of at most 64 bits`,
-		snp + "--tdx-order page":                                              `are for --technology tdx`,
-		snp + "--svsm missing":                                                `no such file`,
-		snp + "--svsm text":                                                   `.`,
-		snp + "--vars-size 5":                                                 `--vars-size: it only moves an --svsm`,
-		"--firmware OVMF.fd --svsm OVMF.fd":                                   `--svsm: an SVSM needs --technology sev-snp`,
-		"--technology tdx --firmware OVMF.fd --tdx-order pgae":                `unknown order "pgae": did you mean "page"\?`,
-		"--technology tdx --firmware OVMF.fd --gce-machine c3-standard4":      `unknown machine type "c3-standard4": did you mean "c3-standard-4"\?`,
-		"--technology tdx --firmware OVMF.fd --gce-machine c3-standard-4 --tdx-order page": `exclude each other`,
+		"more":                                 `unexpected argument "more"`,
+		"":                                     `--firmware is needed: the digest covers it`,
+		"--technology svs --firmware OVMF.fd":  `--technology: unknown technology "svs": did you mean "sev"\?`,
+		"--technology SNP --firmware OVMF.fd":  `did you mean "sev-snp"\?`,
+		"--technology sgx --firmware OVMF.fd":  `unknown technology "sgx": must be sev, sev-es, sev-snp or tdx`,
+		onOVMF:                                 `--cpu is needed.*\nhint: models: EPYC.*\nhint: any other model`,
+		onOVMF + "--cpu Zen":                   `--cpu: unknown CPU model "Zen": must be EPYC, .*\nhint: any other model`,
+		onOVMF + "--cpu Milan":                 `did you mean "EPYC-Milan"\?`,
+		snp + "--cpu-signature 5":              `exclude each other`,
+		onOVMF + "--cpu-signature 0x100000000": `--cpu-signature 0x100000000: must be a 32-bit number`,
+		snp + "--features 0x1ffffffffffffffff": `--features 0x1f+: must be a number of at most 64 bits`,
+		snp + "--vcpus 5000":                   `5000 vCPUs, must be 1 to 4096`,
+		snp + "--vcpus 0":                      `0 vCPUs, must be 1 to 4096`,
+		snp + "--vcpus 1.5":                    `--vcpus 1\.5: must be a whole number`,
+		snp + "--vcpus 99999999999999999999":   `must be a whole number of at most 64 bits`,
+		snp + "--tdx-order page":               `are for --technology tdx`,
+		snp + "--svsm missing":                 `no such file`,
+		snp + "--svsm text":                    `.`,
+		snp + "--vars-size 5":                  `--vars-size: it only moves an --svsm`,
+		"--firmware OVMF.fd --svsm OVMF.fd":    `--svsm: an SVSM needs --technology sev-snp`,
+		onTDX + "--tdx-order pgae":             `unknown order "pgae": did you mean "page"\?`,
+		onTDX + "--gce-machine c3-standard4":   `unknown machine type "c3-standard4": did you mean "c3-standard-4"\?`,
+		onTDX + "--gce-machine c3-standard-4 --tdx-order page":  `exclude each other`,
 		"--technology tdx " + withKernel:                        `MRTD does not cover it.*RTMR1`,
 		"--technology sev-snp --firmware guest.igvm --cpu EPYC": `--cpu: an IGVM file brings all that is measured`,
 		"--firmware guest.igvm":                                 `measured for --technology sev-snp only`,
@@ -187,7 +191,7 @@ func TestExplain(t *testing.T) {
 		{snp + withKernel, snp + withKernel, `nothing differs`},
 		{snp + "--kernel kernel-b --initrd initrd --cmdline quiet", snp + withKernel + "--other kernel-b", `kernel`},
 		{
-			"--technology tdx --firmware OVMF.fd --gce-machine c3-standard-4", "--technology tdx --firmware OVMF.fd",
+			onTDX + "--gce-machine c3-standard-4", "--technology tdx --firmware OVMF.fd",
 			`on a c3-standard-4`,
 		},
 		{"--firmware other.fd", "--firmware OVMF.fd --other-firmware other.fd", `other\.fd`},
@@ -239,7 +243,7 @@ func TestExplainRefusals(t *testing.T) {
 		{snp + "--other-firmware missing --digest " + unknown, cli.ExitUsage, `--other-firmware: .*no such file`},
 		{snp + "--other missing --digest " + unknown, cli.ExitUsage, `no such file`},
 		{
-			"--technology tdx --firmware OVMF.fd --other-firmware missing --digest " + unknown,
+			onTDX + "--other-firmware missing --digest " + unknown,
 			cli.ExitUsage, `--other-firmware: .*no such file`,
 		},
 		{snp + "--digest " + unknown, cli.ExitRefused, `unexplained: none of \d+ combinations.*\nhint: name files`},

@@ -86,8 +86,11 @@ func TestCauses(t *testing.T) {
 	for args, want := range map[string]string{
 		"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd --cmdline quiet": `hint: cause: the kernel` + differs,
 		"--firmware OVMF.fd --kernel vmlinuz --initrd passphrase --cmdline quiet":   `hint: cause: the initrd` + differs,
-		"--firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline loud":        `hint: cause: the command line` + differs,
-		"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd":                 `the kernel` + differs + `; the command line` + differs,
+
+		"--firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline loud": `hint: cause: the command line` + differs,
+
+		"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd": `the kernel` + differs + `; the command line` + differs,
+
 		"--firmware OVMF.fd": `hint: cause: the host had a kernel measured, but you named no kernel`,
 		"--firmware generic.fd --kernel vmlinuz --initrd initrd --cmdline quiet": `no area for kernel hashes`,
 	} {
@@ -168,14 +171,15 @@ func TestVerifyRefusals(t *testing.T) {
 		"verify more":                `unexpected argument "more"`,
 		"verify --owner guest.owner --measurement missing --firmware OVMF.fd": `no such file`,
 		"verify --owner guest.owner --measurement text --firmware OVMF.fd":    `malformed`,
-		verifyLine:                                                 `--firmware is needed: the digest covers it`,
-		verifyLine + "--firmware missing":                          `no such file`,
-		verifyLine + "--firmware OVMF.fd --cpu EPYC":               `--cpu: a digest of sev covers no registers`,
-		verifyLine + "--firmware OVMF.fd --cmdline x":              `measured only with a --kernel`,
-		verifyLine + "--firmware OVMF.fd --kernel missing":         `no such file`,
-		verifyLine + "--firmware generic.fd --kernel vmlinuz":      `no area for kernel hashes.*\nhint: only AmdSev builds`,
-		verifyLine + "--firmware OVMF.fd --vmm qmeu --cpu EPYC":    `--vmm: unknown VMM "qmeu": did you mean "qemu"\?`,
-		verifyLine + "--firmware OVMF.fd --vmsa lagacy --cpu EPYC": `--vmsa: unknown VMSA profile "lagacy": did you mean "legacy"\?`,
+		verifyLine:                                              `--firmware is needed: the digest covers it`,
+		verifyLine + "--firmware missing":                       `no such file`,
+		verifyLine + "--firmware OVMF.fd --cpu EPYC":            `--cpu: a digest of sev covers no registers`,
+		verifyLine + "--firmware OVMF.fd --cmdline x":           `measured only with a --kernel`,
+		verifyLine + "--firmware OVMF.fd --kernel missing":      `no such file`,
+		verifyLine + "--firmware generic.fd --kernel vmlinuz":   `no area for kernel hashes.*\nhint: only AmdSev builds`,
+		verifyLine + "--firmware OVMF.fd --vmm qmeu --cpu EPYC": `--vmm: unknown VMM "qmeu": did you mean "qemu"\?`,
+
+		verifyLine + "--firmware OVMF.fd --vmsa lagacy --cpu EPYC": `unknown VMSA profile "lagacy": did you mean "legacy"\?`,
 	} {
 		d.refused(args, cli.ExitUsage, want)
 	}
@@ -241,24 +245,27 @@ func TestSecretRefusals(t *testing.T) {
 	before := string(d.read("guest.owner"))
 	entry := "--entry disk=passphrase "
 	for args, want := range map[string]string{
-		"secret":                                            `--owner is needed\nhint: "latchkey secret --help"`,
-		"secret --owner guest.owner":                        `--measurement is needed`,
-		"secret more":                                       `unexpected argument "more"`,
-		secretLine:                                          `--entry is needed: GUID=FILE`,
-		secretLine + "--entry disk":                         `--entry "disk": must be GUID=FILE`,
-		secretLine + "--entry d=file":                       `--entry: .*\nhint: the only short name is "disk"`,
-		secretLine + "--entry disk=missing":                 `no such file`,
-		secretLine + "--entry disk=empty":                   `empty: empty`,
-		secretLine + "--entry disk=large":                   `large: longer than \d+ bytes`,
-		secretLine + "--firmware OVMF.fd --entry disk=area": `the firmware has room for 3072 bytes of secrets, but these take`,
+		"secret":                            `--owner is needed\nhint: "latchkey secret --help"`,
+		"secret --owner guest.owner":        `--measurement is needed`,
+		"secret more":                       `unexpected argument "more"`,
+		secretLine:                          `--entry is needed: GUID=FILE`,
+		secretLine + "--entry disk":         `--entry "disk": must be GUID=FILE`,
+		secretLine + "--entry d=file":       `--entry: .*\nhint: the only short name is "disk"`,
+		secretLine + "--entry disk=missing": `no such file`,
+		secretLine + "--entry disk=empty":   `empty: empty`,
+		secretLine + "--entry disk=large":   `large: longer than \d+ bytes`,
+
+		secretLine + "--firmware OVMF.fd --entry disk=area": `room for 3072 bytes of secrets, but these take`,
 		secretLine + "--firmware generic.fd " + entry:       `room for 0 bytes`,
 		secretLine + "--cmdline x " + entry:                 `--firmware is needed`,
-		strings.Replace(secretLine, "packet.json", "guest.owner", 1) + entry:                   `--out guest\.owner: is the owner file`,
-		strings.Replace(secretLine, "packet.json", "missing/packet", 1) + entry:                `no such file`,
-		strings.Replace(secretLine, "guest.owner", "missing", 1) + entry:                       `no such file`,
-		strings.Replace(secretLine, "guest.owner", "missing", 1) + withKernel + entry:          `no such file`,
-		"secret --owner guest.owner --measurement missing --out packet.json " + entry:          `no such file`,
-		secretLine + "--entry disk=passphrase --entry disk=vmlinuz --firmware OVMF.fd --vmm x": `unknown VMM "x": must be qemu, ec2 or gce`,
+
+		strings.Replace(secretLine, "packet.json", "guest.owner", 1) + entry:          `is the owner file`,
+		strings.Replace(secretLine, "packet.json", "missing/packet", 1) + entry:       `no such file`,
+		strings.Replace(secretLine, "guest.owner", "missing", 1) + entry:              `no such file`,
+		strings.Replace(secretLine, "guest.owner", "missing", 1) + withKernel + entry: `no such file`,
+		"secret --owner guest.owner --measurement missing --out packet.json " + entry: `no such file`,
+
+		secretLine + entry + "--firmware OVMF.fd --vmm x": `unknown VMM "x": must be qemu, ec2 or gce`,
 	} {
 		d.refused(args, cli.ExitUsage, want)
 	}

@@ -91,7 +91,9 @@ func TestUsage(t *testing.T) {
 // TestHelp names the ways in which QEMU runs, and that nothing is protected.
 func TestHelp(t *testing.T) {
 	_, out, _ := try("", "--help")
-	for _, want := range []string{"protects nothing", "[OPTIONS] -- QEMU", "under ", "tcg ", "--fault", "swtee -- qemu-system-x86_64"} {
+	for _, want := range []string{
+		"protects nothing", "[OPTIONS] -- QEMU", "under ", "tcg ", "--fault", "swtee -- qemu-system-x86_64",
+	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the help lacks %q", want)
 		}

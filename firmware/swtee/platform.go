@@ -18,6 +18,7 @@ import (
 	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/internal/xdg"
 )
 
 // FirmwareBuild is the API version and build that the emulated platform reports.
@@ -68,14 +69,11 @@ const platformName = "platform.json"
 
 // DefaultDir is where a user's emulated platform lives.
 func DefaultDir() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "swtee"), nil
-	}
-	home, err := os.UserHomeDir()
+	dir, err := xdg.StateDir()
 	if err != nil {
 		return "", fmt.Errorf("no place for the emulated platform's keys: %w", err)
 	}
-	return filepath.Join(home, ".local/state/swtee"), nil
+	return filepath.Join(dir, "swtee"), nil
 }
 
 // ErrPlatform means that a platform's file was read and is damaged.

@@ -198,7 +198,8 @@ func TestErrors(t *testing.T) {
 func TestExplainAndQuiet(t *testing.T) {
 	app, _, errs, _ := program()
 	app.Explain = func(err error) error { return WithHint(err, "explained") }
-	if code := app.Main([]string{"prog", "work", "fail"}); code != ExitRefused || !strings.Contains(errs.String(), "explained") {
+	code := app.Main([]string{"prog", "work", "fail"})
+	if code != ExitRefused || !strings.Contains(errs.String(), "explained") {
 		t.Errorf("code %d, %q, want %d and the explanation", code, errs, ExitRefused)
 	}
 	errs.Reset()
@@ -207,7 +208,7 @@ func TestExplainAndQuiet(t *testing.T) {
 	app.Commands[0].Action = func(*urfave.Context) error {
 		return &Error{Code: ExitGuest, Err: errors.New("said already"), Quiet: true}
 	}
-	if code := app.Main([]string{"prog", "work", "f"}); code != ExitGuest || errs.Len() > 0 {
+	if code = app.Main([]string{"prog", "work", "f"}); code != ExitGuest || errs.Len() > 0 {
 		t.Errorf("code %d, %q, want %d and nothing said", code, errs, ExitGuest)
 	}
 }
