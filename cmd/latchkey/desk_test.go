@@ -162,7 +162,7 @@ func (d *desk) launch(name string, policy sev.Policy, image []byte, kernel *sev.
 	}
 	l := &launched{g, exchange.Measurement{
 		Schema: exchange.MeasurementSchema, Name: "vm", Technology: "sev", Emulated: true,
-		Firmware: swtee.FirmwareBuild, Policy: policy, Measurement: m.Bytes(), Claims: &claims,
+		Firmware: swtee.FirmwareBuild(), Policy: policy, Measurement: m.Bytes(), Claims: &claims,
 	}}
 	d.writeJSON("measurement.json", l.measurement)
 	return l

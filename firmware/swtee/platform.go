@@ -22,7 +22,7 @@ import (
 )
 
 // FirmwareBuild is the API version and build that the emulated platform reports.
-var FirmwareBuild = sev.Build{Major: 1, Minor: 55, Build: 24}
+func FirmwareBuild() sev.Build { return sev.Build{Major: 1, Minor: 55, Build: 24} }
 
 // Where the emulated processor keeps its encryption bit (as EPYC 9004 does).
 const (
@@ -155,7 +155,7 @@ func newPlatformFile() (*platformFile, error) {
 		if keys[usage], err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader); err != nil {
 			return nil, err
 		}
-		if certs[usage], err = sev.NewCertificate(&keys[usage].PublicKey, usage, algo, FirmwareBuild); err != nil {
+		if certs[usage], err = sev.NewCertificate(&keys[usage].PublicKey, usage, algo, FirmwareBuild()); err != nil {
 			return nil, err
 		}
 	}
