@@ -57,7 +57,9 @@ func TestHelp(t *testing.T) {
 			}
 		}
 	}
-	out, _ := d.run("help trust")
+	out, _ := d.run("session --help")
+	matches(t, "session --help", out, `no-debug, no-key-sharing, es, .*, api=MAJOR\.MINOR`)
+	out, _ = d.run("help trust")
 	matches(t, "help trust", out, `what a verified measurement proves`)
 	d.refused("help trsut", cli.ExitUsage, `no command or topic "trsut"\nhint: did you mean "latchkey help trust"\?`)
 	d.refused("verfiy", cli.ExitUsage, `no command "verfiy"\nhint: did you mean "latchkey verify"\?`)
