@@ -246,11 +246,11 @@ func TestExplainRefusals(t *testing.T) {
 			onTDX + "--other-firmware missing --digest " + unknown,
 			cli.ExitUsage, `--other-firmware: .*no such file`,
 		},
-		{snp + "--digest " + unknown, cli.ExitRefused, `unexplained: none of \d+ combinations.*\nhint: name files`},
+		{withKernel + "--digest " + unknown[:64], cli.ExitRefused, `unexplained: none of \d+ combinations.*\nhint: name files`},
 	} {
 		d.refused("explain "+c.args, c.code, c.want)
 	}
-	code, out, errs := d.try("explain --json " + snp + "--digest " + unknown)
+	code, out, errs := d.try("explain --json " + withKernel + "--digest " + unknown[:64])
 	if code != cli.ExitRefused || errs != "" || !strings.Contains(out, `"found": false`) {
 		t.Errorf("unexplained as JSON: code %d, %q, %q, want %d and found false alone", code, out, errs, cli.ExitRefused)
 	}

@@ -127,12 +127,12 @@ func TestNoManager(t *testing.T) {
 
 func TestUnitOf(t *testing.T) {
 	for groups, want := range map[string]string{
-		"0::/system.slice/vmlatch@web.service\n":                    "vmlatch@web.service",
-		"1:name=systemd:/system.slice/a.service\n0::/other\n":       "a.service",
-		"0::/user.slice/user-0.slice/session-1.scope\n":             "",
-		"4:memory:/system.slice/a.service\n":                        "",
-		"":                                                          "",
-		"nonsense\n":                                                "",
+		"0::/system.slice/vmlatch@web.service\n":              "vmlatch@web.service",
+		"1:name=systemd:/system.slice/a.service\n0::/other\n": "a.service",
+		"0::/user.slice/user-0.slice/session-1.scope\n":       "",
+		"4:memory:/system.slice/a.service\n":                  "",
+		"":                                                    "",
+		"nonsense\n":                                          "",
 		"0::/user.slice/user@0.service/app.slice/b.service\n":       "b.service",
 		"0::/user.slice/user@0.service/app.slice/some-name.scope\n": "",
 	} {
