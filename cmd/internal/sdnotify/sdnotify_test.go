@@ -133,8 +133,7 @@ func TestUnitOf(t *testing.T) {
 		"4:memory:/system.slice/a.service\n":                  "",
 		"":                                                    "",
 		"nonsense\n":                                          "",
-		"0::/user.slice/user@0.service/app.slice/b.service\n":       "b.service",
-		"0::/user.slice/user@0.service/app.slice/some-name.scope\n": "",
+		"0::/user.slice/user@0.service/app.slice/b.service\n": "b.service",
 	} {
 		if got := unitOf(groups); got != want {
 			t.Errorf("%q: unit %q, want %q", groups, got, want)
