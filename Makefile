@@ -44,7 +44,7 @@ testlog mutate proselint covertable:
 lint: ## vet, staticcheck, gofumpt
 	$(GO) vet ./...
 	$(TOOLS) staticcheck ./...
-	@out=$$($(TOOLS) gofumpt -l cmd firmware integration internal keyring launcher qmp); \
+	@out=$$($(TOOLS) gofumpt -l cmd firmware integration keyring launcher qmp); \
 	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
 
 # A number of runs (…x): with a time, go test may report its own deadline as a failure.

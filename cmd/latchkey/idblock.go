@@ -54,7 +54,7 @@ Examples:
 			&urfave.StringFlag{Name: "author-key", Usage: "an author's key `FILE`, which signs the ID key"},
 			&urfave.StringFlag{
 				Name: "policy", Value: "smt",
-				Usage: "guest `POLICY`: a number, or words joined by commas: smt, single-socket, migrate, abi=1.55, …",
+				Usage: "guest `POLICY`: a number, or words such as smt,single-socket,migrate,abi=1.55",
 			},
 			&urfave.BoolFlag{Name: "allow-debug", Usage: "sign a policy that lets the host read the guest's memory"},
 			&urfave.StringFlag{Name: "family-id", Usage: "16 bytes in `HEX`"},

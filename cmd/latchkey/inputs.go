@@ -60,9 +60,8 @@ func predictFlags(more ...urfave.Flag) []urfave.Flag {
 		},
 		&urfave.IntFlag{Name: "vars-size", Usage: "`BYTES` of the variable store, which moves the SVSM"},
 		&urfave.StringFlag{
-			Name: "gce-machine",
-			Usage: "machine `TYPE` of Google's older hypervisor, which measured its TD HOB too (TDX), " +
-				"such as c3-standard-4",
+			Name:  "gce-machine",
+			Usage: "machine `TYPE`, such as c3-standard-4, of Google's older TDX hypervisor: it measured the TD HOB too",
 		},
 		&urfave.StringFlag{
 			Name: "tdx-order", Value: tdxOrders[0],

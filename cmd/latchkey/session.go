@@ -28,6 +28,10 @@ func newSession(s *cli.IO) *urfave.Command {
 NAME.owner (mode 0600), which holds the keys and stays with you. A session is
 for one launch: after one secret it is used up.
 
+A policy is a number, or words joined by commas:
+
+   ` + strings.Join(sev.PolicyNames(), ", ") + `, api=MAJOR.MINOR
+
 Examples:
 
    latchkey session --platform platform.json --policy no-debug,no-key-sharing --out .
@@ -36,8 +40,7 @@ Examples:
 			&urfave.StringFlag{Name: "platform", Usage: "the host's `FILE` (vmlatch platform)"},
 			&urfave.StringFlag{
 				Name: "policy", Value: "no-debug,no-key-sharing",
-				Usage: "guest `POLICY`, the same as the host's: a number, or words joined by commas: " +
-					strings.Join(sev.PolicyNames(), ", ") + ", api=MAJOR.MINOR",
+				Usage: "guest `POLICY`, the same as the host's",
 			},
 			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
@@ -139,7 +142,11 @@ func readTestRoot(file string) (sev.Root, error) {
 	if block == nil || block.Type != testRootPEM {
 		return sev.Root{}, fmt.Errorf("%s: does not hold a %q; \"swtee root\" prints it", file, testRootPEM)
 	}
-	return sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
+	root, err := sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
+	if err != nil {
+		return sev.Root{}, fmt.Errorf("%s: %w", file, err)
+	}
+	return root, nil
 }
 
 // writeSession writes the three files, the owner's first: a host's half without

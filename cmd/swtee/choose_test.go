@@ -41,7 +41,8 @@ func TestChoose(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.accel != c.want.accel || got.fakeKVM != c.want.fakeKVM || !strings.Contains(got.why, c.want.why) {
+		same := got.accel == c.want.accel && got.fakeKVM == c.want.fakeKVM
+		if err != nil || !same || !strings.Contains(got.why, c.want.why) {
 			t.Errorf("%s %s: %+v, %v, want %+v", c.accel, c.line, got, err, c.want)
 		}
 	}

@@ -21,16 +21,22 @@ import (
 )
 
 func main() {
-	// A launcher waits most of its time, beside a QEMU that needs the processors
-	// to start: one thread at a time and no garbage collection before the heap
-	// is large take 3 % off a start.
+	os.Exit(int(cli.Start("vmlatch", func(s *cli.IO) *cli.App {
+		settle()
+		return newApp(s)
+	})))
+}
+
+// settle prepares the process for a launch. A launcher waits most of its time, next to
+// a QEMU that needs the processors to start: one thread at a time and no garbage
+// collection before the heap is large take 3 % off a start.
+func settle() {
 	runtime.GOMAXPROCS(1)
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(64 << 20)
 	// What a caller has left open is not for QEMU, which lives longer (Linux 5.11; on
 	// older ones it is the caller's matter).
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
-	os.Exit(int(newApp(cli.System("vmlatch")).Main(os.Args)))
 }
 
 const long = `   A VM is described by a TOML file. Start it paused, let its owner check the
@@ -69,7 +75,7 @@ func newApp(s *cli.IO) *cli.App {
 // synonyms are what other programs call the commands.
 var synonyms = map[string]string{
 	"list": "ps", "ls": "ps", "create": "start", "shutdown": "stop", "destroy": "stop --now", "kill": "stop --now", "reboot": "restart",
-	"undefine": "rm", "prune": "rm --all", "attach": "console", "show": "inspect", "dominfo": "inspect", "version": "--version",
+	"undefine": "rm", "top": "ps", "status": "inspect", "prune": "rm --all", "attach": "console", "show": "inspect", "dominfo": "inspect", "version": "--version",
 }
 
 // values are what options can be, for shell completion.

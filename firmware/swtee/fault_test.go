@@ -29,9 +29,19 @@ func TestParseFault(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"LAUNCH_START": "write COMMAND", "X=reset": "unknown command", "LAUNCH_START=": "unknown fault", "LAUNCH_START=SUCCESS": "unknown fault",
-		"LAUNCH_START=0": "unknown fault", "LAUNCH_START:0=reset": "counted from 1", "LAUNCH_START:3-2=reset": "counted from 1",
-		"LAUNCH_START:x=reset": "counted from 1", "LAUNCH_START=delay:x": "with its unit", "LAUNCH_START=delay:-1s": "with its unit",
+		"LAUNCH_START":                "write COMMAND",
+		"X=reset":                     `unknown command "X": must be PLATFORM_STATUS`,
+		"LAUNCH_STRAT=reset":          `did you mean "LAUNCH_START"?`,
+		"LAUNCH_START=":               "unknown fault",
+		"LAUNCH_START=SUCCESS":        "unknown fault",
+		"LAUNCH_START=BAD_MEASURMENT": `did you mean "BAD_MEASUREMENT"?`,
+		"LAUNCH_START=0":              "unknown fault",
+		"LAUNCH_START:0=reset":        "counted from 1",
+		"LAUNCH_START:3-2=reset":      "counted from 1",
+		"LAUNCH_START:x=reset":        "counted from 1",
+		"LAUNCH_START=delay:x":        "with its unit",
+		"LAUNCH_START=delay:5":        "with its unit",
+		"LAUNCH_START=delay:-1s":      "with its unit",
 	} {
 		if _, err := ParseFault(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)

@@ -81,7 +81,10 @@ type Firmware struct {
 func NewFirmware(p *Platform, faults ...Fault) *Firmware {
 	return &Firmware{
 		Platform: p, faults: faults, counts: map[Command]int{}, stop: make(chan struct{}),
-		report: Report{Schema: ReportSchema, Emulated: true, Firmware: FirmwareBuild, Commands: []CommandRecord{}, Pages: []Page{}},
+		report: Report{
+			Schema: ReportSchema, Emulated: true, Firmware: FirmwareBuild(),
+			Commands: []CommandRecord{}, Pages: []Page{},
+		},
 	}
 }
 
@@ -173,7 +176,7 @@ type PlatformStatus struct {
 // Status answers PLATFORM_STATUS.
 func (f *Firmware) Status() (s PlatformStatus, err error) {
 	err = f.do(CmdPlatformStatus, func() error {
-		s = PlatformStatus{Build: FirmwareBuild, State: PlatformInit, Flags: 1 | 1<<8}
+		s = PlatformStatus{Build: FirmwareBuild(), State: PlatformInit, Flags: 1 | 1<<8}
 		switch {
 		case f.resets > 0 && !f.started:
 			s.State = PlatformUninit

@@ -113,8 +113,8 @@ func (g *Guest) LaunchStart(policy sev.Policy, owner, blob []byte) error {
 		if err := policy.Check(); err != nil {
 			return refuse(sev.StatusInvalidParam, "%v", err)
 		}
-		if !policy.Admits(FirmwareBuild) {
-			return refuse(sev.StatusPolicyFailure, "policy %v asks for newer firmware than %v", policy, FirmwareBuild)
+		if !policy.Admits(FirmwareBuild()) {
+			return refuse(sev.StatusPolicyFailure, "policy %v asks for newer firmware than %v", policy, FirmwareBuild())
 		}
 		if g.es != (policy&sev.PolicyES != 0) {
 			return refuse(sev.StatusPolicyFailure, "policy %v and the kind of VM do not agree about SEV-ES", policy)
@@ -242,7 +242,7 @@ func (g *Guest) LaunchMeasure() (sev.Measurement, error) {
 		}
 		g.launched = [32]byte(g.digest.sum())
 		_, _ = rand.Read(g.measurement.Nonce[:])
-		g.measurement.MAC = g.keys.LaunchMAC(FirmwareBuild, g.policy, g.launched, g.measurement.Nonce)
+		g.measurement.MAC = g.keys.LaunchMAC(FirmwareBuild(), g.policy, g.launched, g.measurement.Nonce)
 		g.state = StateLaunchSecret
 		l := g.fw.launch()
 		l.Digest, l.Measurement = hex.EncodeToString(g.launched[:]), g.measurement.Bytes()
@@ -269,7 +269,8 @@ func (g *Guest) LaunchSecret(header, data []byte, guestLen int) (plain []byte, e
 		if err := g.require(StateLaunchSecret, CmdLaunchSecret); err != nil {
 			return err
 		}
-		if len(header) != session.HeaderSize || len(data) != guestLen || guestLen == 0 || guestLen%16 != 0 || guestLen > session.MaxSecret {
+		whole := guestLen > 0 && guestLen%16 == 0 && guestLen <= session.MaxSecret
+		if len(header) != session.HeaderSize || len(data) != guestLen || !whole {
 			return refuse(sev.StatusInvalidLength, "header of %d bytes, secret of %d", len(header), len(data))
 		}
 		p := session.Packet{Header: [session.HeaderSize]byte(header), Data: data}

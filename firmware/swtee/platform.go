@@ -18,10 +18,11 @@ import (
 	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/xdg"
 )
 
 // FirmwareBuild is the API version and build that the emulated platform reports.
-var FirmwareBuild = sev.Build{Major: 1, Minor: 55, Build: 24}
+func FirmwareBuild() sev.Build { return sev.Build{Major: 1, Minor: 55, Build: 24} }
 
 // Where the emulated processor keeps its encryption bit (as EPYC 9004 does).
 const (
@@ -68,14 +69,11 @@ const platformName = "platform.json"
 
 // DefaultDir is where a user's emulated platform lives.
 func DefaultDir() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "swtee"), nil
-	}
-	home, err := os.UserHomeDir()
+	dir, err := xdg.StateDir()
 	if err != nil {
 		return "", fmt.Errorf("no place for the emulated platform's keys: %w", err)
 	}
-	return filepath.Join(home, ".local/state/swtee"), nil
+	return filepath.Join(dir, "swtee"), nil
 }
 
 // ErrPlatform means that a platform's file was read and is damaged.
@@ -157,7 +155,7 @@ func newPlatformFile() (*platformFile, error) {
 		if keys[usage], err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader); err != nil {
 			return nil, err
 		}
-		if certs[usage], err = sev.NewCertificate(&keys[usage].PublicKey, usage, algo, FirmwareBuild); err != nil {
+		if certs[usage], err = sev.NewCertificate(&keys[usage].PublicKey, usage, algo, FirmwareBuild()); err != nil {
 			return nil, err
 		}
 	}

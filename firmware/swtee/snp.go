@@ -58,8 +58,8 @@ func (g *SNPGuest) LaunchStart(policy uint64) error {
 		if sev.SNPPolicy(policy).Check() != nil {
 			return refuse(unix.EINVAL, "policy %#x: bit 17 must be set, and none above 25", policy)
 		}
-		if !sev.SNPPolicy(policy).Admits(FirmwareBuild) {
-			return refuse(sev.StatusPolicyFailure, "policy %#x asks for newer firmware than %v", policy, FirmwareBuild)
+		if !sev.SNPPolicy(policy).Admits(FirmwareBuild()) {
+			return refuse(sev.StatusPolicyFailure, "policy %#x asks for newer firmware than %v", policy, FirmwareBuild())
 		}
 		g.policy, g.state, g.fw.started = policy, StateLaunchUpdate, true
 		g.fw.launch().Policy = fmt.Sprintf("%#x", policy)
@@ -94,7 +94,10 @@ func (g *SNPGuest) extend(t sev.PageType, gpa uint64, page []byte) {
 		g.last, g.lastSum = bytes.Clone(page), sha512.Sum384(page)
 	}
 	g.digest.Extend(t, gpa, g.lastSum) // which leaves out contents that are not measured
-	g.fw.addPage(Page{Type: t.String(), GPA: address(gpa), Size: len(page), Measured: t.Measured(), Digest: hex.EncodeToString(g.lastSum[:])})
+	g.fw.addPage(Page{
+		Type: t.String(), GPA: address(gpa), Size: len(page),
+		Measured: t.Measured(), Digest: hex.EncodeToString(g.lastSum[:]),
+	})
 }
 
 // SNPFinish is what SNP_LAUNCH_FINISH is given (SNP ABI, chapter 8.18).

@@ -130,7 +130,7 @@ func TestLaunch(t *testing.T) {
 		t.Fatal(err)
 	}
 	digest := sha256.Sum256(slices.Concat(firmware, make([]byte, 176)))
-	if g.LaunchDigest() != digest || !s.Keys.Verifies(m, FirmwareBuild, 3, digest) {
+	if g.LaunchDigest() != digest || !s.Keys.Verifies(m, FirmwareBuild(), 3, digest) {
 		t.Error("the owner cannot verify the measurement")
 	}
 	packet, err := s.Keys.Seal([]byte("sixteen bytes!!!"), [16]byte{9}, m)

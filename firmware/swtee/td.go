@@ -58,7 +58,8 @@ func (t *TD) InitVM(p TDParams) error {
 			return err
 		}
 		if p.Attributes&^TDAttributes != 0 || p.XFAM&^TDXFAM != 0 {
-			return refuse(unix.EINVAL, "attributes %#x, XFAM %#x: the module supports %#x and %#x", p.Attributes, p.XFAM, uint64(TDAttributes), uint64(TDXFAM))
+			return refuse(unix.EINVAL, "attributes %#x, XFAM %#x: the module supports %#x and %#x",
+				p.Attributes, p.XFAM, uint64(TDAttributes), uint64(TDXFAM))
 		}
 		t.inited, t.mrtd, t.fw.started = true, tdx.NewMRTD(), true
 		t.fw.report.Technology = "tdx"

@@ -1,6 +1,6 @@
 // Command bench measures the programs as whole processes against floors that it
 // measures in the same run, and prints ratios: the machine's speed drifts, the
-// ratios do not. It fails nothing; it is for people.
+// ratios do not. It fails nothing: it is read, not run by other programs.
 package main
 
 import (
@@ -72,7 +72,8 @@ func (b *bench) run(bin string) (err error) {
 	if err != nil {
 		return err
 	}
-	spec := fmt.Sprintf("memory = \"256MiB\"\naccel = \"tcg\"\ncpu = \"qemu64\"\n[firmware]\nimage = %q\nvars = \"vars.fd\"\n[[disk]]\nimage = \"disk.raw\"\n", code)
+	spec := "memory = \"256MiB\"\naccel = \"tcg\"\ncpu = \"qemu64\"\n" +
+		fmt.Sprintf("[firmware]\nimage = %q\nvars = \"vars.fd\"\n[[disk]]\nimage = \"disk.raw\"\n", code)
 	if err := os.WriteFile(filepath.Join(b.work, "vm.toml"), []byte(spec), 0o600); err != nil {
 		return err
 	}
@@ -103,7 +104,8 @@ func (b *bench) row(what string, value, floor time.Duration, ratio float64, goal
 	if ratio < 0.1 {
 		digits = 4
 	}
-	b.rows = append(b.rows, []string{what, value.Round(10 * time.Microsecond).String(), floor.Round(10 * time.Microsecond).String(), fmt.Sprintf("%.*f", digits, ratio), goal})
+	round := func(d time.Duration) string { return d.Round(10 * time.Microsecond).String() }
+	b.rows = append(b.rows, []string{what, round(value), round(floor), fmt.Sprintf("%.*f", digits, ratio), goal})
 }
 
 // vmlatch runs one command and returns its output.
@@ -111,9 +113,9 @@ func (b *bench) vmlatch(args ...string) ([]byte, error) {
 	return b.output(filepath.Join(b.bin, "vmlatch"), args...)
 }
 
-// timed runs one command, of the project's programs unless it has a path, as a
-// whole process and returns its time from fork to
-// end. The C program takes it, as it takes the floor's.
+// timed runs one command, of the project's programs unless it has a path, as a whole
+// process and returns its time from fork to end. The C program takes it, as it takes
+// the floor's.
 func (b *bench) timed(program string, args ...string) (time.Duration, error) {
 	if !filepath.IsAbs(program) {
 		program = filepath.Join(b.bin, program)
@@ -130,7 +132,10 @@ func (b *bench) timed(program string, args ...string) (time.Duration, error) {
 func (b *bench) output(program string, args ...string) ([]byte, error) {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = b.work
-	cmd.Env = append(os.Environ(), "VMLATCH_RUN_DIR="+b.runDir, "VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"), "VMLATCH_CACHE_DIR="+filepath.Join(b.work, "cache"))
+	cmd.Env = append(os.Environ(),
+		"VMLATCH_RUN_DIR="+b.runDir,
+		"VMLATCH_STATE_DIR="+filepath.Join(b.work, "state"),
+		"VMLATCH_CACHE_DIR="+filepath.Join(b.work, "cache"))
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -209,14 +214,16 @@ func (b *bench) startAndStop() error {
 	}
 	b.bare = floorStart
 	b.row("start to paused, whole process", median(start), median(floorStart), medianRatio(start, floorStart), "<= 1.15")
-	b.row("stop --now, whole process, to SIGKILL until reaped", median(stop), median(floorKill), medianRatio(stop, floorKill), "<= 4")
+	b.row("stop --now, whole process, to SIGKILL until reaped",
+		median(stop), median(floorKill), medianRatio(stop, floorKill), "<= 4")
 	return nil
 }
 
 // commands counts the QMP commands of a start by the replies that QEMU logs.
 func (b *bench) commands() error {
 	log := filepath.Join(b.work, "qmp.log")
-	wrapper := fmt.Sprintf("#!/bin/sh\nfor a; do shift; case $a in socket,id=qmp,*) a=$a,logfile=%s;; esac; set -- \"$@\" \"$a\"; done\nexec qemu-system-x86_64 \"$@\"\n", log)
+	wrapper := "#!/bin/sh\nfor a; do shift; case $a in socket,id=qmp,*) a=$a,logfile=" + log + ";; esac; " +
+		"set -- \"$@\" \"$a\"; done\nexec qemu-system-x86_64 \"$@\"\n"
 	if err := os.WriteFile(filepath.Join(b.work, "qemu"), []byte(wrapper), 0o700); err != nil {
 		return err
 	}
@@ -311,7 +318,8 @@ func (b *bench) ps() error {
 			return err
 		}
 	}
-	b.row(fmt.Sprintf("ps with %d VMs, to one start", vms), median(took), median(started), float64(median(took))/float64(median(started)), "< 100 ms")
+	b.row(fmt.Sprintf("ps with %d VMs, to one start", vms),
+		median(took), median(started), float64(median(took))/float64(median(started)), "< 100 ms")
 	return nil
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 // measure times predictions of an SNP digest as whole processes, against the
-// hashing that cannot be left out: kernel and initrd beside the distinct pages of
+// hashing that cannot be left out: kernel and initrd next to the distinct pages of
 // the firmware; and many vCPUs against one.
 func (b *bench) measure() error {
 	var files [3][]byte
@@ -28,10 +28,16 @@ func (b *bench) measure() error {
 		return err
 	}
 	predict := func(vcpus string, more ...string) (time.Duration, error) {
-		args := append([]string{"measure", "--technology", "sev-snp", "--cpu", "EPYC-Milan", "--vcpus", vcpus, "--firmware", filepath.Join(guest, "OVMF.amdsev.fd")}, more...)
-		return b.timed("latchkey", args...)
+		args := []string{
+			"measure", "--technology", "sev-snp", "--cpu", "EPYC-Milan", "--vcpus", vcpus,
+			"--firmware", filepath.Join(guest, "OVMF.amdsev.fd"),
+		}
+		return b.timed("latchkey", append(args, more...)...)
 	}
-	kernel := []string{"--kernel", filepath.Join(guest, "vmlinuz"), "--initrd", filepath.Join(guest, "initrd.img"), "--cmdline", "console=ttyS0"}
+	kernel := []string{
+		"--kernel", filepath.Join(guest, "vmlinuz"), "--initrd", filepath.Join(guest, "initrd.img"),
+		"--cmdline", "console=ttyS0",
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -56,15 +62,17 @@ func (b *bench) measure() error {
 			*m.to = append(*m.to, d)
 		}
 	}
-	b.row("SNP digest with kernel, whole process, to hashing", median(hashed), median(floors), medianRatio(hashed, floors), "<= 1.3")
-	b.row("a program that only maps and hashes the kernel, to the same", median(bare), median(floors), medianRatio(bare, floors), "")
+	b.row("SNP digest with kernel, whole process, to hashing",
+		median(hashed), median(floors), medianRatio(hashed, floors), "<= 1.3")
+	b.row("a program that only maps and hashes the kernel, to the same",
+		median(bare), median(floors), medianRatio(bare, floors), "")
 	b.row("SNP digest of 255 vCPUs, to 1 vCPU", median(many), median(one), medianRatio(many, one), "<= 1.1")
 	return nil
 }
 
-// hashMapped is the least that any process does which hashes a file: it says how
-// much of a ratio to hashing in memory is the system's, for starting a process,
-// for mapping a file and for taking both down.
+// hashMapped is the least that a process does to hash a file: it shows which part of a
+// ratio to hashing in memory is the system's, for starting a process, for mapping a file
+// and for taking both down.
 func hashMapped(name string) error {
 	sum, err := sev.HashFile(name)
 	if err == nil {
@@ -73,7 +81,7 @@ func hashMapped(name string) error {
 	return err
 }
 
-// hashingFloor hashes a firmware's distinct pages beside a kernel and an initrd.
+// hashingFloor hashes a firmware's distinct pages next to a kernel and an initrd.
 func hashingFloor(files [3][]byte) time.Duration {
 	began := time.Now()
 	var wg sync.WaitGroup

@@ -29,7 +29,8 @@ func (b *bench) swtee() error {
 	common := []string{"-S", "-nodefaults", "-display", "none", "-m", "256", "-qmp", "stdio", "-bios", firmware}
 	bare := append([]string{"qemu-system-x86_64", "-accel", accel, "-machine", "q35"}, common...)
 	launch := append([]string{
-		filepath.Join(b.bin, "swtee"), "--quiet", mode, "--platform", filepath.Join(b.work, "platform"), "--", "qemu-system-x86_64", "-accel", "kvm",
+		filepath.Join(b.bin, "swtee"), "--quiet", mode, "--platform", filepath.Join(b.work, "platform"),
+		"--", "qemu-system-x86_64", "-accel", "kvm",
 		"-machine", "q35,confidential-guest-support=s0", "-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1",
 	}, common...)
 	if _, err := startAndQuit(launch); err != nil { // makes the platform's keys

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/nearest"
+	"github.com/vmlatch/vmlatch/firmware/xdg"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -118,14 +119,11 @@ func defaultStateDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/lib/vmlatch", nil
 	}
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "vmlatch"), nil
-	}
-	home, err := os.UserHomeDir()
+	dir, err := xdg.StateDir()
 	if err != nil {
 		return "", fmt.Errorf("no place for logs: %w; set state-dir in host.toml", err)
 	}
-	return filepath.Join(home, ".local/state/vmlatch"), nil
+	return filepath.Join(dir, "vmlatch"), nil
 }
 
 // defaultCacheDir may be "": then nothing is cached.

@@ -130,7 +130,8 @@ func (a *App) urfave(args []string) *urfave.App {
 		},
 		OnUsageError: a.usageError,
 	}
-	if len(args) < 2 || slices.ContainsFunc(args, func(s string) bool { return strings.TrimLeft(s, "-") == "help" || s == "-h" }) {
+	asks := func(s string) bool { return strings.TrimLeft(s, "-") == "help" || s == "-h" }
+	if len(args) < 2 || slices.ContainsFunc(args, asks) {
 		app.CustomAppHelpTemplate = a.help(app) // composing it takes a moment
 	}
 	var prepare func([]*urfave.Command)

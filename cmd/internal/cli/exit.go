@@ -31,7 +31,7 @@ var exitCodes = []struct {
 	{ExitUsage, "the command line or an input file is wrong"},
 	{ExitHost, "this host cannot do it: QEMU, firmware, a device or a permission is missing"},
 	{ExitRefused, "refused: a measurement, a certificate or a latch does not allow it"},
-	{ExitGuest, "the guest ended in another way than by powering off"},
+	{ExitGuest, "the guest ended without powering off"},
 	{ExitInterrupted, "interrupted by a signal"},
 }
 

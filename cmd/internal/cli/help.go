@@ -99,7 +99,7 @@ func (a *App) help(app *urfave.App) string {
 		fmt.Fprintf(t, "  %s\t%s\n", names, strings.TrimSuffix(usage, " (default: false)"))
 	}
 	_ = t.Flush()
-	fmt.Fprintf(b, "\n\"%[1]s help COMMAND\" explains a command, \"%[1]s help topics\" lists further pages.\n", a.Name)
+	fmt.Fprintf(b, "\n\"%[1]s help COMMAND\" explains a command; \"%[1]s help topics\" lists more pages.\n", a.Name)
 	return strings.ReplaceAll(b.String(), "{{", "{ {") // it is a template to urfave/cli
 }
 

@@ -19,8 +19,8 @@ import (
 // of them is for the program's own children.
 var variables = []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
 
-// Manager is the service manager that waits for this program; nil, on which every
-// method does nothing, if none does.
+// Manager is the service manager that waits for this program. If none does it is nil, and
+// every method does nothing.
 type Manager struct{ addr string }
 
 // FromEnv finds the manager, and takes its variables out of the environment, so that
@@ -41,14 +41,19 @@ func FromEnv() (*Manager, error) {
 	return &Manager{addr}, nil
 }
 
-// Unit is the unit that this process runs in, by its control group; "" if that does
-// not tell.
+// Unit is the unit that this process runs in, by its control group; "" if it is not in a
+// service's group.
 func Unit() string {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return ""
 	}
-	for line := range strings.Lines(string(b)) {
+	return unitOf(string(b))
+}
+
+// unitOf reads a process's control groups (cgroups(7), /proc/PID/cgroup).
+func unitOf(groups string) string {
+	for line := range strings.Lines(groups) {
 		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(f) == 3 && (f[1] == "" || f[1] == "name=systemd") {
 			if i := strings.LastIndexByte(f[2], '/'); strings.HasSuffix(f[2], ".service") {
@@ -69,10 +74,9 @@ func (m *Manager) Extend(d time.Duration) error {
 	return m.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", d.Microseconds()), nil)
 }
 
-// Ready says that the start is done and, unless pid is 0, that another process is
-// the main one from now on. It returns once the manager has taken that in: this
-// process may end then. With [ErrSlow] the manager has been told and did not say
-// that it knows.
+// Ready reports that the start is done and, unless pid is 0, that another process is the
+// main one from now on. It returns once the manager has taken that in: this process may
+// end then. [ErrSlow] means that the message was sent but not acknowledged.
 func (m *Manager) Ready(ctx context.Context, pid int, status string) error {
 	if m == nil {
 		return nil
@@ -122,7 +126,8 @@ func (m *Manager) send(text string, f *os.File) error {
 	if m == nil {
 		return nil
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // net cannot send descriptors over a connected one
+	// Package net cannot send descriptors over a connected socket.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
 	}

@@ -64,7 +64,9 @@ func TestReadyWaitsForTheManager(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() { done <- m.Ready(context.Background(), 42, "guest: running") }()
-		for i, want := range []string{"STATUS=a MAINPID=1", "EXTEND_TIMEOUT_USEC=90000000", "MAINPID=42\nREADY=1\nSTATUS=guest: running", "BARRIER=1"} {
+		for i, want := range []string{
+			"STATUS=a MAINPID=1", "EXTEND_TIMEOUT_USEC=90000000", "MAINPID=42\nREADY=1\nSTATUS=guest: running", "BARRIER=1",
+		} {
 			select {
 			case err := <-done:
 				t.Fatalf("done before the manager has read message %d: %v", i, err)
@@ -120,5 +122,24 @@ func TestNoManager(t *testing.T) {
 	}
 	if err := m.Ready(context.Background(), 0, "x"); err == nil || !strings.Contains(err.Error(), "service manager") {
 		t.Errorf("no one listens: %v", err)
+	}
+}
+
+func TestUnitOf(t *testing.T) {
+	for groups, want := range map[string]string{
+		"0::/system.slice/vmlatch@web.service\n":              "vmlatch@web.service",
+		"1:name=systemd:/system.slice/a.service\n0::/other\n": "a.service",
+		"0::/user.slice/user-0.slice/session-1.scope\n":       "",
+		"4:memory:/system.slice/a.service\n":                  "",
+		"":                                                    "",
+		"nonsense\n":                                          "",
+		"0::/user.slice/user@0.service/app.slice/b.service\n": "b.service",
+	} {
+		if got := unitOf(groups); got != want {
+			t.Errorf("%q: unit %q, want %q", groups, got, want)
+		}
+	}
+	if got := Unit(); got != "" && !strings.HasSuffix(got, ".service") {
+		t.Errorf("this process runs in the unit %q, want a service or none", got)
 	}
 }

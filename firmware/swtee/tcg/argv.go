@@ -1,6 +1,7 @@
 package tcg
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -82,11 +83,13 @@ func (c *commandLine) take(o cmdline.Option, control map[string]bool) error {
 	case "S":
 		c.paused = true
 	case "daemonize":
-		return fmt.Errorf("-daemonize: QEMU would outlive swtee, which answers for its platform; run swtee in the background instead")
+		return errors.New("-daemonize: QEMU would outlive swtee, which answers for its platform; " +
+			"run swtee in the background instead")
 	case "enable-kvm", "accel":
 		c.note("-%s %s left out: runs under TCG", o.Name, o.Value)
 	case "machine", "M":
-		kvs := cmdline.Split(o.Value).Drop("accel", "confidential-guest-support", "memory-encryption", "kernel_irqchip", "kernel-irqchip")
+		kvs := cmdline.Split(o.Value).Drop("accel", "confidential-guest-support", "memory-encryption",
+			"kernel_irqchip", "kernel-irqchip")
 		c.add("-machine", kvs.String())
 	case "cpu":
 		if model, rest, _ := strings.Cut(o.Value, ","); model == "host" || strings.HasPrefix(model, "EPYC") {
@@ -139,7 +142,8 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		return nil
 	case "sev-guest":
 	case "sev-snp-guest", "tdx-guest":
-		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; its measurement has no QMP side to stand in for", obj.Type)
+		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; its measurement has no QMP side to stand in for",
+			obj.Type)
 	default:
 		c.keep(o)
 		return nil
@@ -151,7 +155,8 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		}
 	}
 	if sev.Policy(policy)&sev.PolicyES != 0 {
-		return fmt.Errorf("-object sev-guest: policy %#x asks for SEV-ES, whose register state does not exist under TCG", policy)
+		return fmt.Errorf("-object sev-guest: policy %#x asks for SEV-ES, whose register state does not exist under TCG",
+			policy)
 	}
 	if (props["dh-cert-file"] == "") != (props["session-file"] == "") {
 		return fmt.Errorf("-object sev-guest: dh-cert-file and session-file go together")
@@ -207,7 +212,8 @@ func (c *commandLine) takeQMP(o cmdline.Option) error {
 		return fmt.Errorf("-qmp %s: swtee can stand before unix:PATH,server=on,wait=off only", o.Value)
 	}
 	id := fmt.Sprintf("swtee-qmp%d", len(c.monitors))
-	long := append(cmdline.Elements{{Key: "socket", Bare: true}, {Key: "id", Value: id}, {Key: "path", Value: path}}, kvs[1:]...)
+	long := cmdline.Elements{{Key: "socket", Bare: true}, {Key: "id", Value: id}, {Key: "path", Value: path}}
+	long = append(long, kvs[1:]...)
 	if err := c.takeChardev(cmdline.Option{Name: "chardev", Value: long.String()}, map[string]bool{id: true}); err != nil {
 		return err
 	}

@@ -245,9 +245,13 @@ func (c *client) send(v any) error {
 // Error texts are QEMU's (target/i386/sev.c).
 var sevCommands = map[string]func(t *machine, args json.RawMessage) (any, error){
 	"query-sev": func(t *machine, _ json.RawMessage) (any, error) {
-		info := map[string]any{"enabled": t.guest != nil, "api-major": 0, "api-minor": 0, "build-id": 0, "policy": 0, "state": "uninit", "handle": 0}
+		info := map[string]any{
+			"enabled": t.guest != nil, "api-major": 0, "api-minor": 0, "build-id": 0,
+			"policy": 0, "state": "uninit", "handle": 0,
+		}
 		if t.guest != nil {
-			info["api-major"], info["api-minor"], info["build-id"] = swtee.FirmwareBuild.Major, swtee.FirmwareBuild.Minor, swtee.FirmwareBuild.Build
+			b := swtee.FirmwareBuild()
+			info["api-major"], info["api-minor"], info["build-id"] = b.Major, b.Minor, b.Build
 			info["policy"], info["state"], info["handle"] = uint32(t.guest.Policy()), t.guest.State().String(), t.guest.Handle()
 		}
 		return info, nil

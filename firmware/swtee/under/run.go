@@ -45,12 +45,15 @@ type Options struct {
 }
 
 // ErrDaemonize is why -daemonize is refused.
-var ErrDaemonize = errors.New("-daemonize: QEMU would go on without swtee, which answers for its platform; run swtee in the background instead")
+var ErrDaemonize = errors.New("-daemonize: QEMU would go on without swtee, which answers for its platform; " +
+	"run swtee in the background instead")
 
 // Why options are refused.
 var (
-	ErrReadConfig = errors.New("-readconfig: swtee looks for confidential objects on the command line only; write them there")
-	ErrUser       = errors.New("-runas and -run-with user=: the kernel would let QEMU live on without swtee once it has changed its user; run swtee as that user")
+	ErrReadConfig = errors.New("-readconfig: swtee looks for confidential objects on the command line only; " +
+		"write them there")
+	ErrUser = errors.New("-runas and -run-with user=: the kernel would let QEMU live on without swtee " +
+		"once it has changed its user; run swtee as that user")
 )
 
 // refuse looks for options that cannot work.
@@ -201,7 +204,8 @@ func hasSEVObject(argv []string) bool {
 			used[es.Get("confidential-guest-support")], used[es.Get("memory-encryption")] = true, true
 		}
 	}
-	return slices.ContainsFunc(sevObjects(argv), func(o cmdline.Object) bool { return o.Type != "tdx-guest" && used[o.Props["id"]] })
+	isSEV := func(o cmdline.Object) bool { return o.Type != "tdx-guest" && used[o.Props["id"]] }
+	return slices.ContainsFunc(sevObjects(argv), isSEV)
 }
 
 func isObjectOption(argv []string, i int) bool {
@@ -238,7 +242,8 @@ func (s *supervisor) withHostCBit(argv []string) []string {
 		if err != nil {
 			continue
 		}
-		s.log.Warn("this processor cannot trap CPUID: cbitpos becomes what it has, which QEMU compares with", "cbitpos", s.cbit)
+		s.log.Warn("this processor cannot trap CPUID: cbitpos becomes the processor's own, with which QEMU compares it",
+			"cbitpos", s.cbit)
 		out[i+1] = changed
 	}
 	return out

@@ -91,7 +91,8 @@ func (s *supervisor) issueCommand(c *trap.Call, command uint32, data uint64) err
 	case issueSNPPlatformStatus: // struct sev_user_data_snp_status, 32 bytes
 		return s.fw.Run(swtee.CmdSNPPlatformStatus, func() error {
 			b := make([]byte, 32)
-			b[0], b[1], b[2], b[3] = swtee.FirmwareBuild.Major, swtee.FirmwareBuild.Minor, 1, 1 // initialised, RMP too
+			build := swtee.FirmwareBuild()
+			b[0], b[1], b[2], b[3] = build.Major, build.Minor, 1, 1 // initialised, RMP too
 			le.PutUint32(b[4:], swtee.SNPBuild)
 			return fault(c.Write(data, b))
 		})

@@ -70,7 +70,7 @@ func TestStory(t *testing.T) {
 			t.Fatal(err)
 		}
 		digest := predict(t, firmware, kernel, initrd, "console=ttyS0")
-		if mac := s.Keys.LaunchMAC(swtee.FirmwareBuild, policy, digest, m.Nonce); mac != m.MAC {
+		if mac := s.Keys.LaunchMAC(swtee.FirmwareBuild(), policy, digest, m.Nonce); mac != m.MAC {
 			t.Fatalf("the measurement is not that of the predicted digest %x; QEMU submitted %s", digest, r.digest())
 		}
 

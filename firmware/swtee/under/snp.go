@@ -76,7 +76,10 @@ func (s *supervisor) snpLaunchFinish(c *trap.Call, data uint64) error {
 	if err != nil {
 		return unix.EFAULT
 	}
-	in := swtee.SNPFinish{AuthorKey: b[17] != 0, VCEKDisabled: b[18] != 0, HostData: [32]byte(b[19:51]), VMSAs: s.registerPages()}
+	in := swtee.SNPFinish{
+		AuthorKey: b[17] != 0, VCEKDisabled: b[18] != 0,
+		HostData: [32]byte(b[19:51]), VMSAs: s.registerPages(),
+	}
 	if b[16] != 0 {
 		if in.IDBlock, err = c.Read(le.Uint64(b), sev.IDBlockSize); err != nil {
 			return unix.EFAULT

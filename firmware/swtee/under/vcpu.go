@@ -118,7 +118,9 @@ func (v *vcpu) saveArea(features uint64, fpu bool) []byte {
 
 	// struct kvm_regs: rax rbx rcx rdx rsi rdi rsp rbp r8-r15 rip rflags
 	reg := func(i int) uint64 { return le.Uint64(v.regs[i*8:]) }
-	for off, i := range map[int]int{0x170: 17, 0x178: 16, 0x1D8: 6, 0x1F8: 0, 0x308: 2, 0x310: 3, 0x318: 1, 0x328: 7, 0x330: 4, 0x338: 5} {
+	for off, i := range map[int]int{
+		0x170: 17, 0x178: 16, 0x1D8: 6, 0x1F8: 0, 0x308: 2, 0x310: 3, 0x318: 1, 0x328: 7, 0x330: 4, 0x338: 5,
+	} {
 		put(off, reg(i))
 	}
 	for i := range 8 {

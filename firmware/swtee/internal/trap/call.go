@@ -191,7 +191,9 @@ func (c *Call) Write(addr uint64, b []byte) error {
 	return c.transfer(addr, b, unix.ProcessVMWritev)
 }
 
-func (c *Call) transfer(addr uint64, b []byte, do func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error)) error {
+func (c *Call) transfer(
+	addr uint64, b []byte, do func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error),
+) error {
 	for done := 0; done < len(b); {
 		local := []unix.Iovec{{Base: &b[done], Len: uint64(len(b) - done)}}
 		remote := []unix.RemoteIovec{{Base: uintptr(addr) + uintptr(done), Len: len(b) - done}}

@@ -51,7 +51,8 @@ type lostAnswer struct {
 }
 
 // ErrListenerTaken means that another supervisor watches this process.
-var ErrListenerTaken = errors.New("another program already watches the system calls of this process by seccomp, and a process can have one such watcher: a container runtime, or a second swtee around this one")
+var ErrListenerTaken = errors.New("another program already watches the system calls of this process by seccomp, " +
+	"and a process can have one such watcher: a container runtime, or a second swtee around this one")
 
 // Start runs a program under a filter. Its calls wait until Serve runs.
 func Start(opt Options) (*Process, error) {
@@ -98,7 +99,8 @@ func (p *Process) install(opt Options) error {
 	f := opt.Filter.program()
 	prog := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
 	set := func(flags uintptr) (int, unix.Errno) {
-		fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags|unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
+		fd, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+			flags|unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, uintptr(unsafe.Pointer(&prog)))
 		return int(fd), e
 	}
 	flags := uintptr(unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
@@ -129,7 +131,8 @@ func (p *Process) install(opt Options) error {
 	p.listener, p.killable = fd, flags != 0
 	// The caller waits for the answer: the two may as well share a processor
 	// (Linux 6.6; only a matter of speed).
-	_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, uintptr(fd),
+		unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	return nil
 }
 
@@ -261,7 +264,8 @@ func (p *Process) Watch(ended func()) {
 }
 
 // ErrNoMemoryAccess means that this process may not read the program's memory.
-var ErrNoMemoryAccess = errors.New("this kernel forbids to read the memory of a child process: kernel.yama.ptrace_scope is 2 or 3, or QEMU has file capabilities")
+var ErrNoMemoryAccess = errors.New("this kernel does not let a process read its child's memory: " +
+	"kernel.yama.ptrace_scope is 2 or 3, or QEMU has file capabilities")
 
 // checkAccess tries to read where nothing is.
 func (p *Process) checkAccess() error {

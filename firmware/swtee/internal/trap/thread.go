@@ -185,7 +185,8 @@ func (th *thread) cpuid(leaf CPUID) (found, done bool, err error) {
 		return false, false, err
 	}
 	var insn [2]byte
-	if n, err := unix.PtracePeekText(th.tid, uintptr(regs.Rip), insn[:]); err != nil || n != 2 || insn != [2]byte{0x0f, 0xa2} {
+	n, err := unix.PtracePeekText(th.tid, uintptr(regs.Rip), insn[:])
+	if err != nil || n != 2 || insn != [2]byte{0x0f, 0xa2} {
 		return false, false, nil
 	}
 	if uint32(regs.Rax) != leaf.Leaf {

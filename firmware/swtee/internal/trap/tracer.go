@@ -125,7 +125,8 @@ func (t *Tracer) wait(tid int) (stop, error) {
 	for {
 		var info siginfo
 		look := func(options uintptr) unix.Errno {
-			_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(tid), uintptr(unsafe.Pointer(&info)), options|unix.WALL, 0, 0)
+			_, _, e := unix.Syscall6(unix.SYS_WAITID, unix.P_PID, uintptr(tid),
+				uintptr(unsafe.Pointer(&info)), options|unix.WALL, 0, 0)
 			return e
 		}
 		switch e := look(unix.WEXITED | unix.WSTOPPED | unix.WNOWAIT); e {
@@ -161,7 +162,8 @@ func (t *Tracer) serve(r request) error {
 	}
 	defer answer()
 	// Threads that are created meanwhile inherit that CPUID faults.
-	if _, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(r.tid), 0, unix.PTRACE_O_TRACECLONE, 0, 0); e != 0 {
+	_, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(r.tid), 0, unix.PTRACE_O_TRACECLONE, 0, 0)
+	if e != 0 {
 		return fmt.Errorf("attach to thread %d: %w", r.tid, e)
 	}
 	// The thread waits for its answer and cannot be stopped before it has it.

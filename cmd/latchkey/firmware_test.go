@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+)
+
+func TestFirmware(t *testing.T) {
+	d := newDesk(t)
+	out, _ := d.run("firmware --map map.svg OVMF.fd")
+	for _, want := range []string{
+		`size +262144 bytes, loaded at 0xfffc0000`,
+		`SNP pages +[0-9a-f]{96}`,
+		`MRTD +` + d.measured("--technology tdx --firmware OVMF.fd"),
+		`GUIDed table\n`,
+		`kernel hash area +0x810c00 +0x400 +contents +contents`,
+	} {
+		matches(t, "firmware", out, want)
+	}
+	if svg := string(d.read("map.svg")); !strings.Contains(svg, "<svg ") {
+		t.Errorf("the map is %.40q, want SVG", svg)
+	}
+	out, _ = d.run("firmware --json OVMF.fd")
+	var j struct{ Schema string }
+	must(t, json.Unmarshal([]byte(out), &j))
+	if j.Schema != "latchkey.firmware/1" {
+		t.Errorf("schema %q, want latchkey.firmware/1", j.Schema)
+	}
+}
+
+func TestFirmwareDiff(t *testing.T) {
+	d := newDesk(t)
+	out, _ := d.run("firmware diff OVMF.fd OVMF.fd")
+	matches(t, "diff of one image", out, `identical: no digest changes`)
+	out, _ = d.run("firmware diff OVMF.fd generic.fd")
+	matches(t, "diff", out, `digest of sev +changes\n`)
+	out, _ = d.run("firmware --json diff OVMF.fd generic.fd")
+	var j struct {
+		Same    bool
+		Digests map[string]bool `json:"digest-changes"`
+	}
+	must(t, json.Unmarshal([]byte(out), &j))
+	if j.Same || !j.Digests["sev-snp"] {
+		t.Errorf("diff --json: %+v, want a changed digest of sev-snp", j)
+	}
+}
+
+func TestFirmwareRefusals(t *testing.T) {
+	d := newDesk(t)
+	d.write("guest.igvm", string(igvmFile(t)))
+	d.write("broken.igvm", string(igvmFile(t)[:100]))
+	for args, want := range map[string]string{
+		"":                              `usage: latchkey firmware`,
+		"diff":                          `usage: latchkey firmware`,
+		"diff OVMF.fd":                  `usage: latchkey firmware`,
+		"missing":                       `no such file`,
+		"diff missing OVMF.fd":          `no such file`,
+		"diff OVMF.fd missing":          `no such file`,
+		"diff guest.igvm OVMF.fd":       `IGVM files cannot be compared`,
+		"broken.igvm":                   `IGVM`,
+		"--map missing/map.svg OVMF.fd": `no such file`,
+	} {
+		d.refused("firmware "+args, cli.ExitUsage, want)
+	}
+}
