@@ -80,8 +80,8 @@ func LoadHostConfig(file string, named bool) (*HostConfig, error) {
 		c.CacheDir = defaultCacheDir()
 	}
 	for pool, n := range c.Slots {
-		if !slices.Contains(host.Pools, pool) {
-			return nil, &SpecError{File: file, Key: "slots." + pool, Msg: "no such pool; there are " + strings.Join(host.Pools, ", ")}
+		if !slices.Contains(host.Pools(), pool) {
+			return nil, &SpecError{File: file, Key: "slots." + pool, Msg: "no such pool; there are " + strings.Join(host.Pools(), ", ")}
 		}
 		if n < 0 {
 			return nil, &SpecError{File: file, Key: "slots." + pool, Msg: fmt.Sprintf("%d: must not be negative", n)}

@@ -123,7 +123,7 @@ func (f *Facts) SlotUses() ([]SlotUse, error) {
 	}
 	emulated := *f
 	emulated.Emulator = []string{""}
-	for _, name := range host.Pools {
+	for _, name := range host.Pools() {
 		technologies := byPool[name]
 		if technologies == nil {
 			continue

@@ -1,9 +1,7 @@
 package host
 
 import (
-	"regexp"
 	"strconv"
-	"strings"
 )
 
 func (d *detector) intel() {
@@ -17,11 +15,12 @@ func (d *detector) intel() {
 	if known {
 		d.rep.TDX = t
 		log := d.kernelLog()
-		if enabled == Yes || strings.Contains(log, reTDXInit) { // KVM clears the parameter when the module does not start
+		// KVM clears the parameter when the module does not start.
+		if enabled == Yes || reTDXInit().MatchString(log) {
 			t.Initialized = Yes
 		}
 		t.Module = lastMatch(reTDXModule, log)
-		if m := regexp.MustCompile(reTDXKeyIDs).FindStringSubmatch(log); m != nil {
+		if m := reTDXKeyIDs().FindStringSubmatch(log); m != nil {
 			from, _ := strconv.Atoi(m[1])
 			to, _ := strconv.Atoi(m[2])
 			t.KeyIDs = max(0, to-from)
@@ -80,7 +79,7 @@ func (d *detector) tme() {
 		return
 	}
 	log := d.kernelLog()
-	if strings.Contains(log, reTME) {
+	if reTME().MatchString(log) {
 		t.Enabled = Yes
 	}
 	if n := lastMatch(reMKTMEKeys, log); n != "" {

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Answer is yes, no, or unknown: what this user may not read is not guessed.
@@ -232,21 +234,30 @@ func (d *detector) add(name string, usable Answer, why, fix string) {
 // Lines of the kernel's log (Linux, drivers/crypto/ccp/sev-dev.c,
 // arch/x86/virt/vmx/tdx/tdx.c, arch/x86/kernel/cpu/intel.c).
 var (
-	reSEVAPI    = `SEV API:(\d+\.\d+) build:\d+`
-	reSNPAPI    = `SEV-SNP API:(\d+\.\d+) build:\d+`
-	reTDXKeyIDs = `tdx: BIOS enabled: private KeyID range \[(\d+), ?(\d+)\)`
-	reTDXInit   = `tdx: module initialized`
-	reTDXModule = `tdx: TDX module:? .*?major_version (\d+), minor_version (\d+)`
-	reMKTMEKeys = `x86/mktme: (\d+) KeyIDs available`
-	reTME       = `x86/tme: enabled by BIOS`
+	reSEVAPI    = compiled(`SEV API:(\d+\.\d+) build:\d+`)
+	reSNPAPI    = compiled(`SEV-SNP API:(\d+\.\d+) build:\d+`)
+	reTDXKeyIDs = compiled(`tdx: BIOS enabled: private KeyID range \[(\d+), ?(\d+)\)`)
+	reTDXInit   = compiled(`tdx: module initialized`)
+	reTDXModule = compiled(`tdx: TDX module:? .*?major_version (\d+), minor_version (\d+)`)
+	reMKTMEKeys = compiled(`x86/mktme: (\d+) KeyIDs available`)
+	reTME       = compiled(`x86/tme: enabled by BIOS`)
+
+	logPatterns = [...]pattern{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME}
 )
+
+// pattern is a regular expression that is compiled when it is first used: most
+// commands use none.
+type pattern func() *regexp.Regexp
+
+func compiled(text string) pattern {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // relevantLines keeps of a kernel's log what a report reads.
 func relevantLines(log string) string {
-	re := regexp.MustCompile(strings.Join([]string{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME}, "|"))
 	var b strings.Builder
 	for line := range strings.Lines(log) {
-		if re.MatchString(line) {
+		if slices.ContainsFunc(logPatterns[:], func(p pattern) bool { return p().MatchString(line) }) {
 			b.WriteString(line)
 		}
 	}
@@ -255,8 +266,8 @@ func relevantLines(log string) string {
 
 // lastMatch returns the parts of the last match, joined by dots; modules may be
 // loaded again.
-func lastMatch(pattern, log string) string {
-	all := regexp.MustCompile(pattern).FindAllStringSubmatch(log, -1)
+func lastMatch(p pattern, log string) string {
+	all := p().FindAllStringSubmatch(log, -1)
 	if len(all) == 0 {
 		return ""
 	}
@@ -264,7 +275,7 @@ func lastMatch(pattern, log string) string {
 }
 
 // KernelAtLeast compares the kernel's release, such as 6.11.0-rc1; false for one
-// that is no number.
+// that does not begin with two numbers.
 func (rep *Report) KernelAtLeast(major, minor int) bool {
 	var a, b int
 	if n, _ := fmt.Sscanf(rep.Kernel, "%d.%d", &a, &b); n != 2 {

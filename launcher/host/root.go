@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -151,20 +150,25 @@ var recordFiles = []string{
 // recordOnly says what is kept of files that tell more than a report reads: a
 // kernel's command line may hold passwords.
 var recordOnly = map[string]*kept{
-	"proc/cmdline": {`\b(?:iommu|amd_iommu|intel_iommu|iommu\.passthrough|mem_encrypt|kvm_amd\.\S+|kvm_intel\.\S+)=\S+`, false},
-	"proc/cpuinfo": {`(?m)^(?:flags|vendor_id)\s*:.*\n`, true},
-	"proc/meminfo": {`(?m)^MemAvailable:.*\n`, true},
+	"proc/cmdline": {keptOptions, false},
+	"proc/cpuinfo": {compiled(`(?m)^(?:flags|vendor_id)\s*:.*\n`), true},
+	"proc/meminfo": {compiled(`(?m)^MemAvailable:.*\n`), true},
 }
+
+// keptOptions are the options on a kernel's command line that a report depends on.
+var keptOptions = compiled(
+	`\b(?:iommu|amd_iommu|intel_iommu|iommu\.passthrough|mem_encrypt|kvm_amd\.\S+|kvm_intel\.\S+)=\S+`,
+)
 
 // kept is a pattern of what is kept, and whether only of the first processor.
 type kept struct {
-	pattern string
+	pattern pattern
 	once    bool
 }
 
-// FindAll returns the matches, joined.
-func (k *kept) FindAll(b []byte) []byte {
-	all := regexp.MustCompile(k.pattern).FindAll(b, -1)
+// findAll returns the matches, joined.
+func (k *kept) findAll(b []byte) []byte {
+	all := k.pattern().FindAll(b, -1)
 	if k.once {
 		return bytes.Join(all[:min(2, len(all))], nil)
 	}
@@ -198,7 +202,7 @@ func (r Root) Record(dir string) error {
 						continue // what this user cannot read, a report does not know either
 					}
 					if keep := recordOnly[rel]; keep != nil {
-						b = keep.FindAll(b)
+						b = keep.findAll(b)
 					}
 				}
 				if err := to.write(rel, b); err != nil {
