@@ -92,7 +92,11 @@ func (r Root) msr(n uint32) (uint64, error) {
 		}
 		return strconv.ParseUint(text, 0, 64)
 	}
-	f, err := os.Open(r.path("dev/cpu/0/msr"))
+	return readMSR(r.path("dev/cpu/0/msr"), n)
+}
+
+func readMSR(device string, n uint32) (uint64, error) {
+	f, err := os.Open(device)
 	if err != nil {
 		return 0, err
 	}

@@ -69,3 +69,23 @@ func TestNumbering(t *testing.T) {
 		t.Errorf("fds %d %d %v", a, b, fds.Roles)
 	}
 }
+
+func TestOption(t *testing.T) {
+	got := New("socket").Set("path", "/a,b").SetInt("n", 7).SetBool("server", true).SetBool("wait", false).String()
+	if want := "socket,path=/a,,b,n=7,server=on,wait=off"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	got := JSON(map[string]any{"b": 1, "a": "<&>\"\n", "c": map[string]any{"x": true}})
+	if want := `{"a":"<&>\"\n","b":1,"c":{"x":true}}`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a value that cannot be encoded did not panic")
+		}
+	}()
+	JSON(map[string]any{"a": func() {}})
+}
