@@ -46,7 +46,8 @@ func TestCache(t *testing.T) {
 	}
 	probe(1, "nothing is known")
 	probe(1, "known")
-	if q, err := c.Probe(t.Context(), program, "rng-random"); err != nil || !q.HasObject("rng-random", "filename") || runs() != 2 {
+	if q, err := c.Probe(t.Context(), program, "rng-random"); err != nil ||
+		!q.HasObject("rng-random", "filename") || runs() != 2 {
 		t.Errorf("a type that was not asked for: %+v, %v, %d runs, want 2", q, err, runs())
 	}
 	b, err := os.ReadFile(program)
@@ -89,7 +90,9 @@ func TestCache(t *testing.T) {
 func TestCacheThatCannotBe(t *testing.T) {
 	program, runs := counter(t)
 	for what, c := range map[string]Cache{
-		"no directory": {Dir: filepath.Join(program, "not-a-directory")}, "none wanted": {}, "one that is a pipe": {Dir: t.TempDir()},
+		"no directory":       {Dir: filepath.Join(program, "not-a-directory")},
+		"none wanted":        {},
+		"one that is a pipe": {Dir: t.TempDir()},
 	} {
 		if what == "one that is a pipe" {
 			if err := unix.Mkfifo(c.file(program), 0o600); err != nil {
@@ -107,7 +110,8 @@ func TestCacheThatCannotBe(t *testing.T) {
 			}
 		}
 	}
-	if _, err := (Cache{Dir: t.TempDir()}).Probe(t.Context(), program+"-missing"); !errors.Is(err, ErrQEMU) || !errors.Is(err, fs.ErrNotExist) {
+	if _, err := (Cache{Dir: t.TempDir()}).Probe(t.Context(), program+"-missing"); !errors.Is(err, ErrQEMU) ||
+		!errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no program: %v, want ErrQEMU and ErrNotExist", err)
 	}
 }

@@ -45,9 +45,11 @@ const fakeSchema = `[
 	{"name": "object-add", "meta-type": "command", "arg-type": "1"},
 	{"name": "quit", "meta-type": "command", "arg-type": "9"},
 	{"name": "1", "meta-type": "object", "variants": [
-		{"case": "sev-guest", "type": "2"}, {"case": "tdx-guest", "type": "3"}, {"case": "igvm-cfg", "type": "4"}, {"case": "x", "type": "5"}]},
+		{"case": "sev-guest", "type": "2"}, {"case": "tdx-guest", "type": "3"},
+		{"case": "igvm-cfg", "type": "4"}, {"case": "x", "type": "5"}]},
 	{"name": "2", "meta-type": "object", "members": [{"name": "policy"}, {"name": "cbitpos"}]},
-	{"name": "3", "meta-type": "object", "members": [{"name": "attributes"}], "features": ["confidential-guest-reset", {}]},
+	{"name": "3", "meta-type": "object", "members": [{"name": "attributes"}],
+		"features": ["confidential-guest-reset", {}]},
 	{"name": "4", "meta-type": "object", "members": [{"name": "file"}]}]`
 
 // fakeAnswers are the answers to commands, by name and by the type they are about.
@@ -59,8 +61,8 @@ var fakeAnswers = map[string]string{
 	"qom-list-properties mktme-guest":         `[{"name": "key"}]`,
 	"qom-list-properties rng-random":          `[{"name": "filename"}]`,
 	"qom-list-properties pc-q35-11.1-machine": `[{"name": "smm"}, {"name": "vmport"}]`,
-	"query-machines": `[{"name": "pc-q35-11.1", "alias": "q35", "cpu-max": 4096}, {"name": "pc-q35-7.2", "cpu-max": 288},
-		{"name": "none", "cpu-max": 1}]`,
+	"query-machines": `[{"name": "pc-q35-11.1", "alias": "q35", "cpu-max": 4096},
+		{"name": "pc-q35-7.2", "cpu-max": 288}, {"name": "none", "cpu-max": 1}]`,
 	"query-cpu-definitions": `[{"name": "EPYC"}, {"name": "max"}]`,
 	"quit":                  `{}`,
 }
@@ -78,7 +80,7 @@ func play(part string) int {
 		fmt.Fprintln(os.Stderr, "no monitor")
 		return 1
 	}
-	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 1, "major": 11}, "package": ""}, "capabilities": []}}`)
+	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 1, "major": 11}}, "capabilities": []}}`)
 	for lines := bufio.NewScanner(conn); lines.Scan(); {
 		var command struct {
 			Execute   string
@@ -95,7 +97,8 @@ func play(part string) int {
 			fmt.Fprintln(os.Stderr, "out of order")
 			return 1
 		case part == name || answer == "":
-			fmt.Fprintf(conn, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no %s\"}, \"id\": %s}\n", name, command.ID)
+			fmt.Fprintf(conn, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no %s\"}, \"id\": %s}\n",
+				name, command.ID)
 		case part == name+" []":
 			fmt.Fprintf(conn, "{\"return\": {\"a\": []}, \"id\": %s}\n", command.ID)
 		default:

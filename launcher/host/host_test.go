@@ -39,9 +39,18 @@ func TestWhyNot(t *testing.T) {
 		{"milan-snp-on", SNP, func(r Root) { remove(t, r, "dev/sev") }, No, "/dev/sev"},
 		{"milan-snp-on", SNP, func(r Root) { remove(t, r, "dev/kvm") }, No, "/dev/kvm"},
 		{"milan-snp-on", SNP, func(r Root) { remove(t, r, "sys/module/kvm_amd") }, No, "kvm_amd is not loaded"},
-		{"milan-snp-on", SNP, func(r Root) { put(t, r, "sys/module/kvm_amd/parameters/sev_snp", "N") }, No, "runs without SEV-SNP"},
-		{"milan-snp-on", SNP, func(r Root) { remove(t, r, "sys/module/kvm_amd/parameters/sev_snp") }, No, "does not know SEV-SNP"},
-		{"milan-snp-on", SNP, func(r Root) { put(t, r, "sys/module/kvm_amd/parameters/sev_snp", "?") }, Unknown, "cannot be read"},
+		{
+			"milan-snp-on", SNP, func(r Root) { put(t, r, "sys/module/kvm_amd/parameters/sev_snp", "N") }, No,
+			"runs without SEV-SNP",
+		},
+		{
+			"milan-snp-on", SNP, func(r Root) { remove(t, r, "sys/module/kvm_amd/parameters/sev_snp") }, No,
+			"does not know SEV-SNP",
+		},
+		{
+			"milan-snp-on", SNP, func(r Root) { put(t, r, "sys/module/kvm_amd/parameters/sev_snp", "?") }, Unknown,
+			"cannot be read",
+		},
 		{"naples", SEVES, func(Root) {}, No, "EAX[3]"},
 		{"milan-snp-on", TDX, func(Root) {}, No, "needs a processor by Intel"},
 		{"tdx", TDX, func(Root) {}, Yes, ""},
@@ -61,7 +70,8 @@ func TestWhyNot(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := rep.Technology(c.technology)
-		if got.Usable != c.want || !strings.Contains(got.Why, c.why) || got.Name != c.technology || c.why == "" && got.Why != "" {
+		if got.Name != c.technology || got.Usable != c.want ||
+			!strings.Contains(got.Why, c.why) || c.why == "" && got.Why != "" {
 			t.Errorf("%s on %s: %+v, want %s because %q", c.technology, c.host, got, c.want, c.why)
 		}
 	}
@@ -107,7 +117,14 @@ func TestIOMMU(t *testing.T) {
 
 func TestKernelAtLeast(t *testing.T) {
 	for release, want := range map[string]bool{
-		"6.11.0-rc1": true, "6.11": true, "6.12.3": true, "7.0.1": true, "6.10.99": false, "5.19.0": false, "": false, "six.11": false,
+		"6.11.0-rc1": true,
+		"6.11":       true,
+		"6.12.3":     true,
+		"7.0.1":      true,
+		"6.10.99":    false,
+		"5.19.0":     false,
+		"":           false,
+		"six.11":     false,
 	} {
 		if got := (&Report{Kernel: release}).KernelAtLeast(6, 11); got != want {
 			t.Errorf("%q: %t, want %t", release, got, want)
@@ -131,7 +148,10 @@ func TestFreeHugePages(t *testing.T) {
 
 func TestMemAvailable(t *testing.T) {
 	for text, want := range map[string]uint64{
-		"MemTotal: 9 kB\nMemAvailable:   1024 kB\n": 1 << 20, "MemAvailable: 1024 MB\n": 0, "MemAvailable: x kB": 0, "": 0,
+		"MemTotal: 9 kB\nMemAvailable:   1024 kB\n": 1 << 20,
+		"MemAvailable: 1024 MB\n":                   0,
+		"MemAvailable: x kB":                        0,
+		"":                                          0,
 	} {
 		if got := memAvailable(text); got != want {
 			t.Errorf("%q: %d, want %d", text, got, want)
@@ -172,7 +192,10 @@ func TestPools(t *testing.T) {
 // TestInUse: a count anew is the report's, on every recorded host; where there is no
 // host to look at, nothing is known.
 func TestInUse(t *testing.T) {
-	for _, host := range []string{"naples", "milan-snp-off", "milan-snp-on", "genoa-hiding", "tdx", "container", "no-tee"} {
+	for _, host := range []string{
+		"naples", "milan-snp-off", "milan-snp-on", "genoa-hiding", "tdx", "container",
+		"no-tee",
+	} {
 		r := recordOf(t, host)
 		rep, err := Detect(r)
 		if err != nil {
@@ -240,7 +263,10 @@ func TestThisHost(t *testing.T) {
 func TestReadIsBounded(t *testing.T) {
 	r := Root(t.TempDir())
 	put(t, r, "large", strings.Repeat("x", maxRead+1))
-	for name, want := range map[string]string{"large": "too large", ".": "not a regular file", "missing": "no such file"} {
+	for name, want := range map[string]string{
+		"large": "too large", ".": "not a regular file",
+		"missing": "no such file",
+	} {
 		if b, err := r.read(name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %d bytes, %v, want %q", name, len(b), err, want)
 		}
@@ -265,7 +291,10 @@ func TestRecordKeepsNoSecrets(t *testing.T) {
 	if err := from.Record(dir); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"proc/cmdline": "iommu=pt kvm_amd.sev=1\n", "recorded/dmesg.txt": "SEV API:1.55 build:21\n"} {
+	for name, want := range map[string]string{
+		"proc/cmdline":       "iommu=pt kvm_amd.sev=1\n",
+		"recorded/dmesg.txt": "SEV API:1.55 build:21\n",
+	} {
 		if b, err := os.ReadFile(dir + "/" + name); err != nil || string(b) != want {
 			t.Errorf("%s: %q, %v, want %q", name, b, err, want)
 		}

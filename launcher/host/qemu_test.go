@@ -19,9 +19,12 @@ func TestProbe(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, c := range map[string]struct{ got, want any }{
-		"version":  {q.Version, "11.1.0"},
-		"asked":    {q.Asked, append(Names(slices.Clone(objectTypes)), "mktme-guest")},
-		"objects":  {q.Objects, map[string]Names{"sev-guest": {"policy", "cbitpos"}, "tdx-guest": {"attributes"}, "mktme-guest": {"key"}}},
+		"version": {q.Version, "11.1.0"},
+		"asked":   {q.Asked, append(Names(slices.Clone(objectTypes)), "mktme-guest")},
+		"objects": {q.Objects, map[string]Names{
+			"sev-guest": {"policy", "cbitpos"}, "tdx-guest": {"attributes"},
+			"mktme-guest": {"key"},
+		}},
 		"features": {q.Features, map[string]Names{"tdx-guest": {"confidential-guest-reset"}}},
 		"machines": {q.Machines, map[string]string{"q35": "pc-q35-11.1"}},
 		"q35":      {q.Machine, Names{"smm", "vmport"}},
@@ -91,7 +94,9 @@ func TestProbeFails(t *testing.T) {
 
 // FuzzObjects: a schema is what a QEMU says, and a QEMU may say anything.
 func FuzzObjects(f *testing.F) {
-	f.Add(`{"name":"object-add","meta-type":"command","arg-type":"1"}`, `{"name":"1","meta-type":"object","variants":[{"case":"x","type":"2"}]}`, `{"name":"2","meta-type":"object","members":[{"name":"p"}],"features":["f",{}]}`)
+	f.Add(`{"name":"object-add","meta-type":"command","arg-type":"1"}`,
+		`{"name":"1","meta-type":"object","variants":[{"case":"x","type":"2"}]}`,
+		`{"name":"2","meta-type":"object","members":[{"name":"p"}],"features":["f",{}]}`)
 	f.Add(`{"name":"object-add"}`, `[]`, `{"name":1}`)
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		objects, err := objectsOf([]json.RawMessage{json.RawMessage(a), json.RawMessage(b), json.RawMessage(c)})

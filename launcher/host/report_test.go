@@ -154,7 +154,8 @@ func TestMalformedHost(t *testing.T) {
 		}
 	}
 	odd := recordOf(t, "no-tee")
-	if err := odd.write("recorded/cpu.json", []byte(`{"vendor":"GenuineIntel","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":5}`)); err != nil {
+	intel := `{"vendor":"GenuineIntel","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":5}`
+	if err := odd.write("recorded/cpu.json", []byte(intel)); err != nil {
 		t.Fatal(err)
 	}
 	if rep, err := Detect(odd); err != nil || len(rep.Slots) != 0 {
@@ -194,13 +195,23 @@ func TestRecord(t *testing.T) {
 
 // FuzzDetect: what a record holds is as hostile as what a guest says.
 func FuzzDetect(f *testing.F) {
-	f.Add(`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"sev-snp":true,"max-guests":509,"min-sev-asid":100}`, "sev 410\nsev_es 99\n", "SEV-SNP API:1.55 build:21\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)", "60")
+	f.Add(`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"sev-snp":true,"max-guests":509,"min-sev-asid":100}`,
+		"sev 410\nsev_es 99\n", "SEV-SNP API:1.55 build:21\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)",
+		"60")
 	f.Add(`{"vendor":"GenuineIntel","tme":true}`, "tdx -1\n", "x86/mktme: 63 KeyIDs available", "Y")
 	f.Fuzz(func(t *testing.T, cpu, misc, log, parameter string) {
 		r := Root(t.TempDir())
 		for name, text := range map[string]string{
-			"recorded/cpu.json": cpu, "sys/fs/cgroup/misc.capacity": misc, "sys/fs/cgroup/misc.current": misc, "recorded/dmesg.txt": log, "recorded/msr.json": cpu,
-			"sys/module/kvm_amd/parameters/ciphertext_hiding_asids": parameter, "sys/module/kvm_intel/parameters/tdx": parameter, "proc/meminfo": log, "proc/cpuinfo": "flags : svm vmx\n", "dev/kvm": "",
+			"recorded/cpu.json":                                     cpu,
+			"sys/fs/cgroup/misc.capacity":                           misc,
+			"sys/fs/cgroup/misc.current":                            misc,
+			"recorded/dmesg.txt":                                    log,
+			"recorded/msr.json":                                     cpu,
+			"sys/module/kvm_amd/parameters/ciphertext_hiding_asids": parameter,
+			"sys/module/kvm_intel/parameters/tdx":                   parameter,
+			"proc/meminfo":                                          log,
+			"proc/cpuinfo":                                          "flags : svm vmx\n",
+			"dev/kvm":                                               "",
 		} {
 			if err := r.write(name, []byte(text)); err != nil {
 				t.Fatal(err)

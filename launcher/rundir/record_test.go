@@ -109,14 +109,16 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 func TestStagingFollowsNoLink(t *testing.T) {
 	d := create(t, root(t), "a")
 	victim := filepath.Join(t.TempDir(), "victim")
-	if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o600), os.Symlink(victim, d.Path(".record.json.new"))); err != nil {
+	if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o600),
+		os.Symlink(victim, d.Path(".record.json.new"))); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, d, 0)
 	if b, err := os.ReadFile(victim); err != nil || string(b) != "mine" {
 		t.Errorf("behind the link: %q, %v, want mine", b, err)
 	}
-	if info, err := os.Lstat(d.Path("record.json")); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 {
+	if info, err := os.Lstat(d.Path("record.json")); err != nil || !info.Mode().IsRegular() ||
+		info.Mode().Perm() != 0o600 {
 		t.Errorf("the record: %v, %v, want a regular file with 0600", info, err)
 	}
 }
@@ -253,7 +255,8 @@ func TestForgetHostileDirectories(t *testing.T) {
 // TestUnsafeStateDirectories: QEMU would write where a link points.
 func TestUnsafeStateDirectories(t *testing.T) {
 	r := root(t)
-	if err := errors.Join(os.MkdirAll(r.State, 0o700), os.Symlink(t.TempDir(), filepath.Join(r.State, "a"))); err != nil {
+	if err := errors.Join(os.MkdirAll(r.State, 0o700),
+		os.Symlink(t.TempDir(), filepath.Join(r.State, "a"))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Create("a"); !errors.Is(err, rundir.ErrUnsafe) {

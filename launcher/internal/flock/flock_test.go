@@ -39,7 +39,8 @@ func TestTry(t *testing.T) {
 	}
 	f := take(t, name)
 	var at *fs.PathError
-	if _, err := Try(name, 0, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) || !errors.As(err, &at) || at.Path != name {
+	if _, err := Try(name, 0, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) || !errors.As(err, &at) ||
+		at.Path != name {
 		t.Errorf("a lock that is held: %v, want EWOULDBLOCK and the path", err)
 	}
 	_ = f.Close()
