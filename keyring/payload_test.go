@@ -55,7 +55,7 @@ func TestParseMKTME(t *testing.T) {
 		{"type=user algorithm=aes-xts-128 key=zz" + hex16[2:] + " tweak=" + hex16, "32 digits"},
 		{"type=cpu", "need an algorithm"},
 		{"type=cpu algorithm=aes-xts-256", "must be aes-xts-128"},
-		{"type=cpu type=user", "stands twice"},
+		{"type=cpu type=user", "given twice"},
 		{"userkey=" + hex16, "must be of type="}, // the spelling of the RFC's first version
 		{"type=no-encrypt algorithm=aes-xts-128", "no-encrypt takes none"},
 		{"type=no-encrypt key=" + hex16 + " tweak=" + hex16, "takes no key"},

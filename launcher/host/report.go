@@ -36,7 +36,7 @@ const (
 	MKTME = "mktme"
 )
 
-// Technology is whether a host can run guests of a kind.
+// Technology tells whether a host can run guests of a kind.
 type Technology struct {
 	Name   string `json:"name"`
 	Usable Answer `json:"usable"`
@@ -114,10 +114,22 @@ func (d *detector) detect() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.rep = &Report{Schema: ReportSchema, Slots: []Pool{}, Kernel: r.word("proc/sys/kernel/osrelease"), CPU: cpu, SMT: Unknown}
-	d.rep.KVM = Technology{Name: "kvm", Usable: Yes}
+	d.rep = &Report{
+		Schema: ReportSchema,
+		Slots:  []Pool{},
+		Kernel: r.word("proc/sys/kernel/osrelease"),
+		CPU:    cpu,
+		SMT:    Unknown,
+		KVM:    Technology{Name: "kvm", Usable: Yes},
+	}
 	if ok, why := r.kvm(); !ok {
-		d.rep.KVM = Technology{"kvm", No, why, "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, and give this user access to /dev/kvm"}
+		d.rep.KVM = Technology{
+			Name:   "kvm",
+			Usable: No,
+			Why:    why,
+			Fix: "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, " +
+				"and give this user access to /dev/kvm",
+		}
 	}
 	if w := r.word("sys/devices/system/cpu/smt/active"); w != "" {
 		d.rep.SMT = answer(w == "1")
@@ -134,7 +146,13 @@ func (d *detector) detect() (*Report, error) {
 // complete adds a row for what the processor's vendor does not have.
 func (d *detector) complete() {
 	var rows []Technology
-	for _, t := range []struct{ name, vendor string }{{SEV, "AMD"}, {SEVES, "AMD"}, {SNP, "AMD"}, {TDX, "Intel"}, {MKTME, "Intel"}} {
+	for _, t := range [...]struct{ name, vendor string }{
+		{SEV, "AMD"},
+		{SEVES, "AMD"},
+		{SNP, "AMD"},
+		{TDX, "Intel"},
+		{MKTME, "Intel"},
+	} {
 		row := Technology{Name: t.name, Usable: No, Why: "needs a processor by " + t.vendor}
 		for _, have := range d.rep.Technologies {
 			if have.Name == t.name {

@@ -19,8 +19,8 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
-// Firmware returns the firmware that QEMU's descriptors name. Descriptors that
-// cannot be read are somebody else's; the others count.
+// Firmware returns the firmware that QEMU's descriptors name, without those that
+// cannot be read.
 func (r Root) Firmware() []ovmf.Descriptor {
 	dirs := ovmf.DescriptorDirs()
 	if r.recorded() {
@@ -35,7 +35,7 @@ func (r Root) Firmware() []ovmf.Descriptor {
 // Root is a directory below which a host's files lie: "/" for this host.
 type Root string
 
-// recordedDir holds what is no file on a host.
+// recordedDir holds facts that come from CPUID, MSRs and ioctls.
 const recordedDir = "recorded"
 
 // maxRead bounds every file that is read below a root.
@@ -43,7 +43,7 @@ const maxRead = 4 << 20
 
 func (r Root) path(name string) string { return filepath.Join(string(r), name) }
 
-// Recorded says whether the root is a record and not this host.
+// recorded reports whether the root is a record and not this host.
 func (r Root) recorded() bool { return filepath.Clean(string(r)) != "/" }
 
 // read returns a file's content. Kernel files tell no size, so none is asked for.
@@ -144,14 +144,15 @@ func (r Root) dmesg() (string, error) {
 
 // recordFiles are the files that a report depends on, as patterns.
 var recordFiles = []string{
-	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease", "sys/kernel/mm/hugepages/*/free_hugepages",
+	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease",
+	"sys/kernel/mm/hugepages/*/free_hugepages",
 	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
 	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
 	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",
 	"etc/qemu/firmware/*.json", "usr/share/qemu/firmware/*.json",
 }
 
-// recordOnly says what is kept of files that tell more than a report reads: a
+// recordOnly is what is kept of files that tell more than a report reads: a
 // kernel's command line may hold passwords.
 var recordOnly = map[string]*kept{
 	"proc/cmdline": {keptOptions, false},
@@ -254,7 +255,7 @@ func (r Root) write(name string, b []byte) error {
 	return os.WriteFile(p, b, 0o644)
 }
 
-// exists says whether a file is there; what cannot be looked at is not.
+// exists reports whether a file is there, also one that may not be looked at.
 func (r Root) exists(name string) bool {
 	_, err := os.Lstat(r.path(name))
 	return err == nil || !errors.Is(err, fs.ErrNotExist) && errors.Is(err, fs.ErrPermission)
