@@ -132,8 +132,8 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// TestNobodyLeft: a ring that no child inherits goes with its thread.
-func TestNobodyLeft(t *testing.T) {
+// TestNoHeir: a ring that no child inherits goes with its thread.
+func TestNoHeir(t *testing.T) {
 	needKeyrings(t)
 	var key Serial
 	boom := errors.New("the start fails")

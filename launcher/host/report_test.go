@@ -80,7 +80,7 @@ func TestUsable(t *testing.T) {
 		for _, tech := range rep.Technologies {
 			words = append(words, tech.Name+"="+string(tech.Usable))
 			if tech.Usable == No && tech.Why == "" {
-				t.Errorf("%s: %s is not usable, and nobody says why", name, tech.Name)
+				t.Errorf("%s: %s is not usable, want a reason", name, tech.Name)
 			}
 		}
 		got := strings.Join(words, " ") + ";"
@@ -131,7 +131,7 @@ func TestSplitPools(t *testing.T) {
 	}
 }
 
-// TestMalformedHost: files that no kernel writes are no reason to fail, nor to
+// TestMalformedHost: files that no kernel writes are not a reason to fail, nor to
 // believe them.
 func TestMalformedHost(t *testing.T) {
 	for file, content := range map[string]string{

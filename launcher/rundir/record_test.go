@@ -123,7 +123,7 @@ func TestStagingFollowsNoLink(t *testing.T) {
 	}
 }
 
-// TestOddRecords: whatever is not a record that vmlatch wrote whole is none, and is
+// TestOddRecords: what is not a record that vmlatch wrote whole does not count, and is
 // not waited for.
 func TestOddRecords(t *testing.T) {
 	for what, put := range map[string]func(name string) error{

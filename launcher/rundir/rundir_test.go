@@ -150,7 +150,7 @@ func TestAbandonedLaunchIsEnded(t *testing.T) {
 	}
 }
 
-// TestUnreapedProcessCountsAsDead: whoever should reap a VM may never do so.
+// TestUnreapedProcessCountsAsDead: the process that should reap a VM may never do so.
 func TestUnreapedProcessCountsAsDead(t *testing.T) {
 	r := root(t)
 	d, err := r.Create("a")

@@ -164,9 +164,9 @@ func TestWithoutWatch(t *testing.T) {
 	}
 }
 
-// TestLooksWakeNobody: those who look whether a lock is held must not make those
-// who wait for it look too, and these each other.
-func TestLooksWakeNobody(t *testing.T) {
+// TestLooksDoNotWake: a process that looks whether a lock is held must not make those
+// that wait for it look too, and these each other.
+func TestLooksDoNotWake(t *testing.T) {
 	name := lockFile(t)
 	f := take(t, name)
 	w := watchClosing(f)

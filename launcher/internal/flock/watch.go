@@ -17,14 +17,14 @@ const (
 	blindlyWait = 50 * time.Millisecond
 )
 
-// watch tells when a process closes a lock file that it could write to. Who holds
-// a lock for long has opened its file so, and who only looks has not: a look must
-// not wake those who wait.
+// watch tells when a process closes a lock file that it could write to. A process that
+// holds a lock for long has opened its file so, and one that only looks has not: a look
+// must not wake those that wait.
 type watch struct {
 	events *os.File // nil if the kernel gives none
 }
 
-// watchClosing watches the very file, and no other one at its path.
+// watchClosing watches this very file, and not a later one at its path.
 func watchClosing(lock *os.File) *watch {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
