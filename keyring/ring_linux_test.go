@@ -337,3 +337,17 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// TestCapabilityIsNamed only where it would help.
+func TestCapabilityIsNamed(t *testing.T) {
+	for _, c := range []struct {
+		op   string
+		kind Type
+		want bool
+	}{{"add", TypeMKTME, true}, {"add", User, false}, {"revoke", TypeMKTME, false}} {
+		err := explain(c.op, c.kind, unix.EACCES)
+		if got := strings.Contains(err.Error(), "CAP_"); got != c.want {
+			t.Errorf("%s %s: %v, want a capability: %t", c.op, c.kind, err, c.want)
+		}
+	}
+}

@@ -274,6 +274,35 @@ func TestUnsafeStateDirectories(t *testing.T) {
 	}
 }
 
+// TestLogsThatCannotBeKept: a run does not begin where the logs of the one before would
+// be lost, or written through a link.
+func TestLogsThatCannotBeKept(t *testing.T) {
+	r := root(t)
+	d := create(t, r, "a")
+	settle(t, d, 0)
+	if err := os.WriteFile(d.LogPath(rundir.ConsoleLog), []byte("log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	elsewhere := t.TempDir()
+	if err := os.Symlink(elsewhere, d.LogPath("previous")); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.Create("a")
+	if err == nil {
+		again.Close()
+	}
+	if !errors.Is(err, rundir.ErrUnsafe) {
+		t.Errorf("%v, want ErrUnsafe", err)
+	}
+	if b, err := os.ReadFile(d.LogPath(rundir.ConsoleLog)); err != nil || string(b) != "log" {
+		t.Errorf("the log: %q, %v, want log", b, err)
+	}
+	if left, err := os.ReadDir(elsewhere); err != nil || len(left) != 0 {
+		t.Errorf("behind the link: %v, %v, want nothing", left, err)
+	}
+}
+
 // TestOpenLog: a log is a regular file, and one that was not written to does not exist.
 func TestOpenLog(t *testing.T) {
 	d := create(t, root(t), "a")
