@@ -159,7 +159,19 @@ func TestMalformedHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	if rep, err := Detect(odd); err != nil || len(rep.Slots) != 0 {
-		t.Errorf("an Intel processor with SEV: %+v, %v", rep, err)
+		t.Errorf("an Intel processor with SEV: %+v, %v, want no slots", rep, err)
+	}
+	for _, cpu := range []string{
+		`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"max-guests":0,"min-sev-asid":5}`,
+		`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":0}`,
+		`{"vendor":"AuthenticAMD","sev":false,"sev-es":true,"max-guests":10,"min-sev-asid":5}`,
+	} {
+		if err := odd.write("recorded/cpu.json", []byte(cpu)); err != nil {
+			t.Fatal(err)
+		}
+		if rep, err := Detect(odd); err != nil || len(rep.Slots) != 0 {
+			t.Errorf("%s: %+v, %v, want no slots", cpu, rep, err)
+		}
 	}
 	r := recordOf(t, "milan-snp-on")
 	if err := r.write("recorded/cpu.json", []byte("{")); err != nil {
