@@ -69,8 +69,11 @@ func TestAdd(t *testing.T) {
 		want []string // after join and the ring's own rights
 		err  error
 	}{
-		"whole":     {key: key(), want: append(slices.Clone(added), "expire 101 0x2", "permit 101 0xf000000")},
-		"no expiry": {key: Key{Type: User, Description: "a", Payload: []byte("secret")}, want: append(slices.Clone(added), "permit 101 0xf000000")},
+		"whole": {key: key(), want: append(slices.Clone(added), "expire 101 0x2", "permit 101 0xf000000")},
+		"no expiry": {
+			key:  Key{Type: User, Description: "a", Payload: []byte("secret")},
+			want: append(slices.Clone(added), "permit 101 0xf000000"),
+		},
 		"its own rights": {
 			key:  Key{Type: User, Description: "a", Payload: []byte("secret"), Permissions: View},
 			want: append(slices.Clone(added), "permit 101 0x1000000"),
@@ -83,9 +86,12 @@ func TestAdd(t *testing.T) {
 			fake: fake{fail: map[string]error{"expire": unix.EACCES}}, key: key(), err: ErrDenied,
 			want: append(slices.Clone(added), "expire 101 0x2", "revoke 101 0x0"),
 		},
-		"the kernel refuses": {fake: fake{fail: map[string]error{"add": unix.EDQUOT}}, key: key(), want: added, err: ErrQuota},
-		"it is there":        {fake: fake{found: 7}, key: key(), want: added[:1], err: ErrExists},
-		"it cannot be":       {key: Key{Type: User, Payload: []byte("secret")}, err: ErrInvalid},
+		"the kernel refuses": {
+			fake: fake{fail: map[string]error{"add": unix.EDQUOT}}, key: key(), want: added,
+			err: ErrQuota,
+		},
+		"it is there":  {fake: fake{found: 7}, key: key(), want: added[:1], err: ErrExists},
+		"it cannot be": {key: Key{Type: User, Payload: []byte("secret")}, err: ErrInvalid},
 	} {
 		f := c.fake
 		var serial Serial
@@ -132,7 +138,11 @@ func TestApartFails(t *testing.T) {
 // TestOperationsFail: an error of the kernel's is told in words.
 func TestOperationsFail(t *testing.T) {
 	f := &fake{fail: map[string]error{
-		"search": unix.EKEYREVOKED, "describe": unix.EACCES, "permit": unix.EACCES, "expire": unix.EKEYEXPIRED, "revoke": unix.EINVAL,
+		"search":   unix.EKEYREVOKED,
+		"describe": unix.EACCES,
+		"permit":   unix.EACCES,
+		"expire":   unix.EKEYEXPIRED,
+		"revoke":   unix.EINVAL,
 	}}
 	err := apart(f, func(r *Ring) error {
 		for what, c := range map[string]struct{ err, want error }{
@@ -165,7 +175,10 @@ func TestSearchAndDescribe(t *testing.T) {
 		if d, err := r.Describe(fakeKey); d != want || err != nil {
 			t.Errorf("describe: %+v, %v, want %+v", d, err, want)
 		}
-		for _, bad := range []string{"", "user;1;2;3", "user;x;1;0;a", "user;1;x;0;a", "user;1;1;g;a", "user;1;1;fffffffff;a"} {
+		for _, bad := range []string{
+			"", "user;1;2;3", "user;x;1;0;a", "user;1;x;0;a", "user;1;1;g;a",
+			"user;1;1;fffffffff;a",
+		} {
 			f.text = bad
 			if d, err := r.Describe(fakeKey); err == nil {
 				t.Errorf("%q: %+v, want an error", bad, d)

@@ -82,13 +82,15 @@ func ParseMKTME(payload []byte) (m MKTME, err error) {
 	seen := map[string]bool{}
 	for _, word := range bytes.Fields(payload) {
 		name, value, ok := bytes.Cut(word, []byte("="))
-		i := slices.IndexFunc(mktmeWords, func(w string) bool { return ok && string(name) == w }) // a comparison makes no copy
+		i := slices.IndexFunc(mktmeWords, func(w string) bool {
+			return ok && string(name) == w // a comparison makes no copy
+		})
 		if i < 0 {
 			return m, errors.New("mktme key: its payload must be of type=, algorithm=, key= and tweak=")
 		}
 		key := mktmeWords[i]
 		if seen[key] {
-			return m, fmt.Errorf("mktme key: %s= stands twice", key)
+			return m, fmt.Errorf("mktme key: %s= is given twice", key)
 		}
 		seen[key] = true
 		switch key {

@@ -87,9 +87,11 @@ func checkEncrypted(b []byte) error {
 	case err != nil:
 		return errors.New("encrypted key: its size is not a number")
 	case format == "default" && (size < minEncryptedSize || size > maxEncryptedSize):
-		return fmt.Errorf("encrypted key: its size must be %d to %d bytes, not %d", minEncryptedSize, maxEncryptedSize, size)
+		return fmt.Errorf("encrypted key: its size must be %d to %d bytes, not %d",
+			minEncryptedSize, maxEncryptedSize, size)
 	case format == "ecryptfs" && size != ecryptfsSize, format == "enc32" && size != enc32Size:
-		return fmt.Errorf("encrypted key: format %s has keys of %d or %d bytes, not %d", format, ecryptfsSize, enc32Size, size)
+		return fmt.Errorf("encrypted key: format %s has keys of %d or %d bytes, not %d",
+			format, ecryptfsSize, enc32Size, size)
 	case format != "default" && format != "ecryptfs" && format != "enc32":
 		return errors.New("encrypted key: its format must be default, ecryptfs or enc32")
 	}
@@ -121,7 +123,7 @@ type wordList struct{ b [][]byte }
 
 func words(b []byte) *wordList { return &wordList{bytes.Fields(b)} }
 
-// next is the next word, which must be none that is secret; "" at the end.
+// next is the next word, which must not be secret; "" at the end.
 func (w *wordList) next() string {
 	if len(w.b) == 0 {
 		return ""

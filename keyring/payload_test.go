@@ -15,8 +15,14 @@ func TestMKTMEPayload(t *testing.T) {
 		want string // or "!" and a part of the error
 	}{
 		{MKTME{Source: FromCPU}, "type=cpu algorithm=aes-xts-128"},
-		{MKTME{FromCPU, key, tweak}, "type=cpu algorithm=aes-xts-128 key=" + strings.Repeat("ab", 16) + " tweak=" + strings.Repeat("01", 16)},
-		{MKTME{FromUser, key, tweak}, "type=user algorithm=aes-xts-128 key=" + strings.Repeat("ab", 16) + " tweak=" + strings.Repeat("01", 16)},
+		{
+			MKTME{FromCPU, key, tweak},
+			"type=cpu algorithm=aes-xts-128 key=" + strings.Repeat("ab", 16) + " tweak=" + strings.Repeat("01", 16),
+		},
+		{
+			MKTME{FromUser, key, tweak},
+			"type=user algorithm=aes-xts-128 key=" + strings.Repeat("ab", 16) + " tweak=" + strings.Repeat("01", 16),
+		},
 		{MKTME{Source: NoEncrypt}, "type=no-encrypt"},
 		{MKTME{Source: FromUser}, "!16 bytes each"},
 		{MKTME{FromUser, key, nil}, "!16 bytes each"},
@@ -49,7 +55,7 @@ func TestParseMKTME(t *testing.T) {
 		{"type=user algorithm=aes-xts-128 key=zz" + hex16[2:] + " tweak=" + hex16, "32 digits"},
 		{"type=cpu", "need an algorithm"},
 		{"type=cpu algorithm=aes-xts-256", "must be aes-xts-128"},
-		{"type=cpu type=user", "stands twice"},
+		{"type=cpu type=user", "given twice"},
 		{"userkey=" + hex16, "must be of type="}, // the spelling of the RFC's first version
 		{"type=no-encrypt algorithm=aes-xts-128", "no-encrypt takes none"},
 		{"type=no-encrypt key=" + hex16 + " tweak=" + hex16, "takes no key"},
@@ -123,7 +129,8 @@ func TestCheck(t *testing.T) {
 }
 
 func FuzzMKTME(f *testing.F) {
-	f.Add([]byte("type=user algorithm=aes-xts-128 key=000102030405060708090a0b0c0d0e0f tweak=000102030405060708090a0b0c0d0e0f"))
+	const bytes16 = "000102030405060708090a0b0c0d0e0f"
+	f.Add([]byte("type=user algorithm=aes-xts-128 key=" + bytes16 + " tweak=" + bytes16))
 	f.Add([]byte("type=cpu algorithm=aes-xts-128"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_ = Check(Encrypted, "fuzz", b)

@@ -45,7 +45,7 @@ func SlotUses(f *plan.Facts) ([]SlotUse, error) {
 		}
 		uses = append(uses, u)
 	}
-	for _, name := range host.Pools {
+	for _, name := range host.Pools() {
 		technologies := tee.Sharing(name)
 		if technologies == nil {
 			continue

@@ -32,7 +32,7 @@ func ParseSpec(b []byte, file, dir string) (*tee.Spec, error) {
 // LoadHostConfig reads a host's settings; a file that does not exist means defaults,
 // unless it was asked for by name.
 func LoadHostConfig(file string, named bool) (*spec.HostConfig, error) {
-	return spec.LoadHost(file, named, host.Pools)
+	return spec.LoadHost(file, named, host.Pools())
 }
 
 // sensible refuses a spec that makes no sense for a technology that it asks for. Of

@@ -102,7 +102,8 @@ func TestCommands(t *testing.T) {
 		{
 			func(ctx context.Context, e qmp.Executor) (any, error) { return qmp.QuerySEV{}.Execute(ctx, e) },
 			"query-sev",
-			`{"enabled":true,"api-major":1,"api-minor":55,"build-id":21,"state":"launch-secret","sev-type":"sev","policy":5,"handle":9,"snp-policy":7}`,
+			`{"enabled": true, "api-major": 1, "api-minor": 55, "build-id": 21, "state": "launch-secret",
+			"sev-type": "sev", "policy": 5, "handle": 9, "snp-policy": 7}`,
 			qmp.SEVInfo{
 				Enabled: true, APIMajor: 1, APIMinor: 55, BuildID: 21, State: "launch-secret", Type: "sev",
 				Policy: 5, Handle: 9, SNPPolicy: 7,
@@ -114,7 +115,10 @@ func TestCommands(t *testing.T) {
 			},
 			"query-sev-capabilities",
 			`{"pdh":"AQ==","cert-chain":"Ag==","cpu0-id":"Aw==","cbitpos":51,"reduced-phys-bits":1}`,
-			qmp.SEVCapabilities{PDH: []byte{1}, CertChain: []byte{2}, CPU0ID: []byte{3}, CBitPos: 51, ReducedPhysBits: 1},
+			qmp.SEVCapabilities{
+				PDH: []byte{1}, CertChain: []byte{2}, CPU0ID: []byte{3}, CBitPos: 51,
+				ReducedPhysBits: 1,
+			},
 		},
 		{
 			func(ctx context.Context, e qmp.Executor) (any, error) {
@@ -166,7 +170,11 @@ func TestErrorsInWords(t *testing.T) {
 
 func TestCritical(t *testing.T) {
 	for name, want := range map[string]bool{
-		qmp.EventShutdown: true, qmp.EventStop: true, qmp.EventResume: true, qmp.EventReset: true, qmp.EventGuestPanicked: true,
+		qmp.EventShutdown:      true,
+		qmp.EventStop:          true,
+		qmp.EventResume:        true,
+		qmp.EventReset:         true,
+		qmp.EventGuestPanicked: true,
 		qmp.EventMemoryFailure: true, qmp.EventConnectionLost: true, "NIC_RX_FILTER_CHANGED": false, "": false,
 	} {
 		if got := qmp.Critical(name); got != want {
@@ -208,7 +216,8 @@ func TestLogHoldsNoSecret(t *testing.T) {
 // TestDial: over a socket's path, and a path where no QEMU listens.
 func TestDial(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "qmp.sock")
-	if _, err := qmp.Dial(short(t), path, qmp.Options{}); err == nil || !strings.HasPrefix(err.Error(), "qmp: connect: ") {
+	if _, err := qmp.Dial(short(t), path, qmp.Options{}); err == nil ||
+		!strings.HasPrefix(err.Error(), "qmp: connect: ") {
 		t.Errorf("no socket: %v, want an error of connect", err)
 	}
 	l, err := net.Listen("unix", path)
@@ -289,7 +298,8 @@ func TestMonitorErrors(t *testing.T) {
 	if _, err := m.Run([]byte("{")); err == nil || !strings.Contains(err.Error(), "run: command") {
 		t.Errorf("half a command: %v, want an error about it", err)
 	}
-	if b, err := m.Run([]byte(`{"exec-oob": "migrate-pause", "arguments": {"a": 1}}`)); err != nil || string(b) != `{"return":{}}` {
+	if b, err := m.Run([]byte(`{"exec-oob": "migrate-pause", "arguments": {"a": 1}}`)); err != nil ||
+		string(b) != `{"return":{}}` {
 		t.Errorf("out of band: %s, %v, want an empty return", b, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -299,7 +299,9 @@ func (r reply) result(command string) (json.RawMessage, error) {
 
 // send registers and writes one command. A command that was written in part
 // leaves the stream without a meaning, so that ends the connection.
-func (c *Conn) send(ctx context.Context, verb, command string, args []byte, f *os.File, got chan reply) (uint64, error) {
+func (c *Conn) send(
+	ctx context.Context, verb, command string, args []byte, f *os.File, got chan reply,
+) (uint64, error) {
 	select {
 	case c.writing <- struct{}{}:
 		defer func() { <-c.writing }()

@@ -59,7 +59,8 @@ func playQEMU(f *os.File) {
 	defer conn.Close()
 	answers := map[string]string{
 		"query-status": `{"return": {"running": true, "status": "running"}, "id": %d}`,
-		"cont":         `{"timestamp": {"seconds": 1, "microseconds": 0}, "event": "RESUME"}` + "\n" + `{"return": {}, "id": %d}`,
+		"cont": `{"timestamp": {"seconds": 1, "microseconds": 0}, "event": "RESUME"}` + "\n" +
+			`{"return": {}, "id": %d}`,
 	}
 	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"major": 11, "minor": 1, "micro": 0}}, "capabilities": []}}`)
 	for lines := bufio.NewScanner(conn); lines.Scan(); {

@@ -18,7 +18,8 @@ import (
 func TestReturnsReadNothingThatTheyChange(t *testing.T) {
 	eachFile(t, func(f *sourceFile) {
 		for _, r := range unorderedReturns(f.File) {
-			t.Errorf("%v: returns a variable together with a call that takes its address; write err = …; return out, err", f.at(r))
+			t.Errorf("%v: returns a variable with a call that takes its address; write err = …; return out, err",
+				f.at(r))
 		}
 	})
 }

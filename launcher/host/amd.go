@@ -15,7 +15,12 @@ func (d *detector) amd() {
 	if c.Vendor != vendorAMD && c.Vendor != vendorHygon {
 		return
 	}
-	s := &SEVHost{CBitPos: c.CBitPos, SNPEnabled: Unknown, INIT2: Unknown, DebugSwap: d.parameter("kvm_amd/parameters/debug_swap")}
+	s := &SEVHost{
+		CBitPos:    c.CBitPos,
+		SNPEnabled: Unknown,
+		INIT2:      Unknown,
+		DebugSwap:  d.parameter("kvm_amd/parameters/debug_swap"),
+	}
 	d.rep.SEV = s
 	if v, err := d.root.msr(msrSYSCFG); err == nil {
 		s.SNPEnabled = answer(v&syscfgSNP != 0)
@@ -51,10 +56,12 @@ func (d *detector) amdTechnology(row amdRow) (usable Answer, why, fix string) {
 	switch d.parameter("kvm_amd/parameters/" + row.parameter) {
 	case No:
 		return No, "kvm_amd runs without " + row.word + " (parameter " + row.parameter + ")",
-			"enable " + row.word + " in the machine's setup and load kvm_amd with " + row.parameter + "=1; the kernel's log says why it was refused"
+			"enable " + row.word + " in the machine's setup and load kvm_amd with " + row.parameter + "=1; " +
+				"the kernel's log says why it was refused"
 	case Unknown:
 		if !d.root.exists("sys/module/kvm_amd/parameters/" + row.parameter) {
-			return No, "this kernel's kvm_amd does not know " + row.word, "a newer kernel has it: SEV-ES since 5.11, SEV-SNP since 6.11"
+			return No, "this kernel's kvm_amd does not know " + row.word,
+				"a newer kernel has it: SEV-ES since 5.11, SEV-SNP since 6.11"
 		}
 		return Unknown, "kvm_amd's parameter " + row.parameter + " cannot be read", ""
 	}
@@ -62,7 +69,7 @@ func (d *detector) amdTechnology(row amdRow) (usable Answer, why, fix string) {
 		return No, err.Error(), "load the module ccp, and give this user access to /dev/sev (group kvm, or a udev rule)"
 	}
 	if row.name == SEVES && d.rep.SEV.SNPEnabled == Yes {
-		return Yes, "this host runs SEV-SNP, and SEV-ES beside it does not count as secure", ""
+		return Yes, "this host runs SEV-SNP, and SEV-ES next to it does not count as secure", ""
 	}
 	return Yes, "", ""
 }

@@ -39,7 +39,7 @@ type cacheEntry struct {
 	QEMU   *QEMU    `json:"qemu"`
 }
 
-// fileID tells whether a file can have another content than when it was hashed.
+// fileID tells whether a file can have changed since it was hashed.
 type fileID struct {
 	Dev, Ino     uint64
 	Size         int64
@@ -74,14 +74,15 @@ func (c Cache) Probe(ctx context.Context, path string, more ...string) (*QEMU, e
 		return nil, err
 	}
 	sum, hashErr := sev.HashFile(path)
-	if now, err := identify(path); err == nil && hashErr == nil && now == id { // else it was replaced meanwhile
+	// If it was replaced meanwhile, the answer may be the other file's.
+	if now, err := identify(path); err == nil && hashErr == nil && now == id {
 		want.QEMU, want.SHA256 = q, hex.EncodeToString(sum[:])
 		c.store(file, &want)
 	}
 	return q, nil
 }
 
-// knows says whether an answer is there and is about all of the types.
+// knows reports whether an answer is there and is about all of the types.
 func (q *QEMU) knows(types []string) bool {
 	return q != nil && !slices.ContainsFunc(types, func(t string) bool { return !slices.Contains(q.Asked, t) })
 }
@@ -97,8 +98,13 @@ func (c Cache) file(path string) string {
 // kvmParameters are those that decide what guests can be made; the others tune how
 // they run.
 var kvmParameters = []string{
-	"kvm_amd/parameters/sev", "kvm_amd/parameters/sev_es", "kvm_amd/parameters/sev_snp", "kvm_amd/parameters/ciphertext_hiding_asids", "kvm_amd/parameters/npt",
-	"kvm_intel/parameters/tdx", "kvm_intel/parameters/ept",
+	"kvm_amd/parameters/sev",
+	"kvm_amd/parameters/sev_es",
+	"kvm_amd/parameters/sev_snp",
+	"kvm_amd/parameters/ciphertext_hiding_asids",
+	"kvm_amd/parameters/npt",
+	"kvm_intel/parameters/tdx",
+	"kvm_intel/parameters/ept",
 }
 
 // circumstances are what an answer depends on besides the program.
@@ -140,7 +146,7 @@ func (c Cache) load(file, path string, want *cacheEntry) *QEMU {
 	return have.QEMU
 }
 
-// store replaces an entry. A cache that cannot be written to is none.
+// store replaces an entry. Where a cache cannot be written to, nothing is kept.
 func (c Cache) store(file string, e *cacheEntry) {
 	if file == "" {
 		return

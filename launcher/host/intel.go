@@ -1,9 +1,7 @@
 package host
 
 import (
-	"regexp"
 	"strconv"
-	"strings"
 )
 
 func (d *detector) intel() {
@@ -17,11 +15,12 @@ func (d *detector) intel() {
 	if known {
 		d.rep.TDX = t
 		log := d.kernelLog()
-		if enabled == Yes || strings.Contains(log, reTDXInit) { // KVM clears the parameter when the module does not start
+		// KVM clears the parameter when the module does not start.
+		if enabled == Yes || reTDXInit().MatchString(log) {
 			t.Initialized = Yes
 		}
 		t.Module = lastMatch(reTDXModule, log)
-		if m := regexp.MustCompile(reTDXKeyIDs).FindStringSubmatch(log); m != nil {
+		if m := reTDXKeyIDs().FindStringSubmatch(log); m != nil {
 			from, _ := strconv.Atoi(m[1])
 			to, _ := strconv.Atoi(m[2])
 			t.KeyIDs = max(0, to-from)
@@ -29,6 +28,12 @@ func (d *detector) intel() {
 			t.KeyIDs = d.rep.TME.TDXKeyIDs
 		}
 	}
+	d.tdxRow(known, enabled)
+	d.mktmeRow()
+}
+
+// tdxRow tells what TDX lacks, in the order in which it fails.
+func (d *detector) tdxRow(known bool, enabled Answer) {
 	switch {
 	case d.rep.KVM.Usable != Yes:
 		d.add(TDX, No, d.rep.KVM.Why, d.rep.KVM.Fix)
@@ -37,20 +42,27 @@ func (d *detector) intel() {
 	case !known:
 		d.add(TDX, No, "this kernel's kvm_intel does not know TDX", "Linux 6.16 or newer has it (CONFIG_KVM_INTEL_TDX)")
 	case enabled == No:
-		d.add(TDX, No, "kvm_intel runs without TDX (parameter tdx)", "enable TDX in the machine's setup and load kvm_intel with tdx=1; the kernel's log says why it was refused (dmesg, lines with tdx)")
+		d.add(TDX, No, "kvm_intel runs without TDX (parameter tdx)",
+			"enable TDX in the machine's setup and load kvm_intel with tdx=1; "+
+				"the kernel's log says why it was refused (dmesg, lines with tdx)")
 	case enabled == Unknown:
 		d.add(TDX, Unknown, "kvm_intel's parameter tdx cannot be read", "")
 	default:
 		d.add(TDX, Yes, "", "")
 	}
+}
+
+func (d *detector) mktmeRow() {
 	const fix = "use TDX, which has keys of the same kind and an attestation"
 	switch m := d.rep.TME; {
 	case m == nil || m.MKTME == No:
-		d.add(MKTME, No, "no key IDs for software: the processor has no MKTME, or the machine's setup leaves it off", fix)
+		d.add(MKTME, No,
+			"no key IDs for software: the processor has no MKTME, or the machine's setup leaves it off", fix)
 	case m.KeyType == No:
 		d.add(MKTME, No, "the kernel has no keys of type mktme; no released Linux has", fix)
 	default: // the processor can, or does not say
-		d.add(MKTME, Unknown, "no released QEMU takes MKTME keys: it takes a patched one, and a spec that names its object", fix)
+		d.add(MKTME, Unknown,
+			"no released QEMU takes MKTME keys: it takes a patched one, and a spec that names its object", fix)
 	}
 }
 
@@ -80,7 +92,7 @@ func (d *detector) tme() {
 		return
 	}
 	log := d.kernelLog()
-	if strings.Contains(log, reTME) {
+	if reTME().MatchString(log) {
 		t.Enabled = Yes
 	}
 	if n := lastMatch(reMKTMEKeys, log); n != "" {

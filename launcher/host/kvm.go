@@ -13,8 +13,8 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
-// KVM says whether KVM of this host can run a guest's firmware, and why not. A
-// /dev/kvm that opens is not enough: inside some sandboxes it stands there without
+// KVM reports whether KVM of this host can run a guest's firmware, and why not. A
+// /dev/kvm that opens is not enough: inside some sandboxes it exists without
 // hardware virtualisation behind it and dies on the first unusual instruction.
 func KVM() (ok bool, why string) { return Root("/").kvm() }
 

@@ -42,18 +42,18 @@ func (n *Names) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// HasObject says whether QEMU can make an object with all of the properties.
+// HasObject reports whether QEMU can make an object with all of the properties.
 func (q *QEMU) HasObject(name string, properties ...string) bool {
 	have, ok := q.Objects[name]
 	return ok && !slices.ContainsFunc(properties, func(p string) bool { return !slices.Contains(have, p) })
 }
 
-// HasFeature says whether a type has a QAPI feature flag.
+// HasFeature reports whether a type has a QAPI feature flag.
 func (q *QEMU) HasFeature(name, feature string) bool {
 	return slices.Contains(q.Features[name], feature)
 }
 
-// HasMachine says whether the q35 machine has a property.
+// HasMachine reports whether the q35 machine has a property.
 func (q *QEMU) HasMachine(property string) bool { return slices.Contains(q.Machine, property) }
 
 // ErrQEMU is wrapped by errors about a QEMU that does not answer.
@@ -69,7 +69,8 @@ func Ask(ctx context.Context, program, options []string, ask func(context.Contex
 	if err != nil {
 		return err
 	}
-	argv := append(slices.Clone(program), "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S",
+	argv := append(slices.Clone(program),
+		"-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S",
 		"-chardev", "socket,id=ask,fd=3", "-mon", "chardev=ask,mode=control")
 	argv = append(argv, options...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
@@ -112,7 +113,14 @@ var objectTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg"
 // Probe asks a QEMU what it can do. more are types of objects to ask for, besides
 // those that this package knows.
 func Probe(ctx context.Context, path string, more ...string) (*QEMU, error) {
-	q := &QEMU{Path: path, Asked: append(slices.Clone(objectTypes), more...), Objects: map[string]Names{}, Features: map[string]Names{}, Machines: map[string]string{}, MaxCPUs: map[string]int{}}
+	q := &QEMU{
+		Path:     path,
+		Asked:    append(slices.Clone(objectTypes), more...),
+		Objects:  map[string]Names{},
+		Features: map[string]Names{},
+		Machines: map[string]string{},
+		MaxCPUs:  map[string]int{},
+	}
 	err := Ask(ctx, []string{path}, []string{"-accel", "tcg"}, q.learn)
 	if err != nil && !errors.Is(err, ErrQEMU) {
 		err = fmt.Errorf("%w: %s: %w", ErrQEMU, path, err)
@@ -198,7 +206,7 @@ type described struct{ properties, features []string }
 func objectsOf(entries []json.RawMessage) (map[string]described, error) {
 	byName := map[string]*schemaEntry{}
 	for _, raw := range entries {
-		// Most entries are commands, events and enums that nobody asks for.
+		// Most entries are commands, events and enums that are not needed here.
 		if !bytes.Contains(raw, []byte(`"object"`)) && !bytes.Contains(raw, []byte(`"object-add"`)) {
 			continue
 		}

@@ -5,41 +5,71 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/vmlatch/vmlatch/integration/qemus"
+	"github.com/google/go-cmp/cmp"
 )
 
-// TestProbe compares what each QEMU says with what its release notes say.
+// TestProbe: what is read of a QEMU's answers.
 func TestProbe(t *testing.T) {
-	type want struct{ snp, tdx, legacy, reset bool }
-	for version, w := range map[string]want{
-		"7.2":  {},
-		"10.0": {snp: true, legacy: true},
-		"11.1": {snp: true, legacy: true, tdx: true, reset: true},
+	q, err := Probe(t.Context(), fakeQEMU(t, "whole"), "mktme-guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct{ got, want any }{
+		"version": {q.Version, "11.1.0"},
+		"asked":   {q.Asked, append(Names(slices.Clone(objectTypes)), "mktme-guest")},
+		"objects": {q.Objects, map[string]Names{
+			"sev-guest": {"policy", "cbitpos"}, "tdx-guest": {"attributes"},
+			"mktme-guest": {"key"},
+		}},
+		"features": {q.Features, map[string]Names{"tdx-guest": {"confidential-guest-reset"}}},
+		"machines": {q.Machines, map[string]string{"q35": "pc-q35-11.1"}},
+		"q35":      {q.Machine, Names{"smm", "vmport"}},
+		"CPUs":     {q.CPUs, Names{"EPYC", "max"}},
+		"max CPUs": {q.MaxCPUs, map[string]int{"q35": 4096, "pc-q35-11.1": 4096, "pc-q35-7.2": 288}},
 	} {
-		t.Run(version, func(t *testing.T) {
-			q, err := Probe(t.Context(), qemus.Version(t, version))
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := want{
-				q.HasObject("sev-snp-guest", "policy", "id-block", "host-data", "kernel-hashes"),
-				q.HasObject("tdx-guest", "attributes", "mrconfigid", "quote-generation-socket"),
-				q.HasObject("sev-guest", "legacy-vm-type"), q.HasFeature("tdx-guest", "confidential-guest-reset"),
-			}
-			if got != w || !strings.HasPrefix(q.Version, version) {
-				t.Errorf("QEMU %s: %+v, want %+v", q.Version, got, w)
-			}
-			if !q.HasObject("sev-guest", "policy", "session-file", "cbitpos") || q.HasObject("sev-guest", "certs-path") || q.HasObject("mktme-guest") {
-				t.Errorf("objects: %v", q.Objects["sev-guest"])
-			}
-			if !strings.HasPrefix(q.Machines["q35"], "pc-q35-"+version) || !q.HasMachine("smm") || q.HasMachine("nonsense") || len(q.CPUs) < 50 {
-				t.Errorf("machines %v, %d CPUs", q.Machines, len(q.CPUs))
-			}
-		})
+		if diff := cmp.Diff(c.want, c.got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	for what, c := range map[string]struct{ got, want bool }{
+		"an object":                   {q.HasObject("sev-guest"), true},
+		"its properties":              {q.HasObject("sev-guest", "policy", "cbitpos"), true},
+		"a property that it lacks":    {q.HasObject("sev-guest", "policy", "nonsense"), false},
+		"an object that was left out": {q.HasObject("igvm-cfg"), false},
+		"a feature":                   {q.HasFeature("tdx-guest", "confidential-guest-reset"), true},
+		"another's feature":           {q.HasFeature("sev-guest", "confidential-guest-reset"), false},
+		"a machine's property":        {q.HasMachine("smm"), true},
+		"one that it lacks":           {q.HasMachine("nonsense"), false},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %t, want %t", what, c.got, c.want)
+		}
+	}
+}
+
+// TestProbeOfAFaultyQEMU: each command that fails is named, and so is what QEMU wrote.
+func TestProbeOfAFaultyQEMU(t *testing.T) {
+	for part, want := range map[string]string{
+		"query-qmp-schema":                        "no query-qmp-schema",
+		"query-qmp-schema []":                     "unexpected reply",
+		"!query-qmp-schema":                       "out of order",
+		"!qom-list-properties sev-guest":          "out of order",
+		"query-machines":                          "no query-machines",
+		"qom-list-properties pc-q35-11.1-machine": "no qom-list-properties",
+		"query-cpu-definitions":                   "no query-cpu-definitions",
+		"quit":                                    "no quit",
+	} {
+		_, err := Probe(t.Context(), fakeQEMU(t, part))
+		if !errors.Is(err, ErrQEMU) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want ErrQEMU with %q", part, err, want)
+		}
+	}
+	if _, err := Probe(t.Context(), fakeQEMU(t, "!quit")); err != nil {
+		t.Errorf("an end without an answer to quit: %v", err)
 	}
 }
 
@@ -62,105 +92,11 @@ func TestProbeFails(t *testing.T) {
 	}
 }
 
-// counter makes a QEMU that notes each time it is run.
-func counter(t *testing.T) (program string, runs func() int) {
-	dir := t.TempDir()
-	program, log := filepath.Join(dir, "qemu"), filepath.Join(dir, "log")
-	script := "#!/bin/sh\necho run >> " + log + "\nexec " + qemus.Newest(t) + " \"$@\"\n"
-	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return program, func() int {
-		b, _ := os.ReadFile(log)
-		return strings.Count(string(b), "run")
-	}
-}
-
-// TestCache: an answer holds until program, boot or KVM's parameters change.
-func TestCache(t *testing.T) {
-	program, runs := counter(t)
-	root := recordOf(t, "milan-snp-on")
-	c := Cache{Dir: filepath.Join(t.TempDir(), "cache"), Root: root}
-	probe := func(want int, why string) {
-		t.Helper()
-		q, err := c.Probe(t.Context(), program)
-		if err != nil || !q.HasObject("sev-guest") {
-			t.Fatalf("%s: %+v, %v", why, q, err)
-		}
-		if got := runs(); got != want {
-			t.Errorf("%s: QEMU was asked %d times, want %d", why, got, want)
-		}
-	}
-	probe(1, "nothing is known")
-	probe(1, "known")
-	if q, err := c.Probe(t.Context(), program, "rng-random"); err != nil || !q.HasObject("rng-random", "filename") || runs() != 2 {
-		t.Errorf("a type that was not asked for: %+v, %v, %d runs", q, err, runs())
-	}
-	b, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rewrite := func(b []byte) {
-		t.Helper()
-		if err := errors.Join(os.Remove(program), os.WriteFile(program, b, 0o700)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rewrite(b)
-	probe(2, "the same content in a new file")
-	probe(2, "and that is known now")
-	rewrite(append(b, "# newer\n"...))
-	probe(3, "another content")
-	for file, why := range map[string]string{
-		"proc/sys/kernel/random/boot_id":                        "another boot",
-		"sys/module/kvm_amd/parameters/sev_snp":                 "another parameter",
-		"sys/module/kvm_amd/parameters/ciphertext_hiding_asids": "one more parameter",
-	} {
-		was := runs()
-		if err := root.write(file, []byte("changed")); err != nil {
-			t.Fatal(err)
-		}
-		probe(was+1, why)
-	}
-	was := runs()
-	for _, spoiled := range []string{"", "{", `{"schema": "vmlatch.qemu/3"}`, `{"schema": "other"}`} {
-		if err := os.WriteFile(c.file(program), []byte(spoiled), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		was++
-		probe(was, "spoiled: "+spoiled)
-	}
-	none := Cache{Dir: filepath.Join(program, "not-a-directory"), Root: root}
-	if _, err := none.Probe(t.Context(), program); err != nil {
-		t.Errorf("without a place for the cache: %v", err)
-	}
-}
-
-// TestCacheTogether: many who need the same answer ask once.
-func TestCacheTogether(t *testing.T) {
-	program, runs := counter(t)
-	c := Cache{Dir: t.TempDir()}
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			if _, err := c.Probe(t.Context(), program); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if runs() != 1 {
-		t.Errorf("QEMU was asked %d times", runs())
-	}
-	left, _ := filepath.Glob(filepath.Join(c.Dir, ".qemu-*"))
-	if len(left) > 0 {
-		t.Errorf("left behind: %v", left)
-	}
-}
-
 // FuzzObjects: a schema is what a QEMU says, and a QEMU may say anything.
 func FuzzObjects(f *testing.F) {
-	f.Add(`{"name":"object-add","meta-type":"command","arg-type":"1"}`, `{"name":"1","meta-type":"object","variants":[{"case":"x","type":"2"}]}`, `{"name":"2","meta-type":"object","members":[{"name":"p"}],"features":["f",{}]}`)
+	f.Add(`{"name":"object-add","meta-type":"command","arg-type":"1"}`,
+		`{"name":"1","meta-type":"object","variants":[{"case":"x","type":"2"}]}`,
+		`{"name":"2","meta-type":"object","members":[{"name":"p"}],"features":["f",{}]}`)
 	f.Add(`{"name":"object-add"}`, `[]`, `{"name":1}`)
 	f.Fuzz(func(t *testing.T, a, b, c string) {
 		objects, err := objectsOf([]json.RawMessage{json.RawMessage(a), json.RawMessage(b), json.RawMessage(c)})

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Answer is yes, no, or unknown: what this user may not read is not guessed.
@@ -34,7 +36,7 @@ const (
 	MKTME = "mktme"
 )
 
-// Technology is whether a host can run guests of a kind.
+// Technology tells whether a host can run guests of a kind.
 type Technology struct {
 	Name   string `json:"name"`
 	Usable Answer `json:"usable"`
@@ -112,10 +114,22 @@ func (d *detector) detect() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.rep = &Report{Schema: ReportSchema, Slots: []Pool{}, Kernel: r.word("proc/sys/kernel/osrelease"), CPU: cpu, SMT: Unknown}
-	d.rep.KVM = Technology{Name: "kvm", Usable: Yes}
+	d.rep = &Report{
+		Schema: ReportSchema,
+		Slots:  []Pool{},
+		Kernel: r.word("proc/sys/kernel/osrelease"),
+		CPU:    cpu,
+		SMT:    Unknown,
+		KVM:    Technology{Name: "kvm", Usable: Yes},
+	}
 	if ok, why := r.kvm(); !ok {
-		d.rep.KVM = Technology{"kvm", No, why, "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, and give this user access to /dev/kvm"}
+		d.rep.KVM = Technology{
+			Name:   "kvm",
+			Usable: No,
+			Why:    why,
+			Fix: "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, " +
+				"and give this user access to /dev/kvm",
+		}
 	}
 	if w := r.word("sys/devices/system/cpu/smt/active"); w != "" {
 		d.rep.SMT = answer(w == "1")
@@ -132,7 +146,13 @@ func (d *detector) detect() (*Report, error) {
 // complete adds a row for what the processor's vendor does not have.
 func (d *detector) complete() {
 	var rows []Technology
-	for _, t := range []struct{ name, vendor string }{{SEV, "AMD"}, {SEVES, "AMD"}, {SNP, "AMD"}, {TDX, "Intel"}, {MKTME, "Intel"}} {
+	for _, t := range [...]struct{ name, vendor string }{
+		{SEV, "AMD"},
+		{SEVES, "AMD"},
+		{SNP, "AMD"},
+		{TDX, "Intel"},
+		{MKTME, "Intel"},
+	} {
 		row := Technology{Name: t.name, Usable: No, Why: "needs a processor by " + t.vendor}
 		for _, have := range d.rep.Technologies {
 			if have.Name == t.name {
@@ -232,21 +252,30 @@ func (d *detector) add(name string, usable Answer, why, fix string) {
 // Lines of the kernel's log (Linux, drivers/crypto/ccp/sev-dev.c,
 // arch/x86/virt/vmx/tdx/tdx.c, arch/x86/kernel/cpu/intel.c).
 var (
-	reSEVAPI    = `SEV API:(\d+\.\d+) build:\d+`
-	reSNPAPI    = `SEV-SNP API:(\d+\.\d+) build:\d+`
-	reTDXKeyIDs = `tdx: BIOS enabled: private KeyID range \[(\d+), ?(\d+)\)`
-	reTDXInit   = `tdx: module initialized`
-	reTDXModule = `tdx: TDX module:? .*?major_version (\d+), minor_version (\d+)`
-	reMKTMEKeys = `x86/mktme: (\d+) KeyIDs available`
-	reTME       = `x86/tme: enabled by BIOS`
+	reSEVAPI    = compiled(`SEV API:(\d+\.\d+) build:\d+`)
+	reSNPAPI    = compiled(`SEV-SNP API:(\d+\.\d+) build:\d+`)
+	reTDXKeyIDs = compiled(`tdx: BIOS enabled: private KeyID range \[(\d+), ?(\d+)\)`)
+	reTDXInit   = compiled(`tdx: module initialized`)
+	reTDXModule = compiled(`tdx: TDX module:? .*?major_version (\d+), minor_version (\d+)`)
+	reMKTMEKeys = compiled(`x86/mktme: (\d+) KeyIDs available`)
+	reTME       = compiled(`x86/tme: enabled by BIOS`)
+
+	logPatterns = [...]pattern{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME}
 )
+
+// pattern is a regular expression that is compiled when it is first used: most
+// commands use none.
+type pattern func() *regexp.Regexp
+
+func compiled(text string) pattern {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // relevantLines keeps of a kernel's log what a report reads.
 func relevantLines(log string) string {
-	re := regexp.MustCompile(strings.Join([]string{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME}, "|"))
 	var b strings.Builder
 	for line := range strings.Lines(log) {
-		if re.MatchString(line) {
+		if slices.ContainsFunc(logPatterns[:], func(p pattern) bool { return p().MatchString(line) }) {
 			b.WriteString(line)
 		}
 	}
@@ -255,8 +284,8 @@ func relevantLines(log string) string {
 
 // lastMatch returns the parts of the last match, joined by dots; modules may be
 // loaded again.
-func lastMatch(pattern, log string) string {
-	all := regexp.MustCompile(pattern).FindAllStringSubmatch(log, -1)
+func lastMatch(p pattern, log string) string {
+	all := p().FindAllStringSubmatch(log, -1)
 	if len(all) == 0 {
 		return ""
 	}
@@ -264,7 +293,7 @@ func lastMatch(pattern, log string) string {
 }
 
 // KernelAtLeast compares the kernel's release, such as 6.11.0-rc1; false for one
-// that is no number.
+// that does not begin with two numbers.
 func (rep *Report) KernelAtLeast(major, minor int) bool {
 	var a, b int
 	if n, _ := fmt.Sscanf(rep.Kernel, "%d.%d", &a, &b); n != 2 {

@@ -80,7 +80,7 @@ func TestUsable(t *testing.T) {
 		for _, tech := range rep.Technologies {
 			words = append(words, tech.Name+"="+string(tech.Usable))
 			if tech.Usable == No && tech.Why == "" {
-				t.Errorf("%s: %s is not usable, and nobody says why", name, tech.Name)
+				t.Errorf("%s: %s is not usable, want a reason", name, tech.Name)
 			}
 		}
 		got := strings.Join(words, " ") + ";"
@@ -131,7 +131,7 @@ func TestSplitPools(t *testing.T) {
 	}
 }
 
-// TestMalformedHost: files that no kernel writes are no reason to fail, nor to
+// TestMalformedHost: files that no kernel writes are not a reason to fail, nor to
 // believe them.
 func TestMalformedHost(t *testing.T) {
 	for file, content := range map[string]string{
@@ -154,11 +154,24 @@ func TestMalformedHost(t *testing.T) {
 		}
 	}
 	odd := recordOf(t, "no-tee")
-	if err := odd.write("recorded/cpu.json", []byte(`{"vendor":"GenuineIntel","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":5}`)); err != nil {
+	intel := `{"vendor":"GenuineIntel","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":5}`
+	if err := odd.write("recorded/cpu.json", []byte(intel)); err != nil {
 		t.Fatal(err)
 	}
 	if rep, err := Detect(odd); err != nil || len(rep.Slots) != 0 {
-		t.Errorf("an Intel processor with SEV: %+v, %v", rep, err)
+		t.Errorf("an Intel processor with SEV: %+v, %v, want no slots", rep, err)
+	}
+	for _, cpu := range []string{
+		`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"max-guests":0,"min-sev-asid":5}`,
+		`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"max-guests":10,"min-sev-asid":0}`,
+		`{"vendor":"AuthenticAMD","sev":false,"sev-es":true,"max-guests":10,"min-sev-asid":5}`,
+	} {
+		if err := odd.write("recorded/cpu.json", []byte(cpu)); err != nil {
+			t.Fatal(err)
+		}
+		if rep, err := Detect(odd); err != nil || len(rep.Slots) != 0 {
+			t.Errorf("%s: %+v, %v, want no slots", cpu, rep, err)
+		}
 	}
 	r := recordOf(t, "milan-snp-on")
 	if err := r.write("recorded/cpu.json", []byte("{")); err != nil {
@@ -194,13 +207,23 @@ func TestRecord(t *testing.T) {
 
 // FuzzDetect: what a record holds is as hostile as what a guest says.
 func FuzzDetect(f *testing.F) {
-	f.Add(`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"sev-snp":true,"max-guests":509,"min-sev-asid":100}`, "sev 410\nsev_es 99\n", "SEV-SNP API:1.55 build:21\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)", "60")
+	f.Add(`{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"sev-snp":true,"max-guests":509,"min-sev-asid":100}`,
+		"sev 410\nsev_es 99\n", "SEV-SNP API:1.55 build:21\nvirt/tdx: BIOS enabled: private KeyID range [64, 128)",
+		"60")
 	f.Add(`{"vendor":"GenuineIntel","tme":true}`, "tdx -1\n", "x86/mktme: 63 KeyIDs available", "Y")
 	f.Fuzz(func(t *testing.T, cpu, misc, log, parameter string) {
 		r := Root(t.TempDir())
 		for name, text := range map[string]string{
-			"recorded/cpu.json": cpu, "sys/fs/cgroup/misc.capacity": misc, "sys/fs/cgroup/misc.current": misc, "recorded/dmesg.txt": log, "recorded/msr.json": cpu,
-			"sys/module/kvm_amd/parameters/ciphertext_hiding_asids": parameter, "sys/module/kvm_intel/parameters/tdx": parameter, "proc/meminfo": log, "proc/cpuinfo": "flags : svm vmx\n", "dev/kvm": "",
+			"recorded/cpu.json":                                     cpu,
+			"sys/fs/cgroup/misc.capacity":                           misc,
+			"sys/fs/cgroup/misc.current":                            misc,
+			"recorded/dmesg.txt":                                    log,
+			"recorded/msr.json":                                     cpu,
+			"sys/module/kvm_amd/parameters/ciphertext_hiding_asids": parameter,
+			"sys/module/kvm_intel/parameters/tdx":                   parameter,
+			"proc/meminfo":                                          log,
+			"proc/cpuinfo":                                          "flags : svm vmx\n",
+			"dev/kvm":                                               "",
 		} {
 			if err := r.write(name, []byte(text)); err != nil {
 				t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -20,8 +19,8 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
-// Firmware returns the firmware that QEMU's descriptors name. Descriptors that
-// cannot be read are somebody else's; the others count.
+// Firmware returns the firmware that QEMU's descriptors name, without those that
+// cannot be read.
 func (r Root) Firmware() []ovmf.Descriptor {
 	dirs := ovmf.DescriptorDirs()
 	if r.recorded() {
@@ -36,7 +35,7 @@ func (r Root) Firmware() []ovmf.Descriptor {
 // Root is a directory below which a host's files lie: "/" for this host.
 type Root string
 
-// recordedDir holds what is no file on a host.
+// recordedDir holds facts that come from CPUID, MSRs and ioctls.
 const recordedDir = "recorded"
 
 // maxRead bounds every file that is read below a root.
@@ -44,7 +43,7 @@ const maxRead = 4 << 20
 
 func (r Root) path(name string) string { return filepath.Join(string(r), name) }
 
-// Recorded says whether the root is a record and not this host.
+// recorded reports whether the root is a record and not this host.
 func (r Root) recorded() bool { return filepath.Clean(string(r)) != "/" }
 
 // read returns a file's content. Kernel files tell no size, so none is asked for.
@@ -93,7 +92,11 @@ func (r Root) msr(n uint32) (uint64, error) {
 		}
 		return strconv.ParseUint(text, 0, 64)
 	}
-	f, err := os.Open(r.path("dev/cpu/0/msr"))
+	return readMSR(r.path("dev/cpu/0/msr"), n)
+}
+
+func readMSR(device string, n uint32) (uint64, error) {
+	f, err := os.Open(device)
 	if err != nil {
 		return 0, err
 	}
@@ -141,30 +144,36 @@ func (r Root) dmesg() (string, error) {
 
 // recordFiles are the files that a report depends on, as patterns.
 var recordFiles = []string{
-	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease", "sys/kernel/mm/hugepages/*/free_hugepages",
+	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease",
+	"sys/kernel/mm/hugepages/*/free_hugepages",
 	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
 	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
 	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",
 	"etc/qemu/firmware/*.json", "usr/share/qemu/firmware/*.json",
 }
 
-// recordOnly says what is kept of files that tell more than a report reads: a
+// recordOnly is what is kept of files that tell more than a report reads: a
 // kernel's command line may hold passwords.
 var recordOnly = map[string]*kept{
-	"proc/cmdline": {`\b(?:iommu|amd_iommu|intel_iommu|iommu\.passthrough|mem_encrypt|kvm_amd\.\S+|kvm_intel\.\S+)=\S+`, false},
-	"proc/cpuinfo": {`(?m)^(?:flags|vendor_id)\s*:.*\n`, true},
-	"proc/meminfo": {`(?m)^MemAvailable:.*\n`, true},
+	"proc/cmdline": {keptOptions, false},
+	"proc/cpuinfo": {compiled(`(?m)^(?:flags|vendor_id)\s*:.*\n`), true},
+	"proc/meminfo": {compiled(`(?m)^MemAvailable:.*\n`), true},
 }
+
+// keptOptions are the options on a kernel's command line that a report depends on.
+var keptOptions = compiled(
+	`\b(?:iommu|amd_iommu|intel_iommu|iommu\.passthrough|mem_encrypt|kvm_amd\.\S+|kvm_intel\.\S+)=\S+`,
+)
 
 // kept is a pattern of what is kept, and whether only of the first processor.
 type kept struct {
-	pattern string
+	pattern pattern
 	once    bool
 }
 
-// FindAll returns the matches, joined.
-func (k *kept) FindAll(b []byte) []byte {
-	all := regexp.MustCompile(k.pattern).FindAll(b, -1)
+// findAll returns the matches, joined.
+func (k *kept) findAll(b []byte) []byte {
+	all := k.pattern().FindAll(b, -1)
 	if k.once {
 		return bytes.Join(all[:min(2, len(all))], nil)
 	}
@@ -198,7 +207,7 @@ func (r Root) Record(dir string) error {
 						continue // what this user cannot read, a report does not know either
 					}
 					if keep := recordOnly[rel]; keep != nil {
-						b = keep.FindAll(b)
+						b = keep.findAll(b)
 					}
 				}
 				if err := to.write(rel, b); err != nil {
@@ -246,7 +255,7 @@ func (r Root) write(name string, b []byte) error {
 	return os.WriteFile(p, b, 0o644)
 }
 
-// exists says whether a file is there; what cannot be looked at is not.
+// exists reports whether a file is there, also one that may not be looked at.
 func (r Root) exists(name string) bool {
 	_, err := os.Lstat(r.path(name))
 	return err == nil || !errors.Is(err, fs.ErrNotExist) && errors.Is(err, fs.ErrPermission)

@@ -2,7 +2,6 @@ package host
 
 import (
 	"bufio"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +20,15 @@ type Pool struct {
 }
 
 // Pools are the names that pools can have.
-var Pools = []string{"sev", "sev-es", "sev-snp", "tdx", "mktme"}
+func Pools() []string { return []string{poolSEV, poolSEVES, poolSNP, poolTDX, poolMKTME} }
+
+const (
+	poolSEV   = "sev"
+	poolSEVES = "sev-es" // of SEV-SNP too, unless ciphertext hiding splits it
+	poolSNP   = "sev-snp"
+	poolTDX   = "tdx"
+	poolMKTME = "mktme"
+)
 
 // PoolOf returns the pool that a technology takes its slots from.
 func (rep *Report) PoolOf(technology string) (Pool, bool) {
@@ -35,26 +42,28 @@ func (rep *Report) PoolOf(technology string) (Pool, bool) {
 // slots counts. The kernel's own count (misc cgroup) wins over what can be
 // worked out: it knows what it keeps for itself.
 func (d *detector) slots() {
-	capacity, current := d.misc("misc.capacity"), d.misc("misc.current")
+	c := d.rep.CPU
+	capacity, k := d.root.misc("misc.capacity"), d.root.kernelCount(c)
 	add := func(name, resource string, total int, from string, technologies ...string) {
 		if n, ok := capacity[resource]; ok {
 			total, from = n, "misc.capacity"
 		}
-		p := Pool{Name: name, Technologies: technologies, Total: total, From: from, InUse: -1}
-		if n, ok := current[resource]; ok {
-			p.InUse = n
-		}
+		p := Pool{Name: name, Technologies: technologies, Total: total, From: from}
+		p.InUse, p.AtLeast = k.of(name)
 		d.rep.Slots = append(d.rep.Slots, p)
 	}
-	if c := d.rep.CPU; d.rep.SEV != nil && c.SEV && c.MaxGuests > 0 && c.MinSEVASID > 0 {
+	if d.rep.SEV != nil && c.SEV && c.MaxGuests > 0 && c.MinSEVASID > 0 {
 		const from = "CPUID 0x8000001f"
-		add("sev", "sev", max(0, c.MaxGuests-c.MinSEVASID+1), from, SEV)
-		if c.SEVES {
-			shared, known := current["sev_es"]
-			if !known {
-				shared = -1
-			}
-			d.sharedSlots(add, c.MinSEVASID-1, shared, from)
+		add(poolSEV, "sev", max(0, c.MaxGuests-c.MinSEVASID+1), from, SEV)
+		switch {
+		case c.SEVES && k.hidden > 0:
+			const split = "kvm_amd.ciphertext_hiding_asids"
+			add(poolSNP, "", k.hidden, split, SNP)
+			add(poolSEVES, "", k.shared-k.hidden, split, SEVES)
+		case c.SEVES && c.SNP:
+			add(poolSEVES, "sev_es", k.shared, from, SEVES, SNP)
+		case c.SEVES:
+			add(poolSEVES, "sev_es", k.shared, from, SEVES)
 		}
 	}
 	if t := d.rep.TDX; t != nil && t.Enabled != No {
@@ -62,60 +71,63 @@ func (d *detector) slots() {
 		if t.KeyIDs > 0 { // the module keeps one for itself
 			total, from = t.KeyIDs-1, "private key IDs, less the module's own"
 		}
-		add("tdx", "tdx", total, from, TDX)
+		add(poolTDX, "tdx", total, from, TDX)
 	}
 	if t := d.rep.TME; t != nil && t.MKTME == Yes {
-		add("mktme", "", t.KeyIDs, "IA32_TME_ACTIVATE", MKTME)
+		add(poolMKTME, "", t.KeyIDs, "IA32_TME_ACTIVATE", MKTME)
 	}
 }
 
-// sharedSlots: SEV-ES and SEV-SNP take from one range, which ciphertext hiding
-// splits, SNP's part first (Linux, kvm-amd.ciphertext_hiding_asids).
-func (d *detector) sharedSlots(add func(string, string, int, string, ...string), total, inUse int, from string) {
-	hidden := min(d.rep.SEV.CiphertextHiding, total)
-	if hidden <= 0 {
-		technologies := []string{SEVES}
-		if d.rep.CPU.SNP {
-			technologies = append(technologies, SNP)
-		}
-		add("sev-es", "sev_es", total, from, technologies...)
-		return
-	}
-	const split = "kvm_amd.ciphertext_hiding_asids"
-	add("sev-snp", "", hidden, split, SNP)
-	add("sev-es", "", total-hidden, split, SEVES)
-	if inUse < 0 {
-		return
-	}
-	for i := range d.rep.Slots { // what does not fit into the one is in the other
-		switch p := &d.rep.Slots[i]; p.Name {
-		case "sev-snp":
-			p.InUse, p.AtLeast = max(0, inUse-(total-hidden)), true
-		case "sev-es":
-			p.InUse, p.AtLeast = max(0, inUse-hidden), true
-		}
-	}
+// kernelCount is how many slots the kernel says are taken.
+type kernelCount struct {
+	current map[string]int // by its own names
+	// SEV-ES and SEV-SNP take from one range, which ciphertext hiding splits, SNP's
+	// part first (Linux, kvm-amd.ciphertext_hiding_asids). The kernel counts it as one.
+	shared int // size of the range
+	hidden int // SNP's part of it; 0: it is not split
 }
 
-// InUse counts a pool's slots anew; -1 if nobody says.
+func (r Root) kernelCount(c CPU) kernelCount {
+	hiding, _ := strconv.Atoi(r.word("sys/module/kvm_amd/parameters/ciphertext_hiding_asids"))
+	shared := max(0, c.MinSEVASID-1)
+	return kernelCount{r.misc("misc.current"), shared, max(0, min(hiding, shared))}
+}
+
+// of is how many slots of a pool are in use; -1 if the kernel does not say. atLeast
+// means that there may be more: what does not fit into one part of a split range is in
+// the other.
+func (k *kernelCount) of(pool string) (n int, atLeast bool) {
+	resource, elsewhere := map[string]string{poolSEV: "sev", poolSEVES: "sev_es", poolTDX: "tdx"}[pool], 0
+	switch {
+	case k.hidden > 0 && pool == poolSNP:
+		resource, elsewhere, atLeast = "sev_es", k.shared-k.hidden, true
+	case k.hidden > 0 && pool == poolSEVES:
+		elsewhere, atLeast = k.hidden, true
+	}
+	n, ok := k.current[resource]
+	if !ok {
+		return -1, false
+	}
+	return max(0, n-elsewhere), atLeast
+}
+
+// InUse counts a pool's slots anew, without a look at the rest of the host; -1 if the
+// kernel does not say.
 func (r Root) InUse(pool string) int {
-	rep, err := DetectWithoutLog(r)
+	c, err := r.cpu()
 	if err != nil {
 		return -1
 	}
-	for _, p := range rep.Slots {
-		if p.Name == pool {
-			return p.InUse
-		}
-	}
-	return -1
+	k := r.kernelCount(c)
+	n, _ := k.of(pool)
+	return n
 }
 
 // misc reads a file of the misc controller at the root of either hierarchy
 // (Linux, Documentation/admin-guide/cgroup-v2.rst, Misc).
-func (d *detector) misc(name string) map[string]int {
+func (r Root) misc(name string) map[string]int {
 	for _, dir := range []string{"sys/fs/cgroup/", "sys/fs/cgroup/misc/"} {
-		b, err := d.root.read(dir + name)
+		b, err := r.read(dir + name)
 		if err != nil {
 			continue
 		}
@@ -130,12 +142,4 @@ func (d *detector) misc(name string) map[string]int {
 		return counts
 	}
 	return nil
-}
-
-func (p Pool) String() string {
-	total := "unknown"
-	if p.Total >= 0 {
-		total = strconv.Itoa(p.Total)
-	}
-	return fmt.Sprintf("%s: %s slots for %s", p.Name, total, strings.Join(p.Technologies, ", "))
 }

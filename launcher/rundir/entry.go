@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -286,7 +285,7 @@ func (r Root) names(dir string) ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && CheckName(e.Name()) == nil && !strings.HasPrefix(e.Name(), ".") {
+		if e.IsDir() && CheckName(e.Name()) == nil { // which refuses hidden ones
 			names = append(names, e.Name())
 		}
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // pin fixes which VM of the name the Dir is about: the one whose vm.lock lies there.
-// The caller holds the global lock. In a damaged directory there is none.
+// The caller holds the global lock. A damaged directory may lack vm.lock.
 func (d *Dir) pin() error {
 	id, err := openLock(d.Path(VMLock), d.Name)
 	if errors.Is(err, fs.ErrNotExist) {

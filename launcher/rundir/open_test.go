@@ -36,7 +36,8 @@ func TestOpenEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
 	begun := time.Now()
-	if _, _, err := r.Open(ctx, "a", time.Minute); !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "a: ") {
+	if _, _, err := r.Open(ctx, "a", time.Minute); !errors.Is(err, context.Canceled) ||
+		!strings.HasPrefix(err.Error(), "a: ") {
 		t.Errorf("cancelled: %v, want Canceled of a", err)
 	}
 	if took := time.Since(begun); took > time.Second/2 {
@@ -209,8 +210,9 @@ func TestUsable(t *testing.T) {
 		t.Errorf("a long path: %v, want the longest that is possible", err)
 	}
 	for what, bad := range map[string]rundir.Root{
-		"run below a file": {Run: file + "/run", State: r.State}, "state below a file": {Run: r.Run, State: file + "/state"},
-		"run is a file": {Run: file, State: r.State}, "run in proc": {Run: "/proc/vmlatch", State: r.State},
+		"run below a file":   {Run: file + "/run", State: r.State},
+		"state below a file": {Run: r.Run, State: file + "/state"},
+		"run is a file":      {Run: file, State: r.State}, "run in proc": {Run: "/proc/vmlatch", State: r.State},
 	} {
 		err := bad.Usable("a")
 		if what == "run in proc" && os.Geteuid() == 0 {

@@ -109,19 +109,21 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 func TestStagingFollowsNoLink(t *testing.T) {
 	d := create(t, root(t), "a")
 	victim := filepath.Join(t.TempDir(), "victim")
-	if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o600), os.Symlink(victim, d.Path(".record.json.new"))); err != nil {
+	if err := errors.Join(os.WriteFile(victim, []byte("mine"), 0o600),
+		os.Symlink(victim, d.Path(".record.json.new"))); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, d, 0)
 	if b, err := os.ReadFile(victim); err != nil || string(b) != "mine" {
 		t.Errorf("behind the link: %q, %v, want mine", b, err)
 	}
-	if info, err := os.Lstat(d.Path("record.json")); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 {
+	if info, err := os.Lstat(d.Path("record.json")); err != nil || !info.Mode().IsRegular() ||
+		info.Mode().Perm() != 0o600 {
 		t.Errorf("the record: %v, %v, want a regular file with 0600", info, err)
 	}
 }
 
-// TestOddRecords: whatever is not a record that vmlatch wrote whole is none, and is
+// TestOddRecords: what is not a record that vmlatch wrote whole does not count, and is
 // not waited for.
 func TestOddRecords(t *testing.T) {
 	for what, put := range map[string]func(name string) error{
@@ -253,7 +255,8 @@ func TestForgetHostileDirectories(t *testing.T) {
 // TestUnsafeStateDirectories: QEMU would write where a link points.
 func TestUnsafeStateDirectories(t *testing.T) {
 	r := root(t)
-	if err := errors.Join(os.MkdirAll(r.State, 0o700), os.Symlink(t.TempDir(), filepath.Join(r.State, "a"))); err != nil {
+	if err := errors.Join(os.MkdirAll(r.State, 0o700),
+		os.Symlink(t.TempDir(), filepath.Join(r.State, "a"))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Create("a"); !errors.Is(err, rundir.ErrUnsafe) {
@@ -268,6 +271,35 @@ func TestUnsafeStateDirectories(t *testing.T) {
 	left, err := os.ReadDir(r.Run)
 	if err != nil || len(left) != 1 || left[0].Name() != ".lock" {
 		t.Errorf("in the run directory: %v, %v, want the lock alone", left, err)
+	}
+}
+
+// TestLogsThatCannotBeKept: a run does not begin where the logs of the one before would
+// be lost, or written through a link.
+func TestLogsThatCannotBeKept(t *testing.T) {
+	r := root(t)
+	d := create(t, r, "a")
+	settle(t, d, 0)
+	if err := os.WriteFile(d.LogPath(rundir.ConsoleLog), []byte("log"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	elsewhere := t.TempDir()
+	if err := os.Symlink(elsewhere, d.LogPath("previous")); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.Create("a")
+	if err == nil {
+		again.Close()
+	}
+	if !errors.Is(err, rundir.ErrUnsafe) {
+		t.Errorf("%v, want ErrUnsafe", err)
+	}
+	if b, err := os.ReadFile(d.LogPath(rundir.ConsoleLog)); err != nil || string(b) != "log" {
+		t.Errorf("the log: %q, %v, want log", b, err)
+	}
+	if left, err := os.ReadDir(elsewhere); err != nil || len(left) != 0 {
+		t.Errorf("behind the link: %v, %v, want nothing", left, err)
 	}
 }
 

@@ -13,14 +13,16 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, QMPSocket, MonitorSocket, ConsoleSocket, consoleLock, ownerLock, helperLock, VarsFile, recordFile, recordTemporary,
+	VMLock, LaunchLock, consoleLock, ownerLock, helperLock,
+	QMPSocket, MonitorSocket, ConsoleSocket,
+	VarsFile, recordFile, recordTemporary,
 }
 
 // removeFiles removes a run directory with the files that vmlatch makes. One
 // that holds anything else stays, and is an error.
 func removeFiles(dir string) error {
 	if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
-		return os.Remove(dir) // a link's target is not ours to empty
+		return os.Remove(dir) // and leave alone what a link points to
 	}
 	for _, f := range runFiles {
 		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -12,7 +12,8 @@ import (
 
 func (d *Dir) checkPaths() error {
 	if n := len(filepath.Join(d.Run, MonitorSocket)); n > maxSocketPath {
-		return fmt.Errorf("run directory %s: sockets in it would have paths of %d characters, at most %d are possible", d.root.Run, n, maxSocketPath)
+		return fmt.Errorf("run directory %s: sockets in it would have paths of %d characters, at most %d are possible",
+			d.root.Run, n, maxSocketPath)
 	}
 	return nil
 }

@@ -90,7 +90,8 @@ func TestThousandStarts(t *testing.T) {
 		wg.Go(func() {
 			for range work {
 				cmd := exec.Command(os.Args[0])
-				cmd.Env = append(os.Environ(), "SLOT_TEST_DIR="+pool.Dir, "SLOT_TEST_SIZE="+strconv.Itoa(size), "SLOT_TEST_LIFE=0.2")
+				cmd.Env = append(os.Environ(), "SLOT_TEST_DIR="+pool.Dir, "SLOT_TEST_SIZE="+strconv.Itoa(size),
+					"SLOT_TEST_LIFE=0.2")
 				out, err := cmd.StdoutPipe()
 				if err == nil {
 					err = cmd.Start()
@@ -131,9 +132,11 @@ func TestThousandStarts(t *testing.T) {
 	}
 	close(done)
 	watcher.Wait()
-	t.Logf("%d taken, %d refused, %d killed, at most %d at once", taken.Load(), refused.Load(), killed.Load(), most.Load())
+	t.Logf("%d taken, %d refused, %d killed, at most %d at once", taken.Load(), refused.Load(), killed.Load(),
+		most.Load())
 	if most.Load() > size || most.Load() == 0 || taken.Load() == 0 || refused.Load() == 0 {
-		t.Errorf("%d slots were held at once, %d starts got one, %d were refused", most.Load(), taken.Load(), refused.Load())
+		t.Errorf("%d slots were held at once, %d starts got one, %d were refused", most.Load(), taken.Load(),
+			refused.Load())
 	}
 }
 
@@ -221,12 +224,30 @@ func TestErrorsAreNotFreeSlots(t *testing.T) {
 		counts       bool // all the same
 		takes, wants error
 	}{
-		"a slot is a link":          {func(p Pool) error { return os.Symlink(file, p.path(7)) }, false, unix.ELOOP, unix.ELOOP},
-		"the lock is a link":        {func(p Pool) error { return relink(p.lockFile(), file) }, false, unix.ELOOP, unix.ELOOP},
-		"the pool is a link":        {func(p Pool) error { return relink(p.dir(), t.TempDir()) }, true, unix.ENOTDIR, nil},
-		"all pools are a link":      {func(p Pool) error { return relink(p.Dir, t.TempDir()) }, true, unix.ENOTDIR, nil},
-		"the pool is a file":        {func(p Pool) error { return relink(p.dir(), file) }, false, unix.ENOTDIR, unix.ENOTDIR},
-		"other files do not matter": {func(p Pool) error { return os.Symlink(file, filepath.Join(p.dir(), "notes")) }, true, nil, nil},
+		"a slot is a link": {
+			func(p Pool) error { return os.Symlink(file, p.path(7)) }, false, unix.ELOOP,
+			unix.ELOOP,
+		},
+		"the lock is a link": {
+			func(p Pool) error { return relink(p.lockFile(), file) }, false, unix.ELOOP,
+			unix.ELOOP,
+		},
+		"the pool is a link": {
+			func(p Pool) error { return relink(p.dir(), t.TempDir()) }, true,
+			unix.ENOTDIR, nil,
+		},
+		"all pools are a link": {
+			func(p Pool) error { return relink(p.Dir, t.TempDir()) }, true, unix.ENOTDIR,
+			nil,
+		},
+		"the pool is a file": {
+			func(p Pool) error { return relink(p.dir(), file) }, false, unix.ENOTDIR,
+			unix.ENOTDIR,
+		},
+		"other files do not matter": {func(p Pool) error {
+			return os.Symlink(file,
+				filepath.Join(p.dir(), "notes"))
+		}, true, nil, nil},
 	} {
 		p := Pool{Dir: filepath.Join(t.TempDir(), "slots"), Name: "sev", Size: 20, InUse: -1}
 		_ = take(t, p).File().Close()

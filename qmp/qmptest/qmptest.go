@@ -33,7 +33,8 @@ import (
 )
 
 // Greeting is what QEMU 7.2 says first.
-const Greeting = `> {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "qmptest"}, "capabilities": ["oob"]}}` + "\n"
+const Greeting = `> {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "qmptest"}, ` +
+	`"capabilities": ["oob"]}}` + "\n"
 
 // Negotiate is a greeting and the end of negotiation.
 const Negotiate = Greeting + "< qmp_capabilities\n> {\"return\": {}, \"id\": $ID}\n"
@@ -162,7 +163,10 @@ func (s *Server) run(script string) error {
 
 func (s *Server) events(count int, name string) error {
 	for i := range count {
-		if _, err := fmt.Fprintf(s.conn, "{\"timestamp\": {\"seconds\": %d, \"microseconds\": 0}, \"event\": %q, \"data\": {\"n\": %d}}\n", i, name, i); err != nil {
+		_, err := fmt.Fprintf(s.conn,
+			"{\"timestamp\": {\"seconds\": %d, \"microseconds\": 0}, \"event\": %q, \"data\": {\"n\": %d}}\n",
+			i, name, i)
+		if err != nil {
 			return err
 		}
 	}
@@ -189,5 +193,6 @@ func expect(in *bufio.Reader, name string) (id string, err error) {
 }
 
 func isHangup(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
+	return errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
 }

@@ -24,7 +24,7 @@ func (o *Option) Set(key, value string) *Option {
 	return o
 }
 
-// SetInt adds key=n, SetBool key=on or key=off.
+// SetInt adds key=n.
 func (o *Option) SetInt(key string, n int) *Option { return o.Set(key, fmt.Sprint(n)) }
 
 // SetBool adds key=on or key=off.
@@ -62,7 +62,8 @@ func Quote(args []string) string {
 
 func quote(s string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./,:=+@%", r)
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		return letter || r >= '0' && r <= '9' || strings.ContainsRune("-_./,:=+@%", r)
 	}
 	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
 		return s

@@ -2,6 +2,7 @@ package argv
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -54,7 +55,8 @@ func TestQuoteSurvivesAShell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00"); strings.Join(got, "|") != strings.Join(args, "|") {
+	got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00")
+	if !slices.Equal(got, args) {
 		t.Errorf("a shell reads %q, want %q", got, args)
 	}
 }
@@ -64,4 +66,24 @@ func TestNumbering(t *testing.T) {
 	if a, b, c := ids.New("disk"), ids.New("net"), ids.New("disk"); a != "disk0" || b != "net0" || c != "disk1" {
 		t.Errorf("ids %s %s %s", a, b, c)
 	}
+}
+
+func TestOption(t *testing.T) {
+	got := New("socket").Set("path", "/a,b").SetInt("n", 7).SetBool("server", true).SetBool("wait", false).String()
+	if want := "socket,path=/a,,b,n=7,server=on,wait=off"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	got := JSON(map[string]any{"b": 1, "a": "<&>\"\n", "c": map[string]any{"x": true}})
+	if want := `{"a":"<&>\"\n","b":1,"c":{"x":true}}`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a value that cannot be encoded did not panic")
+		}
+	}()
+	JSON(map[string]any{"a": func() {}})
 }

@@ -41,23 +41,16 @@ func Open(ctx context.Context, name string, flags, how int) (*os.File, error) {
 
 // Wait locks an open lock file as soon as it can, or returns with ctx's error.
 func Wait(ctx context.Context, f *os.File, how int) error {
-	if free, err := try(f, how); free || err != nil {
-		return err
-	}
-	w := watchClosing(f)
+	w := &watch{lock: f}
 	defer w.close()
-	for delay := firstDelay; ; {
+	for {
 		if free, err := try(f, how); free || err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("another process holds it: %w", err)
 		}
-		if w.wait(ctx, delay) {
-			delay = firstDelay // the kernel lets go of the lock just after it tells
-		} else {
-			delay = min(2*delay, w.longestDelay())
-		}
+		w.wait(ctx)
 	}
 }
 

@@ -39,7 +39,8 @@ func TestTry(t *testing.T) {
 	}
 	f := take(t, name)
 	var at *fs.PathError
-	if _, err := Try(name, 0, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) || !errors.As(err, &at) || at.Path != name {
+	if _, err := Try(name, 0, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) || !errors.As(err, &at) ||
+		at.Path != name {
 		t.Errorf("a lock that is held: %v, want EWOULDBLOCK and the path", err)
 	}
 	_ = f.Close()
@@ -87,7 +88,7 @@ func TestOpenWaits(t *testing.T) {
 	if closed.Load() == 0 {
 		t.Fatal("the lock was taken while it was held")
 	}
-	if late > watchDelay/2 {
+	if late > longest/2 {
 		t.Errorf("the lock was taken %v after it was free, want at once", late)
 	}
 }
@@ -128,7 +129,7 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 		if !errors.Is(err, want) || !errors.As(err, &at) || at.Op != "lock" {
 			t.Errorf("%s: %v, want %v", what, err, want)
 		}
-		if took := time.Since(start); took > watchDelay/2 {
+		if took := time.Since(start); took > longest/2 {
 			t.Errorf("%s: the wait ended after %v, want 30ms", what, took)
 		}
 	}
@@ -145,44 +146,69 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 	_ = f.Close()
 }
 
-// TestWithoutWatch: a kernel that gives no inotify instance costs time only.
+// TestWithoutWatch: a kernel that gives no watch costs time only.
 func TestWithoutWatch(t *testing.T) {
-	w := watchClosing(os.NewFile(^uintptr(0), "closed"))
-	if w.events != nil || w.longestDelay() != blindlyWait {
+	w := &watch{lock: os.NewFile(^uintptr(0), "closed")}
+	w.open()
+	if w.events != nil || !w.blind {
 		t.Fatalf("a watch of nothing: %+v", w)
 	}
 	defer w.close()
+	w.begun = time.Now().Add(-brief)
 	start := time.Now()
-	if w.wait(t.Context(), 20*time.Millisecond) || time.Since(start) < 20*time.Millisecond {
-		t.Errorf("waited %v, want 20ms", time.Since(start))
+	w.wait(t.Context())
+	if took := time.Since(start); took < blindly/2 {
+		t.Errorf("waited %v, want at least %v", took, blindly/2)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if w.wait(ctx, time.Hour) {
-		t.Error("the end of a context was taken for an event")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	start = time.Now()
+	for range 100 {
+		w.wait(ctx)
+	}
+	if took := time.Since(start); took > 20*blindly {
+		t.Errorf("waited %v a hundred times with a context that has ended, want no wait", took)
 	}
 }
 
-// TestLooksWakeNobody: those who look whether a lock is held must not make those
-// who wait for it look too, and these each other.
-func TestLooksWakeNobody(t *testing.T) {
+// TestLooksDoNotWake: a process that looks whether a lock is held must not make those
+// that wait for it look too, and these each other.
+func TestLooksDoNotWake(t *testing.T) {
 	name := lockFile(t)
-	f := take(t, name)
-	w := watchClosing(f)
+	w := &watch{lock: take(t, name)}
+	w.open()
 	defer w.close()
 	for range 10 {
 		_, _ = Try(name, 0, unix.LOCK_SH)
 	}
-	if w.wait(t.Context(), 10*time.Millisecond) {
+	if w.closed(t.Context(), 10*time.Millisecond) {
 		t.Error("a look woke a waiter")
 	}
-	if g, err := os.OpenFile(name, os.O_RDWR, 0); err != nil {
-		t.Fatal(err)
-	} else {
-		_ = g.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if w.closed(ctx, time.Hour) {
+		t.Error("the end of a context was taken for a close")
 	}
-	if !w.wait(t.Context(), 10*time.Second) {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	if !w.closed(t.Context(), 10*time.Second) {
 		t.Error("a close of the file did not wake a waiter")
+	}
+}
+
+// TestFewLooks: a lock that is held for long is looked at often for a moment only.
+func TestFewLooks(t *testing.T) {
+	w := &watch{lock: take(t, lockFile(t))}
+	defer w.close()
+	looks := 0
+	for end := time.Now().Add(brief + longest/2); time.Now().Before(end); looks++ {
+		w.wait(t.Context())
+	}
+	if most := 2 + int(brief/lastDelay)*2 + 10; looks > most {
+		t.Errorf("%d looks in %v, want at most %d", looks, brief+longest/2, most)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package regular opens and reads regular files, and nothing that could make its
-// reader wait, such as a pipe that nobody writes to.
+// reader wait, such as a pipe without a writer.
 package regular
 
 import (

@@ -14,15 +14,20 @@ func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	if err := errors.Join(
-		os.WriteFile(at("file"), []byte("12345"), 0o600), os.Symlink("file", at("link")), os.Symlink("nowhere", at("dangling")),
+		os.WriteFile(at("file"), []byte("12345"), 0o600),
+		os.Symlink("file", at("link")),
+		os.Symlink("nowhere", at("dangling")),
 		unix.Mkfifo(at("pipe"), 0o600), os.Mkdir(at("dir"), 0o700),
 		unix.Mknod(at("socket"), unix.S_IFSOCK|0o600, 0),
 	); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]struct{ follow, noFollow error }{
-		"file": {nil, nil}, "link": {nil, Err}, "dangling": {fs.ErrNotExist, Err}, "missing": {fs.ErrNotExist, fs.ErrNotExist},
-		"pipe": {Err, Err}, "dir": {Err, Err}, "socket": {Err, Err},
+		"file":     {nil, nil},
+		"link":     {nil, Err},
+		"dangling": {fs.ErrNotExist, Err},
+		"missing":  {fs.ErrNotExist, fs.ErrNotExist},
+		"pipe":     {Err, Err}, "dir": {Err, Err}, "socket": {Err, Err},
 	} {
 		b, err := Read(at(name), 5)
 		if !errors.Is(err, want.follow) || err == nil && string(b) != "12345" {

@@ -1,0 +1,98 @@
+package rundir_test
+
+import (
+	"errors"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/integration/leak"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// TestNothingIsLeftOpen: what is opened again and again is closed again and again,
+// though the collector is off (see TestMain).
+func TestNothingIsLeftOpen(t *testing.T) {
+	r := root(t)
+	start(t, r, "a")
+	bad := rundir.Root{Run: r.Run, State: "/dev/null/state"}
+	for what, do := range map[string]func() error{
+		"Open and Close": func() error {
+			d, _, err := r.Open(t.Context(), "a", time.Second)
+			if err == nil {
+				d.Close()
+			}
+			return err
+		},
+		"Find, AwaitLaunch and Close": func() error {
+			d, _, err := r.Find("a")
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			return d.AwaitLaunch(t.Context())
+		},
+		"FindLogs, KillOwner, Same": func() error {
+			d, _, err := r.FindLogs("a")
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if !d.Same(d) {
+				return errors.New("not the same")
+			}
+			return d.KillOwner(t.Context())
+		},
+		"a busy Open": func() error {
+			d, _, err := r.Open(t.Context(), "a", time.Second)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			if _, _, err := r.Open(t.Context(), "a", time.Millisecond); !errors.Is(err, rundir.ErrBusy) {
+				return err
+			}
+			return nil
+		},
+		"a Create that fails": func() error {
+			if _, err := bad.Create("b"); err == nil {
+				return errors.New("created")
+			}
+			return nil
+		},
+		"Create and Discard": func() error {
+			d, err := r.Create("c")
+			if err != nil {
+				return err
+			}
+			return d.Discard()
+		},
+		"Create and Sweep": func() error {
+			d, err := r.Create("d")
+			if err != nil {
+				return err
+			}
+			d.Close()
+			_, removed, err := r.Sweep(t.Context())
+			if len(removed) != 1 {
+				return errors.Join(err, errors.New(strconv.Itoa(len(removed))+" removed, want 1"))
+			}
+			return err
+		},
+		"lists": func() error {
+			_, err := r.SweepList(t.Context(), true)
+			_, peeked := r.Peek("a")
+			return errors.Join(err, peeked)
+		},
+	} {
+		before := leak.Descriptors(t)
+		for range 50 {
+			if err := do(); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+		if after := leak.Descriptors(t); after != before {
+			t.Errorf("%s: %d descriptors are open, want %d as before", what, after, before)
+		}
+	}
+}
