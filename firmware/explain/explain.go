@@ -2,6 +2,7 @@ package explain
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -40,7 +41,7 @@ func (r *Result) Sentence() string {
 
 // Observed is what a platform showed: a digest, or a measurement under a key.
 type Observed interface {
-	// Matches says whether a digest is the one that was seen.
+	// Matches reports whether a digest is the one that was seen.
 	Matches(digest []byte) bool
 	// Under tries other circumstances than the expected ones with a digest, and
 	// returns what differs then; n is how many it tried. At most `most` changes.
@@ -76,7 +77,7 @@ type Query struct {
 type Kernel struct {
 	HasInitrd bool
 	Cmdline   string
-	// Hashes that somebody claims or that other files have, by what they are.
+	// Hashes that the host claims or that other files have, by what they are.
 	OtherKernels, OtherInitrds, OtherCmdlines []NamedHash
 }
 
@@ -187,7 +188,11 @@ func (s *search) try(c candidate, more int) bool {
 		if m.AddVCPUs(1) != nil {
 			return false
 		}
-		if n != s.q.Inputs.VCPUs && s.compare(m.Sum(), append(c.changes[:len(c.changes):len(c.changes)], vcpuChange(s.q.Inputs.VCPUs, n)), more) {
+		if n == s.q.Inputs.VCPUs {
+			continue
+		}
+		changes := append(slices.Clip(c.changes), vcpuChange(s.q.Inputs.VCPUs, n))
+		if s.compare(m.Sum(), changes, more) {
 			return true
 		}
 	}
