@@ -6,7 +6,7 @@ FLAGS := -trimpath -tags urfave_cli_no_docs
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb clean testlog mutate proselint covertable
+.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb clean mutate cover prose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,17 +29,24 @@ demo: ## a measured launch from beginning to end, emulated
 # Unit tests that need Go and nothing else. A test that needs more (firmware, QEMU, files
 # that may not be distributed) stands under integration/, or in a file of its own that
 # begins with "//go:build !quick". No test may be skipped.
-quick: testlog ## unit tests that need only Go: no setup, no skips, seconds
+quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
 
-test: setup qemu-matrix lint testlog ## vet, staticcheck, unit tests and real QEMU, with -race
+test: setup qemu-matrix lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
 	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 20m -json ./...
+
+# Packages that guard secrets and measurements. N mutants of each, or MUTATE=-all.
+MUTATED ?= $(shell $(GO) list -f '{{if .TestGoFiles}}{{.Dir}}{{else if .XTestGoFiles}}{{.Dir}}{{end}}' \
+  ./launcher/... ./firmware/sev/... ./firmware/ovmf ./firmware/tdx ./firmware/igvm ./qmp ./keyring)
+MUTATE ?= -n 20
+mutate: tool-mutate ## how many changes of the code the unit tests notice, package by package
+	@$(OWN)/mutate -equivalent scripts/tools/mutate/equivalent.txt $(MUTATE) $(patsubst $(CURDIR)/%,%,$(MUTATED))
 
 # Checkers of this project, in a module of their own.
 OWN := .cache/tools
-testlog mutate proselint covertable:
+tool-%:
 	@mkdir -p $(OWN)
-	@$(GO) build -C scripts/tools -o $(CURDIR)/$(OWN)/ ./$@
+	@$(GO) build -C scripts/tools -o $(CURDIR)/$(OWN)/ ./$*
 
 lint: ## vet, staticcheck, gofumpt
 	$(GO) vet ./...
