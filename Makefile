@@ -42,6 +42,19 @@ MUTATE ?= -n 20
 mutate: tool-mutate ## how many changes of the code the unit tests notice, package by package
 	@$(OWN)/mutate -equivalent scripts/tools/mutate/equivalent.txt $(MUTATE) $(patsubst $(CURDIR)/%,%,$(MUTATED))
 
+# Programs of the integration tests are built with -cover if VMLATCH_COVERDIR names a
+# directory. COVER_PROGRAMS= leaves them out, which takes minutes less.
+COVER := $(CURDIR)/.cache/cover
+COVER_PROGRAMS ?= ./integration
+cover: tool-covertable ## statements that unit tests and programs reach, by package, against goals
+	@rm -rf $(COVER) && mkdir -p -m 777 $(COVER)/programs
+	@$(GO) test -coverprofile=$(COVER)/unit.txt ./launcher/... ./firmware/... ./qmp/... ./keyring/... >$(COVER)/unit.log || \
+	  { cat $(COVER)/unit.log; exit 1; }
+	@if [ -n "$(COVER_PROGRAMS)" ]; then \
+	  VMLATCH_COVERDIR=$(COVER)/programs $(GO) test -timeout 20m $(COVER_PROGRAMS) && \
+	  $(GO) tool covdata textfmt -i=$(COVER)/programs -o $(COVER)/programs.txt; fi
+	@$(OWN)/covertable -unit $(COVER)/unit.txt $(if $(COVER_PROGRAMS),-programs $(COVER)/programs.txt)
+
 # Checkers of this project, in a module of their own.
 OWN := .cache/tools
 tool-%:
