@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 )
 
@@ -28,6 +29,18 @@ type testChain struct {
 	ask                    *rsa.PrivateKey
 }
 
+// rsaKeys are the keys of the test chains' ARK and ASK: making them takes long.
+var rsaKeys = sync.OnceValues(func() (ark, ask *rsa.PrivateKey) {
+	key := func() *rsa.PrivateKey {
+		k, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			panic(err)
+		}
+		return k
+	}
+	return key(), key()
+})
+
 func newChain(t testing.TB) *testChain {
 	t.Helper()
 	ok := func(err error) {
@@ -36,14 +49,9 @@ func newChain(t testing.TB) *testChain {
 			t.Fatal(err)
 		}
 	}
-	rsaKey := func() *rsa.PrivateKey {
-		k, err := rsa.GenerateKey(rand.Reader, 2048)
-		ok(err)
-		return k
-	}
 	p384 := elliptic.P384()
-	c := &testChain{ask: rsaKey(), pekKey: newKey(t, p384), ocaKey: newKey(t, p384), cekKey: newKey(t, p384)}
-	ark := rsaKey()
+	ark, ask := rsaKeys()
+	c := &testChain{ask: ask, pekKey: newKey(t, p384), ocaKey: newKey(t, p384), cekKey: newKey(t, p384)}
 	var err error
 	c.root.Product = "test"
 	c.root.ARK, err = NewCACertificate(rand.Reader, &ark.PublicKey, UsageARK, [16]byte{1}, [16]byte{1}, ark)
