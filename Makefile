@@ -61,11 +61,23 @@ tool-%:
 	@mkdir -p $(OWN)
 	@$(GO) build -C scripts/tools -o $(CURDIR)/$(OWN)/ ./$*
 
-lint: ## vet, staticcheck, gofumpt
+SOURCES := cmd firmware integration keyring launcher qmp scripts/tools
+# What "make prose" reads. The linter's own sources are full of what it looks for.
+PROSE ?= $(filter-out scripts/tools,$(SOURCES)) docs examples $(wildcard *.md) \
+  $(filter-out scripts/tools/proselint scripts/tools/go%,$(wildcard scripts/tools/*))
+lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
 	$(GO) vet ./...
+	$(GO) vet -tags quick ./...
+	$(GO) vet -C scripts/tools ./...
+	$(GO) test -C scripts/tools ./...
 	$(TOOLS) staticcheck ./...
-	@out=$$($(TOOLS) gofumpt -l cmd firmware integration keyring launcher qmp); \
+	@out=$$($(TOOLS) gofumpt -l $(SOURCES)); \
 	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
+	@out=$$($(TOOLS) deadcode -test ./... | grep -v ': Example'); \
+	if [ -n "$$out" ]; then echo "not even a test reaches:"; echo "$$out"; exit 1; fi
+
+prose: tool-proselint ## width and wording of comments, messages, help and documents
+	@$(OWN)/proselint $(PROSE)
 
 # A number of runs (…x): with a time, go test may report its own deadline as a failure.
 FUZZTIME ?= 50000x

@@ -136,14 +136,22 @@ func TestDigestRefused(t *testing.T) {
 		want    error
 		say     string
 	}{
-		"no platform":         {[]Header{normal, vcpu}, ErrPlatform, "does not support SEV-SNP"},
-		"another platform":    {[]Header{platform(2, 1), normal, vcpu}, ErrPlatform, "does not support SEV-SNP"},
-		"no pages":            {[]Header{snp, vcpu}, ErrPlatform, "0 pages and 1 CPU contexts"},
-		"no contexts":         {[]Header{snp, normal}, ErrPlatform, "1 pages and 0 CPU contexts"},
-		"others' pages":       {[]Header{snp, page(0x1000, 4, 24, 0, 0), vcpu}, ErrPlatform, "0 pages"},
-		"memory behind it":    {[]Header{snp, vcpu, normal}, ErrPlatform, "memory behind a CPU context"},
-		"context elsewhere":   {[]Header{snp, normal, context(0x1000, 2, 24)}, ErrPlatform, "a CPU context at 0x1000"},
-		"context's data":      {[]Header{snp, normal, context(sev.VMSAAddress, 2, 1<<30)}, ErrFormat, "leaves the file"},
+		"no platform":      {[]Header{normal, vcpu}, ErrPlatform, "does not support SEV-SNP"},
+		"another platform": {[]Header{platform(2, 1), normal, vcpu}, ErrPlatform, "does not support SEV-SNP"},
+		"no pages":         {[]Header{snp, vcpu}, ErrPlatform, "0 pages and 1 CPU contexts"},
+		"no contexts":      {[]Header{snp, normal}, ErrPlatform, "1 pages and 0 CPU contexts"},
+		"others' pages":    {[]Header{snp, page(0x1000, 4, 24, 0, 0), vcpu}, ErrPlatform, "0 pages"},
+		"memory behind it": {[]Header{snp, vcpu, normal}, ErrPlatform, "memory behind a CPU context"},
+		"context elsewhere": {
+			[]Header{snp, normal, context(0x1000, 2, 24)},
+			ErrPlatform,
+			"a CPU context at 0x1000",
+		},
+		"context's data": {
+			[]Header{snp, normal, context(sev.VMSAAddress, 2, 1<<30)},
+			ErrFormat,
+			"leaves the file",
+		},
 		"page's data":         {[]Header{snp, page(0x1000, 2, 1<<30, 0, 0), vcpu}, ErrFormat, "leaves the file"},
 		"page's type":         {[]Header{snp, page(0x1000, 2, 24, 0, 4), vcpu}, ErrFormat, "page data of type 4"},
 		"area of half a page": {[]Header{snp, area(0x800, 1)}, ErrFormat, "parameter area of 2048 bytes"},
@@ -201,9 +209,15 @@ func TestParseRefused(t *testing.T) {
 		"headers too long":  {edit(func(b []byte) { b[12]++ }), "variable headers at 0x18"},
 		"checksum":          {edit(func(b []byte) { b[20] ^= 1 }), "checksum"},
 		"data":              {edit(func(b []byte) { b[40] ^= 1 }), "checksum"},
-		"half a header":     {seal(1, 24, append(bytes.Clone(good), 1, 2, 3, 4, 5, 6, 7), vars+7), "7 bytes behind the last"},
-		"header too long":   {seal(1, 24, edit(func(b []byte) { b[28]++ }), vars), "leaves the headers"},
-		"short platform":    {file(nil, Header{TypeSupportedPlatform, make([]byte, 15)}), "a supported platform of 15 bytes"},
+		"half a header": {
+			seal(1, 24, append(bytes.Clone(good), 1, 2, 3, 4, 5, 6, 7), vars+7),
+			"7 bytes behind the last",
+		},
+		"header too long": {seal(1, 24, edit(func(b []byte) { b[28]++ }), vars), "leaves the headers"},
+		"short platform": {
+			file(nil, Header{TypeSupportedPlatform, make([]byte, 15)}),
+			"a supported platform of 15 bytes",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if f, err := Parse(c.file); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), c.say) {

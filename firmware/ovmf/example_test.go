@@ -22,7 +22,8 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("kernel hashes at %#x+%#x\nlaunch secret at %#x+%#x\n", hashes.Base, hashes.Size, secret.Base, secret.Size)
+	fmt.Printf("kernel hashes at %#x+%#x\nlaunch secret at %#x+%#x\n", hashes.Base, hashes.Size, secret.Base,
+		secret.Size)
 	// Output:
 	// kernel hashes at 0x810c00+0x400
 	// launch secret at 0x810000+0xc00

@@ -187,7 +187,8 @@ func TestVolumes(t *testing.T) {
 		return img.Volumes()
 	}
 	got := volumes(func([]byte) {})
-	if len(got) != 2 || got[0].Offset != at || got[0].Size != size || got[0].Kind() != "FFS2" || got[1].Offset != at+size {
+	if len(got) != 2 || got[0].Offset != at || got[0].Size != size || got[0].Kind() != "FFS2" ||
+		got[1].Offset != at+size {
 		t.Fatalf("volumes %+v, want FFS2 at %#x+%#x and one behind it", got, at, size)
 	}
 	// mend makes the header's sum 0 again, so that nothing but the edit is wrong.
@@ -268,7 +269,8 @@ func TestReadFile(t *testing.T) {
 		t.Errorf("%q, %v, want the content", b, err)
 	}
 	seen := ""
-	if err := ovmf.WithFile(file, func(b []byte) error { seen = string(b); return nil }); err != nil || seen != "content" {
+	if err := ovmf.WithFile(file, func(b []byte) error { seen = string(b); return nil }); err != nil ||
+		seen != "content" {
 		t.Errorf("%q, %v, want the content", seen, err)
 	}
 	refused := errors.New("refused")
@@ -286,13 +288,28 @@ func TestDescriptorKinds(t *testing.T) {
 		use, bad    bool
 		image, vars string
 	}{
-		`{"mapping":{"device":"memory","filename":"m"}` + targets:                                                 {use: true, image: "m"},
-		`{"mapping":{"device":"memory"}` + targets:                                                                {bad: true},
-		`{"mapping":{"device":"flash","executable":{"filename":"c","format":"raw"}}` + targets:                    {use: true, image: "c"},
-		`{"mapping":{"device":"flash","executable":{"filename":"c"}}` + targets:                                   {use: true, image: "c"},
-		`{"mapping":{"device":"flash","executable":{"filename":"c","format":"qcow2"}}` + targets:                  {},
-		`{"mapping":{"device":"kernel","filename":"k"}` + targets:                                                 {},
-		`{"mapping":{"device":"flash","executable":{"filename":"c"},"nvram-template":{"filename":"v"}}` + targets: {use: true, image: "c", vars: "v"},
+		`{"mapping":{"device":"memory","filename":"m"}` + targets: {
+			use:   true,
+			image: "m",
+		},
+		`{"mapping":{"device":"memory"}` + targets: {
+			bad: true,
+		},
+		`{"mapping":{"device":"flash","executable":{"filename":"c","format":"raw"}}` + targets: {
+			use:   true,
+			image: "c",
+		},
+		`{"mapping":{"device":"flash","executable":{"filename":"c"}}` + targets: {
+			use:   true,
+			image: "c",
+		},
+		`{"mapping":{"device":"flash","executable":{"filename":"c","format":"qcow2"}}` + targets: {},
+		`{"mapping":{"device":"kernel","filename":"k"}` + targets:                                {},
+		`{"mapping":{"device":"flash","executable":{"filename":"c"},"nvram-template":{"filename":"v"}}` + targets: {
+			use:   true,
+			image: "c",
+			vars:  "v",
+		},
 		`[`: {bad: true},
 	} {
 		d, use, err := ovmf.ParseDescriptor("f.json", []byte(text))
@@ -344,7 +361,8 @@ func TestDescriptorFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	found, err := ovmf.FindDescriptors(dir)
-	if len(found) != 2 || found[0].Path != filepath.Join(dir, "1.json") || found[1].Path != filepath.Join(dir, "3.json") {
+	if len(found) != 2 || found[0].Path != filepath.Join(dir, "1.json") ||
+		found[1].Path != filepath.Join(dir, "3.json") {
 		t.Errorf("found %+v, want 1.json and 3.json", found)
 	}
 	for _, name := range []string{"4.json: over 1048576 bytes", "5.json", "6.json"} {

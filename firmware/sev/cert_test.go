@@ -223,7 +223,8 @@ func TestRootRefused(t *testing.T) {
 	ask, ark := c.root.ASK.Bytes(), c.root.ARK.Bytes()
 	good := slices.Concat(ask, ark)
 	r, err := ParseRoot("x", good)
-	if err != nil || r.Product != "x" || len(r.Fingerprint()) != 64 || r.Fingerprint() == (Root{ARK: other}).Fingerprint() {
+	if err != nil || r.Product != "x" || len(r.Fingerprint()) != 64 ||
+		r.Fingerprint() == (Root{ARK: other}).Fingerprint() {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	flipped := slices.Clone(good)

@@ -86,7 +86,9 @@ func TestSNPPolicyWords(t *testing.T) {
 			t.Errorf("%q parses to %v, %v, want %v", text, got, err, want)
 		}
 	}
-	for _, bad := range []string{"", "0", "0x10000", "0x4020000", "x", "smt,,debug", "abi=1", "abi=1.x", "abi=x.1", "abi=1.256"} {
+	for _, bad := range []string{
+		"", "0", "0x10000", "0x4020000", "x", "smt,,debug", "abi=1", "abi=1.x", "abi=x.1", "abi=1.256",
+	} {
 		if got, err := sev.ParseSNPPolicy(bad); err == nil {
 			t.Errorf("%q parses to %v, want an error", bad, got)
 		}
@@ -133,10 +135,14 @@ func TestStatusPrints(t *testing.T) {
 	if got, want := sev.Status(0x7777).Name(), "STATUS_0x7777"; got != want {
 		t.Errorf("name %q, want %q", got, want)
 	}
-	if last := len(sev.Statuses()); sev.Status(last).Text() != "unknown error" || sev.Status(last-1).Text() == "unknown error" {
-		t.Errorf("texts %q, %q, want the last known one and none behind it", sev.Status(last-1).Text(), sev.Status(last).Text())
+	if last := len(sev.Statuses()); sev.Status(last).Text() != "unknown error" ||
+		sev.Status(last-1).Text() == "unknown error" {
+		t.Errorf("texts %q, %q, want the last known one and none behind it", sev.Status(last-1).Text(),
+			sev.Status(last).Text())
 	}
-	if got, want := sev.Status(1).Error(), "SEV firmware: "+sev.Status(1).Text()+" (fw_error 1, "+sev.Status(1).Name()+")"; got != want {
+	one := sev.Status(1)
+	want := "SEV firmware: " + one.Text() + " (fw_error 1, " + one.Name() + ")"
+	if got := one.Error(); got != want {
 		t.Errorf("error %q, want %q", got, want)
 	}
 	if got, want := (sev.Build{Major: 1, Minor: 55, Build: 21}).String(), "1.55 build 21"; got != want {

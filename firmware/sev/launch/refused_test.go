@@ -20,7 +20,12 @@ var testKernel = &sev.KernelHashes{Kernel: [32]byte{1}, Initrd: [32]byte{2}, Cmd
 // TestInputsRefused: inputs for which no platform gives a digest.
 func TestInputsRefused(t *testing.T) {
 	good := func(technology Technology) Inputs {
-		return Inputs{Technology: technology, Firmware: layoutOf(t, ovmftest.AmdSev()), VCPUs: 2, CPU: SignatureOf(25, 1, 1)}
+		return Inputs{
+			Technology: technology,
+			Firmware:   layoutOf(t, ovmftest.AmdSev()),
+			VCPUs:      2,
+			CPU:        SignatureOf(25, 1, 1),
+		}
 	}
 	without := func(options ...ovmftest.Option) *Layout { return layoutOf(t, ovmftest.Image(options...)) }
 	section := func(s ...ovmf.Section) *Layout {
@@ -33,23 +38,54 @@ func TestInputsRefused(t *testing.T) {
 		want       error
 		say        string
 	}{
-		"no firmware":     {SEV, func(in *Inputs) { in.Firmware = nil }, sev.ErrNoFirmware, ""},
-		"empty firmware":  {SEV, func(in *Inputs) { in.Firmware = &Layout{} }, sev.ErrNoFirmware, ""},
-		"technology":      {"tdx", func(*Inputs) {}, ErrInputs, `technology "tdx"`},
-		"no vCPUs":        {SEVES, func(in *Inputs) { in.VCPUs = 0 }, ErrInputs, "0 vCPUs, must be 1 to 4096"},
-		"too many":        {SNP, func(in *Inputs) { in.VCPUs = MaxVCPUs + 1 }, ErrInputs, "4097 vCPUs"},
-		"no reset":        {SEVES, func(in *Inputs) { in.Firmware = without(ovmftest.HashArea(1, 1)) }, ErrNoReset, ""},
-		"no metadata":     {SNP, func(in *Inputs) { in.Firmware = without(ovmftest.ResetBlock(1)) }, ErrNoMetadata, ""},
-		"alignment":       {SNP, func(in *Inputs) { in.Firmware = layoutOf(t, ovmftest.AmdSev(ovmftest.Size(65535))) }, ErrAlignment, ""},
-		"SVSM on SEV-ES":  {SEVES, func(in *Inputs) { in.SVSM = svsm }, ErrInputs, "an SVSM needs SEV-SNP"},
-		"SVSM of no page": {SNP, func(in *Inputs) { in.SVSM = &SVSM{Image: svsm.Image, VarsSize: 1} }, ErrInputs, "do not fit below 4 GiB"},
-		"variables below": {SNP, func(in *Inputs) { in.SVSM = &SVSM{Image: svsm.Image, VarsSize: -4096} }, ErrInputs, "do not fit below 4 GiB"},
-		"SVSM unknown":    {SNP, func(in *Inputs) { in.SVSM = svsm }, ErrInputs, "no entry that says where it starts"},
+		"no firmware":    {SEV, func(in *Inputs) { in.Firmware = nil }, sev.ErrNoFirmware, ""},
+		"empty firmware": {SEV, func(in *Inputs) { in.Firmware = &Layout{} }, sev.ErrNoFirmware, ""},
+		"technology":     {"tdx", func(*Inputs) {}, ErrInputs, `technology "tdx"`},
+		"no vCPUs":       {SEVES, func(in *Inputs) { in.VCPUs = 0 }, ErrInputs, "0 vCPUs, must be 1 to 4096"},
+		"too many":       {SNP, func(in *Inputs) { in.VCPUs = MaxVCPUs + 1 }, ErrInputs, "4097 vCPUs"},
+		"no reset": {
+			SEVES,
+			func(in *Inputs) { in.Firmware = without(ovmftest.HashArea(1, 1)) },
+			ErrNoReset,
+			"",
+		},
+		"no metadata": {
+			SNP,
+			func(in *Inputs) { in.Firmware = without(ovmftest.ResetBlock(1)) },
+			ErrNoMetadata,
+			"",
+		},
+		"alignment": {
+			SNP,
+			func(in *Inputs) { in.Firmware = layoutOf(t, ovmftest.AmdSev(ovmftest.Size(65535))) },
+			ErrAlignment,
+			"",
+		},
+		"SVSM on SEV-ES": {SEVES, func(in *Inputs) { in.SVSM = svsm }, ErrInputs, "an SVSM needs SEV-SNP"},
+		"SVSM of no page": {
+			SNP,
+			func(in *Inputs) { in.SVSM = &SVSM{Image: svsm.Image, VarsSize: 1} },
+			ErrInputs,
+			"do not fit below 4 GiB",
+		},
+		"variables below": {
+			SNP,
+			func(in *Inputs) { in.SVSM = &SVSM{Image: svsm.Image, VarsSize: -4096} },
+			ErrInputs,
+			"do not fit below 4 GiB",
+		},
+		"SVSM unknown": {
+			SNP,
+			func(in *Inputs) { in.SVSM = svsm },
+			ErrInputs,
+			"no entry that says where it starts",
+		},
 		"no hash area": {SEV, func(in *Inputs) {
 			in.Firmware, in.Kernel = layoutOf(t, ovmftest.Generic()), testKernel
 		}, sev.ErrNoHashTable, "base=0x0 size=0x0"},
 		"no hash section": {SNP, func(in *Inputs) {
-			in.Firmware, in.Kernel = section(ovmf.Section{GPA: 0x1000, Size: 0x1000, Type: ovmf.SectionMemory}), testKernel
+			in.Firmware = section(ovmf.Section{GPA: 0x1000, Size: 0x1000, Type: ovmf.SectionMemory})
+			in.Kernel = testKernel
 		}, sev.ErrNoHashTable, "no SEV-SNP section for them"},
 		"large hash section": {SNP, func(in *Inputs) {
 			in.Firmware, in.Kernel = section(ovmf.Section{Size: 0x2000, Type: ovmf.SectionKernelHashes}), testKernel

@@ -93,18 +93,25 @@ func TestVerifies(t *testing.T) {
 	if !k.Verifies(m, build, policy, digest) {
 		t.Error("the right measurement does not verify")
 	}
-	for name, edit := range map[string]func(k *session.Keys, m *sev.Measurement, b *sev.Build, p *sev.Policy, d *[32]byte){
-		"key":    func(k *session.Keys, _ *sev.Measurement, _ *sev.Build, _ *sev.Policy, _ *[32]byte) { k.TIK[15]++ },
-		"MAC":    func(_ *session.Keys, m *sev.Measurement, _ *sev.Build, _ *sev.Policy, _ *[32]byte) { m.MAC[31]++ },
-		"nonce":  func(_ *session.Keys, m *sev.Measurement, _ *sev.Build, _ *sev.Policy, _ *[32]byte) { m.Nonce[15]++ },
-		"major":  func(_ *session.Keys, _ *sev.Measurement, b *sev.Build, _ *sev.Policy, _ *[32]byte) { b.Major++ },
-		"minor":  func(_ *session.Keys, _ *sev.Measurement, b *sev.Build, _ *sev.Policy, _ *[32]byte) { b.Minor++ },
-		"build":  func(_ *session.Keys, _ *sev.Measurement, b *sev.Build, _ *sev.Policy, _ *[32]byte) { b.Build++ },
-		"policy": func(_ *session.Keys, _ *sev.Measurement, _ *sev.Build, p *sev.Policy, _ *[32]byte) { *p ^= 1 << 31 },
-		"digest": func(_ *session.Keys, _ *sev.Measurement, _ *sev.Build, _ *sev.Policy, d *[32]byte) { d[31]++ },
+	type measured struct {
+		keys   session.Keys
+		seen   sev.Measurement
+		build  sev.Build
+		policy sev.Policy
+		digest [32]byte
+	}
+	for name, edit := range map[string]func(*measured){
+		"key":    func(m *measured) { m.keys.TIK[15]++ },
+		"MAC":    func(m *measured) { m.seen.MAC[31]++ },
+		"nonce":  func(m *measured) { m.seen.Nonce[15]++ },
+		"major":  func(m *measured) { m.build.Major++ },
+		"minor":  func(m *measured) { m.build.Minor++ },
+		"build":  func(m *measured) { m.build.Build++ },
+		"policy": func(m *measured) { m.policy ^= 1 << 31 },
+		"digest": func(m *measured) { m.digest[31]++ },
 	} {
-		k, m, b, p, d := k, m, build, policy, digest
-		if edit(&k, &m, &b, &p, &d); k.Verifies(m, b, p, d) {
+		c := measured{k, m, build, policy, digest}
+		if edit(&c); c.keys.Verifies(c.seen, c.build, c.policy, c.digest) {
 			t.Errorf("another %s verifies", name)
 		}
 	}
@@ -113,7 +120,9 @@ func TestVerifies(t *testing.T) {
 // TestTableRefused: lengths beyond the table, and bytes behind its last entry.
 func TestTableRefused(t *testing.T) {
 	a, b := session.GUIDDiskPassphrase, sev.MustGUID("736869e5-aaaa-4973-92ec-06879ce3da0b")
-	good, err := session.PackTable([]session.Entry{{GUID: a, Data: []byte("0123456789")}, {GUID: b, Data: []byte("x")}})
+	good, err := session.PackTable(
+		[]session.Entry{{GUID: a, Data: []byte("0123456789")}, {GUID: b, Data: []byte("x")}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +169,8 @@ func TestTableRefused(t *testing.T) {
 		len(entries[0].Data) != int(total)-2*header {
 		t.Errorf("an entry up to the table's end: %v, %v, want it", entries, err)
 	}
-	if entries, err := session.ParseTable(good[:total]); err != nil || len(entries) != 2 || string(entries[1].Data) != "x" {
+	if entries, err := session.ParseTable(good[:total]); err != nil || len(entries) != 2 ||
+		string(entries[1].Data) != "x" {
 		t.Errorf("without padding: %v, %v, want both entries", entries, err)
 	}
 }

@@ -181,7 +181,8 @@ func table(w io.Writer, unit, programs profile) (missed int) {
 func goalOf(name string) *goal {
 	for i, g := range goals {
 		below, tree := strings.CutSuffix(g.name, "/...")
-		if g.name == name || tree && !strings.HasSuffix(name, ".go") && (name == below || strings.HasPrefix(name, below+"/")) {
+		if g.name == name ||
+			tree && !strings.HasSuffix(name, ".go") && (name == below || strings.HasPrefix(name, below+"/")) {
 			return &goals[i]
 		}
 	}

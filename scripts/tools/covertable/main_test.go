@@ -21,7 +21,8 @@ func profileOf(t *testing.T, lines ...string) profile {
 func TestTable(t *testing.T) {
 	unit := profileOf(t, "qmp/a.go:1.1,2.2 8 1", "qmp/a.go:3.1,4.2 2 0", "launcher/start.go:1.1,2.2 1 1",
 		"cmd/vmlatch/main.go:1.1,2.2 4 0")
-	programs := profileOf(t, "qmp/a.go:3.1,4.2 2 7", "cmd/vmlatch/main.go:1.1,2.2 4 1", "cmd/vmlatch/main.go:1.1,2.2 4 0")
+	programs := profileOf(t, "qmp/a.go:3.1,4.2 2 7", "cmd/vmlatch/main.go:1.1,2.2 4 1",
+		"cmd/vmlatch/main.go:1.1,2.2 4 0")
 	for name, c := range map[string]struct {
 		programs profile
 		missed   int
