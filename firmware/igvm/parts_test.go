@@ -228,6 +228,9 @@ func TestParseRefused(t *testing.T) {
 	if !Is([]byte(magic)) || Is([]byte(magic[:3])) || Is([]byte("IGVX")) {
 		t.Error("Is takes other than four bytes of signature")
 	}
+	if f, err := Parse(file(nil)); err != nil || len(f.Headers) != 0 {
+		t.Errorf("a fixed header alone: %+v, %v, want no headers", f, err)
+	}
 	// Version 2 has a longer fixed header.
 	v2 := seal(2, fixedSizeV2, append(make([]byte, fixedSizeV2), good[24:]...), vars)
 	if f, err := Parse(v2); err != nil || len(f.Platforms) != 1 {

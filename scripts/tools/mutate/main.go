@@ -101,12 +101,12 @@ func (o *options) mutatePackage(dir string) (float64, error) {
 	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	caught, survived, known, next := 0, []*mutant{}, 0, 0
+	caught, survived, known, next := 0, 0, 0, 0
 	for job := range o.jobs {
 		wg.Go(func() {
 			for {
 				mu.Lock()
-				tried := caught + len(survived) + known
+				tried := caught + survived + known
 				if next == len(mutants) || !o.all && tried >= o.n {
 					mu.Unlock()
 					return
@@ -123,22 +123,19 @@ func (o *options) mutatePackage(dir string) (float64, error) {
 					o.used[m.key()] = true
 					known++
 				case v == survivedIt:
-					survived = append(survived, m)
+					survived++
+					fmt.Printf("%s:%d: survives: %s\n\t- %s\n\t+ %s\n", m.file, m.line, m.what, m.before, m.after)
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
-	slices.SortFunc(survived, compareMutants)
-	for _, m := range survived {
-		fmt.Printf("%s:%d: survives: %s\n\t- %s\n\t+ %s\n", m.file, m.line, m.what, m.before, m.after)
-	}
 	rate := 100.0
-	if n := caught + len(survived); n > 0 {
+	if n := caught + survived; n > 0 {
 		rate = 100 * float64(caught) / float64(n)
 	}
 	fmt.Printf("%-32s %4d of %4d caught, %3.0f %%; %d do not change behaviour\n",
-		dir, caught, caught+len(survived), rate, known)
+		dir, caught, caught+survived, rate, known)
 	return rate, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -26,10 +25,6 @@ type mutant struct {
 func (m *mutant) key() string { return m.file + "\n" + m.before + "\n" + m.after }
 
 func keyFile(key string) string { file, _, _ := strings.Cut(key, "\n"); return file }
-
-func compareMutants(a, b *mutant) int {
-	return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.start, b.start), cmp.Compare(a.with, b.with))
-}
 
 var swapped = map[token.Token]token.Token{
 	token.EQL: token.NEQ, token.NEQ: token.EQL,
