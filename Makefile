@@ -46,7 +46,7 @@ mutate: tool-mutate ## how many changes of the code the unit tests notice, packa
 # directory. COVER_PROGRAMS= leaves them out, which takes minutes less.
 COVER := $(CURDIR)/.cache/cover
 COVER_PROGRAMS ?= ./integration
-cover: tool-covertable ## statements that unit tests and programs reach, by package, against goals
+cover: setup qemu-matrix tool-covertable ## statements that unit tests and programs reach, by package, against goals
 	@rm -rf $(COVER) && mkdir -p -m 777 $(COVER)/programs
 	@$(GO) test -coverprofile=$(COVER)/unit.txt ./launcher/... ./firmware/... ./qmp/... ./keyring/... >$(COVER)/unit.log || \
 	  { cat $(COVER)/unit.log; exit 1; }
@@ -73,7 +73,8 @@ lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width o
 	$(TOOLS) staticcheck ./...
 	@out=$$($(TOOLS) gofumpt -l $(SOURCES)); \
 	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
-	@out=$$($(TOOLS) deadcode -test ./... | grep -v ': Example'); \
+	@out=$$($(TOOLS) deadcode -test ./...) || exit 1; \
+	out=$$(echo "$$out" | grep -v ': Example'); \
 	if [ -n "$$out" ]; then echo "not even a test reaches:"; echo "$$out"; exit 1; fi
 
 prose: tool-proselint ## width and wording of comments, messages, help and documents

@@ -182,7 +182,7 @@ func (s *search) try(c candidate, more int) bool {
 		if m.AddVCPUs(c.in.VCPUs) != nil {
 			return false
 		}
-		return s.compare(m.Sum(), c.changes, more)
+		return s.compare(m.Sum(), more, func() []Change { return c.changes })
 	}
 	for n := 1; n <= MaxVCPUs; n++ {
 		if m.AddVCPUs(1) != nil {
@@ -191,18 +191,20 @@ func (s *search) try(c candidate, more int) bool {
 		if n == s.q.Inputs.VCPUs {
 			continue
 		}
-		changes := append(slices.Clip(c.changes), vcpuChange(s.q.Inputs.VCPUs, n))
-		if s.compare(m.Sum(), changes, more) {
+		changes := func() []Change { return append(slices.Clip(c.changes), vcpuChange(s.q.Inputs.VCPUs, n)) }
+		if s.compare(m.Sum(), more, changes) {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *search) compare(digest []byte, changes []Change, more int) bool {
+// compare notes the changes if they explain a digest. They are put into words then,
+// and not for each of the many that do not.
+func (s *search) compare(digest []byte, more int, changes func() []Change) bool {
 	if more == 0 {
 		if s.result.Tried++; s.q.Observed.Matches(digest) {
-			s.result.Found, s.result.Changes = true, append(s.result.Changes, changes...)
+			s.result.Found, s.result.Changes = true, append(s.result.Changes, changes()...)
 			return true
 		}
 		return false
@@ -212,6 +214,6 @@ func (s *search) compare(digest []byte, changes []Change, more int) bool {
 	if found == nil {
 		return false
 	}
-	s.result.Found, s.result.Changes = true, append(append(s.result.Changes, changes...), found...)
+	s.result.Found, s.result.Changes = true, append(append(s.result.Changes, changes()...), found...)
 	return true
 }

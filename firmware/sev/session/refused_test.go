@@ -162,7 +162,7 @@ func TestTableRefused(t *testing.T) {
 			}
 		})
 	}
-	if entries, err := session.ParseTable(put(16, header)); err != nil || len(entries) != 0 {
+	if entries, err := session.ParseTable(put(16, header)[:header]); err != nil || len(entries) != 0 {
 		t.Errorf("a table without entries: %v, %v, want none and nil", entries, err)
 	}
 	if entries, err := session.ParseTable(put(header+16, total-header)); err != nil || len(entries) != 1 ||
