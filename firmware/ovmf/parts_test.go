@@ -67,6 +67,16 @@ func TestMetadataRefused(t *testing.T) {
 			}
 		})
 	}
+	most := make([]ovmf.Section, 256)
+	for n, ok := range map[int]bool{256: true, 257: false} {
+		img, err := ovmf.Parse(ovmftest.Image(ovmftest.SEVMetadata(append(most, most...)[:n]...)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := img.SEVMetadata(); (err == nil) != ok || ok && len(s) != n {
+			t.Errorf("%d sections: %d, %v, want them taken: %t", n, len(s), err, ok)
+		}
+	}
 	// An address and a size that wrap around.
 	img, err := ovmf.Parse(ovmftest.Image(ovmftest.TDXMetadata(ovmf.TDXSection{GPA: 1<<64 - 1, Size: 2})))
 	if err != nil {
