@@ -6,7 +6,7 @@ FLAGS := -trimpath -tags urfave_cli_no_docs
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb clean testlog mutate proselint covertable
+.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb clean mutate cover prose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,23 +29,56 @@ demo: ## a measured launch from beginning to end, emulated
 # Unit tests that need Go and nothing else. A test that needs more (firmware, QEMU, files
 # that may not be distributed) stands under integration/, or in a file of its own that
 # begins with "//go:build !quick". No test may be skipped.
-quick: testlog ## unit tests that need only Go: no setup, no skips, seconds
+quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
 
-test: setup qemu-matrix lint testlog ## vet, staticcheck, unit tests and real QEMU, with -race
+test: setup qemu-matrix lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
 	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 20m -json ./...
+
+# Packages that guard secrets and measurements. N mutants of each, or MUTATE=-all.
+MUTATED ?= $(shell $(GO) list -f '{{if .TestGoFiles}}{{.Dir}}{{else if .XTestGoFiles}}{{.Dir}}{{end}}' \
+  ./launcher/... ./firmware/sev/... ./firmware/ovmf ./firmware/tdx ./firmware/igvm ./qmp ./keyring)
+MUTATE ?= -n 20
+mutate: tool-mutate ## how many changes of the code the unit tests notice, package by package
+	@$(OWN)/mutate -equivalent scripts/tools/mutate/equivalent.txt $(MUTATE) $(patsubst $(CURDIR)/%,%,$(MUTATED))
+
+# Programs of the integration tests are built with -cover if VMLATCH_COVERDIR names a
+# directory. COVER_PROGRAMS= leaves them out, which takes minutes less.
+COVER := $(CURDIR)/.cache/cover
+COVER_PROGRAMS ?= ./integration
+cover: setup qemu-matrix tool-covertable ## statements that unit tests and programs reach, by package, against goals
+	@rm -rf $(COVER) && mkdir -p -m 777 $(COVER)/programs
+	@$(GO) test -coverprofile=$(COVER)/unit.txt ./launcher/... ./firmware/... ./qmp/... ./keyring/... >$(COVER)/unit.log || \
+	  { cat $(COVER)/unit.log; exit 1; }
+	@if [ -n "$(COVER_PROGRAMS)" ]; then \
+	  VMLATCH_COVERDIR=$(COVER)/programs $(GO) test -timeout 20m $(COVER_PROGRAMS) && \
+	  $(GO) tool covdata textfmt -i=$(COVER)/programs -o $(COVER)/programs.txt; fi
+	@$(OWN)/covertable -unit $(COVER)/unit.txt $(if $(COVER_PROGRAMS),-programs $(COVER)/programs.txt)
 
 # Checkers of this project, in a module of their own.
 OWN := .cache/tools
-testlog mutate proselint covertable:
+tool-%:
 	@mkdir -p $(OWN)
-	@$(GO) build -C scripts/tools -o $(CURDIR)/$(OWN)/ ./$@
+	@$(GO) build -C scripts/tools -o $(CURDIR)/$(OWN)/ ./$*
 
-lint: ## vet, staticcheck, gofumpt
+SOURCES := cmd firmware integration keyring launcher qmp scripts/tools
+# What "make prose" reads. The linter's own sources are full of what it looks for.
+PROSE ?= $(filter-out scripts/tools,$(SOURCES)) docs examples $(wildcard *.md) \
+  $(filter-out scripts/tools/proselint scripts/tools/go%,$(wildcard scripts/tools/*))
+lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
 	$(GO) vet ./...
+	$(GO) vet -tags quick ./...
+	$(GO) vet -C scripts/tools ./...
+	$(GO) test -C scripts/tools ./...
 	$(TOOLS) staticcheck ./...
-	@out=$$($(TOOLS) gofumpt -l cmd firmware integration keyring launcher qmp); \
+	@out=$$($(TOOLS) gofumpt -l $(SOURCES)); \
 	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
+	@out=$$($(TOOLS) deadcode -test ./...) || exit 1; \
+	out=$$(echo "$$out" | grep -v ': Example'); \
+	if [ -n "$$out" ]; then echo "not even a test reaches:"; echo "$$out"; exit 1; fi
+
+prose: tool-proselint ## width and wording of comments, messages, help and documents
+	@$(OWN)/proselint $(PROSE)
 
 # A number of runs (…x): with a time, go test may report its own deadline as a failure.
 FUZZTIME ?= 50000x

@@ -37,7 +37,14 @@ func testMain(m *testing.M) int {
 	}
 	// Programs built with -race wait a second at their end for reports to come in.
 	os.Setenv("GORACE", raceOptions)
-	build := exec.Command("go", "build", "-race", "-o", dir+"/", "../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee")
+	args := []string{"build", "-race"}
+	if cover := os.Getenv(coverVariable); cover != "" {
+		// The programs write there which statements they reach (make cover).
+		args = append(args, "-cover", "-covermode=atomic")
+		os.Setenv("GOCOVERDIR", cover)
+	}
+	args = append(args, "-o", dir+"/", "../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee")
+	build := exec.Command("go", args...)
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 		return 1
@@ -46,6 +53,9 @@ func testMain(m *testing.M) int {
 }
 
 const raceOptions = "atexit_sleep_ms=10"
+
+// coverVariable names the directory for the programs' coverage.
+const coverVariable = "VMLATCH_COVERDIR"
 
 func top() string {
 	_, self, _, _ := runtime.Caller(0)
@@ -77,6 +87,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("HOME", work)
 			env.Setenv("GORACE", raceOptions)
+			env.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))
 			env.Setenv("VMLATCH_RUN_DIR", filepath.Join(work, "run"))
 			env.Setenv("VMLATCH_STATE_DIR", filepath.Join(work, "state"))
 			env.Setenv("VMLATCH_CACHE_DIR", cacheDir())

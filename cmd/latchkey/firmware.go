@@ -106,13 +106,13 @@ func printFirmware(s *cli.IO, r *inspect.Report) error {
 		fmt.Fprintf(w, "  %-38s %s\n", e.Name, e.Data)
 	}
 	fmt.Fprintf(w, "\n%-34s %-12s %-10s", "region", "address", "size")
-	for _, t := range inspect.Technologies {
+	for _, t := range inspect.Technologies() {
 		fmt.Fprintf(w, " %-9s", t)
 	}
 	fmt.Fprintln(w)
 	for _, region := range r.Regions {
 		fmt.Fprintf(w, "%-34s %-12s %-10s", region.What, fmt.Sprintf("%#x", region.GPA), fmt.Sprintf("%#x", region.Size))
-		for _, t := range inspect.Technologies {
+		for _, t := range inspect.Technologies() {
 			fmt.Fprintf(w, " %-9s", region.Cover[t])
 		}
 		fmt.Fprintln(w)
@@ -188,7 +188,7 @@ func diffFirmware(c *urfave.Context, s *cli.IO, first, second string) error {
 	for _, change := range d.Changes {
 		fmt.Fprintln(s.Out, change)
 	}
-	for _, t := range inspect.Technologies {
+	for _, t := range inspect.Technologies() {
 		say := "stays"
 		if d.Digests[t] {
 			say = "changes"

@@ -30,18 +30,26 @@ func (s *search) alternatives() [][]alternative {
 		return dims
 	}
 	sweep := func(from candidate) candidate { from.sweep = true; return from }
-	return append([][]alternative{{sweep}}, append(dims, s.cpus(), s.profiles(), s.vmms(), s.svsms(), s.features())...)
+	return append(
+		[][]alternative{{sweep}},
+		append(dims, s.cpus(), s.profiles(), s.vmms(), s.svsms(), s.features())...)
 }
 
 func vcpuChange(from, to int) Change {
-	return Change{"vcpus", fmt.Sprint(from), fmt.Sprint(to), fmt.Sprintf("the guest has %d virtual CPUs instead of %d", to, from)}
+	return Change{
+		"vcpus",
+		fmt.Sprint(from),
+		fmt.Sprint(to),
+		fmt.Sprintf("the guest has %d virtual CPUs instead of %d", to, from),
+	}
 }
 
 func (s *search) firmwares() []alternative {
 	var list []alternative
 	for _, f := range s.q.Firmwares {
 		say := fmt.Sprintf("the firmware is %s instead of %s", f.Name, s.q.Firmware)
-		list = append(list, with(Change{"firmware", s.q.Firmware, f.Name, say}, func(in *launch.Inputs) { in.Firmware = f.Layout }))
+		list = append(list,
+			with(Change{"firmware", s.q.Firmware, f.Name, say}, func(in *launch.Inputs) { in.Firmware = f.Layout }))
 	}
 	return list
 }
@@ -56,7 +64,8 @@ func (s *search) cpus() []alternative {
 		}
 		seen[sig] = true
 		say := fmt.Sprintf("the CPU model is %v instead of %v", sig, own)
-		list = append(list, with(Change{"cpu", own.String(), sig.String(), say}, func(in *launch.Inputs) { in.CPU = sig }))
+		list = append(list,
+			with(Change{"cpu", own.String(), sig.String(), say}, func(in *launch.Inputs) { in.CPU = sig }))
 	}
 	for _, name := range launch.CPUs() {
 		if sig, err := launch.ParseCPU(name); err == nil {
@@ -70,8 +79,10 @@ func (s *search) cpus() []alternative {
 func (s *search) profiles() []alternative {
 	own, vmm := s.q.Inputs.Profile, s.q.Inputs.VMM
 	says := map[launch.Profile]string{
-		launch.INIT2:  "the guest was initialised by KVM_SEV_INIT2 (legacy-vm-type=off), whose registers include the FPU's",
-		launch.Legacy: "the guest was initialised the old way (legacy-vm-type=on, or a kernel before 6.10), without the FPU's registers",
+		launch.INIT2: "the guest was initialised by KVM_SEV_INIT2 (legacy-vm-type=off), " +
+			"whose registers include the FPU's",
+		launch.Legacy: "the guest was initialised the old way (legacy-vm-type=on, or a kernel before 6.10), " +
+			"without the FPU's registers",
 	}
 	switch vmm { // where vCPUs never have FPU registers, the profiles differ in RDX only
 	case launch.EC2:
@@ -85,7 +96,8 @@ func (s *search) profiles() []alternative {
 	var list []alternative
 	for i := range launch.Profiles() {
 		if p := launch.Profile(i); p != own && says[p] != "" {
-			list = append(list, with(Change{"vmsa", own.String(), p.String(), says[p]}, func(in *launch.Inputs) { in.Profile = p }))
+			list = append(list,
+				with(Change{"vmsa", own.String(), p.String(), says[p]}, func(in *launch.Inputs) { in.Profile = p }))
 		}
 	}
 	return list
@@ -99,7 +111,8 @@ func (s *search) vmms() []alternative {
 			say := fmt.Sprintf("the guest was launched by the VMM %s instead of %s", name, own)
 			list = append(list, with(Change{"vmm", own.String(), name, say}, func(in *launch.Inputs) { in.VMM = v }))
 			if v == launch.EC2 {
-				old := with(Change{"vmm", own.String(), name, say + ", as before April 2026"}, func(in *launch.Inputs) { in.VMM, in.Profile = v, launch.EC2RDX0 })
+				old := with(Change{"vmm", own.String(), name, say + ", as before April 2026"},
+					func(in *launch.Inputs) { in.VMM, in.Profile = v, launch.EC2RDX0 })
 				list = append(list, old)
 			}
 		}
@@ -111,7 +124,9 @@ func (s *search) svsms() []alternative {
 	if s.q.Inputs.SVSM == nil {
 		return nil
 	}
-	return []alternative{with(Change{"svsm", "given", "none", "no SVSM was loaded"}, func(in *launch.Inputs) { in.SVSM = nil })}
+	return []alternative{
+		with(Change{"svsm", "given", "none", "no SVSM was loaded"}, func(in *launch.Inputs) { in.SVSM = nil }),
+	}
 }
 
 // features tries 0x0, 0x1 and 0x21, which kernels set by themselves, every single
@@ -129,7 +144,12 @@ func (s *search) features() []alternative {
 			continue
 		}
 		seen[v] = true
-		c := Change{"features", fmt.Sprintf("%#x", own), fmt.Sprintf("%#x", v), fmt.Sprintf("sev_features is %#x instead of %#x", v, own)}
+		c := Change{
+			"features",
+			fmt.Sprintf("%#x", own),
+			fmt.Sprintf("%#x", v),
+			fmt.Sprintf("sev_features is %#x instead of %#x", v, own),
+		}
 		list = append(list, with(c, func(in *launch.Inputs) { in.Features = v }))
 	}
 	return list
@@ -145,7 +165,7 @@ type part struct {
 func (k *Kernel) parts() (kernels, initrds, cmdlinesOf []part) {
 	empty := sha256.Sum256(nil)
 	other := func(what, name string) Change {
-		return Change{what, "as named", name, fmt.Sprintf("the %s is another one: %s", what, name)}
+		return Change{what, "as named", name, fmt.Sprintf("the %s differs: it is %s", what, name)}
 	}
 	for _, l := range cmdlines(k.Cmdline) {
 		sum := sha256.Sum256([]byte(l.bytes))
@@ -154,16 +174,28 @@ func (k *Kernel) parts() (kernels, initrds, cmdlinesOf []part) {
 	}
 	for _, o := range k.OtherCmdlines {
 		change := other("cmdline", o.Name)
-		change.Say = "the command line is another one: " + o.Name
+		change.Say = "the command line differs: it is " + o.Name
 		cmdlinesOf = append(cmdlinesOf, part{change, func(h *sev.KernelHashes) { h.Cmdline = o.Hash }})
 	}
 	if k.HasInitrd {
-		initrds = append(initrds, part{Change{"initrd", "given", "none", "no initrd was loaded"}, func(h *sev.KernelHashes) { h.Initrd = empty }})
+		initrds = append(
+			initrds,
+			part{
+				Change{"initrd", "given", "none", "no initrd was loaded"},
+				func(h *sev.KernelHashes) { h.Initrd = empty },
+			},
+		)
 	}
 	for _, o := range k.OtherInitrds {
 		initrds = append(initrds, part{other("initrd", o.Name), func(h *sev.KernelHashes) { h.Initrd = o.Hash }})
 	}
-	kernels = append(kernels, part{Change{"kernel", "given", "empty", "the kernel file was empty"}, func(h *sev.KernelHashes) { h.Kernel = empty }})
+	kernels = append(
+		kernels,
+		part{
+			Change{"kernel", "given", "empty", "the kernel file was empty"},
+			func(h *sev.KernelHashes) { h.Kernel = empty },
+		},
+	)
 	for _, o := range k.OtherKernels {
 		kernels = append(kernels, part{other("kernel", o.Name), func(h *sev.KernelHashes) { h.Kernel = o.Hash }})
 	}
@@ -175,7 +207,12 @@ func (k *Kernel) swap() []part {
 	if !k.HasInitrd {
 		return nil
 	}
-	return []part{{Change{"kernel", "as named", "the initrd", "kernel and initrd were swapped"}, func(h *sev.KernelHashes) { h.Kernel, h.Initrd = h.Initrd, h.Kernel }}}
+	return []part{
+		{
+			Change{"kernel", "as named", "the initrd", "kernel and initrd were swapped"},
+			func(h *sev.KernelHashes) { h.Kernel, h.Initrd = h.Initrd, h.Kernel },
+		},
+	}
 }
 
 // table is an alternative whose hash table has some parts changed; nil if that
@@ -203,7 +240,12 @@ func (s *search) kernels() []alternative {
 	if s.q.Inputs.Kernel == nil {
 		return s.unnamedKernels()
 	}
-	off := Change{"kernel-hashes", "on", "off", "kernel-hashes is off, or there is no kernel: kernel, initrd and command line were not measured"}
+	off := Change{
+		"kernel-hashes",
+		"on",
+		"off",
+		"kernel-hashes is off, or there is no kernel: kernel, initrd and command line were not measured",
+	}
 	list := []alternative{with(off, func(in *launch.Inputs) { in.Kernel = nil })}
 	kernels, initrds, lines := k.parts()
 	for _, p := range slices.Concat(lines, initrds, k.swap(), kernels) {
@@ -257,7 +299,12 @@ func (s *search) kernelPairs() []alternative {
 		}
 	}
 	if h := s.q.Claimed; h != nil {
-		all := Change{"kernel", "as named", "what the host names", "kernel, initrd and command line are all others: those that the host names"}
+		all := Change{
+			"kernel",
+			"as named",
+			"what the host names",
+			"kernel, initrd and command line all differ: they are those that the host names",
+		}
 		list = append(list, with(all, func(in *launch.Inputs) { in.Kernel = h }))
 	}
 	return list

@@ -1,4 +1,4 @@
-// Package explain says why a launch digest is another one than was predicted: it
+// Package explain says why a launch digest differs from the predicted one: it
 // tries the differences that people really meet, alone and two at a time, and
 // names the smallest one under which prediction and platform agree.
 //

@@ -2,6 +2,7 @@ package explain
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -40,7 +41,7 @@ func (r *Result) Sentence() string {
 
 // Observed is what a platform showed: a digest, or a measurement under a key.
 type Observed interface {
-	// Matches says whether a digest is the one that was seen.
+	// Matches reports whether a digest is the one that was seen.
 	Matches(digest []byte) bool
 	// Under tries other circumstances than the expected ones with a digest, and
 	// returns what differs then; n is how many it tried. At most `most` changes.
@@ -76,7 +77,7 @@ type Query struct {
 type Kernel struct {
 	HasInitrd bool
 	Cmdline   string
-	// Hashes that somebody claims or that other files have, by what they are.
+	// Hashes that the host claims or that other files have, by what they are.
 	OtherKernels, OtherInitrds, OtherCmdlines []NamedHash
 }
 
@@ -181,23 +182,29 @@ func (s *search) try(c candidate, more int) bool {
 		if m.AddVCPUs(c.in.VCPUs) != nil {
 			return false
 		}
-		return s.compare(m.Sum(), c.changes, more)
+		return s.compare(m.Sum(), more, func() []Change { return c.changes })
 	}
 	for n := 1; n <= MaxVCPUs; n++ {
 		if m.AddVCPUs(1) != nil {
 			return false
 		}
-		if n != s.q.Inputs.VCPUs && s.compare(m.Sum(), append(c.changes[:len(c.changes):len(c.changes)], vcpuChange(s.q.Inputs.VCPUs, n)), more) {
+		if n == s.q.Inputs.VCPUs {
+			continue
+		}
+		changes := func() []Change { return append(slices.Clip(c.changes), vcpuChange(s.q.Inputs.VCPUs, n)) }
+		if s.compare(m.Sum(), more, changes) {
 			return true
 		}
 	}
 	return false
 }
 
-func (s *search) compare(digest []byte, changes []Change, more int) bool {
+// compare notes the changes if they explain a digest. They are put into words then,
+// and not for each of the many that do not.
+func (s *search) compare(digest []byte, more int, changes func() []Change) bool {
 	if more == 0 {
 		if s.result.Tried++; s.q.Observed.Matches(digest) {
-			s.result.Found, s.result.Changes = true, append(s.result.Changes, changes...)
+			s.result.Found, s.result.Changes = true, append(s.result.Changes, changes()...)
 			return true
 		}
 		return false
@@ -207,6 +214,6 @@ func (s *search) compare(digest []byte, changes []Change, more int) bool {
 	if found == nil {
 		return false
 	}
-	s.result.Found, s.result.Changes = true, append(append(s.result.Changes, changes...), found...)
+	s.result.Found, s.result.Changes = true, append(append(s.result.Changes, changes()...), found...)
 	return true
 }

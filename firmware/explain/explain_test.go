@@ -43,7 +43,11 @@ func query(t testing.TB, technology launch.Technology) *Query {
 		HasInitrd: true, Cmdline: cmdline,
 		OtherKernels: []NamedHash{{"old-vmlinuz", sha256.Sum256([]byte("old"))}},
 	}
-	h := sev.KernelHashes{Kernel: sha256.Sum256([]byte("kernel")), Initrd: sha256.Sum256([]byte("initrd")), Cmdline: sha256.Sum256([]byte(cmdline + "\x00"))}
+	h := sev.KernelHashes{
+		Kernel:  sha256.Sum256([]byte("kernel")),
+		Initrd:  sha256.Sum256([]byte("initrd")),
+		Cmdline: sha256.Sum256([]byte(cmdline + "\x00")),
+	}
 	cpu, err := launch.ParseCPU("EPYC-Milan")
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +71,8 @@ var differences = []struct {
 		in.Kernel = edit(in, func(h *sev.KernelHashes) { h.Cmdline = sha256.Sum256([]byte(q.Kernel.Cmdline)) })
 	}},
 	{"with a newline at its end", "kernel", true, func(q *Query, in *launch.Inputs) {
-		in.Kernel = edit(in, func(h *sev.KernelHashes) { h.Cmdline = sha256.Sum256([]byte(q.Kernel.Cmdline + "\n\x00")) })
+		in.Kernel = edit(in,
+			func(h *sev.KernelHashes) { h.Cmdline = sha256.Sum256([]byte(q.Kernel.Cmdline + "\n\x00")) })
 	}},
 	{"no initrd was loaded", "kernel", true, func(q *Query, in *launch.Inputs) {
 		in.Kernel = edit(in, func(h *sev.KernelHashes) { h.Initrd = sha256.Sum256(nil) })
@@ -75,13 +80,23 @@ var differences = []struct {
 	{"kernel and initrd were swapped", "kernel", true, func(q *Query, in *launch.Inputs) {
 		in.Kernel = edit(in, func(h *sev.KernelHashes) { h.Kernel, h.Initrd = h.Initrd, h.Kernel })
 	}},
-	{"the kernel is another one: old-vmlinuz", "kernel", true, func(q *Query, in *launch.Inputs) {
+	{"the kernel differs: it is old-vmlinuz", "kernel", true, func(q *Query, in *launch.Inputs) {
 		in.Kernel = edit(in, func(h *sev.KernelHashes) { h.Kernel = q.Kernel.OtherKernels[0].Hash })
 	}},
-	{"the firmware is OVMF-old.fd instead of OVMF.fd", "firmware", true, func(q *Query, in *launch.Inputs) { in.Firmware = q.Firmwares[0].Layout }},
+	{
+		"the firmware is OVMF-old.fd instead of OVMF.fd",
+		"firmware",
+		true,
+		func(q *Query, in *launch.Inputs) { in.Firmware = q.Firmwares[0].Layout },
+	},
 	{"has 512 virtual CPUs instead of 2", "vcpus", false, func(q *Query, in *launch.Inputs) { in.VCPUs = 512 }},
 	{"has 1 virtual CPUs instead of 2", "vcpus", false, func(q *Query, in *launch.Inputs) { in.VCPUs = 1 }},
-	{"the CPU model is EPYC-Genoa", "cpu", false, func(q *Query, in *launch.Inputs) { in.CPU = launch.SignatureOf(25, 17, 0) }},
+	{
+		"the CPU model is EPYC-Genoa",
+		"cpu",
+		false,
+		func(q *Query, in *launch.Inputs) { in.CPU = launch.SignatureOf(25, 17, 0) },
+	},
 	{"initialised the old way", "vmsa", false, func(q *Query, in *launch.Inputs) { in.Profile = launch.Legacy }},
 	{"launched by the VMM gce", "vmm", false, func(q *Query, in *launch.Inputs) { in.VMM = launch.GCE }},
 	{"sev_features is 0x21", "features", false, func(q *Query, in *launch.Inputs) { in.Features = 0x21 }},
@@ -107,10 +122,12 @@ func TestEachDifferenceIsFound(t *testing.T) {
 				for j, b := range differences[i+1:] {
 					// GCE's vCPUs start with no model's signature, and with no FPU state.
 					none := b.what == "vmm" && (a.what == "vmsa" || a.what == "cpu")
-					if a.what == b.what || technology == launch.SEV && !b.alone || none || technology != launch.SEV && j%3 != 0 {
+					if a.what == b.what || technology == launch.SEV && !b.alone || none ||
+						technology != launch.SEV && j%3 != 0 {
 						continue
 					}
-					found(t, technology, func(q *Query, in *launch.Inputs) { a.edit(q, in); b.edit(q, in) }, a.say, b.say)
+					found(t, technology, func(q *Query, in *launch.Inputs) { a.edit(q, in); b.edit(q, in) }, a.say,
+						b.say)
 				}
 			})
 		}
@@ -148,7 +165,9 @@ func TestKernelPairs(t *testing.T) {
 		edit func(*sev.KernelHashes)
 		says []string
 	}{
-		{func(h *sev.KernelHashes) { h.Kernel, h.Initrd = old, sha256.Sum256(nil) }, []string{"old-vmlinuz", "no initrd"}},
+		{func(h *sev.KernelHashes) {
+			h.Kernel, h.Initrd = old, sha256.Sum256(nil)
+		}, []string{"old-vmlinuz", "no initrd"}},
 		{func(h *sev.KernelHashes) {
 			h.Kernel, h.Initrd, h.Cmdline = h.Initrd, h.Kernel, sha256.Sum256([]byte{0})
 		}, []string{"swapped", "the command line is empty"}},

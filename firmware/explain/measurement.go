@@ -70,7 +70,8 @@ func (m *Measurement) policies() []circumstance {
 		}
 		seen[p] = true
 		say := fmt.Sprintf("the policy is %v instead of your session's %v", p, m.Policy)
-		list = append(list, circumstance{Change{"policy", m.Policy.String(), p.String(), say}, func(o *Measurement) { o.Policy = p }})
+		list = append(list,
+			circumstance{Change{"policy", m.Policy.String(), p.String(), say}, func(o *Measurement) { o.Policy = p }})
 	}
 	for bit := range 32 {
 		add(m.Policy ^ 1<<bit)
@@ -91,7 +92,13 @@ func (m *Measurement) versions() []circumstance {
 			}
 			from, to := fmt.Sprintf("%d.%d", m.Build.Major, m.Build.Minor), fmt.Sprintf("%d.%d", major, minor)
 			say := fmt.Sprintf("the platform's firmware has API version %s, and not %s as the host says", to, from)
-			list = append(list, circumstance{Change{"api-version", from, to, say}, func(o *Measurement) { o.Build.Major, o.Build.Minor = major, minor }})
+			list = append(
+				list,
+				circumstance{
+					Change{"api-version", from, to, say},
+					func(o *Measurement) { o.Build.Major, o.Build.Minor = major, minor },
+				},
+			)
 		}
 	}
 	return list
@@ -105,7 +112,13 @@ func (m *Measurement) builds() []circumstance {
 			continue
 		}
 		say := fmt.Sprintf("the platform's firmware is build %d, and not %d as the host says", b, m.Build.Build)
-		list = append(list, circumstance{Change{"build", fmt.Sprint(m.Build.Build), fmt.Sprint(b), say}, func(o *Measurement) { o.Build.Build = b }})
+		list = append(
+			list,
+			circumstance{
+				Change{"build", fmt.Sprint(m.Build.Build), fmt.Sprint(b), say},
+				func(o *Measurement) { o.Build.Build = b },
+			},
+		)
 	}
 	return list
 }
@@ -116,7 +129,18 @@ func (m *Measurement) nonces() []circumstance {
 	swapped := sev.Measurement{MAC: [32]byte(raw[16:]), Nonce: [16]byte(raw[:16])}
 	zero := sev.Measurement{MAC: m.Seen.MAC}
 	return []circumstance{
-		{Change{"nonce", "last", "first", "the measurement has its nonce before the MAC, not after it"}, func(o *Measurement) { o.Seen = swapped }},
-		{Change{"nonce", "as given", "zero", "the MAC was made with a nonce of zeros, and another one was handed over"}, func(o *Measurement) { o.Seen = zero }},
+		{
+			Change{"nonce", "last", "first", "the measurement has its nonce before the MAC, not after it"},
+			func(o *Measurement) { o.Seen = swapped },
+		},
+		{
+			Change{
+				"nonce",
+				"as given",
+				"zero",
+				"the MAC was made with a nonce of zeros, and a different one was handed over",
+			},
+			func(o *Measurement) { o.Seen = zero },
+		},
 	}
 }

@@ -22,7 +22,8 @@ func MRTD(own Image, order tdx.Order, others []Image, observed []byte) *Result {
 	orders := []tdx.Order{order, tdx.TwoPass - order}
 	names := map[tdx.Order]string{
 		tdx.PageByPage: "pages were added and measured one by one, as Linux does",
-		tdx.TwoPass:    "all pages of a section were added before they were measured, as trees before TDX was in Linux do",
+		tdx.TwoPass: "all pages of a section were added before they were measured, " +
+			"as trees before TDX was in Linux do",
 	}
 	for n := range 3 { // changes
 		for i, img := range append([]Image{own}, others...) {
@@ -39,7 +40,15 @@ func MRTD(own Image, order tdx.Order, others []Image, observed []byte) *Result {
 				}
 				r.Found = true
 				if i > 0 {
-					r.Changes = append(r.Changes, Change{"firmware", own.Name, img.Name, fmt.Sprintf("the firmware is %s instead of %s", img.Name, own.Name)})
+					r.Changes = append(
+						r.Changes,
+						Change{
+							"firmware",
+							own.Name,
+							img.Name,
+							fmt.Sprintf("the firmware is %s instead of %s", img.Name, own.Name),
+						},
+					)
 				}
 				if j > 0 {
 					r.Changes = append(r.Changes, Change{"tdx-order", fmt.Sprint(order), fmt.Sprint(o), names[o]})
@@ -55,7 +64,8 @@ func MRTD(own Image, order tdx.Order, others []Image, observed []byte) *Result {
 		}
 		if r.Tried++; bytes.Equal(d[:], observed) {
 			r.Found = true
-			say := "an older hypervisor of Google's launched it on a " + machine + ", and measured all sections and its TD HOB"
+			say := "an older Google hypervisor launched it on a " + machine +
+				", and measured all sections and its TD HOB"
 			r.Changes = append(r.Changes, Change{"hypervisor", "KVM", "GCE " + machine, say})
 			return r
 		}
@@ -74,7 +84,15 @@ func IGVM(f *igvm.File, observed []byte) *Result {
 		if r.Tried++; bytes.Equal(d[:], observed) {
 			r.Found = true
 			if i > 0 {
-				r.Changes = append(r.Changes, Change{"igvm-zero", "zero pages", "normal pages", "pages without data were measured as pages full of zeros, as igvmmeasure does by default"})
+				r.Changes = append(
+					r.Changes,
+					Change{
+						"igvm-zero",
+						"zero pages",
+						"normal pages",
+						"pages without data were measured as pages full of zeros, as igvmmeasure does by default",
+					},
+				)
 			}
 			return r
 		}

@@ -53,9 +53,21 @@ const (
 )
 
 var typeNames = map[HeaderType]string{
-	TypeSupportedPlatform: "supported platform", TypeGuestPolicy: "guest policy", TypeParameterArea: "parameter area", TypePageData: "page data",
-	TypeParameterInsert: "parameter insert", TypeVPContext: "VP context", TypeRequiredMemory: "required memory",
-	0x307: "VP count", 0x309: "MADT", 0x30a: "MMIO ranges", 0x30b: "SNP ID block", 0x30c: "memory map", 0x30d: "error range", 0x30e: "command line", 0x313: "environment info",
+	TypeSupportedPlatform: "supported platform",
+	TypeGuestPolicy:       "guest policy",
+	TypeParameterArea:     "parameter area",
+	TypePageData:          "page data",
+	TypeParameterInsert:   "parameter insert",
+	TypeVPContext:         "VP context",
+	TypeRequiredMemory:    "required memory",
+	0x307:                 "VP count",
+	0x309:                 "MADT",
+	0x30a:                 "MMIO ranges",
+	0x30b:                 "SNP ID block",
+	0x30c:                 "memory map",
+	0x30d:                 "error range",
+	0x30e:                 "command line",
+	0x313:                 "environment info",
 }
 
 func (t HeaderType) String() string {
@@ -87,7 +99,7 @@ type File struct {
 	Platforms []Platform
 }
 
-// Is says whether bytes begin as an IGVM file does.
+// Is reports whether bytes begin as an IGVM file does.
 func Is(b []byte) bool { return len(b) >= 4 && string(b[:4]) == magic }
 
 var le = binary.LittleEndian
@@ -97,7 +109,8 @@ func Parse(b []byte) (*File, error) {
 	if !Is(b) || len(b) < fixedSizeV1 || len(b) > maxFile {
 		return nil, malformed("%d bytes without its signature", len(b))
 	}
-	version, off, size, total, sum := le.Uint32(b[4:]), uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:])), le.Uint32(b[16:]), le.Uint32(b[20:])
+	version, off, size := le.Uint32(b[4:]), uint64(le.Uint32(b[8:])), uint64(le.Uint32(b[12:]))
+	total, sum := le.Uint32(b[16:]), le.Uint32(b[20:])
 	fixed := map[uint32]uint64{1: fixedSizeV1, 2: fixedSizeV2}[version]
 	switch {
 	case fixed == 0:
@@ -190,7 +203,8 @@ func (f *File) SNPDigest(opt Options) (sev.SNPDigest, error) {
 		}
 	}
 	if l.pages == 0 || l.contexts == 0 {
-		return sev.SNPDigest{}, fmt.Errorf("%w: it has %d pages and %d CPU contexts for SEV-SNP", ErrPlatform, l.pages, l.contexts)
+		return sev.SNPDigest{}, fmt.Errorf("%w: it has %d pages and %d CPU contexts for SEV-SNP", ErrPlatform,
+			l.pages, l.contexts)
 	}
 	return l.digest, nil
 }
@@ -209,7 +223,9 @@ func (l *loader) extend(t sev.PageType, gpa uint64, sum [48]byte) error {
 
 // load adds what one header submits (QEMU, qigvm_directive_…).
 func (l *loader) load(h Header) error {
-	need := map[HeaderType]int{TypePageData: 24, TypeVPContext: 18, TypeParameterArea: 16, TypeParameterInsert: 16}[h.Type]
+	need := map[HeaderType]int{
+		TypePageData: 24, TypeVPContext: 18, TypeParameterArea: 16, TypeParameterInsert: 16,
+	}[h.Type]
 	if len(h.Data) < need {
 		return malformed("%d bytes, must be %d", len(h.Data), need)
 	}
@@ -223,7 +239,8 @@ func (l *loader) load(h Header) error {
 			return nil
 		}
 		if gpa := le.Uint64(h.Data); gpa != sev.VMSAAddress {
-			return fmt.Errorf("%w: a CPU context at %#x, which KVM has at %#x", ErrPlatform, gpa, uint64(sev.VMSAAddress))
+			return fmt.Errorf("%w: a CPU context at %#x, which KVM has at %#x", ErrPlatform, gpa,
+				uint64(sev.VMSAAddress))
 		}
 		page, err := l.f.data(le.Uint32(h.Data[12:]), sev.PageSize)
 		if err != nil {

@@ -26,7 +26,12 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Difference{Schema: "latchkey.firmware-diff/1", Same: bytes.Equal(a.Bytes, b.Bytes), Changes: []string{}, Digests: map[string]bool{}}
+	d := &Difference{
+		Schema:  "latchkey.firmware-diff/1",
+		Same:    bytes.Equal(a.Bytes, b.Bytes),
+		Changes: []string{},
+		Digests: map[string]bool{},
+	}
 	say := func(format string, args ...any) { d.Changes = append(d.Changes, fmt.Sprintf(format, args...)) }
 	if ra.Size != rb.Size {
 		say("size: %d, then %d bytes", ra.Size, rb.Size)

@@ -35,8 +35,8 @@ type Region struct {
 	Cover map[string]Cover `json:"covered"`
 }
 
-// Technologies, in the order in which they are shown.
-var Technologies = []string{"sev", "sev-es", "sev-snp", "tdx"}
+// Technologies returns the technologies' names, in the order in which they are shown.
+func Technologies() []string { return []string{"sev", "sev-es", "sev-snp", "tdx"} }
 
 // Entry is one entry of the GUIDed table.
 type Entry struct {
@@ -65,8 +65,14 @@ const Schema = "latchkey.firmware/1"
 func Image(img *ovmf.Image) (*Report, error) {
 	sum := sha256.Sum256(img.Bytes)
 	r := &Report{
-		Schema: Schema, Size: len(img.Bytes), SHA256: hex.EncodeToString(sum[:]), Base: 1<<32 - uint64(len(img.Bytes)),
-		ResetVector: hex.EncodeToString(img.ResetVector()), Entries: []Entry{}, Digests: map[string]string{"sev": hex.EncodeToString(sum[:])}, Notes: []string{},
+		Schema:      Schema,
+		Size:        len(img.Bytes),
+		SHA256:      hex.EncodeToString(sum[:]),
+		Base:        1<<32 - uint64(len(img.Bytes)),
+		ResetVector: hex.EncodeToString(img.ResetVector()),
+		Entries:     []Entry{},
+		Digests:     map[string]string{"sev": hex.EncodeToString(sum[:])},
+		Notes:       []string{},
 	}
 	for _, e := range img.Entries {
 		r.Entries = append(r.Entries, Entry{e.Name(), e.GUID.String(), hex.EncodeToString(e.Data)})
@@ -107,7 +113,16 @@ func (r *Report) volumes(img *ovmf.Image, sections []ovmf.TDXSection) {
 				}
 			}
 		}
-		r.Regions = append(r.Regions, Region{what, r.Base + uint64(from), uint64(to - from), true, map[string]Cover{"sev": Contents, "sev-es": Contents, "sev-snp": Contents, "tdx": inTDX}})
+		r.Regions = append(
+			r.Regions,
+			Region{
+				what,
+				r.Base + uint64(from),
+				uint64(to - from),
+				true,
+				map[string]Cover{"sev": Contents, "sev-es": Contents, "sev-snp": Contents, "tdx": inTDX},
+			},
+		)
 	}
 	for _, v := range img.Volumes() {
 		add("between volumes", next, v.Offset)
@@ -130,7 +145,8 @@ func (r *Report) memory(img *ovmf.Image, l *launch.Layout, sections []ovmf.TDXSe
 		if cover["sev-snp"] = Presence; s.Type == ovmf.SectionKernelHashes {
 			cover["sev-snp"] = Contents
 		}
-		r.Regions = append(r.Regions, Region{"SNP section: " + s.Type.String(), uint64(s.GPA), uint64(s.Size), false, cover})
+		r.Regions = append(r.Regions,
+			Region{"SNP section: " + s.Type.String(), uint64(s.GPA), uint64(s.Size), false, cover})
 	}
 	if a := l.HashArea; a.Holds() {
 		cover := none()
@@ -169,7 +185,8 @@ func (r *Report) digests(img *ovmf.Image, l *launch.Layout, splitTDX bool) {
 	case err == nil:
 		r.Digests["tdx"] = hex.EncodeToString(d[:])
 	case splitTDX:
-		note("its TDX metadata points outside: a code image whose variables are a file of their own, for TDX the two must be one")
+		note("its TDX metadata points outside: a code image whose variables are a file of their own, " +
+			"for TDX the two must be one")
 	default:
 		note("no TDX metadata: it cannot run under TDX")
 	}

@@ -44,7 +44,7 @@ func TestImage(t *testing.T) {
 		"TDX section: TD HOB":        {Nothing, Nothing, Nothing, Presence},
 	} {
 		got := region(what)
-		for i, tech := range Technologies {
+		for i, tech := range Technologies() {
 			if got.Cover[tech] != want[i] {
 				t.Errorf("%s under %s: %s, want %s", what, tech, got.Cover[tech], want[i])
 			}
@@ -70,7 +70,7 @@ func TestImage(t *testing.T) {
 		if _, err := d.Token(); err == io.EOF {
 			break
 		} else if err != nil {
-			t.Fatalf("the map is no XML: %v", err)
+			t.Fatalf("the map is not XML: %v", err)
 		}
 	}
 }

@@ -20,7 +20,7 @@ func (r *Report) Map(w io.Writer, title string) error {
 	text := func(x, y int, class, s string) {
 		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" class=\"%s\">%s</text>\n", x, y, class, html.EscapeString(s))
 	}
-	for i, t := range Technologies {
+	for i, t := range Technologies() {
 		text(left+i*(field+gap)+field/2, 84, "head", t)
 	}
 	var end uint64
@@ -35,12 +35,22 @@ func (r *Report) Map(w io.Writer, title string) error {
 		if region.Image {
 			where = "image"
 		}
-		fmt.Fprintf(&b, "<rect x=\"16\" y=\"%d\" width=\"%d\" height=\"%d\" class=\"%s\"/>\n", y, left-32, height, where)
+		fmt.Fprintf(&b, "<rect x=\"16\" y=\"%d\" width=\"%d\" height=\"%d\" class=\"%s\"/>\n", y, left-32, height,
+			where)
 		text(24, y+17, "what", region.What)
 		text(left-24, y+17, "address", fmt.Sprintf("%#x  %s", region.GPA, bytesOf(region.Size)))
-		for i, t := range Technologies {
-			fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\"><title>%s: %s</title></rect>\n",
-				left+i*(field+gap), y, field, height, colours[region.Cover[t]], t, region.Cover[t])
+		for i, t := range Technologies() {
+			fmt.Fprintf(
+				&b,
+				"<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\"><title>%s: %s</title></rect>\n",
+				left+i*(field+gap),
+				y,
+				field,
+				height,
+				colours[region.Cover[t]],
+				t,
+				region.Cover[t],
+			)
 		}
 		y += height + 4
 	}
@@ -49,18 +59,21 @@ func (r *Report) Map(w io.Writer, title string) error {
 		cover Cover
 		say   string
 	}{{Contents, "contents measured"}, {Presence, "only its presence, type and address"}, {Nothing, "not measured"}} {
-		fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"16\" height=\"16\" fill=\"%s\"/>\n", 16+i*280, legend, colours[c.cover])
+		fmt.Fprintf(&b, "<rect x=\"%d\" y=\"%d\" width=\"16\" height=\"16\" fill=\"%s\"/>\n", 16+i*280, legend,
+			colours[c.cover])
 		text(38+i*280, legend+13, "what", c.say)
 	}
 	_, err := fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif">
 <style>
 .title { font-size: 20px; font-weight: bold } .what { font-size: 13px } .small { font-size: 12px; fill: #607d8b }
-.address { font-size: 12px; text-anchor: end; font-family: monospace } .head { font-size: 13px; text-anchor: middle; font-weight: bold }
+.address { font-size: 12px; text-anchor: end; font-family: monospace }
+.head { font-size: 13px; text-anchor: middle; font-weight: bold }
 .image { fill: #e3f2fd; stroke: #90caf9 } .memory { fill: #f3e5f5; stroke: #ce93d8 }
 </style>
 <rect width="100%%" height="100%%" fill="white"/>
 <text x="16" y="32" class="title">%s</text>
-<text x="16" y="54" class="small">Guest-physical addresses, upward. Blue: the image, below 4 GiB. Violet: memory that its metadata names. SHA-256 %s</text>
+<text x="16" y="54" class="small">Guest-physical addresses, upward. Blue: the image, below 4 GiB.
+Violet: memory that its metadata names. SHA-256 %s</text>
 %s</svg>
 `, width, legend+36, html.EscapeString(title), r.SHA256[:16]+"…", b.String())
 	return err

@@ -45,7 +45,7 @@ func DescriptorDirs() []string {
 // FindDescriptors reads the descriptors of the directories, in the order in
 // which QEMU's rules prefer them: by file name, a name in an earlier directory
 // masking the same name in a later one, an empty file masking without taking
-// its place. Files that cannot be used are reported in err, joined, beside the
+// its place. Files that cannot be used are reported in err, joined, next to the
 // good ones.
 func FindDescriptors(dirs ...string) (found []Descriptor, err error) {
 	byName := map[string]string{}
@@ -138,7 +138,7 @@ func ParseDescriptor(file string, b []byte) (d Descriptor, use bool, err error) 
 	return d, true, nil
 }
 
-// Fits says whether the descriptor is for the architecture and machine type
+// Fits reports whether the descriptor is for the architecture and machine type
 // (such as x86_64 and q35) and has all of the features.
 func (d Descriptor) Fits(arch, machine string, features ...string) bool {
 	for _, f := range features {

@@ -185,7 +185,8 @@ func TestDescriptors(t *testing.T) {
 	if len(images) != 2 || images[0] != "/user/a" || images[1] != "/system/b" {
 		t.Errorf("found %v", images)
 	}
-	if !found[0].Fits("x86_64", "q35", "amd-sev") || found[0].Fits("x86_64", "q35", "intel-tdx") || found[0].Fits("aarch64", "virt") {
+	if !found[0].Fits("x86_64", "q35", "amd-sev") || found[0].Fits("x86_64", "q35", "intel-tdx") ||
+		found[0].Fits("aarch64", "virt") {
 		t.Error("Fits decides wrongly")
 	}
 }

@@ -93,7 +93,7 @@ func ReadFile(name string) ([]byte, error) { return mapfile.Read(name) }
 // change nor keep. A file that becomes shorter meanwhile is an error.
 func WithFile(name string, use func([]byte) error) error { return mapfile.With(name, use) }
 
-// IsShortened says whether a panic comes from a file of ReadFile that became shorter.
+// IsShortened reports whether a panic comes from a file of ReadFile that became shorter.
 func IsShortened(panicked any) bool { return mapfile.IsChange(panicked) }
 
 // Parse reads an image's GUIDed table. An image without a table parses to one
@@ -194,11 +194,11 @@ func (img *Image) locate(g guid.GUID, part, magic string, header int) ([]byte, e
 	return b, nil
 }
 
-// SEVMetadata returns the sections of "ASEV" metadata in the table's order,
-// which the SNP digest depends on; none when the image has no such metadata.
-func (img *Image) SEVMetadata() ([]Section, error) {
-	const part, header, item = "SEV metadata", 16, 12
-	b, err := img.locate(GUIDSEVMetadata, part, "ASEV", header)
+// metadata returns the items of metadata, each of so many bytes; nil if the image
+// has none. Both kinds begin with a signature, their length, a version and a count.
+func (img *Image) metadata(g guid.GUID, part, magic string, item int) ([]byte, error) {
+	const header = 16
+	b, err := img.locate(g, part, magic, header)
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -207,12 +207,25 @@ func (img *Image) SEVMetadata() ([]Section, error) {
 	if version != 1 {
 		return nil, malformed(part, "version %d, must be 1", version)
 	}
-	if count > maxSections || uint64(length) > uint64(len(b)) || uint64(count)*item+header > uint64(length) {
+	end := header + uint64(count)*uint64(item)
+	if count > maxSections || uint64(length) > uint64(len(b)) || end > uint64(length) {
 		return nil, malformed(part, "%d sections do not fit %d bytes", count, length)
 	}
-	sections := make([]Section, count)
+	return b[header:end], nil
+}
+
+// SEVMetadata returns the sections of "ASEV" metadata in the table's order,
+// which the SNP digest depends on; none when the image has no such metadata.
+func (img *Image) SEVMetadata() ([]Section, error) {
+	const part, item = "SEV metadata", 12
+	items, err := img.metadata(GUIDSEVMetadata, part, "ASEV", item)
+	if err != nil || items == nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	sections := make([]Section, len(items)/item)
 	for i := range sections {
-		s := b[header+i*item:]
+		s := items[i*item:]
 		sections[i] = Section{GPA: le.Uint32(s), Size: le.Uint32(s[4:]), Type: SectionType(le.Uint32(s[8:]))}
 		if uint64(sections[i].GPA)+uint64(sections[i].Size) > 1<<32 {
 			return nil, malformed(part, "section %d leaves the first 4 GiB", i)
@@ -224,22 +237,15 @@ func (img *Image) SEVMetadata() ([]Section, error) {
 // TDXMetadata returns the sections of "TDVF" metadata in the table's order
 // (Intel, TDX Virtual Firmware Design Guide, section 11); none without metadata.
 func (img *Image) TDXMetadata() ([]TDXSection, error) {
-	const part, header, item = "TDX metadata", 16, 32
-	b, err := img.locate(GUIDTDXMetadata, part, "TDVF", header)
-	if b == nil || err != nil {
+	const part, item = "TDX metadata", 32
+	items, err := img.metadata(GUIDTDXMetadata, part, "TDVF", item)
+	if err != nil || items == nil {
 		return nil, err
 	}
 	le := binary.LittleEndian
-	length, version, count := le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint32(b[12:])
-	if version != 1 {
-		return nil, malformed(part, "version %d, must be 1", version)
-	}
-	if count > maxSections || uint64(length) > uint64(len(b)) || uint64(count)*item+header > uint64(length) {
-		return nil, malformed(part, "%d sections do not fit %d bytes", count, length)
-	}
-	sections := make([]TDXSection, count)
+	sections := make([]TDXSection, len(items)/item)
 	for i := range sections {
-		s := b[header+i*item:]
+		s := items[i*item:]
 		t := TDXSection{
 			FileOffset: le.Uint32(s), FileSize: le.Uint32(s[4:]),
 			GPA: le.Uint64(s[8:]), Size: le.Uint64(s[16:]),

@@ -69,8 +69,12 @@ func (img *Image) ResetVector() []byte { return img.Bytes[max(0, len(img.Bytes)-
 
 // Names of GUIDed table entries, as people say.
 var entryNames = map[guid.GUID]string{
-	GUIDResetBlock: "SEV-ES reset block", GUIDHashTable: "kernel hash area", GUIDSecretArea: "launch secret area",
-	GUIDSEVMetadata: "SEV metadata offset", GUIDTDXMetadata: "TDX metadata offset", GUIDIGVMParameters: "IGVM parameter metadata",
+	GUIDResetBlock:     "SEV-ES reset block",
+	GUIDHashTable:      "kernel hash area",
+	GUIDSecretArea:     "launch secret area",
+	GUIDSEVMetadata:    "SEV metadata offset",
+	GUIDTDXMetadata:    "TDX metadata offset",
+	GUIDIGVMParameters: "IGVM parameter metadata",
 }
 
 // Name is what an entry is for, or its GUID.
@@ -82,7 +86,11 @@ func (e Entry) Name() string {
 }
 
 var sectionNames = map[SectionType]string{
-	SectionMemory: "memory", SectionSecrets: "secrets", SectionCPUID: "CPUID", SectionSVSMCAA: "SVSM calling area", SectionKernelHashes: "kernel hashes",
+	SectionMemory:       "memory",
+	SectionSecrets:      "secrets",
+	SectionCPUID:        "CPUID",
+	SectionSVSMCAA:      "SVSM calling area",
+	SectionKernelHashes: "kernel hashes",
 }
 
 func (t SectionType) String() string {
@@ -93,7 +101,9 @@ func (t SectionType) String() string {
 }
 
 // Types of TDX sections (Intel, TDX Virtual Firmware Design Guide, table 11-3).
-var tdxNames = []string{"BFV", "CFV", "TD HOB", "temporary memory", "permanent memory", "payload", "payload parameter"}
+var tdxNames = []string{
+	"BFV", "CFV", "TD HOB", "temporary memory", "permanent memory", "payload", "payload parameter",
+}
 
 // TypeName is what a TDX section is for.
 func (s TDXSection) TypeName() string {

@@ -24,7 +24,7 @@ const (
 
 var pssOptions = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
 
-// CACertificate is a certificate of AMD's own: the ARK or an ASK, with an RSA
+// CACertificate is an AMD certificate: the ARK or an ASK, with an RSA
 // key of 2048 bits (Naples) or 4096 bits.
 type CACertificate struct {
 	Usage     Usage
@@ -53,7 +53,8 @@ func ParseCACertificate(b []byte) (*CACertificate, []byte, error) {
 	case !allZero(b[caOffReserved:caOffExpBits]):
 		return nil, nil, fmt.Errorf("%w: %v: reserved bytes are set", ErrCertificate, c.Usage)
 	case modBits != 2048 && modBits != 4096 || expBits != modBits:
-		return nil, nil, fmt.Errorf("%w: %v: key of %d bits, exponent of %d, must be 2048 or 4096", ErrCertificate, c.Usage, modBits, expBits)
+		return nil, nil, fmt.Errorf("%w: %v: key of %d bits, exponent of %d, must be 2048 or 4096", ErrCertificate,
+			c.Usage, modBits, expBits)
 	}
 	n := int(modBits / 8)
 	if len(b) < caHeaderSize+3*n {
@@ -65,7 +66,8 @@ func ParseCACertificate(b []byte) (*CACertificate, []byte, error) {
 	}
 	c.Key = &rsa.PublicKey{N: leInt(b[caHeaderSize+n : caHeaderSize+2*n]), E: 65537}
 	if c.Key.N.BitLen() != int(modBits) {
-		return nil, nil, fmt.Errorf("%w: %v: modulus has %d bits, not %d", ErrCertificate, c.Usage, c.Key.N.BitLen(), modBits)
+		return nil, nil, fmt.Errorf("%w: %v: modulus has %d bits, not %d", ErrCertificate, c.Usage, c.Key.N.BitLen(),
+			modBits)
 	}
 	c.signed = slices.Clone(b[:caHeaderSize+2*n])
 	c.sig = slices.Clone(b[caHeaderSize+2*n : caHeaderSize+3*n])
@@ -74,7 +76,13 @@ func ParseCACertificate(b []byte) (*CACertificate, []byte, error) {
 
 // NewCACertificate makes a certificate in AMD's format, signed by signer with
 // RSA-PSS. It is for emulated platforms: only AMD can sign a real one.
-func NewCACertificate(rand io.Reader, key *rsa.PublicKey, usage Usage, id, certifier [16]byte, signer *rsa.PrivateKey) (*CACertificate, error) {
+func NewCACertificate(
+	rand io.Reader,
+	key *rsa.PublicKey,
+	usage Usage,
+	id, certifier [16]byte,
+	signer *rsa.PrivateKey,
+) (*CACertificate, error) {
 	n := key.Size()
 	b := make([]byte, caHeaderSize+2*n)
 	le := binary.LittleEndian

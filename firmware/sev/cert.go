@@ -235,7 +235,8 @@ func (c *Certificate) checkECDSA(signer Usage, key *ecdsa.PublicKey) error {
 		return err
 	}
 	if s.algo != AlgoECDSASHA256 && s.algo != AlgoECDSASHA384 {
-		return fmt.Errorf("%w: %v: signature by %v has algorithm %#x, not ECDSA", ErrCertificate, c.Usage, signer, uint32(s.algo))
+		return fmt.Errorf("%w: %v: signature by %v has algorithm %#x, not ECDSA", ErrCertificate, c.Usage, signer,
+			uint32(s.algo))
 	}
 	if !allZero(s.value[2*coordSize:]) {
 		return fmt.Errorf("%w: %v: bytes after the signature by %v are set", ErrCertificate, c.Usage, signer)
@@ -254,7 +255,8 @@ func (c *Certificate) checkRSA(signer Usage, key *rsa.PublicKey) error {
 		return err
 	}
 	if s.algo != AlgoRSASHA256 && s.algo != AlgoRSASHA384 {
-		return fmt.Errorf("%w: %v: signature by %v has algorithm %#x, not RSA", ErrCertificate, c.Usage, signer, uint32(s.algo))
+		return fmt.Errorf("%w: %v: signature by %v has algorithm %#x, not RSA", ErrCertificate, c.Usage, signer,
+			uint32(s.algo))
 	}
 	if err := verifyPSS(key, s.algo.hash(), c.raw[:offSig1], s.value); err != nil {
 		return fmt.Errorf("%w: %v: signature by %v does not verify", ErrCertificate, c.Usage, signer)

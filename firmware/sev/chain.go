@@ -25,7 +25,8 @@ type Chain struct {
 // query-sev-capabilities gives it: PEK, OCA, CEK, 6252 bytes.
 func ParseChain(pdh, chain []byte) (*Chain, error) {
 	if len(chain) != 3*CertificateSize {
-		return nil, fmt.Errorf("%w: chain of %d bytes, must be %d (PEK, OCA, CEK)", ErrCertificate, len(chain), 3*CertificateSize)
+		return nil, fmt.Errorf("%w: chain of %d bytes, must be %d (PEK, OCA, CEK)", ErrCertificate, len(chain),
+			3*CertificateSize)
 	}
 	c := &Chain{}
 	for _, part := range []struct {
@@ -110,7 +111,8 @@ func (c *Chain) Verify(roots []Root) (Root, error) {
 		n    int
 	}{{c.PDH, 1}, {c.PEK, 2}, {c.OCA, 1}, {c.CEK, 1}} {
 		if got := want.cert.signatures(); got != want.n {
-			return Root{}, fmt.Errorf("%w: %v: %d signatures, must be %d", ErrCertificate, want.cert.Usage, got, want.n)
+			return Root{}, fmt.Errorf("%w: %v: %d signatures, must be %d", ErrCertificate, want.cert.Usage, got,
+				want.n)
 		}
 	}
 	if _, err := c.CEK.signatureBy(UsageASK); err != nil {

@@ -110,7 +110,7 @@ var (
 // HashArea is the guest-physical area that a firmware reserves for the hash table.
 type HashArea struct{ Base, Size uint32 }
 
-// Holds says whether the table fits; areas of size 0 mean "not supported".
+// Holds reports whether the table fits; areas of size 0 mean "not supported".
 func (a HashArea) Holds() bool { return a.Base != 0 && a.Size >= HashTableSize }
 
 // MeasurementSize is the length of a launch measurement: the MAC, then the nonce.

@@ -210,7 +210,8 @@ func VerifyIDAuth(block IDBlock, auth []byte, withAuthor bool) (IDKeys, error) {
 	return keys, nil
 }
 
-// HasAuthor says whether an ID authentication structure carries an author key.
+// HasAuthor reports whether an ID authentication structure carries an author key.
 func HasAuthor(auth []byte) bool {
-	return len(auth) == IDAuthSize && !bytes.Equal(auth[authAuthorKey:authAuthorKey+publicKeySize], make([]byte, publicKeySize))
+	return len(auth) == IDAuthSize &&
+		!bytes.Equal(auth[authAuthorKey:authAuthorKey+publicKeySize], make([]byte, publicKeySize))
 }

@@ -83,7 +83,13 @@ func TestIDAuthFlipped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, area := range []struct{ from, to int }{{0, 8}, {0x40, 0x40 + 144}, {0x240, 0x240 + 148}, {0x680, 0x680 + 144}, {0x880, 0x880 + 148}} {
+	for _, area := range []struct{ from, to int }{
+		{0, 8},
+		{0x40, 0x40 + 144},
+		{0x240, 0x240 + 148},
+		{0x680, 0x680 + 144},
+		{0x880, 0x880 + 148},
+	} {
 		for off := area.from; off < area.to; off += 5 {
 			bad := bytes.Clone(auth)
 			bad[off] ^= 1 << (off % 8)

@@ -36,7 +36,7 @@ func (t PageType) String() string {
 	return fmt.Sprintf("type %d", uint8(t))
 }
 
-// Measured says whether a page's contents enter the digest.
+// Measured reports whether a page's contents enter the digest.
 func (t PageType) Measured() bool { return t == PageNormal || t == PageVMSA }
 
 // VMSAAddress is the guest-physical address under which KVM submits every

@@ -80,7 +80,8 @@ func parsePolicyWord(word string) (Policy, error) {
 			return p.bit, nil
 		}
 	}
-	return 0, fmt.Errorf("policy: %w", nearest.Unknown("word", word, append(PolicyNames(), "api=MAJOR.MINOR", "a number")))
+	known := append(PolicyNames(), "api=MAJOR.MINOR", "a number")
+	return 0, fmt.Errorf("policy: %w", nearest.Unknown("word", word, known))
 }
 
 // ErrPolicyReserved means that a policy sets bits without a meaning.
@@ -97,7 +98,7 @@ func (p Policy) Check() error {
 // MinAPI is the oldest firmware API that the policy admits.
 func (p Policy) MinAPI() (major, minor uint8) { return uint8(p >> 16), uint8(p >> 24) }
 
-// Admits says whether firmware of this build may run a guest with the policy.
+// Admits reports whether firmware of this build may run a guest with the policy.
 func (p Policy) Admits(b Build) bool {
 	return b.atLeast(p.MinAPI())
 }
@@ -134,7 +135,7 @@ func (b Build) atLeast(major, minor uint8) bool {
 
 func (b Build) String() string { return fmt.Sprintf("%d.%d build %d", b.Major, b.Minor, b.Build) }
 
-// Covers says whether a policy is at least as strict as another: it forbids all
+// Covers reports whether a policy is at least as strict as another: it forbids all
 // that the other forbids, and asks for firmware as new.
 func (p Policy) Covers(least Policy) bool {
 	const flags = Policy(0xffff)

@@ -87,7 +87,7 @@ func (p SNPPolicy) Check() error {
 	return nil
 }
 
-// Admits says whether firmware of a build is new enough for the policy.
+// Admits reports whether firmware of a build is new enough for the policy.
 func (p SNPPolicy) Admits(b Build) bool {
 	return b.atLeast(uint8(p>>8), uint8(p))
 }
@@ -105,7 +105,7 @@ func (p SNPPolicy) String() string {
 	return fmt.Sprintf("%#x (%s)", uint64(p), strings.Join(words, ","))
 }
 
-// Covers says whether a policy is at least as strict as another: it allows
+// Covers reports whether a policy is at least as strict as another: it allows
 // nothing that the other does not allow, demands all that it demands, and asks
 // for firmware as new.
 func (p SNPPolicy) Covers(least SNPPolicy) bool {

@@ -56,7 +56,9 @@ func TestPolicyRoundTrip(t *testing.T) {
 			t.Errorf("%s parses to %v, %v, want %v", s, got, err, p)
 		}
 	}
-	for _, bad := range []string{"", "0x40", "nodebug", "api=1", "no-debug,,es", "0x100000000", "api=1.51.2", "api=1.5x", "api=256.1"} {
+	for _, bad := range []string{
+		"", "0x40", "nodebug", "api=1", "no-debug,,es", "0x100000000", "api=1.51.2", "api=1.5x", "api=256.1",
+	} {
 		if p, err := sev.ParsePolicy(bad); err == nil {
 			t.Errorf("%q parses to %v", bad, p)
 		}

@@ -58,7 +58,8 @@ func checkedSections(img *ovmf.Image) ([]ovmf.TDXSection, error) {
 			return nil, fmt.Errorf("%w: the TDX metadata names more than %d bytes of memory", ErrFirmware, maxMemory)
 		}
 		if s.Size%PageSize != 0 || s.GPA%PageSize != 0 || uint64(s.FileSize) > s.Size {
-			return nil, fmt.Errorf("%w: section %d (%#x+%#x, %#x in the file) is not made of pages", ErrFirmware, i, s.GPA, s.Size, s.FileSize)
+			return nil, fmt.Errorf("%w: section %d (%#x+%#x, %#x in the file) is not made of pages", ErrFirmware, i,
+				s.GPA, s.Size, s.FileSize)
 		}
 	}
 	return sections, nil

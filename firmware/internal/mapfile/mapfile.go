@@ -15,7 +15,7 @@ import (
 // ErrChanged means that a file became shorter while it was used.
 var ErrChanged = errors.New("the file changed while it was read")
 
-// IsChange says whether a panic comes from a mapped file that became shorter.
+// IsChange reports whether a panic comes from a mapped file that became shorter.
 func IsChange(panicked any) bool {
 	_, fault := panicked.(interface{ Addr() uintptr })
 	return fault

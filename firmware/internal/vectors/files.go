@@ -79,9 +79,9 @@ func top() string {
 func (f file) places(name string) []string {
 	top := top()
 	return []string{
-		filepath.Join(top, ".cache/root", f.Rel),          // unpacked by scripts/setup
-		filepath.Join("/", f.Rel),                         // installed package
-		filepath.Join(top, "../shared/testdata", name),    // may not be distributed
+		filepath.Join(top, ".cache/root", f.Rel),       // unpacked by scripts/setup
+		filepath.Join("/", f.Rel),                      // installed package
+		filepath.Join(top, "../shared/testdata", name), // may not be distributed
 		filepath.Join(top, ".cache/guest", filepath.Base(name)),
 		filepath.Join(top, ".cache", filepath.Base(name)), // by hand
 	}

@@ -33,8 +33,13 @@ func decode(b []byte, what, schema string, to any, got *string) error {
 // CheckName reports a name that cannot be a VM's.
 func CheckName(name string) error {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	if name == "" || len(name) > 63 || strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters+"._-", r) }) || strings.IndexByte(letters, name[0]) < 0 {
-		return fmt.Errorf("name %q: must be 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit", name)
+	if name == "" || len(name) > 63 ||
+		strings.ContainsFunc(name, func(r rune) bool { return !strings.ContainsRune(letters+"._-", r) }) ||
+		strings.IndexByte(letters, name[0]) < 0 {
+		return fmt.Errorf(
+			"name %q: must be 1 to 63 letters, digits, dots, dashes and underscores, beginning with a letter or digit",
+			name,
+		)
 	}
 	return nil
 }
@@ -91,7 +96,7 @@ func ParseMeasurement(b []byte) (*Measurement, error) {
 }
 
 // Claims are hashes of what the host says it loaded. They prove nothing; they
-// help an owner to find out why a measurement is another one.
+// help an owner to find out why a measurement differs.
 type Claims struct {
 	Firmware [32]byte
 	Kernel   *sev.KernelHashes
@@ -108,7 +113,8 @@ type claimsJSON struct {
 func (c Claims) MarshalJSON() ([]byte, error) {
 	j := claimsJSON{Firmware: hex.EncodeToString(c.Firmware[:])}
 	if k := c.Kernel; k != nil {
-		j.Kernel, j.Initrd, j.Cmdline = hex.EncodeToString(k.Kernel[:]), hex.EncodeToString(k.Initrd[:]), hex.EncodeToString(k.Cmdline[:])
+		j.Kernel, j.Initrd = hex.EncodeToString(k.Kernel[:]), hex.EncodeToString(k.Initrd[:])
+		j.Cmdline = hex.EncodeToString(k.Cmdline[:])
 	}
 	return json.Marshal(j)
 }
@@ -133,7 +139,7 @@ func (c *Claims) UnmarshalJSON(b []byte) error {
 	for _, f := range fields {
 		raw, err := hex.DecodeString(f.text)
 		if err != nil || len(raw) != len(f.to) {
-			return fmt.Errorf("claims: %q is no SHA-256 in hex", f.text)
+			return fmt.Errorf("claims: %q is not a SHA-256 in hex", f.text)
 		}
 		copy(f.to, raw)
 	}
@@ -165,9 +171,11 @@ func ParsePacket(b []byte) (*Packet, error) {
 	}
 	switch {
 	case len(p.Header) != packetHeader:
-		return nil, fmt.Errorf("secret packet: %w: header of %d bytes, must be %d", ErrFormat, len(p.Header), packetHeader)
+		return nil, fmt.Errorf("secret packet: %w: header of %d bytes, must be %d", ErrFormat, len(p.Header),
+			packetHeader)
 	case len(p.Secret) == 0 || len(p.Secret)%16 != 0 || len(p.Secret) > maxSecret:
-		return nil, fmt.Errorf("secret packet: %w: secret of %d bytes, must be a multiple of 16 up to %d", ErrFormat, len(p.Secret), maxSecret)
+		return nil, fmt.Errorf("secret packet: %w: secret of %d bytes, must be a multiple of 16 up to %d", ErrFormat,
+			len(p.Secret), maxSecret)
 	}
 	return &p, nil
 }

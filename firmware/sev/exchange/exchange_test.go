@@ -14,7 +14,11 @@ func TestPacketForm(t *testing.T) {
 	if _, err := ParsePacket(good); err != nil {
 		t.Fatal(err)
 	}
-	for _, bad := range []string{"", "{}", "[]", strings.Replace(string(good), "packet/1", "packet/2", 1), strings.Replace(string(good), `"header":"AA`, `"header":"`, 1)} {
+	for _, bad := range []string{
+		"", "{}", "[]",
+		strings.Replace(string(good), "packet/1", "packet/2", 1),
+		strings.Replace(string(good), `"header":"AA`, `"header":"`, 1),
+	} {
 		if _, err := ParsePacket([]byte(bad)); !errors.Is(err, ErrFormat) {
 			t.Errorf("%.60s: %v", bad, err)
 		}
@@ -35,7 +39,10 @@ func TestMeasurementRoundTrip(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for old, bad := range map[string]string{
-		`"vm"`: `"a\nb"`, "measurement/1": "measurement/9", `"firmware-sha256":"01`: `"firmware-sha256":"0`, `"measurement":"AAAA`: `"measurement":"`,
+		`"vm"`:                  `"a\nb"`,
+		"measurement/1":         "measurement/9",
+		`"firmware-sha256":"01`: `"firmware-sha256":"0`,
+		`"measurement":"AAAA`:   `"measurement":"`,
 	} {
 		if _, err := ParseMeasurement([]byte(strings.Replace(string(b), old, bad, 1))); !errors.Is(err, ErrFormat) {
 			t.Errorf("with %s: %v", bad, err)

@@ -66,19 +66,6 @@ func ParseCPU(name string) (Signature, error) {
 // CPUs returns the names of the models, without versions.
 func CPUs() []string { return slices.Sorted(maps.Keys(families)) }
 
-// CPUNames returns every name that ParseCPU takes.
-func CPUNames() []string {
-	names := []string{epycIBPB}
-	for base, f := range families {
-		names = append(names, base)
-		for v := range f.versions {
-			names = append(names, fmt.Sprintf("%s-v%d", base, v+1))
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // NameOf returns a model that has the signature; "" if none is known.
 func (s Signature) NameOf() string {
 	for _, name := range CPUs() {

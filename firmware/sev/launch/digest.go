@@ -119,7 +119,8 @@ func (m *Measurement) addSections(sections []ovmf.Section) error {
 		total += uint64(s.Size)
 	}
 	if total > maxMemory {
-		return fmt.Errorf("%w: the SEV metadata names %d bytes of memory, more than %d", ErrInputs, total, uint64(maxMemory))
+		return fmt.Errorf("%w: the SEV metadata names %d bytes of memory, more than %d", ErrInputs, total,
+			uint64(maxMemory))
 	}
 	var hashes, last bool
 	for _, s := range sections {

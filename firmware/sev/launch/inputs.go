@@ -111,10 +111,11 @@ type Inputs struct {
 
 // Errors about inputs for which no platform gives a digest.
 var (
-	ErrInputs     = errors.New("launch digest")
-	ErrNoReset    = fmt.Errorf("%w: the firmware has no SEV-ES reset block, so it cannot start on a second processor", ErrInputs)
+	ErrInputs  = errors.New("launch digest")
+	ErrNoReset = fmt.Errorf("%w: the firmware has no SEV-ES reset block, so it cannot start on a second processor",
+		ErrInputs)
 	ErrNoMetadata = fmt.Errorf("%w: the firmware has no SEV metadata, so it cannot run under SEV-SNP", ErrInputs)
-	ErrAlignment  = fmt.Errorf("%w: the firmware's size is no multiple of 4096 bytes", ErrInputs)
+	ErrAlignment  = fmt.Errorf("%w: the firmware's size is not a multiple of 4096 bytes", ErrInputs)
 )
 
 func (in *Inputs) check() error {
@@ -164,7 +165,8 @@ func (in *Inputs) registers() (boot, others registers, err error) {
 func (s *SVSM) gpa(f *Layout) (uint64, error) {
 	size := uint64(len(f.Image)) + uint64(len(s.Image.Bytes)) + uint64(s.VarsSize)
 	if s.VarsSize < 0 || size > 1<<32 || size%sev.PageSize != 0 {
-		return 0, fmt.Errorf("%w: firmware, variables and SVSM of %d bytes in all do not fit below 4 GiB in pages", ErrInputs, size)
+		return 0, fmt.Errorf("%w: firmware, variables and SVSM of %d bytes in all do not fit below 4 GiB in pages",
+			ErrInputs, size)
 	}
 	return 1<<32 - size, nil
 }

@@ -110,7 +110,8 @@ func (r registers) page() *[4096]byte {
 	}
 	const limit = 0xffff
 	stack, task, code := uint16(attrData), uint16(attrTSS), uint16(attrCode)
-	cr0, rdx, pat, mxcsr, fcw := uint64(0x10), uint64(r.signature), uint64(resetPAT), uint32(resetMXCSR), uint16(resetFCW)
+	cr0, rdx, pat := uint64(0x10), uint64(r.signature), uint64(resetPAT)
+	mxcsr, fcw := uint32(resetMXCSR), uint16(resetFCW)
 	switch r.vmm {
 	case EC2:
 		stack, task, rdx, mxcsr, fcw = 0x92, 0x83, ec2RDX, 0, 0

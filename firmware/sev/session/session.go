@@ -83,7 +83,8 @@ func New(rand io.Reader, pdh *sev.Certificate, policy sev.Policy) (*Session, err
 		return nil, fmt.Errorf("session: %w", err)
 	}
 	s := &Session{}
-	if s.OwnerCert, err = sev.NewCertificate(&priv.PublicKey, sev.UsagePDH, sev.AlgoECDHSHA256, sev.Build{}); err != nil {
+	s.OwnerCert, err = sev.NewCertificate(&priv.PublicKey, sev.UsagePDH, sev.AlgoECDHSHA256, sev.Build{})
+	if err != nil {
 		return nil, err
 	}
 	own, err := priv.ECDH()
@@ -142,7 +143,7 @@ func (k *Keys) LaunchMAC(b sev.Build, p sev.Policy, digest [32]byte, nonce [16]b
 	return [32]byte(mac(k.TIK[:], []byte{4, b.Major, b.Minor, b.Build}, policyBytes(p), digest[:], nonce[:]))
 }
 
-// Verifies says whether the measurement is of the digest.
+// Verifies reports whether the measurement is of the digest.
 func (k *Keys) Verifies(m sev.Measurement, b sev.Build, p sev.Policy, digest [32]byte) bool {
 	want := k.LaunchMAC(b, p, digest, m.Nonce)
 	return hmac.Equal(want[:], m.MAC[:])

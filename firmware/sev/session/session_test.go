@@ -65,8 +65,10 @@ func TestSessionRoundTrip(t *testing.T) {
 // TestKDF pins the derivation to values of the SEV API's worked example as
 // checked by sevctl: all-zero secret and nonce.
 func TestKDF(t *testing.T) {
-	if got := hex.EncodeToString(session.KDF(make([]byte, 16), "sev-master-secret", make([]byte, 16))); got != "ab4d269fcc62bedb4511d56c386ce706" {
-		t.Errorf("master secret %s", got)
+	const want = "ab4d269fcc62bedb4511d56c386ce706"
+	got := hex.EncodeToString(session.KDF(make([]byte, 16), "sev-master-secret", make([]byte, 16)))
+	if got != want {
+		t.Errorf("master secret %s, want %s", got, want)
 	}
 }
 
@@ -173,7 +175,7 @@ func TestTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(raw)%16 != 0 {
-		t.Errorf("%d bytes are no multiple of 16", len(raw))
+		t.Errorf("%d bytes are not a multiple of 16", len(raw))
 	}
 	got, err := session.ParseTable(append(raw, 1, 2, 3))
 	if err != nil || len(got) != 2 || string(got[0].Data) != "one" || got[1].GUID != b || len(got[1].Data) != 0 {

@@ -65,8 +65,10 @@ func cpuModels(t testing.TB, qemu string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	words := strings.Fields(string(help))
-	return slices.DeleteFunc(launch.CPUNames(), func(n string) bool { return !slices.Contains(words, n) })
+	return slices.DeleteFunc(strings.Fields(string(help)), func(word string) bool {
+		_, err := launch.ParseCPU(word)
+		return err != nil
+	})
 }
 
 // TestPredictionsEqualSubmissions: for random firmware, kernels, vCPUs and models
