@@ -186,7 +186,7 @@ func TestPipesAsFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"start", "pipe.toml"}, {"check", "pipe.toml"}, {"ps", "--config", "pipe.toml"}, {"start", "--all", "."}} {
-		if out := h.fails("", args...); !strings.Contains(out, "is no regular file") {
+		if out := h.fails("", args...); !strings.Contains(out, "not a regular file") {
 			t.Errorf("%v: %s", args, out)
 		}
 	}

@@ -39,15 +39,15 @@ func TestChoice(t *testing.T) {
 		{"7.2", `"any-confidential"`, "", "technology sev-es the first of sev-snp, tdx, sev-es, sev that works here (spec); not sev-snp: launch a guest of technology sev-snp: QEMU 7.2"},
 		{"7.2", `["sev-snp", "tdx"]`, "", "none of the technologies works: sev-snp: launch a guest"},
 		{"11.1", `"any-confidential"`, `technologies = ["sev-es", "sev"]`, "technology sev-es the first of sev-snp, tdx, sev-es, sev that works here (spec); not sev-snp: confidential.technology: sev-snp, but the image demands technologies = sev-es, sev ("},
-		{"11.1", `"sev-snp"`, `technologies = ["tdx"]`, "vm.toml: confidential.technology: sev-snp, but the image demands technologies = tdx ("},
-		{"11.1", `"sev-snp"`, `firmware = "bios"`, "vm.toml: firmware: uefi, but the image demands firmware = bios ("},
+		{"11.1", `"sev-snp"`, `technologies = ["tdx"]`, "vm.toml:11:1: confidential.technology: sev-snp, but the image demands technologies = tdx ("},
+		{"11.1", `"sev-snp"`, `firmware = "bios"`, "vm.toml:6:2: firmware: uefi, but the image demands firmware = bios ("},
 		{"11.1", `"sev-snp"`, "[policy]\nsev-snp = [\"smt\", \"abi=1.55\"]", "confidential.policy: 0x30000 (smt), but the image demands policy.sev-snp = 0x30137"},
 		{"11.1", `"sev-snp"`, "[policy]\nsev-snp = [\"smt\"]", "technology sev-snp spec"},
 		{"11.1", `"sev-es"`, "[policy]\nsev-es = [\"no-debug\", \"no-send\"]", "but the image demands policy.sev-es"},
 		{"11.1", `"sev-snp"`, `technologes = ["tdx"]`, "disk.raw.vmlatch.toml:1:1: technologes: unknown key"},
 		{"11.1", `"sev-snp"`, `technologies = ["sgx"]`, `technologies: "sgx": must be one of`},
 		{"11.1", `[]`, "", "is an empty list"},
-		{"11.1", `["sev", "sev"]`, "", "stands there twice"},
+		{"11.1", `["sev", "sev"]`, "", "is listed twice"},
 		{"11.1", `["sev-snp", "none"]`, "", "\"none\" stands alone"},
 		{"11.1", `["any-confidential", "sev"]`, "", "stands alone"},
 		{"11.1", `["sev", 1]`, "", "must be a name or a list of names"},
@@ -153,7 +153,7 @@ func TestCheckCommand(t *testing.T) {
 	if code != 2 || !r.Refused || r.Checks[0].ID != "files-readable" || len(r.Checks) < 10 {
 		t.Errorf("a missing ID block: code %d, %+v", code, r)
 	}
-	if out := h.fails("", "check", "--emulate"); !strings.Contains(out, "name its FILE") {
+	if out := h.fails("", "check", "--emulate"); !strings.Contains(out, "need a FILE") {
 		t.Errorf("check --emulate: %s", out)
 	}
 	out := h.run("vmlatch", "check", "--emulate", "vm.toml")

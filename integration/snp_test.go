@@ -169,12 +169,12 @@ func TestIGVMPredicted(t *testing.T) {
 		{"measure --technology sev-snp --firmware odd.igvm", "which KVM has at"},
 		{"measure --technology sev-snp --firmware short.igvm", "malformed IGVM file"},
 		{"firmware short.igvm", "malformed IGVM file"},
-		{"firmware diff guest.igvm odd.igvm", "are not compared"},
+		{"firmware diff guest.igvm odd.igvm", "cannot be compared"},
 		{"measure --technology sev --firmware OVMF.amdsev.fd --svsm vmlinuz", "an SVSM needs"},
 		{"explain --technology sev --firmware OVMF.amdsev.fd --other-firmware nothing --digest " + digest[:64], "no such file"},
 		{"idblock make x --digest " + digest + " --id-key k --policy debug", "lets the host read"},
 		{"idblock make x --digest " + digest + " --id-key k --policy 0", "bit 17 must be set"},
-		{"idblock make x --digest " + digest + " --id-key k --svn 4294967296", "has 32 bits"},
+		{"idblock make x --digest " + digest + " --id-key k --svn 4294967296", "32 bits"},
 	} {
 		out, err := h.command("latchkey", strings.Fields(c.args)...).CombinedOutput()
 		var exit *exec.ExitError
