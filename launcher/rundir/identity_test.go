@@ -156,10 +156,12 @@ func TestWaitEnd(t *testing.T) {
 	if err := d.WaitEnd(ctx, &rundir.Entry{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a living VM: %v, want DeadlineExceeded", err)
 	}
-	time.AfterFunc(20*time.Millisecond, func() { end(cmd) })
+	gone := make(chan struct{})
+	time.AfterFunc(20*time.Millisecond, func() { end(cmd); close(gone) })
 	if err := d.WaitEnd(t.Context(), &rundir.Entry{Record: &rundir.Record{PID: 1}}); err != nil {
 		t.Errorf("with a wrong hint: %v", err)
 	}
+	<-gone
 	if s := status(t, r, "a"); s != rundir.Ended {
 		t.Errorf("status %s, want ended", s)
 	}

@@ -86,17 +86,17 @@ type Root struct {
 
 // Dir is one VM's directories, and which VM of the name it is about. The process that
 // created or opened it also has its locks. It is for one goroutine at a time, but for
-// Close, which may come while another one waits.
+// Unlock and Close, which may come while another one waits for the VM's end.
 type Dir struct {
 	Name  string
 	Run   string
 	State string
 
-	root   Root
-	vm     *os.File // locked, in the process that created it
-	launch *os.File // locked, in the process that created or opened it
+	root Root
 
-	mu     sync.Mutex // guards the rest
+	mu     sync.Mutex // for Close, Unlock and what may be waiting meanwhile
+	vm     *os.File   // locked, in the process that created it
+	launch *os.File   // locked, in the process that created or opened it
 	id     *lockFile  // of the VM; see pin
 	closed bool
 }
@@ -218,9 +218,16 @@ func (d *Dir) VMLockFile() *os.File { return d.vm }
 
 // DropVMLock closes this process's copy of vm.lock, once QEMU has its own.
 func (d *Dir) DropVMLock() {
-	if d.vm != nil {
-		_ = d.vm.Close()
-		d.vm = nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	letGo(&d.vm)
+}
+
+// letGo closes a lock's file, if it is open.
+func letGo(f **os.File) {
+	if *f != nil {
+		_ = (*f).Close()
+		*f = nil
 	}
 }
 
@@ -228,11 +235,10 @@ func (d *Dir) DropVMLock() {
 // about the same VM, whatever uses its name by then: Kill, WaitEnd, OpenProcess, Holders
 // and Same go on.
 func (d *Dir) Unlock() {
-	d.DropVMLock()
-	if d.launch != nil {
-		_ = d.launch.Close()
-		d.launch = nil
-	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	letGo(&d.vm)
+	letGo(&d.launch)
 }
 
 // Close lets go of the locks, and of the VM: what asks for its processes is

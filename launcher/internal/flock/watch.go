@@ -17,7 +17,7 @@ import (
 // give this user no more watches.
 const (
 	firstDelay = 200 * time.Microsecond
-	lastDelay  = 32 * time.Millisecond
+	lastDelay  = 10 * time.Millisecond
 	brief      = 500 * time.Millisecond
 	longest    = time.Second
 	blindly    = 50 * time.Millisecond
