@@ -40,6 +40,10 @@ func TestSectionsRefused(t *testing.T) {
 	if _, err := Predict(img, PageByPage); err != nil {
 		t.Errorf("a section that its data fills: %v, want an MRTD", err)
 	}
+	img = parse(t, ovmftest.Image(ovmftest.TDXMetadata(ovmf.TDXSection{Size: maxMemory})))
+	if _, err := Predict(img, PageByPage); err != nil {
+		t.Errorf("as much memory as is allowed: %v, want an MRTD", err)
+	}
 	// Metadata that points outside is told as what it mostly is.
 	img = parse(t, ovmftest.Image(ovmftest.TDXMetadata(
 		ovmf.TDXSection{FileOffset: 1 << 20, FileSize: page, Size: page})))

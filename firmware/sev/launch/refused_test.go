@@ -187,6 +187,36 @@ func TestSVSM(t *testing.T) {
 	}
 }
 
+// TestLayoutRefused: metadata that is malformed, in firmware and in a module.
+func TestLayoutRefused(t *testing.T) {
+	for name, o := range map[string]ovmftest.Option{
+		"SEV metadata": ovmftest.Entry(ovmf.GUIDSEVMetadata, 1),
+		"reset block":  ovmftest.Entry(ovmf.GUIDResetBlock, 1),
+		"hash area":    ovmftest.Entry(ovmf.GUIDHashTable, 1),
+	} {
+		img, err := ovmf.Parse(ovmftest.Image(o))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l, err := LayoutOf(img); !errors.Is(err, ovmf.ErrFormat) {
+			t.Errorf("%s: %+v, %v, want ErrFormat", name, l, err)
+		}
+	}
+	img, err := ovmf.Parse(ovmftest.Image(
+		ovmftest.Entry(guidSVSMInfo, 0, 0, 0, 0), ovmftest.Entry(ovmf.GUIDSEVMetadata, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := Inputs{Technology: SNP, Firmware: layoutOf(t, ovmftest.AmdSev()), VCPUs: 1, SVSM: &SVSM{Image: img}}
+	if d, err := Digest(in); !errors.Is(err, ovmf.ErrFormat) {
+		t.Errorf("a module with malformed metadata: %x, %v, want ErrFormat", d, err)
+	}
+	in.SVSM.VarsSize = 1
+	if p, err := RegisterPage(in, 0); !errors.Is(err, ErrInputs) {
+		t.Errorf("a module that does not lie on a page: %d bytes, %v, want ErrInputs", len(p), err)
+	}
+}
+
 // TestKernelTable: SEV measures the table of hashes behind the image.
 func TestKernelTable(t *testing.T) {
 	in := Inputs{Technology: SEV, Firmware: layoutOf(t, ovmftest.AmdSev()), Kernel: testKernel}
