@@ -14,14 +14,24 @@ import (
 // platform (QEMU, target/i386/sev.c and kvm/tdx.c add migration blockers for the
 // same reason; nova refuses both in its API).
 var forbidden = map[string]string{
-	"migrate": "migrate", "migrate-incoming": "migrate", "migrate-recover": "migrate", "migrate-start-postcopy": "migrate", "xen-save-devices-state": "migrate",
-	"snapshot-save": "suspend to disk", "snapshot-load": "suspend to disk", "savevm": "suspend to disk", "loadvm": "suspend to disk",
+	"migrate":                "migrate",
+	"migrate-incoming":       "migrate",
+	"migrate-recover":        "migrate",
+	"migrate-start-postcopy": "migrate",
+	"xen-save-devices-state": "migrate",
+
+	"snapshot-save": "suspend to disk",
+	"snapshot-load": "suspend to disk",
+	"savevm":        "suspend to disk",
+	"loadvm":        "suspend to disk",
+
 	"dump-guest-memory": "dump",
 }
 
-// CheckCommand refuses a QMP command that makes no sense for the machine's technology, or that would let its guest run past a closed latch, also where it is
-// wrapped into human-monitor-command. Who has the monitor has the VM: it guards
-// against slips.
+// CheckCommand refuses a QMP command that makes no sense for the machine's technology,
+// or that would let its guest run past a closed latch, also where it is wrapped into
+// human-monitor-command. It guards against slips: a user of the monitor controls the
+// VM anyway.
 func (m *Machine) CheckCommand(command string, args json.RawMessage) error {
 	const human = "human-monitor-command"
 	words := []string{command}

@@ -13,7 +13,8 @@ const logged = `{"QMP": {"version": {}}}` + "\r\n" +
 	`{"return": {}, "id": 1}` + "\r\n" +
 	`{"timestamp": {"seconds": 1764150000, "microseconds": 5}, "event": "RESUME"}` + "\r\n" +
 	"not JSON\n" +
-	`{"timestamp": {"seconds": 1764150001, "microseconds": 0}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}` + "\r\n"
+	`{"timestamp": {"seconds": 1764150001, "microseconds": 0}, "event": "SHUTDOWN", ` +
+	`"data": {"guest": true, "reason": "guest-shutdown"}}` + "\r\n"
 
 // collect gives a log to an EventWriter in pieces.
 func collect(pieces ...string) (events []Event, err error) {
@@ -40,7 +41,8 @@ func TestEventWriter(t *testing.T) {
 			t.Fatalf("cut at %d: %+v, %v", cut, got, err)
 		}
 		for i := range got {
-			if !got[i].Time.Equal(want[i].Time) || got[i].Name != want[i].Name || !bytes.Equal(got[i].Data, want[i].Data) {
+			if !got[i].Time.Equal(want[i].Time) || got[i].Name != want[i].Name ||
+				!bytes.Equal(got[i].Data, want[i].Data) {
 				t.Errorf("cut at %d: %+v, want %+v", cut, got[i], want[i])
 			}
 		}

@@ -161,7 +161,11 @@ func playPlatform(q *qmptest.QEMU, o *plan.Options) {
 }
 
 func testPacket() *exchange.Packet {
-	return &exchange.Packet{Schema: exchange.PacketSchema, Header: make([]byte, 52), Secret: bytes.Repeat([]byte("sixteen bytes of"), 2)}
+	return &exchange.Packet{
+		Schema: exchange.PacketSchema,
+		Header: make([]byte, 52),
+		Secret: bytes.Repeat([]byte("sixteen bytes of"), 2),
+	}
 }
 
 // playOwner is an owner's command.

@@ -109,7 +109,8 @@ func TestHelperDies(t *testing.T) {
 	}
 	h.nothingLeft("after the helper's death")
 	p.Helpers[0].Argv[0] = "/nonexistent/helper"
-	if _, err := p.Start(t.Context(), StartOptions{}); err == nil || !strings.Contains(err.Error(), "helper test: exec") {
+	if _, err := p.Start(t.Context(), StartOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "helper test: exec") {
 		t.Errorf("a missing program: %v", err)
 	}
 	h.nothingLeft("without the helper's program")

@@ -59,7 +59,8 @@ func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
 func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 	step(ctx, "inject")
 	if !m.tech.Measurable {
-		return m.failed(fault.Failure, fmt.Errorf("%w: technology %s takes no launch secret", ErrNotMeasurable, m.tech.Name))
+		return m.failed(fault.Failure,
+			fmt.Errorf("%w: technology %s takes no launch secret", ErrNotMeasurable, m.tech.Name))
 	}
 	if m.State() == Paused {
 		if _, err := m.Measure(ctx); err != nil {

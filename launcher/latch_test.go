@@ -120,7 +120,8 @@ func TestTransitions(t *testing.T) {
 				continue
 			}
 			e := fault.As(err)
-			if e == nil || e.Kind != fault.State || !strings.Contains(err.Error(), string(to)) || from != to && !strings.Contains(err.Error(), string(from)) {
+			if e == nil || e.Kind != fault.State || !strings.Contains(err.Error(), string(to)) ||
+				from != to && !strings.Contains(err.Error(), string(from)) {
 				t.Errorf("%s to %s: error %#v, want one of kind State that names both", from, to, err)
 			}
 		}
@@ -132,14 +133,20 @@ func TestLatch(t *testing.T) {
 	for _, until := range []string{"secret", "id-block", "nothing", "none"} {
 		for _, state := range []State{Paused, Measured, Provisioned} {
 			for _, open := range []bool{false, true} {
-				m := played(t, "sev", state, func(r *rundir.Record) { r.Latch = rundir.Latch{Until: until, Open: open} })
+				m := played(
+					t,
+					"sev",
+					state,
+					func(r *rundir.Record) { r.Latch = rundir.Latch{Until: until, Open: open} },
+				)
 				err := m.Release(t.Context())
 				if open != (err == nil) || open != m.q.Running() || !open && asked(m.q, "cont") {
 					t.Errorf("until %s, %s, open %t: %v, the guest runs %t", until, state, open, err, m.q.Running())
 				}
 				if !open {
 					if !errors.Is(err, ErrLatchClosed) || fault.As(err).Kind != fault.Refused || m.State() != state {
-						t.Errorf("until %s: error %v, state %s, want a closed latch and %s", until, err, m.State(), state)
+						t.Errorf("until %s: error %v, state %s, want a closed latch and %s", until, err, m.State(),
+							state)
 					}
 					continue
 				}
@@ -169,7 +176,8 @@ func TestMeasure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(got.Measurement, testMeasurement()) || got.Name != "vm" || got.Policy != 3 || got.Firmware.Minor != 55 {
+		if !bytes.Equal(got.Measurement, testMeasurement()) || got.Name != "vm" || got.Policy != 3 ||
+			got.Firmware.Minor != 55 {
 			t.Errorf("measurement %+v", got)
 		}
 	}
@@ -184,7 +192,8 @@ func TestMeasure(t *testing.T) {
 		if _, err := m.Measure(t.Context()); !errors.Is(err, ErrNotMeasurable) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want ErrNotMeasurable with %q", technology, err, want)
 		}
-		if err := m.Inject(t.Context(), testPacket()); !errors.Is(err, ErrNotMeasurable) || asked(m.q, "sev-inject-launch-secret") {
+		if err := m.Inject(t.Context(), testPacket()); !errors.Is(err, ErrNotMeasurable) ||
+			asked(m.q, "sev-inject-launch-secret") {
 			t.Errorf("%s: a packet: %v", technology, err)
 		}
 	}
@@ -229,7 +238,8 @@ func TestInject(t *testing.T) {
 		if err := m.Inject(t.Context(), testPacket()); err != nil {
 			t.Fatalf("%s: %v", state, err)
 		}
-		if rec := m.recorded(t); rec.State != "provisioned" || !rec.SEV.Secret || !rec.Latch.Open || !rec.Latch.Verified {
+		if rec := m.recorded(t); rec.State != "provisioned" || !rec.SEV.Secret || !rec.Latch.Open ||
+			!rec.Latch.Verified {
 			t.Errorf("%s: recorded %+v, %+v", state, rec, rec.SEV)
 		}
 		if asked(m.q, "query-sev-launch-measure") != (state == Paused) {
@@ -256,11 +266,13 @@ func TestInjectRefused(t *testing.T) {
 		return nil, errors.New("SEV: failed to inject secret ret=-5 fw_error=11 'Bad measurement'")
 	})
 	err := m.Inject(t.Context(), testPacket())
-	if e := fault.As(err); e == nil || e.Kind != fault.QEMU || !strings.Contains(err.Error(), "vm: the platform refused the secret: ") {
+	if e := fault.As(err); e == nil || e.Kind != fault.QEMU ||
+		!strings.Contains(err.Error(), "vm: the platform refused the secret: ") {
 		t.Errorf("error %v", err)
 	}
 	rec := m.recorded(t)
-	if m.State() != Measured || rec.State != "measured" || rec.SEV.Secret || rec.Latch.Open || m.Record().Latch.Open || m.Record().SEV.Secret {
+	if m.State() != Measured || rec.State != "measured" || rec.SEV.Secret || rec.Latch.Open || m.Record().Latch.Open ||
+		m.Record().SEV.Secret {
 		t.Errorf("recorded %+v, %+v, want no secret and a closed latch", rec, rec.SEV)
 	}
 	if err := m.Release(t.Context()); !errors.Is(err, ErrLatchClosed) {
@@ -298,7 +310,8 @@ func TestFullDisk(t *testing.T) {
 	m.q.On("cont", func(json.RawMessage) (any, error) {
 		return struct{}{}, os.Remove(m.dir.Path(".record.json.new"))
 	})
-	if err := m.Release(t.Context()); err == nil || !strings.Contains(err.Error(), "it is running now, but its record is not") {
+	if err := m.Release(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "it is running now, but its record is not") {
 		t.Errorf("record lost after the release: %v", err)
 	}
 }
@@ -353,7 +366,10 @@ func TestSettleRelease(t *testing.T) {
 	for _, runs := range []bool{true, false} {
 		m := played(t, "sev", Provisioned, func(r *rundir.Record) { r.Latch.Open = true })
 		if runs {
-			m.q.On("query-status", func(json.RawMessage) (any, error) { return map[string]any{"running": true, "status": "running"}, nil })
+			m.q.On(
+				"query-status",
+				func(json.RawMessage) (any, error) { return map[string]any{"running": true, "status": "running"}, nil },
+			)
 		}
 		next := m.Record()
 		next.State = string(Running)
@@ -377,7 +393,8 @@ func TestAttach(t *testing.T) {
 	m := played(t, "sev", Paused, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := Attach(ctx, m.root, "vm"); err == nil || !errors.Is(err, rundir.ErrBusy) && !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Attach(ctx, m.root, "vm"); err == nil ||
+		!errors.Is(err, rundir.ErrBusy) && !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while another command works on it: %v", err)
 	}
 	if _, err := Attach(t.Context(), m.root, "other"); !errors.Is(err, rundir.ErrNotFound) {

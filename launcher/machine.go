@@ -30,7 +30,7 @@ const commandTimeout = 30 * time.Second
 // quickTimeout bounds commands to a QEMU that may be stuck, where there is another way.
 const quickTimeout = 2 * time.Second
 
-// lockWait is how long a command waits for another one on the same VM.
+// lockWait is how long a command waits while another works on the same VM.
 const lockWait = 5 * time.Second
 
 // Attach takes control of a running VM. Other commands on it wait meanwhile; so does
@@ -67,7 +67,8 @@ func (m *Machine) settleRelease(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if status, err := (qmp.QueryStatus{}).Execute(ctx, conn); err == nil && status.Running && m.dir.CommitRecord() == nil {
+	if status, err := (qmp.QueryStatus{}).Execute(ctx, conn); err == nil && status.Running &&
+		m.dir.CommitRecord() == nil {
 		m.rec = staged
 	}
 }

@@ -124,7 +124,8 @@ func TestChoiceOfHost(t *testing.T) {
 			t.Errorf("%s: %+v", why, p.Choices[0])
 		}
 	}
-	any, err := ParseSpec([]byte(strings.Replace(text, `["sev-snp", "sev-es"]`, `["sev-snp", "sev-es", "sev"]`, 1)), "vm.toml", "/")
+	any, err := ParseSpec([]byte(strings.Replace(text, `["sev-snp", "sev-es"]`, `["sev-snp", "sev-es", "sev"]`, 1)),
+		"vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,9 @@ func TestChoiceOfHost(t *testing.T) {
 		t.Errorf("without a slot: %+v, %v", p, err)
 	}
 	// Its own fault: an ID block of another policy.
-	bad, err := ParseSpec([]byte(strings.Replace(text, "technology", "id-block = \"b\"\nid-auth = \"a\"\ntechnology", 1)), "vm.toml", "/")
+	bad, err := ParseSpec(
+		[]byte(strings.Replace(text, "technology", "id-block = \"b\"\nid-auth = \"a\"\ntechnology", 1)), "vm.toml",
+		"/")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,8 @@ func TestLaunch(t *testing.T) {
 	}
 	h.end(m)
 	rec := m.Record()
-	if m.State() != Running || !rec.Latch.Open || !rec.Latch.Verified || !rec.SEV.Secret || rec.Released == nil || !rec.Settled {
+	if m.State() != Running || !rec.Latch.Open || !rec.Latch.Verified || !rec.SEV.Secret || rec.Released == nil ||
+		!rec.Settled {
 		t.Errorf("state %s, record %+v, want a running VM with a verified, open latch", m.State(), rec)
 	}
 	if !bytes.Equal(rec.SEV.Measurement, testMeasurement()) || rec.SEV.Build.Minor != 55 || rec.PID == 0 {
@@ -170,7 +171,8 @@ func TestSilentQEMU(t *testing.T) {
 func TestStartRefused(t *testing.T) {
 	h := newMachineTest(t)
 	p := h.plan(sevGuest)
-	if err := p.CanFinish(false); fault.As(err) == nil || !strings.Contains(err.Error(), "no command that asks the owner") {
+	if err := p.CanFinish(false); fault.As(err) == nil ||
+		!strings.Contains(err.Error(), "no command that asks the owner") {
 		t.Errorf("a launch that cannot be finished: %v", err)
 	}
 	if m, err := p.Launch(t.Context(), StartOptions{}); err == nil {
@@ -186,7 +188,8 @@ func TestStartRefused(t *testing.T) {
 	}
 	h.nothingLeft("refused")
 	m := h.start(plainGuest, StartOptions{})
-	if _, err := h.plan(plainGuest).Start(t.Context(), StartOptions{}); fault.As(err) == nil || fault.As(err).Kind != fault.NameTaken {
+	if _, err := h.plan(plainGuest).Start(t.Context(), StartOptions{}); fault.As(err) == nil ||
+		fault.As(err).Kind != fault.NameTaken {
 		t.Errorf("a second VM of the name: %v", err)
 	}
 	if err := h.plan(plainGuest).Replaceable(); err != nil {
@@ -224,13 +227,19 @@ func TestSlotWait(t *testing.T) {
 	h.faults()
 	p := h.plan(sevGuest)
 	p.Slot.Size = 0
-	if _, err := p.startOnce(t.Context(), StartOptions{}); err == nil || !strings.Contains(err.Error(), "no free encryption slot") {
+	if _, err := p.startOnce(t.Context(), StartOptions{}); err == nil ||
+		!strings.Contains(err.Error(), "no free encryption slot") {
 		t.Errorf("a slot of none: %v", err)
 	}
 	h.nothingLeft("over the limit")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err = retrying(ctx, "vm", StartOptions{SlotWait: time.Hour}, func() (*Machine, error) { return p.startOnce(ctx, StartOptions{}) })
+	_, err = retrying(
+		ctx,
+		"vm",
+		StartOptions{SlotWait: time.Hour},
+		func() (*Machine, error) { return p.startOnce(ctx, StartOptions{}) },
+	)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("interrupted while it waits: %v", err)
 	}

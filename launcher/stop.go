@@ -105,7 +105,11 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 			return false, ctx.Err()
 		}
 	}
-	return false, kill(ctx, m.dir, m.rec.PID) // the record already says that it was meant to end, and may be changed by others now
+	return false, kill(
+		ctx,
+		m.dir,
+		m.rec.PID,
+	) // the record already says that it was meant to end, and may be changed by others now
 }
 
 // powerdown asks for the end; QEMU that does not answer soon will not.

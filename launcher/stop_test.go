@@ -40,7 +40,8 @@ func TestStop(t *testing.T) {
 			if err != nil || graceful != c.want {
 				t.Errorf("graceful %t, %v, want %t", graceful, err, c.want)
 			}
-			if exit, err := m.Wait(t.Context()); err != nil || exit.Reason != c.exit || exit.Clean() != (c.exit == ReasonPoweredOff) {
+			if exit, err := m.Wait(t.Context()); err != nil || exit.Reason != c.exit ||
+				exit.Clean() != (c.exit == ReasonPoweredOff) {
 				t.Errorf("exit %+v, %v, want %s", exit, err, c.exit)
 			}
 			if e, err := h.root.Peek("vm"); err != nil || e.Record.State != string(Stopping) {
@@ -117,7 +118,8 @@ func TestWait(t *testing.T) {
 func TestTraceOfQMP(t *testing.T) {
 	h := newMachineTest(t)
 	var log strings.Builder
-	m, err := h.plan(sevGuest+owner("agrees")).Launch(WithTrace(t.Context(), Trace{QMP: textLogger(&log)}), StartOptions{})
+	m, err := h.plan(sevGuest+owner("agrees")).
+		Launch(WithTrace(t.Context(), Trace{QMP: textLogger(&log)}), StartOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

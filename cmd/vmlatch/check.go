@@ -18,7 +18,10 @@ import (
 
 func newCheck(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "check", Usage: "check this host, or a VM on it, before it is started", ArgsUsage: "[FILE]", Category: catHost,
+		Name:      "check",
+		Usage:     "check this host, or a VM on it, before it is started",
+		ArgsUsage: "[FILE]",
+		Category:  catHost,
 		Description: `With FILE: every check of the VM, on this host, that a start would make. Without:
 which technologies this host can run, and what is missing for the others.
 
@@ -31,10 +34,16 @@ Examples:
    vmlatch check
    vmlatch check examples/snp/guest.toml
    vmlatch check --emulate --json examples/sev/guest.toml`,
-		Flags: hostFlags(jsonFlag(), emulateFlag(),
+		Flags: hostFlags(
+			jsonFlag(),
+			emulateFlag(),
 			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also checks that do not apply to this VM"},
-			&urfave.StringFlag{Name: "root", Usage: "look at the host whose record is in `DIR` (vmlatch host --record)"},
-			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"}),
+			&urfave.StringFlag{
+				Name:  "root",
+				Usage: "look at the host whose record is in `DIR` (vmlatch host --record)",
+			},
+			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
+		),
 		Action: func(c *urfave.Context) error {
 			if c.NArg() == 0 {
 				if c.Bool("emulate") || c.IsSet("name") || c.Bool("all") {
@@ -115,7 +124,8 @@ func printChecks(s *cli.IO, rep checkReport) error {
 	for _, ch := range rep.Choices {
 		switch ch.What {
 		case "technology":
-			fmt.Fprintf(s.Out, "# %s: %s, %s%s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From), label(rep.Emulated))
+			fmt.Fprintf(s.Out, "# %s: %s, %s%s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From),
+				label(rep.Emulated))
 		case "qemu":
 			fmt.Fprintf(s.Out, "# %s: %s, %s\n", ch.What, cli.Escape(ch.Value), cli.Escape(ch.From))
 		}
@@ -143,10 +153,12 @@ func printChecks(s *cli.IO, rep checkReport) error {
 	}
 	for _, r := range rep.Checks {
 		if r.Verdict == tee.Failed {
-			fmt.Fprintf(s.Out, "\n%s: %s\n  fix: %s\n  source: %s\n", r.ID, cli.Escape(r.Cause), cli.Escape(r.Fix), r.Source)
+			fmt.Fprintf(s.Out, "\n%s: %s\n  fix: %s\n  source: %s\n", r.ID, cli.Escape(r.Cause), cli.Escape(r.Fix),
+				r.Source)
 		}
 	}
-	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %d warnings, %d unknown", counts[tee.OK], refused, counts[tee.Failed]-refused, counts[tee.Unknown])
+	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %d warnings, %d unknown", counts[tee.OK], refused,
+		counts[tee.Failed]-refused, counts[tee.Unknown])
 	if n := counts[tee.NotApplicable]; n > 0 {
 		fmt.Fprintf(s.Out, ", %d not applicable", n)
 	}
@@ -168,7 +180,14 @@ func checkHost(c *urfave.Context, s *cli.IO) error {
 		usable = usable || t.Usable == host.Yes
 	}
 	if c.Bool("json") {
-		err = s.JSON(map[string]any{"schema": "vmlatch.check-host/1", "kvm": rep.KVM, "technologies": rep.Technologies, "usable": usable})
+		err = s.JSON(
+			map[string]any{
+				"schema":       "vmlatch.check-host/1",
+				"kvm":          rep.KVM,
+				"technologies": rep.Technologies,
+				"usable":       usable,
+			},
+		)
 	} else {
 		err = printTechnologies(s, rep)
 	}

@@ -26,9 +26,13 @@ var errDetached = errors.New("detached")
 
 func newConsole(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "console", Usage: "attach to a VM's serial console", ArgsUsage: "NAME", Category: catLook, BashComplete: completeAlive,
+		Name:         "console",
+		Usage:        "attach to a VM's serial console",
+		ArgsUsage:    "NAME",
+		Category:     catLook,
+		BashComplete: completeAlive,
 		Description: `Ctrl-] detaches; the VM goes on. One client can be attached at a time. Where standard
-output is no terminal, control characters of the guest are escaped.
+output is not a terminal, control characters of the guest are escaped.
 
 A serial line does not carry the size of a window. "resize" (of xterm), run in the
 guest, asks this terminal for it. With --resize the command that sets it is typed for
@@ -38,7 +42,8 @@ Examples:
 
    vmlatch console guest
    vmlatch console --resize guest`,
-		Flags: hostFlags(&urfave.BoolFlag{Name: "resize", Usage: `type "stty rows … cols …" when the window's size changes`}),
+		Flags: hostFlags(
+			&urfave.BoolFlag{Name: "resize", Usage: `type "stty rows … cols …" when the window's size changes`}),
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "NAME")
 			if err != nil {
@@ -77,7 +82,7 @@ Examples:
 	}
 }
 
-// attachedConsole is a console that nobody else can attach to meanwhile.
+// attachedConsole is a console to which no other client can attach meanwhile.
 type attachedConsole struct {
 	net.Conn
 	lock *os.File
@@ -97,7 +102,8 @@ func openConsole(root rundir.Root, name string) (*attachedConsole, error) {
 	}
 	lock, err := d.LockConsole()
 	if errors.Is(err, rundir.ErrBusy) {
-		return nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: another client is attached to its console", name), `"vmlatch logs --follow NAME" only looks`)
+		return nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: another client is attached to its console", name),
+			`"vmlatch logs --follow NAME" only looks`)
 	}
 	if err != nil {
 		return nil, err
@@ -221,7 +227,12 @@ func typeSizes(keys io.Writer, terminal *os.File) (stop func()) {
 		defer close(done)
 		for range changed {
 			if cols, rows, err := term.GetSize(int(terminal.Fd())); err == nil && rows > 0 && cols > 0 {
-				_, _ = fmt.Fprintf(keys, " stty rows %d cols %d\r", rows, cols) // the space keeps it out of the shell's history
+				_, _ = fmt.Fprintf(
+					keys,
+					" stty rows %d cols %d\r",
+					rows,
+					cols,
+				) // the space keeps it out of the shell's history
 			}
 		}
 	}()

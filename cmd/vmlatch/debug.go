@@ -57,7 +57,8 @@ type tracer struct {
 func (t *tracer) line(what, text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	fmt.Fprintf(t.w, "debug: %8.1f ms  %s %s\n", float64(time.Since(t.start).Microseconds())/1000, what, cli.Escape(text))
+	fmt.Fprintf(t.w, "debug: %8.1f ms  %s %s\n", float64(time.Since(t.start).Microseconds())/1000, what,
+		cli.Escape(text))
 }
 
 // qmpLines takes the records of a log.

@@ -18,8 +18,12 @@ import (
 
 func newEvents(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "events", Usage: "print what happened to a VM", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
-		Description: `QEMU's events, as QEMU names them, also those of which nobody was told when they
+		Name:         "events",
+		Usage:        "print what happened to a VM",
+		ArgsUsage:    "NAME",
+		Category:     catLook,
+		BashComplete: completeNames,
+		Description: `QEMU's events, as QEMU names them, including those that went unnoticed when they
 happened. Of a VM that has ended the last one is VMLATCH_ENDED, which says how.
 --json prints an object on each line: time, event, data. What comes from the guest is
 escaped.

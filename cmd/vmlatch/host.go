@@ -22,7 +22,9 @@ import (
 
 func newHost(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "host", Usage: "show what this host can do: technologies, slots, QEMU and firmware", Category: catHost,
+		Name:     "host",
+		Usage:    "show what this host can do: technologies, slots, QEMU and firmware",
+		Category: catHost,
 		Description: `Formats: text, json, nfd (a feature file for Kubernetes' Node Feature Discovery)
 and nomad (the meta block of a Nomad client's configuration). A feature file counts
 for ten minutes, so that a host which has gone is not taken for a good one: write
@@ -60,7 +62,8 @@ func detect(root string) (*host.Report, error) {
 	}
 	rep, err := host.Detect(host.Root(root))
 	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("look at the host: %w", err), `"vmlatch host --record DIR" makes a record`)
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("look at the host: %w", err),
+			`"vmlatch host --record DIR" makes a record`)
 	}
 	return rep, nil
 }
@@ -186,10 +189,12 @@ func hostText(w io.Writer, i *hostInfo) error {
 			continue
 		}
 		if p.AtLeast || p.InUse < 0 && !strings.HasPrefix(p.Name, "emulated-") {
-			row("slots "+p.Name, "at least %s in use of %s, for %s (%s)", count(p.Used), count(p.Limit), strings.Join(p.Technologies, " and "), p.From)
+			row("slots "+p.Name, "at least %s in use of %s, for %s (%s)", count(p.Used), count(p.Limit),
+				strings.Join(p.Technologies, " and "), p.From)
 			continue
 		}
-		row("slots "+p.Name, "%s in use of %s, for %s (%s)", count(p.Used), count(p.Limit), strings.Join(p.Technologies, " and "), p.From)
+		row("slots "+p.Name, "%s in use of %s, for %s (%s)", count(p.Used), count(p.Limit),
+			strings.Join(p.Technologies, " and "), p.From)
 	}
 	if q := i.QEMU; q != nil {
 		switch {

@@ -33,7 +33,8 @@ func becomeOwner(root rundir.Root, say func(string, ...any)) error {
 			return err
 		}
 		// Records lead to specs, and specs to programs.
-		return fmt.Errorf("state directory %s, which is not root's, beside root's run directory %s: %w", root.State, root.Run, rundir.ErrUnsafe)
+		return fmt.Errorf("state directory %s, which is not root's, next to root's run directory %s: %w", root.State,
+			root.Run, rundir.ErrUnsafe)
 	}
 	gid, groups := uid, []int{uid}
 	name := fmt.Sprintf("user %d", uid)

@@ -14,7 +14,9 @@ import (
 
 func newPlatform(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "platform", Usage: "print what an owner needs of this host to make a session", Category: catOpen,
+		Name:     "platform",
+		Usage:    "print what an owner needs of this host to make a session",
+		Category: catOpen,
 		Description: `JSON: the platform's Diffie-Hellman certificate, its certificate chain and the
 chip's id. Nothing in it is secret.
 
@@ -31,7 +33,8 @@ Examples:
 			if err != nil {
 				return err
 			}
-			facts, err := launcher.GatherFacts(c.Context, launcher.Config{Host: ownCache(h), Emulate: c.Bool("emulate")}, nil)
+			facts, err := launcher.GatherFacts(c.Context,
+				launcher.Config{Host: ownCache(h), Emulate: c.Bool("emulate")}, nil)
 			if err != nil {
 				return err
 			}
@@ -46,7 +49,11 @@ Examples:
 
 func newMeasure(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "measure", Usage: "print the launch measurement for the guest's owner", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeAlive,
+		Name:         "measure",
+		Usage:        "print the launch measurement for the guest's owner",
+		ArgsUsage:    "NAME",
+		Category:     catOpen,
+		BashComplete: completeAlive,
 		Description: `JSON: the platform's measurement and what is needed to check it. The owner
 gives it to "latchkey verify".
 
@@ -71,7 +78,11 @@ Example:
 
 func newInject(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "inject", Usage: "hand the owner's secret packet to the platform", ArgsUsage: "NAME PACKET", Category: catOpen, BashComplete: completeAlive,
+		Name:         "inject",
+		Usage:        "hand the owner's secret packet to the platform",
+		ArgsUsage:    "NAME PACKET",
+		Category:     catOpen,
+		BashComplete: completeAlive,
 		Description: `The platform authenticates the packet with the owner's key and decrypts it into
 guest memory; this host sees only the encrypted form. An accepted packet opens
 a latch that waits for a secret. "-" reads the packet from standard input, credential:NAME
@@ -116,9 +127,13 @@ Example:
 
 func newRelease(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "release", Usage: "let a held VM run", ArgsUsage: "NAME", Category: catOpen, BashComplete: completeAlive,
-		Description: "Refused while the latch is closed.\n\nExample:\n\n   vmlatch release guest",
-		Flags:       hostFlags(),
+		Name:         "release",
+		Usage:        "let a held VM run",
+		ArgsUsage:    "NAME",
+		Category:     catOpen,
+		BashComplete: completeAlive,
+		Description:  "Refused while the latch is closed.\n\nExample:\n\n   vmlatch release guest",
+		Flags:        hostFlags(),
 		Action: func(c *urfave.Context) error {
 			m, err := attachArg(c, s)
 			if err != nil {
@@ -141,7 +156,11 @@ func newRelease(s *cli.IO) *urfave.Command {
 
 func newQMP(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "qmp", Usage: "run one QMP command", ArgsUsage: "NAME COMMAND [JSON]", Category: catHost, BashComplete: completeAlive,
+		Name:         "qmp",
+		Usage:        "run one QMP command",
+		ArgsUsage:    "NAME COMMAND [JSON]",
+		Category:     catHost,
+		BashComplete: completeAlive,
 		Description: `The result is printed as JSON. What a command changes behind vmlatch's back is not
 recorded. While the latch is closed the commands that let a guest run are refused,
 and of confidential guests always those that migrate, suspend or dump them; that
@@ -164,7 +183,7 @@ Examples:
 			var args json.RawMessage
 			if len(got) > 2 {
 				if !json.Valid([]byte(got[2])) {
-					return cli.Usagef("%q is no JSON", got[2])
+					return cli.Usagef("%q is not JSON", got[2])
 				}
 				args = json.RawMessage(got[2])
 			}

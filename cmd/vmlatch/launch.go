@@ -55,7 +55,11 @@ func (l *launch) alone() *launch {
 
 // slotWaitFlag bounds how long a start waits for a slot that comes back late.
 func slotWaitFlag() urfave.Flag {
-	return &urfave.DurationFlag{Name: "slot-wait", Value: 2 * time.Second, Usage: "try again for this `DURATION` if there is no free encryption slot yet"}
+	return &urfave.DurationFlag{
+		Name:  "slot-wait",
+		Value: 2 * time.Second,
+		Usage: "try again for this `DURATION` if there is no free encryption slot yet",
+	}
 }
 
 // options are what the launcher needs to know. said gets what the owner's command writes
@@ -116,7 +120,7 @@ func (l *launch) traced(ctx context.Context, p *launcher.Plan) context.Context {
 	return launcher.WithTrace(ctx, t)
 }
 
-// ready tells the service manager. A slow one is no reason to end a verified VM.
+// ready tells the service manager. A slow one does not end a verified VM.
 func (l *launch) ready(ctx context.Context, pid int, rec *rundir.Record) error {
 	status := l.outcome(rec)
 	if l.hold { // the status is not updated later

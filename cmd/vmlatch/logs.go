@@ -21,7 +21,11 @@ var logKinds = map[string]string{
 
 func newLogs(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "logs", Usage: "print what a VM wrote to its console", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Name:         "logs",
+		Usage:        "print what a VM wrote to its console",
+		ArgsUsage:    "NAME",
+		Category:     catLook,
+		BashComplete: completeNames,
 		Description: `Logs are kept after the VM has ended, until its name is used again; --previous
 shows those of the run before. A guest's control characters are escaped.
 
@@ -32,7 +36,11 @@ Examples:
    vmlatch logs --kind qemu guest`,
 		Flags: hostFlags(
 			&urfave.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the VM ends"},
-			&urfave.StringFlag{Name: "kind", Value: "console", Usage: "which `LOG`: console, events (QMP) or qemu (its messages)"},
+			&urfave.StringFlag{
+				Name:  "kind",
+				Value: "console",
+				Usage: "which `LOG`: console, events (QMP) or qemu (its messages)",
+			},
 			&urfave.BoolFlag{Name: "previous", Usage: "the run before the last"},
 			&urfave.BoolFlag{Name: "raw", Usage: "do not escape control characters"},
 		),

@@ -55,7 +55,9 @@ func ending(root rundir.Root, name string) (*launcher.Exit, *time.Time) {
 
 func newPS(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "ps", Usage: "list VMs", Category: catLook,
+		Name:        "ps",
+		Usage:       "list VMs",
+		Category:    catLook,
 		Description: "Examples:\n\n   vmlatch ps\n   vmlatch ps --all --json",
 		Flags: hostFlags(jsonFlag(),
 			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also VMs that have ended"},
@@ -108,14 +110,16 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 		if v.Exit != nil {
 			state += " (" + v.how() + ")"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus, started)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus,
+			started)
 	}
 	return t.Flush()
 }
 
-// how a VM ended, and whether somebody wanted it to.
+// how a VM ended, and whether it was stopped on purpose.
 func (v *vmInfo) how() string {
-	if v.Exit.Reason == launcher.ReasonKilled && v.Record != nil && launcher.State(v.Record.State) == launcher.Stopping {
+	if v.Exit.Reason == launcher.ReasonKilled && v.Record != nil &&
+		launcher.State(v.Record.State) == launcher.Stopping {
 		return "killed by stop"
 	}
 	return v.Exit.Reason
@@ -137,9 +141,13 @@ func latchWord(l rundir.Latch) string {
 
 func newInspect(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "inspect", Usage: "show everything known about a VM", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
-		Description: "Examples:\n\n   vmlatch inspect guest\n   vmlatch inspect --json guest",
-		Flags:       hostFlags(jsonFlag()),
+		Name:         "inspect",
+		Usage:        "show everything known about a VM",
+		ArgsUsage:    "NAME",
+		Category:     catLook,
+		BashComplete: completeNames,
+		Description:  "Examples:\n\n   vmlatch inspect guest\n   vmlatch inspect --json guest",
+		Flags:        hostFlags(jsonFlag()),
 		Action: func(c *urfave.Context) error {
 			root, d, e, err := findVM(c, s)
 			if err != nil {

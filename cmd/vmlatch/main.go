@@ -60,8 +60,9 @@ const (
 
 func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
-		Name: "vmlatch", Usage: "start confidential VMs and hold them until they are verified",
-		Long: long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
+		Name:  "vmlatch",
+		Usage: "start confidential VMs and hold them until they are verified",
+		Long:  long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
 			newStart(s), newRun(s), newStop(s), newRestart(s), newRm(s),
@@ -74,23 +75,47 @@ func newApp(s *cli.IO) *cli.App {
 
 // synonyms are what other programs call the commands.
 var synonyms = map[string]string{
-	"list": "ps", "ls": "ps", "create": "start", "shutdown": "stop", "destroy": "stop --now", "kill": "stop --now", "reboot": "restart",
-	"undefine": "rm", "top": "ps", "status": "inspect", "prune": "rm --all", "attach": "console", "show": "inspect", "dominfo": "inspect", "version": "--version",
+	"list": "ps", "ls": "ps", "top": "ps", "create": "start", "shutdown": "stop", "destroy": "stop --now",
+	"kill": "stop --now", "reboot": "restart", "undefine": "rm", "prune": "rm --all", "attach": "console",
+	"show": "inspect", "dominfo": "inspect", "status": "inspect", "version": "--version",
 }
 
 // values are what options can be, for shell completion.
 var values = map[string][]string{
 	"kind": {"console", "events", "qemu"}, "format": {"text", "json", "nfd", "nomad"},
-	"only": {"SHUTDOWN", "STOP", "RESUME", "RESET", "POWERDOWN", "GUEST_PANICKED", "MEMORY_FAILURE", launcher.EventEnded},
+	"only": {
+		"SHUTDOWN", "STOP", "RESUME", "RESET", "POWERDOWN", "GUEST_PANICKED", "MEMORY_FAILURE", launcher.EventEnded,
+	},
 }
 
 // hostFlags are the flags of every command that touches VMs.
 func hostFlags(more ...urfave.Flag) []urfave.Flag {
-	return append(more,
-		&urfave.StringFlag{Name: "config", EnvVars: []string{"VMLATCH_CONFIG"}, Usage: "read the host's settings from `FILE`", Category: "host settings"},
-		&urfave.StringFlag{Name: "run-dir", EnvVars: []string{"VMLATCH_RUN_DIR"}, Usage: "keep locks and sockets in `DIR`", Category: "host settings"},
-		&urfave.StringFlag{Name: "state-dir", EnvVars: []string{"VMLATCH_STATE_DIR"}, Usage: "keep logs in `DIR`", Category: "host settings"},
-		&urfave.StringFlag{Name: "cache-dir", EnvVars: []string{"VMLATCH_CACHE_DIR"}, Usage: "keep what QEMU said of itself in `DIR`", Category: "host settings"},
+	return append(
+		more,
+		&urfave.StringFlag{
+			Name:     "config",
+			EnvVars:  []string{"VMLATCH_CONFIG"},
+			Usage:    "read the host's settings from `FILE`",
+			Category: "host settings",
+		},
+		&urfave.StringFlag{
+			Name:     "run-dir",
+			EnvVars:  []string{"VMLATCH_RUN_DIR"},
+			Usage:    "keep locks and sockets in `DIR`",
+			Category: "host settings",
+		},
+		&urfave.StringFlag{
+			Name:     "state-dir",
+			EnvVars:  []string{"VMLATCH_STATE_DIR"},
+			Usage:    "keep logs in `DIR`",
+			Category: "host settings",
+		},
+		&urfave.StringFlag{
+			Name:     "cache-dir",
+			EnvVars:  []string{"VMLATCH_CACHE_DIR"},
+			Usage:    "keep what QEMU said of itself in `DIR`",
+			Category: "host settings",
+		},
 	)
 }
 

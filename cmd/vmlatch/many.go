@@ -28,7 +28,12 @@ type task struct {
 }
 
 func jobsFlag() urfave.Flag {
-	return &urfave.IntFlag{Name: "jobs", Aliases: []string{"j"}, Value: 4, Usage: "with several VMs, work on `N` at once"}
+	return &urfave.IntFlag{
+		Name:    "jobs",
+		Aliases: []string{"j"},
+		Value:   4,
+		Usage:   "with several VMs, work on `N` at once",
+	}
 }
 
 // many does the tasks, up to jobs at once. One that fails stops no other; those that
@@ -176,7 +181,9 @@ func specsIn(dir string) ([]string, error) {
 	}
 	var files []string
 	for _, e := range entries {
-		if name := e.Name(); strings.HasSuffix(name, ".toml") && !strings.HasSuffix(name, spec.DemandsSuffix) && name[0] != '.' && !e.IsDir() {
+		name := e.Name()
+		isSpec := strings.HasSuffix(name, ".toml") && !strings.HasSuffix(name, spec.DemandsSuffix)
+		if isSpec && name[0] != '.' && !e.IsDir() {
 			files = append(files, filepath.Join(dir, name))
 		}
 	}
@@ -186,9 +193,13 @@ func specsIn(dir string) ([]string, error) {
 	return files, nil
 }
 
-// onEach does something with several VMs: those that are named, or with --all those
-// that choose picks.
-func onEach(c *urfave.Context, s *cli.IO, names []string, choose func(*rundir.Entry) bool, do func(context.Context, *cli.IO, rundir.Root, *task) error) error {
+// onEach does something with several VMs: those that the arguments name, or with
+// --all those that choose picks.
+func onEach(
+	c *urfave.Context, s *cli.IO, choose func(*rundir.Entry) bool,
+	do func(context.Context, *cli.IO, rundir.Root, *task) error,
+) error {
+	names := c.Args().Slice()
 	all := c.Bool("all")
 	switch {
 	case all && len(names) > 0:

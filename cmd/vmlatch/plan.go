@@ -14,7 +14,10 @@ import (
 
 func newPlan(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "plan", Usage: "show what a start would execute, and why", ArgsUsage: "FILE", Category: catHost,
+		Name:      "plan",
+		Usage:     "show what a start would execute, and why",
+		ArgsUsage: "FILE",
+		Category:  catHost,
 		Description: `Nothing is started or created.
 
 Examples:
@@ -48,7 +51,8 @@ Examples:
 }
 
 func printPlan(s *cli.IO, p *launcher.Plan) error {
-	fmt.Fprintf(s.Out, "# %s: technology %s%s, latch opens with: %s\n", p.Name, p.Technology, label(p.Emulated), p.Latch)
+	fmt.Fprintf(s.Out, "# %s: technology %s%s, latch opens with: %s\n", p.Name, p.Technology, label(p.Emulated),
+		p.Latch)
 	fmt.Fprintln(s.Out, p.CommandLine())
 	t := s.Table(2)
 	section := func(title string) { fmt.Fprintf(t, "\n# %s\n", title) }
@@ -84,7 +88,10 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 }
 
 func explainChoiceFlag() urfave.Flag {
-	return &urfave.BoolFlag{Name: "explain-choice", Usage: "say why this technology, firmware, CPU model and QEMU were chosen"}
+	return &urfave.BoolFlag{
+		Name:  "explain-choice",
+		Usage: "say why this technology, firmware, CPU model and QEMU were chosen",
+	}
 }
 
 // printChoices says where each value of a launch came from.

@@ -13,7 +13,11 @@ import (
 
 func newRestart(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "restart", Usage: "end a VM and start it again from its spec", ArgsUsage: "NAME", Category: catRun, BashComplete: completeNames,
+		Name:         "restart",
+		Usage:        "end a VM and start it again from its spec",
+		ArgsUsage:    "NAME",
+		Category:     catRun,
+		BashComplete: completeNames,
 		Description: `The spec is read again and checked while the VM still runs: one that could not be
 started leaves the VM as it is. A confidential VM is launched anew, so it is measured
 again and its owner is asked again; one that was started with --hold is held again.
@@ -57,7 +61,11 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	}
 	s, err := launcher.LoadSpec(e.Record.Origin.Spec)
 	if err != nil {
-		return cli.WithHint(explain(err), fmt.Sprintf("it was started from %s; with a spec elsewhere: vmlatch stop %s, then vmlatch start FILE", e.Record.Origin.Spec, name))
+		return cli.WithHint(
+			explain(err),
+			fmt.Sprintf("it was started from %s; with a spec elsewhere: vmlatch stop %s, then vmlatch start FILE",
+				e.Record.Origin.Spec, name),
+		)
 	}
 	if s, err = s.Named(name); err != nil {
 		return err
@@ -79,7 +87,8 @@ func restart(c *urfave.Context, l *launch, name string) error {
 			err = fmt.Errorf("%s: was stopped", name)
 		}
 		if err != nil && c.Context.Err() != nil {
-			return cli.Fail(cli.ExitInterrupted, fmt.Errorf("%w; it is not started again", err), "vmlatch restart "+name)
+			return cli.Fail(cli.ExitInterrupted, fmt.Errorf("%w; it is not started again", err),
+				"vmlatch restart "+name)
 		}
 		if err != nil {
 			return err
@@ -122,13 +131,18 @@ func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (gr
 func mayRestart(e *rundir.Entry) error {
 	switch r := e.Record; {
 	case r == nil || e.Status() == rundir.Launching:
-		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", e.Name, rundir.ErrBusy), "it is being launched; try again when that has finished")
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", e.Name, rundir.ErrBusy),
+			"it is being launched; try again when that has finished")
 	case r.Origin.Unit != "":
-		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it belongs to the unit %s", e.Name, r.Origin.Unit), "systemctl restart "+r.Origin.Unit)
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it belongs to the unit %s", e.Name, r.Origin.Unit),
+			"systemctl restart "+r.Origin.Unit)
 	case r.Origin.Foreground && e.VMHeld:
-		return cli.Fail(cli.ExitFailure, fmt.Errorf(`%s: it ends with the "vmlatch run" that started it`, e.Name), "interrupt that command and run it again")
+		return cli.Fail(cli.ExitFailure, fmt.Errorf(`%s: it ends with the "vmlatch run" that started it`, e.Name),
+			"interrupt that command and run it again")
 	case r.Origin.Spec == "":
-		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its record does not say which spec it was started from", e.Name), "vmlatch stop, then vmlatch start FILE")
+		return cli.Fail(cli.ExitFailure,
+			fmt.Errorf("%s: its record does not say which spec it was started from", e.Name),
+			"vmlatch stop, then vmlatch start FILE")
 	}
 	return nil
 }

@@ -12,7 +12,11 @@ import (
 
 func newRm(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "rm", Usage: "forget VMs that have ended", ArgsUsage: "NAME… | --all", Category: catRun, BashComplete: completeEnded,
+		Name:         "rm",
+		Usage:        "remove the logs of VMs that have ended",
+		ArgsUsage:    "NAME… | --all",
+		Category:     catRun,
+		BashComplete: completeEnded,
 		Description: `Remove the logs and the last record of VMs that have ended. Specs, disks and whatever
 else is yours stay.
 
@@ -20,13 +24,11 @@ Examples:
 
    vmlatch rm guest
    vmlatch rm --all`,
-		Flags: hostFlags(
-			ignoreFlag(),
-			&urfave.BoolFlag{Name: "all", Usage: "forget every VM that has ended"}, jobsFlag(), jsonFlag(),
-		),
+		Flags: hostFlags(ignoreFlag(),
+			&urfave.BoolFlag{Name: "all", Usage: "remove those of every VM that has ended"}, jobsFlag(), jsonFlag()),
 		Action: func(c *urfave.Context) error {
 			ended := func(e *rundir.Entry) bool { return e.Status() == rundir.Ended }
-			return onEach(c, s, c.Args().Slice(), ended, func(_ context.Context, s *cli.IO, root rundir.Root, t *task) error {
+			return onEach(c, s, ended, func(_ context.Context, s *cli.IO, root rundir.Root, t *task) error {
 				err := root.Forget(t.Name)
 				if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
 					err = nil
@@ -35,7 +37,7 @@ Examples:
 					return err
 				}
 				t.Result = "removed"
-				s.Say("%s: forgotten", t.Name)
+				s.Say("%s: removed", t.Name)
 				return nil
 			})
 		},

@@ -17,7 +17,10 @@ import (
 
 func newRun(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "run", Usage: "start a VM in the foreground with its console", ArgsUsage: "FILE", Category: catRun,
+		Name:      "run",
+		Usage:     "start a VM in the foreground with its console",
+		ArgsUsage: "FILE",
+		Category:  catRun,
 		Description: `Start the VM and stay with it: its console is shown here, it ends with this
 command, and the exit code tells how the guest ended (0: it powered off, 5:
 otherwise). Ctrl-C presses the guest's power button; on a terminal, where the console
@@ -31,9 +34,15 @@ Examples:
    vmlatch run examples/plain/guest.toml
    vmlatch run --emulate examples/sev/guest.toml`,
 		Flags: hostFlags(
-			emulateFlag(), explainChoiceFlag(), slotWaitFlag(),
+			emulateFlag(),
+			explainChoiceFlag(),
+			slotWaitFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
-			&urfave.DurationFlag{Name: "timeout", Value: 10 * time.Second, Usage: "give the guest this `DURATION` to power off after Ctrl-C"},
+			&urfave.DurationFlag{
+				Name:  "timeout",
+				Value: 10 * time.Second,
+				Usage: "give the guest this `DURATION` to power off after Ctrl-C",
+			},
 		),
 		Action: func(c *urfave.Context) error { return runRun(c, s) },
 	}
@@ -89,7 +98,9 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 }
 
 // watch shows the console until the guest ends or the user wants it to.
-func watch(c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWriter, root rundir.Root, name string) error {
+func watch(
+	c *urfave.Context, s *cli.IO, m *launcher.Machine, console io.ReadWriter, root rundir.Root, name string,
+) error {
 	type ended struct {
 		exit launcher.Exit
 		err  error

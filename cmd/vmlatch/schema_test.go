@@ -25,7 +25,10 @@ func TestPSSchema(t *testing.T) {
 		vm.Properties[name] = schema.Defs[def]
 	}
 	compareKeys(t, "vm", vm, reflect.TypeFor[vmInfo]())
-	for _, s := range []launcher.State{launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running, launcher.Stopping, launcher.Stopped} {
+	for _, s := range []launcher.State{
+		launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running,
+		launcher.Stopping, launcher.Stopped,
+	} {
 		if !slices.Contains(vm.Properties["state"].Enum, string(s)) {
 			t.Errorf("state %s is not in the schema", s)
 		}

@@ -12,7 +12,10 @@ import (
 
 func newStart(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "start", Usage: "start a VM, take it through measurement and release, and exit", ArgsUsage: "FILE | --all DIR", Category: catRun,
+		Name:      "start",
+		Usage:     "start a VM, take it through measurement and release, and exit",
+		ArgsUsage: "FILE | --all DIR",
+		Category:  catRun,
 		Description: `Start the VM that FILE describes. With --hold it stays paused: nothing of the
 guest runs until "vmlatch release". Without --hold the spec must say how the
 latch opens: an owner's command, or until = "nothing".
@@ -30,10 +33,18 @@ Examples:
    vmlatch start --all /etc/vmlatch/vms`,
 		Flags: hostFlags(
 			&urfave.BoolFlag{Name: "hold", Usage: "stop while paused"},
-			emulateFlag(), explainChoiceFlag(), slotWaitFlag(),
+			emulateFlag(),
+			explainChoiceFlag(),
+			slotWaitFlag(),
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"},
-			&urfave.BoolFlag{Name: "all", Usage: "start every spec of a directory"}, jobsFlag(), jsonFlag(),
-			&urfave.StringFlag{Name: "stop-at", Usage: "stop this process (SIGSTOP) before `STEP`, for tests", Hidden: true},
+			&urfave.BoolFlag{Name: "all", Usage: "start every spec of a directory"},
+			jobsFlag(),
+			jsonFlag(),
+			&urfave.StringFlag{
+				Name:   "stop-at",
+				Usage:  "stop this process (SIGSTOP) before `STEP`, for tests",
+				Hidden: true,
+			},
 		),
 		Action: func(c *urfave.Context) error {
 			l, err := newLaunch(c, s)

@@ -14,10 +14,14 @@ import (
 
 func newWait(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "wait", Usage: "wait until a VM ends", ArgsUsage: "NAME", Category: catLook, BashComplete: completeNames,
+		Name:         "wait",
+		Usage:        "wait until a VM ends",
+		ArgsUsage:    "NAME",
+		Category:     catLook,
+		BashComplete: completeNames,
 		Description: `The exit code tells how the guest ended: 0 if it powered off, or was told
-to by "vmlatch stop"; 5 otherwise. Of a VM that has ended already it tells at once;
-with --now it waits for none: one that still runs is an error.
+to by "vmlatch stop"; 5 otherwise. If the VM has ended, it returns at once. --now never
+waits: a running VM is an error.
 
 Examples:
 
@@ -34,7 +38,7 @@ Examples:
 			}
 			defer func() { d.Close() }()
 			if e.VMHeld && c.Bool("now") {
-				return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it still runs", e.Name))
+				return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it is still running", e.Name))
 			}
 			if d, e, err = settled(c, root, d, e); err != nil {
 				return err
@@ -65,11 +69,12 @@ Examples:
 				}
 			}
 			// In a unit whose start failed the VM that is found is one from before.
-			if os.Getenv("SERVICE_RESULT") != "" && os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0" {
+			if os.Getenv("SERVICE_RESULT") != "" && os.Getenv("EXIT_CODE") == "exited" &&
+				os.Getenv("EXIT_STATUS") != "0" {
 				return nil
 			}
 			if e.Record != nil && launcher.State(e.Record.State) == launcher.Stopping {
-				return nil // somebody wanted it to end
+				return nil // it was stopped on purpose
 			}
 			return exitError(e.Name, exit)
 		},

@@ -73,11 +73,23 @@ var known = [...]struct {
 	{exchange.ErrFormat, fault.Spec, `packets come from "latchkey secret"`},
 	{rundir.ErrEnded, fault.Failure, `"vmlatch restart NAME" starts it again, "vmlatch logs NAME" has its last words`},
 	{rundir.ErrNotFound, fault.Failure, `"vmlatch ps --all" lists the VMs of this user`},
-	{rundir.ErrExists, fault.Failure, `"vmlatch stop NAME" ends it; a spec can be started under another name with --name`},
+	{
+		rundir.ErrExists,
+		fault.Failure,
+		`"vmlatch stop NAME" ends it; a spec can be started under another name with --name`,
+	},
 	{rundir.ErrBusy, fault.Failure, "try again when that has finished"},
-	{rundir.ErrUnsafe, fault.Host, "name another one: --run-dir and --state-dir, or run-dir and state-dir in host.toml"},
+	{
+		rundir.ErrUnsafe,
+		fault.Host,
+		"name a different one: --run-dir and --state-dir, or run-dir and state-dir in host.toml",
+	},
 	// What a host can run out of, or withhold.
-	{unix.ENOSPC, fault.Host, `make room in the file system of the path, or name other directories: "vmlatch help files"`},
+	{
+		unix.ENOSPC,
+		fault.Host,
+		`make room in the file system of the path, or name other directories: "vmlatch help files"`,
+	},
 	{unix.EDQUOT, fault.Host, "make room, or have the user's quota raised"},
 	{unix.EROFS, fault.Host, "name a directory that can be written to: --run-dir and --state-dir, or host.toml"},
 	{unix.ENOTDIR, fault.Host, "name a directory: --run-dir and --state-dir, or host.toml"},

@@ -100,11 +100,12 @@ var table = [...]struct {
 		kind:    fault.Host,
 	},
 	{
-		pattern: `fw_err(?:or)?='?(?:23|14|15)[ :]|kvm_init: failed to initialize ret=-16 |KVM_TDX_INIT_VM failed.*(?:resource busy|No space left)`,
-		cause:   "the platform has no free encryption slot, or needs to flush before it can give one out again",
-		fix:     "stop another confidential VM, or try again in a moment",
-		kind:    fault.Host,
-		late:    true, // slots come back late: the kernel flushes caches first (Linux, arch/x86/kvm/svm/sev.c)
+		pattern: `fw_err(?:or)?='?(?:23|14|15)[ :]|kvm_init: failed to initialize ret=-16 |` +
+			`KVM_TDX_INIT_VM failed.*(?:resource busy|No space left)`,
+		cause: "the platform has no free encryption slot, or needs to flush before it can give one out again",
+		fix:   "stop another confidential VM, or try again in a moment",
+		kind:  fault.Host,
+		late:  true, // slots come back late: the kernel flushes caches first (Linux, arch/x86/kvm/svm/sev.c)
 	},
 	{
 		pattern: `fw_err(?:or)?='?21[ :]`,
@@ -177,15 +178,17 @@ var table = [...]struct {
 	},
 	{
 		pattern: `could not load PC BIOS|Could not open ROM`,
-		cause:   "QEMU cannot map the firmware image: its size is no multiple of 64 KiB, or it is one half of a pair",
-		fix:     "use one whole image",
-		kind:    fault.Host,
+		cause: "QEMU cannot map the firmware image: its size is not a multiple of 64 KiB, or it is one" +
+			" half of a pair",
+		fix:  "use one whole image",
+		kind: fault.Host,
 	},
 	{
-		pattern: `Failed to locate SEV metadata|failed to parse TDVF|Cannot find TDX_METADATA_OFFSET|SEV information block`,
-		cause:   "this firmware has no metadata for the technology",
-		fix:     "use a build of OVMF that has it",
-		kind:    fault.Host,
+		pattern: `Failed to locate SEV metadata|failed to parse TDVF|Cannot find TDX_METADATA_OFFSET|` +
+			`SEV information block`,
+		cause: "this firmware has no metadata for the technology",
+		fix:   "use a build of OVMF that has it",
+		kind:  fault.Host,
 	},
 	{
 		pattern: `launch measurement is not available|did not measure the guest`,
@@ -195,10 +198,12 @@ var table = [...]struct {
 		kind: fault.Refused,
 	},
 	{
-		pattern: `does not support requested \S+ VM type|SEV-ES support unavailable|does not support the requested SEV configuration`,
-		cause:   "the host's kernel cannot set up such a guest",
-		fix:     `update the host's kernel (Linux 6.10 for INIT2, 6.11 for SEV-SNP), or write vmsa = "legacy" for SEV and SEV-ES`,
-		kind:    fault.Host,
+		pattern: `does not support requested \S+ VM type|SEV-ES support unavailable|` +
+			`does not support the requested SEV configuration`,
+		cause: "the host's kernel cannot set up such a guest",
+		fix: `update the host's kernel (Linux 6.10 for INIT2, 6.11 for SEV-SNP), or write vmsa =` +
+			` "legacy" for SEV and SEV-ES`,
+		kind: fault.Host,
 	},
 	{
 		pattern: `KVM_TDX_CAPABILITIES failed|TDX is not supported|Invalid (?:attributes|XFAM) 0x`,
@@ -259,8 +264,9 @@ var table = [...]struct {
 		kind:    fault.Host,
 	},
 	{
-		pattern: `Invalid parameter '|is not a valid|Property .* not found|Parameter .* is unexpected|invalid object type|Parameter 'qom-type' does not accept`,
-		cause:   "this QEMU has no device, object or property of a name in the spec, or is too old for it",
+		pattern: `Invalid parameter '|is not a valid|Property .* not found|Parameter .* is unexpected|` +
+			`invalid object type|Parameter 'qom-type' does not accept`,
+		cause: "this QEMU has no device, object or property of a name in the spec, or is too old for it",
 		fix: "correct [[device]] and [[object]], which take QEMU's own names (-device help, -object" +
 			" help), or name a newer QEMU with qemu =",
 		kind: fault.Host,

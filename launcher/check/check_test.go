@@ -25,7 +25,11 @@ func specDir(t *testing.T, c checkCase) string {
 	t.Helper()
 	dir := t.TempDir()
 	cert, session := strings.Repeat("A", 2084/3*4+4), strings.Repeat("A", 128/3*4+4)
-	files := map[string]string{"k": "kernel", "cert": cert[:len(cert)-1] + "=", "session": session[:len(session)-1] + "="}
+	files := map[string]string{
+		"k":       "kernel",
+		"cert":    cert[:len(cert)-1] + "=",
+		"session": session[:len(session)-1] + "=",
+	}
 	for name, text := range c.files {
 		files[name] = text
 	}
@@ -81,7 +85,8 @@ func (c checkCase) look(t *testing.T) (results []check.Result, refused bool) {
 	facts := testhost.Facts()
 	facts.SlotDir = filepath.Join(dir, "run/.slots")
 	facts.Host.Slots[1].InUse = 5
-	facts.Host.Slots = append(facts.Host.Slots, host.Pool{Name: "tdx", Technologies: []string{"tdx"}, Total: 63, InUse: -1})
+	facts.Host.Slots = append(facts.Host.Slots,
+		host.Pool{Name: "tdx", Technologies: []string{"tdx"}, Total: 63, InUse: -1})
 	root := rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
 	p, err := plan.Build(&g.Guest, g, rundir.Choice{}, facts, root)
 	if err != nil {
@@ -119,7 +124,7 @@ func failedIDs(results []check.Result) (ids []string) {
 	return ids
 }
 
-// TestChecks: each check fails for its own reason, and there is none without one.
+// TestChecks: each check fails for its own reason, and each has one.
 func TestChecks(t *testing.T) {
 	known := map[string]tee.Check{}
 	for _, c := range check.Table() {

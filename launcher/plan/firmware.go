@@ -106,7 +106,8 @@ func (b *Builder) findFirmware() (ovmf.Descriptor, error) {
 	}
 	return ovmf.Descriptor{}, &fault.Error{
 		Kind: fault.Host, Op: "find firmware",
-		Err: fmt.Errorf("no descriptor on this machine offers %s", strings.Join(append([]string{"uefi"}, want...), ", ")),
+		Err: fmt.Errorf("no descriptor on this machine offers %s",
+			strings.Join(append([]string{"uefi"}, want...), ", ")),
 		Fix: "install a firmware that has it, or name a file with image = in [firmware]",
 	}
 }

@@ -42,7 +42,8 @@ func (f *File) LoadDemands(image string) (*Demands, error) {
 // ParseDemands reads the demands of a disk image.
 func ParseDemands(b []byte, path string) (d *Demands, err error) {
 	d = &Demands{}
-	d.File, err = Parse(b, path, "", Tables{"firmware": &d.Firmware, "technologies": &d.Technologies, "policy": &d.Policy})
+	d.File, err = Parse(b, path, "",
+		Tables{"firmware": &d.Firmware, "technologies": &d.Technologies, "policy": &d.Policy})
 	return d, err
 }
 

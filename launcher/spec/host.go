@@ -19,14 +19,14 @@ import (
 // HostConfig holds a host's own settings: /etc/vmlatch/host.toml for root,
 // $XDG_CONFIG_HOME/vmlatch/host.toml for others.
 type HostConfig struct {
-	RunDir   string        `toml:"run-dir" json:"run-dir"`
+	RunDir   string        `toml:"run-dir"   json:"run-dir"`
 	StateDir string        `toml:"state-dir" json:"state-dir"`
 	CacheDir string        `toml:"cache-dir" json:"cache-dir"`
-	QEMU     string        `toml:"qemu" json:"qemu"`
-	Emulate  EmulateConfig `toml:"emulate" json:"emulate"`
+	QEMU     string        `toml:"qemu"      json:"qemu"`
+	Emulate  EmulateConfig `toml:"emulate"   json:"emulate"`
 	// Slots limits the encryption slots of a pool (sev, sev-es, sev-snp, tdx) to
 	// fewer than the hardware has.
-	Slots map[string]int `toml:"slots" json:"slots"`
+	Slots map[string]int `toml:"slots"     json:"slots"`
 
 	file string
 	set  map[string]bool
@@ -35,7 +35,7 @@ type HostConfig struct {
 // EmulateConfig says how --emulate runs QEMU.
 type EmulateConfig struct {
 	Swtee string   `toml:"swtee" json:"swtee"` // program
-	Args  []string `toml:"args" json:"args"`   // more options for it
+	Args  []string `toml:"args"  json:"args"`  // more options for it
 }
 
 // HostConfigFile is where the settings of the calling user are looked for.
@@ -138,7 +138,7 @@ func defaultCacheDir() string {
 	return filepath.Join(dir, "vmlatch")
 }
 
-// MakeAbsolute makes the directories absolute: QEMU runs in another one.
+// MakeAbsolute makes the directories absolute: QEMU's working directory differs.
 func (c *HostConfig) MakeAbsolute() (err error) {
 	for _, dir := range []*string{&c.RunDir, &c.StateDir} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
@@ -146,7 +146,8 @@ func (c *HostConfig) MakeAbsolute() (err error) {
 		}
 	}
 	if strings.HasPrefix(c.StateDir+"/", c.RunDir+"/") {
-		return fmt.Errorf("state-dir %s lies in run-dir %s, where each directory is a running VM's", c.StateDir, c.RunDir)
+		return fmt.Errorf("state-dir %s lies in run-dir %s, where each directory is a running VM's", c.StateDir,
+			c.RunDir)
 	}
 	return nil
 }

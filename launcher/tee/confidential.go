@@ -77,7 +77,8 @@ func (g *Guest) foreign() error {
 	for _, key := range order {
 		mine := func(n string) bool { return n == name || len(g.asked) > 1 && slices.Contains(g.asked, n) }
 		if !slices.ContainsFunc(of[key], mine) {
-			return g.File.Errorf("confidential."+key, "not valid for technology %q (only %s)", name, strings.Join(of[key], ", "))
+			return g.File.Errorf("confidential."+key, "not valid for technology %q (only %s)", name,
+				strings.Join(of[key], ", "))
 		}
 	}
 	if c.KernelHashes != nil && *c.KernelHashes && !g.Traits().KernelHashes {
@@ -111,7 +112,8 @@ func readTechnologies(f *spec.File, value any) ([]string, error) {
 	none := none{}.traits().Name
 	for i, n := range names {
 		if len(names) > 1 && (n == none || n == Any) {
-			return nil, f.Errorf(key, "%q stands alone: a guest that may run without protection, or under any, needs no list", n)
+			return nil, f.Errorf(key,
+				"%q stands alone: a guest that may run without protection, or under any, needs no list", n)
 		}
 		if _, ok := byName(n); !ok {
 			known := append(Names(), Any)

@@ -19,7 +19,8 @@ func (none) complete(g *Guest) error {
 		return err
 	}
 	if g.Latch.Until != plan.UntilNone {
-		return g.File.Errorf("latch.until", "%q: a plain VM is not measured, so nothing can open a latch", g.Latch.Until)
+		return g.File.Errorf("latch.until", "%q: a plain VM is not measured, so nothing can open a latch",
+			g.Latch.Until)
 	}
 	return nil
 }

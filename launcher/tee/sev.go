@@ -222,7 +222,8 @@ func (t sevs) query(ctx context.Context, g *Guest, p *plan.Plan, q qmp.Executor)
 	case answer.Policy != uint32(want):
 		return nil, fmt.Errorf("QEMU launched the guest with policy %#x instead of %#x", answer.Policy, uint32(want))
 	case answer.State != sevMeasured:
-		return nil, fmt.Errorf("the platform did not measure the guest: its state is %s instead of %s", answer.State, sevMeasured)
+		return nil, fmt.Errorf("the platform did not measure the guest: its state is %s instead of %s", answer.State,
+			sevMeasured)
 	}
 	return amdRecord(p, answer, rundir.SEV{Policy: want}), nil
 }

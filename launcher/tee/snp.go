@@ -98,7 +98,8 @@ func (snp) complete(g *Guest) error {
 	}
 	switch l := g.Latch; {
 	case l.Until == plan.UntilIDBlock && len(l.Owner) == 0 && c.IDBlock == "":
-		return f.Errorf("latch.until", "id-block: none is given; without it the platform compares the launch with nothing")
+		return f.Errorf("latch.until",
+			"id-block: none is given; without it the platform compares the launch with nothing")
 	case l.Until == plan.UntilIDBlock && len(l.Owner) == 0:
 		return nil
 	case l.Until != "" && l.Until != plan.UntilSecret && l.Until != plan.UntilNothing && l.Until != plan.UntilIDBlock:
@@ -166,9 +167,11 @@ func bindIDBlock(g *Guest, f *plan.Facts, policy sev.SNPPolicy, props map[string
 		return g.File.Unusable(idAuth, err)
 	}
 	if id.Policy != uint64(policy) {
-		return g.File.Errorf("confidential.policy", "%v: the id block was signed for %v", policy, sev.SNPPolicy(id.Policy))
+		return g.File.Errorf("confidential.policy", "%v: the id block was signed for %v", policy,
+			sev.SNPPolicy(id.Policy))
 	}
-	props["id-block"], props["id-auth"] = base64.StdEncoding.EncodeToString(block), base64.StdEncoding.EncodeToString(auth)
+	props["id-block"], props["id-auth"] = base64.StdEncoding.EncodeToString(block), base64.StdEncoding.EncodeToString(
+		auth)
 	if author {
 		props["author-key-enabled"] = true
 	}
@@ -239,7 +242,8 @@ func (snp) checks() []Check {
 			Cause:    "the policy allows a migration agent, which could take the guest's memory elsewhere; QEMU has none",
 			Fix:      `take "migrate" out of policy`,
 			Source:   "SNP ABI, chapter 4.3, table 9",
-			Look:     snpAllows(sev.SNPPolicyMigrate, "migrate: a migration agent could take the guest's memory elsewhere"),
+			Look: snpAllows(sev.SNPPolicyMigrate,
+				"migrate: a migration agent could take the guest's memory elsewhere"),
 		},
 		{
 			ID:       "id-block-size",

@@ -215,8 +215,10 @@ func tdxSpecChecks() []Check {
 			Cause:    "TDX firmware has no driver for SCSI disks, so the guest could not boot from one",
 			Fix:      "use [[disk]], which is virtio-blk",
 			Source:   "nova, TDX spec",
-			Look: Without(`scsi-(hd|cd|block|generic)|(virtio|vhost|vhost-user)-scsi.*|pvscsi|megasas.*|mptsas.*|lsi.*|` +
-				`am53c974|dc390|.*-scsi`),
+			Look: Without(
+				`scsi-(hd|cd|block|generic)|(virtio|vhost|vhost-user)-scsi.*|pvscsi|megasas.*|mptsas.*|lsi.*|` +
+					`am53c974|dc390|.*-scsi`,
+			),
 		},
 	}
 }
@@ -291,7 +293,8 @@ func tdxHostChecks() []Check {
 			Source:   "QEMU, docs/system/i386/tdx.rst; canonical/tdx",
 			Look: func(s *Subject) (Verdict, string) {
 				pic, hpet := s.Options.Machine("pic"), s.Options.Machine("hpet")
-				return Verify(pic != "on" && (hpet == "off" || !s.Facts.Info.HasMachine("hpet")), "pic=%s, hpet=%s", pic, hpet)
+				return Verify(pic != "on" && (hpet == "off" || !s.Facts.Info.HasMachine("hpet")), "pic=%s, hpet=%s",
+					pic, hpet)
 			},
 		},
 	}

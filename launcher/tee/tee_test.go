@@ -87,7 +87,8 @@ func TestSpecErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			_, err := launcher.ParseSpec([]byte(c.spec), "vm.toml", "/specs")
 			var typed *fault.Error
-			if !errors.As(err, &typed) || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "vm.toml") {
+			if !errors.As(err, &typed) || !strings.Contains(err.Error(), c.want) ||
+				!strings.HasPrefix(err.Error(), "vm.toml") {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
@@ -105,7 +106,8 @@ func TestUnknownKeys(t *testing.T) {
 	} {
 		_, err := launcher.ParseSpec([]byte(spec), "f", "/")
 		var got *fault.Error
-		if !errors.As(err, &got) || got.Line != want.Line || got.Fix != want.Fix || !strings.HasPrefix(got.Key, want.Key) {
+		if !errors.As(err, &got) || got.Line != want.Line || got.Fix != want.Fix ||
+			!strings.HasPrefix(got.Key, want.Key) {
 			t.Errorf("%q: %+v, want %+v", spec, got, want)
 		}
 	}
@@ -120,7 +122,8 @@ func TestKeysHaveOneCase(t *testing.T) {
 	} {
 		_, err := launcher.ParseSpec([]byte(text), "f", "/")
 		var got *fault.Error
-		if !errors.As(err, &got) || got.Fix != `did you mean "`+near+`"?` || !strings.Contains(err.Error(), "unknown key") {
+		if !errors.As(err, &got) || got.Fix != `did you mean "`+near+`"?` ||
+			!strings.Contains(err.Error(), "unknown key") {
 			t.Errorf("%q: %v, near %+v", text, err, got)
 		}
 	}
@@ -149,7 +152,8 @@ func TestHostDecides(t *testing.T) {
 		"no KVM":             {s, testhost.Facts(testhost.NoKVM("gone")), "encrypt memory with sev: gone"},
 		"plain asks for KVM": {plain, testhost.Facts(testhost.NoKVM("gone")), "use KVM: gone"},
 	} {
-		if _, err := launcher.NewPlan(c.spec, c.facts, testhost.Root()); !errors.Is(err, fault.ErrHost) || !strings.Contains(err.Error(), c.want) {
+		if _, err := launcher.NewPlan(c.spec, c.facts, testhost.Root()); !errors.Is(err, fault.ErrHost) ||
+			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -185,15 +189,18 @@ func TestSNPRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), testhost.Root()); err == nil || !errors.Is(err, fault.ErrHost) {
+	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), testhost.Root()); err == nil ||
+		!errors.Is(err, fault.ErrHost) {
 		t.Errorf("an IGVM file for a QEMU that cannot load it: %v", err)
 	}
 	// QEMU would take policy and ID block from the file, and drop the owner's.
-	bound := strings.NewReplacer("kernel-hashes = true", "id-block = \"b\"\nid-auth = \"a\"", `until = "nothing"`, `until = "id-block"`, "[kernel]", "", `image = "k"`, "").Replace(snpSpec)
+	bound := strings.NewReplacer("kernel-hashes = true", "id-block = \"b\"\nid-auth = \"a\"", `until = "nothing"`, `until = "id-block"`, "[kernel]", "", `image = "k"`, "").
+		Replace(snpSpec)
 	if s, err = launcher.ParseSpec([]byte(bound), "vm.toml", "/specs"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { testhost.WithIGVM(f) }), testhost.Root()); err == nil || !strings.Contains(err.Error(), "ID block from the IGVM file") {
+	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { testhost.WithIGVM(f) }), testhost.Root()); err == nil ||
+		!strings.Contains(err.Error(), "ID block from the IGVM file") {
 		t.Errorf("an ID block beside an IGVM file: %v", err)
 	}
 }
@@ -228,15 +235,19 @@ func TestSlips(t *testing.T) {
 		"[[device]]\ndriver = \"virtio-rng-pci\"\na = { b = [inf] }\n":                                 "finite numbers",
 		"[[object]]\nqom-type = \"rng-random\"\nid = \"x\"\nwhen = 2026-11-22\n":                       "finite numbers",
 	} {
-		if _, err := launcher.ParseSpec([]byte(text), "vm.toml", "/"); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := launcher.ParseSpec([]byte(text), "vm.toml", "/"); err == nil ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("%s\n%v, want %q", text, err, want)
 		}
 	}
-	s, err := launcher.ParseSpec([]byte(testhost.Specs()["sev-es"]+"[confidential.sev]\npolicy = [\"no-debug\", \"no-send\"]\n"), "vm.toml", "/")
+	s, err := launcher.ParseSpec(
+		[]byte(testhost.Specs()["sev-es"]+"[confidential.sev]\npolicy = [\"no-debug\", \"no-send\"]\n"), "vm.toml",
+		"/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(s, testhost.Facts(), testhost.Root()); err == nil || !strings.Contains(err.Error(), "is not asked for here") {
+	if _, err := launcher.NewPlan(s, testhost.Facts(), testhost.Root()); err == nil ||
+		!strings.Contains(err.Error(), "is not asked for here") {
 		t.Errorf("a table that counts for nothing: %v", err)
 	}
 }
@@ -252,17 +263,21 @@ func TestDemandedByImage(t *testing.T) {
 		f.Demands = []*spec.Demands{{Technologies: []string{"sev"}, File: &spec.File{Path: "d.vmlatch.toml"}}}
 	}
 	p, err := launcher.NewPlan(s, testhost.Facts(demand), testhost.Root())
-	if err != nil || p.Technology != host.SEV || p.Latch != plan.UntilSecret || !strings.Contains(p.Choices[0].From, "d.vmlatch.toml") {
+	if err != nil || p.Technology != host.SEV || p.Latch != plan.UntilSecret ||
+		!strings.Contains(p.Choices[0].From, "d.vmlatch.toml") {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if _, err := launcher.NewPlan(s, testhost.Facts(), testhost.Root()); err == nil || !strings.Contains(err.Error(), "not valid for") {
+	if _, err := launcher.NewPlan(s, testhost.Facts(), testhost.Root()); err == nil ||
+		!strings.Contains(err.Error(), "not valid for") {
 		t.Errorf("without the image's demand: %v", err)
 	}
-	plain, err := launcher.ParseSpec([]byte("[[disk]]\nimage = \"d\"\n[latch]\nuntil = \"nothing\"\n[firmware]\nimage = \"fw\"\n"), "vm.toml", "/")
+	plain, err := launcher.ParseSpec(
+		[]byte("[[disk]]\nimage = \"d\"\n[latch]\nuntil = \"nothing\"\n[firmware]\nimage = \"fw\"\n"), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p, err := launcher.NewPlan(plain, testhost.Facts(demand), testhost.Root()); err != nil || p.Latch != plan.UntilNothing {
+	if p, err := launcher.NewPlan(plain, testhost.Facts(demand), testhost.Root()); err != nil ||
+		p.Latch != plan.UntilNothing {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
@@ -292,7 +307,14 @@ func FuzzSidecar(f *testing.F) {
 		if err != nil || tee.CheckDemands(d) != nil {
 			return
 		}
-		s, err := launcher.ParseSpec([]byte("[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = "+strconv.Quote(technology)+"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"d\"\n"), "vm.toml", "/")
+		s, err := launcher.ParseSpec(
+			[]byte(
+				"[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = "+strconv.Quote(
+					technology)+"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"d\"\n",
+			),
+			"vm.toml",
+			"/",
+		)
 		if err != nil {
 			return
 		}

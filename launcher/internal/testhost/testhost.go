@@ -29,7 +29,13 @@ func Facts(changes ...func(*plan.Facts)) *plan.Facts {
 			TDX: &host.TDXHost{Enabled: host.Yes, Initialized: host.Yes, KeyIDs: 64},
 			Slots: []host.Pool{
 				{Name: "sev", Technologies: []string{"sev"}, Total: 410, From: "misc.capacity", InUse: 1},
-				{Name: "sev-es", Technologies: []string{"sev-es", "sev-snp"}, Total: 99, From: "misc.capacity", InUse: -1},
+				{
+					Name:         "sev-es",
+					Technologies: []string{"sev-es", "sev-snp"},
+					Total:        99,
+					From:         "misc.capacity",
+					InUse:        -1,
+				},
 			},
 		},
 	}
