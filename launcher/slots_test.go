@@ -42,8 +42,11 @@ func TestAllowLock(t *testing.T) {
 	switch {
 	case err == nil && now.Cur < uint64(need):
 		t.Errorf("the limit is %d, QEMU needs %d", now.Cur, need)
-	case err != nil && (!errors.As(err, &lacking) || !errors.Is(err, fault.ErrHost) || lacking.Fix == "" || !strings.Contains(err.Error(), "RLIMIT_MEMLOCK")):
-		t.Errorf("%v", err)
+	case err == nil:
+	case !errors.As(err, &lacking) || !errors.Is(err, fault.ErrHost) || lacking.Fix == "":
+		t.Errorf("error %#v, want one about the host, with a fix", err)
+	case !strings.Contains(err.Error(), "RLIMIT_MEMLOCK"):
+		t.Errorf("error %v, want one that names RLIMIT_MEMLOCK", err)
 	}
 }
 
@@ -85,7 +88,16 @@ func TestSlotUses(t *testing.T) {
 // TestChoiceOfHost: a host that refuses one technology may do the next; what is
 // wrong with the spec leads to none.
 func TestChoiceOfHost(t *testing.T) {
-	const text = "name = \"vm\"\ncpu = \"EPYC-Milan-v1\"\n[firmware]\nimage = \"fw\"\n[confidential]\ntechnology = [\"sev-snp\", \"sev-es\"]\n[latch]\nuntil = \"nothing\"\n"
+	const text = `
+name = "vm"
+cpu = "EPYC-Milan-v1"
+[firmware]
+image = "fw"
+[confidential]
+technology = ["sev-snp", "sev-es"]
+[latch]
+until = "nothing"
+`
 	s, err := ParseSpec([]byte(text), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)

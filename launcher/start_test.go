@@ -85,28 +85,108 @@ func TestLaunchFails(t *testing.T) {
 		kind   fault.Kind
 		want   string
 	}{
-		"QEMU dies at once":  {plainGuest, []string{"start", dies + "no room"}, StartOptions{}, fault.QEMU, "vm: QEMU did not start: no room"},
-		"QEMU dies later":    {plainGuest, []string{"query-status", dies + "out of luck"}, StartOptions{}, fault.QEMU, "out of luck"},
-		"QEMU refuses":       {plainGuest, []string{"query-status", refuses + "not today"}, StartOptions{}, fault.QEMU, "not today"},
-		"no negotiation":     {plainGuest, []string{"qmp_capabilities", hangup}, StartOptions{}, fault.QEMU, "connection closed"},
-		"the guest runs":     {plainGuest, []string{"query-status", returns + `{"running": true, "status": "running"}`}, StartOptions{}, fault.QEMU, "told to wait"},
-		"garbage":            {plainGuest, []string{"query-status", returns + `[]`}, StartOptions{}, fault.QEMU, "unexpected reply"},
-		"SEV is off":         {sevGuest, []string{"query-sev", returns + `{"enabled": false}`}, StartOptions{Hold: true}, fault.QEMU, "SEV is not enabled"},
-		"another policy":     {sevGuest, []string{"query-sev", returns + `{"enabled": true, "policy": 1, "state": "launch-secret"}`}, StartOptions{Hold: true}, fault.QEMU, "policy 0x1 instead of 0x3"},
-		"not measured":       {sevGuest, []string{"query-sev", returns + `{"enabled": true, "policy": 3, "state": "uninit"}`}, StartOptions{Hold: true}, fault.QEMU, "did not measure the guest"},
-		"SNP is off":         {snpGuest, []string{"query-sev", returns + `{"enabled": true, "sev-type": "sev"}`}, StartOptions{}, fault.QEMU, "SEV-SNP is not enabled"},
-		"another SNP policy": {snpGuest, []string{"query-sev", returns + `{"enabled": true, "sev-type": "sev-snp", "snp-policy": 1}`}, StartOptions{}, fault.QEMU, "policy 0x1 instead of"},
-		"no release":         {snpGuest, []string{"cont", refuses + "fw_error=11 "}, StartOptions{}, fault.QEMU, "vm: release: qmp: cont: fw_error=11"},
-		"died at release":    {snpGuest, []string{"cont", dies + "SNP_LAUNCH_FINISH ret=-5 fw_error=11 ''"}, StartOptions{}, fault.QEMU, "(it wrote: SNP_LAUNCH_FINISH"},
-		"the caller":         {plainGuest, nil, StartOptions{Paused: func(*Machine) error { return boom }}, fault.Failure, "boom"},
-		"owner refuses":      {sevGuest + owner("refuses"), nil, StartOptions{}, fault.Refused, "gave no secret: exit status 4"},
-		"owner fails":        {sevGuest + owner("fails"), nil, StartOptions{}, fault.Failure, "gave no secret: exit status 1"},
-		"owner hangs":        {sevGuest + owner("hangs"), nil, StartOptions{}, fault.Failure, "did not answer within 2s"},
-		"owner talks":        {sevGuest + owner("talks"), nil, StartOptions{}, fault.Failure, "gave no secret"},
-		"owner's garbage":    {sevGuest + owner("garbage"), nil, StartOptions{}, fault.Failure, "malformed"},
-		"no measurement":     {sevGuest + owner("agrees"), []string{"query-sev-launch-measure", refuses + "not available"}, StartOptions{}, fault.QEMU, "vm: measure: qmp: query-sev-launch-measure: not available"},
-		"short measurement":  {sevGuest + owner("agrees"), []string{"query-sev-launch-measure", returns + `{"data": "AAAA"}`}, StartOptions{}, fault.Failure, "launch measurement: 3 bytes"},
-		"secret refused":     {sevGuest + owner("agrees"), []string{"sev-inject-launch-secret", refuses + "ret=-5 fw_error=11 ''"}, StartOptions{}, fault.QEMU, "the platform refused the secret"},
+		"QEMU dies at once": {
+			plainGuest,
+			[]string{"start", dies + "no room"},
+			StartOptions{},
+			fault.QEMU,
+			"vm: QEMU did not start: no room",
+		},
+		"QEMU dies later": {
+			plainGuest, []string{"query-status", dies + "out of luck"}, StartOptions{}, fault.QEMU, "out of luck",
+		},
+		"QEMU refuses": {
+			plainGuest, []string{"query-status", refuses + "not today"}, StartOptions{}, fault.QEMU, "not today",
+		},
+		"no negotiation": {
+			plainGuest, []string{"qmp_capabilities", hangup}, StartOptions{}, fault.QEMU, "connection closed",
+		},
+		"the guest runs": {
+			plainGuest,
+			[]string{"query-status", returns + `{"running": true, "status": "running"}`},
+			StartOptions{},
+			fault.QEMU, "told to wait",
+		},
+		"garbage": {
+			plainGuest, []string{"query-status", returns + `[]`}, StartOptions{}, fault.QEMU, "unexpected reply",
+		},
+		"SEV is off": {
+			sevGuest,
+			[]string{"query-sev", returns + `{"enabled": false}`},
+			StartOptions{Hold: true},
+			fault.QEMU,
+			"SEV is not enabled",
+		},
+		"another policy": {
+			sevGuest,
+			[]string{"query-sev", returns + `{"enabled": true, "policy": 1, "state": "launch-secret"}`},
+			StartOptions{Hold: true},
+			fault.QEMU, "policy 0x1 instead of 0x3",
+		},
+		"not measured": {
+			sevGuest,
+			[]string{"query-sev", returns + `{"enabled": true, "policy": 3, "state": "uninit"}`},
+			StartOptions{Hold: true},
+			fault.QEMU, "did not measure the guest",
+		},
+		"SNP is off": {
+			snpGuest,
+			[]string{"query-sev", returns + `{"enabled": true, "sev-type": "sev"}`},
+			StartOptions{},
+			fault.QEMU, "SEV-SNP is not enabled",
+		},
+		"another SNP policy": {
+			snpGuest,
+			[]string{"query-sev", returns + `{"enabled": true, "sev-type": "sev-snp", "snp-policy": 1}`},
+			StartOptions{},
+			fault.QEMU, "policy 0x1 instead of",
+		},
+		"no release": {
+			snpGuest,
+			[]string{"cont", refuses + "fw_error=11 "},
+			StartOptions{},
+			fault.QEMU,
+			"vm: release: qmp: cont: fw_error=11",
+		},
+		"died at release": {
+			snpGuest,
+			[]string{"cont", dies + "SNP_LAUNCH_FINISH ret=-5 fw_error=11 ''"},
+			StartOptions{},
+			fault.QEMU,
+			"(it wrote: SNP_LAUNCH_FINISH",
+		},
+		"the caller": {
+			plainGuest, nil, StartOptions{Paused: func(*Machine) error { return boom }}, fault.Failure, "boom",
+		},
+		"owner refuses": {
+			sevGuest + owner("refuses"), nil, StartOptions{}, fault.Refused, "gave no secret: exit status 4",
+		},
+		"owner fails": {
+			sevGuest + owner("fails"), nil, StartOptions{}, fault.Failure, "gave no secret: exit status 1",
+		},
+		"owner hangs": {
+			sevGuest + owner("hangs"), nil, StartOptions{}, fault.Failure, "did not answer within 2s",
+		},
+		"owner talks":     {sevGuest + owner("talks"), nil, StartOptions{}, fault.Failure, "gave no secret"},
+		"owner's garbage": {sevGuest + owner("garbage"), nil, StartOptions{}, fault.Failure, "malformed"},
+		"no measurement": {
+			sevGuest + owner("agrees"),
+			[]string{"query-sev-launch-measure", refuses + "not available"},
+			StartOptions{},
+			fault.QEMU, "vm: measure: qmp: query-sev-launch-measure: not available",
+		},
+		"short measurement": {
+			sevGuest + owner("agrees"),
+			[]string{"query-sev-launch-measure", returns + `{"data": "AAAA"}`},
+			StartOptions{},
+			fault.Failure, "launch measurement: 3 bytes",
+		},
+		"secret refused": {
+			sevGuest + owner("agrees"),
+			[]string{"sev-inject-launch-secret", refuses + "ret=-5 fw_error=11 ''"},
+			StartOptions{},
+			fault.QEMU, "the platform refused the secret",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newMachineTest(t)
@@ -129,7 +209,8 @@ func TestLaunchFails(t *testing.T) {
 
 // TestLaunchInterrupted: a launch whose context ends leaves nothing, at any step.
 func TestLaunchInterrupted(t *testing.T) {
-	for _, step := range []string{"reserve", "sockets", "record", "fork", "started", "connect", "query", "paused", "measure", "owner", "inject", "release"} {
+	const steps = "reserve sockets record fork started connect query paused measure owner inject release"
+	for step := range strings.FieldsSeq(steps) {
 		t.Run(step, func(t *testing.T) {
 			h := newMachineTest(t)
 			ctx, cancel := context.WithCancel(t.Context())

@@ -20,8 +20,10 @@ func TestStop(t *testing.T) {
 		want    bool // graceful
 		exit    string
 	}{
-		"powers off":        {nil, true, time.Minute, true, ReasonPoweredOff},
-		"does not hear":     {[]string{"system_powerdown", returns + "{}"}, true, 100 * time.Millisecond, false, ReasonKilled},
+		"powers off": {nil, true, time.Minute, true, ReasonPoweredOff},
+		"does not hear": {
+			[]string{"system_powerdown", returns + "{}"}, true, 100 * time.Millisecond, false, ReasonKilled,
+		},
 		"cannot be asked":   {[]string{"system_powerdown", refuses + "no"}, true, time.Minute, false, ReasonKilled},
 		"closes the socket": {[]string{"system_powerdown", hangup}, true, time.Minute, false, ReasonKilled},
 		"dies of it":        {[]string{"system_powerdown", dies + "ouch"}, true, time.Minute, false, ReasonKilled},

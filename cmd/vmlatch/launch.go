@@ -45,7 +45,8 @@ func newLaunch(c *urfave.Context, s *cli.IO) (*launch, error) {
 	return l, cli.Fail(cli.ExitUsage, err, notifyHint)
 }
 
-const notifyHint = "NOTIFY_SOCKET is the service manager's socket, a path or @ and an abstract name; without a manager unset it"
+const notifyHint = "NOTIFY_SOCKET is the service manager's socket, a path or @ and an abstract name;" +
+	" without a manager unset it"
 
 // alone is a launch of which no service manager is told: it waits for one VM.
 func (l *launch) alone() *launch {

@@ -128,7 +128,9 @@ var planChecks = []tee.Check{
 		Cause:    "system management mode would need the host to see the guest's registers",
 		Fix:      tee.Defect,
 		Source:   "QEMU, docs/system/i386/amd-memory-encryption.rst, tdx.rst; libvirt kbase",
-		Look:     func(s *tee.Subject) (tee.Verdict, string) { return tee.Verify(s.Options.Machine("smm") == "off", "") },
+		Look: func(s *tee.Subject) (tee.Verdict, string) {
+			return tee.Verify(s.Options.Machine("smm") == "off", "")
+		},
 	},
 	{
 		ID:       "irqchip",

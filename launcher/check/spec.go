@@ -92,9 +92,10 @@ var specChecks = []tee.Check{
 		Severity: tee.Warn,
 		Key:      "cpu",
 		When:     func(s *tee.Subject) bool { return modelMeasured(s) && s.CPU != "" },
-		Cause:    "the CPU model has no version: what its name stands for depends on the machine type, and it is measured",
-		Fix:      "add the version, as in EPYC-Milan-v1",
-		Source:   "QEMU, docs/system/cpu-models-x86.rst; sev-snp-measure --vcpu-type",
+		Cause: "the CPU model has no version: what its name stands for depends on the machine type," +
+			" and it is measured",
+		Fix:    "add the version, as in EPYC-Milan-v1",
+		Source: "QEMU, docs/system/cpu-models-x86.rst; sev-snp-measure --vcpu-type",
 		Look: func(s *tee.Subject) (tee.Verdict, string) {
 			m := s.Model()
 			return tee.Verify(versioned().MatchString(m), "%s", m)
@@ -118,9 +119,10 @@ var specChecks = []tee.Check{
 		Severity: tee.Warn,
 		Key:      "memory-backend.prealloc",
 		When:     private,
-		Cause:    "prealloc takes the memory that the guest shares for the whole size, in addition to its private memory",
-		Fix:      "leave prealloc out",
-		Source:   "cloud-hypervisor#8501; AMDSEV#250",
+		Cause: "prealloc takes the memory that the guest shares for the whole size," +
+			" in addition to its private memory",
+		Fix:    "leave prealloc out",
+		Source: "cloud-hypervisor#8501; AMDSEV#250",
 		Look: func(s *tee.Subject) (tee.Verdict, string) {
 			p := s.Backend.Prealloc
 			return tee.Verify(p == nil || !*p, "")

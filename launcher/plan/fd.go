@@ -65,7 +65,7 @@ func (b *Builder) Inherit(role, meaning string, open Opener) int {
 // channels adds the sockets that QEMU inherits, and the descriptor that only has to
 // stay open: the lock.
 func (b *Builder) channels() {
-	b.Inherit("vm-lock", "the lock that tells whether the VM lives", func(o *Opening) (*os.File, error) {
+	b.Inherit("vm-lock", "the lock that shows whether the VM is alive", func(o *Opening) (*os.File, error) {
 		return duplicate(o.Dir.VMLockFile())
 	})
 	state := filepath.Join(b.plan.Dirs.State, b.plan.Name)

@@ -80,8 +80,11 @@ func (mktme) build(g *Guest, b *plan.Builder) error {
 			return g.File.Errorf("confidential.mktme", "the emulated platform's object is %s, with %s",
 				emulatedMKTMEObject, emulatedMKTMEProperty)
 		}
-	} else if err := b.Facts.Needs("give a guest a key of its own", plan.Object{Type: m.Object}, m.HandleProperty); err != nil {
-		return err
+	} else {
+		err := b.Facts.Needs("give a guest a key of its own", plan.Object{Type: m.Object}, m.HandleProperty)
+		if err != nil {
+			return err
+		}
 	}
 	payload, err := keyring.MKTME{Source: keyring.FromCPU}.Payload()
 	if err != nil {

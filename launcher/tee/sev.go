@@ -264,7 +264,9 @@ func (t sevs) checks() []Check {
 			Cause:    "the policy lets other guests have the same key",
 			Fix:      `add "no-key-sharing" to policy`,
 			Source:   "SEV API, chapter 3, table 2; libvirt formatdomain",
-			Look:     func(s *Subject) (Verdict, string) { return Verify(sevPolicy(s)&sev.PolicyNoKeySharing != 0, "") },
+			Look: func(s *Subject) (Verdict, string) {
+				return Verify(sevPolicy(s)&sev.PolicyNoKeySharing != 0, "")
+			},
 		},
 		{
 			ID:       "session-pair",

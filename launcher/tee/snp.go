@@ -239,9 +239,10 @@ func (snp) checks() []Check {
 			Severity: Refuse,
 			Key:      "confidential.policy",
 			When:     isSNP,
-			Cause:    "the policy allows a migration agent, which could take the guest's memory elsewhere; QEMU has none",
-			Fix:      `take "migrate" out of policy`,
-			Source:   "SNP ABI, chapter 4.3, table 9",
+			Cause: "the policy allows a migration agent, which could take the guest's memory elsewhere;" +
+				" QEMU has none",
+			Fix:    `take "migrate" out of policy`,
+			Source: "SNP ABI, chapter 4.3, table 9",
 			Look: snpAllows(sev.SNPPolicyMigrate,
 				"migrate: a migration agent could take the guest's memory elsewhere"),
 		},

@@ -178,7 +178,8 @@ func tdxSpecChecks() []Check {
 				case a&tdDebug != 0:
 					return Failed, "debug: the host could read the guest's memory"
 				case a&tdSEPTVEDisable == 0:
-					return Failed, "lacks sept-ve-disable: by taking pages away the host could run the guest's exception handlers"
+					return Failed, "lacks sept-ve-disable: by taking pages away the host could run" +
+						" the guest's exception handlers"
 				default:
 					return Verify(unknown == 0, "%#x: these bits are not for guests", uint64(unknown))
 				}
@@ -245,7 +246,9 @@ func tdxHostChecks() []Check {
 			Cause:    "the TDX module did not start",
 			Fix:      "the kernel's log says why (dmesg, lines with tdx)",
 			Source:   "Linux, arch/x86/virt/vmx/tdx",
-			Look:     func(s *Subject) (Verdict, string) { return Answered(s.Facts.Host.TDX.Initialized, host.Yes, "") },
+			Look: func(s *Subject) (Verdict, string) {
+				return Answered(s.Facts.Host.TDX.Initialized, host.Yes, "")
+			},
 		},
 		{
 			ID:       "tdx-quote-service",
