@@ -13,7 +13,9 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q: %v, want nil", good, err)
 		}
 	}
-	for _, bad := range []string{"", strings.Repeat("x", 64), ".", "-a", "_a", "a b", "a/b", "a\n", "é", "aé", "a\x00"} {
+	for _, bad := range []string{
+		"", strings.Repeat("x", 64), ".", "-a", "_a", "a b", "a/b", "a\n", "é", "aé", "a\x00",
+	} {
 		if err := CheckName(bad); err == nil {
 			t.Errorf("%q is a name, want an error", bad)
 		}
