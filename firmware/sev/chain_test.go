@@ -97,6 +97,10 @@ func TestChainVerifies(t *testing.T) {
 	if err != nil || root.Product != "test" {
 		t.Errorf("root %q, %v, want test", root.Product, err)
 	}
+	made := &Chain{PDH: c.pdh, PEK: c.pek, OCA: c.oca, CEK: c.cek}
+	if _, err := made.Verify([]Root{c.root}); err != nil {
+		t.Errorf("as it was made, not read: %v, want nil", err)
+	}
 	roots, err := AMDRoots()
 	if err != nil {
 		t.Fatal(err)

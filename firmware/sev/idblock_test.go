@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"testing"
@@ -97,5 +98,25 @@ func TestIDAuthFlipped(t *testing.T) {
 				t.Errorf("bit at %#x is not noticed", off)
 			}
 		}
+	}
+}
+
+// TestKeyDigest: a key is named by the hash of its structure, as it stands in the ID
+// authentication structure.
+func TestKeyDigest(t *testing.T) {
+	key := newKey(t, elliptic.P384())
+	auth, err := SignIDBlock(rand.Reader, IDBlock{Version: 1}, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := KeyDigest(&key.PublicKey)
+	if want := sha512.Sum384(auth[authIDKey : authIDKey+publicKeySize]); err != nil || got != want {
+		t.Errorf("digest %x, %v, want %x", got, err, want)
+	}
+	if got, err := KeyDigest(&newKey(t, elliptic.P256()).PublicKey); err == nil || got != [48]byte{} {
+		t.Errorf("of a key on P-256: %x, %v, want an error", got, err)
+	}
+	if _, err := SignIDBlock(rand.Reader, IDBlock{}, key, newKey(t, elliptic.P256())); err == nil {
+		t.Error("an author's key on P-256 signs, want an error")
 	}
 }
