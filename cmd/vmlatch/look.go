@@ -19,11 +19,11 @@ type vmInfo struct {
 	State  string         `json:"state"`  // paused, measured, provisioned, running, …
 	Exit   *launcher.Exit `json:"exit,omitempty"`
 	Ended  *time.Time     `json:"ended,omitempty"`
-	Record *rundir.Record `json:"record,omitempty"`
+	Record *record        `json:"record,omitempty"`
 }
 
 func describe(root rundir.Root, e *rundir.Entry) vmInfo {
-	v := vmInfo{Name: e.Name, Status: e.Status(), Record: e.Record, State: string(launcher.Launching)}
+	v := vmInfo{Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching)}
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
@@ -125,7 +125,7 @@ func (v *vmInfo) how() string {
 	return v.Exit.Reason
 }
 
-func latchWord(l rundir.Latch) string {
+func latchWord(l latchState) string {
 	switch {
 	case l.Until == plan.UntilNone:
 		return "-"

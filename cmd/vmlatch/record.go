@@ -1,0 +1,92 @@
+package main
+
+import (
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// record is what ps and inspect print of a VM's record (vmlatch.vm/1, published by
+// "vmlatch ps --schema"). How vmlatch keeps records is not part of it.
+type record struct {
+	Schema     string     `json:"schema"`
+	Name       string     `json:"name"`
+	Technology string     `json:"technology"`
+	Emulated   bool       `json:"emulated"`
+	State      string     `json:"state"`
+	Settled    bool       `json:"settled"`
+	Latch      latchState `json:"latch"`
+	Started    time.Time  `json:"started"`
+	Released   *time.Time `json:"released,omitempty"`
+	PID        int        `json:"pid"`
+	Origin     origin     `json:"origin"`
+	QEMU       string     `json:"qemu"`
+	Version    string     `json:"qemu-version"`
+	Memory     string     `json:"memory"`
+	CPUs       int        `json:"cpus"`
+	SEV        *sevState  `json:"sev,omitempty"`
+	Argv       []string   `json:"argv"`
+	Choices    []choice   `json:"choices,omitempty"`
+}
+
+type latchState struct {
+	Until    string `json:"until"`
+	Open     bool   `json:"open"`
+	Verified bool   `json:"verified"`
+}
+
+type origin struct {
+	Spec       string `json:"spec"`
+	Hold       bool   `json:"hold,omitempty"`
+	Foreground bool   `json:"foreground,omitempty"`
+	Unit       string `json:"unit,omitempty"`
+}
+
+type choice struct {
+	What  string `json:"what"`
+	Value string `json:"value"`
+	From  string `json:"from"`
+}
+
+type sevState struct {
+	Build       sev.Build     `json:"firmware"`
+	Policy      sev.Policy    `json:"policy"`
+	SNPPolicy   sev.SNPPolicy `json:"snp-policy,omitempty"`
+	Measurement []byte        `json:"measurement,omitempty"`
+	Secret      bool          `json:"secret-injected"`
+	Inputs      inputFiles    `json:"inputs"`
+}
+
+type inputFiles struct {
+	Firmware     string `json:"firmware"`
+	Kernel       string `json:"kernel,omitempty"`
+	Initrd       string `json:"initrd,omitempty"`
+	Cmdline      string `json:"cmdline,omitempty"`
+	KernelHashes bool   `json:"kernel-hashes"`
+}
+
+// recordSchema names the published format.
+const recordSchema = "vmlatch.vm/1"
+
+// publish makes the published form of a record; nil of none.
+func publish(r *rundir.Record) *record {
+	if r == nil {
+		return nil
+	}
+	p := &record{
+		Schema: recordSchema, Name: r.Name, Technology: r.Technology, Emulated: r.Emulated, State: r.State,
+		Settled: r.Settled, Latch: latchState(r.Latch), Started: r.Started, Released: r.Released, PID: r.PID,
+		Origin: origin(r.Origin), QEMU: r.QEMU, Version: r.Version, Memory: r.Memory, CPUs: r.CPUs, Argv: r.Argv,
+	}
+	if s := r.SEV; s != nil {
+		p.SEV = &sevState{
+			Build: s.Build, Policy: s.Policy, SNPPolicy: s.SNPPolicy, Measurement: s.Measurement, Secret: s.Secret,
+			Inputs: inputFiles(s.Inputs),
+		}
+	}
+	for _, c := range r.Choices {
+		p.Choices = append(p.Choices, choice(c))
+	}
+	return p
+}
