@@ -119,6 +119,7 @@ func playQEMU(argv []string) int {
 			if err != nil {
 				panic(err)
 			}
+			_ = f.Close() // c has its own
 			go func() { _ = q.Serve(c) }()
 			continue
 		}
@@ -203,11 +204,11 @@ func playOwner(how string) int {
 func playHelper(args []string) int {
 	how, name := args[0], args[1]
 	fd, _ := strconv.Atoi(args[2])
+	_ = os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())), 0o600)
 	if how == "dies" {
 		fmt.Fprintln(os.Stderr, "helper: no room at the inn")
 		return 1
 	}
-	_ = os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())), 0o600)
 	c, err := net.FileConn(os.NewFile(uintptr(fd), "qemu"))
 	if err != nil {
 		return 1

@@ -98,8 +98,13 @@ func TestHelperFollowsQEMU(t *testing.T) {
 func TestHelperDies(t *testing.T) {
 	h := newMachineTest(t)
 	p := h.plan(plainGuest)
-	h.withHelper(p, "dies")
-	m, err := p.Start(t.Context(), StartOptions{})
+	file := h.withHelper(p, "dies")
+	m, err := p.Start(WithTrace(t.Context(), Trace{Step: func(step string) {
+		for pid := 0; step == "query" && (pid == 0 || unix.Kill(pid, 0) == nil); { // until it has been reaped
+			time.Sleep(10 * time.Millisecond)
+			pid = h.pid(file)
+		}
+	}}), StartOptions{})
 	if err == nil {
 		m.Close()
 		t.Fatal("it succeeds")

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"github.com/vmlatch/vmlatch/keyring"
 	"github.com/vmlatch/vmlatch/launcher/fault"
@@ -117,4 +118,14 @@ func withKey(k *plan.Key, s *starter, fork func(argv []string) (int, error), end
 type helper struct {
 	role string
 	*child
+}
+
+// ended reports whether the process has ended.
+func (c *child) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	case <-time.After(time.Millisecond): // the moment between its end and its being noticed
+		return false
+	}
 }

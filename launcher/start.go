@@ -233,10 +233,8 @@ func (s *starter) query(ctx context.Context, conn *qmp.Conn) error {
 		return err
 	}
 	for _, h := range s.machine.helpers {
-		select {
-		case <-h.done:
+		if h.ended() {
 			return fmt.Errorf("helper %s ended", h.role)
-		default:
 		}
 	}
 	s.step("paused")
@@ -283,6 +281,7 @@ func closeAll(files []*os.File) {
 
 // undo ends what was started and removes what was made.
 func (s *starter) undo() {
+	s.opening.Close() // or this process would look like one of the VM's
 	if s.client != nil {
 		_ = s.client.Close()
 	}

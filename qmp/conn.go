@@ -32,8 +32,9 @@ func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Min
 type Options struct {
 	// OOB asks for out-of-band execution, where QEMU offers it.
 	OOB bool
-	// Logger receives a debug record per command: names, durations and error
-	// classes, never arguments.
+	// Logger receives a debug record per command, with command, args, reply, took and
+	// err. Arguments of unknown content, and those that may be secret
+	// ([slog.LogValuer]), are not in it.
 	Logger *slog.Logger
 }
 
@@ -245,9 +246,36 @@ func (c *Conn) execute(ctx context.Context, verb, command string, args, out any,
 		}
 	}
 	if c.log != nil {
-		c.log.DebugContext(ctx, "qmp", "command", command, "took", time.Since(start), "err", err)
+		c.log.DebugContext(ctx, "qmp", "command", command, "args", loggable(args), "reply", brief(ret),
+			"took", time.Since(start), "err", err)
 	}
 	return err
+}
+
+// loggable is what may be logged of a command's arguments.
+func loggable(args any) any {
+	switch a := args.(type) {
+	case nil:
+		return ""
+	case slog.LogValuer:
+		return a
+	case json.RawMessage: // a user's own: it may hold anything
+		return fmt.Sprintf("[%d bytes]", len(a))
+	}
+	b, err := json.Marshal(args)
+	if err != nil {
+		return err
+	}
+	return brief(b)
+}
+
+// brief is the beginning of what may be long.
+func brief(b []byte) string {
+	const most = 240
+	if len(b) > most {
+		return string(b[:most]) + "…"
+	}
+	return string(b)
 }
 
 func (c *Conn) roundTrip(ctx context.Context, verb, command string, args any, f *os.File) (json.RawMessage, error) {

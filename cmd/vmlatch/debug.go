@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -8,8 +9,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
@@ -29,8 +28,7 @@ func debugTrace(s *cli.IO) (launcher.Trace, error) {
 		case "steps":
 			t.Step = func(name string) { out.line("step", name) }
 		case "qmp":
-			options := &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: brief}
-			t.QMP = slog.New(slog.NewTextHandler(qmpLines{out}, options))
+			t.QMP = slog.New(qmpLines{out})
 		default:
 			return t, cli.Usagef("%s: unknown topic %q; the topics are steps and qmp", debugVar, topic)
 		}
@@ -38,13 +36,13 @@ func debugTrace(s *cli.IO) (launcher.Trace, error) {
 	return t, nil
 }
 
-// trace traces what is done with the command's context.
-func trace(c *urfave.Context, s *cli.IO) error {
+// traced is the context of commands: what they do is traced if the user asked for it.
+func traced(ctx context.Context, s *cli.IO) (context.Context, error) {
 	t, err := debugTrace(s)
-	if err == nil {
-		c.Context = launcher.WithTrace(c.Context, t)
+	if err != nil {
+		return ctx, err
 	}
-	return err
+	return launcher.WithTrace(ctx, t), nil
 }
 
 // tracer writes lines that begin with the milliseconds since the start.
@@ -61,18 +59,29 @@ func (t *tracer) line(what, text string) {
 		cli.Escape(text))
 }
 
-// qmpLines takes the records of a log.
+// qmpLines writes the records of package qmp as lines: command, arguments, reply.
 type qmpLines struct{ *tracer }
 
-func (q qmpLines) Write(b []byte) (int, error) {
-	q.line("qmp", strings.TrimSpace(string(b)))
-	return len(b), nil
-}
+func (qmpLines) Enabled(context.Context, slog.Level) bool { return true }
 
-// brief leaves out of a record what every line has.
-func brief(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey || a.Key == slog.MessageKey) {
-		return slog.Attr{}
+func (q qmpLines) WithAttrs([]slog.Attr) slog.Handler { return q }
+
+func (q qmpLines) WithGroup(string) slog.Handler { return q }
+
+func (q qmpLines) Handle(_ context.Context, r slog.Record) error {
+	values := map[string]string{}
+	r.Attrs(func(a slog.Attr) bool {
+		values[a.Key] = a.Value.Resolve().String()
+		return true
+	})
+	line := values["command"]
+	if args := values["args"]; args != "" {
+		line += " " + args
 	}
-	return a
+	answer := values["reply"]
+	if err := values["err"]; err != "" && err != "<nil>" {
+		answer = err
+	}
+	q.line("qmp", line+" -> "+answer+" ("+values["took"]+")")
+	return nil
 }

@@ -63,6 +63,7 @@ func newApp(s *cli.IO) *cli.App {
 		Name:  "vmlatch",
 		Usage: "start confidential VMs and hold them until they are verified",
 		Long:  long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
+		Prepare: func(ctx context.Context) (context.Context, error) { return traced(ctx, s) },
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
 			newStart(s), newRun(s), newStop(s), newRestart(s), newRm(s),
@@ -222,9 +223,6 @@ func attachArg(c *urfave.Context, s *cli.IO) (*launcher.Machine, error) {
 
 // attach takes control of a VM.
 func attach(c *urfave.Context, s *cli.IO, name string) (*launcher.Machine, error) {
-	if err := trace(c, s); err != nil {
-		return nil, err
-	}
 	root, _, err := vms(c, s)
 	if err != nil {
 		return nil, err

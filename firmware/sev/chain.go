@@ -136,7 +136,13 @@ var rootsJSON []byte
 
 // AMDRoots returns AMD's published roots, oldest product first. They are
 // compiled in, so that trusting a platform needs no network.
-var AMDRoots = sync.OnceValues(func() ([]Root, error) {
+func AMDRoots() ([]Root, error) {
+	roots, err := compiledRoots()
+	return slices.Clone(roots), err
+}
+
+// compiledRoots parses them once.
+var compiledRoots = sync.OnceValues(func() ([]Root, error) {
 	var file struct {
 		Certificates map[string]rootFields
 	}

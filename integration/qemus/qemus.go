@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Versions of the matrix, oldest first.
-var Versions = []string{"7.2", "10.0", "11.1"}
+// versions of the matrix, oldest first.
+var versions = []string{"7.2", "10.0", "11.1"}
 
 func dir() string {
 	_, self, _, _ := runtime.Caller(0)
@@ -28,7 +28,7 @@ func program(version string) (string, bool) {
 func Each(t *testing.T, from string, test func(t *testing.T, qemu string)) {
 	t.Helper()
 	reached := false
-	for _, v := range Versions {
+	for _, v := range versions {
 		if reached = reached || v == from; reached {
 			t.Run(v, func(t *testing.T) { test(t, Version(t, v)) })
 		}
@@ -53,10 +53,10 @@ func Version(t testing.TB, version string) string {
 // particular one.
 func Newest(t testing.TB) string {
 	t.Helper()
-	for i := len(Versions) - 1; i >= 0; i-- {
-		if p, ok := program(Versions[i]); ok {
+	for i := len(versions) - 1; i >= 0; i-- {
+		if p, ok := program(versions[i]); ok {
 			return p
 		}
 	}
-	return Version(t, Versions[0])
+	return Version(t, versions[0])
 }

@@ -96,7 +96,7 @@ func (d *Dir) WriteRecord(rec *Record) error {
 // did not write whole: then the launch never finished.
 func readRecord(file string) (*Record, error) {
 	b, err := regular.ReadNoFollow(file, maxRecord)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, regular.Err) || errors.Is(err, regular.ErrTooLarge) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, regular.ErrNotRegular) || errors.Is(err, regular.ErrTooLarge) {
 		return nil, nil
 	}
 	if err != nil {

@@ -32,6 +32,9 @@ type App struct {
 	Synonyms map[string]string
 	// Values are what an option can be, by its name, for completion.
 	Values map[string][]string
+	// Prepare, if not nil, returns the context that commands get; an error ends the
+	// program before any runs.
+	Prepare func(context.Context) (context.Context, error)
 	// Interruptible programs have nothing to clean up: a signal ends them at once.
 	Interruptible bool
 }
@@ -80,6 +83,12 @@ func (a *App) Main(args []string) ExitCode {
 func (a *App) Run(ctx context.Context, args []string) ExitCode {
 	app := a.urfave(args)
 	var err error
+	if a.Prepare != nil {
+		ctx, err = a.Prepare(ctx)
+	}
+	if err != nil {
+		return a.IO.Fail(err)
+	}
 	if len(args) > 1 && args[1] == "__complete" {
 		err = a.complete(a.IO.Out, app, args[2:])
 	} else {

@@ -13,8 +13,8 @@ import (
 )
 
 var (
-	// Err is wrapped by errors about what is not a regular file.
-	Err = errors.New("not a regular file")
+	// ErrNotRegular is wrapped by errors about what is not a regular file.
+	ErrNotRegular = errors.New("not a regular file")
 	// ErrTooLarge is wrapped by errors about a file that exceeds its limit.
 	ErrTooLarge = errors.New("too large")
 )
@@ -22,20 +22,20 @@ var (
 // Open opens a file for reading. Symbolic links are followed.
 func Open(name string) (*os.File, error) { return open(name, 0) }
 
-// OpenNoFollow is Open, but a symbolic link is an error that wraps Err.
+// OpenNoFollow is Open, but a symbolic link is an error that wraps ErrNotRegular.
 func OpenNoFollow(name string) (*os.File, error) { return open(name, unix.O_NOFOLLOW) }
 
 func open(name string, flags int) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
 	if errors.Is(err, unix.ENXIO) || flags&unix.O_NOFOLLOW != 0 && errors.Is(err, unix.ELOOP) { // a socket, a link
-		return nil, &fs.PathError{Op: "open", Path: name, Err: Err}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
 	}
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: name, Err: Err}
+		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
 	}
 	if err != nil {
 		_ = f.Close()
@@ -47,7 +47,7 @@ func open(name string, flags int) (*os.File, error) {
 // Read reads a file of at most limit bytes. Symbolic links are followed.
 func Read(name string, limit int64) ([]byte, error) { return read(name, limit, Open) }
 
-// ReadNoFollow is Read, but a symbolic link is an error that wraps Err.
+// ReadNoFollow is Read, but a symbolic link is an error that wraps ErrNotRegular.
 func ReadNoFollow(name string, limit int64) ([]byte, error) { return read(name, limit, OpenNoFollow) }
 
 func read(name string, limit int64, open func(string) (*os.File, error)) ([]byte, error) {

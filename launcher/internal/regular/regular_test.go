@@ -24,10 +24,10 @@ func TestRead(t *testing.T) {
 	}
 	for name, want := range map[string]struct{ follow, noFollow error }{
 		"file":     {nil, nil},
-		"link":     {nil, Err},
-		"dangling": {fs.ErrNotExist, Err},
+		"link":     {nil, ErrNotRegular},
+		"dangling": {fs.ErrNotExist, ErrNotRegular},
 		"missing":  {fs.ErrNotExist, fs.ErrNotExist},
-		"pipe":     {Err, Err}, "dir": {Err, Err}, "socket": {Err, Err},
+		"pipe":     {ErrNotRegular, ErrNotRegular}, "dir": {ErrNotRegular, ErrNotRegular}, "socket": {ErrNotRegular, ErrNotRegular},
 	} {
 		b, err := Read(at(name), 5)
 		if !errors.Is(err, want.follow) || err == nil && string(b) != "12345" {
@@ -40,7 +40,7 @@ func TestRead(t *testing.T) {
 	if _, err := Read(at("file"), 4); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("over the limit: %v", err)
 	}
-	if _, err := Read("/dev/null", 4); !errors.Is(err, Err) {
+	if _, err := Read("/dev/null", 4); !errors.Is(err, ErrNotRegular) {
 		t.Errorf("a device: %v", err)
 	}
 }
