@@ -79,6 +79,7 @@ func playQEMU(argv []string) int {
 	o := plan.ParseOptions(argv)
 	q := qmptest.NewQEMU()
 	playPlatform(q, o)
+	playProbe(q)
 	var events string
 	q.On("system_powerdown", func(json.RawMessage) (any, error) {
 		const line = `{"timestamp": {"seconds": %d, "microseconds": 0}, "event": "SHUTDOWN", ` +
@@ -110,10 +111,11 @@ func playQEMU(argv []string) int {
 		p := plan.Properties(chardev)
 		fd, _ := strconv.Atoi(p["fd"])
 		f := os.NewFile(uintptr(fd), p["id"])
-		if p["id"] == "events" {
-			events = p["logfile"]
-			if err := os.WriteFile(events, nil, 0o600); err != nil {
-				panic(err)
+		if p["id"] == "events" || p["id"] == "ask" {
+			if events = p["logfile"]; events != "" {
+				if err := os.WriteFile(events, nil, 0o600); err != nil {
+					panic(err)
+				}
 			}
 			c, err := net.FileConn(f)
 			if err != nil {
@@ -130,6 +132,27 @@ func playQEMU(argv []string) int {
 		go q.Listen(l)
 	}
 	select {}
+}
+
+// playProbe answers what a QEMU without a machine is asked.
+func playProbe(q *qmptest.QEMU) {
+	const schema = `[
+		{"name": "object-add", "meta-type": "command", "arg-type": "1"},
+		{"name": "1", "meta-type": "object", "variants": [{"case": "sev-guest", "type": "2"}]},
+		{"name": "2", "meta-type": "object", "members": [{"name": "policy"}, {"name": "cbitpos"},
+			{"name": "reduced-phys-bits"}, {"name": "kernel-hashes"}]}]`
+	for command, answer := range map[string]string{
+		"query-qmp-schema": schema, "qom-list-properties": `[]`,
+		"query-cpu-definitions": `[{"name": "EPYC-v4"}]`,
+		"query-machines":        `[{"name": "pc-q35-9.9", "alias": "q35", "cpu-max": 288}]`,
+		"query-qmp-version":     `{}`,
+	} {
+		q.On(command, func(json.RawMessage) (any, error) { return json.RawMessage(answer), nil })
+	}
+	q.On("quit", func(json.RawMessage) (any, error) {
+		time.AfterFunc(5*time.Millisecond, func() { os.Exit(0) })
+		return struct{}{}, nil
+	})
 }
 
 // testMeasurement is what the fake platform shows.
