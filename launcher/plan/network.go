@@ -21,7 +21,7 @@ type Networks []Network
 // networkModes are what mode may be, and how each makes the value of -netdev.
 var networkModes = []struct {
 	name   string
-	netdev func(n *Network, id string) (*argv.Option, error)
+	netdev func(b *Builder, n *Network, id string) (*argv.Option, error)
 }{
 	{"user", userNet},
 }
@@ -41,7 +41,7 @@ func (all *Networks) complete(g *Guest) error {
 
 func networkKey(i int) string { return fmt.Sprintf("network %d", i+1) }
 
-func (n *Network) mode() func(*Network, string) (*argv.Option, error) {
+func (n *Network) mode() func(*Builder, *Network, string) (*argv.Option, error) {
 	for _, m := range networkModes {
 		if m.name == n.Mode {
 			return m.netdev
@@ -53,7 +53,7 @@ func (n *Network) mode() func(*Network, string) (*argv.Option, error) {
 func (all *Networks) build(b *Builder) error {
 	for i, n := range *all {
 		id := b.ids.New("net")
-		netdev, err := n.mode()(&n, id)
+		netdev, err := n.mode()(b, &n, id)
 		if err != nil {
 			return b.Guest.File.Errorf(networkKey(i), "%v", err)
 		}
@@ -68,7 +68,7 @@ func (all *Networks) build(b *Builder) error {
 }
 
 // userNet is QEMU's own network stack, in its process.
-func userNet(n *Network, id string) (*argv.Option, error) {
+func userNet(_ *Builder, n *Network, id string) (*argv.Option, error) {
 	netdev := argv.New("user").Set("id", id)
 	for _, f := range n.Forward {
 		rule, err := forwardRule(f)

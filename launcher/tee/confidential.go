@@ -9,19 +9,6 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
-// Confidential is the table [confidential], with the keys of all technologies.
-type Confidential struct {
-	// Technology is a name, a list of names, or "any-confidential".
-	Technology   any      `toml:"technology"`
-	Policy       []string `toml:"policy"`
-	KernelHashes *bool    `toml:"kernel-hashes"`
-
-	sevKeys
-	snpKeys
-	tdxKeys
-	mktmeKeys
-}
-
 // Only is a table such as [confidential.NAME]: values that count when the technology
 // of the name is chosen.
 type Only struct {

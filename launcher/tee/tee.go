@@ -46,6 +46,19 @@ type technology interface {
 // all lists the technologies.
 func all() []technology { return []technology{none{}, sevs{}, sevs{es: true}, snp{}, tdx{}, mktme{}} }
 
+// Confidential is the table [confidential], with the keys of all technologies.
+type Confidential struct {
+	// Technology is a name, a list of names, or "any-confidential".
+	Technology   any      `toml:"technology"`
+	Policy       []string `toml:"policy"`
+	KernelHashes *bool    `toml:"kernel-hashes"`
+
+	sevKeys
+	snpKeys
+	tdxKeys
+	mktmeKeys
+}
+
 // base is what technologies have in common; each replaces what it does in its own way.
 type base struct{}
 
