@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"keyring", "qmp"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
 	{"firmware/igvm", "firmware/sev"},
-	{"firmware/ovmf", "firmware/guid", "firmware/nearest", "firmware/xdg"},
+	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg"},
 }
 
 // support are packages that only tests and the builders of test guests import.

@@ -26,7 +26,7 @@ func (r Result) IsHost() bool { return r.OfHost || r.Stage == tee.HostStage && !
 
 // Table returns all checks, in the order in which they are made.
 func Table() []tee.Check {
-	table := slices.Concat(specChecks, deviceChecks, hostChecks, planChecks, tee.Checks())
+	table := slices.Concat(specChecks(), deviceChecks(), hostChecks(), planChecks(), tee.Checks())
 	slices.SortStableFunc(table, func(a, b tee.Check) int { return rank(a.ID) - rank(b.ID) })
 	return table
 }

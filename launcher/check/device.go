@@ -17,124 +17,126 @@ func withDevice(pattern string) func(*tee.Subject) bool {
 }
 
 // deviceChecks are about devices and objects that the spec adds.
-var deviceChecks = []tee.Check{
-	{
-		ID:       "virtio-dma",
-		Severity: tee.Refuse,
-		Key:      "device",
-		When:     confidential,
-		Cause: "a virtio device of a confidential guest must use the modern transport and the DMA API;" +
-			" QEMU sees to it, unless a device is told otherwise",
-		Fix:    "leave iommu_platform and disable-legacy out of the device",
-		Source: "QEMU, hw/core/machine.c, machine_run_board_init; AMDSEV, launch-qemu.sh",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			for _, d := range s.Extra() {
-				iommu, legacy, modern := d.Props["iommu_platform"], d.Props["disable-legacy"], d.Props["disable-modern"]
-				if iommu == "off" || legacy == "off" || legacy == "auto" || modern == "on" {
-					return tee.Failed, d.Kind + " has one of them switched off"
+func deviceChecks() []tee.Check {
+	return []tee.Check{
+		{
+			ID:       "virtio-dma",
+			Severity: tee.Refuse,
+			Key:      "device",
+			When:     confidential,
+			Cause: "a virtio device of a confidential guest must use the modern transport and the DMA API;" +
+				" QEMU sees to it, unless a device is told otherwise",
+			Fix:    "leave iommu_platform and disable-legacy out of the device",
+			Source: "QEMU, hw/core/machine.c, machine_run_board_init; AMDSEV, launch-qemu.sh",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Extra() {
+					iommu, legacy, modern := d.Props["iommu_platform"], d.Props["disable-legacy"], d.Props["disable-modern"]
+					if iommu == "off" || legacy == "off" || legacy == "auto" || modern == "on" {
+						return tee.Failed, d.Kind + " has one of them switched off"
+					}
 				}
-			}
-			return tee.OK, ""
+				return tee.OK, ""
+			},
 		},
-	},
-	{
-		ID:       "extra-objects",
-		Severity: tee.Refuse,
-		Key:      "object",
-		Cause:    "the object could change what is launched, or open another way to the VM past its latch",
-		Fix: "use the spec's own keys for it; objects that devices need," +
-			" such as rng-random, iothread or iommufd, are allowed",
-		Source: "design: one monitor for vmlatch, one for people",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			for _, o := range s.Objects {
-				kind, id := plan.Texts(o)["qom-type"], plan.Texts(o)["id"]
-				if !harmless().MatchString(kind) || id == plan.ObjectID || id == plan.MemoryID {
-					return tee.Failed, kind
+		{
+			ID:       "extra-objects",
+			Severity: tee.Refuse,
+			Key:      "object",
+			Cause:    "the object could change what is launched, or open another way to the VM past its latch",
+			Fix: "use the spec's own keys for it; objects that devices need," +
+				" such as rng-random, iothread or iommufd, are allowed",
+			Source: "design: one monitor for vmlatch, one for people",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, o := range s.Objects {
+					kind, id := plan.Texts(o)["qom-type"], plan.Texts(o)["id"]
+					if !harmless().MatchString(kind) || id == plan.ObjectID || id == plan.MemoryID {
+						return tee.Failed, kind
+					}
 				}
-			}
-			return tee.OK, ""
+				return tee.OK, ""
+			},
 		},
-	},
-	{
-		ID:       "no-hotplug",
-		Severity: tee.Refuse,
-		Key:      "device",
-		When:     confidential,
-		Cause:    "memory and CPUs that come later are neither measured nor encrypted",
-		Fix:      "give the guest all of its memory and CPUs from the beginning",
-		Source:   "sev-snp-measure; kata-containers, qemu_amd64.go",
-		Look:     tee.Without(`pc-dimm|nvdimm|virtio-mem.*|virtio-pmem.*|.*-x86_64-cpu`),
-	},
-	{
-		ID:       "no-loader",
-		Severity: tee.Refuse,
-		Key:      "device",
-		When:     confidential,
-		Cause:    "a loader writes into the guest's memory what is not measured",
-		Fix:      "give the guest its kernel by [kernel], and the rest on a disk",
-		Source:   "QEMU, docs/system/generic-loader.rst",
-		Look:     tee.Without(`loader|guest-loader`),
-	},
-	{
-		ID:       "no-balloon",
-		Severity: tee.Warn,
-		Key:      "device",
-		When:     confidential,
-		Cause:    "a balloon cannot take encrypted memory back: it is pinned or private",
-		Fix:      "leave the balloon out",
-		Source:   "PVE; nova, sev.rst",
-		Look:     tee.Without(`virtio-balloon.*`),
-	},
-	{
-		ID:       "no-viommu",
-		Severity: tee.Warn,
-		Key:      "device",
-		When:     confidential,
-		Cause:    "a virtual IOMMU gives no protection that the guest lacks, and needs a split irqchip",
-		Fix:      "leave it out",
-		Source:   "QEMU, docs/system/i386; inference",
-		Look:     tee.Without(`intel-iommu|amd-iommu|virtio-iommu.*`),
-	},
-	{
-		ID:       "vfio-iommufd",
-		Severity: tee.Warn,
-		Key:      "device",
-		When:     withDevice(`vfio-.*`),
-		Cause:    "a passed-through device reaches only shared memory, needs iommufd, and is not attested",
-		Fix:      "give the device an iommufd object, and trust it as far as the host",
-		Source:   "kubevirt#16407; canonical/tdx",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			d, _ := s.Any(`vfio-.*`)
-			return tee.Verify(d.Props["iommufd"] != "", "%s has no iommufd", d.Kind)
+		{
+			ID:       "no-hotplug",
+			Severity: tee.Refuse,
+			Key:      "device",
+			When:     confidential,
+			Cause:    "memory and CPUs that come later are neither measured nor encrypted",
+			Fix:      "give the guest all of its memory and CPUs from the beginning",
+			Source:   "sev-snp-measure; kata-containers, qemu_amd64.go",
+			Look:     tee.Without(`pc-dimm|nvdimm|virtio-mem.*|virtio-pmem.*|.*-x86_64-cpu`),
 		},
-	},
-	{
-		ID:       "vtpm-evidence",
-		Severity: tee.Warn,
-		Key:      "device",
-		When:     confidential,
-		Cause:    "a vTPM is the host's: what it says proves nothing to the guest's owner",
-		Fix:      "do not count it as evidence",
-		Source:   "systemd-vmspawn(1); gce-tcb-verifier#64",
-		Look:     tee.Without(`tpm-.*`),
-	},
-	{
-		ID:       "option-roms",
-		Severity: tee.Warn,
-		Key:      "device",
-		When:     confidential,
-		Cause:    "a network card's option ROM is code that was not measured",
-		Fix:      `write romfile = "" for the device`,
-		Source:   "AMDSEV; svsm, launch_guest.sh; libvirt kbase",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			for _, d := range s.Extra() {
-				if rom, ok := d.Props["romfile"]; networkCards().MatchString(d.Kind) && (!ok || rom != "") {
-					return tee.Failed, d.Kind
+		{
+			ID:       "no-loader",
+			Severity: tee.Refuse,
+			Key:      "device",
+			When:     confidential,
+			Cause:    "a loader writes into the guest's memory what is not measured",
+			Fix:      "give the guest its kernel by [kernel], and the rest on a disk",
+			Source:   "QEMU, docs/system/generic-loader.rst",
+			Look:     tee.Without(`loader|guest-loader`),
+		},
+		{
+			ID:       "no-balloon",
+			Severity: tee.Warn,
+			Key:      "device",
+			When:     confidential,
+			Cause:    "a balloon cannot take encrypted memory back: it is pinned or private",
+			Fix:      "leave the balloon out",
+			Source:   "PVE; nova, sev.rst",
+			Look:     tee.Without(`virtio-balloon.*`),
+		},
+		{
+			ID:       "no-viommu",
+			Severity: tee.Warn,
+			Key:      "device",
+			When:     confidential,
+			Cause:    "a virtual IOMMU gives no protection that the guest lacks, and needs a split irqchip",
+			Fix:      "leave it out",
+			Source:   "QEMU, docs/system/i386; inference",
+			Look:     tee.Without(`intel-iommu|amd-iommu|virtio-iommu.*`),
+		},
+		{
+			ID:       "vfio-iommufd",
+			Severity: tee.Warn,
+			Key:      "device",
+			When:     withDevice(`vfio-.*`),
+			Cause:    "a passed-through device reaches only shared memory, needs iommufd, and is not attested",
+			Fix:      "give the device an iommufd object, and trust it as far as the host",
+			Source:   "kubevirt#16407; canonical/tdx",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				d, _ := s.Any(`vfio-.*`)
+				return tee.Verify(d.Props["iommufd"] != "", "%s has no iommufd", d.Kind)
+			},
+		},
+		{
+			ID:       "vtpm-evidence",
+			Severity: tee.Warn,
+			Key:      "device",
+			When:     confidential,
+			Cause:    "a vTPM is the host's: what it says proves nothing to the guest's owner",
+			Fix:      "do not count it as evidence",
+			Source:   "systemd-vmspawn(1); gce-tcb-verifier#64",
+			Look:     tee.Without(`tpm-.*`),
+		},
+		{
+			ID:       "option-roms",
+			Severity: tee.Warn,
+			Key:      "device",
+			When:     confidential,
+			Cause:    "a network card's option ROM is code that was not measured",
+			Fix:      `write romfile = "" for the device`,
+			Source:   "AMDSEV; svsm, launch_guest.sh; libvirt kbase",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Extra() {
+					if rom, ok := d.Props["romfile"]; networkCards().MatchString(d.Kind) && (!ok || rom != "") {
+						return tee.Failed, d.Kind
+					}
 				}
-			}
-			return tee.OK, ""
+				return tee.OK, ""
+			},
 		},
-	},
+	}
 }
 
 // harmless matches the types of objects that a spec may add. Others could be the

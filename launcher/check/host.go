@@ -13,148 +13,150 @@ import (
 )
 
 // hostChecks need the host and its QEMU besides the spec.
-var hostChecks = []tee.Check{
-	{
-		ID:       "technology-usable",
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		When:     tee.Real,
-		Cause:    fault.ErrHost.Error() + " run guests of the technology",
-		Fix:      `"vmlatch host" says what is missing; choose another host or technology if it is the processor`,
-		Source:   "snphost ok; virt-host-validate; Linux, arch/x86/kvm",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			t := s.Facts.Host.Technology(s.Traits().Name)
-			if t.Usable == host.Unknown {
-				return tee.Unknown, t.Why
-			}
-			return tee.Verify(t.Usable == host.Yes, "%s", t.Why)
+func hostChecks() []tee.Check {
+	return []tee.Check{
+		{
+			ID:       "technology-usable",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			When:     tee.Real,
+			Cause:    fault.ErrHost.Error() + " run guests of the technology",
+			Fix:      `"vmlatch host" says what is missing; choose another host or technology if it is the processor`,
+			Source:   "snphost ok; virt-host-validate; Linux, arch/x86/kvm",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				t := s.Facts.Host.Technology(s.Traits().Name)
+				if t.Usable == host.Unknown {
+					return tee.Unknown, t.Why
+				}
+				return tee.Verify(t.Usable == host.Yes, "%s", t.Why)
+			},
 		},
-	},
-	{
-		ID:       "qemu-object",
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		When:     confidential,
-		Cause:    "this QEMU has no object for the technology",
-		Fix:      "install a QEMU that has it, or name one with qemu = in the spec",
-		Source:   "QEMU, qapi/qom.json",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			err := s.Knows(s.Facts)
-			return tee.Verify(err == nil, "%v", err)
+		{
+			ID:       "qemu-object",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			When:     confidential,
+			Cause:    "this QEMU has no object for the technology",
+			Fix:      "install a QEMU that has it, or name one with qemu = in the spec",
+			Source:   "QEMU, qapi/qom.json",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				err := s.Knows(s.Facts)
+				return tee.Verify(err == nil, "%v", err)
+			},
 		},
-	},
-	{
-		ID:       "cpu-model-known",
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		OfSpec:   true,
-		Key:      "cpu",
-		When:     func(s *tee.Subject) bool { return s.CPU != "" && s.Facts.Info != nil },
-		Cause:    "this QEMU does not know the CPU model",
-		Fix:      "run the QEMU with -cpu help, and correct the spec",
-		Source:   "QEMU, query-cpu-definitions",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			m := s.Model()
-			return tee.Verify(slices.Contains(s.Facts.Info.CPUs, m), "%s", m)
+		{
+			ID:       "cpu-model-known",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			OfSpec:   true,
+			Key:      "cpu",
+			When:     func(s *tee.Subject) bool { return s.CPU != "" && s.Facts.Info != nil },
+			Cause:    "this QEMU does not know the CPU model",
+			Fix:      "run the QEMU with -cpu help, and correct the spec",
+			Source:   "QEMU, query-cpu-definitions",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				m := s.Model()
+				return tee.Verify(slices.Contains(s.Facts.Info.CPUs, m), "%s", m)
+			},
 		},
-	},
-	{
-		ID:       "vcpu-limit",
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		OfSpec:   true,
-		Key:      "cpus",
-		When:     func(s *tee.Subject) bool { return s.Facts.Info != nil && s.Facts.Info.MaxCPUs[s.Machine] > 0 },
-		Cause:    "the machine type takes fewer CPUs",
-		Fix:      "lower cpus",
-		Source:   "QEMU, query-machines",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			most := s.Facts.Info.MaxCPUs[s.Machine]
-			return tee.Verify(s.CPUs <= most, "%d of at most %d", s.CPUs, most)
+		{
+			ID:       "vcpu-limit",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			OfSpec:   true,
+			Key:      "cpus",
+			When:     func(s *tee.Subject) bool { return s.Facts.Info != nil && s.Facts.Info.MaxCPUs[s.Machine] > 0 },
+			Cause:    "the machine type takes fewer CPUs",
+			Fix:      "lower cpus",
+			Source:   "QEMU, query-machines",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				most := s.Facts.Info.MaxCPUs[s.Machine]
+				return tee.Verify(s.CPUs <= most, "%d of at most %d", s.CPUs, most)
+			},
 		},
-	},
-	{
-		ID:       FreeSlots,
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		When: func(s *tee.Subject) bool {
-			p := s.Facts.Slot(s.Traits())
-			return p != nil && (p.Size != slot.Unlimited || !s.Facts.Emulated())
+		{
+			ID:       FreeSlots,
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			When: func(s *tee.Subject) bool {
+				p := s.Facts.Slot(s.Traits())
+				return p != nil && (p.Size != slot.Unlimited || !s.Facts.Emulated())
+			},
+			Cause:  "all encryption slots are taken",
+			Fix:    fault.FixSlots,
+			Source: "Linux, misc controller; nova, num_memory_encrypted_guests",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				p := s.Facts.Slot(s.Traits())
+				if p.Size == slot.Unlimited {
+					return tee.Unknown, "the number of slots is unknown"
+				}
+				used, err := p.Leases().Used()
+				if err != nil {
+					return tee.Unknown, err.Error()
+				}
+				return tee.Verify(used < p.Size, "%d of %d in pool %s", used, p.Size, p.Pool)
+			},
 		},
-		Cause:  "all encryption slots are taken",
-		Fix:    fault.FixSlots,
-		Source: "Linux, misc controller; nova, num_memory_encrypted_guests",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			p := s.Facts.Slot(s.Traits())
-			if p.Size == slot.Unlimited {
-				return tee.Unknown, "the number of slots is unknown"
-			}
-			used, err := p.Leases().Used()
-			if err != nil {
-				return tee.Unknown, err.Error()
-			}
-			return tee.Verify(used < p.Size, "%d of %d in pool %s", used, p.Size, p.Pool)
+		{
+			ID:       "memory-lock",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			Key:      "memory",
+			When:     func(s *tee.Subject) bool { return tee.Real(s) && s.Traits().Pinned },
+			Cause:    "QEMU has to pin the guest's memory, and may not pin as much",
+			Fix:      fault.FixMemlock,
+			Source:   "nova, AMD SEV spec; libvirt; enarx-keepldr#14",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				need := plan.LockedMemory(s.Memory)
+				most := spec.Size(s.Facts.MaxLock)
+				return tee.Verify(most >= need, "it needs %v and gets %v", need, most)
+			},
 		},
-	},
-	{
-		ID:       "memory-lock",
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		Key:      "memory",
-		When:     func(s *tee.Subject) bool { return tee.Real(s) && s.Traits().Pinned },
-		Cause:    "QEMU has to pin the guest's memory, and may not pin as much",
-		Fix:      fault.FixMemlock,
-		Source:   "nova, AMD SEV spec; libvirt; enarx-keepldr#14",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			need := plan.LockedMemory(s.Memory)
-			most := spec.Size(s.Facts.MaxLock)
-			return tee.Verify(most >= need, "it needs %v and gets %v", need, most)
+		{
+			ID:       MemoryAvailable,
+			Severity: tee.Warn,
+			Stage:    tee.HostStage,
+			Key:      "memory",
+			When:     func(s *tee.Subject) bool { return s.Facts.Host.MemFree > 0 },
+			Cause:    "the guest may get more memory than the host has left; what is encrypted cannot be swapped out",
+			Fix:      "lower memory, or stop another VM",
+			Source:   "cloud-hypervisor#8501; nova, AMD SEV spec",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(uint64(s.Memory) <= s.Facts.Host.MemFree, "%v of %d MiB", s.Memory,
+					s.Facts.Host.MemFree>>20)
+			},
 		},
-	},
-	{
-		ID:       MemoryAvailable,
-		Severity: tee.Warn,
-		Stage:    tee.HostStage,
-		Key:      "memory",
-		When:     func(s *tee.Subject) bool { return s.Facts.Host.MemFree > 0 },
-		Cause:    "the guest may get more memory than the host has left; what is encrypted cannot be swapped out",
-		Fix:      "lower memory, or stop another VM",
-		Source:   "cloud-hypervisor#8501; nova, AMD SEV spec",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			return tee.Verify(uint64(s.Memory) <= s.Facts.Host.MemFree, "%v of %d MiB", s.Memory,
-				s.Facts.Host.MemFree>>20)
+		{
+			ID:       FreeHugePages,
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			Key:      "memory-backend.hugepages",
+			When:     func(s *tee.Subject) bool { return s.Backend.HugePages != 0 && s.Facts.HugePages != nil },
+			Cause:    "the host has too few free huge pages of the size",
+			Fix: "reserve more (sysctl vm.nr_hugepages, or hugepages= on the kernel's command line)," +
+				" or leave hugepages out",
+			Source: "Linux, Documentation/admin-guide/mm/hugetlbpage.rst",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				size := s.Backend.HugePages
+				free, need := s.Facts.HugePages[uint64(size)], uint64(s.Memory/size)
+				return tee.Verify(free >= need, "%d of %v are free, %d are needed", free, size, need)
+			},
 		},
-	},
-	{
-		ID:       FreeHugePages,
-		Severity: tee.Refuse,
-		Stage:    tee.HostStage,
-		Key:      "memory-backend.hugepages",
-		When:     func(s *tee.Subject) bool { return s.Backend.HugePages != 0 && s.Facts.HugePages != nil },
-		Cause:    "the host has too few free huge pages of the size",
-		Fix: "reserve more (sysctl vm.nr_hugepages, or hugepages= on the kernel's command line)," +
-			" or leave hugepages out",
-		Source: "Linux, Documentation/admin-guide/mm/hugetlbpage.rst",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			size := s.Backend.HugePages
-			free, need := s.Facts.HugePages[uint64(size)], uint64(s.Memory/size)
-			return tee.Verify(free >= need, "%d of %v are free, %d are needed", free, size, need)
+		{
+			ID:       NameFree,
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "name",
+			Cause:    "a VM of this name is running, or being launched",
+			Fix:      `stop it, or start this one under another name (--name)`,
+			Source:   "canonical/tdx, run_td; lxd#11670",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				e, err := s.Plan.Dirs.Peek(s.Plan.Name)
+				if err != nil || e == nil {
+					return tee.OK, "" // it is free, or that is found out when it is taken
+				}
+				return tee.Verify(e.Status() == rundir.Ended || e.Status() == rundir.Abandoned, "it is %s", e.Status())
+			},
 		},
-	},
-	{
-		ID:       NameFree,
-		Severity: tee.Refuse,
-		Stage:    tee.PlanStage,
-		Key:      "name",
-		Cause:    "a VM of this name is running, or being launched",
-		Fix:      `stop it, or start this one under another name (--name)`,
-		Source:   "canonical/tdx, run_td; lxd#11670",
-		Look: func(s *tee.Subject) (tee.Verdict, string) {
-			e, err := s.Plan.Dirs.Peek(s.Plan.Name)
-			if err != nil || e == nil {
-				return tee.OK, "" // it is free, or that is found out when it is taken
-			}
-			return tee.Verify(e.Status() == rundir.Ended || e.Status() == rundir.Abandoned, "it is %s", e.Status())
-		},
-	},
+	}
 }

@@ -1,7 +1,7 @@
 package host
 
 import (
-	"github.com/klauspost/cpuid/v2"
+	"github.com/vmlatch/vmlatch/firmware/cpuid"
 )
 
 // CPU is what CPUID says.
@@ -34,12 +34,15 @@ func (r Root) cpu() (c CPU, err error) {
 		err = r.readRecorded("cpu.json", &c)
 		return c, err
 	}
-	id := &cpuid.CPU
-	c = CPU{Vendor: id.VendorString, Name: id.BrandName, Family: id.Family, Model: id.Model, TME: id.Has(cpuid.TME)}
-	if m := id.AMDMemEncryption; m.Available {
-		c.SEV, c.SEVES, c.SNP = id.Has(cpuid.SEV), id.Has(cpuid.SEV_ES), id.Has(cpuid.SEV_SNP)
-		c.CBitPos, c.ReducedBits = int(m.CBitPossition), int(m.PhysAddrReduction)
-		c.MaxGuests, c.MinSEVASID = int(m.NumEntryptedGuests), int(m.MinSevNoEsAsid)
+	c = CPU{Vendor: cpuid.Vendor(), Name: cpuid.Name()}
+	c.Family, c.Model = cpuid.Signature()
+	switch c.Vendor {
+	case vendorAMD, vendorHygon:
+		m, _ := cpuid.Memory()
+		c.SEV, c.SEVES, c.SNP, c.CBitPos, c.ReducedBits = m.SEV, m.SEVES, m.SNP, m.CBitPos, m.ReducedBits
+		c.MaxGuests, c.MinSEVASID = m.MaxGuests, m.MinSEVASID
+	case vendorIntel:
+		c.TME = cpuid.TME()
 	}
 	return c, nil
 }

@@ -7,8 +7,9 @@ import (
 	"io/fs"
 	"strings"
 
-	"github.com/klauspost/cpuid/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/cpuid"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
@@ -22,7 +23,7 @@ func (r Root) kvm() (bool, string) {
 	if err := r.access("dev/kvm"); err != nil {
 		return false, err.Error()
 	}
-	if !r.recorded() && cpuid.CPU.HasOneOf(virtualisation) {
+	if !r.recorded() && cpuid.Virtualisation() {
 		return true, "" // CPUID is asked faster than the kernel writes its file
 	}
 	f, err := regular.Open(r.path("proc/cpuinfo"))
@@ -39,8 +40,6 @@ func (r Root) kvm() (bool, string) {
 	}
 	return false, "/proc/cpuinfo lists no processor flags"
 }
-
-var virtualisation = cpuid.CombineFeatures(cpuid.VMX, cpuid.SVM)
 
 // cpuFlags reads the first processor's flags.
 func cpuFlags(r io.Reader) (flags map[string]bool, found bool) {

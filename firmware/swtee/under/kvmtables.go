@@ -1,5 +1,7 @@
 package under
 
+import "github.com/vmlatch/vmlatch/firmware/cpuid"
+
 // kvmCapabilities are the answers to KVM_CHECK_EXTENSION that a fake KVM gives:
 // what QEMU 7.2 to 11.1 ask for on x86 (Linux, include/uapi/linux/kvm.h).
 var kvmCapabilities = map[uint64]int64{
@@ -135,7 +137,7 @@ func supportedCPUID() []byte {
 	}
 	const indexed = 1 // KVM_CPUID_FLAG_SIGNIFCANT_INDEX
 
-	signature, _, _, _ := cpuid(1, 0)
+	signature, _, _, _ := cpuid.Ask(1, 0)
 	add(0, 0, 0, 0x1f, amdB, amdC, amdD)
 	add(1, 0, 0, signature, 0, all, all)
 	add(7, 0, indexed, 2, all, all, all)
@@ -144,10 +146,10 @@ func supportedCPUID() []byte {
 	add(0xd, 0, indexed, guestXCR0, 0xa88, 0xa88, 0)
 	add(0xd, 1, indexed, 0x1f, 0, 0, 0)
 	for _, component := range []uint32{2, 9} { // AVX, PKRU
-		a, b, c, d := cpuid(0xd, component)
+		a, b, c, d := cpuid.Ask(0xd, component)
 		add(0xd, component, indexed, a, b, c, d)
 	}
-	addressBits, _, _, _ := cpuid(0x80000008, 0)
+	addressBits, _, _, _ := cpuid.Ask(0x80000008, 0)
 	add(0x80000000, 0, 0, 0x80000022, amdB, amdC, amdD)
 	add(0x80000001, 0, 0, signature, 0, all, all)
 	add(0x80000007, 0, 0, 0, all, 0, all)
@@ -160,6 +162,3 @@ func supportedCPUID() []byte {
 	add(0x40000001, 0, 0, 0x01007efb, 0, 0, 0)
 	return out
 }
-
-// cpuid asks the host's processor.
-func cpuid(leaf, sub uint32) (a, b, c, d uint32)

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/cpuid"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
@@ -231,7 +232,7 @@ func sevObjects(argv []string) []cmdline.Object {
 // withHostCBit changes cbitpos to what CPUID of this host says. It is for
 // processors that cannot trap CPUID: QEMU compares the two.
 func (s *supervisor) withHostCBit(argv []string) []string {
-	_, b, _, _ := cpuid(leafMemoryEncryption, 0)
+	_, b, _, _ := cpuid.Ask(leafMemoryEncryption, 0)
 	s.cbit = b & 0x3f
 	out := append([]string(nil), argv...)
 	for i := range out {

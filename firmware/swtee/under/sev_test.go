@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/cpuid"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
@@ -155,7 +156,7 @@ func shownCBit() int {
 	if newSupervisor(Options{}).trapsCPUID {
 		return swtee.CBitPos
 	}
-	_, b, _, _ := cpuid(leafMemoryEncryption, 0)
+	_, b, _, _ := cpuid.Ask(leafMemoryEncryption, 0)
 	return int(b & 0x3f)
 }
 
