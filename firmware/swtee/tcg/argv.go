@@ -142,8 +142,8 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		return nil
 	case "sev-guest":
 	case "sev-snp-guest", "tdx-guest":
-		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; its measurement has no QMP side to stand in for",
-			obj.Type)
+		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; "+
+			"its measurement has no QMP side to stand in for", obj.Type)
 	default:
 		c.keep(o)
 		return nil
@@ -155,8 +155,8 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		}
 	}
 	if sev.Policy(policy)&sev.PolicyES != 0 {
-		return fmt.Errorf("-object sev-guest: policy %#x asks for SEV-ES, whose register state does not exist under TCG",
-			policy)
+		return fmt.Errorf("-object sev-guest: policy %#x asks for SEV-ES, "+
+			"whose register state does not exist under TCG", policy)
 	}
 	if (props["dh-cert-file"] == "") != (props["session-file"] == "") {
 		return fmt.Errorf("-object sev-guest: dh-cert-file and session-file go together")
@@ -180,7 +180,7 @@ func (c *commandLine) takeChardev(o cmdline.Option, control map[string]bool) err
 		return nil
 	}
 	if len(kvs) == 0 || kvs[0].Key != "socket" {
-		return fmt.Errorf("-chardev %s: swtee can stand before QMP monitors on unix sockets only", o.Value)
+		return fmt.Errorf("-chardev %s: swtee can take over QMP monitors on unix sockets only", o.Value)
 	}
 	m := monitorSpec{chardev: id, fd: -1, path: kvs.Get("path"), arg: len(c.args) + 1}
 	if server := kvs.Get("server"); server == "on" || slices.Contains(kvs, cmdline.Element{Key: "server", Bare: true}) {
@@ -209,12 +209,13 @@ func (c *commandLine) takeQMP(o cmdline.Option) error {
 		path, ok = strings.CutPrefix(kvs[0].Key, "unix:")
 	}
 	if !ok {
-		return fmt.Errorf("-qmp %s: swtee can stand before unix:PATH,server=on,wait=off only", o.Value)
+		return fmt.Errorf("-qmp %s: swtee can take over unix:PATH,server=on,wait=off only", o.Value)
 	}
 	id := fmt.Sprintf("swtee-qmp%d", len(c.monitors))
 	long := cmdline.Elements{{Key: "socket", Bare: true}, {Key: "id", Value: id}, {Key: "path", Value: path}}
 	long = append(long, kvs[1:]...)
-	if err := c.takeChardev(cmdline.Option{Name: "chardev", Value: long.String()}, map[string]bool{id: true}); err != nil {
+	chardev := cmdline.Option{Name: "chardev", Value: long.String()}
+	if err := c.takeChardev(chardev, map[string]bool{id: true}); err != nil {
 		return err
 	}
 	c.add("-mon", "chardev="+id+",mode=control")

@@ -43,10 +43,12 @@ func NeedsTCG(argv []string) string {
 func checkKey(handle string) error {
 	n, err := strconv.ParseInt(handle, 0, 32)
 	if err != nil || n <= 0 {
-		return &errQEMU{[]string{fmt.Sprintf("-object %s: %s=%s: not a key's handle", MKTMEObject, MKTMEProperty, handle)}}
+		text := fmt.Sprintf("-object %s: %s=%s: not a key's handle", MKTMEObject, MKTMEProperty, handle)
+		return &errQEMU{[]string{text}}
 	}
 	refused := func(err error) error {
-		return &errQEMU{[]string{fmt.Sprintf("-object %s: key %d is not possessed by this process: %v", MKTMEObject, n, err)}}
+		text := fmt.Sprintf("-object %s: key %d is not possessed by this process: %v", MKTMEObject, n, err)
+		return &errQEMU{[]string{text}}
 	}
 	ring, err := keyring.Inherited()
 	if err != nil {
@@ -56,7 +58,8 @@ func checkKey(handle string) error {
 	if err != nil {
 		return refused(err)
 	}
-	if d.Type != keyring.TypeMKTME && d.Type != keyring.User { // which stands for it where the kernel has none
+	// A key of type user takes its place if the kernel has no MKTME.
+	if d.Type != keyring.TypeMKTME && d.Type != keyring.User {
 		return refused(fmt.Errorf("it is of type %s", d.Type))
 	}
 	found, err := ring.Search(d.Type, d.Text)

@@ -66,7 +66,7 @@ const (
 	runPace       = 20 * time.Millisecond
 )
 
-// fakeIoctl answers one call of KVM's.
+// fakeIoctl answers one KVM ioctl.
 func (s *supervisor) fakeIoctl(c *trap.Call, request uint32, arg uint64) {
 	name := fileName(c)
 	file, ok := strings.CutPrefix(name, memFDPrefix)

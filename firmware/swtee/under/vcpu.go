@@ -142,7 +142,8 @@ func segment(dst, src []byte) {
 		typ, present, dpl, db, s, l, g, avl, unusable = 14, 15, 16, 17, 18, 19, 20, 21, 22
 	)
 	bit := func(off int, shift uint) uint16 { return uint16(src[off]&1) << shift }
-	attr := uint16(src[typ]&0xf) | bit(s, 4) | uint16(src[dpl]&3)<<5 | bit(avl, 8) | bit(l, 9) | bit(db, 10) | bit(g, 11)
+	attr := uint16(src[typ]&0xf) | bit(s, 4) | uint16(src[dpl]&3)<<5 |
+		bit(avl, 8) | bit(l, 9) | bit(db, 10) | bit(g, 11)
 	if src[unusable] == 0 {
 		attr |= bit(present, 7)
 	}
