@@ -225,7 +225,9 @@ func TestHeldVMSurvivesItsCommands(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
-	h.run("vmlatch", "ps")
+	within(t, "the dead VM is not cleared away", func() bool {
+		return !strings.Contains(h.run("vmlatch", "ps"), "guest")
+	})
 	h.clearEnded()
 	waitNothing(t, h.work)
 }

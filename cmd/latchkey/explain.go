@@ -57,8 +57,8 @@ Examples:
 				return err
 			}
 			if c.IsSet("digest") == c.IsSet("measurement") {
-				return cli.Fail(cli.ExitUsage, errors.New("give what was seen: --digest, or --measurement with --owner"),
-					cli.Examples(c))
+				err := errors.New("give what was seen: --digest, or --measurement with --owner")
+				return cli.Fail(cli.ExitUsage, err, cli.Examples(c))
 			}
 			r, err := runExplain(c, s)
 			if err != nil {

@@ -114,7 +114,8 @@ func checkPrivate(f *os.File, info os.FileInfo) error {
 			"remove the other name")
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), mode),
+		err := fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), mode)
+		return cli.Fail(cli.ExitRefused, err,
 			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
 	}
 	return nil

@@ -199,13 +199,14 @@ func readEntries(args []string, in *inputs) ([]byte, error) {
 		}
 		if !ok || uint64(len(table)) > uint64(area.Size) {
 			clear(table)
-			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, but these take %d", area.Size, len(table))
+			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, but these take %d",
+				area.Size, len(table))
 		}
 	}
 	return slices.Clip(table), nil
 }
 
-// readSecret reads a file into one buffer, so that no copy of it is left over.
+// readSecret reads a file into one buffer, so that no copy of it stays in memory.
 func readSecret(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {

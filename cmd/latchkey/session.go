@@ -45,7 +45,10 @@ Examples:
 			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
 			&urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"},
-			&urfave.BoolFlag{Name: "allow-debug", Usage: "accept a policy under which the host can read the guest's memory"},
+			&urfave.BoolFlag{
+				Name:  "allow-debug",
+				Usage: "accept a policy under which the host can read the guest's memory",
+			},
 			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"},
 		},
 		Action: func(c *urfave.Context) error {

@@ -28,7 +28,8 @@ func run(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	if c.IsSet("measure-kernel") && how.accel != accelTCG {
-		return cli.Usagef("--measure-kernel works with --accel tcg only: otherwise QEMU measures the kernel that it serves")
+		return cli.Usagef("--measure-kernel works with --accel tcg only: " +
+			"otherwise QEMU measures the kernel that it serves")
 	}
 	faults, err := parseFaults(c.StringSlice("fault"))
 	if err != nil {

@@ -107,7 +107,8 @@ func (q *QEMU) Serve(c net.Conn) error {
 		case errors.Is(err, ErrHangup):
 			return nil
 		case err != nil:
-			reply = map[string]any{"error": map[string]string{"class": "GenericError", "desc": err.Error()}, "id": cmd.ID}
+			failure := map[string]string{"class": "GenericError", "desc": err.Error()}
+			reply = map[string]any{"error": failure, "id": cmd.ID}
 		}
 		if err := json.NewEncoder(c).Encode(reply); err != nil {
 			return err

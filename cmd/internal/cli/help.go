@@ -136,7 +136,10 @@ complete -c %[1]s -a '(__%[1]s_complete)'
 
 func (a *App) completionCommand() *urfave.Command {
 	return &urfave.Command{
-		Name: "completion", Usage: "print a completion script for a shell", ArgsUsage: "bash|zsh|fish", Category: "help",
+		Name:         "completion",
+		Usage:        "print a completion script for a shell",
+		ArgsUsage:    "bash|zsh|fish",
+		Category:     "help",
 		BashComplete: func(c *urfave.Context) { fmt.Fprint(c.App.Writer, "bash\nzsh\nfish\n") },
 		Description:  fmt.Sprintf("Load it with, for example:\n\n   source <(%s completion bash)", a.Name),
 		Action: func(c *urfave.Context) error {
