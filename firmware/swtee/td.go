@@ -26,7 +26,7 @@ type TDParams struct {
 
 // TD is the context of one trust domain. Its methods are the commands of
 // KVM_MEMORY_ENCRYPT_OP (Linux, Documentation/virt/kvm/x86/intel-tdx.rst) and
-// fail with a unix.Errno, as KVM passes no status of the module on.
+// fail with a unix.Errno, because KVM does not pass on the module's status.
 type TD struct {
 	context
 	inited bool

@@ -11,11 +11,11 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
 )
 
-// commandLine is a QEMU command line, split into what the TCG mode answers for
-// and what QEMU gets.
+// commandLine is a QEMU command line, split into what the TCG mode handles itself and
+// what it passes to QEMU.
 type commandLine struct {
 	program  string
-	args     []string // for QEMU, without what was taken out
+	args     []string // for QEMU, without the options that were taken out
 	guest    *sevObject
 	monitors []monitorSpec
 	firmware string
@@ -41,7 +41,7 @@ type monitorSpec struct {
 	fd      int    // inherited socket; -1 if path is set
 	path    string // unix socket to listen on
 	listen  bool   // server=on: fd or path is listened on
-	arg     int    // where in args the chardev's new address goes
+	arg     int    // index in args of the chardev's new address
 	rest    string // its other options
 }
 
@@ -77,7 +77,7 @@ func (c *commandLine) note(format string, a ...any) {
 }
 func (c *commandLine) keep(o cmdline.Option) { c.add(o.Args()...) }
 
-// take puts one option where it belongs.
+// take handles one option.
 func (c *commandLine) take(o cmdline.Option, control map[string]bool) error {
 	switch o.Name {
 	case "S":

@@ -8,16 +8,16 @@ import (
 	"github.com/vmlatch/vmlatch/keyring"
 )
 
-// The object that stands for MKTME, which no released QEMU has: a guest whose
+// The object for MKTME, which no released QEMU has: a guest whose
 // memory is encrypted with a key that the host's kernel keeps. It is launched
-// without a measurement, for MKTME has none.
+// without a measurement, because MKTME has none.
 const (
 	MKTMEObject   = "mktme-guest"
 	MKTMEProperty = "key-handle" // serial of a key that QEMU must possess
 )
 
-// NeedsTCG names what a command line has that only the TCG mode knows; "" for
-// nothing.
+// NeedsTCG names the part of a command line that only the TCG mode supports, "" if there
+// is none.
 func NeedsTCG(argv []string) string {
 	if len(argv) == 0 {
 		return ""
@@ -38,8 +38,8 @@ func NeedsTCG(argv []string) string {
 }
 
 // checkKey checks that this process, and so QEMU, which inherits its keyrings,
-// possesses the key: it is found in the session keyring, and not merely known by
-// its number.
+// possesses the key: it must be in the session keyring, and not merely known by its
+// number.
 func checkKey(handle string) error {
 	n, err := strconv.ParseInt(handle, 0, 32)
 	if err != nil || n <= 0 {

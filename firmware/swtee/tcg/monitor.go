@@ -17,8 +17,8 @@ import (
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
-// endpoint is where the clients of one monitor come from: a listening socket,
-// or one connection.
+// endpoint is the source of one monitor's clients: a listening socket, or a single
+// connection.
 type endpoint struct {
 	listener net.Listener
 	mu       sync.Mutex
@@ -205,12 +205,12 @@ func (c *client) reply(id json.RawMessage, ret any, err error) bool {
 	case errors.As(err, &theirs) && theirs.Class != "":
 		own = &responseError{theirs.Class, theirs.Desc}
 	default:
-		return false // QEMU has gone, and so does the connection
+		return false // QEMU is gone; close the connection
 	}
 	return c.send(response{Error: own, ID: id}) == nil
 }
 
-// events passes QEMU's events on until the client or QEMU goes.
+// events forwards QEMU's events until the client or QEMU disconnects.
 func (c *client) events(ctx context.Context, sub *qmp.Subscription) {
 	for {
 		e, err := sub.Next(ctx)
