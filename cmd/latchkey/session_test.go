@@ -159,7 +159,7 @@ func TestOwnerFileIsGuarded(t *testing.T) {
 		},
 		"other schema": {
 			func() { d.write("guest.owner", strings.Replace(whole, "owner/1", "owner/9", 1)) },
-			cli.ExitUsage, `not of schema`,
+			cli.ExitUsage, `its schema is not latchkey`,
 		},
 		"bad digest": {func() {
 			bad := o

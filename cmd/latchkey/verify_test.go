@@ -73,8 +73,8 @@ func TestVerifyES(t *testing.T) {
 	d.refused(verifyLine+"--firmware OVMF.fd --cpu EPYC", cli.ExitRefused, `does NOT match`)
 }
 
-// TestCauses: the input that differs is named, if a change that makes the measurement
-// match proves it, and the host's words are never more than a suggestion.
+// TestCauses: the input that differs is named if changing it makes the measurement match.
+// The host's claims are never more than a suggestion.
 func TestCauses(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")
@@ -155,8 +155,8 @@ func TestCauseIsKernelHashesOff(t *testing.T) {
 		`hint: cause: the host did not have the kernel measured: kernel-hashes is off`)
 }
 
-// TestCauseIsThePolicy: a platform that measured a different policy than the session's,
-// which real firmware does not let happen.
+// TestCauseIsThePolicy: the platform measured a policy other than the session's, which
+// real firmware does not allow.
 func TestCauseIsThePolicy(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")

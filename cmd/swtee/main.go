@@ -20,7 +20,7 @@ const long = `   swtee runs an unmodified QEMU as if this machine had a secure p
    TDX module. The launch takes place step by step as on real hardware: sessions
    are unwrapped, firmware, kernel hashes and registers are measured, secrets are
    authenticated and placed where the guest looks for them. Memory is NOT
-   encrypted and the keys lie in a file: it protects nothing, and its
+   encrypted and the keys are in a file: it protects nothing, and its
    certificates end in a root that owners must name to trust ("swtee root").
 
    QEMU runs in one of two ways:

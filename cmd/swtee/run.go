@@ -101,7 +101,7 @@ type runner struct {
 	logger *slog.Logger
 	report *reportFile
 
-	ready chan struct{} // closed once fw or err is there
+	ready chan struct{} // closed once fw or err is set
 	fw    *swtee.Firmware
 	err   error
 }
@@ -130,7 +130,7 @@ func (r *runner) firmware() (*swtee.Firmware, error) {
 	return r.fw, r.err
 }
 
-// finalReport writes the report as it stands at the end.
+// finalReport writes the report in its final state.
 func (r *runner) finalReport() (err error) {
 	fw, e := r.firmware()
 	if e != nil || r.report == nil {
