@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// editRecord changes a VM's record as who owns the run directory could.
+// editRecord changes a VM's record as the owner of the run directory could.
 func (h *host) editRecord(name string, change func(map[string]any)) {
 	h.t.Helper()
 	file := filepath.Join(h.work, "run", name, "record.json")
@@ -35,8 +35,8 @@ func (h *host) editRecord(name string, change func(map[string]any)) {
 	}
 }
 
-// TestRootIsNotTricked: a user's directories lead root to no program of that user,
-// also where there is no run directory yet.
+// TestRootIsNotTricked: a user's directories never make root run a program of that
+// user, not even before there is a run directory.
 func TestRootIsNotTricked(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("takes root")
@@ -49,15 +49,30 @@ func TestRootIsNotTricked(t *testing.T) {
 	h.write("guest.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")
 	h.run("vmlatch", "start", "guest.toml")
 	h.run("vmlatch", "stop", "guest", "--now")
-	h.write("guest.toml", "memory = \"32MiB\"\nqemu = \""+h.work+"/evil\"\n[firmware]\nimage = \"OVMF.amdsev.fd\"\n[confidential]\ntechnology = \"sev-snp\"\n[latch]\nuntil = \"nothing\"\n")
+	h.write("guest.toml", fmt.Sprintf(`
+memory = "32MiB"
+qemu = "%s/evil"
+[firmware]
+image = "OVMF.amdsev.fd"
+[confidential]
+technology = "sev-snp"
+[latch]
+until = "nothing"
+`, h.work))
 	root := &host{t: t, work: h.work, env: h.env}
 	for _, prepare := range []func(){
 		func() {}, // the run directory is the user's
 		func() { _ = os.RemoveAll(filepath.Join(h.work, "run")) },
-		func() { root.env = append(root.env, "VMLATCH_RUN_DIR="+t.TempDir()) }, // root's own, beside the user's records
+		func() { root.env = append(root.env, "VMLATCH_RUN_DIR="+t.TempDir()) }, // root's, with the user's records
 	} {
 		prepare()
-		for _, args := range [][]string{{"restart", "guest"}, {"start", "guest.toml"}, {"__complete", "stop", ""}, {"stop", "guest"}, {"ps", "--all"}} {
+		for _, args := range [][]string{
+			{"restart", "guest"},
+			{"start", "guest.toml"},
+			{"__complete", "stop", ""},
+			{"stop", "guest"},
+			{"ps", "--all"},
+		} {
 			_, _ = root.attempt(root.command("vmlatch", args...))
 		}
 		b, _ := os.ReadFile(filepath.Join(h.work, "ran-as"))
@@ -73,8 +88,8 @@ func TestRootIsNotTricked(t *testing.T) {
 	}
 }
 
-// TestStopKnowsItsVM: a stop that sleeps through the end of its VM touches no later
-// one of the name.
+// TestStopKnowsItsVM: a stop that sleeps through the end of its VM does not touch a
+// later VM of the same name.
 func TestStopKnowsItsVM(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -91,13 +106,11 @@ func TestStopKnowsItsVM(t *testing.T) {
 	if err := slow.Wait(); err != nil {
 		t.Error(err)
 	}
-	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "running") {
-		t.Errorf("the later VM: %s", out)
-	}
+	h.shows("the later VM", h.run("vmlatch", "ps"), "running")
 }
 
-// TestParallelRestarts: whoever wins, one VM runs at the end, and no command is
-// killed by another.
+// TestParallelRestarts: whichever command wins, one VM runs at the end, and no command
+// is killed by another.
 func TestParallelRestarts(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -174,26 +187,27 @@ func TestWaitForALaunch(t *testing.T) {
 	time.Sleep(300 * time.Millisecond)
 	_ = given.Process.Kill()
 	_ = given.Wait()
-	if s := <-ended; !strings.Contains(s, "its launch was given up") {
-		t.Errorf("a launch that came to nothing: %s", s)
-	}
+	h.shows("wait for a launch that was killed", <-ended, "its launch was given up")
 }
 
-// TestPipesAsFiles: what would be waited for without end is refused.
+// TestPipesAsFiles: a file that would block forever when it is opened is refused.
 func TestPipesAsFiles(t *testing.T) {
 	h := newHost(t)
 	if err := unix.Mkfifo(filepath.Join(h.work, "pipe.toml"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{{"start", "pipe.toml"}, {"check", "pipe.toml"}, {"ps", "--config", "pipe.toml"}, {"start", "--all", "."}} {
-		if out := h.fails("", args...); !strings.Contains(out, "not a regular file") {
-			t.Errorf("%v: %s", args, out)
-		}
+	for _, args := range [][]string{
+		{"start", "pipe.toml"},
+		{"check", "pipe.toml"},
+		{"ps", "--config", "pipe.toml"},
+		{"start", "--all", "."},
+	} {
+		h.shows(strings.Join(args, " "), h.fails("", args...), "not a regular file")
 	}
 }
 
-// TestOwnerLeavesNothing: all that the owner's command has started ends with it, with
-// vmlatch, and after vmlatch is killed with the next command.
+// TestOwnerLeavesNothing: whatever the owner's command has started ends with that
+// command, with vmlatch, or, after vmlatch is killed, with the next command.
 func TestOwnerLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	h.prepareUnattended()
@@ -204,7 +218,10 @@ func TestOwnerLeavesNothing(t *testing.T) {
 	}
 	h.write("guest.toml", string(spec)+"timeout = \"1500ms\"\n")
 	mark := filepath.Join(h.work, "marked")
-	h.write("owner.sh", "printf '\\033]0;title\\007' >&2\nsh -c 'sleep 777 && : "+mark+"' | cat &\nsh -c 'sleep 778 && : "+mark+"' | cat\n")
+	h.write("owner.sh", fmt.Sprintf(`printf '\033]0;title\007' >&2
+sh -c 'sleep 777 && : %[1]s' | cat &
+sh -c 'sleep 778 && : %[1]s' | cat
+`, mark))
 	for _, how := range []string{"timeout", "interrupt", "kill"} {
 		var out strings.Builder
 		cmd := h.command("vmlatch", "start", "guest.toml", "--emulate")
@@ -221,15 +238,18 @@ func TestOwnerLeavesNothing(t *testing.T) {
 		}
 		_ = cmd.Wait()
 		h.run("vmlatch", "ps")
-		if how == "timeout" && (!strings.Contains(out.String(), "did not answer within") || strings.Contains(out.String(), "\x1b")) {
-			t.Errorf("it says %q", out.String())
+		if how == "timeout" {
+			h.shows("start", out.String(), "did not answer within")
+			if strings.Contains(out.String(), "\x1b") {
+				t.Errorf("the owner's escape sequence is printed: %q", out.String())
+			}
 		}
 		within(t, "after "+how+" the owner's processes are left", func() bool { return len(processes(mark)) == 0 })
 		waitNothing(t, h.work)
 	}
 }
 
-// TestNoForeignDescriptors: what a caller has open does not live on in QEMU.
+// TestNoForeignDescriptors: QEMU does not inherit what the caller has open.
 func TestNoForeignDescriptors(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -253,8 +273,8 @@ func TestNoForeignDescriptors(t *testing.T) {
 	}
 }
 
-// TestHostileRecord: what stands in a record is text to a terminal, and nothing that
-// it lacks makes a command fall over.
+// TestHostileRecord: a record's contents reach a terminal as text only, and no command
+// panics on a record that lacks something.
 func TestHostileRecord(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -269,36 +289,47 @@ func TestHostileRecord(t *testing.T) {
 		}
 	}
 	h.editRecord("vm", func(r map[string]any) { r["technology"], r["state"] = "sev", "paused" })
-	for _, args := range [][]string{{"measure", "vm"}, {"inspect", "vm"}, {"release", "vm"}, {"qmp", "vm", "query-status"}} {
+	for _, args := range [][]string{
+		{"measure", "vm"},
+		{"inspect", "vm"},
+		{"release", "vm"},
+		{"qmp", "vm", "query-status"},
+	} {
 		out, _ := h.attempt(h.command("vmlatch", args...))
 		if strings.Contains(out, "goroutine ") {
 			t.Errorf("%v: %s", args, out)
 		}
 	}
 	h.editRecord("vm", func(r map[string]any) { r["memory"] = strings.Repeat("x", 2<<20) })
-	h.run("vmlatch", "ps") // a VM without a record is none that anybody finished launching
+	h.run("vmlatch", "ps") // a VM without a record was never completely launched
 	h.clearEnded()
 	waitNothing(t, h.work)
 }
 
-// TestBadManager: a service manager that cannot be told is found out before anything
-// is started.
+// TestBadManager: that the service manager cannot be notified is noticed before
+// anything is started.
 func TestBadManager(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
-	for addr, code := range map[string]int{"/nonexistent": 3, "relative": 2, "@": 3, "/etc/passwd": 3, "/" + strings.Repeat("x", 200): 3} {
+	for addr, code := range map[string]int{
+		"/nonexistent":                 3,
+		"relative":                     2,
+		"@":                            3,
+		"/etc/passwd":                  3,
+		"/" + strings.Repeat("x", 200): 3,
+	} {
 		cmd := h.command("vmlatch", "start", "vm.toml")
 		cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+addr)
 		out, err := h.attempt(cmd)
 		if err == nil || cmd.ProcessState.ExitCode() != code || !strings.Contains(out, "hint: NOTIFY_SOCKET") {
-			t.Errorf("%q: %v: %s", addr, err, out)
+			t.Errorf("%q: %v, want code %d and a hint: %s", addr, err, code, out)
 		}
 		waitNothing(t, h.work)
 	}
 }
 
-// TestReleaseCutShort: a release whose command died after QEMU had let the guest run
-// is found out by the next command, and recorded.
+// TestReleaseCutShort: if a release dies after QEMU has let the guest run, the next
+// command notices and records it.
 func TestReleaseCutShort(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -316,12 +347,8 @@ func TestReleaseCutShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.run("vmlatch", "qmp", "vm", "query-status") // it does not run: nothing was released
-	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "paused") {
-		t.Errorf("before: %s", out)
-	}
+	h.shows("ps before", h.run("vmlatch", "ps"), "paused")
 	h.run("vmlatch", "qmp", "vm", "cont")
 	h.run("vmlatch", "qmp", "vm", "query-status")
-	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "running") {
-		t.Errorf("after: %s", out)
-	}
+	h.shows("ps after", h.run("vmlatch", "ps"), "running")
 }

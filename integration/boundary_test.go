@@ -34,7 +34,8 @@ func TestTrustBoundary(t *testing.T) {
 // TestSize builds vmlatch as it is released.
 func TestSize(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "vmlatch")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w", "-o", file, "../cmd/vmlatch")
+	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w",
+		"-o", file, "../cmd/vmlatch")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -53,7 +54,14 @@ func TestSize(t *testing.T) {
 func TestQMPCommandsOfAStart(t *testing.T) {
 	h := newHost(t)
 	log := filepath.Join(h.work, "qmp.log")
-	h.write("qemu", "#!/bin/sh\nfor a; do shift; case $a in socket,id=qmp,*) a=$a,logfile="+log+";; esac; set -- \"$@\" \"$a\"; done\nexec qemu-system-x86_64 \"$@\"\n")
+	h.write("qemu", `#!/bin/sh
+for a; do
+	shift
+	case $a in socket,id=qmp,*) a=$a,logfile=`+log+`;; esac
+	set -- "$@" "$a"
+done
+exec qemu-system-x86_64 "$@"
+`)
 	if err := os.Chmod(filepath.Join(h.work, "qemu"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +73,7 @@ func TestQMPCommandsOfAStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(text), `"id":`) + 1; n < 3 || n > 5 {
-		t.Errorf("%d commands:\n%s", n, text)
+		t.Errorf("%d commands, want 3 to 5:\n%s", n, text)
 	}
 }
 
@@ -75,8 +83,13 @@ func TestPlainUnderKVM(t *testing.T) {
 		t.Skip("needs KVM that can run firmware: ", why)
 	}
 	h := newHost(t)
-	h.write("vm.toml", "memory = \"256MiB\"\naccel = \"kvm\"\n[kernel]\nimage = \"vmlinuz\"\ninitrd = \"initrd.img\"\ncmdline = \"console=ttyS0 quiet\"\n")
-	if out := h.run("vmlatch", "run", "vm.toml"); !strings.Contains(out, "powering off") {
-		t.Errorf("console:\n%s", out)
-	}
+	h.write("vm.toml", `
+memory = "256MiB"
+accel = "kvm"
+[kernel]
+image = "vmlinuz"
+initrd = "initrd.img"
+cmdline = "console=ttyS0 quiet"
+`)
+	h.shows("console", h.run("vmlatch", "run", "vm.toml"), "powering off")
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,9 +21,10 @@ func TestChoice(t *testing.T) {
 	choose := func(version, technology, sidecar string) string {
 		h.t.Helper()
 		text := technologySpec("sev-snp", qemus.Version(t, version))
-		text = strings.NewReplacer(`technology = "sev-snp"`, "technology = "+technology, "policy = [\"smt\"]", "sev-snp = { policy = [\"smt\"] }").Replace(text)
+		const policy, own = `policy = ["smt"]`, `sev-snp = { policy = ["smt"] }`
+		text = strings.NewReplacer(`technology = "sev-snp"`, "technology = "+technology, policy, own).Replace(text)
 		if technology == `"sev-es"` {
-			text = strings.Replace(text, "sev-snp = { policy = [\"smt\"] }", "", 1)
+			text = strings.Replace(text, own, "", 1)
 		}
 		h.write("vm.toml", text)
 		if sidecar == "" {
@@ -33,24 +35,77 @@ func TestChoice(t *testing.T) {
 		out, _ := h.command("vmlatch", "plan", "--emulate", "--explain-choice", "vm.toml").CombinedOutput()
 		return strings.Join(strings.Fields(string(out)), " ")
 	}
+	const (
+		anyTechnology = `"any-confidential"`
+		firstOf       = " the first of sev-snp, tdx, sev-es, sev that works here (spec)"
+	)
 	for _, c := range []struct{ version, technology, sidecar, want string }{
-		{"11.1", `"any-confidential"`, "", "technology sev-snp the first of sev-snp, tdx, sev-es, sev that works here (spec)"},
-		{"11.1", `["sev-es", "sev-snp"]`, "", "technology sev-es the first of sev-es, sev-snp"},
-		{"7.2", `"any-confidential"`, "", "technology sev-es the first of sev-snp, tdx, sev-es, sev that works here (spec); not sev-snp: launch a guest of technology sev-snp: QEMU 7.2"},
-		{"7.2", `["sev-snp", "tdx"]`, "", "none of the technologies works: sev-snp: launch a guest"},
-		{"11.1", `"any-confidential"`, `technologies = ["sev-es", "sev"]`, "technology sev-es the first of sev-snp, tdx, sev-es, sev that works here (spec); not sev-snp: confidential.technology: sev-snp, but the image demands technologies = sev-es, sev ("},
-		{"11.1", `"sev-snp"`, `technologies = ["tdx"]`, "vm.toml:11:1: confidential.technology: sev-snp, but the image demands technologies = tdx ("},
-		{"11.1", `"sev-snp"`, `firmware = "bios"`, "vm.toml:6:2: firmware: uefi, but the image demands firmware = bios ("},
-		{"11.1", `"sev-snp"`, "[policy]\nsev-snp = [\"smt\", \"abi=1.55\"]", "confidential.policy: 0x30000 (smt), but the image demands policy.sev-snp = 0x30137"},
-		{"11.1", `"sev-snp"`, "[policy]\nsev-snp = [\"smt\"]", "technology sev-snp spec"},
-		{"11.1", `"sev-es"`, "[policy]\nsev-es = [\"no-debug\", \"no-send\"]", "but the image demands policy.sev-es"},
-		{"11.1", `"sev-snp"`, `technologes = ["tdx"]`, "disk.raw.vmlatch.toml:1:1: technologes: unknown key"},
-		{"11.1", `"sev-snp"`, `technologies = ["sgx"]`, `technologies: "sgx": must be one of`},
-		{"11.1", `[]`, "", "is an empty list"},
-		{"11.1", `["sev", "sev"]`, "", "is listed twice"},
-		{"11.1", `["sev-snp", "none"]`, "", "\"none\" stands alone"},
-		{"11.1", `["any-confidential", "sev"]`, "", "stands alone"},
-		{"11.1", `["sev", 1]`, "", "must be a name or a list of names"},
+		{version: "11.1", technology: anyTechnology, want: "technology sev-snp" + firstOf},
+		{version: "11.1", technology: `["sev-es", "sev-snp"]`, want: "technology sev-es the first of sev-es, sev-snp"},
+		{
+			version:    "7.2",
+			technology: anyTechnology,
+			want:       "technology sev-es" + firstOf + "; not sev-snp: launch a guest of technology sev-snp: QEMU 7.2",
+		},
+		{
+			version:    "7.2",
+			technology: `["sev-snp", "tdx"]`,
+			want:       "none of the technologies works: sev-snp: launch a guest",
+		},
+		{
+			version:    "11.1",
+			technology: anyTechnology,
+			sidecar:    `technologies = ["sev-es", "sev"]`,
+			want: "technology sev-es" + firstOf + "; not sev-snp: " +
+				"confidential.technology: sev-snp, but the image demands technologies = sev-es, sev (",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-snp"`,
+			sidecar:    `technologies = ["tdx"]`,
+			want:       "vm.toml:11:1: confidential.technology: sev-snp, but the image demands technologies = tdx (",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-snp"`,
+			sidecar:    `firmware = "bios"`,
+			want:       "vm.toml:6:2: firmware: uefi, but the image demands firmware = bios (",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-snp"`,
+			sidecar:    "[policy]\nsev-snp = [\"smt\", \"abi=1.55\"]",
+			want:       "confidential.policy: 0x30000 (smt), but the image demands policy.sev-snp = 0x30137",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-snp"`,
+			sidecar:    "[policy]\nsev-snp = [\"smt\"]",
+			want:       "technology sev-snp spec",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-es"`,
+			sidecar:    "[policy]\nsev-es = [\"no-debug\", \"no-send\"]",
+			want:       "but the image demands policy.sev-es",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-snp"`,
+			sidecar:    `technologes = ["tdx"]`,
+			want:       "disk.raw.vmlatch.toml:1:1: technologes: unknown key",
+		},
+		{
+			version:    "11.1",
+			technology: `"sev-snp"`,
+			sidecar:    `technologies = ["sgx"]`,
+			want:       `technologies: "sgx": must be one of`,
+		},
+		{version: "11.1", technology: `[]`, want: "is an empty list"},
+		{version: "11.1", technology: `["sev", "sev"]`, want: "is listed twice"},
+		{version: "11.1", technology: `["sev-snp", "none"]`, want: `"none" stands alone`},
+		{version: "11.1", technology: `["any-confidential", "sev"]`, want: "stands alone"},
+		{version: "11.1", technology: `["sev", 1]`, want: "must be a name or a list of names"},
 	} {
 		if got := choose(c.version, c.technology, c.sidecar); !strings.Contains(got, c.want) {
 			t.Errorf("QEMU %s, %s, %q:\n got %s\nwant %s", c.version, c.technology, c.sidecar, got, c.want)
@@ -58,40 +113,46 @@ func TestChoice(t *testing.T) {
 	}
 	// Firmware that cannot do one technology may do the next.
 	if _, err := os.Stat(tdxFirmware); err == nil {
-		h.write("vm.toml", strings.NewReplacer(`technology = "sev-snp"`, `technology = ["sev-snp", "tdx"]`, `policy = ["smt"]`, "", "OVMF.amdsev.fd", tdxFirmware).Replace(technologySpec("sev-snp", qemus.Version(t, "11.1"))))
+		h.write("vm.toml", strings.NewReplacer(
+			`technology = "sev-snp"`, `technology = ["sev-snp", "tdx"]`,
+			`policy = ["smt"]`, "",
+			"OVMF.amdsev.fd", tdxFirmware,
+		).Replace(technologySpec("sev-snp", qemus.Version(t, "11.1"))))
 		out := strings.Join(strings.Fields(h.run("vmlatch", "plan", "--emulate", "--explain-choice", "vm.toml")), " ")
-		if want := "technology tdx the first of sev-snp, tdx that works here (spec); not sev-snp: firmware.image: " + tdxFirmware + ": it has no area for kernel hashes"; !strings.Contains(out, want) {
-			t.Errorf("plan: %s\nwant %s", out, want)
-		}
+		h.shows("plan", out, "technology tdx the first of sev-snp, tdx that works here (spec); not sev-snp: "+
+			"firmware.image: "+tdxFirmware+": it has no area for kernel hashes")
 	}
-	// What one technology does not take leads to no other.
-	text := strings.Replace(technologySpec("sev-snp", qemus.Newest(t)), `technology = "sev-snp"`, `technology = ["sev-snp", "sev-es"]`, 1)
+	// A key that one technology does not accept is an error, no reason to try the next.
+	text := strings.Replace(technologySpec("sev-snp", qemus.Newest(t)),
+		`technology = "sev-snp"`, `technology = ["sev-snp", "sev-es"]`, 1)
 	h.write("vm.toml", text)
-	if out := h.fails("", "start", "--emulate", "vm.toml"); !strings.Contains(out, `for sev-es: policy: unknown word "smt": must be`) || !strings.Contains(out, "[confidential.sev-es]") {
-		t.Errorf("a policy of another technology: %s", out)
-	}
+	h.shows("a policy of another technology", h.fails("", "start", "--emulate", "vm.toml"),
+		`for sev-es: policy: unknown word "smt": must be`, "[confidential.sev-es]")
 	_ = os.Remove(filepath.Join(h.work, "disk.raw.vmlatch.toml"))
 	if err := os.Symlink("nowhere", filepath.Join(h.work, "disk.raw.vmlatch.toml")); err != nil {
 		t.Fatal(err)
 	}
 	h.write("vm.toml", technologySpec("sev-snp", qemus.Newest(t)))
-	if out := h.fails("", "plan", "--emulate", "vm.toml"); !strings.Contains(out, "demands of a disk image") {
-		t.Errorf("a sidecar that links to nowhere: %s", out)
-	}
+	h.shows("a sidecar that links to nowhere", h.fails("", "plan", "--emulate", "vm.toml"), "demands of a disk image")
 	_ = os.Remove(filepath.Join(h.work, "disk.raw.vmlatch.toml"))
 	// What the image demands where the spec asks for nothing.
-	h.write("vm.toml", "qemu = \""+qemus.Newest(t)+"\"\n[firmware]\nimage = \"OVMF.amdsev.fd\"\n[latch]\nuntil = \"nothing\"\n[[disk]]\nimage = \"disk.raw\"\n")
+	const undecided = `
+qemu = %q
+[firmware]
+image = "OVMF.amdsev.fd"
+[%s]
+until = "nothing"
+[[disk]]
+image = "disk.raw"
+`
+	h.write("vm.toml", fmt.Sprintf(undecided, qemus.Newest(t), "latch"))
 	h.write("disk.raw.vmlatch.toml", `technologies = ["sev-snp"]`)
-	if out := h.run("vmlatch", "plan", "--emulate", "vm.toml"); !strings.Contains(out, "technology sev-snp") {
-		t.Errorf("plan: %s", out)
-	}
-	h.write("vm.toml", "qemu = \""+qemus.Newest(t)+"\"\n[firmware]\nimage = \"OVMF.amdsev.fd\"\n[confidential.sev-snp]\nuntil = \"nothing\"\n[[disk]]\nimage = \"disk.raw\"\n")
-	if out := h.run("vmlatch", "plan", "--emulate", "--explain-choice", "vm.toml"); !strings.Contains(out, "demanded by ") || !strings.Contains(out, "sev-snp") {
-		t.Errorf("plan: %s", out)
-	}
+	h.shows("plan", h.run("vmlatch", "plan", "--emulate", "vm.toml"), "technology sev-snp")
+	h.write("vm.toml", fmt.Sprintf(undecided, qemus.Newest(t), "confidential.sev-snp"))
+	h.shows("choice", h.run("vmlatch", "plan", "--emulate", "--explain-choice", "vm.toml"), "demanded by ", "sev-snp")
 }
 
-// TestCheckCommand: what refuses a VM is said before anything is started.
+// TestCheckCommand: why a VM is refused is reported before anything is started.
 func TestCheckCommand(t *testing.T) {
 	h := under(t)
 	h.write("disk.raw", strings.Repeat("\x00", 4096))
@@ -125,7 +186,11 @@ func TestCheckCommand(t *testing.T) {
 		t.Errorf("code %d, %+v", code, r)
 	}
 	const record = "../launcher/host/testdata/hosts/"
-	for name, want := range map[string]string{"milan-snp-on": "ciphertext-hiding warn failed", "milan-snp-off": "technology-usable refuse failed", "container": "technology-usable refuse failed"} {
+	for name, want := range map[string]string{
+		"milan-snp-on":  "ciphertext-hiding warn failed",
+		"milan-snp-off": "technology-usable refuse failed",
+		"container":     "technology-usable refuse failed",
+	} {
 		a, err := txtar.ParseFile(record + name + ".txtar")
 		if err != nil {
 			t.Fatal(err)
@@ -139,8 +204,11 @@ func TestCheckCommand(t *testing.T) {
 		for _, c := range r.Checks {
 			found = append(found, c.ID+" "+c.Severity+" "+c.Verdict)
 		}
-		if refused := strings.Contains(want, "refuse"); !slices.Contains(found, want) || refused != (code == 3) || refused != r.Refused {
-			t.Errorf("%s: code %d, %v", name, code, found)
+		if !slices.Contains(found, want) {
+			t.Errorf("%s: %v, want %q among them", name, found, want)
+		}
+		if refused := strings.Contains(want, "refuse"); refused != (code == 3) || refused != r.Refused {
+			t.Errorf("%s: code %d, refused %v, want refused %v", name, code, r.Refused, refused)
 		}
 	}
 	h.write("vm.toml", strings.Replace(text, "technology =", "kernel-hashes = false\ntechnology =", 1))
@@ -148,16 +216,12 @@ func TestCheckCommand(t *testing.T) {
 	if code != 2 || !r.Refused || len(r.Checks) != 1 || r.Checks[0].Fix == "" {
 		t.Errorf("no such file: code %d, %+v", code, r)
 	}
-	h.write("lost.toml", strings.Replace(text, "technology =", "id-block = \"lost\"\nid-auth = \"lost\"\ntechnology =", 1))
+	const lost = "id-block = \"lost\"\nid-auth = \"lost\"\n"
+	h.write("lost.toml", strings.Replace(text, "technology =", lost+"technology =", 1))
 	r, code = check("--emulate", "lost.toml")
 	if code != 2 || !r.Refused || r.Checks[0].ID != "files-readable" || len(r.Checks) < 10 {
 		t.Errorf("a missing ID block: code %d, %+v", code, r)
 	}
-	if out := h.fails("", "check", "--emulate"); !strings.Contains(out, "need a FILE") {
-		t.Errorf("check --emulate: %s", out)
-	}
-	out := h.run("vmlatch", "check", "--emulate", "vm.toml")
-	if !strings.Contains(out, "warning") || !strings.Contains(out, "kernel-measured") || !strings.Contains(out, "fix: ") {
-		t.Errorf("text: %s", out)
-	}
+	h.shows("check --emulate", h.fails("", "check", "--emulate"), "need a FILE")
+	h.shows("check", h.run("vmlatch", "check", "--emulate", "vm.toml"), "warning", "kernel-measured", "fix: ")
 }

@@ -2,6 +2,6 @@
 // OVMF, a real Linux guest, and the three programs built with the race
 // detector. Its scripts (testdata/*.txtar) read as stories.
 //
-// What stands below it: guest (the test guest and its initrd), bench (times and
-// sizes against floors measured in the same run).
+// Below it are guest (the test guest and its initrd) and bench (times and sizes against
+// floors measured in the same run).
 package integration

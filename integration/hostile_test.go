@@ -13,11 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// victim is a directory whose files have the names that vmlatch works with.
+// victim is a directory whose files have the names that vmlatch uses.
 func (h *host) victim() (dir string, unchanged func() error) {
 	h.t.Helper()
 	dir = filepath.Join(h.work, "victim")
-	names := []string{"vm.lock", "launch.lock", "record.json", ".record.json.new", "console.log", "events.log", "qemu.log", "qmp.sock", ".lock", "thesis.tex"}
+	names := []string{
+		"vm.lock", "launch.lock", "record.json", ".record.json.new", "console.log", "events.log", "qemu.log",
+		"qmp.sock", ".lock", "thesis.tex",
+	}
 	if err := os.RemoveAll(dir); err != nil {
 		h.t.Fatal(err)
 	}
@@ -43,21 +46,26 @@ func (h *host) victim() (dir string, unchanged func() error) {
 	}
 }
 
-// TestHostileFiles: links, pipes and floods where vmlatch's own files belong lead no
-// command elsewhere, and hold none up.
+// TestHostileFiles: links, pipes and huge files where vmlatch expects its files neither
+// lead a command elsewhere nor block it.
 func TestHostileFiles(t *testing.T) {
-	type at struct{ file, target string } // under the work directory, and in the victim's
+	type at struct{ file, target string } // in the work directory, and in the victim
 	for name, plant := range map[string][]at{
-		"directory":       {{"run/vm", "."}},
-		"global lock":     {{"run/.lock", ".lock"}},
-		"new directory":   {{"run/.new-vm", "."}},
-		"old directory":   {{"run/.old-vm", "."}},
-		"slots":           {{"run/.slots", "."}},
-		"state":           {{"state/vm", "."}},
-		"record":          {{"run/vm/launch.lock", ""}, {"run/vm/record.json", "record.json"}},
-		"record to be":    {{"run/vm/launch.lock", ""}, {"run/vm/.record.json.new", "record.json"}},
-		"locks":           {{"run/vm/launch.lock", "launch.lock"}, {"run/vm/vm.lock", "vm.lock"}},
-		"logs":            {{"state/vm/console.log", "console.log"}, {"state/vm/events.log", "events.log"}, {"state/vm/qemu.log", "qemu.log"}, {"state/vm/record.json", "record.json"}},
+		"directory":     {{"run/vm", "."}},
+		"global lock":   {{"run/.lock", ".lock"}},
+		"new directory": {{"run/.new-vm", "."}},
+		"old directory": {{"run/.old-vm", "."}},
+		"slots":         {{"run/.slots", "."}},
+		"state":         {{"state/vm", "."}},
+		"record":        {{"run/vm/launch.lock", ""}, {"run/vm/record.json", "record.json"}},
+		"new record":    {{"run/vm/launch.lock", ""}, {"run/vm/.record.json.new", "record.json"}},
+		"locks":         {{"run/vm/launch.lock", "launch.lock"}, {"run/vm/vm.lock", "vm.lock"}},
+		"logs": {
+			{"state/vm/console.log", "console.log"},
+			{"state/vm/events.log", "events.log"},
+			{"state/vm/qemu.log", "qemu.log"},
+			{"state/vm/record.json", "record.json"},
+		},
 		"previous logs":   {{"state/vm/console.log", ""}, {"state/vm/previous", "."}},
 		"kept record":     {{"state/vm/.record.json.new", "record.json"}},
 		"record is pipe":  {{"run/vm/launch.lock", ""}, {"run/vm/record.json", "|"}},
@@ -130,8 +138,8 @@ func TestHostileFiles(t *testing.T) {
 	}
 }
 
-// TestTwoUsers: who is not the owner of a run directory can neither look into it
-// nor get a place in it; root acts as its owner.
+// TestTwoUsers: a user who does not own a run directory can neither look into it nor
+// start a VM in it; root acts as its owner.
 func TestTwoUsers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("takes root, to be two users")
@@ -142,29 +150,37 @@ func TestTwoUsers(t *testing.T) {
 		h.run("vmlatch", "start", "vm.toml", "--hold") // the same name does not disturb
 	}
 	of := []string{"--run-dir", filepath.Join(a.work, "run"), "--state-dir", filepath.Join(a.work, "state")}
-	for _, args := range [][]string{{"ps"}, {"stop", "vm", "--now"}, {"inspect", "vm"}, {"console", "vm"}, {"release", "vm"}, {"start", "vm.toml"}} {
+	for _, args := range [][]string{
+		{"ps"},
+		{"stop", "vm", "--now"},
+		{"inspect", "vm"},
+		{"console", "vm"},
+		{"release", "vm"},
+		{"start", "vm.toml"},
+	} {
 		out, err := b.attempt(b.command("vmlatch", append(args, of...)...))
-		if err == nil || !strings.Contains(out, "permission denied") && !strings.Contains(out, "must be a directory of this user") {
-			t.Errorf("another user's %v: %v, %s", args, err, out)
+		denied := strings.Contains(out, "permission denied") ||
+			strings.Contains(out, "must be a directory of this user")
+		if err == nil || !denied {
+			t.Errorf("another user's %v: %v, want it denied: %s", args, err, out)
 		}
 	}
-	if out := a.run("vmlatch", "ps"); !strings.Contains(out, "paused") {
-		t.Errorf("after that: %s", out)
-	}
+	a.shows("ps after that", a.run("vmlatch", "ps"), "paused")
 
 	root := &host{t: t, work: a.work, env: a.env}
 	root.run("vmlatch", "stop", "vm", "--now")
 	root.run("vmlatch", "start", "vm.toml", "--hold")
 	for pid, line := range processes("guest=vm") {
 		var st unix.Stat_t
-		if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); strings.Contains(line, a.work) && (err != nil || st.Uid != 64011) {
-			t.Errorf("root's QEMU in that directory has user %d: %v", st.Uid, err)
+		err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st)
+		if strings.Contains(line, a.work) && (err != nil || st.Uid != 64011) {
+			t.Errorf("root's QEMU in that directory has user %d, want 64011: %v", st.Uid, err)
 		}
 	}
 	_ = filepath.WalkDir(filepath.Join(a.work, "run"), func(p string, d os.DirEntry, err error) error {
 		var st unix.Stat_t
 		if err := unix.Lstat(p, &st); err != nil || st.Uid != 64011 {
-			t.Errorf("%s belongs to user %d, %v", p, st.Uid, err)
+			t.Errorf("%s belongs to user %d, want 64011: %v", p, st.Uid, err)
 		}
 		return nil
 	})
@@ -172,7 +188,7 @@ func TestTwoUsers(t *testing.T) {
 	a.run("vmlatch", "stop", "vm", "--now")
 	b.run("vmlatch", "stop", "vm", "--now")
 
-	// A directory that another one has made where the first would make it.
+	// The second user has made a directory where the first would make one.
 	shared := filepath.Join(b.work, "shared")
 	if err := os.Mkdir(shared, 0o777); err != nil {
 		t.Fatal(err)
@@ -194,7 +210,7 @@ func TestTwoUsers(t *testing.T) {
 		cmd := a.command("vmlatch", "start", "vm.toml", "--hold")
 		cmd.Env = append(cmd.Env, "VMLATCH_RUN_DIR=", "XDG_RUNTIME_DIR=", "TMPDIR="+shared)
 		if out, err := a.attempt(cmd); err == nil || !strings.Contains(out, trap) {
-			t.Errorf("%s of another user: %v, %s", what, err, out)
+			t.Errorf("%s of another user: %v, want an error that names %s: %s", what, err, trap, out)
 		}
 		if err := os.Remove(trap); err != nil {
 			t.Errorf("%s has something in it: %v", what, err)
@@ -203,10 +219,13 @@ func TestTwoUsers(t *testing.T) {
 }
 
 // changing are the system calls by which a start changes anything.
-var changing = []string{"mkdirat", "renameat", "unlinkat", "flock", "bind", "listen", "connect", "socket", "socketpair", "openat", "write", "sendmsg", "clone", "clone3", "vfork", "wait4", "close"}
+var changing = []string{
+	"mkdirat", "renameat", "unlinkat", "flock", "bind", "listen", "connect", "socket", "socketpair", "openat",
+	"write", "sendmsg", "clone", "clone3", "vfork", "wait4", "close",
+}
 
 // TestKillAtSystemCalls kills a start with SIGKILL at its first, second, … call of
-// each kind: wherever it is, the next command leaves nothing, and the name is free.
+// each kind. Wherever that is, the next command cleans up, and the name is free.
 func TestKillAtSystemCalls(t *testing.T) {
 	needProgram(t, "strace")
 	h := newHost(t)
@@ -218,13 +237,13 @@ func TestKillAtSystemCalls(t *testing.T) {
 	kills := 0
 	for _, call := range changing {
 		step := 1
-		if call == "close" || call == "openat" { // many, most of them before anything is done
+		if call == "close" || call == "openat" { // many calls, most of them before anything is done
 			step = 2
 		}
 		for n := 1; n < 400; n += step {
 			cmd := h.command("vmlatch", "start", "vm.toml", "--hold")
-			traced := exec.Command("strace", append([]string{"-f", "-b", "execve", "-o", "/dev/null", "-e", "trace=" + call, "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n), cmd.Path}, cmd.Args[1:]...)...)
-			traced.Env, traced.Dir = cmd.Env, cmd.Dir
+			kill := fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)
+			traced := wrapped(cmd, "strace", "-f", "-b", "execve", "-o", "/dev/null", "-e", "trace="+call, "-e", kill)
 			out, err := h.attempt(traced)
 			if err == nil {
 				h.run("vmlatch", "stop", "vm", "--now")
@@ -250,6 +269,6 @@ func TestKillAtSystemCalls(t *testing.T) {
 	}
 	t.Logf("%d kills", kills)
 	if kills < 50 {
-		t.Errorf("only %d kills", kills)
+		t.Errorf("%d kills, want at least 50", kills)
 	}
 }

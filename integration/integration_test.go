@@ -35,11 +35,11 @@ func testMain(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	// Programs built with -race wait a second at their end for reports to come in.
+	// Programs built with -race wait for a second before they exit, to report races.
 	os.Setenv("GORACE", raceOptions)
 	args := []string{"build", "-race"}
 	if cover := os.Getenv(coverVariable); cover != "" {
-		// The programs write there which statements they reach (make cover).
+		// The programs write the statements that they reach there (make cover).
 		args = append(args, "-cover", "-covermode=atomic")
 		os.Setenv("GOCOVERDIR", cover)
 	}
@@ -99,7 +99,10 @@ func TestScripts(t *testing.T) {
 					return err
 				}
 			}
-			for name, from := range map[string]string{"guest.toml": "examples/sev/guest.toml", "plain.toml": "examples/plain/guest.toml"} {
+			for name, from := range map[string]string{
+				"guest.toml": "examples/sev/guest.toml",
+				"plain.toml": "examples/plain/guest.toml",
+			} {
 				b, err := os.ReadFile(filepath.Join(top(), from))
 				if err != nil {
 					return err
@@ -112,13 +115,19 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"flipbit": flipbit, "flipjson": flipjson, "setjson": setjson, "waitlog": waitlog, "nothing-left": nothingLeft,
-			"session": makeSession, "killqemu": killQEMU, "halted": halted,
+			"flipbit":      flipbit,
+			"flipjson":     flipjson,
+			"setjson":      setjson,
+			"waitlog":      waitlog,
+			"nothing-left": nothingLeft,
+			"session":      makeSession,
+			"killqemu":     killQEMU,
+			"halted":       halted,
 		},
 	})
 }
 
-// platformDir is one emulated platform for all scripts: making its keys takes time.
+// platformDir is the one emulated platform of all scripts: making its keys takes time.
 func platformDir() string { return filepath.Join(binaries, "platform") }
 
 // cacheDir is one cache for all tests.
@@ -144,7 +153,8 @@ func makeSession(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(ts.Exec(cmd[0], cmd[1:]...))
 		ts.Check(os.WriteFile(ts.MkAbs(out), []byte(ts.ReadFile("stdout")), 0o644))
 	}
-	ts.Check(ts.Exec("latchkey", "session", "--platform", "platform.json", "--trust-root", "root.pem", "--policy", policy, "--name", name, "--out", "."))
+	ts.Check(ts.Exec("latchkey", "session", "--platform", "platform.json", "--trust-root", "root.pem",
+		"--policy", policy, "--name", name, "--out", "."))
 }
 
 // flipbit FILE OUT OFFSET: copy a file with one bit changed; a negative offset
@@ -229,7 +239,7 @@ func processes(text string) map[int]string {
 	return found
 }
 
-// leftovers says what of the VMs under a work directory still exists.
+// leftovers lists what still exists of the VMs under a work directory.
 func leftovers(work string) []string {
 	var found []string
 	for pid, line := range processes(work + "/") {
@@ -248,7 +258,7 @@ func leftovers(work string) []string {
 	return found
 }
 
-// leases says which encryption slots are still held; the files stay.
+// leases lists the encryption slots that are still held; the files stay.
 func leases(dir string) []string {
 	var found []string
 	pools, _ := os.ReadDir(dir)
@@ -287,14 +297,14 @@ func killQEMU(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	if !killed {
-		ts.Fatalf("no QEMU runs")
+		ts.Fatalf("no QEMU is running")
 	}
 }
 
 var ripRegister = regexp.MustCompile(`RIP=([0-9a-f]{16})`)
 
-// halted NAME: wait until the guest's processor stays in one place, as after
-// edk2's CpuDeadLoop: a second of samples, all within 64 bytes.
+// halted NAME: wait until the guest's processor stays in one place, as in edk2's
+// CpuDeadLoop: a second of samples, all within 64 bytes.
 func halted(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: halted NAME")

@@ -33,7 +33,7 @@ until = "nothing"
 
 var handleInArgv = regexp.MustCompile(`"key-handle":(\d+)`)
 
-// keyOf finds the handle in the command line of what runs the VM.
+// keyOf finds the key's handle in the command line of the VM's process.
 func (h *host) keyOf() int {
 	h.t.Helper()
 	for _, line := range processes(h.work + "/") {
@@ -42,7 +42,7 @@ func (h *host) keyOf() int {
 			return n
 		}
 	}
-	h.t.Fatal("nobody has a key's handle")
+	h.t.Fatal("no process has a key's handle in its command line")
 	return 0
 }
 
@@ -52,7 +52,7 @@ func keyExists(n int) bool {
 	return err == nil || errors.Is(err, unix.EACCES)
 }
 
-// keysOfUser counts a user's keys (proc(5), /proc/key-users); 0 is this process's.
+// keysOfUser counts a user's keys (proc(5), /proc/key-users); 0 is this process's user.
 func keysOfUser(t *testing.T, uid int) int {
 	if uid == 0 {
 		uid = os.Geteuid()
@@ -81,14 +81,13 @@ func within(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// TestMKTMELaunch: a VM with a key of its own, which nobody else can use, and which
-// is gone with it, however it goes.
+// TestMKTMELaunch: a VM has a key of its own, which no other process can use, and which
+// is gone when the VM is, however it ends.
 func TestMKTMELaunch(t *testing.T) {
 	h := newHost(t)
 	h.write("keyed.toml", mktmeSpec)
-	if out := h.run("vmlatch", "plan", "--emulate", "keyed.toml"); !strings.Contains(out, "MKTME encrypts memory and measures nothing") || !strings.Contains(out, "@key@") {
-		t.Errorf("plan: %s", out)
-	}
+	h.shows("plan", h.run("vmlatch", "plan", "--emulate", "keyed.toml"),
+		"MKTME encrypts memory and measures nothing", "@key@")
 	for _, how := range []string{"stop", "kill"} {
 		out, err := h.command("vmlatch", "start", "keyed.toml", "--emulate").CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "emulated") || !strings.Contains(string(out), "NOT verified") {
@@ -104,12 +103,8 @@ func TestMKTMELaunch(t *testing.T) {
 		if b, _ := os.ReadFile("/proc/keys"); bytes.Contains(b, []byte("vmlatch:keyed")) {
 			t.Error("another process sees the key")
 		}
-		if out := h.run("vmlatch", "inspect", "keyed"); !strings.Contains(out, "mktme (emulated") {
-			t.Errorf("inspect: %s", out)
-		}
-		if out := h.fails("", "measure", "keyed"); !strings.Contains(out, "no launch measurement") {
-			t.Errorf("measure: %s", out)
-		}
+		h.shows("inspect", h.run("vmlatch", "inspect", "keyed"), "mktme (emulated")
+		h.shows("measure", h.fails("", "measure", "keyed"), "no launch measurement")
 		if how == "stop" {
 			h.run("vmlatch", "stop", "keyed", "--now")
 		} else {
@@ -119,14 +114,12 @@ func TestMKTMELaunch(t *testing.T) {
 		h.run("vmlatch", "ps")
 	}
 	h.write("run.toml", strings.Replace(mktmeSpec, "keyed", "run", 1))
-	if out := h.run("vmlatch", "run", "--emulate", "run.toml"); !strings.Contains(out, "vmlatch-guest:") {
-		t.Errorf("the guest does not boot: %s", out)
-	}
+	h.shows("the guest's console", h.run("vmlatch", "run", "--emulate", "run.toml"), "vmlatch-guest:")
 	h.clearEnded()
 	waitNothing(t, h.work)
 }
 
-// TestMKTMEFailedStart: a start that fails after its key was made leaves none.
+// TestMKTMEFailedStart: a start that fails after it has made its key leaves no key.
 func TestMKTMEFailedStart(t *testing.T) {
 	h := newHostOf(t, 64009)
 	h.write("keyed.toml", mktmeSpec)
@@ -137,16 +130,21 @@ func TestMKTMEFailedStart(t *testing.T) {
 	within(t, "a start that failed leaves a key", func() bool { return h.keys() <= before })
 }
 
-// TestMKTMEHandle: a handle that QEMU does not possess is no key, and without
+// TestMKTMEHandle: a handle that QEMU does not possess is refused, and without
 // emulation there is no such object.
 func TestMKTMEHandle(t *testing.T) {
 	h := newHost(t)
 	var key keyring.Serial
 	err := keyring.Apart(func(r *keyring.Ring) (err error) {
-		if key, err = r.Add(keyring.Key{Type: keyring.User, Description: "vmlatch-test:foreign", Payload: []byte("x")}); err != nil {
+		foreign := keyring.Key{Type: keyring.User, Description: "vmlatch-test:foreign", Payload: []byte("x")}
+		if key, err = r.Add(foreign); err != nil {
 			return err
 		}
-		for handle, want := range map[string]string{"0": "not a key's handle", "x": "not a key's handle", "2147483647": "is not possessed"} {
+		for handle, want := range map[string]string{
+			"0":          "not a key's handle",
+			"x":          "not a key's handle",
+			"2147483647": "is not possessed",
+		} {
 			h.objectRefused(handle, want)
 		}
 		return nil
@@ -156,22 +154,22 @@ func TestMKTMEHandle(t *testing.T) {
 	}
 	h.objectRefused(strconv.Itoa(int(key)), "is not possessed")
 	h.write("keyed.toml", mktmeSpec)
-	if out := h.fails("", "start", "keyed.toml"); !strings.Contains(out, "mktme") || !strings.Contains(out, "hint: ") {
-		t.Errorf("on this host: %s", out)
-	}
+	h.shows("start on this host", h.fails("", "start", "keyed.toml"), "mktme", "hint: ")
 	h.write("keyed.toml", strings.Replace(mktmeSpec, "mktme-guest", "tme-guest", 1))
-	if out := h.fails("", "start", "keyed.toml", "--emulate"); !strings.Contains(out, "the emulated platform's object is mktme-guest") {
-		t.Errorf("another object: %s", out)
+	h.shows("start with another object", h.fails("", "start", "keyed.toml", "--emulate"),
+		"the emulated platform's object is mktme-guest")
+	out, err := h.command("swtee", "--fake-kvm", "--", "qemu-system-x86_64",
+		"-object", "mktme-guest,id=k,key-handle=1").CombinedOutput()
+	if err == nil {
+		t.Errorf("the object is accepted on KVM: %s", out)
 	}
-	out, err := h.command("swtee", "--fake-kvm", "--", "qemu-system-x86_64", "-object", "mktme-guest,id=k,key-handle=1").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "under TCG only") {
-		t.Errorf("%v: %s", err, out)
-	}
+	h.shows("the object on KVM", string(out), "under TCG only")
 }
 
 func (h *host) objectRefused(handle, want string) {
 	h.t.Helper()
-	out, err := h.command("swtee", "--accel", "tcg", "--", "qemu-system-x86_64", "-S", "-display", "none", "-object", "mktme-guest,id=k,key-handle="+handle).CombinedOutput()
+	out, err := h.command("swtee", "--accel", "tcg", "--", "qemu-system-x86_64", "-S", "-display", "none",
+		"-object", "mktme-guest,id=k,key-handle="+handle).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || !strings.Contains(string(out), want) {
 		h.t.Errorf("handle %s: %v, %s\nwant %q", handle, err, out, want)

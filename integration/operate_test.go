@@ -63,7 +63,7 @@ func (h *host) ps(s *jsonschema.Schema, args ...string) map[string]string {
 	return states
 }
 
-// TestPSJSON: what ps prints of VMs in all their states is what its schema says.
+// TestPSJSON: what ps prints about VMs in all their states conforms to its schema.
 func TestPSJSON(t *testing.T) {
 	h := newHost(t)
 	schema := h.psSchema()
@@ -88,10 +88,16 @@ func TestPSJSON(t *testing.T) {
 	for pid := range processes("guest=ended") {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
-	within(t, "a killed VM is not seen to have ended", func() bool { return h.ps(schema, "--all")["ended"] == "ended stopped" })
+	within(t, "a killed VM is not seen to have ended", func() bool {
+		return h.ps(schema, "--all")["ended"] == "ended stopped"
+	})
 	got := h.ps(schema, "--all")
 	for name, want := range map[string]string{
-		"guest": "alive measured", "vm": "alive running", "ended": "ended stopped", "stopped": "ended stopped", "starting": "launching launching",
+		"guest":    "alive measured",
+		"vm":       "alive running",
+		"ended":    "ended stopped",
+		"stopped":  "ended stopped",
+		"starting": "launching launching",
 	} {
 		if got[name] != want {
 			t.Errorf("%s: %q, want %q", name, got[name], want)
@@ -134,14 +140,14 @@ func TestHundredVMs(t *testing.T) {
 		}
 	}
 	if qemus != n || len(others) > 0 {
-		t.Errorf("%d QEMUs, and %v", qemus, others)
+		t.Errorf("%d QEMUs, want %d; other processes: %v", qemus, n, others)
 	}
 	h.run("vmlatch", "stop", "--all", "--now", "--jobs", "8")
 	h.clearEnded()
 	waitNothing(t, h.work)
 }
 
-// TestInterruptedStop: who interrupts a stop is told what it has done already.
+// TestInterruptedStop: a stop that is interrupted reports what it has done already.
 func TestInterruptedStop(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -157,18 +163,19 @@ func TestInterruptedStop(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		_ = cmd.Process.Signal(os.Interrupt)
 		_ = cmd.Wait()
-		if code := cmd.ProcessState.ExitCode(); code != 130 || !strings.Contains(out.String(), "was asked to power off, and not waited for") {
-			t.Errorf("%s: code %d: %s", command, code, out.String())
+		if code := cmd.ProcessState.ExitCode(); code != 130 {
+			t.Errorf("%s: code %d, want 130", command, code)
 		}
+		h.shows(command, out.String(), "was asked to power off, and not waited for")
 	}
 }
 
-// TestKeyOfQEMU: the key's handle means a key to who has QEMU's credentials, by
-// keyctl's word, and to nobody else.
+// TestKeyOfQEMU: keyctl finds the key by its handle with QEMU's credentials, and with
+// no others.
 func TestKeyOfQEMU(t *testing.T) {
 	needProgram(t, "keyctl")
 	h := newHost(t)
-	// A QEMU that first says what it sees with its own credentials.
+	// A QEMU that first records what it can see with its own credentials.
 	h.write("qemu", `#!/bin/sh
 case "$*" in *-S*) { keyctl show @s; keyctl list @s; } > "`+h.work+`/seen" 2>&1 ;; esac
 exec qemu-system-x86_64 "$@"
@@ -186,7 +193,11 @@ exec qemu-system-x86_64 "$@"
 	if !strings.Contains(string(seen), fmt.Sprint(key)) || !strings.Contains(string(seen), "user: vmlatch:keyed") {
 		t.Errorf("with QEMU's credentials, key %d is not among:\n%s", key, seen)
 	}
-	for _, args := range [][]string{{"describe", fmt.Sprint(key)}, {"print", fmt.Sprint(key)}, {"link", fmt.Sprint(key), "@u"}} {
+	for _, args := range [][]string{
+		{"describe", fmt.Sprint(key)},
+		{"print", fmt.Sprint(key)},
+		{"link", fmt.Sprint(key), "@u"},
+	} {
 		if out, err := exec.Command("keyctl", args...).CombinedOutput(); err == nil {
 			t.Errorf("without them, keyctl %v: %s", args, out)
 		}
@@ -195,8 +206,8 @@ exec qemu-system-x86_64 "$@"
 	within(t, "the key outlives its VM", func() bool { return !keyExists(key) })
 }
 
-// consolePeer takes the place of QEMU's end of a VM's console, so that a test hears
-// and says every byte; each call of accept is the next client.
+// consolePeer takes the place of QEMU's end of a VM's console, so that a test reads and
+// writes every byte; each call of accept waits for the next client.
 func (h *host) consolePeer(name string) (accept func() net.Conn) {
 	h.t.Helper()
 	socket := filepath.Join(h.work, "run", name, "console.sock")
@@ -219,8 +230,8 @@ func (h *host) consolePeer(name string) (accept func() net.Conn) {
 	}
 }
 
-// TestConsole: a terminal's bytes pass as they are, both ways; Ctrl-] gives it back
-// as it was; a window's size is typed on demand; there is one client at a time.
+// TestConsole: a terminal's bytes pass unchanged in both directions; Ctrl-] restores
+// the terminal; a window's size is typed on demand; there is one client at a time.
 func TestConsole(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -264,7 +275,7 @@ func TestConsole(t *testing.T) {
 			case s := <-shown:
 				screen += s
 			case <-end:
-				t.Fatalf("the terminal shows %q, not %q", screen, want)
+				t.Fatalf("the terminal shows %q, want %q in it", screen, want)
 			}
 		}
 	}
@@ -278,11 +289,11 @@ func TestConsole(t *testing.T) {
 		for n := 0; n < len(want); {
 			m, err := guest.Read(got[n:])
 			if n += m; err != nil {
-				t.Fatalf("the guest hears %q, %v; not %q", got[:n], err, want)
+				t.Fatalf("the guest hears %q, %v; want %q", got[:n], err, want)
 			}
 		}
 		if string(got) != want {
-			t.Fatalf("the guest hears %q, not %q", got, want)
+			t.Fatalf("the guest hears %q, want %q", got, want)
 		}
 	}
 	hear(" stty rows 40 cols 120\r")
@@ -298,9 +309,7 @@ func TestConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	see("\x1b[31mred\x1b[0m\r\n")
-	if out := h.fails("", "console", "vm"); !strings.Contains(out, "another client is attached") {
-		t.Errorf("a second client: %s", out)
-	}
+	h.shows("a second client", h.fails("", "console", "vm"), "another client is attached")
 	if _, err := master.WriteString("x\x1d"); err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +323,7 @@ func TestConsole(t *testing.T) {
 		t.Errorf("the terminal is left as %v, was %v: %v", after, before, err)
 	}
 
-	// A guest that does not listen keeps nobody.
+	// One can detach from a guest that does not listen.
 	deaf := h.command("vmlatch", "console", "vm", "--resize")
 	deaf.Stdin, deaf.Stdout, deaf.Stderr = tty, tty, tty
 	deaf.SysProcAttr = cmd.SysProcAttr
@@ -338,7 +347,7 @@ func TestConsole(t *testing.T) {
 	}
 	_ = silent.Close()
 
-	// Without a terminal the guest's escape sequences are text.
+	// Without a terminal the guest's escape sequences are printed as text.
 	piped := h.command("vmlatch", "console", "vm")
 	var out bytes.Buffer
 	piped.Stdout = &out
@@ -353,7 +362,8 @@ func TestConsole(t *testing.T) {
 	_, _ = again.Write([]byte("\x1b]0;title\x07text\r\n"))
 	_ = again.Close()
 	_ = in.Close()
-	if err := piped.Wait(); err != nil || out.String() != `\x1b]0;title\x07text`+"\n" {
-		t.Errorf("%v, %q", err, out.String())
+	const want = `\x1b]0;title\x07text` + "\n"
+	if err := piped.Wait(); err != nil || out.String() != want {
+		t.Errorf("%v, %q, want %q", err, out.String(), want)
 	}
 }

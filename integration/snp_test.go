@@ -51,41 +51,40 @@ func TestIDBlockBindsALaunch(t *testing.T) {
 		spec := "qemu = \"" + qemu + "\"\n" + snpSpec
 		h.write("snp.toml", spec)
 		h.write("id.pem", newIDKey(t))
-		digest := strings.TrimSpace(h.run("latchkey", "measure", "--technology", "sev-snp", "--firmware", "OVMF.amdsev.fd", "--cpu", "EPYC-Milan", "--vcpus", "2",
+		digest := strings.TrimSpace(h.run("latchkey", "measure", "--technology", "sev-snp",
+			"--firmware", "OVMF.amdsev.fd", "--cpu", "EPYC-Milan", "--vcpus", "2",
 			"--kernel", "vmlinuz", "--initrd", "initrd.img", "--cmdline", "quiet"))
 		h.run("latchkey", "idblock", "make", "guest", "--id-key", "id.pem", "--digest", digest)
 
 		h.run("vmlatch", "start", "snp.toml", "--emulate", "--hold")
-		if out := h.run("vmlatch", "ps"); !strings.Contains(out, "sev-snp (emulated)") || !strings.Contains(out, "ID block, at release") {
-			t.Errorf("ps: %s", out)
-		}
-		if out := h.fails("", "measure", "snp"); !strings.Contains(out, "sev-snp") {
-			t.Errorf("measure: %s", out)
-		}
+		h.shows("ps of a held VM", h.run("vmlatch", "ps"), "sev-snp (emulated)", "ID block, at release")
+		h.shows("measure", h.fails("", "measure", "snp"), "sev-snp")
 		h.run("vmlatch", "release", "snp")
-		if out := h.run("vmlatch", "ps"); !strings.Contains(out, "open: verified") {
-			t.Errorf("ps: %s", out)
+		h.shows("ps of a released VM", h.run("vmlatch", "ps"), "open: verified")
+		b, err := os.ReadFile(report)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if b, err := os.ReadFile(report); err != nil || !strings.Contains(string(b), digest) || !strings.Contains(string(b), `"id-block": true`) ||
-			!strings.Contains(string(b), base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\t", 32)))) {
-			t.Errorf("the platform's report does not show digest, ID block and host data: %v", err)
-		}
+		hostData := base64.StdEncoding.EncodeToString([]byte(strings.Repeat("\t", 32)))
+		h.shows("the platform's report", string(b), digest, `"id-block": true`, hostData)
 		h.run("vmlatch", "stop", "snp", "--now")
 
-		for change, want := range map[string]string{
-			"cmdline = \"quiet\"|cmdline = \"loud\"": "the launch has another digest than the ID block",
-			"cpus   = 2|cpus   = 1":                  "the launch has another digest than the ID block",
-			"EPYC-Milan-v1|EPYC-v4":                  "the launch has another digest than the ID block",
-			"technology    = |policy = [\"smt\", \"single-socket\"]\ntechnology = ": "the id block was signed for 0x30000",
-			"EPYC-Milan-v1|host":                        "the registers that a CPU starts with are measured",
-			"id-auth       = \"guest.id-auth\"|":        "go together",
-			"kernel-hashes = true|policy = [\"debug\"]": "debug: the host could read",
+		const otherDigest = "the launch has another digest than the ID block"
+		for _, c := range []struct{ old, to, want string }{
+			{`cmdline = "quiet"`, `cmdline = "loud"`, otherDigest},
+			{"cpus   = 2", "cpus   = 1", otherDigest},
+			{"EPYC-Milan-v1", "EPYC-v4", otherDigest},
+			{
+				old:  "technology    = ",
+				to:   "policy = [\"smt\", \"single-socket\"]\ntechnology = ",
+				want: "the id block was signed for 0x30000",
+			},
+			{"EPYC-Milan-v1", "host", "the registers that a CPU starts with are measured"},
+			{`id-auth       = "guest.id-auth"`, "", "go together"},
+			{"kernel-hashes = true", `policy = ["debug"]`, "debug: the host could read"},
 		} {
-			old, to, _ := strings.Cut(change, "|")
-			h.write("snp.toml", strings.Replace(spec, old, to, 1))
-			if out := h.fails("", "start", "snp.toml", "--emulate"); !strings.Contains(out, want) {
-				t.Errorf("%s: %s\nwant %q", change, out, want)
-			}
+			h.write("snp.toml", strings.Replace(spec, c.old, c.to, 1))
+			h.shows("with "+c.to, h.fails("", "start", "snp.toml", "--emulate"), c.want)
 		}
 		h.clearEnded()
 		waitNothing(t, h.work)
@@ -106,15 +105,21 @@ func newIDKey(t *testing.T) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 }
 
-// TestIGVMNeedsQEMU: a QEMU without IGVM is told before anything starts.
+// TestIGVMNeedsQEMU: that QEMU has no IGVM is reported before anything starts.
 func TestIGVMNeedsQEMU(t *testing.T) {
 	h := newHost(t)
 	h.write("guest.igvm", "IGVM and more")
-	h.write("igvm.toml", "qemu = \""+qemus.Newest(t)+"\"\n"+strings.NewReplacer("OVMF.amdsev.fd", "guest.igvm", "kernel-hashes = true", "", `image   = "vmlinuz"`, "", `initrd  = "initrd.img"`, "", `cmdline = "quiet"`, "",
-		"id-block      = \"guest.id-block\"", "", "id-auth       = \"guest.id-auth\"", "").Replace(snpSpec)+"[latch]\nuntil = \"nothing\"\n")
-	if out := h.fails("", "plan", "igvm.toml", "--emulate"); !strings.Contains(out, "no object igvm-cfg") {
-		t.Errorf("plan: %s", out)
-	}
+	spec := strings.NewReplacer(
+		"OVMF.amdsev.fd", "guest.igvm",
+		"kernel-hashes = true", "",
+		`image   = "vmlinuz"`, "",
+		`initrd  = "initrd.img"`, "",
+		`cmdline = "quiet"`, "",
+		`id-block      = "guest.id-block"`, "",
+		`id-auth       = "guest.id-auth"`, "",
+	).Replace(snpSpec)
+	h.write("igvm.toml", "qemu = \""+qemus.Newest(t)+"\"\n"+spec+"[latch]\nuntil = \"nothing\"\n")
+	h.shows("plan", h.fails("", "plan", "igvm.toml", "--emulate"), "no object igvm-cfg")
 }
 
 // igvmFile makes an IGVM file for SEV-SNP: a page, and a CPU context at an address.
@@ -152,14 +157,12 @@ func TestIGVMPredicted(t *testing.T) {
 	h.write("guest.igvm", string(igvmFile(0xFFFFFFFFF000)))
 	digest := strings.TrimSpace(h.run("latchkey", "measure", "--technology", "sev-snp", "--firmware", "guest.igvm"))
 	if len(digest) != 96 {
-		t.Errorf("digest %q", digest)
+		t.Errorf("digest %q, want 96 digits", digest)
 	}
-	if out := h.run("latchkey", "explain", "--technology", "sev-snp", "--firmware", "guest.igvm", "--digest", digest); !strings.Contains(out, "nothing differs") {
-		t.Errorf("explain: %s", out)
-	}
-	if out := h.run("latchkey", "firmware", "guest.igvm"); !strings.Contains(out, digest) {
-		t.Errorf("firmware: %s", out)
-	}
+	h.shows("explain",
+		h.run("latchkey", "explain", "--technology", "sev-snp", "--firmware", "guest.igvm", "--digest", digest),
+		"nothing differs")
+	h.shows("firmware", h.run("latchkey", "firmware", "guest.igvm"), digest)
 	h.write("odd.igvm", string(igvmFile(0x200000)))
 	h.write("short.igvm", string(igvmFile(0xFFFFFFFFF000)[:60]))
 	for _, c := range []struct{ args, want string }{
@@ -171,7 +174,10 @@ func TestIGVMPredicted(t *testing.T) {
 		{"firmware short.igvm", "malformed IGVM file"},
 		{"firmware diff guest.igvm odd.igvm", "cannot be compared"},
 		{"measure --technology sev --firmware OVMF.amdsev.fd --svsm vmlinuz", "an SVSM needs"},
-		{"explain --technology sev --firmware OVMF.amdsev.fd --other-firmware nothing --digest " + digest[:64], "no such file"},
+		{
+			args: "explain --technology sev --firmware OVMF.amdsev.fd --other-firmware nothing --digest " + digest[:64],
+			want: "no such file",
+		},
 		{"idblock make x --digest " + digest + " --id-key k --policy debug", "lets the host read"},
 		{"idblock make x --digest " + digest + " --id-key k --policy 0", "bit 17 must be set"},
 		{"idblock make x --digest " + digest + " --id-key k --svn 4294967296", "32 bits"},
@@ -179,18 +185,26 @@ func TestIGVMPredicted(t *testing.T) {
 		out, err := h.command("latchkey", strings.Fields(c.args)...).CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), c.want) {
-			t.Errorf("%s: %v, %s\nwant %q", c.args, err, out, c.want)
+			t.Errorf("%s: %v, %s\nwant code 2 and %q", c.args, err, out, c.want)
 		}
 	}
 	h.write("id.pem", newIDKey(t))
 	h.write("other.pem", newIDKey(t))
 	h.run("latchkey", "idblock", "make", "guest", "--id-key", "id.pem", "--digest", digest, "--svn", "3")
-	h.run("latchkey", "idblock", "check", "guest", "--id-key", "id.pem", "--digest", digest, "--svn", "3", "--policy", "smt")
-	for _, more := range []string{"--id-key other.pem", "--svn 4", "--policy single-socket", "--author-key id.pem", "--image-id 00ff"} {
-		out, err := h.command("latchkey", append([]string{"idblock", "check", "guest"}, strings.Fields(more)...)...).CombinedOutput()
+	h.run("latchkey", "idblock", "check", "guest",
+		"--id-key", "id.pem", "--digest", digest, "--svn", "3", "--policy", "smt")
+	for _, more := range []string{
+		"--id-key other.pem",
+		"--svn 4",
+		"--policy single-socket",
+		"--author-key id.pem",
+		"--image-id 00ff",
+	} {
+		args := append([]string{"idblock", "check", "guest"}, strings.Fields(more)...)
+		out, err := h.command("latchkey", args...).CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) || exit.ExitCode() != 4 {
-			t.Errorf("check %s: %v, %s", more, err, out)
+			t.Errorf("check %s: %v, want code 4: %s", more, err, out)
 		}
 	}
 }

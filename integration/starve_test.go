@@ -17,34 +17,19 @@ import (
 
 const smallSpec = "memory = \"32MiB\"\naccel = \"tcg\"\n"
 
-// attempt runs a command that may fail, and returns what it said.
-func (h *host) attempt(cmd *exec.Cmd) (string, error) {
-	h.t.Helper()
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		h.t.Fatal(err)
-	}
-	return out.String(), err
-}
-
-// startOrNothing starts vm.toml. If that fails, the reason is in the text with a
-// hint, and nothing is left; it says whether it failed.
+// startOrNothing starts vm.toml, and reports whether that failed. If so, the output
+// must have the reason and a hint, and nothing may be left.
 func (h *host) startOrNothing(reason string, under ...string) bool {
 	t := h.t
 	t.Helper()
 	cmd := h.command("vmlatch", "start", "vm.toml", "--hold")
 	if len(under) > 0 {
-		limited := exec.Command(under[0], append(under[1:], append([]string{cmd.Path}, cmd.Args[1:]...)...)...)
-		limited.Env, limited.Dir = cmd.Env, cmd.Dir
-		cmd = limited
+		cmd = wrapped(cmd, under[0], under[1:]...)
 	}
 	out, err := h.attempt(cmd)
 	if err == nil {
 		h.run("vmlatch", "stop", "vm", "--now")
-		if h.room != nil { // where the record of the ended VM has a place
+		if h.room != nil { // for the record of the VM that has ended
 			h.room()
 			h.run("vmlatch", "ps")
 		}
@@ -75,14 +60,14 @@ func (h *host) mount(at, fstype, options string) {
 	})
 }
 
-// TestFullDisk: whatever is the last thing for which there is room, a start that
-// finds none leaves nothing, and the name can be used when there is room again.
+// TestFullDisk: wherever a start runs out of room, it leaves nothing, and the name can
+// be used once there is room again.
 func TestFullDisk(t *testing.T) {
 	for _, dir := range []string{"run", "state"} {
 		t.Run(dir, func(t *testing.T) {
 			h := newHost(t)
 			h.write("vm.toml", smallSpec)
-			h.run("vmlatch", "plan", "vm.toml") // what QEMU can do is known from now on
+			h.run("vmlatch", "plan", "vm.toml") // this caches what QEMU can do
 			h.mount(dir, "tmpfs", "mode=700,size=1m")
 			remount := func(options string) {
 				t.Helper()
@@ -93,7 +78,10 @@ func TestFullDisk(t *testing.T) {
 			h.room = func() { remount("mode=700,size=1m,nr_inodes=10000") }
 			failed := map[string]int{}
 			for n := 1; n <= 16; n++ {
-				for what, options := range map[string]string{"inodes": fmt.Sprintf("mode=700,size=1m,nr_inodes=%d", n), "pages": fmt.Sprintf("mode=700,size=%d,nr_inodes=10000", n*os.Getpagesize())} {
+				for what, options := range map[string]string{
+					"inodes": fmt.Sprintf("mode=700,size=1m,nr_inodes=%d", n),
+					"pages":  fmt.Sprintf("mode=700,size=%d,nr_inodes=10000", n*os.Getpagesize()),
+				} {
 					// A file system cannot get smaller than what is in it.
 					entries, err := os.ReadDir(filepath.Join(h.work, dir))
 					for _, e := range entries {
@@ -122,8 +110,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFullDiskHolds: where there is no room for the record of it, a guest is not
-// released; it can be stopped, and released once there is room.
+// TestFullDiskHolds: a guest is not released if there is no room to record that. It can
+// still be stopped, and released once there is room.
 func TestFullDiskHolds(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -133,15 +121,9 @@ func TestFullDiskHolds(t *testing.T) {
 	if err := os.WriteFile(filler, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
-	if out := h.fails("", "release", "vm"); !strings.Contains(out, "no space left") || !strings.Contains(out, "hint: ") {
-		t.Errorf("release: %s", out)
-	}
-	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "paused") {
-		t.Errorf("ps: %s", out)
-	}
-	if out := h.run("vmlatch", "qmp", "vm", "query-status"); !strings.Contains(out, `"running": false`) {
-		t.Errorf("the guest runs: %s", out)
-	}
+	h.shows("release", h.fails("", "release", "vm"), "no space left", "hint: ")
+	h.shows("ps", h.run("vmlatch", "ps"), "paused")
+	h.shows("query-status", h.run("vmlatch", "qmp", "vm", "query-status"), `"running": false`)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
@@ -164,12 +146,11 @@ func TestReadOnly(t *testing.T) {
 			h := newHost(t)
 			h.write("vm.toml", smallSpec)
 			h.mount(dir, "tmpfs", "mode=700,size=1m")
-			if err := unix.Mount("none", filepath.Join(h.work, dir), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			at := filepath.Join(h.work, dir)
+			if err := unix.Mount("none", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 				t.Fatal(err)
 			}
-			if out := h.fails("", "start", "vm.toml", "--hold"); !strings.Contains(out, "read-only file system") || !strings.Contains(out, "hint: ") {
-				t.Errorf("%s", out)
-			}
+			h.shows("start", h.fails("", "start", "vm.toml", "--hold"), "read-only file system", "hint: ")
 			if dir == "state" {
 				waitNothing(t, h.work)
 			}
@@ -177,8 +158,8 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// TestFewDescriptors: with any limit of open files a start succeeds, or leaves
-// nothing and says which limit it is.
+// TestFewDescriptors: under any limit on open files a start succeeds, or leaves nothing
+// and names the limit.
 func TestFewDescriptors(t *testing.T) {
 	needProgram(t, "prlimit")
 	h := newHost(t)
@@ -191,11 +172,11 @@ func TestFewDescriptors(t *testing.T) {
 		}
 	}
 	if failed < 5 || failed == 33 {
-		t.Errorf("%d of 33 starts failed", failed)
+		t.Errorf("%d of 33 starts failed, want 5 to 32", failed)
 	}
 }
 
-// TestNoMemory: a QEMU that gets no memory says so, with what helps.
+// TestNoMemory: when QEMU cannot get memory, the output says so and what helps.
 func TestNoMemory(t *testing.T) {
 	h := newHost(t)
 	h.write("qemu", "#!/bin/sh\nulimit -v 2000000\nexec qemu-system-x86_64 \"$@\"\n")
@@ -212,7 +193,7 @@ func TestNoMemory(t *testing.T) {
 	}
 }
 
-// TestFileSystems: run directories on other file systems than the tests' own.
+// TestFileSystems: run directories on file systems that the other tests do not use.
 func TestFileSystems(t *testing.T) {
 	for _, fs := range []string{"tmpfs", "ext4"} {
 		t.Run(fs, func(t *testing.T) {
@@ -223,7 +204,12 @@ func TestFileSystems(t *testing.T) {
 			} else {
 				needProgram(t, "mkfs.ext4", "mount")
 				image, dir := filepath.Join(h.work, "ext4.img"), filepath.Join(h.work, "run")
-				for _, args := range [][]string{{"truncate", "-s", "16M", image}, {"mkfs.ext4", "-q", image}, {"mkdir", dir}, {"mount", "-o", "loop", image, dir}} {
+				for _, args := range [][]string{
+					{"truncate", "-s", "16M", image},
+					{"mkfs.ext4", "-q", image},
+					{"mkdir", dir},
+					{"mount", "-o", "loop", image, dir},
+				} {
 					if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
 						t.Skipf("%v: %v: %s", args, err, out)
 					}
@@ -236,14 +222,14 @@ func TestFileSystems(t *testing.T) {
 			}
 			h.run("vmlatch", "start", "vm.toml", "--hold")
 			h.run("vmlatch", "release", "vm")
-			if out := h.run("vmlatch", "ps"); !strings.Contains(out, "running") {
-				t.Errorf("ps: %s", out)
-			}
+			h.shows("ps", h.run("vmlatch", "ps"), "running")
 			killAll(t, h.work+"/state")
 			for pid := range processes("guest=vm") {
 				_ = unix.Kill(pid, unix.SIGKILL)
 			}
-			within(t, "the dead VM is not cleared away", func() bool { return !strings.Contains(h.run("vmlatch", "ps"), "vm") })
+			within(t, "the dead VM is not cleared away", func() bool {
+				return !strings.Contains(h.run("vmlatch", "ps"), "vm")
+			})
 			if h.startOrNothing("") {
 				t.Error("its name cannot be used again")
 			}
@@ -251,9 +237,9 @@ func TestFileSystems(t *testing.T) {
 	}
 }
 
-// TestClocks: no decision hangs on a clock that can be set. Records and files from
-// the past and the future are as good as others, and a VM is managed by commands
-// whose monotonic clock is days away from its own.
+// TestClocks: no decision depends on a clock that can be set. Records and files dated
+// in the past or the future work like any other, and commands can manage a VM whose
+// monotonic clock is days away from theirs.
 func TestClocks(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -279,8 +265,7 @@ func TestClocks(t *testing.T) {
 		}
 	}
 	command := h.command("vmlatch", "release", "vm")
-	shifted := exec.Command("unshare", append([]string{"--time", "--monotonic", "1000000", "--boottime", "1000000", "--fork", command.Path}, command.Args[1:]...)...)
-	shifted.Env, shifted.Dir = command.Env, command.Dir
+	shifted := wrapped(command, "unshare", "--time", "--monotonic", "1000000", "--boottime", "1000000", "--fork")
 	if out, err := h.attempt(shifted); err != nil && strings.Contains(out, "unshare") {
 		t.Logf("no time namespaces here: %s", out)
 		h.run("vmlatch", "release", "vm")

@@ -35,8 +35,6 @@ func (h *host) useQEMU(qemu string) {
 	h.write("guest.toml", "qemu = \""+qemu+"\"\n"+string(b))
 }
 
-const guestCmdline = "console=ttyS0 quiet vmlatch.secret=0x810000+0xc00"
-
 // TestStoryUnderQEMU is the main job through QEMU's own SEV code, on each QEMU:
 // paused, verified, secret injected and read back from guest memory, released.
 func TestStoryUnderQEMU(t *testing.T) {
@@ -45,13 +43,9 @@ func TestStoryUnderQEMU(t *testing.T) {
 		h.session()
 		h.useQEMU(qemu)
 		h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
-		h.write("m.json", h.run("vmlatch", "measure", "guest"))
-		inputs := []string{"--owner", "guest.owner", "--measurement", "m.json", "--firmware", "OVMF.amdsev.fd", "--kernel", "vmlinuz", "--initrd", "initrd.img", "--cmdline", guestCmdline}
-		if out := h.run("latchkey", append([]string{"verify"}, inputs...)...); !strings.Contains(out, "verified") {
-			t.Errorf("verify: %s", out)
-		}
-		h.write("passphrase", "correct horse battery\n")
-		h.run("latchkey", "secret", "--owner", "guest.owner", "--measurement", "m.json", "--entry", "disk=passphrase", "--out", "p.json")
+		h.measured()
+		h.shows("verify", h.latchkey("verify"), "verified")
+		h.packet()
 		h.run("vmlatch", "inject", "guest", "p.json")
 		memory := filepath.Join(h.work, "memory")
 		args, _ := json.Marshal(map[string]any{"val": 0x810000, "size": 0xc00, "filename": memory})
@@ -61,9 +55,7 @@ func TestStoryUnderQEMU(t *testing.T) {
 			t.Errorf("guest memory does not hold the secret: %v", err)
 		}
 		h.run("vmlatch", "release", "guest")
-		if out := h.run("vmlatch", "ps"); !strings.Contains(out, "running") || !strings.Contains(out, "emulated") {
-			t.Errorf("ps: %s", out)
-		}
+		h.shows("ps", h.run("vmlatch", "ps"), "running", "emulated")
 		h.run("vmlatch", "stop", "guest", "--now")
 	})
 }
@@ -106,7 +98,7 @@ func (h *host) swtee(credential *syscall.Credential, args ...string) (*exec.Cmd,
 	return cmd, conn, &stderr
 }
 
-// TestSupervisorDeath: QEMU does not outlive what answers for its platform.
+// TestSupervisorDeath: QEMU does not outlive the process that emulates its platform.
 func TestSupervisorDeath(t *testing.T) {
 	h := newHost(t)
 	cmd, conn, stderr := h.swtee(nil, "--fake-kvm", "--", qemus.Newest(t))
@@ -120,19 +112,22 @@ func TestSupervisorDeath(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestUnprivileged: nobody, without /dev/kvm, can launch.
+// TestUnprivileged: the user nobody, without /dev/kvm, can launch.
 func TestUnprivileged(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("this test becomes nobody, which takes root; the others run unprivileged already")
+		t.Skip("this test becomes the user nobody, which takes root; the others run unprivileged already")
 	}
 	h := newHost(t)
-	dir, err := os.MkdirTemp("/tmp", "swtee-nobody-*")
+	dir, err := os.MkdirTemp("/tmp", "swtee-unprivileged-*")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	if err := errors.Join(os.Chmod(dir, 0o777), copyFile(filepath.Join(h.work, "OVMF.amdsev.fd"), filepath.Join(dir, "OVMF.amdsev.fd")),
-		copyFile(filepath.Join(binaries, "swtee"), filepath.Join(dir, "swtee"))); err != nil {
+	if err := errors.Join(
+		os.Chmod(dir, 0o777),
+		copyFile(filepath.Join(h.work, "OVMF.amdsev.fd"), filepath.Join(dir, "OVMF.amdsev.fd")),
+		copyFile(filepath.Join(binaries, "swtee"), filepath.Join(dir, "swtee")),
+	); err != nil {
 		t.Fatal(err)
 	}
 	nobody := &syscall.Credential{Uid: 65534, Gid: 65534}
@@ -140,7 +135,7 @@ func TestUnprivileged(t *testing.T) {
 	reach := exec.Command(qemu, "--version")
 	reach.SysProcAttr, reach.Dir = &syscall.SysProcAttr{Credential: nobody}, dir
 	if out, err := reach.CombinedOutput(); err != nil {
-		t.Skipf("nobody cannot run the QEMU under test here: %v %s", err, out)
+		t.Skipf("the user nobody cannot run the QEMU under test here: %v %s", err, out)
 	}
 	h.work = dir
 	h.env = append(h.env, "SWTEE_PLATFORM="+filepath.Join(dir, "platform"), "HOME="+dir)
@@ -153,7 +148,7 @@ func TestUnprivileged(t *testing.T) {
 	}
 	m, err := qmp.QuerySEVLaunchMeasure{}.Execute(t.Context(), conn)
 	if err != nil || len(m) != 48 {
-		t.Errorf("measurement of %d bytes, %v", len(m), err)
+		t.Errorf("measurement of %d bytes, want 48: %v", len(m), err)
 	}
 }
 
@@ -165,17 +160,16 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, b, 0o755)
 }
 
-// TestSecondSupervisor: a process can have one seccomp listener. Who has one
-// already, such as a container runtime's, is told so.
+// TestSecondSupervisor: a process can have only one seccomp listener. If there is one
+// already, such as a container runtime's, swtee says so.
 func TestSecondSupervisor(t *testing.T) {
 	h := newHost(t)
-	_, conn, stderr := h.swtee(nil, "--fake-kvm", "--", filepath.Join(binaries, "swtee"), "--fake-kvm", "--", qemus.Newest(t))
+	inner := filepath.Join(binaries, "swtee")
+	_, conn, stderr := h.swtee(nil, "--fake-kvm", "--", inner, "--fake-kvm", "--", qemus.Newest(t))
 	if conn != nil {
 		t.Fatal("swtee runs within swtee")
 	}
-	if got := stderr.String(); !strings.Contains(got, "already watches") || !strings.Contains(got, "hint: ") {
-		t.Errorf("it says: %s", got)
-	}
+	h.shows("swtee", stderr.String(), "already watches", "hint: ")
 }
 
 // TestReport: what --report writes, while the guest is paused and at the end.
@@ -229,34 +223,44 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// TestReportFile: where a report may go, told before QEMU starts.
+// TestReportFile: a report that cannot be written is refused before QEMU starts.
 func TestReportFile(t *testing.T) {
 	h := newHost(t)
-	pipe, link, target := filepath.Join(h.work, "pipe"), filepath.Join(h.work, "link"), filepath.Join(h.work, "target")
-	if err := errors.Join(syscall.Mkfifo(pipe, 0o600), os.WriteFile(target, []byte("old"), 0o600), os.Symlink(target, link)); err != nil {
+	pipe, link := filepath.Join(h.work, "pipe"), filepath.Join(h.work, "link")
+	target := filepath.Join(h.work, "target")
+	if err := errors.Join(
+		syscall.Mkfifo(pipe, 0o600),
+		os.WriteFile(target, []byte("old"), 0o600),
+		os.Symlink(target, link),
+	); err != nil {
 		t.Fatal(err)
 	}
-	for file, want := range map[string]string{
-		pipe: "no process reads this pipe", h.work: "is a directory", filepath.Join(h.work, "no/file"): "no such file", link: "", "/dev/stderr": `"schema": "swtee-report/1"`,
+	for _, c := range []struct {
+		file, want string
+		code       int
+	}{
+		{pipe, "no process reads this pipe", 2},
+		{h.work, "is a directory", 2},
+		{filepath.Join(h.work, "no/file"), "no such file", 2},
+		{link, "", 0},
+		{"/dev/stderr", `"schema": "swtee-report/1"`, 0},
 	} {
-		out, err := h.command("swtee", "--fake-kvm", "--report", file, "--", "qemu-system-x86_64", "-version").CombinedOutput()
-		if !strings.Contains(string(out), want) {
-			t.Errorf("%s: %s\nwant %q", file, out, want)
-		}
-		var exit *exec.ExitError
-		if refused := want != "" && file != "/dev/stderr"; refused != errors.As(err, &exit) || refused && exit.ExitCode() != 2 {
-			t.Errorf("%s: %v", file, err)
+		cmd := h.command("swtee", "--fake-kvm", "--report", c.file, "--", "qemu-system-x86_64", "-version")
+		out, err := cmd.CombinedOutput()
+		h.shows(c.file, string(out), c.want)
+		if code := cmd.ProcessState.ExitCode(); code != c.code {
+			t.Errorf("%s: %v, want code %d", c.file, err, c.code)
 		}
 	}
 	if b, err := os.ReadFile(target); err != nil || !bytes.Contains(b, []byte("swtee-report/1")) {
-		t.Errorf("the target of a link holds %.20s, %v", b, err)
+		t.Errorf("the target of a link holds %.20s, %v; want the report", b, err)
 	}
 	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
 		t.Error("the link was replaced")
 	}
 }
 
-// TestHangup: who closes the terminal asks QEMU to end, and gets the report.
+// TestHangup: closing the terminal ends QEMU, and the report is written.
 func TestHangup(t *testing.T) {
 	h := newHost(t)
 	file := filepath.Join(h.work, "report.json")
@@ -277,7 +281,7 @@ func TestHangup(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestChoiceOfAccelerator: swtee says how it runs QEMU, and why.
+// TestChoiceOfAccelerator: swtee reports how it runs QEMU, and why.
 func TestChoiceOfAccelerator(t *testing.T) {
 	h := newHost(t)
 	for _, c := range []struct {
@@ -290,21 +294,25 @@ func TestChoiceOfAccelerator(t *testing.T) {
 		{[]string{"--fake-kvm", "--", "qemu-system-x86_64", "-daemonize"}, "would go on without swtee"},
 		{[]string{"--accel", "tcg", "--", "qemu-system-x86_64", "-daemonize"}, "would outlive swtee"},
 		{[]string{"--fake-kvm", "--", filepath.Join(h.work, "no-such-qemu")}, "no such file"},
-		{[]string{"--fake-kvm", "--", "qemu-system-x86_64", "-version"}, "on a fake KVM, the guest does not execute: as asked"},
+		{
+			args: []string{"--fake-kvm", "--", "qemu-system-x86_64", "-version"},
+			want: "on a fake KVM, the guest does not execute: as asked",
+		},
 	} {
 		out, _ := h.command("swtee", c.args...).CombinedOutput()
-		if !strings.Contains(string(out), c.want) {
-			t.Errorf("%v: %s\nwant %q", c.args, out, c.want)
-		}
+		h.shows(strings.Join(c.args, " "), string(out), c.want)
 	}
 }
 
-// TestLibvirtEmulator asks the <emulator> script what libvirt asks a QEMU first:
-// in the background, with a monitor and a pid file.
+// TestLibvirtEmulator runs the <emulator> script as libvirt first runs QEMU, to ask what
+// it can do: in the background, with a monitor and a pid file.
 func TestLibvirtEmulator(t *testing.T) {
 	h := newHost(t)
 	socket, pidfile := filepath.Join(h.work, "probe.sock"), filepath.Join(h.work, "probe.pid")
-	probe := []string{"-S", "-no-user-config", "-nodefaults", "-nographic", "-machine", "none,accel=kvm", "-qmp", "unix:" + socket + ",server=on,wait=off", "-pidfile", pidfile, "-daemonize"}
+	probe := []string{
+		"-S", "-no-user-config", "-nodefaults", "-nographic", "-machine", "none,accel=kvm",
+		"-qmp", "unix:" + socket + ",server=on,wait=off", "-pidfile", pidfile, "-daemonize",
+	}
 	script := filepath.Join(top(), "examples/libvirt/qemu-swtee")
 	run := func(args ...string) ([]byte, error) {
 		cmd := exec.Command(script, args...)
@@ -320,7 +328,7 @@ func TestLibvirtEmulator(t *testing.T) {
 	}
 	defer conn.Close()
 	caps, err := qmp.QuerySEVCapabilities{}.Execute(t.Context(), conn)
-	cpus, _ := os.ReadFile("/proc/cpuinfo") // where CPUID cannot be trapped, QEMU hears the processor
+	cpus, _ := os.ReadFile("/proc/cpuinfo") // where CPUID cannot be trapped, the processor answers it
 	if err != nil || caps.CBitPos != 51 && bytes.Contains(cpus, []byte(" cpuid_fault")) || len(caps.CertChain) == 0 {
 		t.Errorf("%+v, %v", caps, err)
 	}
@@ -329,13 +337,15 @@ func TestLibvirtEmulator(t *testing.T) {
 	}
 	_ = conn.Execute(t.Context(), "quit", nil, nil)
 	waitNothing(t, h.work)
-	if out, err := run(append(probe, "-no-such-option")...); err == nil || !bytes.Contains(out, []byte("no-such-option")) {
-		t.Errorf("a QEMU that does not start: %v, %s", err, out)
+	out, err := run(append(probe, "-no-such-option")...)
+	if err == nil {
+		t.Error("it succeeds with an option that QEMU does not have")
 	}
+	h.shows("a QEMU that does not start", string(out), "no-such-option")
 }
 
-// TestGuestBootsUnderTCG: on each QEMU, whose ways of serving a kernel differ, the
-// firmware finds the kernel to be the one that was measured, and finds the secret.
+// TestGuestBootsUnderTCG: on each QEMU, all of which serve a kernel differently, the
+// firmware verifies that the kernel is the one that was measured, and finds the secret.
 func TestGuestBootsUnderTCG(t *testing.T) {
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		h := newHost(t)
@@ -351,11 +361,9 @@ func TestGuestBootsUnderTCG(t *testing.T) {
 // and waits until it shows the hash of its secret.
 func (h *host) releaseWithSecret() {
 	h.t.Helper()
-	h.write("m.json", h.run("vmlatch", "measure", "guest"))
-	h.write("passphrase", "correct horse battery\n")
-	inputs := []string{"--owner", "guest.owner", "--measurement", "m.json"}
-	h.run("latchkey", append([]string{"verify", "--firmware", "OVMF.amdsev.fd", "--kernel", "vmlinuz", "--initrd", "initrd.img", "--cmdline", guestCmdline}, inputs...)...)
-	h.run("latchkey", append([]string{"secret", "--entry", "disk=passphrase", "--out", "p.json"}, inputs...)...)
+	h.measured()
+	h.latchkey("verify")
+	h.packet()
 	h.run("vmlatch", "inject", "guest", "p.json")
 	h.run("vmlatch", "release", "guest")
 	const sum = "e22b1c272cf8e757e6d96714cc75a7f358ac8314bea2b6cedfeff2869eb04b34"
@@ -367,8 +375,8 @@ func (h *host) releaseWithSecret() {
 	}
 }
 
-// TestGuestBootsOnKVM: where KVM can run a guest, one that was launched by QEMU's
-// own SEV code boots, unencrypted, and finds its secret.
+// TestGuestBootsOnKVM: where KVM can run a guest, a guest that QEMU's own SEV code
+// launched boots, unencrypted, and finds its secret.
 func TestGuestBootsOnKVM(t *testing.T) {
 	if ok, why := facts.KVM(); !ok {
 		t.Skip(why)

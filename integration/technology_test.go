@@ -16,8 +16,8 @@ import (
 // tdxFirmware is Debian's OVMF, which has TDX metadata.
 const tdxFirmware = "/usr/share/ovmf/OVMF.fd"
 
-// technologySpec is a spec for each technology; disk and network show what QEMU
-// makes of devices.
+// technologySpec is a spec for a technology. It has a disk and a network to show how
+// QEMU sets up devices.
 func technologySpec(tech, qemu string) string {
 	firmware, more := "OVMF.amdsev.fd", ""
 	switch tech {
@@ -50,8 +50,8 @@ driver = "virtio-rng-pci"
 `, qemu, firmware, tech, more)
 }
 
-// TestTechnologiesPaused takes each technology to a paused VM on each QEMU that
-// has it, and asks that QEMU about what it was told to do by itself.
+// TestTechnologiesPaused starts a paused VM with each technology on each QEMU that has
+// it, and asks QEMU about the properties that vmlatch sets without being told.
 func TestTechnologiesPaused(t *testing.T) {
 	for tech, from := range map[string]string{"sev": "7.2", "sev-es": "7.2", "sev-snp": "10.0", "tdx": "11.1"} {
 		t.Run(tech, func(t *testing.T) {
@@ -66,12 +66,13 @@ func TestTechnologiesPaused(t *testing.T) {
 				var status struct{ Status string }
 				h.qmp("vm", "query-status", "", &status)
 				if status.Status != "prelaunch" {
-					t.Errorf("the VM is %s", status.Status)
+					t.Errorf("the VM is %s, want prelaunch", status.Status)
 				}
 				for _, device := range []string{"dev-disk0", "dev-net0", "extra0"} {
 					for property, want := range map[string]any{"iommu_platform": true, "disable-legacy": "on"} {
 						var got any
-						h.qmp("vm", "qom-get", fmt.Sprintf(`{"path": "/machine/peripheral/%s", "property": %q}`, device, property), &got)
+						path := fmt.Sprintf(`{"path": "/machine/peripheral/%s", "property": %q}`, device, property)
+						h.qmp("vm", "qom-get", path, &got)
 						if got != want {
 							t.Errorf("%s: %s is %v, want %v", device, property, got, want)
 						}
@@ -84,19 +85,21 @@ func TestTechnologiesPaused(t *testing.T) {
 						t.Errorf("machine: %s is %v, want %v", property, got, want)
 					}
 				}
-				if out := h.run("vmlatch", "inspect", "vm"); !strings.Contains(out, tech+" (emulated") || !strings.Contains(out, "memory") {
-					t.Errorf("inspect: %s", out)
-				}
+				h.shows("inspect", h.run("vmlatch", "inspect", "vm"), tech+" (emulated", "memory")
 				h.run("vmlatch", "release", "vm")
+				const args = `{"uri": "exec:cat", "protocol": "file:/dev/null", "paging": false}`
 				for _, c := range []string{"migrate", "snapshot-save", "dump-guest-memory"} {
-					if out := h.fails("", "qmp", "vm", c, `{"uri": "exec:cat", "protocol": "file:/dev/null", "paging": false}`); !strings.Contains(out, "cannot leave this platform") {
-						t.Errorf("%s: %s", c, out)
-					}
+					h.shows(c, h.fails("", "qmp", "vm", c, args), "cannot leave this platform")
 				}
-				for _, line := range []string{"migrate -d exec:cat", "savevm x", "dump_guest_memory /dev/null", "savevm/x", "dump-guest-memory\t/dev/null"} {
-					if out := h.fails("", "qmp", "vm", "human-monitor-command", fmt.Sprintf(`{"command-line": %q}`, line)); !strings.Contains(out, "cannot leave this platform") {
-						t.Errorf("%s: %s", line, out)
-					}
+				for _, line := range []string{
+					"migrate -d exec:cat",
+					"savevm x",
+					"dump_guest_memory /dev/null",
+					"savevm/x",
+					"dump-guest-memory\t/dev/null",
+				} {
+					arg := fmt.Sprintf(`{"command-line": %q}`, line)
+					h.shows(line, h.fails("", "qmp", "vm", "human-monitor-command", arg), "cannot leave this platform")
 				}
 				h.run("vmlatch", "stop", "vm", "--now")
 				h.clearEnded()
@@ -118,8 +121,8 @@ func (h *host) qmp(name, command, args string, to any) {
 	}
 }
 
-// TestSEVESStory: registers are measured, so number and model of CPUs and the way
-// in which KVM sets them up have to be what the owner named.
+// TestSEVESStory: registers are measured, so the number and model of the CPUs, and the
+// way in which KVM sets them up, have to be what the owner named.
 func TestSEVESStory(t *testing.T) {
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		h := under(t)
@@ -128,26 +131,31 @@ func TestSEVESStory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text := strings.NewReplacer(`technology    = "sev"`, `technology = "sev-es"`, "cpus   = 1", "cpus = 3").Replace(string(b))
+		text := strings.NewReplacer(
+			`technology    = "sev"`, `technology = "sev-es"`,
+			"cpus   = 1", "cpus = 3",
+		).Replace(string(b))
 		if !strings.Contains(text, "sev-es") || !strings.Contains(text, "cpus = 3") {
-			t.Fatalf("the example's spec is another one:\n%s", text)
+			t.Fatalf("the example's spec has changed:\n%s", text)
 		}
 		h.write("guest.toml", "cpu = \"EPYC-Milan-v1\"\nqemu = \""+qemu+"\"\n"+text)
-		vmsa := "init2"
+		vmsa, otherVMSA := "init2", "legacy"
 		if strings.Contains(qemu, "/7.2/") {
-			vmsa = "legacy"
+			vmsa, otherVMSA = otherVMSA, vmsa
 		}
-		if out := h.run("vmlatch", "plan", "--emulate", "--explain-choice", "guest.toml"); !strings.Contains(out, vmsa) {
-			t.Errorf("choices: %s", out)
-		}
+		h.shows("choices", h.run("vmlatch", "plan", "--emulate", "--explain-choice", "guest.toml"), vmsa)
 		h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
-		h.write("m.json", h.run("vmlatch", "measure", "guest"))
+		h.measured()
 		verify := func(cpus, model, vmsa string) (string, error) {
-			out, err := h.command("latchkey", "verify", "--owner", "guest.owner", "--measurement", "m.json", "--firmware", "OVMF.amdsev.fd", "--kernel", "vmlinuz",
-				"--initrd", "initrd.img", "--cmdline", guestCmdline, "--vcpus", cpus, "--cpu", model, "--vmsa", vmsa).CombinedOutput()
+			args := ownerArgs("verify", "--vcpus", cpus, "--cpu", model, "--vmsa", vmsa)
+			out, err := h.command("latchkey", args...).CombinedOutput()
 			return string(out), err
 		}
-		for _, wrong := range [][3]string{{"2", "EPYC-Milan", vmsa}, {"3", "EPYC-Genoa", vmsa}, {"3", "EPYC-Milan", map[string]string{"init2": "legacy", "legacy": "init2"}[vmsa]}} {
+		for _, wrong := range [][3]string{
+			{"2", "EPYC-Milan", vmsa},
+			{"3", "EPYC-Genoa", vmsa},
+			{"3", "EPYC-Milan", otherVMSA},
+		} {
 			if out, err := verify(wrong[0], wrong[1], wrong[2]); err == nil {
 				t.Errorf("%v is verified: %s", wrong, out)
 			}
@@ -155,19 +163,16 @@ func TestSEVESStory(t *testing.T) {
 		if out, err := verify("3", "EPYC-Milan", vmsa); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
-		h.write("passphrase", "correct horse battery\n")
-		h.run("latchkey", "secret", "--owner", "guest.owner", "--measurement", "m.json", "--entry", "disk=passphrase", "--out", "p.json")
+		h.packet()
 		h.run("vmlatch", "inject", "guest", "p.json")
 		h.run("vmlatch", "release", "guest")
-		if out := h.run("vmlatch", "ps"); !strings.Contains(out, "open: verified") {
-			t.Errorf("ps: %s", out)
-		}
+		h.shows("ps", h.run("vmlatch", "ps"), "open: verified")
 		h.run("vmlatch", "stop", "guest", "--now")
 	})
 }
 
-// TestLegacyVMSA: who asks for INIT2 of a QEMU that has none is refused, and a
-// legacy launch on a newer one is what was asked for.
+// TestLegacyVMSA: a spec that asks for INIT2 is refused if QEMU does not have it, and a
+// newer QEMU makes a legacy launch if the spec asks for one.
 func TestLegacyVMSA(t *testing.T) {
 	h := under(t)
 	spec := func(version, vmsa string) {
@@ -176,17 +181,12 @@ func TestLegacyVMSA(t *testing.T) {
 		h.write("vm.toml", strings.Replace(text, "technology =", "vmsa = \""+vmsa+"\"\ntechnology =", 1))
 	}
 	spec("7.2", "init2")
-	if out := h.fails("", "start", "vm.toml", "--emulate", "--hold"); !strings.Contains(out, "QEMU 9.1 or newer has it") {
-		t.Errorf("INIT2 on 7.2: %s", out)
-	}
+	h.shows("INIT2 on 7.2", h.fails("", "start", "vm.toml", "--emulate", "--hold"), "QEMU 9.1 or newer has it")
 	spec("10.0", "legacy")
-	out := h.run("vmlatch", "plan", "--emulate", "--json", "vm.toml")
-	if !strings.Contains(out, `\"legacy-vm-type\":\"on\"`) {
-		t.Errorf("plan: %s", out)
-	}
+	h.shows("plan", h.run("vmlatch", "plan", "--emulate", "--json", "vm.toml"), `\"legacy-vm-type\":\"on\"`)
 }
 
-// TestSlotsOfAHost: an operator's limit holds over commands and kills.
+// TestSlotsOfAHost: an operator's limit applies across commands, and after kills.
 func TestSlotsOfAHost(t *testing.T) {
 	h := under(t)
 	h.write("host.toml", "[slots]\nsev = 2\nsev-es = 1\n")
@@ -200,18 +200,18 @@ func TestSlotsOfAHost(t *testing.T) {
 	for _, tech := range []string{"sev", "sev-es", "sev-snp"} {
 		spec(tech)
 	}
-	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "a")
-	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "b")
-	if out := h.fails("", "start", "sev.toml", "--emulate", "--hold", "--name", "c", "--slot-wait", "0s"); !strings.Contains(out, "all encryption slots are taken (2 of 2 in pool emulated-sev)") {
-		t.Errorf("a third of two: %s", out)
+	start := func(tech, name string, more ...string) []string {
+		return append([]string{"start", tech + ".toml", "--emulate", "--hold", "--name", name}, more...)
 	}
-	h.run("vmlatch", "start", "sev-es.toml", "--emulate", "--hold", "--name", "es")
-	if out := h.fails("", "start", "sev-snp.toml", "--emulate", "--hold", "--name", "snp", "--slot-wait", "0s"); !strings.Contains(out, "1 of 1 in pool emulated-sev-es") {
-		t.Errorf("SEV-ES and SEV-SNP share their slots: %s", out)
-	}
-	if out := h.run("vmlatch", "host"); !strings.Contains(out, "slots emulated-sev     2 in use of 2, for sev ([slots] of host.toml)") {
-		t.Errorf("host: %s", out)
-	}
+	h.run("vmlatch", start("sev", "a")...)
+	h.run("vmlatch", start("sev", "b")...)
+	h.shows("a third VM for two slots", h.fails("", start("sev", "c", "--slot-wait", "0s")...),
+		"all encryption slots are taken (2 of 2 in pool emulated-sev)")
+	h.run("vmlatch", start("sev-es", "es")...)
+	h.shows("SEV-SNP, which shares SEV-ES's slots", h.fails("", start("sev-snp", "snp", "--slot-wait", "0s")...),
+		"1 of 1 in pool emulated-sev-es")
+	h.shows("host", h.run("vmlatch", "host"),
+		"slots emulated-sev     2 in use of 2, for sev ([slots] of host.toml)")
 	for pid, line := range processes(h.work + "/") { // QEMU, however it dies
 		if strings.Contains(line, "guest=a,") || strings.Contains(line, "guest=a ") {
 			p, _ := os.FindProcess(pid)
@@ -219,8 +219,8 @@ func TestSlotsOfAHost(t *testing.T) {
 		}
 	}
 	within(t, "the VM does not end", func() bool { return !strings.Contains(h.run("vmlatch", "ps"), "a ") })
-	h.run("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "c")
-	waiting := h.command("vmlatch", "start", "sev.toml", "--emulate", "--hold", "--name", "a", "--slot-wait", "30s")
+	h.run("vmlatch", start("sev", "c")...)
+	waiting := h.command("vmlatch", start("sev", "a", "--slot-wait", "30s")...)
 	var said bytes.Buffer
 	waiting.Stderr = &said
 	if err := waiting.Start(); err != nil {
@@ -239,12 +239,20 @@ func TestSlotsOfAHost(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestLateSlot: the platform gives slots back late; a start tries again, and says so.
+// TestLateSlot: the platform frees slots late, so a start tries again, and says so.
 func TestLateSlot(t *testing.T) {
 	h := under(t)
 	h.write("disk.raw", strings.Repeat("\x00", 4096))
 	h.write("vm.toml", technologySpec("sev", qemus.Newest(t)))
-	h.write("swtee", "#!/bin/sh\nif [ ! -e "+h.work+"/tried2 ]; then [ -e "+h.work+"/tried ] && touch "+h.work+"/tried2; touch "+h.work+"/tried; export SWTEE_FAULT=LAUNCH_START=RESOURCE_LIMIT; fi\nexec "+binaries+"/swtee \"$@\"\n")
+	// The first two launches find no slot.
+	h.write("swtee", fmt.Sprintf(`#!/bin/sh
+if [ ! -e %[1]s/tried2 ]; then
+	[ -e %[1]s/tried ] && touch %[1]s/tried2
+	touch %[1]s/tried
+	export SWTEE_FAULT=LAUNCH_START=RESOURCE_LIMIT
+fi
+exec %[2]s/swtee "$@"
+`, h.work, binaries))
 	if err := os.Chmod(filepath.Join(h.work, "swtee"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -252,12 +260,13 @@ func TestLateSlot(t *testing.T) {
 	h.env = append(h.env, "VMLATCH_CONFIG="+filepath.Join(h.work, "host.toml"))
 	out, err := h.command("vmlatch", "start", "vm.toml", "--emulate", "--hold").CombinedOutput()
 	if err != nil || strings.Count(string(out), "trying again in") != 2 {
-		t.Errorf("%v: %s", err, out)
+		t.Errorf("%v, want two retries: %s", err, out)
 	}
 	h.run("vmlatch", "stop", "vm", "--now")
-	if out := h.fails("LAUNCH_START=RESOURCE_LIMIT", "start", "vm.toml", "--emulate", "--hold", "--slot-wait", "250ms"); !strings.Contains(out, "(tried 2 times)") || !strings.Contains(out, "no free encryption slot") {
-		t.Errorf("a platform that never has one: %s", out)
-	}
+	const always = "LAUNCH_START=RESOURCE_LIMIT"
+	h.shows("a platform that never has a slot",
+		h.fails(always, "start", "vm.toml", "--emulate", "--hold", "--slot-wait", "250ms"),
+		"(tried 2 times)", "no free encryption slot")
 	h.clearEnded()
 	waitNothing(t, h.work)
 }

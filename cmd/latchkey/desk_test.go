@@ -24,8 +24,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 )
 
-// desk is an owner's directory with the program at hand, and an emulated platform as
-// the host: sessions, launches and measurements are real but for the chip's keys.
+// desk is an owner's directory and the program, with an emulated platform as the host:
+// sessions, launches and measurements are real except for the chip's keys.
 type desk struct {
 	t        *testing.T
 	platform *swtee.Platform
@@ -89,7 +89,7 @@ func (d *desk) read(name string) []byte {
 	return b
 }
 
-// try runs a command line, whose words blanks separate.
+// try runs a command line of words separated by blanks.
 func (d *desk) try(line string) (code cli.ExitCode, out, errs string) {
 	d.t.Helper()
 	var stdout, stderr bytes.Buffer
@@ -121,7 +121,7 @@ func (d *desk) refused(line string, code cli.ExitCode, pattern string) {
 	}
 }
 
-// session makes a session of a name.
+// session makes a session with a name.
 func (d *desk) session(name, policy string) {
 	d.t.Helper()
 	d.run("session --platform platform.json --trust-root root.pem --out . --name " + name + " --policy " + policy)
@@ -134,7 +134,7 @@ type launched struct {
 }
 
 // launch starts a guest with a session on the platform, loads the image and, if a
-// kernel is given, its hashes, and writes what the host says of it to measurement.json.
+// kernel is given, its hashes, and writes the host's measurement to measurement.json.
 func (d *desk) launch(name string, policy sev.Policy, image []byte, kernel *sev.KernelHashes) *launched {
 	d.t.Helper()
 	g := swtee.NewFirmware(d.platform).NewGuest()
@@ -205,7 +205,7 @@ func registerPage(t *testing.T, image []byte) []byte {
 	return page
 }
 
-// row returns what stands behind a title in a table.
+// row returns the text after a title in a table.
 func row(t *testing.T, table, title string) string {
 	t.Helper()
 	lines := strings.Split(table, "\n")

@@ -12,8 +12,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
-// advice gives the errors of libraries their exit codes and hints. The first row that
-// matches counts.
+// advice assigns exit codes and hints to the errors of libraries. The first row that
+// matches applies.
 var advice = [...]struct {
 	is    error
 	code  cli.ExitCode

@@ -13,8 +13,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
-// TestAdvice: each row of the table is reached, through wrapping, and no hint stands in
-// two rows.
+// TestAdvice: each row of the table applies to a wrapped error too, and no hint is in two
+// rows.
 func TestAdvice(t *testing.T) {
 	seen := map[string]bool{}
 	for _, row := range advice {
@@ -67,8 +67,8 @@ func TestHelp(t *testing.T) {
 	d.refused("verify --ownr x", cli.ExitUsage, `no option --ownr\nhint: did you mean --owner\?`)
 }
 
-// TestOneSecretOfManyAtOnce: of commands that use one session at the same time only one
-// gets a packet.
+// TestOneSecretOfManyAtOnce: if several commands use one session at the same time, only one
+// of them gets a packet.
 func TestOneSecretOfManyAtOnce(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")

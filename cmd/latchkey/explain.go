@@ -27,8 +27,8 @@ different white space; kernel-hashes off; a different number of CPUs (up to 512)
 CPU model or sev_features; INIT or INIT2; a different VMM; a different firmware of
 this machine; under a measurement, policy and firmware version and build.
 
-Exit code 0: the smallest change that gives what was seen is named.
-Exit code 4: no combination that was tried gives it.
+Exit code 0: the smallest change that explains what was seen is named.
+Exit code 4: no combination that was tried explains it.
 
 Examples:
 
@@ -57,8 +57,8 @@ Examples:
 				return err
 			}
 			if c.IsSet("digest") == c.IsSet("measurement") {
-				return cli.Fail(cli.ExitUsage, errors.New("give what was seen: --digest, or --measurement with --owner"),
-					cli.Examples(c))
+				err := errors.New("give what was seen: --digest, or --measurement with --owner")
+				return cli.Fail(cli.ExitUsage, err, cli.Examples(c))
 			}
 			r, err := runExplain(c, s)
 			if err != nil {
@@ -169,7 +169,7 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 }
 
 // otherImages are the firmware images that the user names and those in this machine's
-// descriptors, without the predicted one. Unreadable images of descriptors are skipped.
+// descriptors, without the predicted one. Images in descriptors that cannot be read are skipped.
 func otherImages(c *urfave.Context) ([]explain.Image, error) {
 	var images []explain.Image
 	own, _ := filepath.EvalSymlinks(c.String("firmware"))

@@ -111,7 +111,8 @@ func printFirmware(s *cli.IO, r *inspect.Report) error {
 	}
 	fmt.Fprintln(w)
 	for _, region := range r.Regions {
-		fmt.Fprintf(w, "%-34s %-12s %-10s", region.What, fmt.Sprintf("%#x", region.GPA), fmt.Sprintf("%#x", region.Size))
+		gpa, size := fmt.Sprintf("%#x", region.GPA), fmt.Sprintf("%#x", region.Size)
+		fmt.Fprintf(w, "%-34s %-12s %-10s", region.What, gpa, size)
 		for _, t := range inspect.Technologies() {
 			fmt.Fprintf(w, " %-9s", region.Cover[t])
 		}

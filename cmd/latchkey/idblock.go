@@ -22,7 +22,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
-// Ends of the files that a host gets: base64, as QEMU's id-block and id-auth take.
+// Suffixes of the files for the host: base64, as QEMU's id-block and id-auth expect.
 const (
 	blockSuffix = ".id-block"
 	authSuffix  = ".id-auth"
@@ -125,7 +125,7 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	return showIDBlock(c, s, id, sev.IDKeys{ID: &key.PublicKey, Author: publicOf(author)})
 }
 
-// writePair writes both files; neither is touched before both can be written.
+// writePair writes both files, and neither until both can be written.
 func writePair(s *cli.IO, name string, block, auth []byte) error {
 	first, err := s.PrepareOutput(name+blockSuffix, 0o644)
 	if err != nil {
@@ -151,8 +151,8 @@ func publicOf(k *ecdsa.PrivateKey) *ecdsa.PublicKey {
 	return &k.PublicKey
 }
 
-// hintKey makes a key, in a file of a new name: a file that the user named is not ours
-// to overwrite.
+// hintKey shows how to make a key, in a file with a new name: it must not overwrite a file
+// that the user named.
 const hintKey = "make one: openssl ecparam -name secp384r1 -genkey -noout -out new-id.pem"
 
 // readKey reads a private key from PEM, SEC 1 or PKCS #8.
@@ -169,7 +169,8 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 	return k, nil
 }
 
-// parseKey returns the first key on P-384, or says what was there instead of one.
+// parseKey returns the first key on P-384, or an error that describes what it found
+// instead.
 func parseKey(b []byte) (*ecdsa.PrivateKey, error) {
 	err := errors.New("does not hold an EC private key in PEM")
 	for rest := b; ; {

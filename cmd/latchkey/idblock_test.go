@@ -99,8 +99,8 @@ func TestIDBlock(t *testing.T) {
 	d.refused("idblock check guest", cli.ExitRefused, `the ID key did not sign this block`)
 }
 
-// TestKeysThatCannotBeRead: what is wrong with a key is told, and the command that makes
-// one never names the user's file.
+// TestKeysThatCannotBeRead: the error states what is wrong with a key, and the hint that
+// shows how to make one never names the user's file.
 func TestKeysThatCannotBeRead(t *testing.T) {
 	d := newDesk(t)
 	d.writeKeys()

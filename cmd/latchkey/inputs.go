@@ -22,7 +22,8 @@ const technologyTDX = "tdx"
 
 var technologies = []string{string(launch.SEV), string(launch.SEVES), string(launch.SNP), technologyTDX}
 
-// tdxOrders are the values of --tdx-order: all of a page at once, or all pages first.
+// tdxOrders are the values of --tdx-order: each page is added and extended before the
+// next, or all pages are added first.
 var tdxOrders = []string{"page", "two-pass"}
 
 // inputFlags name what a launch digest covers.
@@ -39,7 +40,10 @@ func inputFlags(more ...urfave.Flag) []urfave.Flag {
 			Name: "vmsa", Value: launch.INIT2.String(),
 			Usage: "how registers were set up, `PROFILE` " + strings.Join(launch.Profiles(), ", "),
 		},
-		&urfave.StringFlag{Name: "features", Usage: "sev_features as a `NUMBER` (default 0x1 for SEV-SNP, 0 for SEV-ES)"},
+		&urfave.StringFlag{
+			Name:  "features",
+			Usage: "sev_features as a `NUMBER` (default 0x1 for SEV-SNP, 0 for SEV-ES)",
+		},
 		&urfave.StringFlag{
 			Name: "vmm", Value: launch.QEMU.String(),
 			Usage: "the `VMM` that launches: " + strings.Join(launch.VMMs(), ", "),
@@ -60,8 +64,9 @@ func predictFlags(more ...urfave.Flag) []urfave.Flag {
 		},
 		&urfave.IntFlag{Name: "vars-size", Usage: "`BYTES` of the variable store, which moves the SVSM"},
 		&urfave.StringFlag{
-			Name:  "gce-machine",
-			Usage: "machine `TYPE`, such as c3-standard-4, of Google's older TDX hypervisor: it measured the TD HOB too",
+			Name: "gce-machine",
+			Usage: "machine `TYPE`, such as c3-standard-4, of Google's older TDX hypervisor: " +
+				"it measured the TD HOB too",
 		},
 		&urfave.StringFlag{
 			Name: "tdx-order", Value: tdxOrders[0],
@@ -105,10 +110,10 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 	return in, err
 }
 
-// registerFlags are about registers that a CPU starts with.
+// registerFlags determine the registers that a CPU starts with.
 var registerFlags = []string{"vcpus", "cpu", "cpu-signature", "vmsa", "features", "vmm"}
 
-// checkTogether refuses flags that the others leave without a meaning.
+// checkTogether refuses flags that mean nothing together with the others.
 func (in *inputs) checkTogether(c *urfave.Context) error {
 	snp := in.Technology == launch.SNP
 	registers := snp || in.Technology == launch.SEVES
@@ -133,11 +138,15 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 		return cli.Usagef("--tdx-order and --gce-machine are for --technology tdx")
 	case c.IsSet("tdx-order") && c.IsSet("gce-machine"):
 		return cli.Usagef("--tdx-order and --gce-machine exclude each other")
-	case registers && in.igvm == nil && in.VMM == launch.QEMU && c.String("cpu") == "" && c.String("cpu-signature") == "":
+	case registers && in.igvm == nil && in.VMM == launch.QEMU && !namesCPU(c):
 		return cli.WithHint(cli.Usagef("--cpu is needed: the digest covers the registers that a CPU starts with"),
 			"models: "+strings.Join(launch.CPUs(), ", "), hintSignature)
 	}
 	return nil
+}
+
+func namesCPU(c *urfave.Context) bool {
+	return c.String("cpu") != "" || c.String("cpu-signature") != ""
 }
 
 func (in *inputs) hashKernel(c *urfave.Context) error {
@@ -222,7 +231,7 @@ func (in *inputs) readTDX(c *urfave.Context) error {
 	return nil
 }
 
-// hintSignature is how a CPU is named that has no name.
+// hintSignature explains how to name a CPU model that is not in the list.
 const hintSignature = "any other model: --cpu-signature"
 
 func (in *inputs) readCPU(c *urfave.Context) error {

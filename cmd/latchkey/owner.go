@@ -45,7 +45,7 @@ type used struct {
 	Measurement []byte    `json:"measurement"`
 }
 
-// secretKey is a key that shows itself only to the owner file's encoder.
+// secretKey is a key that only the owner file's encoder can print.
 type secretKey []byte
 
 // LogValue keeps keys out of logs, String out of text.
@@ -86,7 +86,7 @@ func decodeOwner(f *os.File) (*ownerFile, error) {
 		return nil, cli.Usagef("%v %s: damaged, or not an owner file", errOwnerFile, f.Name())
 	}
 	if o.Schema != ownerSchema || len(o.TEK) != 16 || len(o.TIK) != 16 {
-		return nil, cli.Usagef("%v %s: not of schema %s", errOwnerFile, f.Name(), ownerSchema)
+		return nil, cli.Usagef("%v %s: its schema is not %s", errOwnerFile, f.Name(), ownerSchema)
 	}
 	if o.Verified != nil {
 		digest, err := hex.DecodeString(o.Verified.Hex)
@@ -114,15 +114,16 @@ func checkPrivate(f *os.File, info os.FileInfo) error {
 			"remove the other name")
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), mode),
+		err := fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), mode)
+		return cli.Fail(cli.ExitRefused, err,
 			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
 	}
 	return nil
 }
 
-// updateOwner changes an owner file under its lock, so that of two commands
-// that use one session at once only one succeeds. change sees the file as it
-// is; when it fails nothing is written.
+// updateOwner changes an owner file under its lock, so that if two commands use one
+// session at once, only one of them succeeds. change gets the current content; if it
+// fails, nothing is written.
 func updateOwner(name string, change func(*ownerFile) error) error {
 	name, err := filepath.EvalSymlinks(name) // replace the file, not a link to it
 	if err != nil {
@@ -145,7 +146,7 @@ func updateLocked(f *os.File, name string, change func(*ownerFile) error) (again
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		return errors.Is(err, unix.EINTR), err
 	}
-	// Whoever held the lock before may have put another file in its place.
+	// The previous holder of the lock may have replaced the file.
 	mine, err1 := f.Stat()
 	there, err2 := os.Stat(name)
 	if err := errors.Join(err1, err2); err != nil {
@@ -189,7 +190,7 @@ func (o *ownerFile) keys() session.Keys {
 	return session.Keys{TEK: [16]byte(o.TEK), TIK: [16]byte(o.TIK)}
 }
 
-// label marks what an emulated platform took part in.
+// label marks results that an emulated platform took part in.
 func label(emulated bool) string {
 	if emulated {
 		return " (emulated platform: protects nothing)"

@@ -24,8 +24,8 @@ func newSecret(s *cli.IO) *urfave.Command {
 		Name: "secret", Usage: "pack a secret for a launch that verifies",
 		Description: `The launch must have been verified with "latchkey verify", or verify now against
 the files that you name here. A session gives one packet, then it is used up.
-The GUID tells which program in the guest reads the entry; "disk" stands for that of
-the disk passphrase, 736869e5-84f0-4973-92ec-06879ce3da0b.
+The GUID determines which program in the guest reads the entry; "disk" stands for the
+GUID of the disk passphrase, 736869e5-84f0-4973-92ec-06879ce3da0b.
 
 Examples:
 
@@ -78,7 +78,7 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	defer clear(table)
-	// Whatever can go wrong with the output should do so before the session is used up.
+	// Anything that can fail about the output should fail before the session is used up.
 	if sameFile(c.String("out"), c.String("owner")) {
 		return cli.Usagef("--out %s: is the owner file", c.String("out"))
 	}
@@ -199,13 +199,14 @@ func readEntries(args []string, in *inputs) ([]byte, error) {
 		}
 		if !ok || uint64(len(table)) > uint64(area.Size) {
 			clear(table)
-			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, but these take %d", area.Size, len(table))
+			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, but these take %d",
+				area.Size, len(table))
 		}
 	}
 	return slices.Clip(table), nil
 }
 
-// readSecret reads a file into one buffer, so that no copy of it is left over.
+// readSecret reads a file into one buffer, so that no copy of it stays in memory.
 func readSecret(file string) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {

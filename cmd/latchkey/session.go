@@ -45,7 +45,10 @@ Examples:
 			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
 			&urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"},
-			&urfave.BoolFlag{Name: "allow-debug", Usage: "accept a policy under which the host can read the guest's memory"},
+			&urfave.BoolFlag{
+				Name:  "allow-debug",
+				Usage: "accept a policy under which the host can read the guest's memory",
+			},
 			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"},
 		},
 		Action: func(c *urfave.Context) error {
@@ -149,14 +152,14 @@ func readTestRoot(file string) (sev.Root, error) {
 	return root, nil
 }
 
-// writeSession writes the three files, the owner's first: a host's half without
-// the keys would be worth nothing.
+// writeSession writes the three files, the owner's first: the host's files would be
+// useless without the keys.
 func writeSession(dir, name string, force bool, made *session.Session, o *ownerFile) error {
 	path := func(ext string) string { return filepath.Join(dir, name+ext) }
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	if !force { // of several commands at once only one gets the name
+	if !force { // if several commands run at once, only one gets the name
 		f, err := os.OpenFile(path(".owner"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if errors.Is(err, fs.ErrExist) {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(".owner")),

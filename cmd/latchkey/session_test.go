@@ -94,7 +94,10 @@ func TestSessionRefusals(t *testing.T) {
 		},
 		{"--platform platform.json --trust-root short.pem --out .", cli.ExitUsage, `short\.pem: certificate`},
 		{"--platform platform.json --trust-root root.pem --out file", cli.ExitUsage, `file: not a directory`},
-		{"--platform platform.json --trust-root root.pem --out . --name ../x", cli.ExitUsage, `must be 1 to 63 letters`},
+		{
+			"--platform platform.json --trust-root root.pem --out . --name ../x",
+			cli.ExitUsage, `must be 1 to 63 letters`,
+		},
 		{
 			"--policy no-debgu --platform platform.json --out .",
 			cli.ExitUsage, `unknown word "no-debgu": did you mean "no-debug"\?`,
@@ -118,7 +121,7 @@ func TestSessionRefusals(t *testing.T) {
 }
 
 // TestOwnerFileIsGuarded: an owner file that is damaged or that others could have read
-// is not used, and what is wrong with it is told without a word of its keys.
+// is not used, and the error message reveals nothing about its keys.
 func TestOwnerFileIsGuarded(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")
@@ -156,7 +159,7 @@ func TestOwnerFileIsGuarded(t *testing.T) {
 		},
 		"other schema": {
 			func() { d.write("guest.owner", strings.Replace(whole, "owner/1", "owner/9", 1)) },
-			cli.ExitUsage, `not of schema`,
+			cli.ExitUsage, `its schema is not latchkey`,
 		},
 		"bad digest": {func() {
 			bad := o

@@ -84,8 +84,8 @@ func readMeasurement(s *cli.IO, name string) (*exchange.Measurement, error) {
 	return m, cli.Fail(cli.ExitUsage, err)
 }
 
-// check decides. The policy and the keys are the owner's; the only thing of the host's
-// that enters is the firmware version, which the MAC covers.
+// check decides. The policy and the keys are the owner's; the only value that comes from
+// the host is the firmware version, which the MAC covers.
 func check(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte) error {
 	blob, err := sev.ParseMeasurement(m.Measurement)
 	if err != nil {
@@ -156,8 +156,8 @@ func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches mat
 	return []string{"cause: " + strings.Join(best, "; ")}
 }
 
-// replaced puts the host's hashes in place of the owner's, where the mask has a bit, and
-// describes those that differ.
+// replaced puts the host's hashes in place of the owner's where the mask has a bit set,
+// and describes those that differ.
 func replaced(h sev.KernelHashes, claim *sev.KernelHashes, mask int) (sev.KernelHashes, []string) {
 	var differs []string
 	for i, f := range [...]struct {
@@ -178,7 +178,7 @@ func replaced(h sev.KernelHashes, claim *sev.KernelHashes, mask int) (sev.Kernel
 	return h, differs
 }
 
-// digestWith predicts for another kernel.
+// digestWith predicts the digest with a different kernel.
 func (in *inputs) digestWith(kernel *sev.KernelHashes) ([32]byte, error) {
 	other := in.Inputs
 	other.Kernel = kernel

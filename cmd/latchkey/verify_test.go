@@ -73,8 +73,8 @@ func TestVerifyES(t *testing.T) {
 	d.refused(verifyLine+"--firmware OVMF.fd --cpu EPYC", cli.ExitRefused, `does NOT match`)
 }
 
-// TestCauses: the input that differs is named, if a change that makes the measurement
-// match proves it, and the host's words are never more than a suggestion.
+// TestCauses: the input that differs is named if changing it makes the measurement match.
+// The host's claims are never more than a suggestion.
 func TestCauses(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")
@@ -83,22 +83,37 @@ func TestCauses(t *testing.T) {
 	kernel := d.kernelHashes("vmlinuz", "initrd", "quiet")
 	g := d.launch("guest", sev.PolicyNoDebug, image, kernel)
 	const differs = ` differs: the platform measured sha256 [0-9a-f]{64}, yours is [0-9a-f]{64}`
-	for args, want := range map[string]string{
-		"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd --cmdline quiet": `hint: cause: the kernel` + differs,
-		"--firmware OVMF.fd --kernel vmlinuz --initrd passphrase --cmdline quiet":   `hint: cause: the initrd` + differs,
-
-		"--firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline loud": `hint: cause: the command line` + differs,
-
-		"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd": `the kernel` + differs + `; the command line` + differs,
-
-		"--firmware OVMF.fd": `hint: cause: the host had a kernel measured, but you named no kernel`,
-		"--firmware generic.fd --kernel vmlinuz --initrd initrd --cmdline quiet": `no area for kernel hashes`,
+	for _, c := range []struct {
+		args string
+		code cli.ExitCode
+		want string
+	}{
+		{
+			"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd --cmdline quiet",
+			cli.ExitRefused, `hint: cause: the kernel` + differs,
+		},
+		{
+			"--firmware OVMF.fd --kernel vmlinuz --initrd passphrase --cmdline quiet",
+			cli.ExitRefused, `hint: cause: the initrd` + differs,
+		},
+		{
+			"--firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline loud",
+			cli.ExitRefused, `hint: cause: the command line` + differs,
+		},
+		{
+			"--firmware OVMF.fd --kernel vmlinuz-other --initrd initrd",
+			cli.ExitRefused, `the kernel` + differs + `; the command line` + differs,
+		},
+		{
+			"--firmware OVMF.fd",
+			cli.ExitRefused, `hint: cause: the host had a kernel measured, but you named no kernel`,
+		},
+		{
+			"--firmware generic.fd --kernel vmlinuz --initrd initrd --cmdline quiet",
+			cli.ExitUsage, `no area for kernel hashes`,
+		},
 	} {
-		code := cli.ExitRefused
-		if strings.Contains(args, "generic") {
-			code = cli.ExitUsage
-		}
-		d.refused(verifyLine+args, code, want)
+		d.refused(verifyLine+c.args, c.code, c.want)
 	}
 	var reason struct {
 		Verified bool
@@ -140,8 +155,8 @@ func TestCauseIsKernelHashesOff(t *testing.T) {
 		`hint: cause: the host did not have the kernel measured: kernel-hashes is off`)
 }
 
-// TestCauseIsThePolicy: a platform that measured a different policy than the session's,
-// which real firmware does not let happen.
+// TestCauseIsThePolicy: the platform measured a policy other than the session's, which
+// real firmware does not allow.
 func TestCauseIsThePolicy(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")
@@ -176,13 +191,14 @@ func TestVerifyRefusals(t *testing.T) {
 		verifyLine + "--firmware OVMF.fd --cpu EPYC":            `--cpu: a digest of sev covers no registers`,
 		verifyLine + "--firmware OVMF.fd --cmdline x":           `measured only with a --kernel`,
 		verifyLine + "--firmware OVMF.fd --kernel missing":      `no such file`,
-		verifyLine + "--firmware generic.fd --kernel vmlinuz":   `no area for kernel hashes.*\nhint: only AmdSev builds`,
 		verifyLine + "--firmware OVMF.fd --vmm qmeu --cpu EPYC": `--vmm: unknown VMM "qmeu": did you mean "qemu"\?`,
-
-		verifyLine + "--firmware OVMF.fd --vmsa lagacy --cpu EPYC": `unknown VMSA profile "lagacy": did you mean "legacy"\?`,
 	} {
 		d.refused(args, cli.ExitUsage, want)
 	}
+	d.refused(verifyLine+"--firmware generic.fd --kernel vmlinuz",
+		cli.ExitUsage, `no area for kernel hashes.*\nhint: only AmdSev builds`)
+	d.refused(verifyLine+"--firmware OVMF.fd --vmsa lagacy --cpu EPYC",
+		cli.ExitUsage, `unknown VMSA profile "lagacy": did you mean "legacy"\?`)
 }
 
 func TestSecret(t *testing.T) {
@@ -223,7 +239,8 @@ func TestSecretVerifiesByItself(t *testing.T) {
 	matches(t, "secret --out -", out, exchange.PacketSchema)
 }
 
-// TestSecretIsForTheVerifiedMeasurement: what was verified is not what is to be packed for.
+// TestSecretIsForTheVerifiedMeasurement: no secret is packed for a measurement other than
+// the one that was verified.
 func TestSecretIsForTheVerifiedMeasurement(t *testing.T) {
 	d := newDesk(t)
 	d.session("guest", "no-debug")

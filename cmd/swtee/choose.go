@@ -48,7 +48,7 @@ func thisHost() hostKVM {
 	return k
 }
 
-// choose picks the way for a command line.
+// choose decides how to run a command line.
 func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, error) {
 	if fakeKVM && accel == accelTCG {
 		return choice{}, cli.Usagef("--fake-kvm and --accel tcg exclude each other")

@@ -20,7 +20,7 @@ const long = `   swtee runs an unmodified QEMU as if this machine had a secure p
    TDX module. The launch takes place step by step as on real hardware: sessions
    are unwrapped, firmware, kernel hashes and registers are measured, secrets are
    authenticated and placed where the guest looks for them. Memory is NOT
-   encrypted and the keys lie in a file: it protects nothing, and its
+   encrypted and the keys are in a file: it protects nothing, and its
    certificates end in a root that owners must name to trust ("swtee root").
 
    QEMU runs in one of two ways:
@@ -77,7 +77,10 @@ func newApp(s *cli.IO) *cli.App {
 					"(tcg only)",
 			},
 			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not print how QEMU is run"},
-			&urfave.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log each command of the emulated firmware"},
+			&urfave.BoolFlag{
+				Name: "verbose", Aliases: []string{"v"},
+				Usage: "log each command of the emulated firmware",
+			},
 		},
 		Action: func(c *urfave.Context) error { return run(c, s) },
 	}
@@ -100,8 +103,9 @@ func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
 	}
 	p, err := swtee.OpenPlatform(dir)
 	if errors.Is(err, swtee.ErrPlatform) {
-		return nil, cli.WithHint(err, fmt.Sprintf("remove %s to have a new platform made; this ends sessions for the old one",
-			filepath.Join(dir, "platform.json")))
+		file := filepath.Join(dir, "platform.json")
+		return nil, cli.WithHint(err,
+			fmt.Sprintf("remove %s to have a new platform made; this ends sessions for the old one", file))
 	}
 	return p, err
 }

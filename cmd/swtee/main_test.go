@@ -100,7 +100,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestFailuresOfARun: QEMU does not exist, or the platform is damaged; the report is
+// TestFailuresOfARun: if QEMU does not exist or the platform is damaged, the report is
 // written anyway.
 func TestFailuresOfARun(t *testing.T) {
 	const notFound = 127 // a shell's exit code for a missing program
@@ -156,7 +156,7 @@ func TestReportFile(t *testing.T) {
 	if err != nil || strings.Count(string(b[:n]), swtee.ReportSchema) != 1 {
 		t.Errorf("the pipe got %q, %v, want one report", b[:n], err)
 	}
-	// A link's target is replaced, and not the link.
+	// A link's target is replaced, not the link.
 	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
 	if err := os.WriteFile(target, nil, 0o600); err != nil {
 		t.Fatal(err)

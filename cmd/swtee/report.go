@@ -13,15 +13,15 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 )
 
-// reportFile is where a report goes: a file that is replaced as a whole at each
-// step, or a stream that gets it once, at the end.
+// reportFile is the destination of a report: a file that is replaced as a whole at each
+// step, or a stream that gets the report once, at the end.
 type reportFile struct {
 	path   string
 	stream *os.File
 }
 
-// openReport opens it before QEMU starts: a report that cannot be written is an error
-// at once, and a missing reader does not hold up a launch. It returns nil for "".
+// openReport opens it before QEMU starts: a report that cannot be written fails
+// immediately, and a missing reader does not block a launch. It returns nil for "".
 func openReport(name string) (*reportFile, error) {
 	if name == "" {
 		return nil, nil
@@ -44,7 +44,7 @@ func openReport(name string) (*reportFile, error) {
 	}
 	r := &reportFile{path: name}
 	if real, err := filepath.EvalSymlinks(name); err == nil {
-		r.path = real // and not the link is replaced
+		r.path = real // replace the target, not the link
 	}
 	if err := (&swtee.Report{Schema: swtee.ReportSchema, Emulated: true}).WriteFile(r.path); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func openReport(name string) (*reportFile, error) {
 	return r, nil
 }
 
-// isDescriptor reports whether a name stands for something that is already open.
+// isDescriptor reports whether a name refers to a file that is already open.
 func isDescriptor(name string) bool {
 	abs, err := filepath.Abs(name)
 	return err == nil && (strings.HasPrefix(abs, "/dev/") || strings.HasPrefix(abs, "/proc/"))

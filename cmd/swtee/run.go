@@ -28,7 +28,8 @@ func run(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	if c.IsSet("measure-kernel") && how.accel != accelTCG {
-		return cli.Usagef("--measure-kernel works with --accel tcg only: otherwise QEMU measures the kernel that it serves")
+		return cli.Usagef("--measure-kernel works with --accel tcg only: " +
+			"otherwise QEMU measures the kernel that it serves")
 	}
 	faults, err := parseFaults(c.StringSlice("fault"))
 	if err != nil {
@@ -100,7 +101,7 @@ type runner struct {
 	logger *slog.Logger
 	report *reportFile
 
-	ready chan struct{} // closed once fw or err is there
+	ready chan struct{} // closed once fw or err is set
 	fw    *swtee.Firmware
 	err   error
 }
@@ -129,7 +130,7 @@ func (r *runner) firmware() (*swtee.Firmware, error) {
 	return r.fw, r.err
 }
 
-// finalReport writes the report as it stands at the end.
+// finalReport writes the report in its final state.
 func (r *runner) finalReport() (err error) {
 	fw, e := r.firmware()
 	if e != nil || r.report == nil {

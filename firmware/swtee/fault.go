@@ -13,8 +13,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
-// Fault is a failure that the emulated platform shows on purpose, to test programs that
-// launch guests.
+// Fault is a failure that the emulated platform produces on purpose, to test programs
+// that launch guests.
 type Fault struct {
 	Command  Command
 	From, To int           // which calls of the command, from 1; To 0: all from From on
@@ -24,7 +24,7 @@ type Fault struct {
 	text     string
 }
 
-// FaultHelp is how ParseFault's text is written.
+// FaultHelp is the syntax that ParseFault accepts.
 const FaultHelp = `COMMAND[:N|:N-M|:N+]=WHAT, where WHAT is a firmware status (BAD_MEASUREMENT, 11), ` +
 	`an error of the kernel (EBUSY), "reset" or "delay:DURATION"`
 

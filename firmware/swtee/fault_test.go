@@ -58,7 +58,7 @@ func FuzzParseFault(f *testing.F) {
 	})
 }
 
-// TestFaultsByCount: the faults of one run, in its report too.
+// TestFaultsByCount: a fault hits the calls that it names, and the report shows it.
 func TestFaultsByCount(t *testing.T) {
 	second, err := ParseFault("LAUNCH_UPDATE_DATA:2=RESOURCE_LIMIT")
 	if err != nil {
@@ -70,14 +70,19 @@ func TestFaultsByCount(t *testing.T) {
 	}
 	fw := NewFirmware(platform(t), second, reset)
 	g := fw.NewGuest()
-	if err := errors.Join(g.Init(CmdInit, false, 0), g.LaunchStart(sev.PolicyNoDebug, nil, nil), g.LaunchUpdateData(0, make([]byte, 16))); err != nil {
+	if err := errors.Join(
+		g.Init(CmdInit, false, 0),
+		g.LaunchStart(sev.PolicyNoDebug, nil, nil),
+		g.LaunchUpdateData(0, make([]byte, 16)),
+	); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := fw.Status(); err != nil || s.State != PlatformWorking {
 		t.Errorf("platform %+v, %v", s, err)
 	}
-	if err := g.LaunchUpdateData(0, make([]byte, 16)); status(err) != sev.StatusResourceLimit || Errno(err) != unix.EIO {
-		t.Errorf("second: %v", err)
+	err = g.LaunchUpdateData(0, make([]byte, 16))
+	if status(err) != sev.StatusResourceLimit || Errno(err) != unix.EIO {
+		t.Errorf("second: %v, want RESOURCE_LIMIT as EIO", err)
 	}
 	if err := g.LaunchUpdateData(0, make([]byte, 16)); err != nil {
 		t.Errorf("third: %v", err)
@@ -98,7 +103,7 @@ func TestFaultsByCount(t *testing.T) {
 	})
 }
 
-// TestSNPAndTDOutOfOrder: commands that come when they must not.
+// TestSNPAndTDOutOfOrder: commands are refused in the wrong order or with bad arguments.
 func TestSNPAndTDOutOfOrder(t *testing.T) {
 	fw := NewFirmware(platform(t))
 	g, page := fw.NewSNPGuest(), make([]byte, sev.PageSize)
@@ -124,9 +129,15 @@ func TestSNPAndTDOutOfOrder(t *testing.T) {
 		}
 	}
 	td := fw.NewTD()
-	for _, err := range []error{td.InitVCPU(), td.GetCPUID(), td.Finalize(), td.InitMemRegion(0, page, true), td.InitVM(TDParams{Attributes: 2})} {
+	for _, err := range []error{
+		td.InitVCPU(),
+		td.GetCPUID(),
+		td.Finalize(),
+		td.InitMemRegion(0, page, true),
+		td.InitVM(TDParams{Attributes: 2}),
+	} {
 		if !errors.Is(err, unix.EINVAL) {
-			t.Errorf("a TD before its initialisation: %v", err)
+			t.Errorf("a TD before its initialisation: %v, want EINVAL", err)
 		}
 	}
 	if err := errors.Join(td.InitVM(TDParams{}), td.InitMemRegion(0, page, true), td.Finalize()); err != nil {

@@ -55,19 +55,19 @@ var commands = []Command{
 	CmdCreateGuestMemory,
 }
 
-// Firmware is the emulated firmware while it runs: a platform's keys, the faults
-// that were asked for, and the report of what it was told. Its commands take
-// place one after the other, as on a real secure processor.
+// Firmware is the emulated firmware while it runs: a platform's keys, the faults that
+// were requested, and the report of what it was told. Its commands run one after the
+// other, as on a real secure processor.
 type Firmware struct {
 	*Platform
-	// Changed, if set, is called with the report whenever a launch reaches a
-	// step worth looking at. It must not keep the report.
+	// Changed, if set, is called with the report whenever a launch completes a notable
+	// step. It must not keep the report.
 	Changed func(*Report)
-	// RecordPages puts every page into the report, which takes time: each is hashed
-	// once more, by itself.
+	// RecordPages puts every page into the report, which takes time: each page is also
+	// hashed on its own.
 	RecordPages bool
 
-	stop    chan struct{} // closed: no delay lasts any longer
+	stop    chan struct{} // closed: all delays end
 	once    sync.Once
 	mu      sync.Mutex
 	faults  []Fault
@@ -88,7 +88,7 @@ func NewFirmware(p *Platform, faults ...Fault) *Firmware {
 	}
 }
 
-// do runs one command: it counts, applies the faults asked for, and records.
+// do runs one command: it counts it, applies the requested faults, and records it.
 func (f *Firmware) do(cmd Command, run func() error) error {
 	f.delay(cmd)
 	f.mu.Lock()
@@ -104,7 +104,7 @@ func (f *Firmware) do(cmd Command, run func() error) error {
 // Stop ends all delays, now and later.
 func (f *Firmware) Stop() { f.once.Do(func() { close(f.stop) }) }
 
-// delay counts the command and waits as was asked for it.
+// delay counts the command and waits for its requested delay.
 func (f *Firmware) delay(cmd Command) {
 	f.mu.Lock()
 	f.counts[cmd]++
@@ -124,15 +124,15 @@ func (f *Firmware) delay(cmd Command) {
 	}
 }
 
-// BeginLaunch starts the report's launch and pages anew: a VM was made, the first
-// or one in place of another.
+// BeginLaunch resets the report's launch and pages, because QEMU has made a VM: the first,
+// or one that replaces another.
 func (f *Firmware) BeginLaunch() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.report.Launch, f.report.Pages = nil, []Page{}
 }
 
-// fault does what was asked for this command, this time.
+// fault applies the faults requested for this call of the command.
 func (f *Firmware) fault(cmd Command) error {
 	n := f.counts[cmd]
 	for i := range f.faults {
@@ -151,8 +151,8 @@ func (f *Firmware) fault(cmd Command) error {
 	return nil
 }
 
-// Run passes a command that has no context of its own, such as one that only
-// the kernel knows, through counting, faults and the report.
+// Run runs a command that has no context of its own, such as one that only the kernel
+// knows, with counting, faults and the report.
 func (f *Firmware) Run(cmd Command, run func() error) error { return f.do(cmd, run) }
 
 // PlatformState is the platform's state (SEV API, chapter 5.1.2, table 17).
@@ -194,8 +194,8 @@ const SNPBuild = 24
 // errReset is why commands of a guest fail after a reset.
 var errReset = errors.New("the platform was reset, the guest's context is gone")
 
-// context is what every kind of guest has: a firmware, and the number of resets
-// that the firmware had seen when the guest was made.
+// context is common to all kinds of guests: the firmware, and how often it had been reset
+// when the guest was made.
 type context struct {
 	fw     *Firmware
 	resets int
@@ -207,7 +207,7 @@ func (f *Firmware) newContext() context {
 	return context{f, f.resets}
 }
 
-// alive fails once the platform was reset.
+// alive fails once the platform has been reset.
 func (c context) alive() error {
 	if c.resets != c.fw.resets {
 		return refuse(sev.StatusInvalidGuest, "%v", errReset)

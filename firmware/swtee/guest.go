@@ -36,8 +36,8 @@ func (s State) String() string { return stateNames[s] }
 
 // Guest is the context of one SEV or SEV-ES guest in the emulated firmware. Its
 // methods are the commands of the SEV API and fail with a sev.Status, wrapped
-// with the reason that real firmware does not tell, or with a unix.Errno where
-// it is the kernel that refuses. It is not safe for concurrent use.
+// with a reason, which real firmware does not give, or with a unix.Errno where the
+// kernel would refuse. It is not safe for concurrent use.
 type Guest struct {
 	context
 	state       State
@@ -59,7 +59,7 @@ func (g *Guest) State() State { return g.state }
 // Policy returns the guest's policy.
 func (g *Guest) Policy() sev.Policy { return g.policy }
 
-// Handle is the firmware's handle of the guest.
+// Handle is the firmware's handle for the guest.
 func (g *Guest) Handle() uint32 { return 1 }
 
 // Wipe overwrites the guest's keys.
@@ -160,10 +160,10 @@ func (g *Guest) unwrap(policy sev.Policy, owner, blob []byte) error {
 // backgroundHash hashes while its caller goes on.
 type backgroundHash struct {
 	h    hash.Hash
-	last chan struct{} // closed when all that was written is hashed
+	last chan struct{} // closed once everything written is hashed
 }
 
-// write takes b over: it must not change any more.
+// write takes ownership of b: the caller must not change it any more.
 func (d *backgroundHash) write(b []byte) {
 	before, done := d.last, make(chan struct{})
 	d.last = done
@@ -216,7 +216,7 @@ func (p RegisterPage) record(gpa uint64, digest string) Page {
 }
 
 // LaunchUpdateVMSA adds the register state of an SEV-ES guest's vCPUs (SEV API,
-// chapter 6.4). KVM submits those of all vCPUs at one request.
+// chapter 6.4). KVM submits those of all vCPUs in one request.
 func (g *Guest) LaunchUpdateVMSA(pages []RegisterPage) error {
 	return g.fw.do(CmdLaunchUpdateVMSA, func() error {
 		if err := g.require(StateLaunchUpdate, CmdLaunchUpdateVMSA); err != nil {
@@ -254,7 +254,7 @@ func (g *Guest) LaunchMeasure() (sev.Measurement, error) {
 	return g.measurement, nil
 }
 
-// Measurement returns what LaunchMeasure returned, LaunchDigest the digest in it.
+// Measurement returns what LaunchMeasure returned.
 func (g *Guest) Measurement() (m sev.Measurement, ok bool) {
 	return g.measurement, g.state >= StateLaunchSecret
 }

@@ -34,8 +34,8 @@ const (
 type Platform struct {
 	root  sev.Root
 	chain *sev.Chain
-	// The private keys, read when one is first used: most launches need none,
-	// and the curve's tables take milliseconds to make.
+	// The private keys, parsed when one is first used: most launches need none, and
+	// making the curve's tables takes milliseconds.
 	keys func() (keyPair, error)
 }
 
@@ -55,7 +55,8 @@ func parseKeys(pf *platformFile, chain *sev.Chain) (k keyPair, err error) {
 	return k, nil
 }
 
-// platformFile is how a platform is kept: platform.json, readable by its user only.
+// platformFile is the format in which a platform is stored: platform.json, readable only
+// by its user.
 type platformFile struct {
 	About string `json:"about"`
 	PDH   []byte `json:"pdh-key"` // SEC 1 DER
@@ -67,7 +68,7 @@ type platformFile struct {
 
 const platformName = "platform.json"
 
-// DefaultDir is where a user's emulated platform lives.
+// DefaultDir is the directory of a user's emulated platform.
 func DefaultDir() (string, error) {
 	dir, err := xdg.StateDir()
 	if err != nil {
@@ -76,7 +77,7 @@ func DefaultDir() (string, error) {
 	return filepath.Join(dir, "swtee"), nil
 }
 
-// ErrPlatform means that a platform's file was read and is damaged.
+// ErrPlatform means that a platform's file is damaged.
 var ErrPlatform = errors.New("emulated platform")
 
 // OpenPlatform loads the platform of a directory, making one there first if
@@ -202,7 +203,7 @@ func parsePlatform(b []byte) (*Platform, error) {
 	return p, nil
 }
 
-// Chain returns the platform's certificates, Root the test root that they end in.
+// Chain returns the platform's certificates, which end in Root.
 func (p *Platform) Chain() *sev.Chain { return p.chain }
 
 // Root returns the test root.

@@ -16,11 +16,11 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
-// ReportSchema names the form of a Report. A change that old readers would
+// ReportSchema names the format of a Report. A change that old readers would
 // misunderstand gets a new number.
 const ReportSchema = "swtee-report/1"
 
-// Report is what an emulated platform was given, page by page. It holds digests
+// Report lists what an emulated platform was given, page by page. It holds digests
 // and register pages, never keys or secrets.
 type Report struct {
 	Schema     string          `json:"schema"`
@@ -32,14 +32,14 @@ type Report struct {
 	Pages      []Page          `json:"pages"`    // in the order in which they were measured
 }
 
-// LaunchReport is what a launch came to.
+// LaunchReport is the outcome of a launch.
 type LaunchReport struct {
 	Policy       string    `json:"policy,omitempty"`        // hexadecimal; SEV and SEV-SNP
 	Digest       string    `json:"digest,omitempty"`        // launch digest or MRTD, hexadecimal
 	Measurement  []byte    `json:"measurement,omitempty"`   // SEV, SEV-ES: MAC and nonce, 48 bytes
 	VMSAFeatures string    `json:"vmsa-features,omitempty"` // sev_features of INIT2, hexadecimal
 	HostData     []byte    `json:"host-data,omitempty"`     // SEV-SNP, 32 bytes
-	IDBlock      bool      `json:"id-block,omitempty"`      // SEV-SNP: one was given and holds
+	IDBlock      bool      `json:"id-block,omitempty"`      // SEV-SNP: one was given and verified
 	AuthorKey    bool      `json:"author-key,omitempty"`
 	VCEKDisabled bool      `json:"vcek-disabled,omitempty"`
 	SecretSize   int       `json:"secret-size,omitempty"` // SEV, SEV-ES: bytes injected
@@ -79,7 +79,7 @@ type Page struct {
 	Contents []byte `json:"contents,omitempty"`
 }
 
-// UnknownGPA is the address of memory that lies in no memory slot.
+// UnknownGPA is the address of memory outside all memory slots.
 const UnknownGPA = ^uint64(0)
 
 func address(gpa uint64) *uint64 {

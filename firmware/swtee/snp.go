@@ -59,7 +59,8 @@ func (g *SNPGuest) LaunchStart(policy uint64) error {
 			return refuse(unix.EINVAL, "policy %#x: bit 17 must be set, and none above 25", policy)
 		}
 		if !sev.SNPPolicy(policy).Admits(FirmwareBuild()) {
-			return refuse(sev.StatusPolicyFailure, "policy %#x asks for newer firmware than %v", policy, FirmwareBuild())
+			return refuse(sev.StatusPolicyFailure,
+				"policy %#x asks for newer firmware than %v", policy, FirmwareBuild())
 		}
 		g.policy, g.state, g.fw.started = policy, StateLaunchUpdate, true
 		g.fw.launch().Policy = fmt.Sprintf("%#x", policy)
@@ -80,7 +81,7 @@ func (g *SNPGuest) LaunchUpdate(t sev.PageType, gpa uint64, contents []byte) err
 			return refuse(unix.EINVAL, "page type %d", t)
 		}
 		if len(contents) == 0 || len(contents)%sev.PageSize != 0 || gpa%sev.PageSize != 0 {
-			return refuse(unix.EINVAL, "%d bytes at %#x are no whole pages", len(contents), gpa)
+			return refuse(unix.EINVAL, "%d bytes at %#x are not whole pages", len(contents), gpa)
 		}
 		for off := 0; off < len(contents); off += sev.PageSize {
 			g.extend(t, gpa+uint64(off), contents[off:off+sev.PageSize])
@@ -147,9 +148,11 @@ func (g *SNPGuest) checkIDBlock(in SNPFinish) error {
 	case err != nil:
 		return refuse(sev.StatusBadSignature, "%v", err)
 	case id.Digest != g.digest:
-		return refuse(sev.StatusBadMeasurement, "the id block is for digest %v, this launch has %v", id.Digest, g.digest)
+		return refuse(sev.StatusBadMeasurement,
+			"the id block is for digest %v, this launch has %v", id.Digest, g.digest)
 	case id.Policy != g.policy:
-		return refuse(sev.StatusPolicyFailure, "the id block is for policy %#x, this launch has %#x", id.Policy, g.policy)
+		return refuse(sev.StatusPolicyFailure,
+			"the id block is for policy %#x, this launch has %#x", id.Policy, g.policy)
 	}
 	return nil
 }

@@ -208,10 +208,13 @@ func TestCommandsOutOfOrder(t *testing.T) {
 		run     func(*Guest) error
 		allowed State
 	}{
-		"LaunchStart":      {steps[0], StateUninit},
-		"LaunchUpdateData": {func(g *Guest) error { return g.LaunchUpdateData(0, make([]byte, 16)) }, StateLaunchUpdate},
-		"LaunchMeasure":    {steps[1], StateLaunchUpdate},
-		"LaunchFinish":     {steps[2], StateLaunchSecret},
+		"LaunchStart": {steps[0], StateUninit},
+		"LaunchUpdateData": {
+			func(g *Guest) error { return g.LaunchUpdateData(0, make([]byte, 16)) },
+			StateLaunchUpdate,
+		},
+		"LaunchMeasure": {steps[1], StateLaunchUpdate},
+		"LaunchFinish":  {steps[2], StateLaunchSecret},
 		"LaunchSecret": {func(g *Guest) error {
 			_, err := g.LaunchSecret(make([]byte, 52), make([]byte, 16), 16)
 			if status(err) == sev.StatusBadMeasurement {

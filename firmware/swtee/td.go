@@ -26,7 +26,7 @@ type TDParams struct {
 
 // TD is the context of one trust domain. Its methods are the commands of
 // KVM_MEMORY_ENCRYPT_OP (Linux, Documentation/virt/kvm/x86/intel-tdx.rst) and
-// fail with a unix.Errno, as KVM passes no status of the module on.
+// fail with a unix.Errno, because KVM does not pass on the module's status.
 type TD struct {
 	context
 	inited bool
@@ -90,14 +90,14 @@ func (t *TD) GetCPUID() error {
 }
 
 // InitMemRegion is KVM_TDX_INIT_MEM_REGION: whole pages from an address on,
-// measured or not. Each page is added and at once extended, as KVM does.
+// measured or not. Each page is added and immediately extended, as in KVM.
 func (t *TD) InitMemRegion(gpa uint64, contents []byte, measure bool) error {
 	return t.fw.do(CmdTDXInitMemRegion, func() error {
 		if err := t.require(true, CmdTDXInitMemRegion); err != nil {
 			return err
 		}
 		if len(contents) == 0 || len(contents)%tdx.PageSize != 0 || gpa%tdx.PageSize != 0 {
-			return refuse(unix.EINVAL, "%d bytes at %#x are no whole pages", len(contents), gpa)
+			return refuse(unix.EINVAL, "%d bytes at %#x are not whole pages", len(contents), gpa)
 		}
 		for off := 0; off < len(contents); off += tdx.PageSize {
 			at, page := gpa+uint64(off), contents[off:off+tdx.PageSize]
@@ -106,7 +106,13 @@ func (t *TD) InitMemRegion(gpa uint64, contents []byte, measure bool) error {
 				t.mrtd.ExtendPage(at, page)
 			}
 			if t.fw.RecordPages {
-				t.fw.addPage(Page{Type: "page", GPA: address(at), Size: len(page), Measured: measure, Digest: hexSHA384(page)})
+				t.fw.addPage(Page{
+					Type:     "page",
+					GPA:      address(at),
+					Size:     len(page),
+					Measured: measure,
+					Digest:   hexSHA384(page),
+				})
 			}
 		}
 		return nil

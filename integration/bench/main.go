@@ -1,6 +1,6 @@
 // Command bench measures the programs as whole processes against floors that it
 // measures in the same run, and prints ratios: the machine's speed drifts, the
-// ratios do not. It fails nothing: it is read, not run by other programs.
+// ratios do not. A missed goal does not make it fail: people read its table, not programs.
 package main
 
 import (
@@ -113,9 +113,9 @@ func (b *bench) vmlatch(args ...string) ([]byte, error) {
 	return b.output(filepath.Join(b.bin, "vmlatch"), args...)
 }
 
-// timed runs one command, of the project's programs unless it has a path, as a whole
-// process and returns its time from fork to end. The C program takes it, as it takes
-// the floor's.
+// timed runs one command, one of the project's programs unless it has a path, as a whole
+// process and returns its time from fork to end. The C program measures that, as it
+// measures the floor.
 func (b *bench) timed(program string, args ...string) (time.Duration, error) {
 	if !filepath.IsAbs(program) {
 		program = filepath.Join(b.bin, program)
@@ -144,7 +144,7 @@ func (b *bench) output(program string, args ...string) ([]byte, error) {
 	return out, err
 }
 
-// firmware finds an OVMF of two flash images and copies its variables.
+// firmware finds an OVMF that has two flash images, and copies its variables.
 func (b *bench) firmware() (code string, err error) {
 	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...)
 	for _, d := range found {
@@ -213,7 +213,8 @@ func (b *bench) startAndStop() error {
 		stop, floorKill = append(stop, ended), append(floorKill, time.Duration(kill))
 	}
 	b.bare = floorStart
-	b.row("start to paused, whole process", median(start), median(floorStart), medianRatio(start, floorStart), "<= 1.15")
+	b.row("start to paused, whole process",
+		median(start), median(floorStart), medianRatio(start, floorStart), "<= 1.15")
 	b.row("stop --now, whole process, to SIGKILL until reaped",
 		median(stop), median(floorKill), medianRatio(stop, floorKill), "<= 4")
 	return nil
@@ -333,7 +334,8 @@ func (b *bench) sizes() error {
 		if name == "vmlatch" {
 			goal = "< 9 MB"
 		}
-		b.rows = append(b.rows, []string{"size of " + name, fmt.Sprintf("%.2f MB", float64(info.Size())/1e6), "", "", goal})
+		size := fmt.Sprintf("%.2f MB", float64(info.Size())/1e6)
+		b.rows = append(b.rows, []string{"size of " + name, size, "", "", goal})
 	}
 	return nil
 }

@@ -70,9 +70,9 @@ func (b *bench) measure() error {
 	return nil
 }
 
-// hashMapped is the least that a process does to hash a file: it shows which part of a
-// ratio to hashing in memory is the system's, for starting a process, for mapping a file
-// and for taking both down.
+// hashMapped does the least that a process must do to hash a file. It shows which part
+// of a ratio to hashing in memory is the system's work: starting a process, mapping a
+// file, and removing both.
 func hashMapped(name string) error {
 	sum, err := sev.HashFile(name)
 	if err == nil {

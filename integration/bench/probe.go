@@ -9,7 +9,7 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/host"
 )
 
-// probe times what a start of a confidential guest does before QEMU: it asks the
+// probe times what the start of a confidential guest does before it runs QEMU: it asks
 // QEMU what it can do, once, and looks at the host, every time.
 func (b *bench) probe() error {
 	ctx := context.Background()
@@ -41,7 +41,8 @@ func (b *bench) probe() error {
 		warm = append(warm, time.Since(began))
 	}
 	bare := median(b.bare)
-	b.row("asking QEMU what it can do, to a bare start", median(cold), bare, float64(median(cold))/float64(bare), "<= 4")
+	b.row("asking QEMU what it can do, to a bare start",
+		median(cold), bare, float64(median(cold))/float64(bare), "<= 4")
 	b.row("the same from the cache, and a look at the host",
 		median(warm), bare, float64(median(warm))/float64(bare), "<= 0.01")
 	return nil

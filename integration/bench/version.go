@@ -29,6 +29,7 @@ func (b *bench) version() error {
 		}
 		floors, took = append(floors, floor), append(took, d)
 	}
-	b.row("vmlatch --version, to an empty Go program", median(took), median(floors), medianRatio(took, floors), "<= 1.6")
+	b.row("vmlatch --version, to an empty Go program",
+		median(took), median(floors), medianRatio(took, floors), "<= 1.6")
 	return nil
 }

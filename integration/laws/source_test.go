@@ -21,7 +21,7 @@ type sourceFile struct {
 	set  *token.FileSet
 }
 
-// at is where a node stands, for messages.
+// at is a node's position, for messages.
 func (f *sourceFile) at(n ast.Node) token.Position {
 	pos := f.set.Position(n.Pos())
 	pos.Filename = f.name
@@ -56,7 +56,7 @@ func eachFile(t *testing.T, see func(*sourceFile)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if seen < 100 { // or the walk went elsewhere, and every law holds for nothing
+	if seen < 100 { // the walk went elsewhere, and every law would hold trivially
 		t.Fatalf("%d files were read, want at least 100", seen)
 	}
 }

@@ -1,5 +1,4 @@
-// Package leak finds, for tests, what a package leaves behind: descriptors and
-// goroutines.
+// Package leak finds the descriptors and goroutines that a package's tests leave behind.
 package leak
 
 import (
@@ -13,8 +12,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// Descriptors counts the open descriptors of this process (proc(5), fd). The
-// collector is not asked for help: what only it would close is leaked.
+// Descriptors counts the open descriptors of this process (proc(5), fd). It does not run
+// the garbage collector: a descriptor that only the collector would close is leaked.
 func Descriptors(t testing.TB) int {
 	t.Helper()
 	n, _, err := descriptors()
@@ -49,7 +48,7 @@ func VerifyTestMain(m *testing.M) {
 	goleak.VerifyTestMain(&counted{m, before})
 }
 
-// counted is a package's tests and, after them, a count of the descriptors.
+// counted runs a package's tests and then counts the descriptors.
 type counted struct {
 	m      *testing.M
 	before int
@@ -63,7 +62,7 @@ func (c *counted) Run() int {
 	}
 	var after int
 	var names []string
-	for range 50 { // goroutines that are ending may still have to close theirs
+	for range 50 { // goroutines that are about to end may still close some
 		if after, names, _ = descriptors(); after <= c.before {
 			return 0
 		}

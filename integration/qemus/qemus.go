@@ -24,7 +24,7 @@ func program(version string) (string, bool) {
 	return p, err == nil
 }
 
-// Each runs a test as a subtest on every version from one on.
+// Each runs a test as a subtest on every version, starting with the one that is named.
 func Each(t *testing.T, from string, test func(t *testing.T, qemu string)) {
 	t.Helper()
 	reached := false
@@ -35,7 +35,7 @@ func Each(t *testing.T, from string, test func(t *testing.T, qemu string)) {
 	}
 }
 
-// Version returns a version's program. Where the registry lacks it, the test is
+// Version returns a version's program. If the registry does not have it, the test is
 // skipped with that reason.
 func Version(t testing.TB, version string) string {
 	t.Helper()
@@ -49,7 +49,7 @@ func Version(t testing.TB, version string) string {
 	return ""
 }
 
-// Newest returns the newest version that is here, for tests that need no
+// Newest returns the newest version that is installed, for tests that do not need a
 // particular one.
 func Newest(t testing.TB) string {
 	t.Helper()

@@ -10,8 +10,8 @@ import (
 	"sync"
 )
 
-// Handler answers a command: with what QEMU returns, or with an error, whose text is
-// QEMU's own.
+// Handler answers a command: with QEMU's return value, or with an error that has QEMU's
+// text.
 type Handler func(args json.RawMessage) (any, error)
 
 var (
@@ -30,8 +30,8 @@ type QEMU struct {
 	running  bool
 }
 
-// NewQEMU makes one that knows the commands of a machine's life: query-status, cont,
-// stop and system_powerdown.
+// NewQEMU makes a QEMU that knows the commands of a machine's life cycle: query-status,
+// cont, stop and system_powerdown.
 func NewQEMU() *QEMU {
 	q := &QEMU{handlers: map[string]Handler{}}
 	run := func(running bool) Handler {
@@ -64,7 +64,7 @@ func (q *QEMU) Asked() []string {
 	return append([]string(nil), q.asked...)
 }
 
-// Running reports whether the guest was let run.
+// Running reports whether the guest is running.
 func (q *QEMU) Running() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -107,7 +107,8 @@ func (q *QEMU) Serve(c net.Conn) error {
 		case errors.Is(err, ErrHangup):
 			return nil
 		case err != nil:
-			reply = map[string]any{"error": map[string]string{"class": "GenericError", "desc": err.Error()}, "id": cmd.ID}
+			failure := map[string]string{"class": "GenericError", "desc": err.Error()}
+			reply = map[string]any{"error": failure, "id": cmd.ID}
 		}
 		if err := json.NewEncoder(c).Encode(reply); err != nil {
 			return err

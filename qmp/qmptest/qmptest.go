@@ -32,7 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Greeting is what QEMU 7.2 says first.
+// Greeting is the first message of QEMU 7.2.
 const Greeting = `> {"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "qmptest"}, ` +
 	`"capabilities": ["oob"]}}` + "\n"
 
@@ -49,7 +49,7 @@ type Server struct {
 }
 
 // Serve starts a server with the script and returns the client's end of the
-// connection, a unix socket. A script that fails fails the test at its end.
+// connection, a unix socket. If the script fails, the test fails at its end.
 func Serve(t testing.TB, script string) (net.Conn, *Server) {
 	t.Helper()
 	client, server := pair(t)

@@ -22,15 +22,15 @@ type App struct {
 	Version  string
 	Commands []*urfave.Command
 	Topics   []Topic // for "help TOPIC"
-	// Explain turns a library's error into one with exit code and hints.
+	// Explain adds an exit code and hints to a library's error.
 	Explain func(error) error
 	// Action runs when no command is given; nil prints the help.
 	Action urfave.ActionFunc
 	Flags  []urfave.Flag
 	IO     *IO
-	// Synonyms are what other programs call a command: "list" is "ps".
+	// Synonyms are the names that other programs use for a command: "list" is "ps".
 	Synonyms map[string]string
-	// Values are what an option can be, by its name, for completion.
+	// Values are the values that an option can have, by its name, for completion.
 	Values map[string][]string
 	// Prepare, if not nil, returns the context that commands get; an error ends the
 	// program before any runs.
@@ -39,13 +39,13 @@ type App struct {
 	Interruptible bool
 }
 
-// Topic is a page of help that belongs to no command.
+// Topic is a help page that does not belong to a command.
 type Topic struct {
 	Name  string
 	Title string
 	Text  string // a line of capitals between blank lines is a section's heading
-	// Man is the topic's own manual page, such as "vmlatch.toml.5"; "" puts the
-	// text into the program's page.
+	// Man is the name of the topic's own manual page, such as "vmlatch.toml.5"; "" puts
+	// the text into the program's page.
 	Man string
 }
 
@@ -160,9 +160,9 @@ func (a *App) urfave(args []string) *urfave.App {
 	return app
 }
 
-// commands are the program's, or, if the arguments begin with the name of one, only
-// that one and help: urfave/cli describes each flag of every command that it is given,
-// which takes longer than most commands themselves. Without help it adds its own.
+// commands are the program's commands or, if the arguments begin with the name of one,
+// only that one and help: urfave/cli describes each flag of every command that it is given,
+// which takes longer than most commands themselves. Without help it would add its own.
 func (a *App) commands(args []string) []*urfave.Command {
 	if len(args) > 1 {
 		for i, c := range a.Commands {

@@ -7,10 +7,9 @@ import (
 	urfave "github.com/urfave/cli/v2"
 )
 
-// optionsFirst moves a command's options before its arguments: urfave/cli takes
-// options behind an argument for arguments, in silence. Everything behind "--"
-// stays as it is, and so does an option that the command does not have, which
-// the parser then refuses.
+// optionsFirst moves a command's options before its arguments: urfave/cli silently takes
+// options after an argument for arguments. Everything after "--" stays where it is, and so
+// does an option that the command does not have, which the parser then refuses.
 func optionsFirst(app *urfave.App, args []string) []string {
 	if len(args) < 3 {
 		return args

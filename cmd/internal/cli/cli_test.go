@@ -220,8 +220,8 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestManPages: a topic with a page of its own stands there alone, and the
-// program's page refers to it.
+// TestManPages: a topic that has its own page is on that page only, and the program's
+// page refers to it.
 func TestManPages(t *testing.T) {
 	page := func(args ...string) string {
 		app, out, errs, _ := program()

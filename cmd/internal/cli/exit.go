@@ -43,13 +43,13 @@ func writeExitCodes(w io.Writer) {
 	_ = t.Flush()
 }
 
-// Error is an error with an exit code and advice. Commands wrap what libraries
-// return; libraries know neither.
+// Error is an error with an exit code and advice. Commands wrap the errors that libraries
+// return; libraries know nothing about either.
 type Error struct {
 	Code  ExitCode
 	Err   error
 	Hints []string
-	// Quiet means that everything has been said already.
+	// Quiet means that everything has been printed already.
 	Quiet bool
 }
 
@@ -58,7 +58,7 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap returns the wrapped error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Fail gives an error its exit code and hints.
+// Fail adds an exit code and hints to an error.
 func Fail(code ExitCode, err error, hints ...string) error {
 	if err == nil {
 		return nil
@@ -66,7 +66,7 @@ func Fail(code ExitCode, err error, hints ...string) error {
 	return &Error{Code: code, Err: err, Hints: hints}
 }
 
-// Usagef is a mistake on the command line.
+// Usagef returns an error for a mistake on the command line.
 func Usagef(format string, args ...any) error {
 	return &Error{Code: ExitUsage, Err: fmt.Errorf(format, args...)}
 }

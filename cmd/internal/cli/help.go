@@ -53,8 +53,7 @@ func (a *App) helpCommand() *urfave.Command {
 	}
 }
 
-// unknownPage is the error of "help NAME" for a name that neither a command nor a
-// topic has.
+// unknownPage is the error of "help NAME" for a name that is neither a command nor a topic.
 func (a *App) unknownPage(name string) error {
 	var known []string
 	for _, c := range a.Commands {
@@ -100,7 +99,7 @@ func (a *App) help(app *urfave.App) string {
 	}
 	_ = t.Flush()
 	fmt.Fprintf(b, "\n\"%[1]s help COMMAND\" explains a command; \"%[1]s help topics\" lists more pages.\n", a.Name)
-	return strings.ReplaceAll(b.String(), "{{", "{ {") // it is a template to urfave/cli
+	return strings.ReplaceAll(b.String(), "{{", "{ {") // urfave/cli treats it as a template
 }
 
 func (a *App) listTopics() error {
@@ -136,7 +135,10 @@ complete -c %[1]s -a '(__%[1]s_complete)'
 
 func (a *App) completionCommand() *urfave.Command {
 	return &urfave.Command{
-		Name: "completion", Usage: "print a completion script for a shell", ArgsUsage: "bash|zsh|fish", Category: "help",
+		Name:         "completion",
+		Usage:        "print a completion script for a shell",
+		ArgsUsage:    "bash|zsh|fish",
+		Category:     "help",
 		BashComplete: func(c *urfave.Context) { fmt.Fprint(c.App.Writer, "bash\nzsh\nfish\n") },
 		Description:  fmt.Sprintf("Load it with, for example:\n\n   source <(%s completion bash)", a.Name),
 		Action: func(c *urfave.Context) error {
@@ -154,9 +156,8 @@ func (a *App) completionCommand() *urfave.Command {
 	}
 }
 
-// complete prints the words that may stand in place of the last of args. It
-// walks the declarations and never runs an action. Where it knows none the shell
-// offers files.
+// complete prints the words that may replace the last of args. It walks the declarations
+// and never runs an action. If it prints none, the shell offers files.
 func (a *App) complete(w io.Writer, app *urfave.App, args []string) error {
 	if len(args) == 0 {
 		args = []string{""}
@@ -166,7 +167,7 @@ func (a *App) complete(w io.Writer, app *urfave.App, args []string) error {
 	var current *urfave.Command
 	given := 0      // arguments of the command
 	valueOf := ""   // the option whose value the last word is
-	behind := false // a "--"
+	behind := false // after a "--"
 	for _, word := range args[:len(args)-1] {
 		switch {
 		case valueOf != "":

@@ -18,12 +18,12 @@ import (
 	"golang.org/x/term"
 )
 
-// IO is a program's standard streams; tests make one over buffers.
+// IO is a program's standard streams; tests use buffers.
 type IO struct {
 	In  io.Reader
 	Out io.Writer
 	Err io.Writer
-	// Name is the program's, before each message.
+	// Name is the program's name, printed before each message.
 	Name string
 }
 
@@ -48,7 +48,7 @@ func (s *IO) Hint(format string, args ...any) {
 	fmt.Fprintf(s.Err, "hint: %s\n", Escape(fmt.Sprintf(format, args...)))
 }
 
-// Table aligns cells that tabs separate. All of it is written at once, by Flush.
+// Table aligns cells separated by tabs. Flush writes all of it at once.
 type Table struct {
 	*tabwriter.Writer
 	b  bytes.Buffer
@@ -74,7 +74,7 @@ func (t *Table) Flush() error {
 // Fail prints an error with its hints and returns its exit code.
 func (s *IO) Fail(err error) ExitCode {
 	var b strings.Builder
-	whole := &IO{Err: &b, Name: s.Name} // one write: others may speak too
+	whole := &IO{Err: &b, Name: s.Name} // one write: other programs may print too
 	whole.Say("%v", err)
 	for _, h := range hintsOf(err) {
 		whole.Hint("%s", h)
@@ -83,8 +83,8 @@ func (s *IO) Fail(err error) ExitCode {
 	return codeOf(err)
 }
 
-// Shared returns the same streams for several goroutines: what each says stays in
-// whole lines.
+// Shared returns the same streams for several goroutines: the lines that each prints stay
+// whole.
 func (s *IO) Shared() *IO {
 	shared := *s
 	shared.Err = &lockedWriter{w: s.Err}
@@ -133,7 +133,7 @@ func Escape(s string) string {
 }
 
 // EscapeWriter applies Escape to everything written through it; a carriage
-// return before a newline is left out. Flush writes what may still be held back.
+// return before a newline is left out. Flush writes what has been held back.
 type EscapeWriter struct {
 	W       io.Writer
 	pending []byte // a character or a line end that may not be complete
@@ -199,9 +199,9 @@ func (s *IO) ReadInput(name string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
-// Output is a result that is about to be written.
+// Output is a result that will be written.
 type Output struct {
-	to   io.Writer // written through as it is: standard output, a device, a pipe
+	to   io.Writer // written to directly: standard output, a device, a pipe
 	name string
 	tmp  *os.File
 	mode os.FileMode
@@ -246,14 +246,14 @@ func (o *Output) Commit(data []byte) error {
 		return err
 	}
 	o.name = ""
-	dir, err := os.Open(filepath.Dir(o.tmp.Name())) // the new name must survive a power cut, too
+	dir, err := os.Open(filepath.Dir(o.tmp.Name())) // the new name must also survive a power failure
 	if err != nil {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// Discard gives up what was not committed; after Commit it only tidies up.
+// Discard abandons what was not committed; after Commit it only cleans up.
 func (o *Output) Discard() {
 	if o.tmp == nil {
 		return
@@ -264,9 +264,9 @@ func (o *Output) Discard() {
 	_ = o.tmp.Close()
 }
 
-// temporary opens the file that will take the name's place. It has a fixed name,
-// under a lock, so that one that a killed program left is used again and does
-// not lie about with secrets in it.
+// temporary opens the file that will replace the named one. It has a fixed name and a
+// lock, so that a file left by a killed program is reused, and does not stay behind with
+// secrets in it.
 func temporary(name string) (*os.File, error) {
 	path := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".new")
 	for {
@@ -280,14 +280,14 @@ func temporary(name string) (*os.File, error) {
 		if err == nil && err1 == nil && err2 == nil && os.SameFile(mine, there) {
 			return f, f.Truncate(0)
 		}
-		_ = f.Close() // the last holder of the lock has put it in place, or taken it away
+		_ = f.Close() // the last holder of the lock has renamed or removed it
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return nil, err
 		}
 	}
 }
 
-// WriteFile replaces a file by way of a temporary one next to it.
+// WriteFile replaces a file atomically, using a temporary file next to it.
 func WriteFile(name string, data []byte, mode os.FileMode) error {
 	tmp, err := temporary(name)
 	if err != nil {

@@ -55,7 +55,7 @@ func TestOutput(t *testing.T) {
 	if _, err := s.PrepareOutput(dir, 0o600); err == nil || !strings.Contains(err.Error(), "is a directory") {
 		t.Errorf("a directory: %v, want that it is one", err)
 	}
-	// What was given up leaves nothing; what a killed program left is used again.
+	// An abandoned output leaves nothing; a file that a killed program left is reused.
 	if o, err = s.PrepareOutput(file, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestOutputToAPipe: what is not a regular file is written through and not replaced.
+// TestOutputToAPipe: a file that is not regular is written to directly, not replaced.
 func TestOutputToAPipe(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
@@ -213,7 +213,7 @@ func TestExplainAndQuiet(t *testing.T) {
 	}
 }
 
-// TestStart: --version builds no commands; all else does.
+// TestStart: --version builds no commands; everything else does.
 func TestStart(t *testing.T) {
 	args, stdout := os.Args, os.Stdout
 	defer func() { os.Args, os.Stdout = args, stdout }()
@@ -281,7 +281,7 @@ func TestChoice(t *testing.T) {
 	}
 }
 
-// TestManPage has what man-pages(7) asks for, escaped.
+// TestManPage: the page has the sections of man-pages(7), and text is escaped.
 func TestManPage(t *testing.T) {
 	app, out, errs, _ := program()
 	app.Long = "   text\n.not a request\n'nor this"

@@ -10,8 +10,8 @@ import (
 )
 
 // manCommand writes the program's manual pages from its commands and topics;
-// packages call it. Without an argument it is the program's own page, in section 1,
-// otherwise the page of the topic that has it.
+// packages call it. Without an argument it writes the program's own page, in section 1,
+// otherwise the page with that name, which belongs to a topic.
 func (a *App) manCommand() *urfave.Command {
 	return &urfave.Command{
 		Name: "__man", Hidden: true,
@@ -59,7 +59,7 @@ func (a *App) writeMan(w io.Writer, app *urfave.App) {
 		}
 		title := strings.ToUpper(t.Name)
 		if t.Name == "exit-codes" {
-			title = "EXIT STATUS" // as man-pages(7) has it
+			title = "EXIT STATUS" // as in man-pages(7)
 		}
 		text := roff(strings.TrimSpace(t.Text))
 		fmt.Fprintf(w, ".SH %s\n%s\n.PP\n.nf\n%s\n.fi\n", roff(title), roff(t.Title), text)
@@ -67,7 +67,7 @@ func (a *App) writeMan(w io.Writer, app *urfave.App) {
 	a.writeSeeAlso(w, a.Name+".1")
 }
 
-// writeTopicMan writes the page of the topic that has it as its own.
+// writeTopicMan writes a topic's own page.
 func (a *App) writeTopicMan(w io.Writer, page string) error {
 	i := slices.IndexFunc(a.Topics, func(t Topic) bool { return t.Man == page })
 	if i < 0 {
@@ -88,14 +88,14 @@ func (a *App) writeTopicMan(w io.Writer, page string) error {
 	return nil
 }
 
-// writeManTitle begins a page, which is NAME.SECTION.
+// writeManTitle begins the page NAME.SECTION.
 func (a *App) writeManTitle(w io.Writer, page, title string) {
 	name, section := splitPage(page)
 	fmt.Fprintf(w, ".TH %s %s \"\" \"%s %s\"\n", strings.ToUpper(name), section, a.Name, a.Version)
 	fmt.Fprintf(w, ".SH NAME\n%s \\- %s\n", name, roff(title))
 }
 
-// writeSeeAlso ends a page with the program's other ones.
+// writeSeeAlso ends a page with references to the program's other pages.
 func (a *App) writeSeeAlso(w io.Writer, page string) {
 	var others []string
 	for _, other := range append([]string{a.Name + ".1"}, manPages(a.Topics)...) {

@@ -14,7 +14,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 )
 
-// usageError replaces the pages of help that urfave/cli prints.
+// usageError replaces the help pages that urfave/cli prints on an error.
 func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
 	text := err.Error()
 	hints := []string{fmt.Sprintf("%q shows the options", strings.TrimSpace(a.commandName(c)+" --help"))}
@@ -32,8 +32,8 @@ func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
 	return Fail(ExitUsage, errors.New(text), hints...)
 }
 
-// wrongValue puts the parser's words, such as "invalid value "30" for flag -timeout:
-// parse error", into those of a user: what the option takes.
+// wrongValue rewrites the parser's message, such as "invalid value "30" for flag -timeout:
+// parse error", for users: it states what the option accepts.
 func wrongValue(c *urfave.Context, text string) string {
 	var value, name string
 	if n, _ := fmt.Sscanf(text, "invalid value %q for flag -%s", &value, &name); n != 2 || c.Command == nil {
@@ -51,7 +51,7 @@ func wrongValue(c *urfave.Context, text string) string {
 	return ""
 }
 
-// kindOf describes what an option takes instead of a value, if that is not just text.
+// kindOf describes the values that an option accepts, if that is not just text.
 func kindOf(f urfave.Flag, value string) string {
 	number, err := strconv.ParseFloat(value, 64)
 	tooLarge := err == nil && math.Abs(number) > math.MaxInt64
@@ -119,8 +119,8 @@ func Args(c *urfave.Context, names ...string) ([]string, error) {
 	return got, nil
 }
 
-// Choice is the error of a value that must be one of a list, which an option or, if
-// that is "", an argument gives.
+// Choice is the error for a value that must be one of a list. The value belongs to an
+// option or, if that is "", to an argument.
 func Choice(option, what, value string, known []string) error {
 	err := nearest.Unknown(what, value, known)
 	if option == "" {
@@ -129,7 +129,7 @@ func Choice(option, what, value string, known []string) error {
 	return Usagef("--%s: %w", option, err)
 }
 
-// Need is the error of options that a command cannot do without; nil if they are there.
+// Need returns an error if an option that a command requires is missing.
 func Need(c *urfave.Context, options ...string) error {
 	for _, name := range options {
 		if c.String(name) == "" {
@@ -139,7 +139,7 @@ func Need(c *urfave.Context, options ...string) error {
 	return nil
 }
 
-// Examples is the hint that leads to a command's examples.
+// Examples is the hint that refers to a command's examples.
 func Examples(c *urfave.Context) string {
 	return fmt.Sprintf("\"%s %s --help\" shows an example", c.App.Name, c.Command.Name)
 }

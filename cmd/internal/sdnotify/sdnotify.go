@@ -1,7 +1,7 @@
 // Package sdnotify tells a service manager how a start is going, by the protocol
-// of sd_notify(3). Libraries for it lack the barrier, without which the last message
-// of a program that ends at once is lost: the manager finds out whose it is by the
-// sender's process.
+// of sd_notify(3). Libraries for it lack the barrier. Without it, the last message of a
+// program that ends immediately is lost: the manager identifies the unit by the sender's
+// process.
 package sdnotify
 
 import (
@@ -15,16 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// variables by which a service manager speaks to the program that it started. None
-// of them is for the program's own children.
+// variables that a service manager sets for the program that it starts. The program's own
+// children must not get them.
 var variables = []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
 
-// Manager is the service manager that waits for this program. If none does it is nil, and
-// every method does nothing.
+// Manager is the service manager that waits for this program. It is nil if there is none,
+// and then every method does nothing.
 type Manager struct{ addr string }
 
-// FromEnv finds the manager, and takes its variables out of the environment, so that
-// no child speaks in this program's name.
+// FromEnv finds the manager and removes its variables from the environment, so that no
+// child sends messages in this program's name.
 func FromEnv() (*Manager, error) {
 	addr := os.Getenv("NOTIFY_SOCKET")
 	for _, name := range variables {
@@ -75,8 +75,8 @@ func (m *Manager) Extend(d time.Duration) error {
 }
 
 // Ready reports that the start is done and, unless pid is 0, that another process is the
-// main one from now on. It returns once the manager has taken that in: this process may
-// end then. [ErrSlow] means that the message was sent but not acknowledged.
+// main one from now on. It returns once the manager has processed that: this process may
+// then end. [ErrSlow] means that the message was sent but not acknowledged.
 func (m *Manager) Ready(ctx context.Context, pid int, status string) error {
 	if m == nil {
 		return nil
@@ -91,16 +91,16 @@ func (m *Manager) Ready(ctx context.Context, pid int, status string) error {
 	return m.barrier(ctx)
 }
 
-// ErrSlow means that a manager did not read its socket in time.
+// ErrSlow means that the manager did not read its socket in time.
 var ErrSlow = errors.New("the service manager does not answer")
 
-// A manager that reloads its units does not read its socket meanwhile.
+// While a manager reloads its units it does not read its socket.
 const (
 	sendTimeout    = 5 * time.Second
 	barrierTimeout = 30 * time.Second
 )
 
-// barrier hands over one end of a pipe and waits until the manager closes it.
+// barrier sends one end of a pipe and waits until the manager closes it.
 func (m *Manager) barrier(ctx context.Context) error {
 	r, w, err := os.Pipe()
 	if err != nil {

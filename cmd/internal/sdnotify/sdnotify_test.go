@@ -65,7 +65,10 @@ func TestReadyWaitsForTheManager(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- m.Ready(context.Background(), 42, "guest: running") }()
 		for i, want := range []string{
-			"STATUS=a MAINPID=1", "EXTEND_TIMEOUT_USEC=90000000", "MAINPID=42\nREADY=1\nSTATUS=guest: running", "BARRIER=1",
+			"STATUS=a MAINPID=1",
+			"EXTEND_TIMEOUT_USEC=90000000",
+			"MAINPID=42\nREADY=1\nSTATUS=guest: running",
+			"BARRIER=1",
 		} {
 			select {
 			case err := <-done:
@@ -82,7 +85,7 @@ func TestReadyWaitsForTheManager(t *testing.T) {
 	}
 }
 
-// TestSlowManager: one that does not read is told anyway.
+// TestSlowManager: a manager that does not read yet gets the message all the same.
 func TestSlowManager(t *testing.T) {
 	c := manager(t, "@vmlatch-test-slow")
 	m, err := FromEnv()
@@ -92,10 +95,10 @@ func TestSlowManager(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	if err := m.Ready(ctx, 42, "x"); !errors.Is(err, ErrSlow) {
-		t.Errorf("%v", err)
+		t.Errorf("%v, want %v", err, ErrSlow)
 	}
 	if got := next(t, c); !strings.HasPrefix(got, "MAINPID=42\nREADY=1\n") {
-		t.Errorf("it reads %q", got)
+		t.Errorf("it reads %q, want that PID 42 is ready", got)
 	}
 }
 
@@ -113,7 +116,7 @@ func TestNoManager(t *testing.T) {
 	}
 	t.Setenv("NOTIFY_SOCKET", "relative")
 	if _, err := FromEnv(); err == nil {
-		t.Error("a relative path is taken")
+		t.Error("a relative path is accepted")
 	}
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "gone"))
 	m, err = FromEnv()
@@ -121,7 +124,7 @@ func TestNoManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := m.Ready(context.Background(), 0, "x"); err == nil || !strings.Contains(err.Error(), "service manager") {
-		t.Errorf("no one listens: %v", err)
+		t.Errorf("a socket that is gone: %v, want an error that names the service manager", err)
 	}
 }
 

@@ -11,11 +11,11 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
 )
 
-// commandLine is a QEMU command line, split into what the TCG mode answers for
-// and what QEMU gets.
+// commandLine is a QEMU command line, split into what the TCG mode handles itself and
+// what it passes to QEMU.
 type commandLine struct {
 	program  string
-	args     []string // for QEMU, without what was taken out
+	args     []string // for QEMU, without the options that were taken out
 	guest    *sevObject
 	monitors []monitorSpec
 	firmware string
@@ -41,7 +41,7 @@ type monitorSpec struct {
 	fd      int    // inherited socket; -1 if path is set
 	path    string // unix socket to listen on
 	listen  bool   // server=on: fd or path is listened on
-	arg     int    // where in args the chardev's new address goes
+	arg     int    // index in args of the chardev's new address
 	rest    string // its other options
 }
 
@@ -77,7 +77,7 @@ func (c *commandLine) note(format string, a ...any) {
 }
 func (c *commandLine) keep(o cmdline.Option) { c.add(o.Args()...) }
 
-// take puts one option where it belongs.
+// take handles one option.
 func (c *commandLine) take(o cmdline.Option, control map[string]bool) error {
 	switch o.Name {
 	case "S":
@@ -142,8 +142,8 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		return nil
 	case "sev-guest":
 	case "sev-snp-guest", "tdx-guest":
-		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; its measurement has no QMP side to stand in for",
-			obj.Type)
+		return fmt.Errorf("-object %s: under TCG only sev-guest is emulated; "+
+			"its measurement has no QMP side to stand in for", obj.Type)
 	default:
 		c.keep(o)
 		return nil
@@ -155,8 +155,8 @@ func (c *commandLine) takeObject(o cmdline.Option) error {
 		}
 	}
 	if sev.Policy(policy)&sev.PolicyES != 0 {
-		return fmt.Errorf("-object sev-guest: policy %#x asks for SEV-ES, whose register state does not exist under TCG",
-			policy)
+		return fmt.Errorf("-object sev-guest: policy %#x asks for SEV-ES, "+
+			"whose register state does not exist under TCG", policy)
 	}
 	if (props["dh-cert-file"] == "") != (props["session-file"] == "") {
 		return fmt.Errorf("-object sev-guest: dh-cert-file and session-file go together")
@@ -180,7 +180,7 @@ func (c *commandLine) takeChardev(o cmdline.Option, control map[string]bool) err
 		return nil
 	}
 	if len(kvs) == 0 || kvs[0].Key != "socket" {
-		return fmt.Errorf("-chardev %s: swtee can stand before QMP monitors on unix sockets only", o.Value)
+		return fmt.Errorf("-chardev %s: swtee can take over QMP monitors on unix sockets only", o.Value)
 	}
 	m := monitorSpec{chardev: id, fd: -1, path: kvs.Get("path"), arg: len(c.args) + 1}
 	if server := kvs.Get("server"); server == "on" || slices.Contains(kvs, cmdline.Element{Key: "server", Bare: true}) {
@@ -209,12 +209,13 @@ func (c *commandLine) takeQMP(o cmdline.Option) error {
 		path, ok = strings.CutPrefix(kvs[0].Key, "unix:")
 	}
 	if !ok {
-		return fmt.Errorf("-qmp %s: swtee can stand before unix:PATH,server=on,wait=off only", o.Value)
+		return fmt.Errorf("-qmp %s: swtee can take over unix:PATH,server=on,wait=off only", o.Value)
 	}
 	id := fmt.Sprintf("swtee-qmp%d", len(c.monitors))
 	long := cmdline.Elements{{Key: "socket", Bare: true}, {Key: "id", Value: id}, {Key: "path", Value: path}}
 	long = append(long, kvs[1:]...)
-	if err := c.takeChardev(cmdline.Option{Name: "chardev", Value: long.String()}, map[string]bool{id: true}); err != nil {
+	chardev := cmdline.Option{Name: "chardev", Value: long.String()}
+	if err := c.takeChardev(chardev, map[string]bool{id: true}); err != nil {
 		return err
 	}
 	c.add("-mon", "chardev="+id+",mode=control")

@@ -7,8 +7,10 @@ import (
 
 func TestCommandLine(t *testing.T) {
 	c, err := parseCommandLine([]string{
-		"qemu", "-machine", "q35,accel=kvm,confidential-guest-support=sev0,vmport=off", "-enable-kvm", "-accel", "kvm", "-cpu", "host,+x",
-		"-object", `{"qom-type":"sev-guest","id":"sev0","policy":3,"kernel-hashes":true,"dh-cert-file":"a,b","session-file":"s"}`,
+		"qemu", "-machine", "q35,accel=kvm,confidential-guest-support=sev0,vmport=off",
+		"-enable-kvm", "-accel", "kvm", "-cpu", "host,+x",
+		"-object", `{"qom-type":"sev-guest","id":"sev0","policy":3,"kernel-hashes":true,` +
+			`"dh-cert-file":"a,b","session-file":"s"}`,
 		"-object", "rng-random,id=r", "-S", "-append", "-S -daemonize", "-kernel", "k", "-initrd", "i", "-bios", "fw",
 		"-chardev", "socket,id=m,fd=5,server=on,wait=off,logfile=x,,y", "-mon", "chardev=m,mode=control",
 		"-chardev", "socket,id=con,fd=6,server=on,wait=off", "-qmp", "unix:/tmp/a,,b.sock,server=on,wait=off",
@@ -27,8 +29,10 @@ func TestCommandLine(t *testing.T) {
 		c.withMonitor(m, 40+i)
 	}
 	got := strings.Join(c.args, " ")
-	want := "-accel tcg -machine q35,vmport=off -cpu max,+x -object rng-random,id=r -append -S -daemonize -kernel k -initrd i -bios fw " +
-		"-chardev socket,id=m,logfile=x,,y,fd=40 -mon chardev=m,mode=control -chardev socket,id=con,fd=6,server=on,wait=off " +
+	want := "-accel tcg -machine q35,vmport=off -cpu max,+x -object rng-random,id=r " +
+		"-append -S -daemonize -kernel k -initrd i -bios fw " +
+		"-chardev socket,id=m,logfile=x,,y,fd=40 -mon chardev=m,mode=control " +
+		"-chardev socket,id=con,fd=6,server=on,wait=off " +
 		"-chardev socket,id=swtee-qmp1,fd=41 -mon chardev=swtee-qmp1,mode=control -S"
 	if got != want {
 		t.Errorf("command line\n%s\nwant\n%s", got, want)

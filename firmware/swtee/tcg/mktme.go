@@ -8,16 +8,16 @@ import (
 	"github.com/vmlatch/vmlatch/keyring"
 )
 
-// The object that stands for MKTME, which no released QEMU has: a guest whose
+// The object for MKTME, which no released QEMU has: a guest whose
 // memory is encrypted with a key that the host's kernel keeps. It is launched
-// without a measurement, for MKTME has none.
+// without a measurement, because MKTME has none.
 const (
 	MKTMEObject   = "mktme-guest"
 	MKTMEProperty = "key-handle" // serial of a key that QEMU must possess
 )
 
-// NeedsTCG names what a command line has that only the TCG mode knows; "" for
-// nothing.
+// NeedsTCG names the part of a command line that only the TCG mode supports, "" if there
+// is none.
 func NeedsTCG(argv []string) string {
 	if len(argv) == 0 {
 		return ""
@@ -38,15 +38,17 @@ func NeedsTCG(argv []string) string {
 }
 
 // checkKey checks that this process, and so QEMU, which inherits its keyrings,
-// possesses the key: it is found in the session keyring, and not merely known by
-// its number.
+// possesses the key: it must be in the session keyring, and not merely known by its
+// number.
 func checkKey(handle string) error {
 	n, err := strconv.ParseInt(handle, 0, 32)
 	if err != nil || n <= 0 {
-		return &errQEMU{[]string{fmt.Sprintf("-object %s: %s=%s: not a key's handle", MKTMEObject, MKTMEProperty, handle)}}
+		text := fmt.Sprintf("-object %s: %s=%s: not a key's handle", MKTMEObject, MKTMEProperty, handle)
+		return &errQEMU{[]string{text}}
 	}
 	refused := func(err error) error {
-		return &errQEMU{[]string{fmt.Sprintf("-object %s: key %d is not possessed by this process: %v", MKTMEObject, n, err)}}
+		text := fmt.Sprintf("-object %s: key %d is not possessed by this process: %v", MKTMEObject, n, err)
+		return &errQEMU{[]string{text}}
 	}
 	ring, err := keyring.Inherited()
 	if err != nil {
@@ -56,7 +58,8 @@ func checkKey(handle string) error {
 	if err != nil {
 		return refused(err)
 	}
-	if d.Type != keyring.TypeMKTME && d.Type != keyring.User { // which stands for it where the kernel has none
+	// A key of type user takes its place if the kernel has no MKTME.
+	if d.Type != keyring.TypeMKTME && d.Type != keyring.User {
 		return refused(fmt.Errorf("it is of type %s", d.Type))
 	}
 	found, err := ring.Search(d.Type, d.Text)

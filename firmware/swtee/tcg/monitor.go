@@ -17,8 +17,8 @@ import (
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
-// endpoint is where the clients of one monitor come from: a listening socket,
-// or one connection.
+// endpoint is the source of one monitor's clients: a listening socket, or a single
+// connection.
 type endpoint struct {
 	listener net.Listener
 	mu       sync.Mutex
@@ -169,7 +169,10 @@ func (c *client) execute(ctx context.Context, req request) (any, error) {
 		return struct{}{}, nil
 	}
 	if !c.negotiated {
-		return nil, &responseError{qmp.ClassCommandNotFound, "Expecting capabilities negotiation with 'qmp_capabilities'"}
+		return nil, &responseError{
+			qmp.ClassCommandNotFound,
+			"Expecting capabilities negotiation with 'qmp_capabilities'",
+		}
 	}
 	if answer, ok := sevCommands[req.Execute]; ok {
 		t := c.m.tcg
@@ -202,12 +205,12 @@ func (c *client) reply(id json.RawMessage, ret any, err error) bool {
 	case errors.As(err, &theirs) && theirs.Class != "":
 		own = &responseError{theirs.Class, theirs.Desc}
 	default:
-		return false // QEMU has gone, and so does the connection
+		return false // QEMU is gone; close the connection
 	}
 	return c.send(response{Error: own, ID: id}) == nil
 }
 
-// events passes QEMU's events on until the client or QEMU goes.
+// events forwards QEMU's events until the client or QEMU disconnects.
 func (c *client) events(ctx context.Context, sub *qmp.Subscription) {
 	for {
 		e, err := sub.Next(ctx)
@@ -252,7 +255,8 @@ var sevCommands = map[string]func(t *machine, args json.RawMessage) (any, error)
 		if t.guest != nil {
 			b := swtee.FirmwareBuild()
 			info["api-major"], info["api-minor"], info["build-id"] = b.Major, b.Minor, b.Build
-			info["policy"], info["state"], info["handle"] = uint32(t.guest.Policy()), t.guest.State().String(), t.guest.Handle()
+			info["policy"], info["state"] = uint32(t.guest.Policy()), t.guest.State().String()
+			info["handle"] = t.guest.Handle()
 		}
 		return info, nil
 	},
@@ -310,7 +314,8 @@ func injectSecret(t *machine, args json.RawMessage) (any, error) {
 			return nil, generic("SEV: no secret area found in OVMF, gpa must be specified.")
 		}
 		if uint64(len(a.Secret)) > uint64(area.Size) {
-			return nil, generic("SEV: secret of %d bytes does not fit the firmware's area of %d", len(a.Secret), area.Size)
+			return nil, generic("SEV: secret of %d bytes does not fit the firmware's area of %d",
+				len(a.Secret), area.Size)
 		}
 		gpa = uint64(area.Base)
 	}

@@ -53,8 +53,8 @@ func (q *qtest) read(gpa uint64, n int) ([]byte, error) {
 	return b, err
 }
 
-// write writes guest memory and reads it back: an address without memory
-// behind it takes a write in silence.
+// write writes guest memory and reads it back: a write to an address that has no memory
+// is silently ignored.
 func (q *qtest) write(gpa uint64, b []byte) error {
 	if _, err := q.command("b64write %#x %#x %s", gpa, len(b), base64.StdEncoding.EncodeToString(b)); err != nil {
 		return err
@@ -106,7 +106,7 @@ func (q *qtest) fwSize(item int) (int, error) {
 	return int(binary.LittleEndian.Uint32(b[:])), nil
 }
 
-// fwHasFile reports whether there is an item of a name (docs/specs/fw_cfg.rst, the
+// fwHasFile reports whether an item with a name exists (docs/specs/fw_cfg.rst, the
 // directory: a count, then size, key and name of each, big-endian).
 func (q *qtest) fwHasFile(name string) (bool, error) {
 	const entry, nameAt = 64, 8

@@ -27,10 +27,10 @@ import (
 // Options say what to run and how.
 type Options struct {
 	Argv     []string        // QEMU and its arguments
-	Firmware *swtee.Firmware // which answers
-	// MeasureKernel names another kernel file to measure and to put into the
-	// hash table than the one that QEMU serves: a host that swaps the kernel
-	// after its measurement. The guest's firmware must notice.
+	Firmware *swtee.Firmware // answers the SEV commands
+	// MeasureKernel names a kernel file to measure and to put into the hash table
+	// in place of the one that QEMU serves, like a host that swaps the kernel after
+	// its measurement. The guest's firmware must notice.
 	MeasureKernel string
 	Stdin         *os.File
 	Stdout        *os.File
@@ -54,7 +54,7 @@ type errQEMU struct{ lines []string }
 
 func (e *errQEMU) Error() string { return e.lines[0] }
 
-// print says it as QEMU would.
+// print prints it as QEMU would.
 func (e *errQEMU) print(w io.Writer, program string) {
 	for _, line := range e.lines {
 		fmt.Fprintf(w, "%s: %s\n", filepath.Base(program), line)
@@ -143,8 +143,8 @@ func (t *machine) launchStart() error {
 	return nil
 }
 
-// platformRefused is how QEMU tells that a command of the platform failed (QEMU,
-// target/i386/sev.c), with what it says next.
+// platformRefused is QEMU's message for a platform command that failed (QEMU,
+// target/i386/sev.c), and the message that follows it.
 func platformRefused(what string, err error, more ...string) *errQEMU {
 	status := swtee.Status(err)
 	line := fmt.Sprintf("%s ret=-%d fw_error=%d '%s'", what, int(swtee.Errno(err)), uint32(status), status.Text())
@@ -229,7 +229,7 @@ func (t *machine) run(ctx context.Context) (int, error) {
 
 	serveErr := t.serve(ctx, ours[:len(ours)-1], clients)
 	if serveErr != nil {
-		// QEMU that ended by itself has said why; else it is our failure.
+		// If QEMU ended by itself it has printed why; otherwise the failure is ours.
 		if !errors.Is(serveErr, qmp.ErrClosed) {
 			_ = qemu.Process.Kill()
 		}
@@ -339,8 +339,8 @@ func (t *machine) loadHashTable() error {
 	if asItIs {
 		return t.qtest.write(uint64(area.Base), measured[:])
 	}
-	// Older ones, without SEV, fill in its setup header, so what the firmware will
-	// read is not the file: the table in memory must cover that.
+	// Older ones, without SEV, fill in its setup header. The firmware will not read the
+	// file as it is then: the table in memory must cover what it reads.
 	setup, err := t.qtest.fwItem(fwSetupSize, fwSetupData)
 	if err != nil {
 		return err
@@ -357,8 +357,8 @@ func (t *machine) loadHashTable() error {
 	return t.qtest.write(uint64(area.Base), inMemory[:])
 }
 
-// watchResume ends the launch also when the guest was let run by other means
-// than a QMP client's cont, such as a human monitor's.
+// watchResume also ends the launch if the guest is resumed by anything other than a QMP
+// client's cont, such as a human monitor.
 func (t *machine) watchResume(sub *qmp.Subscription) {
 	for {
 		e, err := sub.Next(context.Background()) // ends with the connection

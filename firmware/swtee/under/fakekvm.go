@@ -11,7 +11,7 @@ import (
 )
 
 // fakeKVM answers for KVM without a kernel module: enough for a machine that is
-// created, loaded and stays paused. What QEMU sets it keeps, and gives back.
+// created, loaded and stays paused. It stores what QEMU sets, and returns it.
 type fakeKVM struct {
 	blobs map[string]map[byte][]byte // by file, then by number of the call that set it
 	msrs  map[string]map[uint32]uint64
@@ -42,7 +42,7 @@ const (
 	nrCreateDevice         = 0xe0
 )
 
-// setterOf is the request that sets what another request gets.
+// setterOf maps a request that gets something to the one that sets it.
 var setterOf = map[byte]byte{
 	0x81: 0x82, // REGS
 	0x83: 0x84, // SREGS
@@ -66,7 +66,7 @@ const (
 	runPace       = 20 * time.Millisecond
 )
 
-// fakeIoctl answers one call of KVM's.
+// fakeIoctl answers one KVM ioctl.
 func (s *supervisor) fakeIoctl(c *trap.Call, request uint32, arg uint64) {
 	name := fileName(c)
 	file, ok := strings.CutPrefix(name, memFDPrefix)
@@ -89,8 +89,8 @@ func (s *supervisor) fakeIoctl(c *trap.Call, request uint32, arg uint64) {
 		s.vcpu(int(arg))
 		s.returnMemFD(c, fmt.Sprintf("kvm-vcpu:%d", arg), vcpuMmapSize, unix.O_CLOEXEC)
 	case nrRun:
-		// A guest that makes no progress. The call ends soon, so that QEMU sees
-		// whatever it is asked to do meanwhile.
+		// The guest makes no progress. The call ends soon, so that QEMU notices what it
+		// is asked to do meanwhile.
 		time.AfterFunc(runPace, func() { c.Fail(unix.EINTR) })
 	case nrCheckExtension:
 		if v, ok := capabilities[arg]; ok {

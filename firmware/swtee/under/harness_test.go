@@ -54,7 +54,7 @@ func platform(t testing.TB) *swtee.Platform {
 	return p
 }
 
-// lockedBuffer collects what several writers say.
+// lockedBuffer collects the output of several writers.
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -130,8 +130,8 @@ func start(t testing.TB, qemu string, o options) *run {
 		t.Fatal(err)
 	}
 	opt := o.under
-	opt.Argv = append([]string{qemu, "-chardev", "socket,id=m,fd=" + strconv.Itoa(fds[1]), "-mon", "chardev=m,mode=control"}, base...)
-	opt.Argv = append(opt.Argv, o.args...)
+	monitor := []string{"-chardev", "socket,id=m,fd=" + strconv.Itoa(fds[1]), "-mon", "chardev=m,mode=control"}
+	opt.Argv = slices.Concat([]string{qemu}, monitor, base, o.args)
 	opt.Firmware = func() (*swtee.Firmware, error) { return r.fw, nil }
 	opt.Stdin, opt.Stdout, opt.Stderr = null, r.stderr, r.stderr
 	opt.Logger = slog.New(slog.NewTextHandler(r.log, nil))
@@ -199,13 +199,13 @@ func (r *run) up() *run {
 	return r
 }
 
-// quit ends QEMU and expects that it ends well.
+// quit ends QEMU and expects it to succeed.
 func (r *run) quit() {
 	r.t.Helper()
 	_ = r.conn.Execute(r.ctx(), "quit", nil, nil)
 	r.wait()
 	if r.code != 0 || r.err != nil {
-		r.t.Errorf("QEMU ended with code %d, %v", r.code, r.err)
+		r.t.Errorf("QEMU ended with code %d, %v; want 0", r.code, r.err)
 	}
 }
 
@@ -262,6 +262,19 @@ func sevArgs(firmware string, props ...string) []string {
 	}
 }
 
+func tdxArgs(firmware string, props ...string) []string {
+	return []string{
+		"-machine", "q35,confidential-guest-support=cgs0,kernel-irqchip=split", "-bios", firmware, "-cpu", "host",
+		"-object", strings.Join(append([]string{"tdx-guest,id=cgs0"}, props...), ","),
+	}
+}
+
 func fake(o Options) Options { o.FakeKVM = true; return o }
+
+// startFake runs QEMU on a fake KVM.
+func startFake(t testing.TB, qemu string, args []string, faults ...string) *run {
+	t.Helper()
+	return start(t, qemu, options{under: fake(Options{}), args: args, faults: faults})
+}
 
 func hexString(b []byte) string { return hex.EncodeToString(b) }

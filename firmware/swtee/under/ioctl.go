@@ -1,6 +1,6 @@
 package under
 
-// Requests that are answered, or looked at on their way to the kernel (Linux,
+// Requests that are answered, or inspected on their way to the kernel (Linux,
 // include/uapi/linux/kvm.h, include/uapi/linux/psp-sev.h).
 const (
 	kvmCreateVM             = 0xAE01
@@ -25,21 +25,21 @@ const (
 	sevIssueCmd             = 0xC0105300
 )
 
-// What every QEMU may ask, with or without a confidential guest.
+// Requests that any QEMU may make, with or without a confidential guest.
 var platformRequests = []uint32{sevIssueCmd, kvmMemoryEncryptOp}
 
-// What has nothing to do: memory is not encrypted.
+// Requests with no effect: memory is not encrypted.
 var idleRequests = []uint32{kvmMemoryEncryptReg, kvmMemoryEncryptUnreg, kvmSetMemoryAttributes}
 
-// What a confidential guest needs on a real KVM.
+// Requests that a confidential guest needs on a real KVM.
 var guestRequests = []uint32{
 	kvmCreateVM, kvmSetCPUID2, kvmGetCPUID2, kvmCreateGuestMemFD, kvmGetDeviceAttr, kvmHasDeviceAttr,
 }
 
-// What tells where guest memory lies.
+// Requests that show where guest memory is.
 var memoryRequests = []uint32{kvmSetUserMemoryRegion, kvmSetUserMemoryRegion2}
 
-// What sets registers, which some launches measure.
+// Requests that set registers, which some launches measure.
 var registerRequests = []uint32{kvmSetRegs, kvmSetSregs, kvmSetSregs2, kvmSetXCRs, kvmSetMSRs, kvmSetDebugRegs}
 
 // kvmType is the type byte of all KVM requests, KVMIO.
@@ -54,7 +54,7 @@ const (
 	vmTDX     = 5
 )
 
-// Capabilities that the emulated platform adds to what KVM has.
+// Capabilities that the emulated platform adds to those of KVM.
 var capabilities = map[uint64]int64{
 	235: 1<<vmDefault | 1<<1 | 1<<vmSEV | 1<<vmSEVES | 1<<vmSNP | 1<<vmTDX, // KVM_CAP_VM_TYPES
 	233: 8,                                                                 // KVM_CAP_MEMORY_ATTRIBUTES: PRIVATE

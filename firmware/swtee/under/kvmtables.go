@@ -100,7 +100,7 @@ var kvmCapabilities = map[uint64]int64{
 	244: 3,     // GUEST_MEMFD_FLAGS
 }
 
-// savedMSRs are those that QEMU may want to save: architectural ones only.
+// savedMSRs are the MSRs that QEMU may save: architectural ones only.
 var savedMSRs = []uint32{
 	0x10,                // TSC
 	0x174, 0x175, 0x176, // SYSENTER_CS, ESP, EIP
@@ -126,8 +126,8 @@ const guestXCR0 = 7 | 1<<9
 
 const cpuidEntrySize = 40 // struct kvm_cpuid_entry2
 
-// supportedCPUID is a processor that has every feature, so that QEMU finds every
-// CPU model possible. Sizes of register state are the host's: QEMU checks them.
+// supportedCPUID describes a processor that has every feature, so that QEMU accepts every
+// CPU model. The sizes of register state are the host's, because QEMU checks them.
 func supportedCPUID() []byte {
 	const all = 0xffffffff
 	const amdB, amdD, amdC = 0x68747541, 0x69746e65, 0x444d4163 // "AuthenticAMD"

@@ -7,8 +7,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/trap"
 )
 
-// recordSlot follows where guest memory lies, and hides from KVM that it should
-// be private: the kernel's KVM has no such memory for this VM.
+// recordSlot tracks where guest memory is, and hides from KVM that it should be private:
+// the kernel's KVM has no such memory for this VM.
 func (s *supervisor) recordSlot(c *trap.Call, arg uint64) {
 	b, err := c.Read(arg, 32)
 	if err != nil {
@@ -32,8 +32,8 @@ func (s *supervisor) gpaOf(hva uint64) uint64 {
 	return swtee.UnknownGPA
 }
 
-// notePlace remembers the last page of the report if its address is not known
-// yet: QEMU loads firmware before it tells KVM where that lies.
+// notePlace remembers the last page of the report if its address is not known yet: QEMU
+// loads firmware before it tells KVM where that is.
 func (s *supervisor) notePlace(hva uint64) {
 	s.fw.WithReport(func(r *swtee.Report) {
 		if n := len(r.Pages); n > 0 && r.Pages[n-1].GPA == nil {
@@ -63,11 +63,11 @@ func (s *supervisor) hvaOf(gpa uint64) (uint64, bool) {
 	return 0, false
 }
 
-// maxList bounds the lists that KVM's calls carry.
+// maxList bounds the lists in KVM's calls.
 const maxList = 4096
 
-// readList reads a counted list: a header that begins with the count, then
-// elements of a size.
+// readList reads a counted list: a header that begins with the count, then elements of
+// equal size.
 func readList(c *trap.Call, arg uint64, element, header int) ([]byte, error) {
 	h, err := c.Read(arg, 4)
 	if err != nil {

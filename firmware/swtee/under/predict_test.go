@@ -58,7 +58,7 @@ func shuffled(t testing.TB, rnd *rand.Rand, image []byte) []byte {
 	return b
 }
 
-// cpuModels are those of ours that a QEMU knows.
+// cpuModels are the CPU models that both package launch and a QEMU know.
 func cpuModels(t testing.TB, qemu string) []string {
 	t.Helper()
 	help, err := exec.Command(qemu, "-cpu", "help").Output()
@@ -72,7 +72,7 @@ func cpuModels(t testing.TB, qemu string) []string {
 }
 
 // TestPredictionsEqualSubmissions: for random firmware, kernels, vCPUs and models
-// the predicted digest is that of what real QEMU submits.
+// the predicted digest equals the digest of what real QEMU submits.
 func TestPredictionsEqualSubmissions(t *testing.T) {
 	image, err := os.ReadFile(guestFile(t, "OVMF.amdsev.fd"))
 	if err != nil {
@@ -90,7 +90,16 @@ func TestPredictionsEqualSubmissions(t *testing.T) {
 			if old && technology == launch.SNP {
 				technology = launch.SEVES
 			}
-			c := randomCase{t: t, rnd: rnd, qemu: qemu, old: old, technology: technology, model: models[rnd.IntN(len(models))], kernel: kernel, image: image}
+			c := randomCase{
+				t:          t,
+				rnd:        rnd,
+				qemu:       qemu,
+				old:        old,
+				technology: technology,
+				model:      models[rnd.IntN(len(models))],
+				kernel:     kernel,
+				image:      image,
+			}
 			t.Run(fmt.Sprintf("%d-%s-%s", i, technology, c.model), c.run)
 		}
 	})
@@ -141,7 +150,8 @@ func (c *randomCase) run(t *testing.T) {
 			t.Fatal(err)
 		}
 		in.Kernel = &h
-		props, args = append(props, "kernel-hashes=on"), append(args, "-kernel", c.kernel, "-initrd", file, "-append", cmdline)
+		props = append(props, "kernel-hashes=on")
+		args = append(args, "-kernel", c.kernel, "-initrd", file, "-append", cmdline)
 	}
 	firmware := write("firmware", image)
 	if c.technology == launch.SNP {
@@ -164,12 +174,12 @@ func (c *randomCase) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := start(t, c.qemu, options{under: fake(Options{}), args: args}).up()
+	r := startFake(t, c.qemu, args).up()
 	if c.technology == launch.SNP {
 		r.execute("cont", nil, nil)
 	}
 	if got := r.digest(); got != hex.EncodeToString(want) {
-		t.Errorf("QEMU submitted what gives %s, predicted %x", got, want)
+		t.Errorf("digest of what QEMU submitted: %s, predicted %x", got, want)
 	}
 	r.quit()
 }
@@ -193,9 +203,7 @@ func TestTDXPredictionEqualsSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	qemus.Each(t, "11.1", func(t *testing.T, qemu string) {
-		r := start(t, qemu, options{under: fake(Options{}), args: []string{
-			"-machine", "q35,confidential-guest-support=cgs0,kernel-irqchip=split", "-bios", firmware, "-cpu", "host", "-object", "tdx-guest,id=cgs0",
-		}}).up()
+		r := startFake(t, qemu, tdxArgs(firmware)).up()
 		if got := r.digest(); got != hexString(want[:]) {
 			t.Errorf("MRTD %s, predicted %x", got, want)
 		}

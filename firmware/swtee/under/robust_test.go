@@ -59,11 +59,12 @@ func TestThreads(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	want := predict(t, firmware, "", "", "")
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
-		args := append(sevArgs(firmware, "policy=1"), "-smp", "8", "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+		args := append(sevArgs(firmware, "policy=1"), "-smp", "8",
+			"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 		for i := range 4 {
 			args = append(args, "-object", "iothread,id=io"+strconv.Itoa(i))
 		}
-		r := start(t, qemu, options{under: fake(Options{}), args: args}).up()
+		r := startFake(t, qemu, args).up()
 		if got := r.digest(); got != hexString(want[:]) {
 			t.Errorf("digest %s, want %x", got, want)
 		}
@@ -74,13 +75,14 @@ func TestThreads(t *testing.T) {
 	})
 }
 
-// TestWithoutCPUIDFaulting is a processor that cannot trap CPUID, as most AMD
-// processors: the encryption bit becomes the one that QEMU will see.
+// TestWithoutCPUIDFaulting: on a processor that cannot trap CPUID, like most AMD
+// processors, the encryption bit becomes the one that QEMU will see.
 func TestWithoutCPUIDFaulting(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	want := predict(t, firmware, "", "", "")
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
-		r := start(t, qemu, options{under: fake(Options{noCPUIDFaulting: true}), args: sevArgs(firmware, "policy=1")}).up()
+		u := fake(Options{noCPUIDFaulting: true})
+		r := start(t, qemu, options{under: u, args: sevArgs(firmware, "policy=1")}).up()
 		if got := r.digest(); got != hexString(want[:]) {
 			t.Errorf("digest %s, want %x", got, want)
 		}
@@ -94,7 +96,7 @@ func TestWithoutCPUIDFaulting(t *testing.T) {
 // TestKilledWhileTraced kills QEMU while it is attached.
 func TestKilledWhileTraced(t *testing.T) {
 	if !newSupervisor(Options{}).trapsCPUID {
-		t.Skip("this processor cannot trap CPUID, and for nothing else is a fake KVM's QEMU traced")
+		t.Skip("this processor cannot trap CPUID, the only reason to trace QEMU on a fake KVM")
 	}
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	u := fake(Options{})
@@ -109,7 +111,8 @@ func TestKilledWhileTraced(t *testing.T) {
 // TestKilled kills QEMU at other moments.
 func TestKilled(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
-	for _, delay := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond} {
+	for _, ms := range []time.Duration{0, 1, 5, 20, 40} {
+		delay := ms * time.Millisecond
 		u := fake(Options{})
 		u.started = func(pid int) { time.AfterFunc(delay, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
 		r := start(t, qemus.Newest(t), options{under: u, args: sevArgs(firmware)})
@@ -122,7 +125,7 @@ func TestKilled(t *testing.T) {
 
 // TestContextEnds asks QEMU to end.
 func TestContextEnds(t *testing.T) {
-	r := start(t, qemus.Newest(t), options{under: fake(Options{}), args: sevArgs(guestFile(t, "OVMF.amdsev.fd"))}).up()
+	r := startFake(t, qemus.Newest(t), sevArgs(guestFile(t, "OVMF.amdsev.fd"))).up()
 	r.cancel()
 	r.wait()
 	if r.code != 0 || r.err != nil {
@@ -134,7 +137,7 @@ func TestContextEnds(t *testing.T) {
 // that makes no progress.
 func TestGuestThatCannotExecute(t *testing.T) {
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
-		r := start(t, qemu, options{under: fake(Options{}), args: []string{"-machine", "q35", "-smp", "2"}}).up()
+		r := startFake(t, qemu, []string{"-machine", "q35", "-smp", "2"}).up()
 		for range 5 {
 			r.execute("cont", nil, nil)
 			time.Sleep(10 * time.Millisecond)
@@ -151,7 +154,7 @@ func TestHundredLaunches(t *testing.T) {
 	qemu := qemus.Newest(t)
 	for i := range 100 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			r := start(t, qemu, options{under: fake(Options{}), args: sevArgs(firmware, "policy=1")}).up()
+			r := startFake(t, qemu, sevArgs(firmware, "policy=1")).up()
 			if got := r.digest(); got != hexString(want[:]) {
 				t.Errorf("digest %s, want %x", got, want)
 			}
@@ -160,13 +163,13 @@ func TestHundredLaunches(t *testing.T) {
 	}
 }
 
-// TestNothingLeft: neither descriptors nor threads of this process stay behind.
+// TestNothingLeft: a launch leaves neither descriptors nor threads in this process.
 func TestNothingLeft(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	qemu := qemus.Newest(t)
 	launch := func() {
 		t.Run("launch", func(t *testing.T) {
-			start(t, qemu, options{under: fake(Options{}), args: sevArgs(firmware, "policy=1")}).up().quit()
+			startFake(t, qemu, sevArgs(firmware, "policy=1")).up().quit()
 		})
 	}
 	count := func() (files, threads int) {
@@ -185,11 +188,11 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestFaults: QEMU meets every failure that its launcher may have to explain.
+// TestFaults: QEMU encounters every failure that its launcher may have to explain.
 func TestFaults(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
-	sevGuest, esGuest, snpGuest := sevArgs(firmware, "policy=1"), sevArgs(firmware, "policy=5"), snpArgs(firmware)
-	td := []string{"-machine", "q35,confidential-guest-support=cgs0,kernel-irqchip=split", "-bios", firmware, "-cpu", "host", "-object", "tdx-guest,id=cgs0"}
+	sevGuest, esGuest := sevArgs(firmware, "policy=1"), sevArgs(firmware, "policy=5")
+	snpGuest, td := snpArgs(firmware), tdxArgs(firmware)
 	for _, c := range []struct {
 		fault, from string
 		args        []string
@@ -210,7 +213,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			qemus.Each(t, c.from, func(t *testing.T, qemu string) {
-				r := start(t, qemu, options{under: fake(Options{}), args: c.args, faults: []string{c.fault}})
+				r := startFake(t, qemu, c.args, c.fault)
 				if r.conn != nil {
 					t.Fatal("QEMU started")
 				}
@@ -218,15 +221,20 @@ func TestFaults(t *testing.T) {
 					t.Errorf("code %d, want 1 and %q", r.code, c.want)
 				}
 				commands := r.report().Commands
-				if i := slices.IndexFunc(commands, func(c swtee.CommandRecord) bool { return c.Status != "SUCCESS" }); i < 0 || !strings.Contains(commands[i].Error, "injected fault") && !strings.Contains(c.fault, "reset") {
-					t.Errorf("the report does not show the fault: %+v", commands)
+				i := slices.IndexFunc(commands, func(c swtee.CommandRecord) bool { return c.Status != "SUCCESS" })
+				if i < 0 {
+					t.Fatalf("the report does not show the fault: %+v", commands)
+				}
+				text := commands[i].Error
+				if !strings.Contains(c.fault, "reset") && !strings.Contains(text, "injected fault") {
+					t.Errorf("error in the report %q, want an injected fault", text)
 				}
 			})
 		})
 	}
 }
 
-// TestSNPFaultsAtRelease: SNP guests meet the firmware when they are let run.
+// TestSNPFaultsAtRelease: QEMU launches SNP guests only when they are released.
 func TestSNPFaultsAtRelease(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	for fault, want := range map[string]string{
@@ -236,7 +244,7 @@ func TestSNPFaultsAtRelease(t *testing.T) {
 	} {
 		t.Run(fault, func(t *testing.T) {
 			qemus.Each(t, "10.0", func(t *testing.T, qemu string) {
-				r := start(t, qemu, options{under: fake(Options{}), args: snpArgs(firmware), faults: []string{fault}}).up()
+				r := startFake(t, qemu, snpArgs(firmware), fault).up()
 				_ = r.conn.Execute(r.ctx(), "cont", nil, nil)
 				r.wait()
 				if r.code != 1 || !strings.Contains(r.said(), want) {
@@ -247,17 +255,18 @@ func TestSNPFaultsAtRelease(t *testing.T) {
 	}
 }
 
-// TestLatency: a slow platform is waited for.
+// TestLatency: QEMU waits for a slow platform.
 func TestLatency(t *testing.T) {
 	began := time.Now()
-	r := start(t, qemus.Newest(t), options{under: fake(Options{}), args: sevArgs(guestFile(t, "OVMF.amdsev.fd")), faults: []string{"LAUNCH_MEASURE=delay:700ms"}}).up()
+	args := sevArgs(guestFile(t, "OVMF.amdsev.fd"))
+	r := startFake(t, qemus.Newest(t), args, "LAUNCH_MEASURE=delay:700ms").up()
 	if took := time.Since(began); took < 700*time.Millisecond {
-		t.Errorf("started in %v", took)
+		t.Errorf("started in %v, want at least 700ms", took)
 	}
 	r.quit()
 }
 
-// TestForkedQEMU: a script around QEMU that forks it; and it ends while attached.
+// TestForkedQEMU: a script forks QEMU, which in the end is killed while it is attached.
 func TestForkedQEMU(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "qemu")
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"+qemus.Newest(t)+" \"$@\"\nexit $?\n"), 0o700); err != nil {
@@ -269,7 +278,7 @@ func TestForkedQEMU(t *testing.T) {
 		if object != "cgs0" {
 			args[1] = "q35"
 		}
-		r := start(t, script, options{under: fake(Options{}), args: args}).up()
+		r := startFake(t, script, args).up()
 		r.execute("query-status", nil, nil)
 		r.quit()
 	}
@@ -282,18 +291,19 @@ func TestForkedQEMU(t *testing.T) {
 	r := start(t, script, options{under: u, args: append(sevArgs(guestFile(t, "OVMF.amdsev.fd")), "-name", name)})
 	r.wait()
 	if r.code == 0 {
-		t.Errorf("code %d, %v", r.code, r.err)
+		t.Errorf("code %d, %v; want a failure", r.code, r.err)
 	}
 }
 
-// TestFailedIdentity: the platform fails where QEMU would have asked the processor
-// next; nothing stays attached.
+// TestFailedIdentity: the platform fails just before QEMU would ask the processor, and
+// QEMU does not stay attached.
 func TestFailedIdentity(t *testing.T) {
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		started := make(chan int, 1)
 		u := fake(Options{})
 		u.started = func(p int) { started <- p }
-		r := start(t, qemu, options{under: u, args: sevArgs(guestFile(t, "OVMF.amdsev.fd")), faults: []string{"GET_ID:1=EIO"}}).up()
+		args := sevArgs(guestFile(t, "OVMF.amdsev.fd"))
+		r := start(t, qemu, options{under: u, args: args, faults: []string{"GET_ID:1=EIO"}}).up()
 		if err := r.conn.Execute(r.ctx(), "query-sev-capabilities", nil, nil); err == nil {
 			t.Error("the fault is not seen")
 		}
@@ -311,19 +321,22 @@ func TestFailedIdentity(t *testing.T) {
 func TestRebuiltVM(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	qemus.Each(t, "11.1", func(t *testing.T, qemu string) {
-		r := start(t, qemu, options{under: fake(Options{}), args: append(sevArgs(firmware, "policy=5"), "-cpu", "EPYC-v4")}).up()
+		r := startFake(t, qemu, append(sevArgs(firmware, "policy=5"), "-cpu", "EPYC-v4")).up()
 		first := r.digest()
 		r.execute("cont", nil, nil)
 		r.execute("system_reset", nil, nil)
+		measuredAgain := func(c swtee.CommandRecord) bool {
+			return c.Command == swtee.CmdLaunchMeasure && c.Count == 2
+		}
 		for range 100 { // the reset is asynchronous
-			if slices.ContainsFunc(r.report().Commands, func(c swtee.CommandRecord) bool { return c.Command == swtee.CmdLaunchMeasure && c.Count == 2 }) {
+			if slices.ContainsFunc(r.report().Commands, measuredAgain) {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
 		rep := r.report()
 		if r.digest() != first || len(rep.Pages) != 2 {
-			t.Errorf("after the reset %s with %d pages, before %s", r.digest(), len(rep.Pages), first)
+			t.Errorf("after the reset %s with %d pages, want %s as before with 2", r.digest(), len(rep.Pages), first)
 		}
 		for _, c := range rep.Commands {
 			if c.Status != "SUCCESS" {
@@ -334,12 +347,13 @@ func TestRebuiltVM(t *testing.T) {
 	})
 }
 
-// TestDelayEnds: a slow platform does not hold up the end.
+// TestDelayEnds: a slow platform does not delay the end of QEMU.
 func TestDelayEnds(t *testing.T) {
 	u := fake(Options{})
 	u.started = func(pid int) { time.AfterFunc(300*time.Millisecond, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
 	began := time.Now()
-	r := start(t, qemus.Newest(t), options{under: u, args: sevArgs(guestFile(t, "OVMF.amdsev.fd")), faults: []string{"LAUNCH_START=delay:1h"}})
+	args := sevArgs(guestFile(t, "OVMF.amdsev.fd"))
+	r := start(t, qemus.Newest(t), options{under: u, args: args, faults: []string{"LAUNCH_START=delay:1h"}})
 	r.wait()
 	if took := time.Since(began); took > 20*time.Second || r.code != 128+int(unix.SIGKILL) {
 		t.Errorf("code %d after %v", r.code, took)
@@ -359,8 +373,11 @@ func TestCommandLineHelpers(t *testing.T) {
 		}
 	}
 	for line, want := range map[string]error{
-		"-readconfig f": ErrReadConfig, "-runas nobody": ErrUser, "-run-with async-teardown=on,user=nobody": ErrUser, "--daemonize": ErrDaemonize,
-		"-run-with chroot=/x -name daemonize": nil,
+		"-readconfig f":                          ErrReadConfig,
+		"-runas guest":                           ErrUser,
+		"-run-with async-teardown=on,user=guest": ErrUser,
+		"--daemonize":                            ErrDaemonize,
+		"-run-with chroot=/x -name daemonize":    nil,
 	} {
 		if err := refuse(strings.Fields(line)); err != want {
 			t.Errorf("%s: %v, want %v", line, err, want)

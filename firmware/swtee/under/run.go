@@ -25,20 +25,19 @@ import (
 // Options say what to run and how.
 type Options struct {
 	Argv []string // QEMU and its arguments
-	// Firmware returns what answers. It is called once QEMU has been started, so
-	// that the two need not wait for each other; if it fails, QEMU is ended.
+	// Firmware returns the firmware that answers. It is called after QEMU has been
+	// started, so that neither waits for the other; if it fails, QEMU is ended.
 	Firmware func() (*swtee.Firmware, error)
 	FakeKVM  bool // answer for /dev/kvm too
-	// Places follows where guest memory lies also where only reports and logs want
-	// to know.
+	// Places tracks where guest memory is even if only reports and logs need that.
 	Places bool
 	Stdin  *os.File
 	Stdout *os.File
 	Stderr *os.File
 	Logger *slog.Logger // what is emulated and when; may be nil
 
-	// For tests: kernels and processors that can less, and what happens while a
-	// thread is attached.
+	// For tests: kernels and processors with fewer features, and hooks for what happens
+	// while a thread is attached.
 	interruptible   bool
 	noCPUIDFaulting bool
 	attached        func(pid int)
@@ -79,7 +78,7 @@ func refuse(args []string) error {
 	return nil
 }
 
-// grace is how long QEMU has to end after it was asked to.
+// grace is how long QEMU may take to end after it was asked to.
 const grace = 10 * time.Second
 
 // Run runs QEMU until it ends and returns its exit code, 128 and the signal's
@@ -122,7 +121,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 		_, _ = p.Wait()
 		return 1, err
 	}
-	p.Watch(s.fw.Stop) // a platform that is slow on purpose does not hold up the end
+	p.Watch(s.fw.Stop) // a platform that is slow on purpose must not delay the end
 	ended := make(chan struct{})
 	defer close(ended)
 	stop := context.AfterFunc(ctx, func() {
@@ -139,8 +138,8 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	return code, err
 }
 
-// filterFor stops the calls that a command line needs answers for, and no others:
-// each costs some 30 microseconds.
+// filterFor stops only the calls that a command line needs answers for: each one costs
+// some 30 microseconds.
 func filterFor(argv []string, fakeKVM, places bool) trap.Filter {
 	f := trap.Filter{OpenReadWrite: true, Ioctls: trap.Requests(platformRequests...), Succeed: idleRequests}
 	if fakeKVM {
@@ -180,7 +179,7 @@ func (s *supervisor) supervise(p *trap.Process) (int, error) {
 	}
 	serveErr := p.Serve(s.handle)
 	if serveErr != nil {
-		_ = p.Signal(unix.SIGKILL) // its calls would not be answered any more
+		_ = p.Signal(unix.SIGKILL) // its calls would no longer be answered
 	}
 	s.tracer.Stop()
 	status, err := p.Wait()
@@ -229,8 +228,8 @@ func sevObjects(argv []string) []cmdline.Object {
 	return found
 }
 
-// withHostCBit changes cbitpos to what CPUID of this host says. It is for
-// processors that cannot trap CPUID: QEMU compares the two.
+// withHostCBit changes cbitpos to what this host's CPUID reports. It is for processors
+// that cannot trap CPUID: QEMU compares the two.
 func (s *supervisor) withHostCBit(argv []string) []string {
 	_, b, _, _ := cpuid.Ask(leafMemoryEncryption, 0)
 	s.cbit = b & 0x3f
@@ -253,8 +252,8 @@ func (s *supervisor) withHostCBit(argv []string) []string {
 // ErrListenerTaken means that another supervisor watches this process already.
 var ErrListenerTaken = trap.ErrListenerTaken
 
-// NeedsKVM names what a command line asks for that TCG cannot stand in for; "" if
-// there is nothing.
+// NeedsKVM names what a command line asks for that does not work under TCG, "" if there
+// is no such thing.
 func NeedsKVM(argv []string) string {
 	for _, o := range sevObjects(argv) {
 		if o.Type != "sev-guest" {

@@ -33,11 +33,11 @@ func (s *supervisor) issue(c *trap.Call, arg uint64) {
 	s.finish(c, err, arg+12)
 }
 
-// errLength is the answer to a question for a length: fw_error 4, as real
-// firmware gives. It is neither counted nor worth a word in the log.
+// errLength answers a query for a length: fw_error 4, as from real firmware. Such a query
+// is neither counted nor logged.
 var errLength = fmt.Errorf("%w: asked for the length", sev.StatusInvalidLength)
 
-// finish ends a command: the firmware's status goes where the caller wants it.
+// finish ends a command and writes the firmware's status to where the caller wants it.
 func (s *supervisor) finish(c *trap.Call, err error, statusAt uint64) {
 	if e := c.Write(statusAt, le.AppendUint32(nil, uint32(swtee.Status(err)))); e != nil {
 		c.Fail(unix.EFAULT)
@@ -108,8 +108,8 @@ func fault(err error) error {
 	return nil
 }
 
-// room writes the length of bytes to where the caller looks for it, and fails
-// if the pair of address and length that it gave does not take them.
+// room writes the length of bytes to where the caller looks for it, and fails if the
+// caller's buffer, an address and a length, is too small.
 func (s *supervisor) room(c *trap.Call, pair []byte, lengthAt uint64, b []byte) error {
 	addr, n := le.Uint64(pair), le.Uint32(pair[8:])
 	switch err := c.Write(lengthAt, le.AppendUint32(nil, uint32(len(b)))); {
@@ -128,7 +128,7 @@ func (s *supervisor) room(c *trap.Call, pair []byte, lengthAt uint64, b []byte) 
 // flags, u64 data, u64 hw_error.
 func (s *supervisor) encryptOp(c *trap.Call, arg uint64) error {
 	if arg == 0 {
-		return nil // QEMU asks whether SEV is there at all
+		return nil // QEMU asks whether SEV is supported at all
 	}
 	h, err := c.Read(arg, 16)
 	if err != nil {
@@ -277,8 +277,8 @@ func (s *supervisor) launchStart(c *trap.Call, data uint64) error {
 	return fault(c.Write(data, le.AppendUint32(nil, s.guest.Handle())))
 }
 
-// launchMeasure answers KVM_SEV_LAUNCH_MEASURE: u64 address, u32 length. QEMU
-// asks for the length first, which real firmware counts as no measurement.
+// launchMeasure answers KVM_SEV_LAUNCH_MEASURE: u64 address, u32 length. QEMU asks for
+// the length first, which real firmware does not count as a measurement.
 func (s *supervisor) launchMeasure(c *trap.Call, data uint64) error {
 	b, err := c.Read(data, 12)
 	if err != nil {
@@ -303,7 +303,7 @@ func (s *supervisor) launchSecret(c *trap.Call, data uint64) error {
 	if err != nil {
 		return unix.EFAULT
 	}
-	const most = 64 << 10 // far above what a secret may have
+	const most = 64 << 10 // far more than a secret can have
 	headerLen, guestAddr, guestLen, dataLen := le.Uint32(b[8:]), le.Uint64(b[16:]), le.Uint32(b[24:]), le.Uint32(b[40:])
 	if headerLen > most || guestLen > most || dataLen > most {
 		return fmt.Errorf("%w: secret of %d bytes", sev.StatusInvalidLength, dataLen)

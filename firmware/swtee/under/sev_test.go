@@ -35,7 +35,8 @@ func newSession(t testing.TB, policy sev.Policy) (s *session.Session, props []st
 	}
 	dir := t.TempDir()
 	for name, b := range map[string][]byte{"godh": s.OwnerCert.Bytes(), "session": s.Blob[:]} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(base64.StdEncoding.EncodeToString(b)), 0o600); err != nil {
+		text := base64.StdEncoding.EncodeToString(b)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -51,7 +52,8 @@ func TestStory(t *testing.T) {
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		s, props := newSession(t, policy)
 		args := sevArgs(firmware, append(props, "policy=3", "kernel-hashes=on")...)
-		r := start(t, qemu, options{under: fake(Options{}), args: append(args, "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0")}).up()
+		args = append(args, "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0")
+		r := startFake(t, qemu, args).up()
 
 		var status struct{ Status string }
 		r.execute("query-status", nil, &status)
@@ -72,10 +74,13 @@ func TestStory(t *testing.T) {
 		}
 		digest := predict(t, firmware, kernel, initrd, "console=ttyS0")
 		if mac := s.Keys.LaunchMAC(swtee.FirmwareBuild(), policy, digest, m.Nonce); mac != m.MAC {
-			t.Fatalf("the measurement is not that of the predicted digest %x; QEMU submitted %s", digest, r.digest())
+			t.Fatalf("the measurement does not match the predicted digest %x; QEMU submitted %s", digest, r.digest())
 		}
 
-		secret, err := session.PackTable([]session.Entry{{GUID: session.GUIDDiskPassphrase, Data: []byte("correct horse battery")}})
+		secret, err := session.PackTable([]session.Entry{{
+			GUID: session.GUIDDiskPassphrase,
+			Data: []byte("correct horse battery"),
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,12 +94,13 @@ func TestStory(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "fw_error=11 'Bad measurement'") {
 			t.Errorf("a flipped header: %v, want fw_error 11", err)
 		}
-		if err := (qmp.SEVInjectLaunchSecret{PacketHeader: packet.Header[:], Secret: packet.Data}).Execute(r.ctx(), r.conn); err != nil {
+		inject := qmp.SEVInjectLaunchSecret{PacketHeader: packet.Header[:], Secret: packet.Data}
+		if err := inject.Execute(r.ctx(), r.conn); err != nil {
 			t.Fatal(err)
 		}
 		area := secretArea(t, firmware)
 		if got := r.memory(uint64(area.Base), len(secret)); !bytes.Equal(got, secret) {
-			t.Errorf("guest memory at %#x holds %x", area.Base, got)
+			t.Errorf("guest memory at %#x holds %x, want %x", area.Base, got, secret)
 		}
 		checkAttestation(t, r, digest, policy)
 		r.execute("cont", nil, nil)
@@ -150,8 +156,8 @@ func secretArea(t testing.TB, firmware string) ovmf.Area {
 	return area
 }
 
-// shownCBit is the position of the C-bit that QEMU shows: it asks CPUID, which not
-// every processor can be kept from answering.
+// shownCBit is the position of the C-bit that QEMU shows. QEMU asks CPUID, and not every
+// processor can trap that.
 func shownCBit() int {
 	if newSupervisor(Options{}).trapsCPUID {
 		return swtee.CBitPos
@@ -182,12 +188,10 @@ func checkAttestation(t testing.TB, r *run, digest [32]byte, policy sev.Policy) 
 	var answer struct {
 		Data []byte `json:"data"`
 	}
-	if err := r.conn.Execute(r.ctx(), "query-sev-attestation-report", map[string][]byte{"mnonce": mnonce}, &answer); err != nil {
-		t.Fatal(err)
-	}
+	r.execute("query-sev-attestation-report", map[string][]byte{"mnonce": mnonce}, &answer)
 	report := answer.Data
 	if len(report) != swtee.AttestationReportSize {
-		t.Fatalf("report of %d bytes", len(report))
+		t.Fatalf("report of %d bytes, want %d", len(report), swtee.AttestationReportSize)
 	}
 	want := le.AppendUint32(slices.Concat(mnonce, digest[:]), uint32(policy))
 	if !bytes.Equal(report[:52], want) {
@@ -220,13 +224,17 @@ func TestESDigests(t *testing.T) {
 				} else if !strings.Contains(qemu, "7.2") {
 					props = append(props, "legacy-vm-type=on")
 				}
-				r := start(t, qemu, options{under: fake(Options{}), args: append(sevArgs(firmware, props...), "-smp", "2", "-cpu", "EPYC-Milan-v1")}).up()
+				args := append(sevArgs(firmware, props...), "-smp", "2", "-cpu", "EPYC-Milan-v1")
+				r := startFake(t, qemu, args).up()
 				if got := r.digest(); got != c.want {
 					t.Errorf("digest %s, want %s", got, c.want)
 				}
 				rep := r.report()
-				if rep.Technology != "sev-es" || len(rep.Pages) != 3 || rep.Pages[2].Type != "vmsa" || *rep.Pages[2].VCPU != 1 {
-					t.Errorf("report: %s, %d pages", rep.Technology, len(rep.Pages))
+				if rep.Technology != "sev-es" || len(rep.Pages) != 3 {
+					t.Fatalf("report: %s, %d pages, want sev-es, 3", rep.Technology, len(rep.Pages))
+				}
+				if p := rep.Pages[2]; p.Type != "vmsa" || *p.VCPU != 1 {
+					t.Errorf("last page %+v, want the VMSA of vCPU 1", p)
 				}
 				r.quit()
 			})
@@ -234,7 +242,8 @@ func TestESDigests(t *testing.T) {
 	}
 }
 
-// TestSessionRefused: what the owner's session is checked for, through QEMU.
+// TestSessionRefused: the platform checks the owner's session, and QEMU reports why it
+// is refused.
 func TestSessionRefused(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
@@ -243,7 +252,7 @@ func TestSessionRefused(t *testing.T) {
 			"policy=3":          "fw_error=11 'Bad measurement'",
 			"policy=0xff010001": "fw_error=7 'Policy is not allowed'",
 		} {
-			r := start(t, qemu, options{under: fake(Options{}), args: sevArgs(firmware, append(props, prop)...)})
+			r := startFake(t, qemu, sevArgs(firmware, append(props, prop)...))
 			if r.conn != nil || r.code != 1 || !strings.Contains(r.said(), want) {
 				t.Errorf("%s: code %d, said %q, want %q", prop, r.code, r.said(), want)
 			}
@@ -251,7 +260,7 @@ func TestSessionRefused(t *testing.T) {
 	})
 }
 
-// TestOnRealKVM launches on this host's KVM, whatever that can run later.
+// TestOnRealKVM launches on this host's KVM, even if that cannot execute the guest.
 func TestOnRealKVM(t *testing.T) {
 	if err := unix.Access("/dev/kvm", unix.R_OK|unix.W_OK); err != nil {
 		t.Skipf("/dev/kvm: %v", err)
@@ -268,6 +277,6 @@ func TestOnRealKVM(t *testing.T) {
 func TestDaemonizeIsRefused(t *testing.T) {
 	code, err := Run(t.Context(), Options{Argv: []string{"qemu", "-daemonize"}})
 	if code != 2 || !errors.Is(err, ErrDaemonize) {
-		t.Errorf("%d, %v", code, err)
+		t.Errorf("code %d, %v; want 2, %v", code, err, ErrDaemonize)
 	}
 }

@@ -33,7 +33,7 @@ func (s *supervisor) snpCommand(c *trap.Call, id uint32, data uint64) error {
 }
 
 // snpLaunchUpdate answers KVM_SEV_SNP_LAUNCH_UPDATE: u64 frame number, address
-// and length; u8 page type. KVM moves the three on past what it took.
+// and length; u8 page type. KVM advances the three past what it took.
 func (s *supervisor) snpLaunchUpdate(c *trap.Call, data uint64) error {
 	b, err := c.Read(data, 25)
 	if err != nil {
@@ -45,15 +45,15 @@ func (s *supervisor) snpLaunchUpdate(c *trap.Call, data uint64) error {
 		return unix.EINVAL
 	}
 	contents := make([]byte, n)
-	if t != sev.PageZero { // for which KVM reads nothing
+	if t != sev.PageZero { // KVM does not read zero pages
 		if contents, err = c.Read(addr, int(n)); err != nil {
 			return unix.EFAULT
 		}
 	}
 	err = s.snp.LaunchUpdate(t, frame<<12, contents)
 	if t == sev.PageCPUID && errors.Is(err, sev.StatusInvalidParam) && len(contents) >= sev.PageSize {
-		// What the firmware does not accept of CPUID it corrects, and KVM hands that
-		// back (SNP ABI, chapter 8.17.2.6): here EAX of the first function.
+		// The firmware corrects CPUID values that it does not accept, and KVM returns
+		// them (SNP ABI, chapter 8.17.2.6): here EAX of the first function.
 		contents[40] ^= 1
 		_ = c.Write(addr, contents)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
-// vectorFirmware writes a firmware of the vectors to a file.
+// vectorFirmware writes a firmware image from the test vectors to a file.
 func vectorFirmware(t testing.TB, name string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), filepath.Base(name))
@@ -40,10 +40,10 @@ const (
 	snpMilan2Kernel = "2b2f4999869416d2a3c344ca54fd1db662f95c0a6fa22a0a70e9604073e8693c6a71d71883354c207"
 )
 
-// snpLaunch takes an SNP guest to its digest, which comes with cont.
+// snpLaunch takes an SNP guest to its digest, which it has only after cont.
 func snpLaunch(t testing.TB, qemu string, args []string) *run {
 	t.Helper()
-	r := start(t, qemu, options{under: fake(Options{}), args: append(args, "-smp", "2", "-cpu", "EPYC-Milan-v1")}).up()
+	r := startFake(t, qemu, append(args, "-smp", "2", "-cpu", "EPYC-Milan-v1")).up()
 	if r.digest() != "" {
 		t.Error("an SNP guest has a digest before cont")
 	}
@@ -63,8 +63,13 @@ func TestSNPDigests(t *testing.T) {
 		for _, p := range rep.Pages {
 			types[p.Type]++
 		}
-		if rep.Technology != "sev-snp" || types["normal"] != 1024 || types["vmsa"] != 2 || types["cpuid"] != 1 || types["secrets"] != 1 {
-			t.Errorf("%s, pages %v", rep.Technology, types)
+		if rep.Technology != "sev-snp" {
+			t.Errorf("technology %s, want sev-snp", rep.Technology)
+		}
+		for kind, want := range map[string]int{"normal": 1024, "vmsa": 2, "cpuid": 1, "secrets": 1} {
+			if types[kind] != want {
+				t.Errorf("%d pages of type %s, want %d", types[kind], kind, want)
+			}
 		}
 		r.quit()
 	})
@@ -82,7 +87,8 @@ func TestSNPKernelHashes(t *testing.T) {
 	}
 	kernel, initrd := write("kernel", "debian/vmlinuz-6.1.0-56-cloud-amd64"), write("initrd", "synth/initrd-a")
 	qemus.Each(t, "10.0", func(t *testing.T, qemu string) {
-		args := append(snpArgs(firmware, "kernel-hashes=on"), "-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 root=/dev/vda1 ro")
+		args := append(snpArgs(firmware, "kernel-hashes=on"),
+			"-kernel", kernel, "-initrd", initrd, "-append", "console=ttyS0 root=/dev/vda1 ro")
 		r := snpLaunch(t, qemu, args)
 		if got := r.digest(); !strings.HasPrefix(got, snpMilan2Kernel) {
 			t.Errorf("digest %s, want %s…", got, snpMilan2Kernel)
@@ -91,7 +97,7 @@ func TestSNPKernelHashes(t *testing.T) {
 	})
 }
 
-// TestSNPIDBlock: the platform itself refuses a launch whose digest, policy or
+// TestSNPIDBlock: the platform itself refuses a launch if its digest, policy or
 // signature is not the owner's.
 func TestSNPIDBlock(t *testing.T) {
 	firmware := guestFile(t, "OVMF.amdsev.fd")
@@ -134,7 +140,8 @@ func TestSNPIDBlock(t *testing.T) {
 			}
 			host := bytes.Repeat([]byte{9}, 32)
 			props := []string{
-				"id-block=" + base64.StdEncoding.EncodeToString(c.block.Bytes()), "id-auth=" + base64.StdEncoding.EncodeToString(auth),
+				"id-block=" + base64.StdEncoding.EncodeToString(c.block.Bytes()),
+				"id-auth=" + base64.StdEncoding.EncodeToString(auth),
 				"host-data=" + base64.StdEncoding.EncodeToString(host),
 			}
 			if c.author != nil {
@@ -163,10 +170,7 @@ func TestTDXDigest(t *testing.T) {
 	const want = "a7a1f751abc454f9cbab198ca8d2edb2821935df525c74182b5e776cb0929e8c59aefecce725b0d08a5e9d3d3183bd08"
 	qemus.Each(t, "11.1", func(t *testing.T, qemu string) {
 		config := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{5}, 48))
-		r := start(t, qemu, options{under: fake(Options{}), args: []string{
-			"-machine", "q35,confidential-guest-support=cgs0,kernel-irqchip=split", "-bios", firmware, "-cpu", "host",
-			"-object", "tdx-guest,id=cgs0,mrconfigid=" + config, "-smp", "2",
-		}}).up()
+		r := startFake(t, qemu, append(tdxArgs(firmware, "mrconfigid="+config), "-smp", "2")).up()
 		rep := r.report()
 		if got := r.digest(); got != want {
 			t.Errorf("MRTD %s, want %s", got, want)

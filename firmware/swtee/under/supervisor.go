@@ -16,15 +16,15 @@ import (
 
 var le = binary.LittleEndian
 
-// supervisor is one running QEMU and what the emulated platform knows of it. All
-// its state belongs to the goroutine that serves QEMU's calls.
+// supervisor is one running QEMU and what the emulated platform knows about it. All its
+// state belongs to the goroutine that serves QEMU's calls.
 type supervisor struct {
 	opt          Options
 	fw           *swtee.Firmware
 	log          *slog.Logger
 	tracer       *trap.Tracer
 	confidential bool   // QEMU was given a SEV object
-	cbit         uint32 // what CPUID says of the encryption bit
+	cbit         uint32 // the encryption bit in CPUID
 	trapsCPUID   bool   // this machine can show QEMU another processor
 
 	again    int    // the thread whose KVM_CREATE_VM is being made again; 0: none
@@ -55,8 +55,8 @@ func newSupervisor(opt Options) *supervisor {
 	return s
 }
 
-// newVM forgets the VM before, if there was one: QEMU makes another to reset a
-// confidential guest.
+// newVM forgets the previous VM, if any: QEMU makes a new one to reset a confidential
+// guest.
 func (s *supervisor) newVM(vmType uint64) {
 	s.guestWipe()
 	s.guest, s.snp, s.td, s.vmType, s.features = nil, nil, nil, vmType, 0
@@ -70,8 +70,8 @@ func (s *supervisor) guestWipe() {
 	}
 }
 
-// leafFor is what QEMU must see of the processor when it makes a VM; nil if that
-// is of no interest, or cannot be changed.
+// leafFor is the CPUID leaf that QEMU must see when it makes a VM; nil if that does not
+// matter, or cannot be changed.
 func (s *supervisor) leafFor(vmType uint64) *trap.CPUID {
 	if !s.confidential || vmType == vmTDX {
 		return nil
@@ -79,8 +79,8 @@ func (s *supervisor) leafFor(vmType uint64) *trap.CPUID {
 	return s.processor()
 }
 
-// free makes sure that no thread is attached any more: QEMU went another way than
-// the one on which it asks the processor.
+// free makes sure that no thread is attached any more: QEMU took a path on which it does
+// not ask the processor.
 func (s *supervisor) free() bool {
 	if s.tracer.Busy() {
 		s.tracer.Release()
@@ -93,7 +93,7 @@ func (s *supervisor) free() bool {
 // (AMD, APM volume 3, appendix E.4.17).
 const leafMemoryEncryption = 0x8000001F
 
-// processor is what QEMU sees of that leaf: SME, SEV, SEV-ES and SEV-SNP, 509
+// processor is that leaf as QEMU sees it: SME, SEV, SEV-ES and SEV-SNP, 509
 // guests, the first ASID without SEV-ES being 1.
 func (s *supervisor) processor() *trap.CPUID {
 	if !s.trapsCPUID {
@@ -130,7 +130,7 @@ func (s *supervisor) handle(c *trap.Call) {
 	}
 }
 
-// answer ends a call with what a function says.
+// answer ends a call with the result of a function.
 func (s *supervisor) answer(c *trap.Call, f func() (int64, error)) {
 	v, err := f()
 	if err != nil {
@@ -159,7 +159,7 @@ func (s *supervisor) open(c *trap.Call) {
 	}
 }
 
-// memFDPrefix marks files that stand for devices; /proc shows it.
+// memFDPrefix marks files that take a device's place; /proc shows it.
 const memFDPrefix = "swtee:"
 
 // returnMemFD answers with a new file in memory.
@@ -180,7 +180,7 @@ func (s *supervisor) returnMemFD(c *trap.Call, name string, size int64, flags ui
 	c.ReturnFile(fd, flags&unix.O_CLOEXEC != 0)
 }
 
-// fileName is what /proc says of one of the program's descriptors.
+// fileName is the name in /proc of one of the program's descriptors.
 func fileName(c *trap.Call) string {
 	name, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", c.TID, int32(c.Args[0])))
 	return strings.TrimSuffix(strings.TrimPrefix(name, "/memfd:"), " (deleted)")
@@ -197,7 +197,7 @@ func vcpuOf(name string) (int, bool) {
 	return n, err == nil
 }
 
-// realIoctl watches QEMU's calls of a real KVM.
+// realIoctl watches QEMU's calls to a real KVM.
 func (s *supervisor) realIoctl(c *trap.Call, request uint32, arg uint64) {
 	switch request {
 	case kvmCheckExtension:

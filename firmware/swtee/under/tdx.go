@@ -66,7 +66,7 @@ func (s *supervisor) tdxCommand(c *trap.Call, id, flags uint32, data uint64) err
 }
 
 // tdxInitMemRegion answers KVM_TDX_INIT_MEM_REGION: u64 source address, u64
-// guest-physical address, u64 number of pages. KVM moves the three on.
+// guest-physical address, u64 number of pages. KVM advances the three.
 func (s *supervisor) tdxInitMemRegion(c *trap.Call, flags uint32, data uint64) error {
 	b, err := c.Read(data, tdxRegionBytes)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/trap"
 )
 
-// vcpu is what QEMU last gave KVM of a virtual CPU's registers.
+// vcpu holds a virtual CPU's registers as QEMU last passed them to KVM.
 type vcpu struct {
 	regs  []byte // struct kvm_regs, nil before KVM_SET_REGS
 	sregs []byte // struct kvm_sregs
@@ -37,7 +37,7 @@ func (s *supervisor) vcpu(n int) *vcpu {
 	return v
 }
 
-// recordRegisters keeps what a call sets.
+// recordRegisters stores what a call sets.
 func (s *supervisor) recordRegisters(c *trap.Call, n int, request uint32, arg uint64) {
 	v := s.vcpu(n)
 	read := func(size int) []byte {
@@ -85,7 +85,7 @@ func (s *supervisor) registerPages() []swtee.RegisterPage {
 	return pages
 }
 
-// saveArea is the VMSA that KVM makes of a vCPU's registers (Linux,
+// saveArea is the VMSA that KVM makes from a vCPU's registers (Linux,
 // arch/x86/kvm/svm/sev.c, sev_es_sync_vmsa; offsets: AMD, APM volume 2, table
 // B-4). The FPU's state is in it only for VMs that were initialised by INIT2.
 func (v *vcpu) saveArea(features uint64, fpu bool) []byte {
@@ -142,7 +142,8 @@ func segment(dst, src []byte) {
 		typ, present, dpl, db, s, l, g, avl, unusable = 14, 15, 16, 17, 18, 19, 20, 21, 22
 	)
 	bit := func(off int, shift uint) uint16 { return uint16(src[off]&1) << shift }
-	attr := uint16(src[typ]&0xf) | bit(s, 4) | uint16(src[dpl]&3)<<5 | bit(avl, 8) | bit(l, 9) | bit(db, 10) | bit(g, 11)
+	attr := uint16(src[typ]&0xf) | bit(s, 4) | uint16(src[dpl]&3)<<5 |
+		bit(avl, 8) | bit(l, 9) | bit(db, 10) | bit(g, 11)
 	if src[unusable] == 0 {
 		attr |= bit(present, 7)
 	}

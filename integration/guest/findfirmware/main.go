@@ -1,6 +1,5 @@
-// Command findfirmware prints the first firmware image of this machine that can
-// check a kernel and take a secret under SEV, as QEMU's firmware descriptors
-// list them.
+// Command findfirmware prints the first firmware image on this machine that can check a
+// kernel and receive a secret under SEV, in the order of QEMU's firmware descriptors.
 package main
 
 import (
@@ -12,7 +11,7 @@ import (
 )
 
 func main() {
-	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...) // broken ones do not matter here
+	found, _ := ovmf.FindDescriptors(ovmf.DescriptorDirs()...) // malformed ones do not matter here
 	for _, d := range found {
 		if d.Device == "memory" && d.Fits("x86_64", "q35", "amd-sev") && usable(d.Image) {
 			fmt.Println(d.Image)

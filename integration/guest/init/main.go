@@ -62,7 +62,7 @@ func mount() {
 	} {
 		_ = unix.Mount(m.kind, m.dir, m.kind, 0, "")
 	}
-	// The kernel opens /dev/console for init only if it can see it before.
+	// The kernel opens /dev/console for init only if the initrd has it.
 	if console, err := os.OpenFile("/dev/console", os.O_RDWR, 0); err == nil {
 		for fd := range 3 {
 			_ = unix.Dup2(int(console.Fd()), fd)
@@ -114,7 +114,7 @@ func fromMemory(area string) ([]session.Entry, error) {
 	return session.ParseTable(buf)
 }
 
-// report says what devices the guest sees, for tests of plain VMs.
+// report prints the devices that the guest sees, for tests of plain VMs.
 func report() {
 	disks, _ := filepath.Glob("/sys/block/*")
 	for _, d := range disks {

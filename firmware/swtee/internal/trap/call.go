@@ -54,9 +54,9 @@ type span struct {
 	n    int
 }
 
-// Watch names memory that tells this call from the next one like it. Where calls
-// can be interrupted, one with the same arguments and the same memory is the
-// same call, made again.
+// Watch names memory that distinguishes this call from the next one like it. Where calls
+// can be interrupted, a call with the same arguments and the same memory is the same call,
+// made again.
 func (c *Call) Watch(addr uint64, n int) { c.watched = append(c.watched, span{addr, n}) }
 
 // memory is the content of the watched memory; nil if none is watched.
@@ -84,7 +84,7 @@ func (c *Call) Fail(e unix.Errno) { c.answer(response{errno: -int32(e)}) }
 // Continue lets the kernel do the call.
 func (c *Call) Continue() { c.answer(response{flags: unix.SECCOMP_USER_NOTIF_FLAG_CONTINUE}) }
 
-// dismiss lets the thread go on; what it sees is of no interest.
+// dismiss lets the thread go on; the result does not matter.
 func (c *Call) dismiss() {
 	r := response{id: c.id}
 	_, _ = c.p.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r))
@@ -125,7 +125,7 @@ func (c *Call) ReturnFile(fd int, closeOnExec bool) {
 	switch {
 	case err == nil:
 	case err != unix.ENOENT && err != unix.ESRCH && err != unix.EINPROGRESS:
-		c.Fail(err.(unix.Errno)) // such as the program's limit of descriptors
+		c.Fail(err.(unix.Errno)) // such as the program's limit on descriptors
 	case !c.p.killable:
 		if kept, e := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); e == nil {
 			c.p.remember(c, func(again *Call) {
@@ -152,11 +152,11 @@ func blockSignals() (restore func()) {
 	}
 }
 
-// valid fails if the thread does not wait any more. Where calls can only be
-// killed it is dead: its number may be another thread's by now, and what was read
-// of its memory means nothing. Where they can be interrupted the thread makes the
-// same call again, with the same memory, and will get the answer that is in the
-// making; to begin anew each time might never come to an end.
+// valid fails if the thread is no longer waiting. If its calls could only be killed, it is
+// dead: its number may belong to another thread by now, and what was read from its memory
+// means nothing. If its calls can be interrupted, the thread makes the same call again,
+// with the same memory, and gets the answer that is being prepared; starting over each
+// time might never end.
 func (c *Call) valid() error {
 	if !c.p.killable {
 		return nil
@@ -209,11 +209,11 @@ func (c *Call) transfer(
 	return nil
 }
 
-// ReadString copies a string of at most 4095 bytes that ends in NUL.
+// ReadString copies a NUL-terminated string of at most 4095 bytes.
 func (c *Call) ReadString(addr uint64) (string, error) {
 	var s []byte
 	for len(s) < unix.PathMax {
-		// Up to a page boundary, behind which nothing may be mapped.
+		// Up to a page boundary: the next page may not be mapped.
 		b, err := c.Read(addr, min(256, 4096-int(addr&4095)))
 		if err != nil {
 			return "", err

@@ -11,14 +11,14 @@ type Filter struct {
 	// Ioctls stop by their whole request, IoctlTypes by the request's type byte.
 	Ioctls     []Ioctl
 	IoctlTypes []byte
-	// Succeed are requests that return 0 at once, without being made or asked for.
+	// Succeed are requests that return 0 immediately: neither made nor passed to Serve.
 	Succeed []uint32
 }
 
 // Ioctl is a request, with any argument or with one.
 type Ioctl struct {
 	Request uint32
-	Arg     uint64 // its low half counts
+	Arg     uint64 // only its low half is compared
 	WithArg bool
 }
 

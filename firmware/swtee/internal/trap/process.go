@@ -50,7 +50,7 @@ type lostAnswer struct {
 	answer  func(*Call)
 }
 
-// ErrListenerTaken means that another supervisor watches this process.
+// ErrListenerTaken means that another supervisor already watches this process.
 var ErrListenerTaken = errors.New("another program already watches the system calls of this process by seccomp, " +
 	"and a process can have one such watcher: a container runtime, or a second swtee around this one")
 
@@ -183,8 +183,8 @@ func (p *Process) Serve(handle func(*Call)) error {
 	}
 }
 
-// remember keeps the answer to a call that was interrupted while it took place.
-// Where calls can only be killed there is nothing to remember: the thread is dead.
+// remember keeps the answer to a call that was interrupted while it was being handled. If
+// calls can only be killed there is nothing to remember: the thread is dead.
 func (p *Process) remember(c *Call, answer func(*Call)) {
 	if p.killable {
 		return
@@ -219,8 +219,8 @@ func (p *Process) Signal(sig unix.Signal) error {
 	return unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
 }
 
-// Wait waits for the program's end and returns how it ended. Serve must have
-// returned, and no tracer may be at work: a wait would take their events.
+// Wait waits for the program's end and returns how it ended. Serve must have returned,
+// and no tracer may be active: Wait would consume their events.
 func (p *Process) Wait() (unix.WaitStatus, error) {
 	defer p.close()
 	state, err := p.process.Wait()
@@ -242,8 +242,8 @@ func (p *Process) close() {
 	close(p.ended)
 }
 
-// Watch calls a function once the program has ended, also while a call of it is
-// being answered.
+// Watch calls a function once the program has ended, even while one of its calls is being
+// answered.
 func (p *Process) Watch(ended func()) {
 	p.open.RLock()
 	fd, err := unix.FcntlInt(uintptr(p.pidfd), unix.F_DUPFD_CLOEXEC, 3)

@@ -20,18 +20,18 @@ const (
 	eventStop    = 128    // PTRACE_EVENT_STOP
 )
 
-// interrupted reports whether a call would be made again by the kernel: where calls
-// can be interrupted, attaching itself does (Linux, include/linux/errno.h:
+// interrupted reports whether the kernel would make a call again: where calls can be
+// interrupted, attaching itself interrupts them (Linux, include/linux/errno.h:
 // ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND).
 func interrupted(rax uint64) bool {
 	e := -int64(rax)
 	return e >= 512 && e <= 514
 }
 
-// errFault means that an instruction was not executed, but faulted.
+// errFault means that an instruction faulted instead of being executed.
 var errFault = errors.New("the instruction faulted")
 
-// step executes one instruction. Signals that come meanwhile are kept.
+// step executes one instruction. Signals that arrive meanwhile are kept.
 func (th *thread) step() error {
 	var before, now unix.PtraceRegs
 	if err := unix.PtraceGetRegs(th.tid, &before); err != nil {
@@ -53,7 +53,7 @@ func (th *thread) step() error {
 		case s.sig == unix.SIGTRAP:
 			if now.Rip != before.Rip {
 				return nil
-			} // else left over from before
+			} // otherwise left over from before
 		case s.sig == unix.SIGSEGV && now.Rip == before.Rip:
 			return errFault
 		default:
@@ -88,8 +88,8 @@ func (th *thread) call(nr, a, b uint64) error {
 	return nil
 }
 
-// keep remembers a signal until the thread goes on. One that continues a program
-// undoes those before it that stop it.
+// keep remembers a signal until the thread goes on. A signal that continues a program
+// cancels earlier ones that stop it.
 func (th *thread) keep(sig unix.Signal) {
 	if sig == unix.SIGCONT {
 		th.signals = slices.DeleteFunc(th.signals, func(s unix.Signal) bool { return s == unix.SIGSTOP })
@@ -109,7 +109,7 @@ func (th *thread) next() int {
 
 func (th *thread) detach() error {
 	sig := th.next()
-	for _, more := range th.signals { // blocked or queued as any other signal
+	for _, more := range th.signals { // blocked or queued like any other signal
 		_, _, _ = unix.RawSyscall(unix.SYS_TKILL, uintptr(th.tid), uintptr(more), 0)
 	}
 	_, _, e := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(th.tid), 0, uintptr(sig), 0, 0)
@@ -165,7 +165,7 @@ func (th *thread) untilCPUID(leaf CPUID) error {
 	}
 }
 
-// freeChild lets go of a thread that the attached one has created.
+// freeChild detaches from a thread that the attached one has created.
 func (th *thread) freeChild() error {
 	tid, err := unix.PtraceGetEventMsg(th.tid)
 	if err != nil {
@@ -178,7 +178,8 @@ func (th *thread) freeChild() error {
 	return errors.Join(child.call(unix.SYS_ARCH_PRCTL, archSetCPUID, 1), child.detach())
 }
 
-// cpuid handles a fault: found if it stands at a CPUID, done if it was the leaf.
+// cpuid handles a fault: found if it is at a CPUID instruction, done if that asked for
+// the leaf.
 func (th *thread) cpuid(leaf CPUID) (found, done bool, err error) {
 	var regs unix.PtraceRegs
 	if err := unix.PtraceGetRegs(th.tid, &regs); err != nil {

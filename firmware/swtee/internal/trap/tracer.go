@@ -16,15 +16,15 @@ type CPUID struct {
 	A, B, C, D uint32
 }
 
-// Tracer attaches to single threads of a program for the few instructions in
-// which it must see another processor than the host's, and lets go of them again.
+// Tracer attaches to single threads of a program for the few instructions in which they
+// must see a processor other than the host's, and detaches from them again.
 type Tracer struct {
 	p        *Process
 	requests chan request
 	done     chan struct{}
 	armed    chan struct{} // holds a token while a thread is attached
 	thread   atomic.Int64  // the attached thread
-	release  atomic.Bool   // the thread is to be let go of
+	release  atomic.Bool   // the thread is to be detached
 	// Attached, if set, is called while a thread is attached, before it goes on.
 	Attached func()
 	// Failed, if set, is called with the reason why a thread could not be attached.
@@ -33,7 +33,7 @@ type Tracer struct {
 
 type request struct {
 	tid    int
-	ip     uint64 // behind the call's instruction
+	ip     uint64 // after the call's instruction
 	leaf   *CPUID
 	answer func()
 	change func(*unix.PtraceRegs)
@@ -59,15 +59,15 @@ func (p *Process) NewTracer() *Tracer {
 	return t
 }
 
-// Stop ends the tracer once it is at no thread.
+// Stop ends the tracer once no thread is attached.
 func (t *Tracer) Stop() {
 	close(t.requests)
 	<-t.done
 }
 
-// Arm answers a call in a way that its thread, when it goes on, is attached. If
-// leaf is given, the thread sees that answer the first time it asks for that
-// leaf; then the tracer lets go of it. Arm returns once the call was answered.
+// Arm answers a call such that its thread is attached when it goes on. If leaf is given,
+// the thread sees that answer the first time it asks for that leaf; then the tracer
+// detaches from it. Arm returns once the call has been answered.
 func (t *Tracer) Arm(c *Call, leaf *CPUID, answer func()) {
 	t.arm(request{c.TID, c.ip, leaf, answer, nil})
 }
@@ -87,22 +87,22 @@ func (t *Tracer) arm(r request) {
 	<-answered
 }
 
-// Busy reports whether a thread is attached: Arm would wait until it is let go of.
+// Busy reports whether a thread is attached: Arm would wait until it is detached.
 func (t *Tracer) Busy() bool { return len(t.armed) > 0 }
 
-// releaseSignal wakes a thread that is to be let go of. Programs ignore it unless
-// they ask for it, and it never gets further than the tracer.
+// releaseSignal wakes a thread that is to be detached. Programs ignore it unless they ask
+// for it, and it never gets past the tracer.
 const releaseSignal = unix.SIGURG
 
-// Release lets go of the attached thread, which has not asked for its leaf and
-// will not. It does not wait.
+// Release detaches the attached thread, which has not asked for its leaf and will not. It
+// does not wait.
 func (t *Tracer) Release() {
 	if tid := t.thread.Load(); tid != 0 && t.Busy() && !t.release.Swap(true) {
 		_, _, _ = unix.RawSyscall(unix.SYS_TKILL, uintptr(tid), uintptr(releaseSignal), 0)
 	}
 }
 
-// errEnded means that the thread has died: another wait gets its end.
+// errEnded means that the thread has died: another wait reports its end.
 var errEnded = errors.New("the thread has ended")
 
 // stop is a stop of a traced thread.
@@ -111,16 +111,16 @@ type stop struct {
 	event int
 }
 
-// siginfo is what waitid tells (Linux, include/uapi/asm-generic/siginfo.h).
+// siginfo is what waitid returns (Linux, include/uapi/asm-generic/siginfo.h).
 type siginfo struct {
 	signo, errno, code, _ int32
 	pid, uid, status      int32
 	_                     [100]byte
 }
 
-// wait waits for the thread's next stop. It does not take the end of the program
-// itself, for which this process waits elsewhere; that of any other thread it
-// does, or it would never be reported.
+// wait waits for the thread's next stop. It does not consume the end of the program
+// itself, for which this process waits elsewhere. It does consume the end of any other
+// thread, which would otherwise never be reported.
 func (t *Tracer) wait(tid int) (stop, error) {
 	for {
 		var info siginfo
@@ -173,7 +173,7 @@ func (t *Tracer) serve(r request) error {
 	answer()
 	err := t.traced(r)
 	if errors.Is(err, errEnded) || errors.Is(err, unix.ESRCH) {
-		return nil // the program died, which is not the tracer's to tell
+		return nil // the program died, which the tracer does not report
 	}
 	return err
 }
@@ -221,8 +221,8 @@ func (t *Tracer) traced(r request) error {
 	return th.detach()
 }
 
-// CPUIDFaulting asks whether this processor and kernel can trap CPUID. It turns
-// that on and off for the calling thread, which executes none in between.
+// CPUIDFaulting reports whether this processor and kernel can trap CPUID. It turns the
+// trap on and off for the calling thread, which executes no CPUID in between.
 func CPUIDFaulting() bool {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -1,4 +1,4 @@
-// Command empty does nothing: what any Go program takes to start and to end.
+// Command empty does nothing. It takes what any Go program takes to start and to end.
 package main
 
 func main() {}
