@@ -148,7 +148,10 @@ func TestErrorsNameThePlaceTheKeyAndTheCause(t *testing.T) {
 		{"a fraction for a number", "cpus = 1.5", "1:8: cpus: must be a number, not of type float", ""},
 		{"text for a list", "words = 'x'", "1:9: words: must be a list of strings, not of type string", ""},
 		{"a list of numbers", "words = ['a', 1]", "1:15: words: must be text in quotes, not of type integer", ""},
-		{"text for a list in a table", "[policy]\nsev='x'", "2:5: policy.sev: must be a list of strings, not of type string", ""},
+		{
+			"text for a list in a table", "[policy]\nsev='x'",
+			"2:5: policy.sev: must be a list of strings, not of type string", "",
+		},
 		{"a number for a table", "limits = 5", "1:10: limits: must be a table, not of type integer", ""},
 		{"a number for tables", "disk = [1]", "1:9: disk: must be a table, not of type integer", ""},
 		{
@@ -160,13 +163,19 @@ func TestErrorsNameThePlaceTheKeyAndTheCause(t *testing.T) {
 		{"a size without quotes", "memory = 5", `1:10: memory: must be a size in quotes, such as "2GiB", not 5`, ""},
 		{"a size below 0", "memory = -5", `1:10: memory: must be a size in quotes, such as "2GiB", not -5`, ""},
 		{"a size as a fraction", "memory = 1.5", `1:10: memory: must be a size in quotes, such as "2GiB", not 1.5`, ""},
-		{"a list for a size", "memory = []", `1:10: memory: must be a size in quotes, such as "2GiB", not of type array`, ""},
+		{
+			"a list for a size", "memory = []",
+			`1:10: memory: must be a size in quotes, such as "2GiB", not of type array`, "",
+		},
 		{
 			"a size without quotes in a list of tables", "disk = [{limits = {burst = 7}}]",
 			`1:28: disk.limits.burst: must be a size in quotes, such as "2GiB", not 7`, "",
 		},
 		{"a size without a unit", `memory = "5"`, `1:10: memory: size "5": has no unit; write 5MiB or 5GiB`, ""},
-		{"a duration without quotes", "wait = 300", `1:8: wait: must be a duration in quotes, such as "5m", not 300`, ""},
+		{
+			"a duration without quotes", "wait = 300",
+			`1:8: wait: must be a duration in quotes, such as "5m", not 300`, "",
+		},
 		{"a duration of yes", "wait = true", `1:8: wait: must be a duration in quotes, such as "5m", not true`, ""},
 		{"a duration that is none", "wait = '5'", `1:8: wait: time: missing unit in duration "5"`, ""},
 
@@ -225,23 +234,33 @@ func TestHugeFilesCostLittle(t *testing.T) {
 	}
 	long := strings.Repeat("a", 1000)
 	for name, c := range map[string]struct{ text, want string }{
-		"60,000 unknown keys":    {many(60_000, "k%d = 1\n"), "f.toml:1:1: k0: unknown key"},
-		"60,000 free keys":       {"[[device]]\n" + many(60_000, "k%d = 1\n"), "f.toml:5001:1: has more than 5000 keys"},
-		"60,000 in one table":    {"device = [{" + many(60_000, "k%d = 1,") + "z = 1}]", "has more than 5000 keys"},
-		"60,000 tables":          {many(60_000, "[policy.t%d]\n"), "has more than 5000 keys"},
-		"4,999 free keys":        {"[[device]]\n" + many(4_999, "k%d = 1\n"), ""},
-		"5,000 free keys":        {"[[device]]\n" + many(5_000, "k%d = 1\n"), "has more than 5000 keys"},
-		"500,000 parts":          {"[[device]]\n" + strings.Repeat("a.", 500_000) + "a = 1", "f.toml:2:993: a key with"},
-		"400,000 parts, often":   {"[" + strings.Repeat("policy.", 100_000) + "a]\n" + many(50_000, "k%d=1\n"), "a key with"},
-		"nested tables":          {"any = " + strings.Repeat("{a=", 9_000) + "1" + strings.Repeat("}", 9_000), "a key with"},
-		"nested lists":           {"any = " + strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000), ""},
-		"lists nested too deep":  {"any = " + strings.Repeat("[", 500_000), "are nested more than"},
-		"a key of 995 bytes":     {"[policy]\n" + long[:992] + " = []", ""},
-		"a key of 1,001 bytes":   {"[policy]\n" + long[:993] + " = []", "f.toml:2:1: a key with"},
-		"a value of a mebibyte":  {"name = '" + strings.Repeat("a", 1<<20) + "'", ""},
-		"an error far below":     {strings.Repeat("\n", 1<<19) + "nme = 1", "f.toml:524289:1: nme: unknown key"},
-		"an error far behind":    {strings.Repeat(" ", 1<<19) + "nme = 1", "f.toml:1:524289: nme: unknown key"},
-		"an error in a long row": {"words = [" + strings.Repeat("'a',", 100_000) + "1]", "f.toml:1:400010: words: must be text"},
+		"60,000 unknown keys": {many(60_000, "k%d = 1\n"), "f.toml:1:1: k0: unknown key"},
+		"60,000 free keys": {
+			"[[device]]\n" + many(60_000, "k%d = 1\n"), "f.toml:5001:1: has more than 5000 keys",
+		},
+		"60,000 in one table": {"device = [{" + many(60_000, "k%d = 1,") + "z = 1}]", "has more than 5000 keys"},
+		"60,000 tables":       {many(60_000, "[policy.t%d]\n"), "has more than 5000 keys"},
+		"4,999 free keys":     {"[[device]]\n" + many(4_999, "k%d = 1\n"), ""},
+		"5,000 free keys":     {"[[device]]\n" + many(5_000, "k%d = 1\n"), "has more than 5000 keys"},
+		"500,000 parts": {
+			"[[device]]\n" + strings.Repeat("a.", 500_000) + "a = 1", "f.toml:2:993: a key with",
+		},
+		"400,000 parts, often": {
+			"[" + strings.Repeat("policy.", 100_000) + "a]\n" + many(50_000, "k%d=1\n"), "a key with",
+		},
+		"nested tables": {
+			"any = " + strings.Repeat("{a=", 9_000) + "1" + strings.Repeat("}", 9_000), "a key with",
+		},
+		"nested lists":          {"any = " + strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000), ""},
+		"lists nested too deep": {"any = " + strings.Repeat("[", 500_000), "are nested more than"},
+		"a key of 995 bytes":    {"[policy]\n" + long[:992] + " = []", ""},
+		"a key of 1,001 bytes":  {"[policy]\n" + long[:993] + " = []", "f.toml:2:1: a key with"},
+		"a value of a mebibyte": {"name = '" + strings.Repeat("a", 1<<20) + "'", ""},
+		"an error far below":    {strings.Repeat("\n", 1<<19) + "nme = 1", "f.toml:524289:1: nme: unknown key"},
+		"an error far behind":   {strings.Repeat(" ", 1<<19) + "nme = 1", "f.toml:1:524289: nme: unknown key"},
+		"an error in a long row": {
+			"words = [" + strings.Repeat("'a',", 100_000) + "1]", "f.toml:1:400010: words: must be text",
+		},
 	} {
 		start := processorTime(t)
 		_, _, err := parse(c.text)
@@ -284,7 +303,8 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%v, want an error of the launcher about f.toml", err)
 		}
 		within(t, b, e)
-		if strings.Contains(err.Error(), reflect.TypeFor[written]().PkgPath()) || strings.Contains(err.Error(), "Table0") {
+		if strings.Contains(err.Error(), reflect.TypeFor[written]().PkgPath()) ||
+			strings.Contains(err.Error(), "Table0") {
 			t.Errorf("%v: names a type of Go", err)
 		}
 	})
