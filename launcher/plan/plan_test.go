@@ -77,9 +77,12 @@ func TestGolden(t *testing.T) {
 			mode = "user"
 			forward = ["tcp:127.0.0.1:2222:22"]
 			mac = "52:54:00:00:00:01"`, testhost.Facts()},
-		"sev":          {sevSpec, testhost.Facts()},
-		"sev-emulated": {sevSpec, testhost.Facts(testhost.NoKVM("none"), testhost.Emulated("/usr/bin/swtee", "--platform", "/p", "--"))},
-		"snp":          {snpSpec, testhost.Facts()},
+		"sev": {sevSpec, testhost.Facts()},
+		"sev-emulated": {
+			sevSpec,
+			testhost.Facts(testhost.NoKVM("none"), testhost.Emulated("/usr/bin/swtee", "--platform", "/p", "--")),
+		},
+		"snp": {snpSpec, testhost.Facts()},
 		"snp-igvm": {
 			strings.NewReplacer("kernel-hashes = true", "", "[kernel]", "", `image = "k"`, "").Replace(snpSpec),
 			testhost.Facts(testhost.WithIGVM),

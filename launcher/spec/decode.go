@@ -2,6 +2,7 @@ package spec
 
 import (
 	"bytes"
+	"encoding"
 	"errors"
 	"fmt"
 	"maps"
@@ -55,10 +56,32 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 			Key: strings.Join(key, "."), Err: fmt.Errorf(format, args...),
 		}
 	}
-	unknown := func(row, col int, key []string) error {
-		e := fault.As(fail(row, col, key, "unknown key"))
-		e.Fix = shapes{}.hint(reflect.TypeOf(to), key)
-		return e
+	// go-toml takes keys in any case, does not name all of an unknown one, and compares
+	// each with all others. It also takes 300 for 300 nanoseconds.
+	shapes, offsets := shapes{}, map[string]int{}
+	for i, k := range keysOf(b) {
+		t, known := shapes.typeOf(reflect.TypeOf(to), k.path)
+		row, col := 0, 0
+		if !known || i == maxKeys || tooLong(k.path) {
+			row, col = position(b, k.offset)
+		}
+		switch {
+		case !known:
+			e := fault.As(fail(row, col, k.path, "unknown key"))
+			e.Fix = shapes.hint(t, k.path)
+			return nil, e
+		case i == maxKeys:
+			return nil, fail(row, col, nil, "has more than %d keys", maxKeys)
+		case tooLong(k.path):
+			return nil, fail(row, col, nil, "a key with the tables around it has more than %d bytes", maxKey)
+		case k.bare != "" && readsText(t):
+			row, col = position(b, k.value)
+			return nil, fail(row, col, k.path, "must be %s, not %s", typeInWords(t.String()), k.bare)
+		}
+		name := strings.Join(k.path, ".")
+		if _, twice := offsets[name]; !twice { // of an array's tables the first
+			offsets[name] = k.offset
+		}
 	}
 	var decode *toml.DecodeError
 	switch err := toml.Unmarshal(b, to); {
@@ -68,19 +91,22 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 	case err != nil:
 		return nil, fail(0, 0, nil, "%s", inWords(err.Error()))
 	}
-	// go-toml takes keys in any case, and does not name all of an unknown one.
-	shapes, offsets := shapes{}, map[string]int{}
-	for _, k := range keysOf(b) {
-		if !shapes.know(reflect.TypeOf(to), k.path) {
-			row, col := position(b, k.offset)
-			return nil, unknown(row, col, k.path)
-		}
-		name := strings.Join(k.path, ".")
-		if _, twice := offsets[name]; !twice { // of an array's tables the first
-			offsets[name] = k.offset
-		}
-	}
 	return offsets, nil
+}
+
+// Bounds of a file, far beyond those that people write.
+const (
+	maxKeys = 5_000
+	maxKey  = 1000 // bytes, with the tables around it
+)
+
+// tooLong reports whether a key exceeds its bound.
+func tooLong(path []string) bool {
+	n := 0
+	for _, name := range path {
+		n += len(name) + len(".")
+	}
+	return n > maxKey
 }
 
 // position is the line and the column of an offset, both from 1.
@@ -93,9 +119,13 @@ func position(b []byte, offset int) (line, column int) {
 type key struct {
 	path   []string
 	offset int // in bytes
+	// bare is its value where that stands without quotes, and value its offset.
+	bare  string
+	value int
 }
 
-// keysOf lists the keys of a file that is known to be valid.
+// keysOf lists the keys of a file, up to the first that is not valid TOML, and no
+// further than bounds allow.
 func keysOf(b []byte) (all []key) {
 	var p unstable.Parser
 	p.Reset(b)
@@ -103,29 +133,39 @@ func keysOf(b []byte) (all []key) {
 	// named adds the parts of a key, which may be dotted, to those before it.
 	named := func(prefix []string, parts unstable.Iterator) []string {
 		path := slices.Clone(prefix)
-		for parts.Next() {
+		for !tooLong(path) && parts.Next() {
 			path = append(path, string(parts.Node().Data))
-			all = append(all, key{path[:len(path):len(path)], int(parts.Node().Raw.Offset)})
+			all = append(all, key{path: path[:len(path):len(path)], offset: int(parts.Node().Raw.Offset)})
 		}
 		return path
 	}
 	var inside func(path []string, value *unstable.Node)
+	pair := func(prefix []string, n *unstable.Node) {
+		path, value := named(prefix, n.Key()), n.Value()
+		switch value.Kind {
+		case unstable.String, unstable.Array, unstable.InlineTable:
+		default:
+			last := &all[len(all)-1]
+			last.bare, last.value = string(value.Data), int(value.Raw.Offset)
+		}
+		inside(path, value)
+	}
 	inside = func(path []string, value *unstable.Node) {
-		for it := value.Children(); it.Next(); {
+		for it := value.Children(); it.Next() && !tooLong(path) && len(all) <= maxKeys; {
 			switch n := it.Node(); {
 			case value.Kind == unstable.Array:
 				inside(path, n)
 			case value.Kind == unstable.InlineTable:
-				inside(named(path, n.Key()), n.Value())
+				pair(path, n)
 			}
 		}
 	}
-	for p.NextExpression() {
+	for len(all) <= maxKeys && p.NextExpression() {
 		switch n := p.Expression(); n.Kind {
 		case unstable.Table, unstable.ArrayTable:
 			table = named(nil, n.Key())
 		case unstable.KeyValue:
-			inside(named(table, n.Key()), n.Value())
+			pair(table, n)
 		}
 	}
 	return all
@@ -154,41 +194,37 @@ func (s shapes) fields(t reflect.Type) map[string]reflect.Type {
 	return s[t]
 }
 
-// know reports whether a struct has a key.
-func (s shapes) know(t reflect.Type, path []string) bool {
-	_, _, ok := s.find(t, path)
-	return ok
-}
-
-// find follows a key as far as it is known: to the keys of the table where it is not,
-// and the name that they lack.
-func (s shapes) find(t reflect.Type, path []string) (table map[string]reflect.Type, name string, ok bool) {
+// typeOf is the type of a key's value; nil where the keys are the user's own. Of a key
+// that is not known it is the type that lacks it.
+func (s shapes) typeOf(t reflect.Type, path []string) (of reflect.Type, known bool) {
 	for _, name := range path {
 		table := s.fields(t)
 		if table == nil {
-			break
+			return nil, true
 		}
 		next, ok := table[name]
 		if !ok {
-			return table, name, false
+			return t, false
 		}
 		t = next
 	}
-	return nil, "", true
+	return t, true
 }
 
-// hint asks for the known key that a mistyped one resembles, in its table.
+// readsText reports whether a type reads its values from text, as sizes do.
+func readsText(t reflect.Type) bool {
+	return t != nil && reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
+
+// hint asks for the known key that a mistyped one resembles, in the table that lacks
+// it. Keys are looked at part by part, so the mistyped part is the last.
 func (s shapes) hint(t reflect.Type, path []string) string {
-	table, name, ok := s.find(t, path)
-	if ok {
-		return ""
-	}
-	return nearest.Hint(name, slices.Sorted(maps.Keys(table)))
+	return nearest.Hint(path[len(path)-1], slices.Sorted(maps.Keys(s.fields(t))))
 }
 
 // wrongType is how go-toml reports a value of the wrong type.
 var wrongType = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^cannot decode TOML (\w+) into .*of type (\S+)$`)
+	return regexp.MustCompile(`^cannot decode TOML ([a-z ]+) into (?:struct field .* of type )?(\S+)$`)
 })
 
 // inWords replaces Go's names of types by those of a spec.
@@ -198,7 +234,11 @@ func inWords(text string) string {
 	if m == nil {
 		return text
 	}
-	want := "something else"
+	return fmt.Sprintf("must be %s, not of type %s", typeInWords(m[2]), m[1])
+}
+
+// typeInWords is what a spec has for one of Go's types.
+func typeInWords(name string) string {
 	for _, t := range []struct{ name, words string }{
 		{"int", "a number"},
 		{"string", "text in quotes"},
@@ -207,9 +247,9 @@ func inWords(text string) string {
 		{"spec.Size", `a size in quotes, such as "2GiB"`},
 		{"spec.Duration", `a duration in quotes, such as "5m"`},
 	} {
-		if t.name == m[2] {
-			want = t.words
+		if t.name == name {
+			return t.words
 		}
 	}
-	return fmt.Sprintf("must be %s, not of type %s", want, m[1])
+	return "a table"
 }

@@ -10,7 +10,8 @@ func TestCredential(t *testing.T) {
 	for text, want := range map[string]string{ // "!" and a part of the error
 		"guest.session": "guest.session", "": "", "/a/b": "/a/b",
 		"credential:session": "/run/credentials/x/session",
-		"credential:":        "!no credential", "credential:..": "!no credential", "credential:a/b": "!no credential", "credential:a\x00": "!no credential",
+		"credential:":        "!no credential", "credential:..": "!no credential", "credential:.": "!no credential",
+		"credential:a/b": "!no credential", "credential:a\x00": "!no credential",
 	} {
 		got, err := Credential(text)
 		part, fails := strings.CutPrefix(want, "!")

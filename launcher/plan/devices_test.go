@@ -1,0 +1,550 @@
+package plan_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/launcher/tee"
+)
+
+// mustPlan is planFor where there is a plan.
+func mustPlan(t testing.TB, text string, f *plan.Facts) *plan.Plan {
+	t.Helper()
+	p, err := planFor(text, f)
+	if err != nil {
+		t.Fatalf("%s\n%v", text, err)
+	}
+	return p
+}
+
+// blockdev is the value of -blockdev for a file.
+func blockdev(driver, file, node string, readOnly bool) string {
+	return fmt.Sprintf(`{"driver":%q,"file":{"driver":"file","filename":%q},"node-name":%q,"read-only":%t}`,
+		driver, file, node, readOnly)
+}
+
+// TestOptionsOfDevices: what a spec says becomes these options, in this order, and no
+// others of their kind.
+func TestOptionsOfDevices(t *testing.T) {
+	for name, c := range map[string]struct {
+		text   string
+		option string
+		want   []string
+	}{
+		"no network":     {"", "-netdev", nil},
+		"no disk":        {"", "-blockdev", nil},
+		"no device":      {"", "-device", nil},
+		"no object":      {"", "-object", nil},
+		"no kernel":      {"", "-kernel", nil},
+		"no firmware":    {"", "-bios", nil},
+		"memory":         {"memory = '3GiB'", "-m", []string{"3072"}},
+		"CPUs":           {"cpus = 7", "-smp", []string{"7"}},
+		"CPU":            {"cpu = 'EPYC,+avx'", "-cpu", []string{"EPYC,+avx"}},
+		"tcg":            {"accel = 'tcg'", "-accel", []string{"tcg"}},
+		"tcg's CPU":      {"accel = 'tcg'", "-cpu", []string{"max"}},
+		"KVM":            {"", "-accel", []string{"kvm"}},
+		"KVM's CPU":      {"", "-cpu", []string{"host"}},
+		"kernel":         {"kernel.image = 'k'", "-kernel", []string{"/specs/k"}},
+		"no initrd":      {"kernel.image = 'k'", "-initrd", nil},
+		"no words":       {"kernel.image = 'k'", "-append", nil},
+		"initrd":         {"kernel = {image = 'k', initrd = '/i,j'}", "-initrd", []string{"/i,j"}},
+		"kernel's words": {"kernel = {image = 'k', cmdline = 'a,b c'}", "-append", []string{"a,b c"}},
+
+		"devices with and without an id": {
+			"device = [{driver = 'a'}, {driver = 'b', id = 'c'}, {driver = 'd', x = {y = [1]}}]", "-device",
+			[]string{
+				`{"driver":"a","id":"extra0"}`, `{"driver":"b","id":"c"}`,
+				`{"driver":"d","id":"extra2","x":{"y":[1]}}`,
+			},
+		},
+		"objects": {
+			"object = [{qom-type = 'a', id = 'x'}, {qom-type = 'b', id = 'y', z = true}]", "-object",
+			[]string{`{"id":"x","qom-type":"a"}`, `{"id":"y","qom-type":"b","z":true}`},
+		},
+		"disks, by their names": {
+			"disk = [{image = 'a.qcow2'}, {image = 'a,b.img'}, {image = '/c', format = 'qcow2', read-only = true}]",
+			"-blockdev",
+			[]string{
+				blockdev("qcow2", "/specs/a.qcow2", "disk0", false),
+				blockdev("raw", "/specs/a,b.img", "disk1", false),
+				blockdev("qcow2", "/c", "disk2", true),
+			},
+		},
+		"a qcow2 disk that is taken as raw": {
+			"disk = [{image = 'a.qcow2', format = 'raw'}]", "-blockdev",
+			[]string{
+				blockdev("raw", "/specs/a.qcow2", "disk0", false),
+			},
+		},
+		"the devices of disks and networks": {
+			"disk = [{image = 'a'}]\nnetwork = [{mode = 'user'}, {mode = 'user', mac = '52:54:00:00:00:01'}]",
+			"-device",
+			[]string{
+				"virtio-blk-pci,drive=disk0,id=dev-disk0",
+				"virtio-net-pci,netdev=net0,id=dev-net0,romfile=",
+				"virtio-net-pci,netdev=net1,id=dev-net1,romfile=,mac=52:54:00:00:00:01",
+			},
+		},
+		"networks": {
+			"network = [{mode = 'user'}, {mode = 'user', forward = ['tcp:127.0.0.1:2222:22', 'udp::53:5353']}]",
+			"-netdev",
+			[]string{"user,id=net0", "user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353"},
+		},
+
+		"a firmware image": {"firmware.image = 'f'", "-bios", []string{"/specs/f"}},
+		"code and variables": {
+			"firmware = {image = 'f', vars = 'v'}", "-blockdev",
+			[]string{
+				blockdev("raw", "/specs/f", "pflash0", true),
+				blockdev("raw", "/specs/v", "pflash1", false),
+			},
+		},
+		"code alone, by its name": {
+			"firmware.image = 'OVMF_CODE.fd'", "-blockdev",
+			[]string{
+				blockdev("raw", "/specs/OVMF_CODE.fd", "pflash0", true),
+			},
+		},
+		"a directory that is named like code": {"firmware.image = '/a_CODE/f'", "-bios", []string{"/a_CODE/f"}},
+		"firmware by type": {
+			"firmware.type = 'uefi'", "-blockdev",
+			[]string{
+				blockdev("raw", "/fw/CODE.fd", "pflash0", true),
+				blockdev("raw", "/run/vmlatch/vm/vars.fd", "pflash1", false),
+			},
+		},
+		"firmware by features": {"firmware.features = ['amd-sev', 'amd-sev-es']", "-bios", []string{"/fw/amdsev.fd"}},
+		"firmware of QEMU":     {"firmware.type = 'bios'", "-bios", nil},
+
+		"memory that is shared": {
+			"memory-backend.share = true", "-object", []string{
+				`{"id":"ram","qom-type":"memory-backend-ram","share":true,"size":536870912}`,
+			},
+		},
+		"memory in a memfd": {
+			"memory-backend = {type = 'memfd', share = false, prealloc = true, reserve = true}", "-object",
+			[]string{
+				`{"id":"ram","prealloc":true,"qom-type":"memory-backend-memfd","reserve":true,"share":false,"size":536870912}`,
+			},
+		},
+		"huge pages": {
+			"memory-backend.hugepages = '2MiB'", "-object",
+			[]string{
+				`{"hugetlb":true,"hugetlbsize":2097152,"id":"ram","qom-type":"memory-backend-memfd","size":536870912}`,
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := mustPlan(t, c.text, testhost.Facts())
+			got := plan.ParseOptions(p.Argv).Values[c.option]
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", c.option, diff)
+			}
+		})
+	}
+}
+
+// TestMachine: properties of the machine that come from elsewhere.
+func TestMachine(t *testing.T) {
+	f := testhost.Facts
+	for name, c := range map[string]struct {
+		text string
+		want map[string]string
+	}{
+		"plain": {"", map[string]string{
+			"driver": "q35", "vmport": "off", "mem-merge": "off", "dump-guest-core": "off", "smm": "",
+			"memory-backend": "",
+			"pflash0":        "", "pflash1": "", "confidential-guest-support": "", "igvm-cfg": "",
+		}},
+		"another type": {"machine = 'pc-q35-11.1'", map[string]string{"driver": "pc-q35-11.1"}},
+		"memory":       {"memory-backend.share = true", map[string]string{"memory-backend": "ram"}},
+		"flash": {
+			"firmware = {image = 'f', vars = 'v'}",
+			map[string]string{"pflash0": "pflash0", "pflash1": "pflash1"},
+		},
+		"code alone": {"firmware.image = 'OVMF_CODE.fd'", map[string]string{"pflash0": "pflash0", "pflash1": ""}},
+		"SEV": {
+			sevSpec,
+			map[string]string{"smm": "", "confidential-guest-support": "cgs0", "memory-backend": ""},
+		},
+		"with registers": {
+			snpSpec,
+			map[string]string{"smm": "off", "confidential-guest-support": "cgs0", "memory-backend": "ram"},
+		},
+	} {
+		o := plan.ParseOptions(mustPlan(t, c.text, f()).Argv)
+		for property, want := range c.want {
+			if got := o.Machine(property); got != want {
+				t.Errorf("%s: %s=%s, want %s", name, property, got, want)
+			}
+		}
+	}
+	o := plan.ParseOptions(mustPlan(t, igvmSpec, f(testhost.WithIGVM)).Argv)
+	if got := o.Machine("igvm-cfg"); got != "igvm0" {
+		t.Errorf("an IGVM file: igvm-cfg=%s, want igvm0", got)
+	}
+	if object, ok := o.Protection(); !ok || object.Kind != "sev-snp-guest" {
+		t.Errorf("an IGVM file: %+v, %t, want the object that protects the guest", object, ok)
+	}
+}
+
+// TestWhereValuesCameFrom: a plan says of each value why it is what it is.
+func TestWhereValuesCameFrom(t *testing.T) {
+	noKVM := testhost.NoKVM("no /dev/kvm")
+	for name, c := range map[string]struct {
+		text              string
+		facts             *plan.Facts
+		what, value, from string
+	}{
+		"QEMU": {"", testhost.Facts(), "qemu", "/usr/bin/qemu-system-x86_64", "default, version 11.1.3"},
+		"QEMU, not asked": {
+			"", testhost.Facts(func(f *plan.Facts) { f.Info = nil }), "qemu", "/usr/bin/qemu-system-x86_64",
+			"default",
+		},
+		"memory":          {"", testhost.Facts(), "memory", "512MiB", "default"},
+		"memory, written": {"memory = '1GiB'", testhost.Facts(), "memory", "1GiB", "spec"},
+		"CPUs":            {"cpus = 1", testhost.Facts(), "cpus", "1", "spec"},
+		"machine":         {"", testhost.Facts(), "machine", "q35", "default"},
+		"KVM":             {"", testhost.Facts(), "accel", "kvm", "KVM is usable"},
+		"KVM, written":    {"accel = 'kvm'", testhost.Facts(), "accel", "kvm", "spec"},
+		"no KVM":          {"", testhost.Facts(noKVM), "accel", "tcg", "no /dev/kvm"},
+		"confidential":    {sevSpec, testhost.Facts(), "accel", "kvm", "confidential guests need it"},
+		"emulated": {
+			sevSpec, testhost.Facts(noKVM, testhost.Emulated("swtee")), "accel", "kvm",
+			"swtee answers for it",
+		},
+		"CPU":          {"", testhost.Facts(), "cpu", "host", "KVM, and the model is not measured"},
+		"CPU of tcg":   {"", testhost.Facts(noKVM), "cpu", "max", "all that the accelerator offers"},
+		"CPU, written": {"cpu = 'x'", testhost.Facts(), "cpu", "x", "spec"},
+		"CPU of SEV":   {sevSpec, testhost.Facts(), "cpu", "host", "the model is not measured"},
+		"CPU of TDX":   {testhost.Specs()["tdx"], testhost.Facts(), "cpu", "host", "tdx takes no other"},
+		"a measured CPU": {
+			noCPU, testhost.Facts(), "cpu", "EPYC-v4", "the model is measured, so it must not be the host's",
+		},
+		"an older one": {
+			noCPU, testhost.Facts(func(f *plan.Facts) { f.Info.CPUs = host.Names{"EPYC-v2", "EPYC-v3"} }),
+			"cpu", "EPYC-v3", "is measured",
+		},
+		"one that is missing": {
+			noCPU, testhost.Facts(func(f *plan.Facts) { f.Info.CPUs = nil }), "cpu", "EPYC-v4",
+			"is measured",
+		},
+		"firmware of QEMU":  {"", testhost.Facts(), "firmware", "QEMU's own SeaBIOS", "default"},
+		"firmware, written": {"firmware.image = 'f'", testhost.Facts(), "firmware", "/specs/f", "spec"},
+		"firmware, found":   {"firmware.type = 'uefi'", testhost.Facts(), "firmware", "/fw/CODE.fd", "10-flash.json"},
+		"an IGVM file":      {igvmSpec, testhost.Facts(testhost.WithIGVM), "firmware", "/specs/fw", "spec"},
+		"memory of a kind":  {"memory-backend.type = 'ram'", testhost.Facts(), "memory-backend", "ram", "spec"},
+		"memory by default": {"memory-backend.share = true", testhost.Facts(), "memory-backend", "ram", "default"},
+		"huge pages": {
+			"memory-backend.hugepages = '2MiB'", testhost.Facts(), "memory-backend", "memfd",
+			"the guest shares pages of it",
+		},
+		"private memory": {snpSpec, testhost.Facts(), "memory-backend", "memfd", "the guest shares pages of it"},
+		"private, of a kind": {
+			snpSpec + "[memory-backend]\ntype = 'memfd'", testhost.Facts(), "memory-backend", "memfd",
+			"spec",
+		},
+	} {
+		p := mustPlan(t, c.text, c.facts)
+		i := slices.IndexFunc(p.Choices, func(choice rundir.Choice) bool { return choice.What == c.what })
+		if i < 0 || p.Choices[i].Value != c.value || !strings.Contains(p.Choices[i].From, c.from) {
+			t.Errorf("%s: %+v, want %s = %s from %q", name, p.Choices, c.what, c.value, c.from)
+		}
+	}
+}
+
+// noCPU is an SEV-SNP guest of no CPU model.
+var noCPU = strings.Replace(snpSpec, `cpu = "EPYC-Genoa"`, "", 1)
+
+// TestPrivateMemoryStaysAsItIsToldTo: keys of the spec come after the technology's.
+func TestPrivateMemoryStaysAsItIsToldTo(t *testing.T) {
+	for text, want := range map[string]string{
+		"": `{"id":"ram","prealloc":false,"qom-type":"memory-backend-memfd","share":true,"size":536870912}`,
+		"[memory-backend]\nprealloc = true\nshare = true": `{"id":"ram",` +
+			`"prealloc":true,"qom-type":"memory-backend-memfd","share":true,"size":536870912}`,
+	} {
+		got := plan.ParseOptions(mustPlan(t, snpSpec+text, testhost.Facts()).Argv).Values["-object"][0]
+		if got != want {
+			t.Errorf("%q: %s, want %s", text, got, want)
+		}
+	}
+	f := testhost.Facts(func(f *plan.Facts) { f.Info = nil })
+	if _, err := planFor("memory-backend.type = 'memfd'", f); err != nil {
+		t.Errorf("a QEMU that was not asked: %v, want a plan: it may have what a plain VM needs", err)
+	}
+}
+
+// TestMemoryThatIsPinned: QEMU pins the memory of SEV guests, with room for ROMs.
+func TestMemoryThatIsPinned(t *testing.T) {
+	const room = 256 << 20
+	if got, want := plan.LockedMemory(1<<30), spec.Size(1<<30+room); got != want {
+		t.Errorf("%v for 1 GiB, want %v", got, want)
+	}
+	for name, c := range map[string]struct {
+		text  string
+		facts *plan.Facts
+		want  spec.Size
+	}{
+		"plain":    {"", testhost.Facts(), 0},
+		"SEV":      {sevSpec, testhost.Facts(), 512<<20 + room},
+		"SEV-SNP":  {snpSpec, testhost.Facts(), 0},
+		"emulated": {sevSpec, testhost.Facts(testhost.Emulated("swtee")), 0},
+	} {
+		if got := mustPlan(t, c.text, c.facts).MemoryLock; got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// TestFirmwareByDescriptors: the first descriptor that fits is taken, but for what the
+// spec has not asked for: the first of all needs SMM.
+func TestFirmwareByDescriptors(t *testing.T) {
+	for text, want := range map[string]string{
+		"firmware.type = 'uefi'":                                                 "/fw/CODE.fd",
+		"firmware = {type = 'uefi', features = ['secure-boot']}":                 "",
+		"firmware = {type = 'uefi', features = ['requires-smm']}":                "/fw/SMM.fd",
+		"firmware = {features = ['requires-smm', 'secure-boot']}":                "/fw/SMM.fd",
+		"firmware.features = ['amd-sev']":                                        "/fw/CODE.fd",
+		"firmware.features = ['amd-sev-es']":                                     "/fw/amdsev.fd",
+		"firmware.features = ['enrolled-keys']":                                  "",
+		"machine = 'pc'\nfirmware.type = 'uefi'":                                 "", // descriptors are for q35
+		"firmware.features = ['amd-sev']\n[confidential]\n" + sevUnverified:      "/fw/amdsev.fd",
+		"firmware.features = ['requires-smm']\n[confidential]\n" + sevUnverified: "",
+	} {
+		p, err := planFor(text, testhost.Facts())
+		if want == "" {
+			if err == nil || !strings.Contains(err.Error(), "find firmware") {
+				t.Errorf("%q: error %v, want one about firmware", text, err)
+			}
+			continue
+		}
+		if err != nil || p.Files[0].Path != want {
+			t.Errorf("%q: %+v, %v, want %s", text, p, err, want)
+		}
+	}
+}
+
+const sevUnverified = "technology = 'sev'\n[latch]\nuntil = 'nothing'"
+
+// TestEnrolledKeysAreNotTakenUnasked: they decide which kernels boot.
+func TestEnrolledKeysAreNotTakenUnasked(t *testing.T) {
+	keys := testhost.Facts(func(f *plan.Facts) {
+		for i := range f.Descriptors {
+			f.Descriptors[i].Features = append(f.Descriptors[i].Features, "enrolled-keys")
+		}
+	})
+	if _, err := planFor("firmware.type = 'uefi'", keys); err == nil {
+		t.Error("firmware with enrolled keys is taken, want it asked for by name")
+	}
+	if _, err := planFor("firmware.features = ['enrolled-keys']", keys); err != nil {
+		t.Errorf("firmware with enrolled keys that is asked for: %v", err)
+	}
+}
+
+func TestFirmwareIsLookedUpWhereNoImageIsNamed(t *testing.T) {
+	for want, list := range map[bool][]plan.Firmware{
+		true:  {{Type: "uefi"}, {Features: []string{"x"}}, {Type: "uefi", Features: []string{"x"}}},
+		false: {{}, {Type: "bios"}, {Image: "f"}, {Image: "f", Type: "uefi"}, {Image: "f", Features: []string{"x"}}},
+	} {
+		for _, f := range list {
+			if got := f.Lookup(); got != want {
+				t.Errorf("%+v is looked up: %t, want %t", f, got, want)
+			}
+		}
+	}
+}
+
+// TestFilesOfAPlan: what QEMU reads, and which of it is measured.
+func TestFilesOfAPlan(t *testing.T) {
+	for name, c := range map[string]struct {
+		text   string
+		want   []plan.File
+		copies []plan.Copy
+		inputs string // firmware, kernel, initrd
+	}{
+		"nothing": {"", nil, nil, "||"},
+		"all of a plain VM": {
+			"firmware = {image = 'f', vars = 'v'}\nkernel = {image = 'k', initrd = 'i'}\ndisk = [{image = 'd'}]",
+			[]plan.File{
+				{"/specs/f", "firmware code", false},
+				{"/specs/v", "firmware variables, written by the guest", false},
+				{"/specs/k", "kernel", false},
+				{"/specs/i", "initrd", false},
+				{"/specs/d", "disk", false},
+			},
+			nil, "|/specs/k|/specs/i",
+		},
+		"firmware by type": {
+			"firmware.type = 'uefi'",
+			[]plan.File{{"/fw/CODE.fd", "firmware code", false}},
+			[]plan.Copy{{"/fw/VARS.fd", "/run/vmlatch/vm/vars.fd", "firmware variables, for this run only"}},
+			"||",
+		},
+		"a measured guest": {
+			sevSpec,
+			[]plan.File{
+				{
+					"/specs/OVMF.amdsev.fd", "firmware", true,
+				}, {
+					"/specs/vmlinuz", "kernel",
+					true,
+				}, {
+					"/specs/initrd,1.img", "initrd", true,
+				},
+			},
+			nil, "/specs/OVMF.amdsev.fd|/specs/vmlinuz|/specs/initrd,1.img",
+		},
+		"one whose kernel is not": {
+			strings.Replace(snpSpec, "kernel-hashes = true", "kernel-hashes = false", 1),
+			[]plan.File{{"/specs/fw", "firmware", true}, {"/specs/k", "kernel", false}},
+			nil, "/specs/fw|/specs/k|",
+		},
+		"a plain firmware image": {
+			"firmware.image = 'f'", []plan.File{{"/specs/f", "firmware", false}}, nil, "/specs/f||",
+		},
+	} {
+		p := mustPlan(t, c.text, testhost.Facts())
+		if diff := cmp.Diff(c.want, p.Files); diff != "" {
+			t.Errorf("%s: files (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(c.copies, p.Copies); diff != "" {
+			t.Errorf("%s: copies (-want +got):\n%s", name, diff)
+		}
+		in := p.Inputs()
+		if got := strings.Join([]string{in.Firmware, in.Kernel, in.Initrd}, "|"); got != c.inputs {
+			t.Errorf("%s: measured inputs %s, want %s", name, got, c.inputs)
+		}
+	}
+	in := mustPlan(t, sevSpec, testhost.Facts()).Inputs()
+	if !in.KernelHashes || in.Cmdline != "console=ttyS0 a,b" {
+		t.Errorf("kernel hashes %t of %q, want true of the spec's command line", in.KernelHashes, in.Cmdline)
+	}
+}
+
+// TestCoverage: what a measurement would prove, and what it would not.
+func TestCoverage(t *testing.T) {
+	never := []string{"memory size", "devices and ACPI tables", "disks and networks"}
+	for name, c := range map[string]struct {
+		text            string
+		facts           *plan.Facts
+		covered, missed []string
+	}{
+		"plain": {"", testhost.Facts(), nil, []string{"everything: a plain VM is not measured"}},
+		"SEV": {
+			sevSpec, testhost.Facts(),
+			[]string{
+				"firmware image", "guest policy", "platform firmware version", "kernel", "initrd",
+				"kernel command line",
+			},
+			append([]string{"number and model of CPUs"}, never...),
+		},
+		"SEV without a kernel": {
+			testhost.Specs()["sev-es"], testhost.Facts(),
+			[]string{"firmware image", "guest policy", "platform firmware version", "number and model of CPUs"},
+			never,
+		},
+		"kernel hashes off": {
+			strings.Replace(snpSpec, "kernel-hashes = true", "kernel-hashes = false", 1), testhost.Facts(),
+			[]string{"firmware image", "number and model of CPUs"},
+			append([]string{"kernel, initrd and command line: kernel-hashes is off"}, never...),
+		},
+		"TDX": {
+			testhost.Specs()["tdx"] + "[kernel]\nimage = 'k'", testhost.Facts(),
+			[]string{
+				"firmware image", "attributes of the trust domain (in quotes)",
+				"kernel, initrd and command line (by the firmware, in RTMR1 and RTMR2)",
+			},
+			append([]string{"number and model of CPUs"}, never...),
+		},
+		"an IGVM file": {
+			igvmSpec, testhost.Facts(testhost.WithIGVM),
+			[]string{"firmware image", "registers of the CPUs that the IGVM file names"},
+			never,
+		},
+	} {
+		got := mustPlan(t, c.text, c.facts).Covers
+		if diff := cmp.Diff(plan.Coverage{Covered: c.covered, NotCovered: c.missed}, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestReset: a confidential guest may be reset where its QEMU relaunches it, unless an
+// owner's secret would be missing afterwards.
+func TestReset(t *testing.T) {
+	can := testhost.Facts()
+	can.Info.Features = map[string]host.Names{"sev-guest": {"confidential-guest-reset"}}
+	unverified := "firmware.image = 'f'\n[confidential]\n" + sevUnverified
+	for name, c := range map[string]struct {
+		text  string
+		facts *plan.Facts
+		want  bool
+	}{
+		"plain":                      {"", testhost.Facts(), false},
+		"an older QEMU":              {unverified, testhost.Facts(testhost.WithQEMU("10.0")), true},
+		"a QEMU that relaunches":     {unverified, can, false},
+		"a secret":                   {sevSpec, can, true},
+		"a QEMU that was not asked":  {unverified, testhost.Facts(func(f *plan.Facts) { f.Info.Features = nil }), true},
+		"another object's relaunch":  {testhost.Specs()["tdx"], can, true},
+		"plain, with a newer object": {"", can, false},
+	} {
+		p := mustPlan(t, c.text, c.facts)
+		if got := plan.ParseOptions(p.Argv).Flags["-no-reboot"]; got != c.want {
+			t.Errorf("%s: -no-reboot %t, want %t", name, got, c.want)
+		}
+	}
+	if (&plan.Facts{}).Resets(&plan.Guest{}, plan.Traits{}) {
+		t.Error("a QEMU that was not asked resets guests, want it not to")
+	}
+}
+
+func TestNamesOfGuests(t *testing.T) {
+	for path, c := range map[string]struct{ text, want string }{
+		"web.toml":    {"", "web"},
+		"../a/b.c":    {"", "b"},
+		"db":          {"", "db"},
+		"other.toml":  {"name = 'web'", "web"},
+		"x.y.toml":    {"name = 'x-1'", "x-1"},
+		"../abc.toml": {"name = ''", "abc"},
+	} {
+		s, err := tee.Parse([]byte(c.text), path, "/specs")
+		if err != nil || s.Name() != c.want {
+			t.Errorf("%s, %q: %v, want a guest of name %s", path, c.text, err, c.want)
+		}
+	}
+	g, err := plan.NewGuest().Named("other")
+	if err != nil || g.Name != "other" {
+		t.Errorf("named other: %q, %v", g.Name, err)
+	}
+	_, err = g.Named("a/b")
+	if e := fault.As(err); e == nil || e.Kind != fault.Spec {
+		t.Errorf("named a/b: %v, want an error of kind Spec", err)
+	}
+	if g.Name != "other" {
+		t.Errorf("the guest became %q, want it unchanged", g.Name)
+	}
+}
+
+func TestPathOfQEMU(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "qemu = 'qemu-kvm'": "qemu-kvm", "qemu = './q'": "/specs/q", "qemu = 'a/q'": "/specs/a/q",
+		"qemu = '/q'": "/q",
+	} {
+		s, err := tee.Parse([]byte(text), "vm.toml", "/specs")
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if got := s.Guest().QEMU; got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
