@@ -133,7 +133,7 @@ func (d *Dir) claim(ctx context.Context) (Status, error) {
 	if s != Abandoned && s != Ended {
 		return "", nil
 	}
-	if err := d.lockLaunch(); err != nil {
+	if err := d.lockLaunch(ctx); err != nil {
 		return "", err
 	}
 	if err := d.pin(); err != nil {
