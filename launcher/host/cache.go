@@ -174,7 +174,8 @@ func (c Cache) lock(ctx context.Context, file string) (unlock func(), err error)
 	if file == "" || os.MkdirAll(c.Dir, 0o700) != nil {
 		return nil, nil
 	}
-	f, err := flock.Open(ctx, strings.TrimSuffix(file, ".json")+".lock", unix.O_CREAT, unix.LOCK_EX)
+	// A home on NFS gives an exclusive lock only for writing (flock(2)).
+	f, err := flock.Open(ctx, strings.TrimSuffix(file, ".json")+".lock", unix.O_CREAT|unix.O_RDWR, unix.LOCK_EX)
 	if err != nil {
 		return nil, ctx.Err()
 	}

@@ -1,10 +1,13 @@
 package rundir_test
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/integration/leak"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -95,4 +98,43 @@ func TestNothingIsLeftOpen(t *testing.T) {
 			t.Errorf("%s: %d descriptors are open, want %d as before", what, after, before)
 		}
 	}
+}
+
+// fill leaves a number of descriptors that this process can open, until free is called.
+func fill(t *testing.T, spare int) (free func()) {
+	t.Helper()
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 100, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	var fds []int
+	for {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			break
+		}
+		fds = append(fds, fd)
+	}
+	for range spare {
+		_ = unix.Close(fds[0])
+		fds = fds[1:]
+	}
+	return func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// expired is a context that has ended.
+func expired(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }

@@ -197,14 +197,7 @@ func (r Root) Forget(name string) error {
 		return err
 	}
 	defer unlock()
-	if e, err := d.entry(); err == nil {
-		if e.VMHeld || e.LaunchHeld {
-			return fmt.Errorf("%s: %w", name, ErrExists)
-		}
-		if err := d.remove(e); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, ErrNotFound) {
+	if err := r.clear(context.Background(), name); err != nil {
 		return err
 	}
 	if err := ownDir(d.State); errors.Is(err, fs.ErrNotExist) {
@@ -234,31 +227,36 @@ func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
 }
 
 // List returns the VMs of the run directory, by name, and with ended also those
-// of which only logs are left.
+// of which only logs are left. A VM that cannot be looked at is not in it;
+// [Root.SweepList] tells why.
 func (r Root) List(ended bool) (out []*Entry, err error) {
-	if out, err = r.list(context.Background()); err != nil || !ended {
+	if out, _, err = r.list(context.Background()); err != nil || !ended {
 		return out, err
 	}
 	old, err := r.ended(out)
 	return append(out, old...), err
 }
 
-func (r Root) list(ctx context.Context) (out []*Entry, err error) {
+// list is List, and why VMs that are not in it could not be looked at.
+func (r Root) list(ctx context.Context) (out []*Entry, unreadable, err error) {
 	unlock, err := r.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unlock()
 	names, err := r.names(r.Run)
 	for _, name := range names {
-		if e, err := r.dir(name).entry(); err == nil { // else it is not a VM's, or cannot be read
+		switch e, err := r.dir(name).entry(); {
+		case err == nil:
 			out = append(out, e)
+		case !errors.Is(err, ErrNotFound): // which is a directory that is not a VM's
+			unreadable = errors.Join(unreadable, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	return out, err
+	return out, unreadable, err
 }
 
 // ended are the VMs of which only logs are left.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -55,14 +56,18 @@ func (d *Dir) Kill(ctx context.Context) error {
 	if id == nil || err != nil {
 		return err
 	}
-	if d.vm == nil {
+	if !d.holdsVM() {
 		return id.kill(ctx)
 	}
 	pids, err := id.holders() // the lock is ours; others may hold it through us
-	for _, pid := range pids {
-		err = errors.Join(err, id.killOne(ctx, pid))
-	}
-	return err
+	return errors.Join(err, id.each(pids, func(pid int) error { return id.killOne(ctx, pid) }))
+}
+
+// holdsVM reports whether vm.lock is held by this process.
+func (d *Dir) holdsVM() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.vm != nil
 }
 
 // KillIfHeld is Kill for a VM whose main process has just ended: only if the
@@ -87,9 +92,12 @@ func (d *Dir) Holders() ([]int, error) {
 	return id.holders()
 }
 
-// OpenProcess finds the VM's process: the recorded one if it still holds
-// vm.lock, else the first that does.
-func (d *Dir) OpenProcess(hint int) (*Process, error) {
+// OpenProcess finds the VM's process: the recorded one if it still holds vm.lock, else
+// the first that does. [ErrNotFound] means that no process holds it, but perhaps this
+// one.
+func (d *Dir) OpenProcess(hint int) (*Process, error) { return d.openProcess(hint, freeTimeout) }
+
+func (d *Dir) openProcess(hint int, last time.Duration) (*Process, error) {
 	id, err := d.identity()
 	if err != nil {
 		return nil, err
@@ -107,8 +115,13 @@ func (d *Dir) OpenProcess(hint int) (*Process, error) {
 		return nil, err
 	}
 	for _, pid := range pids {
-		if p, err := id.open(pid); err == nil {
-			return p, nil
+		if p, err := id.open(pid); !errors.Is(err, ErrNotFound) {
+			return p, err
+		}
+	}
+	if !d.holdsVM() {
+		if err := id.unseen(context.Background(), last); err != nil {
+			return nil, err
 		}
 	}
 	return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
@@ -121,11 +134,17 @@ func (d *Dir) WaitEnd(ctx context.Context, e *Entry) error {
 		hint = e.Record.PID
 	}
 	for {
-		p, err := d.OpenProcess(hint)
-		if errors.Is(err, ErrNotFound) {
+		p, err := d.openProcess(hint, 0)
+		switch {
+		case errors.Is(err, ErrNotFound):
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, errUnseen):
+			id, err := d.identity()
+			if err != nil {
+				return err
+			}
+			return id.free(ctx)
+		case err != nil:
 			return err
 		}
 		err = p.Wait(ctx)
@@ -164,10 +183,16 @@ func (d *Dir) LockHelpers() (*os.File, error) { return d.lockFor(helperLock) }
 // KillHelpers ends helpers that have not ended with QEMU.
 func (d *Dir) KillHelpers(ctx context.Context) error { return d.killHolders(ctx, helperLock) }
 
+// killOthers ends what is not the VM itself.
+func (d *Dir) killOthers(ctx context.Context) error {
+	return errors.Join(d.KillOwner(ctx), d.KillHelpers(ctx))
+}
+
 func (d *Dir) lockFor(name string) (*os.File, error) {
 	return flock.Try(d.Path(name), unix.O_CREAT, unix.LOCK_EX)
 }
 
+// killHolders ends the processes that hold a lock of this VM, and no later one's.
 func (d *Dir) killHolders(ctx context.Context, name string) error {
 	l, err := openLock(d.Path(name), d.Name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,5 +202,28 @@ func (d *Dir) killHolders(ctx context.Context, name string) error {
 		return err
 	}
 	defer l.close()
+	if still, err := l.held(); err != nil || !still {
+		return err
+	}
+	if here, err := d.inPlace(); err != nil || !here {
+		return err
+	}
 	return l.kill(ctx)
+}
+
+// inPlace reports whether the directory is still this VM's, so that a file which was
+// opened before is its own.
+func (d *Dir) inPlace() (bool, error) {
+	d.mu.Lock()
+	locked := d.launch != nil
+	d.mu.Unlock()
+	if locked {
+		return true, nil // until this process lets another remove it
+	}
+	now := d.root.dir(d.Name)
+	if err := now.pin(); err != nil {
+		return false, err
+	}
+	defer now.Close()
+	return d.Same(now), nil
 }

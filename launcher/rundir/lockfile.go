@@ -75,7 +75,13 @@ func (l *lockFile) holders() ([]int, error) {
 	var pids []int
 	for _, p := range procs {
 		pid, err := strconv.Atoi(p.Name())
-		if err == nil && pid != os.Getpid() && holds(pid, &lock) {
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		switch found, err := holds(pid, &lock); {
+		case err != nil:
+			return nil, err
+		case found:
 			pids = append(pids, pid)
 		}
 	}
@@ -85,25 +91,37 @@ func (l *lockFile) holders() ([]int, error) {
 // holds reports whether a process holds the lock file: it has it open, and by that
 // very open file the exclusive lock (proc(5), fdinfo). Having it open is not
 // enough, for other commands look at it. Processes of other users cannot have it.
-func holds(pid int, file *unix.Stat_t) bool {
+func holds(pid int, file *unix.Stat_t) (bool, error) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	fds, err := os.ReadDir(filepath.Join(dir, "fd"))
 	if err != nil {
-		return false
+		return false, unlessHidden(err)
 	}
 	for _, fd := range fds {
 		var st unix.Stat_t
 		if unix.Stat(filepath.Join(dir, "fd", fd.Name()), &st) != nil || st.Dev != file.Dev || st.Ino != file.Ino {
 			continue
 		}
-		info, _ := os.ReadFile(filepath.Join(dir, "fdinfo", fd.Name()))
+		info, err := os.ReadFile(filepath.Join(dir, "fdinfo", fd.Name()))
+		if err := unlessHidden(err); err != nil {
+			return false, err
+		}
 		for line := range strings.Lines(string(info)) {
 			if f := strings.Fields(line); len(f) > 4 && f[0] == "lock:" && f[2] == "FLOCK" && f[4] == "WRITE" {
-				return true
+				return true, nil
 			}
 		}
 	}
-	return false
+	return false, nil
+}
+
+// unlessHidden is err, unless it means that a process has ended or is another user's.
+// Other errors, such as too many open files, tell nothing about the process.
+func unlessHidden(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }
 
 // open opens a pidfd and then checks that the process behind it holds the lock, so
@@ -117,9 +135,17 @@ func (l *lockFile) open(pid int) (*Process, error) {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	p := &Process{PID: pid, fd: fd}
-	if lock, err := l.stat(); err != nil || !holds(pid, &lock) {
+	lock, err := l.stat()
+	found := false
+	if err == nil {
+		found, err = holds(pid, &lock)
+	}
+	if err == nil && !found {
+		err = ErrNotFound
+	}
+	if err != nil {
 		p.Close()
-		return nil, errors.Join(err, ErrNotFound)
+		return nil, err
 	}
 	return p, nil
 }
@@ -147,12 +173,7 @@ func (l *lockFile) killWithin(ctx context.Context, all, last time.Duration) erro
 			return err
 		}
 		if len(pids) == 0 {
-			ctx, cancel := context.WithTimeout(ctx, last)
-			defer cancel()
-			if err := l.free(ctx); err != nil {
-				return fmt.Errorf("%s: its lock is held by a process whose files cannot be seen: %w", l.name, err)
-			}
-			return nil
+			return l.unseen(ctx, last)
 		}
 		if err := l.each(pids, func(pid int) error { return l.killOne(ctx, pid) }); err != nil {
 			return err
@@ -163,14 +184,30 @@ func (l *lockFile) killWithin(ctx context.Context, all, last time.Duration) erro
 	}
 }
 
-// each calls end for each process up to the first that cannot be ended.
-func (l *lockFile) each(pids []int, end func(pid int) error) error {
-	for _, pid := range pids {
-		if err := end(pid); err != nil {
-			return fmt.Errorf("end %s (process %d): %w", l.name, pid, err)
-		}
+// errUnseen means that the lock is held, and by no process that can be found: not even
+// the VM's own user can see the files of a process that has made itself undumpable.
+var errUnseen = errors.New("its lock is held by a process whose files cannot be seen")
+
+// unseen returns when the lock, which no process was seen to hold, is free. Within a
+// time it must be, for a process that ends shows no files any more before the kernel
+// lets go of its locks.
+func (l *lockFile) unseen(ctx context.Context, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if err := l.free(ctx); err != nil {
+		return fmt.Errorf("%s: %w: %w", l.name, errUnseen, err)
 	}
 	return nil
+}
+
+// each calls end for each process. One that cannot be ended does not protect the others.
+func (l *lockFile) each(pids []int, end func(pid int) error) (err error) {
+	for _, pid := range pids {
+		if e := end(pid); e != nil {
+			err = errors.Join(err, fmt.Errorf("end %s (process %d): %w", l.name, pid, e))
+		}
+	}
+	return err
 }
 
 // killOne ends a process if it still holds the lock.

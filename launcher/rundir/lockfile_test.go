@@ -3,6 +3,7 @@ package rundir
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,8 +32,8 @@ func heldLock(t *testing.T) (*lockFile, *os.File) {
 	return l, f
 }
 
-// TestKillNamesWhatItCannotEnd: the first process that cannot be ended is an error
-// with its number, and the next one is not tried.
+// TestKillNamesWhatItCannotEnd: a process that cannot be ended is an error with its
+// number, and does not protect the others.
 func TestKillNamesWhatItCannotEnd(t *testing.T) {
 	l := &lockFile{name: "vm"}
 	var tried []int
@@ -43,8 +44,11 @@ func TestKillNamesWhatItCannotEnd(t *testing.T) {
 		}
 		return nil
 	})
-	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "vm (process 8)") || len(tried) != 2 {
-		t.Errorf("tried %v: %v, want EPERM of process 8", tried, err)
+	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "vm (process 8)") || len(tried) != 3 {
+		t.Errorf("tried %v: %v, want all three, and EPERM of process 8", tried, err)
+	}
+	if err := l.each([]int{7, 9}, func(int) error { return nil }); err != nil {
+		t.Errorf("all ended: %v", err)
 	}
 }
 
@@ -105,5 +109,65 @@ func TestHeld(t *testing.T) {
 	}
 	if _, err := l.open(os.Getpid()); err == nil {
 		t.Error("a closed file has a holder")
+	}
+}
+
+// TestUnseenHolder: a VM whose processes cannot be found has not ended before its lock
+// is free. (This process holds it, and is never among the holders.)
+func TestUnseenHolder(t *testing.T) {
+	dir := t.TempDir()
+	r := Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
+	d, err := r.Create("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if _, err := d.OpenProcess(0); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the creator: %v, want ErrNotFound", err)
+	}
+	found, _, err := r.Find("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer found.Close()
+	if _, err := found.openProcess(0, time.Millisecond); !errors.Is(err, errUnseen) || errors.Is(err, ErrNotFound) {
+		t.Errorf("OpenProcess: %v, want that its files cannot be seen", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := found.WaitEnd(ctx, &Entry{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("WaitEnd: %v, want DeadlineExceeded", err)
+	}
+	time.AfterFunc(20*time.Millisecond, d.DropVMLock)
+	if err := found.WaitEnd(t.Context(), &Entry{}); err != nil {
+		t.Errorf("WaitEnd of a VM that ends: %v", err)
+	}
+	if _, err := found.OpenProcess(0); !errors.Is(err, ErrNotFound) {
+		t.Errorf("OpenProcess after the end: %v, want ErrNotFound", err)
+	}
+}
+
+// TestProcessIsClosedOnce: the number of a closed descriptor may be another file's.
+func TestProcessIsClosedOnce(t *testing.T) {
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Process{PID: os.Getpid(), fd: fd}
+	p.Close()
+	r, w, err := os.Pipe() // has the number again
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	p.Close()
+	if err := r.Close(); err != nil {
+		t.Errorf("another file was closed: %v", err)
+	}
+	if err := p.Wait(t.Context()); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Wait: %v, want ErrClosed", err)
+	}
+	if err := p.Signal(0); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Signal: %v, want EBADF", err)
 	}
 }

@@ -63,7 +63,7 @@ func (r Root) tryOpen(ctx context.Context, d *Dir) (*Record, error) {
 	case e.Status() != Alive:
 		return nil, d.notAlive()
 	}
-	if err := d.lockLaunch(); err != nil {
+	if err := d.lockLaunch(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.pin(); err != nil {
@@ -73,12 +73,19 @@ func (r Root) tryOpen(ctx context.Context, d *Dir) (*Record, error) {
 	return e.Record, nil
 }
 
-// lockLaunch takes launch.lock. It is opened for writing, so that the end of the lock
-// wakes those who wait for it (package flock).
-func (d *Dir) lockLaunch() (err error) {
-	d.launch, err = flock.Try(d.Path(LaunchLock), unix.O_RDWR, unix.LOCK_EX)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%s: %w", d.Name, ErrBusy)
+// lookBound is how long a look at launch.lock can stand in the way of taking it. It
+// takes microseconds, so that the process that looks is stopped if it takes longer.
+const lookBound = 5 * time.Second
+
+// lockLaunch takes launch.lock, which no command holds: the caller has looked, under
+// the global lock. Others may look at the same time, for a look takes no global lock.
+func (d *Dir) lockLaunch(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	f, err := flock.Open(limited, d.Path(LaunchLock), 0, unix.LOCK_EX)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return fmt.Errorf("%s: %w", d.Name, ErrBusy)
 	}
+	d.launch = f
 	return err
 }

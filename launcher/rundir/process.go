@@ -3,6 +3,7 @@ package rundir
 import (
 	"context"
 	"errors"
+	"io/fs"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,9 @@ func (p *Process) Signal(s unix.Signal) error {
 
 // Wait returns when the process has ended, reaped or not, or with ctx's error.
 func (p *Process) Wait(ctx context.Context) error {
+	if p.fd < 0 {
+		return fs.ErrClosed // and not an end that no poll would report
+	}
 	// An eventfd makes the wait end with the context, without polling.
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
@@ -54,5 +58,10 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Close frees the handle; the process is not touched.
-func (p *Process) Close() { _ = unix.Close(p.fd) }
+// Close frees the handle; the process is not touched. It may be called more than once.
+func (p *Process) Close() {
+	if p.fd >= 0 {
+		_ = unix.Close(p.fd)
+		p.fd = -1
+	}
+}

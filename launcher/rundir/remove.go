@@ -3,6 +3,7 @@ package rundir
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -71,8 +72,12 @@ func (d *Dir) removeRun() error {
 }
 
 // remove clears away a VM that has ended: the record of one that was finished
-// with on purpose is kept next to its logs, every trace of another goes.
-func (d *Dir) remove(e *Entry) error {
+// with on purpose is kept next to its logs, every trace of another goes. What it has
+// left running is ended first: without the directory it could not be found.
+func (d *Dir) remove(ctx context.Context, e *Entry) error {
+	if err := d.killOthers(ctx); err != nil {
+		return err
+	}
 	if e.Record == nil || !e.Record.Settled {
 		return d.purge()
 	}
@@ -87,4 +92,24 @@ func (d *Dir) remove(e *Entry) error {
 		return err
 	}
 	return d.removeRun()
+}
+
+// clear removes what a dead VM left in the run directory, if there was one of the name.
+// The caller holds the global lock. A VM that is not dead is ErrExists.
+func (r Root) clear(ctx context.Context, name string) error {
+	d := r.dir(name)
+	e, err := d.entry()
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case e.VMHeld || e.LaunchHeld:
+		return fmt.Errorf("%s: %w", name, ErrExists)
+	}
+	if err := d.lockLaunch(ctx); err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.remove(ctx, e)
 }

@@ -124,8 +124,8 @@ func (r Root) lock(ctx context.Context) (unlock func(), err error) {
 }
 
 // held reports whether a process holds a lock file. The shared lock that it tries
-// never stands in another prober's way, and no process takes an existing lock file
-// for writing except under the global lock.
+// never stands in another prober's way, and a command that takes an existing lock waits
+// for it (lockLaunch).
 func held(name string) (bool, error) {
 	f, err := flock.Try(name, 0, unix.LOCK_SH)
 	switch {
@@ -163,14 +163,7 @@ func (r Root) Create(name string) (*Dir, error) {
 		return nil, err
 	}
 	defer unlock()
-	if e, err := d.entry(); err == nil {
-		if e.VMHeld || e.LaunchHeld {
-			return nil, fmt.Errorf("%s: %w", name, ErrExists)
-		}
-		if err := d.remove(e); err != nil {
-			return nil, err
-		}
-	} else if !errors.Is(err, ErrNotFound) {
+	if err := r.clear(context.Background(), name); err != nil {
 		return nil, err
 	}
 	if err := d.make(); err != nil {

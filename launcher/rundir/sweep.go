@@ -42,10 +42,11 @@ func (r Root) SweepList(ctx context.Context, ended bool) (l Listing, err error) 
 
 func (r Root) sweep(ctx context.Context, l *Listing) error {
 	l.Trouble = r.removeLeftovers(ctx)
-	entries, err := r.list(ctx)
+	entries, unreadable, err := r.list(ctx)
 	if err != nil {
 		return err
 	}
+	l.Trouble = errors.Join(l.Trouble, unreadable)
 	for _, e := range entries {
 		if s := e.Status(); s != Abandoned && s != Ended {
 			l.Entries = append(l.Entries, e)
@@ -82,7 +83,9 @@ func (r Root) removeLeftovers(ctx context.Context) error {
 				err = errors.Join(err, e)
 				continue
 			}
-			r.dir(filepath.Base(dir)[len(".new-"):]).restoreLogs()
+			if name := filepath.Base(dir)[len(".new-"):]; CheckName(name) == nil { // not "" or ".."
+				r.dir(name).restoreLogs()
+			}
 		}
 	}
 	return err
@@ -100,7 +103,7 @@ func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
 			return "", err
 		}
 	}
-	if err := errors.Join(d.KillOwner(ctx), d.KillHelpers(ctx)); err != nil {
+	if err := d.killOthers(ctx); err != nil { // now, as it is not done under the lock
 		return "", err
 	}
 	unlock, err := d.root.lock(ctx)
@@ -112,7 +115,7 @@ func (d *Dir) sweep(ctx context.Context) (was Status, err error) {
 	if err != nil {
 		return "", err
 	}
-	return was, d.remove(e)
+	return was, d.remove(ctx, e)
 }
 
 // claim takes launch.lock of a VM that is abandoned or has ended, and says which.
@@ -133,7 +136,7 @@ func (d *Dir) claim(ctx context.Context) (Status, error) {
 	if s != Abandoned && s != Ended {
 		return "", nil
 	}
-	if err := d.lockLaunch(); err != nil {
+	if err := d.lockLaunch(ctx); err != nil {
 		return "", err
 	}
 	if err := d.pin(); err != nil {

@@ -140,3 +140,30 @@ func TestInterruptedCreateAndRemoval(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestLooksAreNotInTheWay: a command that only looks at a VM, without the global lock,
+// does not make another one busy.
+func TestLooksAreNotInTheWay(t *testing.T) {
+	r := root(t)
+	start(t, r, "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if e, err := r.Peek("a"); err != nil || e.Status() == rundir.Ended {
+					t.Errorf("Peek: %+v, %v", e, err)
+				}
+			}
+		})
+	}
+	for range 200 {
+		d, _, err := r.Open(t.Context(), "a", 0)
+		if err != nil {
+			t.Fatalf("Open: %v", err)
+		}
+		d.Close()
+	}
+}

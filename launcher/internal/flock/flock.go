@@ -10,14 +10,25 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// A lock that is not free is looked at again at random times, and less and less often.
+// Waiters that the kernel wakes whenever a lock ends (inotify(7)) all wake at once: 64 of
+// them took several times as long, and several times as much of the processor.
+const (
+	firstDelay = 200 * time.Microsecond
+	lastDelay  = 50 * time.Millisecond
+)
+
 // Try opens a lock file, makes it if flags have O_CREAT, and locks it: how is LOCK_EX
 // or LOCK_SH (flock(2)). A lock that is held elsewhere is unix.EWOULDBLOCK. Links
-// are not followed.
+// are not followed. The file is open for reading, unless flags say otherwise: a process
+// that inherits it can hold the lock with that, and cannot fill a disk.
 func Try(name string, flags, how int) (*os.File, error) {
 	f, err := open(name, flags)
 	if err != nil {
@@ -39,27 +50,37 @@ func Open(ctx context.Context, name string, flags, how int) (*os.File, error) {
 	return locked(f, Wait(ctx, f, how))
 }
 
-// Wait locks an open lock file as soon as it can, or returns with ctx's error.
+// Wait locks an open lock file soon after it is free, or returns with ctx's error. A
+// lock that is free is taken even if ctx has ended.
 func Wait(ctx context.Context, f *os.File, how int) error {
-	w := &watch{lock: f}
-	defer w.close()
-	for {
-		if free, err := try(f, how); free || err != nil {
+	return poll(ctx, func() (bool, error) { return try(f, how) })
+}
+
+// poll looks until the lock is had, a look fails, or ctx ends.
+func poll(ctx context.Context, look func() (had bool, err error)) error {
+	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+		if had, err := look(); had || err != nil {
 			return err
 		}
-		if err := ctx.Err(); err != nil {
+		if err := sleep(ctx, delay/2+rand.N(delay)); err != nil {
 			return fmt.Errorf("another process holds it: %w", err)
 		}
-		w.wait(ctx)
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
 	}
 }
 
 func open(name string, flags int) (*os.File, error) {
-	access := unix.O_RDONLY // is enough for a lock, also where nothing can be written
-	if flags&unix.O_CREAT != 0 {
-		access = unix.O_RDWR
-	}
-	fd, err := unix.Open(name, flags|access|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	fd, err := unix.Open(name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -72,24 +73,109 @@ func TestTry(t *testing.T) {
 	}
 }
 
-// TestOpenWaits: a lock is taken as soon as its holder is gone, long before the
-// next look that needs no event.
+// TestOpenWaits: a lock is taken when its holder is gone, and not before.
 func TestOpenWaits(t *testing.T) {
 	name := lockFile(t)
 	held := take(t, name)
-	var closed atomic.Int64
-	time.AfterFunc(1500*time.Millisecond, func() { closed.Store(time.Now().UnixNano()); _ = held.Close() })
+	var closed atomic.Bool
+	time.AfterFunc(20*time.Millisecond, func() { closed.Store(true); _ = held.Close() })
 	f, err := Open(t.Context(), name, 0, unix.LOCK_EX)
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := time.Since(time.Unix(0, closed.Load()))
-	_ = f.Close()
-	if closed.Load() == 0 {
-		t.Fatal("the lock was taken while it was held")
+	defer f.Close()
+	if !closed.Load() {
+		t.Error("the lock was taken while it was held")
 	}
-	if late > longest/2 {
-		t.Errorf("the lock was taken %v after it was free, want at once", late)
+	if _, err := Try(name, 0, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("a look at the lock: %v, want EWOULDBLOCK", err)
+	}
+}
+
+// TestSoon: a lock is had soon after it is free, however long it was held, and until
+// then it is looked at less and less often. (The clock is that of the bubble.)
+func TestSoon(t *testing.T) {
+	for _, c := range []struct {
+		held        time.Duration
+		late        time.Duration // at most
+		least, most int           // looks
+	}{
+		{0, 0, 1, 1},
+		{time.Millisecond, 2 * time.Millisecond, 4, 5},
+		{time.Second, 3 * lastDelay / 2, 20, 50},
+		{time.Minute, 3 * lastDelay / 2, 800, 2410},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begun, looks := time.Now(), 0
+			err := poll(t.Context(), func() (bool, error) { looks++; return time.Since(begun) >= c.held, nil })
+			if late := time.Since(begun) - c.held; err != nil || late > c.late {
+				t.Errorf("held for %v: had after another %v, %v, want at most %v", c.held, late, err, c.late)
+			}
+			if looks < c.least || looks > c.most {
+				t.Errorf("held for %v: %d looks, want %d to %d", c.held, looks, c.least, c.most)
+			}
+		})
+	}
+}
+
+// TestWaitersLookApart: of many that began at once, few look at the same time.
+func TestWaitersLookApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		var mu sync.Mutex
+		looks, at := 0, map[time.Time]bool{}
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				err := poll(ctx, func() (bool, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					looks++
+					at[time.Now()] = true
+					return false, nil
+				})
+				if !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("%v, want DeadlineExceeded", err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(at) < looks*9/10 {
+			t.Errorf("%d looks at %d times, want nearly as many times", looks, len(at))
+		}
+	})
+}
+
+// TestPollEnds at once: with its context, and with a look that fails.
+func TestPollEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 12345*time.Millisecond)
+		defer cancel()
+		err := poll(ctx, func() (bool, error) { return false, nil })
+		if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took != 12345*time.Millisecond {
+			t.Errorf("%v after %v, want DeadlineExceeded after 12.345s", err, took)
+		}
+		if err := poll(t.Context(), func() (bool, error) { return false, unix.EBADF }); !errors.Is(err, unix.EBADF) {
+			t.Errorf("a look that fails: %v, want EBADF", err)
+		}
+	})
+}
+
+// TestReadOnly: a lock can be held by a descriptor that nothing can be written to.
+func TestReadOnly(t *testing.T) {
+	f := take(t, lockFile(t))
+	if _, err := f.WriteString("x"); !errors.Is(err, unix.EBADF) {
+		t.Errorf("a write to a lock file: %v, want EBADF", err)
+	}
+	f, err := Try(lockFile(t), unix.O_CREAT|unix.O_RDWR, unix.LOCK_EX)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString("x"); err != nil {
+		t.Errorf("a write to a file opened with O_RDWR: %v", err)
 	}
 }
 
@@ -122,15 +208,11 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 		} else {
 			time.AfterFunc(30*time.Millisecond, cancel)
 		}
-		start := time.Now()
 		_, err := Open(ctx, name, 0, unix.LOCK_EX)
 		cancel()
 		var at *fs.PathError
 		if !errors.Is(err, want) || !errors.As(err, &at) || at.Op != "lock" {
 			t.Errorf("%s: %v, want %v", what, err, want)
-		}
-		if took := time.Since(start); took > longest/2 {
-			t.Errorf("%s: the wait ended after %v, want 30ms", what, took)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -144,72 +226,6 @@ func TestOpenEndsWithItsContext(t *testing.T) {
 		t.Fatalf("a free lock: %v, want it: nothing has to be waited for", err)
 	}
 	_ = f.Close()
-}
-
-// TestWithoutWatch: a kernel that gives no watch costs time only.
-func TestWithoutWatch(t *testing.T) {
-	w := &watch{lock: os.NewFile(^uintptr(0), "closed")}
-	w.open()
-	if w.events != nil || !w.blind {
-		t.Fatalf("a watch of nothing: %+v", w)
-	}
-	defer w.close()
-	w.begun = time.Now().Add(-brief)
-	start := time.Now()
-	w.wait(t.Context())
-	if took := time.Since(start); took < blindly/2 {
-		t.Errorf("waited %v, want at least %v", took, blindly/2)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	start = time.Now()
-	for range 100 {
-		w.wait(ctx)
-	}
-	if took := time.Since(start); took > 20*blindly {
-		t.Errorf("waited %v a hundred times with a context that has ended, want no wait", took)
-	}
-}
-
-// TestLooksDoNotWake: a process that looks whether a lock is held must not make those
-// that wait for it look too, and these each other.
-func TestLooksDoNotWake(t *testing.T) {
-	name := lockFile(t)
-	w := &watch{lock: take(t, name)}
-	w.open()
-	defer w.close()
-	for range 10 {
-		_, _ = Try(name, 0, unix.LOCK_SH)
-	}
-	if w.closed(t.Context(), 10*time.Millisecond) {
-		t.Error("a look woke a waiter")
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if w.closed(ctx, time.Hour) {
-		t.Error("the end of a context was taken for a close")
-	}
-	f, err := os.OpenFile(name, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = f.Close()
-	if !w.closed(t.Context(), 10*time.Second) {
-		t.Error("a close of the file did not wake a waiter")
-	}
-}
-
-// TestFewLooks: a lock that is held for long is looked at often for a moment only.
-func TestFewLooks(t *testing.T) {
-	w := &watch{lock: take(t, lockFile(t))}
-	defer w.close()
-	looks := 0
-	for end := time.Now().Add(brief + longest/2); time.Now().Before(end); looks++ {
-		w.wait(t.Context())
-	}
-	if most := 2 + int(brief/lastDelay)*2 + 10; looks > most {
-		t.Errorf("%d looks in %v, want at most %d", looks, brief+longest/2, most)
-	}
 }
 
 // TestManyWaiters: of many that want a lock each gets it once.
