@@ -79,7 +79,7 @@ func TestFilesThatCannotBeLoaded(t *testing.T) {
 	}
 	for path, want := range map[string]error{
 		filepath.Join(dir, "missing"): fs.ErrNotExist, nowhere: fs.ErrNotExist,
-		dir: regular.Err, pipe: regular.Err, socket: regular.Err, "/dev/zero": regular.Err,
+		dir: regular.ErrNotRegular, pipe: regular.ErrNotRegular, socket: regular.ErrNotRegular, "/dev/zero": regular.ErrNotRegular,
 	} {
 		var w written
 		_, err := spec.Load(path, w.tables())
@@ -191,7 +191,7 @@ func TestDemandsThatCannotBeRead(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "large.vmlatch.toml"), strings.Repeat("\n", 1<<20+1))
 	for name, want := range map[string]error{
-		"link": fs.ErrNotExist, "pipe": regular.Err, "dir": regular.Err, "large": regular.ErrTooLarge,
+		"link": fs.ErrNotExist, "pipe": regular.ErrNotRegular, "dir": regular.ErrNotRegular, "large": regular.ErrTooLarge,
 	} {
 		got, err := f.LoadDemands(filepath.Join(dir, name))
 		if e := fault.As(err); got != nil || e == nil || e.File != "vm.toml" || !errors.Is(err, want) {

@@ -256,8 +256,8 @@ func TestAHostsFileThatIsNamedMustExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, named := range []bool{true, false} {
-		if _, err := spec.LoadHost(pipe, named, pools); !errors.Is(err, regular.Err) {
-			t.Errorf("a pipe, named: %t: %v, want %v", named, err, regular.Err)
+		if _, err := spec.LoadHost(pipe, named, pools); !errors.Is(err, regular.ErrNotRegular) {
+			t.Errorf("a pipe, named: %t: %v, want %v", named, err, regular.ErrNotRegular)
 		}
 	}
 	large := hostFile(t, strings.Repeat("\n", 1<<20+1))
