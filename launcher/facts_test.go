@@ -58,7 +58,8 @@ func TestLaunchFile(t *testing.T) {
 		t.Errorf("state %s, record %+v", m.State(), m.Record())
 	}
 	missing := filepath.Join(h.dir, "missing.toml")
-	if _, err := Launch(t.Context(), missing, h.config(""), StartOptions{}); fault.As(err) == nil || fault.As(err).File != missing {
+	if _, err := Launch(t.Context(), missing, h.config(""), StartOptions{}); fault.As(err) == nil ||
+		fault.As(err).File != missing {
 		t.Errorf("a spec that does not exist: %v", err)
 	}
 	c := h.config("")
@@ -67,10 +68,12 @@ func TestLaunchFile(t *testing.T) {
 		t.Errorf("a QEMU that does not exist: %v", err)
 	}
 	wrong := h.write("wrong.toml", "technology = 1\n")
-	if _, err := Launch(t.Context(), wrong, h.config(""), StartOptions{}); fault.As(err) == nil || fault.As(err).Kind != fault.Spec {
+	if _, err := Launch(t.Context(), wrong, h.config(""), StartOptions{}); fault.As(err) == nil ||
+		fault.As(err).Kind != fault.Spec {
 		t.Errorf("a spec with an unknown key: %v", err)
 	}
-	impossible := h.write("impossible.toml", "accel = \"kvm\"\nmachine = \"q35\"\n[firmware]\nfeatures = [\"no-such-feature\"]\n")
+	impossible := h.write("impossible.toml",
+		"accel = \"kvm\"\nmachine = \"q35\"\n[firmware]\nfeatures = [\"no-such-feature\"]\n")
 	if _, err := Launch(t.Context(), impossible, h.config(""), StartOptions{}); !errors.Is(err, fault.ErrHost) {
 		t.Errorf("a spec that this host cannot do: %v", err)
 	}
@@ -100,8 +103,16 @@ func TestGatherFacts(t *testing.T) {
 	c := h.config("[emulate]\nswtee = \"" + self + "\"\nargs = [\"--fake-kvm\"]\n[slots]\nsev = 3\n")
 	c.Emulate = true
 	t.Setenv("SWTEE_PLATFORM", "platform")
-	spec := strings.NewReplacer("owner-cert = \"cert\"\n", "", "session = \"session\"\n", "", "technology", "policy = [\"no-debug\"]\ntechnology").
-		Replace(sevGuest) + "[latch]\nuntil = \"nothing\"\n[memory-backend]\nhugepages = \"2MiB\"\ntype = \"memfd\"\n[[disk]]\nimage = \"d.raw\"\n"
+	unowned := strings.NewReplacer("owner-cert = \"cert\"\n", "", "session = \"session\"\n", "")
+	spec := unowned.Replace(sevGuest) + `
+[latch]
+until = "nothing"
+[memory-backend]
+hugepages = "2MiB"
+type = "memfd"
+[[disk]]
+image = "d.raw"
+`
 	h.write("d.raw", "disk")
 	h.write("d.raw.vmlatch.toml", "technologies = [\"sev\"]\nfirmware = \"uefi\"\n")
 	s, err := LoadSpec(h.write("vm.toml", spec))
@@ -123,7 +134,8 @@ func TestGatherFacts(t *testing.T) {
 	if f.QEMU != self || f.QEMUFrom != filepath.Join(h.dir, "host.toml") || f.Slots["sev"] != 3 || f.Host == nil {
 		t.Errorf("facts %+v", f)
 	}
-	if f.Info == nil || !f.Info.HasObject("sev-guest", "policy") || f.HugePages == nil || len(f.Demands) != 1 || f.IGVM {
+	if f.Info == nil || !f.Info.HasObject("sev-guest", "policy") || f.HugePages == nil || len(f.Demands) != 1 ||
+		f.IGVM {
 		t.Errorf("facts about the spec: %+v, %+v", f, f.Info)
 	}
 	if p, err := NewPlan(s, f, h.root); err != nil || p.Technology != "sev" || p.Several() {
@@ -143,11 +155,13 @@ func TestGatherFacts(t *testing.T) {
 	h.faults("query-qmp-schema", refuses+"no")
 	c = h.config("cache-dir = \"\"\n"[:0])
 	c.Host.CacheDir = ""
-	if _, err := GatherFacts(t.Context(), c, s); !errors.Is(err, fault.ErrHost) || !strings.Contains(err.Error(), "ask QEMU") {
+	if _, err := GatherFacts(t.Context(), c, s); !errors.Is(err, fault.ErrHost) ||
+		!strings.Contains(err.Error(), "ask QEMU") {
 		t.Errorf("a QEMU that does not answer: %v", err)
 	}
 	c.Record = host.Root(h.dir)
-	if _, err := GatherFacts(t.Context(), c, s); fault.As(err) == nil || !strings.Contains(err.Error(), "look at the host") {
+	if _, err := GatherFacts(t.Context(), c, s); fault.As(err) == nil ||
+		!strings.Contains(err.Error(), "look at the host") {
 		t.Errorf("a record that is none: %v", err)
 	}
 }
@@ -228,11 +242,16 @@ func TestCheckFile(t *testing.T) {
 		least    int // results
 		kind     func(c *Config)
 	}{
-		"unknown key":    {"nme = 1\n", "spec", 1, nil},
-		"policy":         {strings.Replace(snpGuest, "technology", "policy = [\"debug\", \"smt\"]\ntechnology", 1), "snp-policy-debug", 10, nil},
-		"QEMU":           {plainGuest, "qemu-object", 10, func(c *Config) { c.Host.QEMU = "/nonexistent" }},
-		"firmware":       {"[firmware]\nfeatures = [\"none-has-it\"]\n", "host", 10, nil},
-		"several":        {strings.Replace(snpGuest, `"sev-snp"`, `["sev-snp", "sev-es"]`, 1), check.Technology, 1, nil},
+		"unknown key": {"nme = 1\n", "spec", 1, nil},
+		"policy": {
+			strings.Replace(snpGuest, "technology", "policy = [\"debug\", \"smt\"]\ntechnology", 1),
+			"snp-policy-debug", 10, nil,
+		},
+		"QEMU":     {plainGuest, "qemu-object", 10, func(c *Config) { c.Host.QEMU = "/nonexistent" }},
+		"firmware": {"[firmware]\nfeatures = [\"none-has-it\"]\n", "host", 10, nil},
+		"several": {
+			strings.Replace(snpGuest, `"sev-snp"`, `["sev-snp", "sev-es"]`, 1), check.Technology, 1, nil,
+		},
 		"does not exist": {"", "spec", 1, nil},
 	} {
 		config := h.config("")
@@ -245,7 +264,8 @@ func TestCheckFile(t *testing.T) {
 		}
 		results, p, err := CheckFile(t.Context(), file, "", config)
 		if err != nil || p != nil || len(results) < c.least || results[0].ID != c.id || !results[0].Refuses() {
-			t.Errorf("%s: %d results, plan %t, %v, first %+v; want %s first", name, len(results), p != nil, err, results, c.id)
+			t.Errorf("%s: %d results, plan %t, %v, first %+v; want %s first", name, len(results), p != nil, err,
+				results, c.id)
 		}
 	}
 }
@@ -264,7 +284,8 @@ func TestQueryPlatform(t *testing.T) {
 		t.Errorf("platform %+v, %v", p, err)
 	}
 	h.faults("query-sev-capabilities", refuses+"SEV is not enabled")
-	if _, err := QueryPlatform(t.Context(), f); !errors.Is(err, fault.ErrHost) || !strings.Contains(err.Error(), "SEV is not enabled") {
+	if _, err := QueryPlatform(t.Context(), f); !errors.Is(err, fault.ErrHost) ||
+		!strings.Contains(err.Error(), "SEV is not enabled") {
 		t.Errorf("without SEV: %v", err)
 	}
 	f.Host.KVM = host.Technology{Usable: host.No, Why: "gone", Fix: "load it"}

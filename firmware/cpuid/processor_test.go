@@ -25,7 +25,9 @@ func TestSignature(t *testing.T) {
 // TestMemory: an EPYC 9654, and processors without encrypted memory.
 func TestMemory(t *testing.T) {
 	got, ok := memory(0x0101fd3f, 0x00004173, 0x000003ee, 0x00000001)
-	want := MemoryEncryption{SEV: true, SEVES: true, SNP: true, CBitPos: 51, ReducedBits: 5, MaxGuests: 1006, MinSEVASID: 1}
+	want := MemoryEncryption{
+		SEV: true, SEVES: true, SNP: true, CBitPos: 51, ReducedBits: 5, MaxGuests: 1006, MinSEVASID: 1,
+	}
 	if !ok || got != want {
 		t.Errorf("%+v, %t, want %+v", got, ok, want)
 	}

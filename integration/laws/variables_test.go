@@ -22,7 +22,8 @@ func TestNoExportedVariables(t *testing.T) {
 			for _, s := range g.Specs {
 				for _, name := range s.(*ast.ValueSpec).Names {
 					if name.IsExported() && !constant(name.Name) {
-						t.Errorf("%v: %s is an exported variable: make it a constant or a function", f.at(name), name.Name)
+						t.Errorf("%v: %s is an exported variable: make it a constant or a function", f.at(name),
+							name.Name)
 					}
 				}
 			}

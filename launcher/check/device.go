@@ -30,8 +30,9 @@ func deviceChecks() []tee.Check {
 			Source: "QEMU, hw/core/machine.c, machine_run_board_init; AMDSEV, launch-qemu.sh",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				for _, d := range s.Extra() {
-					iommu, legacy, modern := d.Props["iommu_platform"], d.Props["disable-legacy"], d.Props["disable-modern"]
-					if iommu == "off" || legacy == "off" || legacy == "auto" || modern == "on" {
+					legacy := d.Props["disable-legacy"]
+					if d.Props["iommu_platform"] == "off" || legacy == "off" || legacy == "auto" ||
+						d.Props["disable-modern"] == "on" {
 						return tee.Failed, d.Kind + " has one of them switched off"
 					}
 				}

@@ -79,9 +79,10 @@ func planChecks() []tee.Check {
 			Stage:    tee.PlanStage,
 			Key:      "firmware",
 			When:     attested,
-			Cause:    "the firmware has nothing for the technology: the guest could not start, or only on one processor",
-			Fix:      "use a build of OVMF that has it",
-			Source:   "OVMF, ResetVector; QEMU, hw/i386/pc_sysfw_ovmf.c",
+			Cause: "the firmware has nothing for the technology:" +
+				" the guest could not start, or only on one processor",
+			Fix:    "use a build of OVMF that has it",
+			Source: "OVMF, ResetVector; QEMU, hw/i386/pc_sysfw_ovmf.c",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				return s.ReadImage(func(i *plan.Image) (tee.Verdict, string) {
 					missing := s.LacksTables(i) // the area for kernel hashes is another check's matter
@@ -118,7 +119,8 @@ func planChecks() []tee.Check {
 					}
 				}
 				c, _ := s.Options.Protection()
-				return tee.Verify(s.Options.Machine("pflash0") == "" && c.Props["id-block"] == "", "pflash or id-block")
+				return tee.Verify(s.Options.Machine("pflash0") == "" && c.Props["id-block"] == "",
+					"pflash or id-block")
 			},
 		},
 		{

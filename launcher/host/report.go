@@ -36,7 +36,7 @@ const (
 	MKTME = "mktme"
 )
 
-// Technology tells whether a host can run guests of a kind.
+// Technology is what a host can do about one kind of guest.
 type Technology struct {
 	Name   string `json:"name"`
 	Usable Answer `json:"usable"`
