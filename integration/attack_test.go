@@ -306,8 +306,7 @@ func TestHostileRecord(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestBadManager: that the service manager cannot be notified is noticed before
-// anything is started.
+// TestBadManager: if the service manager cannot be notified, nothing is started.
 func TestBadManager(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -346,7 +345,7 @@ func TestReleaseCutShort(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "record.json"), before, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.run("vmlatch", "qmp", "vm", "query-status") // it does not run: nothing was released
+	h.run("vmlatch", "qmp", "vm", "query-status") // the guest is not running: nothing was released
 	h.shows("ps before", h.run("vmlatch", "ps"), "paused")
 	h.run("vmlatch", "qmp", "vm", "cont")
 	h.run("vmlatch", "qmp", "vm", "query-status")

@@ -11,9 +11,9 @@ import (
 	facts "github.com/vmlatch/vmlatch/launcher/host"
 )
 
-// TestTrustBoundary: the host's program must not even contain the code that
-// handles an owner's keys, nor the emulator, nor an attestation verifier; the
-// owner's program starts no VMs.
+// TestTrustBoundary: the host's program must not even contain the code that handles an
+// owner's keys, the emulator or an attestation verifier; the owner's program must not
+// contain code that starts VMs.
 func TestTrustBoundary(t *testing.T) {
 	for program, forbidden := range map[string][]string{
 		"vmlatch":  {"/firmware/sev/session", "/firmware/swtee", "go-sev-guest", "go-tdx-guest"},
@@ -31,7 +31,7 @@ func TestTrustBoundary(t *testing.T) {
 	}
 }
 
-// TestSize builds vmlatch as it is released.
+// TestSize builds vmlatch like a release.
 func TestSize(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "vmlatch")
 	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w",

@@ -111,7 +111,7 @@ func TestChoice(t *testing.T) {
 			t.Errorf("QEMU %s, %s, %q:\n got %s\nwant %s", c.version, c.technology, c.sidecar, got, c.want)
 		}
 	}
-	// Firmware that cannot do one technology may do the next.
+	// Firmware that does not support one technology may support the next.
 	if _, err := os.Stat(tdxFirmware); err == nil {
 		h.write("vm.toml", strings.NewReplacer(
 			`technology = "sev-snp"`, `technology = ["sev-snp", "tdx"]`,
@@ -122,7 +122,7 @@ func TestChoice(t *testing.T) {
 		h.shows("plan", out, "technology tdx the first of sev-snp, tdx that works here (spec); not sev-snp: "+
 			"firmware.image: "+tdxFirmware+": it has no area for kernel hashes")
 	}
-	// A key that one technology does not accept is an error, no reason to try the next.
+	// A key that one technology does not accept is an error, not a reason to try the next.
 	text := strings.Replace(technologySpec("sev-snp", qemus.Newest(t)),
 		`technology = "sev-snp"`, `technology = ["sev-snp", "sev-es"]`, 1)
 	h.write("vm.toml", text)

@@ -69,7 +69,7 @@ func newHostOf(t *testing.T, uid int) *host {
 	return h
 }
 
-// own gives a file to the machine's user.
+// own makes the machine's user the owner of a file.
 func (h *host) own(file string) {
 	if h.uid != 0 {
 		if err := os.Chown(file, h.uid, h.uid); err != nil {
@@ -120,10 +120,10 @@ func (h *host) session(policy ...string) {
 	h.run("latchkey", args...)
 }
 
-// clearEnded forgets VMs that ended regularly, whose logs are kept.
+// clearEnded removes the logs and records of VMs that have ended.
 func (h *host) clearEnded() { _ = os.RemoveAll(filepath.Join(h.work, "state")) }
 
-// attempt runs a command that may fail, and returns what it said.
+// attempt runs a command that may fail, and returns its output.
 func (h *host) attempt(cmd *exec.Cmd) (string, error) {
 	h.t.Helper()
 	var out bytes.Buffer
@@ -136,7 +136,8 @@ func (h *host) attempt(cmd *exec.Cmd) (string, error) {
 	return out.String(), err
 }
 
-// fails runs a vmlatch command with a fault; it must fail, with a hint.
+// fails runs a vmlatch command that must fail, with a fault of the emulated platform
+// unless that is "".
 func (h *host) fails(fault string, args ...string) string {
 	h.t.Helper()
 	cmd := h.command("vmlatch", args...)

@@ -147,7 +147,7 @@ func TestTwoUsers(t *testing.T) {
 	a, b := newHostOf(t, 64011), newHostOf(t, 64012)
 	for _, h := range []*host{a, b} {
 		h.write("vm.toml", smallSpec)
-		h.run("vmlatch", "start", "vm.toml", "--hold") // the same name does not disturb
+		h.run("vmlatch", "start", "vm.toml", "--hold") // both use the same name
 	}
 	of := []string{"--run-dir", filepath.Join(a.work, "run"), "--state-dir", filepath.Join(a.work, "state")}
 	for _, args := range [][]string{
@@ -253,7 +253,7 @@ func TestKillAtSystemCalls(t *testing.T) {
 				t.Logf("%s %d: %v: %s", call, n, err, out)
 			}
 			kills++
-			if out := h.run("vmlatch", "ps"); strings.Contains(out, "paused") { // it had done its work
+			if out := h.run("vmlatch", "ps"); strings.Contains(out, "paused") { // it was killed after its work was done
 				h.run("vmlatch", "stop", "vm", "--now")
 				h.clearEnded()
 			}

@@ -270,7 +270,7 @@ func leases(dir string) []string {
 	return found
 }
 
-// nothing-left: no process, socket or directory of any VM is left.
+// nothing-left: no VM has left a process, a socket or a directory.
 func nothingLeft(ts *testscript.TestScript, neg bool, args []string) {
 	if found := leftovers(ts.Getenv("WORK")); len(found) > 0 {
 		ts.Fatalf("left behind: %s", strings.Join(found, "\n"))

@@ -30,7 +30,7 @@ func (h *host) prepareUnattended() {
 	h.write("passphrase", "correct horse battery")
 }
 
-// steps asks a whole start which steps it has.
+// steps runs a whole start and returns the names of its steps.
 func (h *host) steps(args ...string) []string {
 	h.t.Helper()
 	h.renewOwner()
@@ -54,8 +54,8 @@ func (h *host) steps(args ...string) []string {
 }
 
 // TestKillAtEveryStep kills, at each step of a start, as the start itself names them,
-// vmlatch, QEMU and the emulator: the next command leaves nothing of the launch, and
-// the same name starts again. It runs as a user that no other test has, so that the
+// vmlatch, QEMU and the emulator: the next command removes what is left of the launch,
+// and a VM of the same name can be started. It runs as a user that no other test has, so that the
 // user's keys can be counted.
 func TestKillAtEveryStep(t *testing.T) {
 	uid := 64000
@@ -102,7 +102,7 @@ func TestKillAtEveryStep(t *testing.T) {
 	}
 }
 
-// keys counts the user's keys, and has none of vmlatch's be seen from here.
+// keys counts the user's keys, and requires that this process sees no key of a VM.
 func (h *host) keys() int {
 	h.t.Helper()
 	if b, err := os.ReadFile("/proc/keys"); err == nil && bytes.Contains(b, []byte("vmlatch:")) {
@@ -111,8 +111,8 @@ func (h *host) keys() int {
 	return keysOfUser(h.t, h.uid)
 }
 
-// renewOwner forgets that the session was used: only this test may. Making a new
-// one for each kill would take minutes.
+// renewOwner makes a used session usable again, which only a test may do. Making a new one
+// for each kill would take minutes.
 func (h *host) renewOwner() {
 	h.t.Helper()
 	if b, err := os.ReadFile(filepath.Join(h.work, "unused.owner")); err == nil {
@@ -120,8 +120,8 @@ func (h *host) renewOwner() {
 	}
 }
 
-// killAt starts a VM, stops the launch before the step, kills the victim there,
-// and lets the launch go on if it lives.
+// killAt starts a VM, stops the launch before the step, kills the victim there, and lets
+// the launch go on if vmlatch is still alive.
 func (h *host) killAt(step, victim string, mode []string) {
 	t := h.t
 	t.Helper()
@@ -141,7 +141,7 @@ func (h *host) killAt(step, victim string, mode []string) {
 			}
 		}
 		_ = cmd.Process.Signal(syscall.SIGCONT)
-		_ = cmd.Wait() // fails, or had nothing to notice yet
+		_ = cmd.Wait() // it fails, unless it did not need the victim any more
 	}
 	h.run("vmlatch", "ps")
 	if victim != "vmlatch" && cmd.ProcessState.Success() {
@@ -195,8 +195,8 @@ func waitNothing(t *testing.T, work string) {
 	}
 }
 
-// TestHeldVMSurvivesItsCommands: killing a command that works on a held VM must
-// not cost the VM, and its end leaves nothing.
+// TestHeldVMSurvivesItsCommands: killing a command that works on a held VM does not end
+// the VM, and when the VM ends it leaves nothing.
 func TestHeldVMSurvivesItsCommands(t *testing.T) {
 	h := newHost(t)
 	h.prepareUnattended()
@@ -232,8 +232,7 @@ func TestHeldVMSurvivesItsCommands(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestStoppedQEMU: a QEMU that does not answer makes commands fail in time, and
-// can be ended.
+// TestStoppedQEMU: a QEMU that does not answer can be ended within a bounded time.
 func TestStoppedQEMU(t *testing.T) {
 	h := newHost(t)
 	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")

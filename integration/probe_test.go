@@ -8,7 +8,7 @@ import (
 	facts "github.com/vmlatch/vmlatch/launcher/host"
 )
 
-// TestProbe compares what each QEMU says with what its release notes say.
+// TestProbe compares what each QEMU reports with its release notes.
 func TestProbe(t *testing.T) {
 	type want struct{ snp, tdx, legacy, reset bool }
 	for version, w := range map[string]want{

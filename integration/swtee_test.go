@@ -26,7 +26,7 @@ func under(t *testing.T) *host {
 	return h
 }
 
-// useQEMU writes the example's spec for a QEMU.
+// useQEMU writes the example's spec, which it makes use a given QEMU.
 func (h *host) useQEMU(qemu string) {
 	b, err := os.ReadFile(filepath.Join(top(), "examples/sev/guest.toml"))
 	if err != nil {
@@ -172,7 +172,7 @@ func TestSecondSupervisor(t *testing.T) {
 	h.shows("swtee", stderr.String(), "already watches", "hint: ")
 }
 
-// TestReport: what --report writes, while the guest is paused and at the end.
+// TestReport: --report writes a report while the guest is paused, and another at the end.
 func TestReport(t *testing.T) {
 	h := newHost(t)
 	file := filepath.Join(h.work, "report.json")

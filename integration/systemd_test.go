@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// machine is a systemd that runs as PID 1 of namespaces.
+// machine is a systemd that runs as PID 1 of its own namespaces.
 type machine struct {
 	t    *testing.T
-	init int // its process here
+	init int // its PID outside the namespaces
 	log  string
 }
 
@@ -39,7 +39,7 @@ func boot(t *testing.T) *machine {
 	if err := os.Mkdir(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// The shell enters the control group, so that systemd's own lie below it.
+	// The shell enters the control group, so that systemd's groups are below it.
 	const enter = `echo $$ > "$0/cgroup.procs" &&
 		exec unshare --mount --pid --fork --kill-child --cgroup --uts --ipc "$@"`
 	cmd := exec.Command("sh", "-c", enter,
@@ -99,7 +99,7 @@ func ownGroup(t *testing.T) string {
 	return ""
 }
 
-// removeGroups removes a control group with those below it.
+// removeGroups removes a control group and all groups below it.
 func removeGroups(group string) error {
 	below, _ := filepath.Glob(group + "/*/cgroup.procs")
 	for _, g := range below {

@@ -212,7 +212,7 @@ func TestSlotsOfAHost(t *testing.T) {
 		"1 of 1 in pool emulated-sev-es")
 	h.shows("host", h.run("vmlatch", "host"),
 		"slots emulated-sev     2 in use of 2, for sev ([slots] of host.toml)")
-	for pid, line := range processes(h.work + "/") { // QEMU, however it dies
+	for pid, line := range processes(h.work + "/") { // QEMU dies
 		if strings.Contains(line, "guest=a,") || strings.Contains(line, "guest=a ") {
 			p, _ := os.FindProcess(pid)
 			_ = p.Kill()

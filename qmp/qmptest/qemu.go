@@ -122,7 +122,8 @@ func (q *QEMU) answer(command string, args json.RawMessage) (any, error) {
 	q.asked = append(q.asked, command)
 	h, ok := q.handlers[command]
 	if !ok {
-		return nil, fmt.Errorf("The command %s has not been found", command) //nolint:staticcheck // QEMU's words
+		//lint:ignore ST1005 QEMU's words
+		return nil, fmt.Errorf("The command %s has not been found", command)
 	}
 	return h(args)
 }
