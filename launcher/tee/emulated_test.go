@@ -14,6 +14,7 @@ func TestEmulatedPlatform(t *testing.T) {
 		t.Errorf("the launcher expects the bit at %d, swtee has it at %d", emulatedCBitPos, swtee.CBitPos)
 	}
 	if emulatedMKTMEObject != tcg.MKTMEObject || emulatedMKTMEProperty != tcg.MKTMEProperty {
-		t.Errorf("the launcher expects %s with %s, swtee has %s with %s", emulatedMKTMEObject, emulatedMKTMEProperty, tcg.MKTMEObject, tcg.MKTMEProperty)
+		t.Errorf("the launcher expects %s with %s, swtee has %s with %s", emulatedMKTMEObject,
+			emulatedMKTMEProperty, tcg.MKTMEObject, tcg.MKTMEProperty)
 	}
 }
