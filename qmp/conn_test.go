@@ -274,6 +274,19 @@ func TestHalfLinesAreJoined(t *testing.T) {
 	}
 }
 
+// TestNewlineAlone: a line may come whole but for its end.
+func TestNewlineAlone(t *testing.T) {
+	c, server := connect(t, qmptest.Negotiate+`
+		< query-status
+		>> {"return": {"status": "whole"}, "id": $ID}
+		wait go
+		> `)
+	time.AfterFunc(20*time.Millisecond, func() { server.Signal("go") })
+	if s, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil || s.Status != "whole" {
+		t.Errorf("%+v, %v, want whole", s, err)
+	}
+}
+
 func TestConcurrentCommands(t *testing.T) {
 	const answer = "< query-status\n> {\"return\": {\"status\": \"$ID\"}, \"id\": $ID}\n"
 	c, _ := connect(t, qmptest.Negotiate+strings.Repeat(answer, 400))

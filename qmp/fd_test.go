@@ -44,6 +44,15 @@ func receive(u *net.UnixConn) (r received) {
 	return r
 }
 
+// TestFileWithALongCommand: the kernel takes only a part of it with the file.
+func TestFileWithALongCommand(t *testing.T) {
+	c, _ := connect(t, qmptest.Negotiate+"< getfd\n> {\"return\": {}, \"id\": $ID}")
+	args := map[string]string{"fdname": strings.Repeat("x", 4<<20)}
+	if err := c.ExecuteFile(short(t), "getfd", args, nil, os.Stdin); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAddFD: QEMU gets the very file that was opened, and the set is named.
 func TestAddFD(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disk")

@@ -52,6 +52,31 @@ func TestHostilePeers(t *testing.T) {
 	}
 }
 
+// TestHostilePeersWithOOB: the greeting is waited for before a command is sent.
+func TestHostilePeersWithOOB(t *testing.T) {
+	for name, script := range map[string]string{
+		"closes at once": "close", "garbage first": "> hello", "half a greeting": ">> {\"QMP\"\nclose",
+		"a greeting of another shape": "> {\"QMP\": []}",
+		"refuses": qmptest.Greeting + "< qmp_capabilities\n" +
+			"> {\"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}, \"id\": $ID}",
+	} {
+		nc, _ := qmptest.Serve(t, script)
+		c, err := qmp.NewConn(short(t), nc, qmp.Options{OOB: true})
+		var e *qmp.Error
+		if !errors.As(err, &e) || e.Op != "connect" && e.Op != "qmp_capabilities" {
+			t.Errorf("%s: %v, want an error of the connection", name, err)
+		}
+		if err == nil {
+			_ = c.Close()
+		}
+	}
+	nc, _ := qmptest.Serve(t, "")
+	if _, err := qmp.NewConn(brief(t), nc, qmp.Options{OOB: true}); !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "another client") {
+		t.Errorf("no greeting: %v, want DeadlineExceeded", err)
+	}
+}
+
 func FuzzPeer(f *testing.F) {
 	f.Add(`{"return": {}, "id": 2}` + "\n")
 	f.Add(`{"event": "STOP", "timestamp": {"seconds": -1, "microseconds": 1e9}}` + "\n{\"id\":")
@@ -85,6 +110,34 @@ func FuzzPeer(f *testing.F) {
 			t.Fatal("hangs")
 		}
 	})
+}
+
+// TestMonitorPassesArguments on, and keeps the id to itself.
+func TestMonitorPassesArguments(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	got := make(chan string, 1)
+	go func() {
+		b := make([]byte, 4096)
+		fmt.Fprintln(theirs, greeting)
+		_, _ = theirs.Read(b)
+		fmt.Fprintln(theirs, `{"return": {}, "id": 1}`)
+		n, _ := theirs.Read(b)
+		got <- strings.TrimSpace(string(b[:n]))
+		fmt.Fprintln(theirs, `{"return": {"x": 1}, "id": 2}`)
+	}()
+	c, err := qmp.NewConn(short(t), ours, qmp.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Monitor(short(t)).Run([]byte(`{"execute": "eject", "arguments": {"id": "cd"}, "id": "mine"}`))
+	if err != nil {
+		t.Error(err)
+	}
+	if line, want := <-got, `{"execute":"eject","arguments":{"id":"cd"},"id":2}`; line != want {
+		t.Errorf("sent %s, want %s", line, want)
+	}
 }
 
 func TestGoQEMURawMonitor(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,15 +27,23 @@ func helper(t *testing.T, d *rundir.Dir) *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	return cmd
 }
 
-// killed waits for a process that should have been killed.
+// killed checks that a process has been killed, and not only that it can be.
 func killed(t *testing.T, what string, cmd *exec.Cmd) {
 	t.Helper()
-	if err := cmd.Wait(); err == nil {
-		t.Errorf("%s: the process ended well, want killed", what)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Errorf("%s: the process ended well, want killed", what)
+		}
+	case <-time.After(soon):
+		t.Errorf("%s: the process is still running, want killed", what)
+		_ = cmd.Process.Kill()
+		<-ended
 	}
 }
 

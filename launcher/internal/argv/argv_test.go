@@ -61,6 +61,24 @@ func TestQuoteSurvivesAShell(t *testing.T) {
 	}
 }
 
+// TestQuoteOnlyWhatNeedsIt: what a shell reads as itself stands bare, of ASCII.
+func TestQuoteOnlyWhatNeedsIt(t *testing.T) {
+	const bare = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./,:=+@%"
+	for r := range rune(0x80) {
+		s := string(r)
+		want := "'" + s + "'"
+		switch {
+		case strings.Contains(bare, s):
+			want = s
+		case s == "'":
+			want = `''\'''`
+		}
+		if got := Quote([]string{s}); got != want {
+			t.Errorf("%q is quoted as %s, want %s", s, got, want)
+		}
+	}
+}
+
 func TestNumbering(t *testing.T) {
 	var ids IDs
 	if a, b, c := ids.New("disk"), ids.New("net"), ids.New("disk"); a != "disk0" || b != "net0" || c != "disk1" {
