@@ -51,10 +51,7 @@ func (m *Machine) CheckCommand(command string, args json.RawMessage) error {
 		}
 	}
 	if !m.rec.Latch.Open && (command == "cont" || command == human) {
-		return &fault.Error{
-			Kind: fault.Refused, Op: m.rec.Name, Err: ErrLatchClosed,
-			Fix: `"vmlatch release NAME" lets a VM run, if its latch is open`,
-		}
+		return m.latchClosed(ErrLatchClosed)
 	}
 	return nil
 }

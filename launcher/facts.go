@@ -27,7 +27,8 @@ type Config struct {
 // host returns the host's settings.
 func (c *Config) host() (*spec.HostConfig, error) {
 	if c.Host != nil {
-		return c.Host, nil
+		own := *c.Host
+		return &own, own.MakeAbsolute()
 	}
 	h, err := LoadHostConfig(spec.HostConfigFile(), false)
 	if err != nil {
@@ -67,10 +68,13 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 	if s != nil && s.MayBe(f.Demands, needsKernelLog) {
 		detect = host.Detect
 	}
-	if f.Host, err = detect(root); err != nil {
+	if f.Host, err = detect(root); err != nil && c.Record != "" {
 		return nil, &fault.Error{
-			Kind: fault.Spec, Op: "look at the host", Err: err, Fix: `"vmlatch host --record DIR" makes a record`,
+			Kind: fault.Usage, Op: "look at the host", Err: err, Fix: `"vmlatch host --record DIR" makes a record`,
 		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look at the host: %w", err)
 	}
 	if s == nil {
 		return f, nil
@@ -93,7 +97,7 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	}
 	// The image may ask for firmware that the spec does not name.
 	if g.Firmware.Lookup() || len(f.Demands) > 0 && g.Firmware.Image == "" {
-		f.Descriptors = root.Firmware()
+		f.Descriptors = host.Root("/").Firmware()
 	}
 	if !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
 		return nil
@@ -104,15 +108,13 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	return nil
 }
 
-// needsKernelLog reports whether a check of a technology, or the number of its slots,
-// needs the kernel's log.
-func needsKernelLog(t plan.Traits) bool { return t.Confidential && !t.Measurable }
+func needsKernelLog(t plan.Traits) bool { return t.KernelLog }
 
 func findQEMU(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return "", &fault.Error{
-			Kind: fault.Host, Op: "run QEMU", Err: err, Check: "qemu-object",
+			Kind: fault.Host, Op: "run QEMU", Err: err, Check: fault.QEMUObject,
 			Fix: "install it (Debian: qemu-system-x86), or name one with qemu = in the spec or in host.toml",
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -99,6 +98,11 @@ func (m *Machine) Release(ctx context.Context) error {
 	if !m.rec.Latch.Open {
 		return m.latchClosed(fmt.Errorf("%w: it opens with %s", ErrLatchClosed, latchOpener(m.rec.Latch.Until)))
 	}
+	for _, h := range m.helpers {
+		if h.ended() {
+			return m.failed(fault.Failure, fmt.Errorf("helper %s ended", h.role))
+		}
+	}
 	conn, err := m.QMP(ctx)
 	if err != nil {
 		return err
@@ -145,13 +149,16 @@ func (m *Machine) latchClosed(err error) error {
 
 // open takes a paused machine through its latch: measured, its owner asked, the secret
 // injected, released.
-func (m *Machine) open(ctx context.Context, g *tee.Guest, stderr io.Writer) error {
+func (m *Machine) open(ctx context.Context, g *tee.Guest, opt StartOptions) error {
 	if g.Latch.Until == plan.UntilSecret {
 		measurement, err := m.Measure(ctx)
 		if err != nil {
 			return err
 		}
-		packet, err := m.AskOwner(ctx, g, measurement, stderr)
+		if opt.AskingOwner != nil {
+			opt.AskingOwner()
+		}
+		packet, err := m.AskOwner(ctx, g, measurement, opt.OwnerStderr)
 		if err != nil {
 			return err
 		}

@@ -32,6 +32,8 @@ type StartOptions struct {
 	// Paused, if not nil, is called when the machine is paused, before it is taken
 	// further; an error ends it.
 	Paused func(*Machine) error
+	// AskingOwner is called before the owner's command runs; nil is fine.
+	AskingOwner func()
 	// OwnerStderr gets what the owner's command writes to its standard error; nil
 	// drops it.
 	OwnerStderr io.Writer
@@ -74,7 +76,7 @@ func (p *Plan) Launch(ctx context.Context, opt StartOptions) (*Machine, error) {
 		err = opt.Paused(m)
 	}
 	if err == nil && !opt.Hold {
-		err = m.open(ctx, p.guest, opt.OwnerStderr)
+		err = m.open(ctx, p.guest, opt)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Discard(context.WithoutCancel(ctx)))

@@ -24,8 +24,8 @@ type Plan struct {
 func (p *Plan) Several() bool { return p.guest.Several() }
 
 // NewPlan works out a start: of the first technology of those asked for that disk
-// images, host and QEMU allow. It reads no file and asks no program, except for what
-// checks look at where there is a choice. What is wrong with the spec is an error and
+// images, host and QEMU allow. With several it also makes the checks of the host, which
+// read files; else it reads no file and asks no program. What is wrong with the spec is an error and
 // no reason to take another technology, which might protect less.
 func NewPlan(s *tee.Spec, f *plan.Facts, root rundir.Root) (*Plan, error) {
 	names, from, err := s.Candidates(f.Demands)
@@ -55,7 +55,7 @@ func NewPlan(s *tee.Spec, f *plan.Facts, root rundir.Root) (*Plan, error) {
 		onlyHost = onlyHost && errors.Is(why, fault.ErrHost)
 	}
 	none := &fault.Error{
-		Kind: fault.Spec, File: s.File().Path, Check: check.Technology,
+		Kind: fault.Spec, File: s.File().Path, Check: fault.Technology,
 		Err: fmt.Errorf("none of the technologies works:\n  %s", strings.Join(rejected, "\n  ")),
 		Fix: `"vmlatch host" shows what this host can do`,
 	}

@@ -291,20 +291,28 @@ func (s *starter) undo() {
 	s.dir.DropVMLock()
 	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
 	defer cancel()
-	err := errors.Join(s.dir.Kill(ctx), s.dir.KillHelpers(ctx)) // by the lock, so also an emulator's QEMU
+	err := s.dir.Kill(ctx) // by the lock, so also an emulator's QEMU
 	if s.machine != nil && s.machine.own != nil {
-		own := s.machine.own
-		if err != nil {
-			_ = syscall.Kill(own.pid, unix.SIGKILL)
-		}
-		select {
-		case <-own.done:
-		case <-ctx.Done():
-			s.dir.Close()
-			return // it cannot be ended: its directory is how it can be found
-		}
+		err = s.machine.own.end(err != nil)
+	}
+	if errors.Join(err, s.dir.KillHelpers(ctx)) != nil {
+		s.dir.Close()
+		return // what cannot be ended can be found by its directory
 	}
 	_ = s.dir.Discard()
+}
+
+// end waits for the end of a process of ours, which is killed, or is to be.
+func (p *child) end(kill bool) error {
+	if kill {
+		_ = syscall.Kill(p.pid, unix.SIGKILL)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(undoTimeout):
+		return fmt.Errorf("process %d does not end", p.pid)
+	}
 }
 
 // undoTimeout is how long killed processes may take to end.
@@ -313,6 +321,7 @@ const undoTimeout = 10 * time.Second
 // Discard ends a machine whose launch is given up and removes every trace of it.
 func (m *Machine) Discard(ctx context.Context) error {
 	m.disconnect()
+	defer m.dir.Close()
 	if err := errors.Join(m.dir.Kill(ctx), m.dir.KillHelpers(ctx)); err != nil {
 		return err // its directory is how it can be found
 	}

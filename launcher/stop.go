@@ -83,7 +83,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 	}
 	p, err := m.dir.OpenProcess(m.rec.PID)
 	if errors.Is(err, rundir.ErrNotFound) {
-		return true, nil
+		return true, m.dir.KillHelpers(ctx)
 	}
 	if err != nil {
 		return false, err
@@ -99,17 +99,14 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 		cancel()
 		if err == nil {
 			exit, _ := ReadExit(m.dir)
-			return exit.Reason != ReasonKilled, m.dir.KillIfHeld(ctx)
+			return exit.Reason != ReasonKilled, errors.Join(m.dir.KillIfHeld(ctx), m.dir.KillHelpers(ctx))
 		}
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
 	}
-	return false, kill(
-		ctx,
-		m.dir,
-		m.rec.PID,
-	) // the record already says that it was meant to end, and may be changed by others now
+	// The record says that it was meant to end, and may be changed by others now.
+	return false, kill(ctx, m.dir, m.rec.PID)
 }
 
 // powerdown asks for the end; QEMU that does not answer soon will not.

@@ -10,10 +10,11 @@ import (
 // Trace is told what the launcher does. It never sees a secret.
 type Trace struct {
 	// Step is told the name of each step before it is taken: of a start, reserve,
-	// sockets, slot, record, key, fork, started, connect, query, paused; then measure,
-	// owner, inject, release, and of an end stop, kill. nil is fine.
+	// sockets, slot, record, helper, key, fork, started, connect, query, paused; then
+	// measure, owner, inject, release, and of an end stop, kill. nil is fine.
 	Step func(name string)
-	// QMP gets a debug record for each command to QEMU; nil is fine.
+	// QMP gets a debug record for each command to a VM's QEMU; nil is fine. What a host's
+	// QEMU is asked before a start, and events, are not commands to a VM.
 	QMP *slog.Logger
 }
 
@@ -24,16 +25,16 @@ func WithTrace(ctx context.Context, t Trace) context.Context {
 	return context.WithValue(ctx, traceKey{}, t)
 }
 
-func traceOf(ctx context.Context) Trace {
+// TraceOf is the trace of a context; one that is told nothing if there is none.
+func TraceOf(ctx context.Context) Trace {
 	t, _ := ctx.Value(traceKey{}).(Trace)
+	if t.Step == nil {
+		t.Step = func(string) {}
+	}
 	return t
 }
 
 // step tells that a step comes next.
-func step(ctx context.Context, name string) {
-	if t := traceOf(ctx); t.Step != nil {
-		t.Step(name)
-	}
-}
+func step(ctx context.Context, name string) { TraceOf(ctx).Step(name) }
 
-func qmpOptions(ctx context.Context) qmp.Options { return qmp.Options{Logger: traceOf(ctx).QMP} }
+func qmpOptions(ctx context.Context) qmp.Options { return qmp.Options{Logger: TraceOf(ctx).QMP} }

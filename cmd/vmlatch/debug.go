@@ -21,7 +21,7 @@ const debugVar = "VMLATCH_DEBUG"
 // not exist are an error: they would be waited for in vain.
 func debugTrace(s *cli.IO) (launcher.Trace, error) {
 	out := &tracer{w: s.Err, start: time.Now()}
-	t := launcher.Trace{Step: func(string) {}}
+	var t launcher.Trace
 	for topic := range strings.SplitSeq(os.Getenv(debugVar), ",") {
 		switch topic {
 		case "":
@@ -36,8 +36,8 @@ func debugTrace(s *cli.IO) (launcher.Trace, error) {
 	return t, nil
 }
 
-// traced is the context of commands: what they do is traced if the user asked for it.
-func traced(ctx context.Context, s *cli.IO) (context.Context, error) {
+// withDebug is the context of commands: what they do is traced if the user asked for it.
+func withDebug(ctx context.Context, s *cli.IO) (context.Context, error) {
 	t, err := debugTrace(s)
 	if err != nil {
 		return ctx, err

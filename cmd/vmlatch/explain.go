@@ -14,6 +14,7 @@ var exitCodes = [...]struct {
 	code cli.ExitCode
 }{
 	{fault.Spec, cli.ExitUsage},
+	{fault.Usage, cli.ExitUsage},
 	{fault.Host, cli.ExitHost},
 	{fault.Refused, cli.ExitRefused},
 }

@@ -22,7 +22,6 @@ type launch struct {
 	io       *cli.IO
 	hold     bool
 	slotWait time.Duration
-	trace    launcher.Trace
 	manager  *sdnotify.Manager // that waits for this start; nil for none
 	unit     string
 }
@@ -33,12 +32,8 @@ func newLaunch(c *urfave.Context, s *cli.IO) (*launch, error) {
 	if d < 0 {
 		return nil, cli.Usagef("--slot-wait %v: must not be negative", d)
 	}
-	t, err := debugTrace(s)
-	if err != nil {
-		return nil, err
-	}
 	m, err := sdnotify.FromEnv() // in any case, or QEMU and owners' commands would get its socket
-	l := &launch{io: s, slotWait: d, trace: t, manager: m}
+	l := &launch{io: s, slotWait: d, manager: m}
 	if m != nil {
 		l.unit = sdnotify.Unit()
 	}
@@ -65,11 +60,15 @@ func slotWaitFlag() urfave.Flag {
 
 // options are what the launcher needs to know. said gets what the owner's command writes
 // to its standard error.
-func (l *launch) options(said io.Writer) launcher.StartOptions {
+func (l *launch) options(p *launcher.Plan, said io.Writer) launcher.StartOptions {
 	return launcher.StartOptions{
 		Hold: l.hold, Unit: l.unit, SlotWait: l.slotWait, OwnerStderr: said,
 		Notice: func(text string) { l.io.Say("%s", text) },
 		Warn:   func(r check.Result) { l.io.Say("warning: %s (%s)", r.Cause, r.ID) },
+		AskingOwner: func() {
+			_ = l.manager.Status("%s: measured; waiting for its owner", p.Name)
+			_ = l.manager.Extend(time.Duration(p.Guest.Latch.Timeout) + time.Minute)
+		},
 	}
 }
 
@@ -82,7 +81,7 @@ func (l *launch) start(ctx context.Context, p *launcher.Plan) (rec rundir.Record
 		return rec, err
 	}
 	said := &cli.EscapeWriter{W: l.io.Err}
-	m, err := p.Launch(l.traced(ctx, p), l.options(said))
+	m, err := p.Launch(ctx, l.options(p, said))
 	_ = said.Flush()
 	if err != nil {
 		return rec, err
@@ -92,7 +91,7 @@ func (l *launch) start(ctx context.Context, p *launcher.Plan) (rec rundir.Record
 	if err := l.ready(ctx, rec.PID, &rec); err != nil {
 		return rec, errors.Join(err, m.Discard(detached(ctx)))
 	}
-	l.trace.Step("done")
+	launcher.TraceOf(ctx).Step("done")
 	return rec, nil
 }
 
@@ -106,19 +105,6 @@ func (l *launch) begin(name string) error {
 		_ = l.manager.Extend(l.slotWait + time.Minute)
 	}
 	return nil
-}
-
-// traced lets the service manager and the user know of the steps of a launch.
-func (l *launch) traced(ctx context.Context, p *launcher.Plan) context.Context {
-	t := l.trace
-	t.Step = func(step string) {
-		if step == "owner" {
-			_ = l.manager.Status("%s: measured; waiting for its owner", p.Name)
-			_ = l.manager.Extend(time.Duration(p.Guest.Latch.Timeout) + time.Minute)
-		}
-		l.trace.Step(step)
-	}
-	return launcher.WithTrace(ctx, t)
 }
 
 // ready tells the service manager. A slow one does not end a verified VM.

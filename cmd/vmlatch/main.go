@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 	"github.com/vmlatch/vmlatch/launcher/tee"
@@ -63,7 +64,7 @@ func newApp(s *cli.IO) *cli.App {
 		Name:  "vmlatch",
 		Usage: "start confidential VMs and hold them until they are verified",
 		Long:  long, Version: cli.Version(), IO: s, Explain: explain, Topics: topics,
-		Prepare: func(ctx context.Context) (context.Context, error) { return traced(ctx, s) },
+		Prepare:  func(ctx context.Context) (context.Context, error) { return withDebug(ctx, s) },
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
 			newStart(s), newRun(s), newStop(s), newRestart(s), newRm(s),
@@ -135,6 +136,9 @@ func hostConfig(c *urfave.Context) (*spec.HostConfig, error) {
 		file, named = spec.HostConfigFile(), false
 	}
 	h, err := launcher.LoadHostConfig(file, named)
+	if fault.As(err) != nil {
+		return nil, err
+	}
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}

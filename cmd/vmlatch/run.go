@@ -63,14 +63,14 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	said := &cli.EscapeWriter{W: s.Err}
-	opt := l.options(said)
+	opt := l.options(p, said)
 	opt.Foreground = true
 	var console *attachedConsole
 	opt.Paused = func(*launcher.Machine) (err error) { // before the guest can write to it
 		console, err = openConsole(p.Dirs, p.Name)
 		return err
 	}
-	m, err := p.Launch(l.traced(c.Context, p), opt)
+	m, err := p.Launch(c.Context, opt)
 	_ = said.Flush()
 	if console != nil {
 		defer console.Close()

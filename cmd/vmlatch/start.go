@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"runtime"
 
 	urfave "github.com/urfave/cli/v2"
@@ -52,15 +53,7 @@ Examples:
 				return err
 			}
 			l.hold = c.Bool("hold")
-			traced := l.trace.Step
-			l.trace.Step = func(step string) {
-				traced(step)
-				if step == c.String("stop-at") {
-					runtime.LockOSThread() // a signal to the thread stops it here, one to the process soon
-					_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
-					runtime.UnlockOSThread()
-				}
-			}
+			c.Context = stoppingAt(c.Context, c.String("stop-at"))
 			if c.Bool("all") {
 				return startAll(c, l.alone())
 			}
@@ -108,4 +101,19 @@ func sayChoices(s *cli.IO, p *launcher.Plan, all bool) {
 			s.Say("%s: %s is %s: %s", p.Name, ch.What, ch.Value, ch.From)
 		}
 	}
+}
+
+// stoppingAt stops this process before a step; "" is none.
+func stoppingAt(ctx context.Context, at string) context.Context {
+	t := launcher.TraceOf(ctx)
+	traced := t.Step
+	t.Step = func(step string) {
+		traced(step)
+		if step == at {
+			runtime.LockOSThread() // a signal to the thread stops it here, one to the process soon
+			_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
+			runtime.UnlockOSThread()
+		}
+	}
+	return launcher.WithTrace(ctx, t)
 }

@@ -45,18 +45,22 @@ func For(err error) Advice {
 		}
 		return a
 	}
+	switch { // whose fault it is matters more than which system call told
+	case e == nil:
+	case e.Kind == fault.Spec:
+		return Advice{Kind: e.Kind, Fixes: []string{`"vmlatch help spec" describes the file`}}
+	case e.Kind == fault.State:
+		return Advice{Kind: e.Kind, Fixes: []string{`"vmlatch help states" shows which step follows which`}}
+	case e.Kind != fault.Failure && e.Kind != fault.QEMU:
+		return Advice{Kind: e.Kind}
+	}
 	for _, row := range known {
 		if errors.Is(err, row.err) {
 			return Advice{Kind: row.kind, Fixes: []string{row.fix}}
 		}
 	}
-	switch {
-	case e == nil:
+	if e == nil {
 		return Advice{}
-	case e.Kind == fault.Spec:
-		return Advice{Kind: e.Kind, Fixes: []string{`"vmlatch help spec" describes the file`}}
-	case e.Kind == fault.State:
-		return Advice{Kind: e.Kind, Fixes: []string{`"vmlatch help states" shows which step follows which`}}
 	}
 	return Advice{Kind: e.Kind}
 }
@@ -97,7 +101,6 @@ var known = [...]struct {
 	{unix.ENFILE, fault.Host, "the whole system has too many files open: sysctl fs.file-max"},
 	{unix.ENOMEM, fault.Host, "stop something, or give the VM less memory"},
 	{os.ErrPermission, fault.Host, "look at who owns the path, and at who you are"},
-	{fault.ErrHost, fault.Host, emulate},
 }
 
 // patterns are the table's. They are compiled when an error has come: most commands

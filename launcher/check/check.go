@@ -31,7 +31,7 @@ func Table() []tee.Check {
 	return table
 }
 
-// rank is a check's place. One that order does not list comes last in its stage.
+// rank is a check's place. One that order does not list comes last.
 func rank(id string) int {
 	if i := slices.Index(order[:], id); i >= 0 {
 		return i
@@ -167,7 +167,9 @@ func Of(err error) (Result, bool) {
 		r.Detail = e.Err.Error()
 	}
 	r.use(e.Check)
-	if e.Fix != "" && e.Check != FilesReadable {
+	if e.Check == Technology {
+		r.Detail = e.Error()
+	} else if e.Fix != "" && e.Check != FilesReadable {
 		r.Fix = e.Fix
 	}
 	return r, true

@@ -16,7 +16,7 @@ import (
 func hostChecks() []tee.Check {
 	return []tee.Check{
 		{
-			ID:       "technology-usable",
+			ID:       fault.TechnologyUsable,
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,
 			When:     tee.Real,
@@ -32,7 +32,7 @@ func hostChecks() []tee.Check {
 			},
 		},
 		{
-			ID:       "qemu-object",
+			ID:       fault.QEMUObject,
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,
 			When:     confidential,

@@ -1,13 +1,15 @@
 package check
 
+import "github.com/vmlatch/vmlatch/launcher/fault"
+
 // Ids of checks that other rooms name.
 const (
 	FreeSlots       = "free-slots"
 	FreeHugePages   = "hugepages-free"
 	MemoryAvailable = "memory-available"
 	NameFree        = "name-free"
-	FilesReadable   = "files-readable"
-	Technology      = "technology" // of the choice between several; not in the table
+	FilesReadable   = fault.FilesReadable
+	Technology      = fault.Technology // of the choice between several; not in the table
 )
 
 // order is the order of the table, by id: what is asked first is said first, and the

@@ -16,12 +16,21 @@ type Kind int
 // Kinds.
 const (
 	Failure   Kind = iota // something went wrong; none of the others
-	Spec                  // what the user wrote: a spec, host.toml, an option
+	Spec                  // what the user wrote: a spec, host.toml
+	Usage                 // what the user asked of a command
 	Host                  // this host lacks something
 	Refused               // a proof, an owner or a latch does not allow it
 	QEMU                  // what QEMU, the kernel or the platform said; package advice explains it
 	State                 // the VM's state does not allow it
 	NameTaken             // a VM of the name is running; neither spec nor host is at fault
+)
+
+// Ids of checks whose answers other rooms give as errors.
+const (
+	FilesReadable    = "files-readable"
+	QEMUObject       = "qemu-object"
+	Technology       = "technology" // of the choice between several
+	TechnologyUsable = "technology-usable"
 )
 
 // ErrHost is what errors of kind Host are, for errors.Is.
@@ -44,7 +53,7 @@ type Error struct {
 	Fix string
 	// Check is the id of the check that found it, if one did.
 	Check string
-	// Hardware reports whether an emulated platform would do instead of this host.
+	// Hardware means that an emulated platform would do instead of this host.
 	Hardware bool
 }
 

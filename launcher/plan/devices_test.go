@@ -527,8 +527,8 @@ func TestNamesOfGuests(t *testing.T) {
 		t.Errorf("named other: %q, %v", g.Name, err)
 	}
 	_, err = g.Named("a/b")
-	if e := fault.As(err); e == nil || e.Kind != fault.Spec {
-		t.Errorf("named a/b: %v, want an error of kind Spec", err)
+	if e := fault.As(err); e == nil || e.Kind != fault.Usage {
+		t.Errorf("named a/b: %v, want an error of kind Usage", err)
 	}
 	if g.Name != "other" {
 		t.Errorf("the guest became %q, want it unchanged", g.Name)

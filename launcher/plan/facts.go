@@ -76,7 +76,7 @@ func (f *Facts) lacks(want, since, what string) error {
 	}
 	return &fault.Error{
 		Kind: fault.Host, Op: want, Err: fmt.Errorf("QEMU %s (%s) has no %s", version, f.QEMU, what),
-		Fix: fix, Check: "qemu-object",
+		Fix: fix, Check: fault.QEMUObject,
 	}
 }
 

@@ -134,9 +134,6 @@ func (b *Builder) igvm(file string) error {
 	switch {
 	case !b.Traits.Confidential:
 		return spec.Errorf("firmware.image", "%s: an IGVM file is for confidential guests", file)
-	case len(b.Facts.OwnerFiles) > 0 || b.Guest.Latch.Until == UntilIDBlock:
-		return spec.Errorf("confidential.id-block", "QEMU takes policy and ID block from the IGVM file"+
-			" and drops the ones it was given: this launch would be compared with nothing")
 	case b.Guest.Kernel.Image != "":
 		return spec.Errorf("kernel.image", "an IGVM file brings all that is measured; a kernel next to it would not be")
 	}

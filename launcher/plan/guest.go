@@ -86,7 +86,7 @@ func (g *Guest) Complete() error {
 func (g Guest) Named(name string) (Guest, error) {
 	g.Name = name
 	if err := rundir.CheckName(name); err != nil {
-		return g, &fault.Error{Kind: fault.Spec, Err: err}
+		return g, &fault.Error{Kind: fault.Usage, Err: err}
 	}
 	return g, nil
 }

@@ -32,7 +32,7 @@ func (all *Networks) complete(g *Guest) error {
 		for _, m := range networkModes {
 			names = append(names, m.name)
 		}
-		if err := OneOf(g.File, networkKey(i), n.Mode, names...); err != nil {
+		if err := OneOf(g.File, networkKey(i)+".mode", n.Mode, names...); err != nil {
 			return err
 		}
 	}

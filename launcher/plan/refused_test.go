@@ -72,10 +72,10 @@ func TestDevicesThatMakeNoSense(t *testing.T) {
 		{text: "[[disk]]\nimage = 'a'\nformat = 'vmdk'", want: `disk 1: format "vmdk": must be raw or qcow2`},
 		{text: "[[disk]]\nimage = \"a\\u0000\"", want: "a NUL character"},
 
-		{text: "[[network]]", want: `network 1: "": must be user`},
+		{text: "[[network]]", want: `network 1.mode: "": must be user`},
 		{
 			text: "[[network]]\nmode = 'user'\n[[network]]\nmode = 'usr'",
-			want: `network 2: "usr": must be user`, fix: `did you mean "user"?`,
+			want: `network 2.mode: "usr": must be user`, fix: `did you mean "user"?`,
 		},
 		{
 			text: "[[network]]\nmode = 'user'\nforward = ['tcp:1:2']",
@@ -181,10 +181,8 @@ func TestPlansThatThisHostRefuses(t *testing.T) {
 			snpSpec, testhost.Facts(testhost.WithIGVM), false, "kernel.image: an IGVM file brings all",
 		},
 		"an IGVM file next to an ID block": {
-			igvmSpec, testhost.Facts(testhost.WithIGVM, func(f *plan.Facts) {
-				f.OwnerFiles = map[string][]byte{"id-block": nil}
-			}),
-			false, "confidential.id-block: QEMU takes policy and ID block from the IGVM file",
+			strings.Replace(igvmSpec, "[latch]", "id-block = 'b'\nid-auth = 'a'\n[latch]", 1),
+			testhost.Facts(testhost.WithIGVM), false, "confidential.id-block: QEMU takes policy and ID block from the IGVM file",
 		},
 		"a QEMU without IGVM": {
 			igvmSpec, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), true,

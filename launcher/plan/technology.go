@@ -25,6 +25,7 @@ type Traits struct {
 	Private       bool     // private memory comes from guest_memfd: nothing is pinned, and SMM cannot be
 	Registers     bool     // register state is protected
 	Pinned        bool     // QEMU pins the guest's memory
+	KernelLog     bool     // a check of it, or the number of its slots, needs the kernel's log
 	IRQChip       string   // what may be asked for besides QEMU's choice; "" for nothing
 
 	Covers     []string // what is measured besides the firmware image

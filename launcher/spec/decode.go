@@ -58,7 +58,7 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 	}
 	// go-toml takes keys in any case, does not name all of an unknown one, and compares
 	// each with all others. It also takes 300 for 300 nanoseconds.
-	shapes, offsets := shapes{}, map[string]int{}
+	shapes, offsets, counts := shapes{}, map[string]int{}, map[string]int{}
 	for i, k := range keysOf(b) {
 		t, known := shapes.typeOf(reflect.TypeOf(to), k.path)
 		row, col := 0, 0
@@ -79,6 +79,10 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 			return nil, fail(row, col, k.path, "must be %s, not %s", typeInWords(t.String()), k.bare)
 		}
 		name := strings.Join(k.path, ".")
+		if k.array { // its tables are "disk 1", "disk 2", …
+			counts[name]++
+			offsets[fmt.Sprintf("%s %d", name, counts[name])] = k.offset
+		}
 		if _, twice := offsets[name]; !twice { // of an array's tables the first
 			offsets[name] = k.offset
 		}
@@ -122,6 +126,7 @@ type key struct {
 	// bare is its value where that stands without quotes, and value its offset.
 	bare  string
 	value int
+	array bool // it begins one table of an array
 }
 
 // keysOf lists the keys of a file, up to the first that is not valid TOML, and no
@@ -164,6 +169,7 @@ func keysOf(b []byte) (all []key) {
 		switch n := p.Expression(); n.Kind {
 		case unstable.Table, unstable.ArrayTable:
 			table = named(nil, n.Key())
+			all[len(all)-1].array = n.Kind == unstable.ArrayTable
 		case unstable.KeyValue:
 			pair(table, n)
 		}

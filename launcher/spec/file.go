@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/regular"
@@ -75,10 +76,15 @@ func (f *File) Where() string {
 	return filepath.Join(f.Dir, filepath.Base(f.Path))
 }
 
-// Errorf is an error about a key's value.
+// Errorf is an error about a key's value. Tables of an array are "disk 1", "disk 2", …,
+// and their keys have the tables' place.
 func (f *File) Errorf(key, format string, args ...any) *fault.Error {
 	e := &fault.Error{Kind: fault.Spec, File: f.Path, Key: key, Err: fmt.Errorf(format, args...)}
-	if at, ok := f.keys[key]; ok {
+	at, ok := f.keys[key]
+	if table, _, dotted := strings.Cut(key, "."); !ok && dotted {
+		at, ok = f.keys[table]
+	}
+	if ok {
 		e.Line, e.Column = position(f.text, at)
 	}
 	return e
@@ -87,7 +93,7 @@ func (f *File) Errorf(key, format string, args ...any) *fault.Error {
 // Unusable is an error about a file that the spec names.
 func (f *File) Unusable(use string, err error) error {
 	return &fault.Error{
-		Kind: fault.Spec, File: f.Path, Key: use, Err: err, Check: "files-readable",
+		Kind: fault.Spec, File: f.Path, Key: use, Err: err, Check: fault.FilesReadable,
 		Fix: fault.FixPaths,
 	}
 }

@@ -21,16 +21,25 @@ func (o *Only) empty() bool { return len(o.Policy) == 0 && o.CPU == "" && o.Unti
 
 // key is a key of [confidential] that only some technologies have.
 type key struct {
-	name string
-	set  bool
-	file *string // where its value is a file
+	name    string
+	set     bool
+	file    *string // where its value is a path
+	content bool    // of a file that is read, so it may be a credential
 }
 
 func policyKey(c *Confidential) key { return key{name: "policy", set: len(c.Policy) > 0} }
 
 func textKey(name, value string) key { return key{name: name, set: value != ""} }
 
-func fileKey(name string, value *string) key { return key{name: name, set: *value != "", file: value} }
+// pathKey is a key with a path, for others to open.
+func pathKey(name string, value *string) key { return key{name: name, set: *value != "", file: value} }
+
+// fileKey is a key with a file that is read.
+func fileKey(name string, value *string) key {
+	k := pathKey(name, value)
+	k.content = true
+	return k
+}
 
 // files lists the files of all technologies' keys.
 func (c *Confidential) files() (keys []key) {

@@ -26,7 +26,7 @@ func (mktme) keys(c *Confidential) []key {
 
 func (mktme) traits() plan.Traits {
 	return plan.Traits{
-		Name: host.MKTME, Pool: "mktme", Vendor: "Intel", Confidential: true,
+		Name: host.MKTME, Pool: "mktme", Vendor: "Intel", Confidential: true, KernelLog: true,
 		Unmeasured: "MKTME encrypts memory and measures nothing",
 	}
 }

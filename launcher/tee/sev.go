@@ -229,9 +229,15 @@ func (t sevs) query(ctx context.Context, g *Guest, p *plan.Plan, q qmp.Executor)
 }
 
 // isSEV: for SEV and SEV-ES.
-func isSEV(s *Subject) bool { return s.Traits().Measurable }
+func isSEV(s *Subject) bool {
+	_, is := s.tech.(sevs)
+	return is
+}
 
-func isSEVES(s *Subject) bool { return isSEV(s) && s.Traits().Registers }
+func isSEVES(s *Subject) bool {
+	t, is := s.tech.(sevs)
+	return is && t.es
+}
 
 func sevPolicy(s *Subject) sev.Policy {
 	p, _ := sevs{es: isSEVES(s)}.policy(s.Confidential.Policy) // was read before
@@ -321,7 +327,7 @@ func (t sevs) checks() []Check {
 			Stage:    PlanStage,
 			Key:      "confidential.session",
 			When:     func(s *Subject) bool { return isSEV(s) && s.Confidential.Session != "" },
-			Cause:    "owner-cert or session cannot be read, or not base64 of the expected length",
+			Cause:    "owner-cert or session cannot be read, or is not base64 of the expected length",
 			Fix:      "copy the files of latchkey session again, unchanged",
 			Source:   "QEMU, docs/system/i386/amd-memory-encryption.rst; SEV API, chapters 4.3 and 6.2",
 			Look:     lookAtSession,

@@ -61,7 +61,7 @@ func snpGuest() plan.Object { return plan.Object{Type: "sev-snp-guest", Since: "
 func (snp) traits() plan.Traits {
 	return plan.Traits{
 		Name: host.SNP, Object: snpGuest(), Feature: "amd-sev-snp", Vendor: amd, Pool: "sev-es",
-		Confidential: true, Attested: true, KernelHashes: true, Private: true, Registers: true,
+		Confidential: true, Attested: true, KernelHashes: true, KernelLog: true, Private: true, Registers: true,
 		Models: measuredModels(), ModelMeasured: true,
 	}
 }
@@ -142,6 +142,10 @@ func (snp) build(g *Guest, b *plan.Builder) error {
 	}
 	if data != nil {
 		props["host-data"] = base64.StdEncoding.EncodeToString(data)
+	}
+	if b.Facts.IGVM && (c.IDBlock != "" || g.Latch.Until == plan.UntilIDBlock) {
+		return g.File.Errorf("confidential."+idBlock, "QEMU takes policy and ID block from the IGVM file"+
+			" and drops the ones it was given: this launch would be compared with nothing")
 	}
 	if c.IDBlock != "" {
 		if err := bindIDBlock(g, b.Facts, policy, props); err != nil {

@@ -52,7 +52,10 @@ func parse(read func(spec.Tables) (*spec.File, error)) (*Spec, error) {
 func (s *Spec) files() error {
 	f := s.guest.File
 	for _, k := range s.confidential.files() {
-		path, err := spec.Credential(*k.file)
+		path, err := *k.file, error(nil)
+		if k.content {
+			path, err = spec.Credential(path)
+		}
 		if err != nil {
 			e := f.Errorf("confidential."+k.name, "%v", err)
 			e.Fix = "the unit must have LoadCredential=NAME:FILE, and start vmlatch; elsewhere name the file itself"
@@ -243,7 +246,7 @@ func (g *Guest) Fits(f *plan.Facts, among bool) error {
 		if r := f.Host.Technology(t.Name); r.Usable == host.No {
 			return &fault.Error{
 				Kind: fault.Host, Op: "encrypt memory with " + t.Name, Err: errors.New(r.Why), Fix: r.Fix,
-				Check: "technology-usable", Hardware: true,
+				Check: fault.TechnologyUsable, Hardware: true,
 			}
 		}
 	}

@@ -425,6 +425,9 @@ func TestPathsOfTechnologiesKeys(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "a NUL character") {
 			t.Errorf("%s: %v, want an error about a NUL character", key, err)
 		}
+		if key == "quote-socket" { // nothing of it is read
+			continue
+		}
 		_, err = tee.Parse([]byte("[confidential]\n"+key+" = 'credential:..'"), "vm.toml", "/")
 		if e := fault.As(err); e == nil || e.Key != "confidential."+key || e.Line != 2 ||
 			!strings.Contains(e.Fix, "LoadCredential") {

@@ -34,7 +34,7 @@ func (k *tdxKeys) ids() map[string]string {
 func (tdx) keys(c *Confidential) []key {
 	return []key{
 		policyKey(c), textKey("mrconfigid", c.MRConfigID), textKey("mrowner", c.MROwner),
-		textKey("mrownerconfig", c.MROwnerConfig), fileKey("quote-socket", &c.QuoteSocket),
+		textKey("mrownerconfig", c.MROwnerConfig), pathKey("quote-socket", &c.QuoteSocket),
 	}
 }
 
@@ -46,7 +46,7 @@ func tdxGuest() plan.Object { return plan.Object{Type: "tdx-guest", Since: "10.1
 func (tdx) traits() plan.Traits {
 	return plan.Traits{
 		Name: host.TDX, Object: tdxGuest(), Feature: "intel-tdx", Vendor: "Intel", Pool: "tdx",
-		Confidential: true, Attested: true, Private: true, Registers: true, Models: []string{"host"},
+		Confidential: true, Attested: true, KernelLog: true, Private: true, Registers: true, Models: []string{"host"},
 		IRQChip:  "split",
 		Covers:   []string{"attributes of the trust domain (in quotes)"},
 		KernelBy: "by the firmware, in RTMR1 and RTMR2",
