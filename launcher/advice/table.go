@@ -170,7 +170,7 @@ var table = [...]struct {
 		kind:    fault.Refused,
 	},
 	{
-		pattern: `hashes table area is invalid|no secret area found|cannot map hashes table`,
+		pattern: `hashes table area is invalid|has no hashes table GUID|no secret area found|cannot map hashes table`,
 		cause:   "this firmware has no area for kernel hashes or secrets",
 		fix:     "use an AmdSev build of OVMF, such as OVMF.amdsev.fd",
 		kind:    fault.Host,
