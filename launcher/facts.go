@@ -69,7 +69,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 	}
 	if f.Host, err = detect(root); err != nil {
 		return nil, &fault.Error{
-			Kind: fault.Spec, Op: "look at the host", Err: err, Fix: `"vmlatch host --record DIR" makes a record`,
+			Kind: fault.Spec, Op: "look at the host", Err: err, Fix: fault.FixRecord,
 		}
 	}
 	if s == nil {

@@ -172,7 +172,7 @@ var table = [...]struct {
 	{
 		pattern: `hashes table area is invalid|has no hashes table GUID|no secret area found|cannot map hashes table`,
 		cause:   "this firmware has no area for kernel hashes or secrets",
-		fix:     "use an AmdSev build of OVMF, such as OVMF.amdsev.fd",
+		fix:     fault.FixAmdSev,
 		kind:    fault.Host,
 	},
 	{
@@ -184,7 +184,7 @@ var table = [...]struct {
 	{
 		pattern: `Failed to locate SEV metadata|failed to parse TDVF|Cannot find TDX_METADATA_OFFSET|SEV information block`,
 		cause:   "this firmware has no metadata for the technology",
-		fix:     "use a build of OVMF that has it",
+		fix:     fault.FixOVMF,
 		kind:    fault.Host,
 	},
 	{
