@@ -240,7 +240,9 @@ func inWords(text string) string {
 // typeInWords is what a spec has for one of Go's types.
 func typeInWords(name string) string {
 	for _, t := range []struct{ name, words string }{
-		{"int", "a number"}, {"string", "text in quotes"}, {"bool", "true or false"},
+		{"int", "a number"},
+		{"string", "text in quotes"},
+		{"bool", "true or false"},
 		{"[]string", "a list of strings"},
 		{"spec.Size", `a size in quotes, such as "2GiB"`},
 		{"spec.Duration", `a duration in quotes, such as "5m"`},
