@@ -111,7 +111,7 @@ func TestEveryErrorExplained(t *testing.T) {
 		{"sev-snp", "SNP_LAUNCH_START=UNSUPPORTED", "does not have a feature"},
 		{"sev-snp", "SNP_LAUNCH_UPDATE:5=INVALID_PARAM", "CPU with these features"},
 		{"sev-snp", "SNP_LAUNCH_UPDATE:1=INVALID_PARAM", "does not take a parameter"},
-		{"sev-snp", "SNP_LAUNCH_FINISH=BAD_MEASUREMENT", "another digest than the ID block"},
+		{"sev-snp", "SNP_LAUNCH_FINISH=BAD_MEASUREMENT", "launch digest differs from the one in the ID block"},
 		{"sev-snp", "SNP_LAUNCH_FINISH=POLICY_FAILURE", "for another policy"},
 		{"sev-snp", "SNP_LAUNCH_START=POLICY_FAILURE", "does not allow the policy"},
 		{"sev-snp", "INIT2=EBUSY", "no free encryption slot"},

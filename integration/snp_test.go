@@ -69,7 +69,7 @@ func TestIDBlockBindsALaunch(t *testing.T) {
 		h.shows("the platform's report", string(b), digest, `"id-block": true`, hostData)
 		h.run("vmlatch", "stop", "snp", "--now")
 
-		const otherDigest = "the launch has another digest than the ID block"
+		const otherDigest = "the launch digest differs from the one in the ID block"
 		for _, c := range []struct{ old, to, want string }{
 			{`cmdline = "quiet"`, `cmdline = "loud"`, otherDigest},
 			{"cpus   = 2", "cpus   = 1", otherDigest},

@@ -70,7 +70,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 	}
 	if f.Host, err = detect(root); err != nil && c.Record != "" {
 		return nil, &fault.Error{
-			Kind: fault.Usage, Op: "look at the host", Err: err, Fix: `"vmlatch host --record DIR" makes a record`,
+			Kind: fault.Usage, Op: "look at the host", Err: err, Fix: fault.FixRecord,
 		}
 	}
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/tee"
@@ -62,8 +63,7 @@ func detect(root string) (*host.Report, error) {
 	}
 	rep, err := host.Detect(host.Root(root))
 	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("look at the host: %w", err),
-			`"vmlatch host --record DIR" makes a record`)
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("look at the host: %w", err), fault.FixRecord)
 	}
 	return rep, nil
 }

@@ -36,9 +36,6 @@ func (g *SNPGuest) Init(features uint64) error {
 	})
 }
 
-// State returns the guest's state.
-func (g *SNPGuest) State() State { return g.state }
-
 func (g *SNPGuest) require(want State, cmd Command) error {
 	if err := g.alive(); err != nil {
 		return err

@@ -15,7 +15,6 @@ var technologyName = regexp.MustCompile(`(?i)sev|snp|tdx|mktme`)
 // name a technology in code (comments do not count), and why. A new technology should
 // need none of them.
 var mayNameTechnologies = map[string]string{
-	"launcher/advice/advice.go": "statuses of AMD's firmware are a type of firmware/sev",
 	"launcher/advice/table.go":  "the words of QEMU and the firmware name technologies",
 	"launcher/check/order.go":   "the published order of the checks, by id",
 	"launcher/check/plan.go":    "a source and a cause cite QEMU's documents by name",
@@ -23,6 +22,7 @@ var mayNameTechnologies = map[string]string{
 	"launcher/check/device.go":  "sources cite documents by name",
 	"launcher/check/host.go":    "sources cite documents by name",
 	"launcher/claims.go":        "hashes of kernels are what SEV's table has",
+	"launcher/fault/fixes.go":   "a build of OVMF is called AmdSev",
 	"launcher/latch.go":         "the launch measurement over QMP is SEV's",
 	"launcher/machine.go":       "the record of what SEV's platform said",
 	"launcher/owner.go":         "measurement and packet are firmware/sev/exchange's",

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -31,7 +30,7 @@ type Advice struct {
 func For(err error) Advice {
 	e := fault.As(err)
 	if e != nil && e.Kind == fault.QEMU {
-		text := Decimal(e.Error())
+		text := decimal(e.Error())
 		for i, pattern := range patterns() {
 			if row := &table[i]; pattern.MatchString(text) {
 				return Advice{Kind: row.kind, Cause: row.cause, Fixes: []string{row.fix}, Late: row.late}
@@ -117,20 +116,9 @@ var firmwareStatus = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`(fw_err(?:or)?='?)(0x[0-9a-fA-F]+|[0-9]+)`)
 })
 
-// Status is the status of the platform's firmware (SEV API, chapter 5.1) in QEMU's
-// words. It reports whether there is one.
-func Status(text string) (sev.Status, bool) {
-	m := firmwareStatus().FindStringSubmatch(text)
-	if m == nil {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(m[2], 0, 32)
-	return sev.Status(n), err == nil
-}
-
-// Decimal writes hexadecimal statuses in QEMU's words as decimal ones, which the
+// decimal writes hexadecimal statuses in QEMU's words as decimal ones, which the
 // table has.
-func Decimal(text string) string {
+func decimal(text string) string {
 	return firmwareStatus().ReplaceAllStringFunc(text, func(s string) string {
 		m := firmwareStatus().FindStringSubmatch(s)
 		n, err := strconv.ParseUint(m[2], 0, 32)

@@ -19,7 +19,7 @@ var table = [...]struct {
 	},
 	{
 		pattern: `SNP_LAUNCH_FINISH.*fw_error=11 `,
-		cause:   "the launch has another digest than the ID block that its owner signed",
+		cause:   "the launch digest differs from the one in the ID block that its owner signed",
 		fix: "compare firmware, kernel, command line, cpus and cpu with what the owner measured: latchkey" +
 			" explain finds the difference",
 		kind: fault.Refused,
@@ -171,9 +171,9 @@ var table = [...]struct {
 		kind:    fault.Refused,
 	},
 	{
-		pattern: `hashes table area is invalid|no secret area found|cannot map hashes table`,
+		pattern: `hashes table area is invalid|has no hashes table GUID|no secret area found|cannot map hashes table`,
 		cause:   "this firmware has no area for kernel hashes or secrets",
-		fix:     "use an AmdSev build of OVMF, such as OVMF.amdsev.fd",
+		fix:     fault.FixAmdSev,
 		kind:    fault.Host,
 	},
 	{
@@ -187,7 +187,7 @@ var table = [...]struct {
 		pattern: `Failed to locate SEV metadata|failed to parse TDVF|Cannot find TDX_METADATA_OFFSET|` +
 			`SEV information block`,
 		cause: "this firmware has no metadata for the technology",
-		fix:   "use a build of OVMF that has it",
+		fix:   fault.FixOVMF,
 		kind:  fault.Host,
 	},
 	{

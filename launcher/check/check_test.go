@@ -20,10 +20,36 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
-// specDir has the files of a spec.
-func specDir(t *testing.T, c checkCase) string {
+// untouched is the directory of cases that change no file in it.
+var untouched string
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if untouched != "" {
+		_ = os.RemoveAll(untouched)
+	}
+	os.Exit(code)
+}
+
+// dir is the directory of a case, with the files of a spec.
+func (c checkCase) dir(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
+	if c.files != nil || c.plan != nil {
+		return specDir(t, t.TempDir(), c)
+	}
+	if untouched == "" {
+		dir, err := os.MkdirTemp("", "check")
+		if err != nil {
+			t.Fatal(err)
+		}
+		untouched = specDir(t, dir, c)
+	}
+	return untouched
+}
+
+// specDir fills a directory with the files of a spec.
+func specDir(t *testing.T, dir string, c checkCase) string {
+	t.Helper()
 	cert, session := strings.Repeat("A", 2084/3*4+4), strings.Repeat("A", 128/3*4+4)
 	files := map[string]string{
 		"k":       "kernel",
@@ -51,11 +77,14 @@ func specDir(t *testing.T, c checkCase) string {
 			t.Fatal(err)
 		}
 	}
-	l, err := net.Listen("unix", filepath.Join(dir, "qgs"))
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, "qgs"), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	l.SetUnlinkOnClose(false) // that it is there is all that counts
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	return dir
 }
 
@@ -63,7 +92,7 @@ func specDir(t *testing.T, c checkCase) string {
 // is the one result that refuses it.
 func (c checkCase) look(t *testing.T) (results []check.Result, refused bool) {
 	t.Helper()
-	dir := specDir(t, c)
+	dir := c.dir(t)
 	text := testhost.Specs()[c.tech]
 	if c.replace[0] != "" {
 		if !strings.Contains(text, c.replace[0]) {

@@ -81,7 +81,7 @@ func planChecks() []tee.Check {
 			When:     attested,
 			Cause: "the firmware has nothing for the technology:" +
 				" the guest could not start, or only on one processor",
-			Fix:    "use a build of OVMF that has it",
+			Fix:    fault.FixOVMF,
 			Source: "OVMF, ResetVector; QEMU, hw/i386/pc_sysfw_ovmf.c",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				return s.ReadImage(func(i *plan.Image) (tee.Verdict, string) {
@@ -97,7 +97,7 @@ func planChecks() []tee.Check {
 			Key:      "firmware",
 			When:     func(s *tee.Subject) bool { return confidential(s) && s.KernelHashes },
 			Cause:    "the firmware has no area for kernel hashes, so it would not check the kernel",
-			Fix:      tee.UseAmdSev,
+			Fix:      fault.FixAmdSev,
 			Source:   "QEMU, target/i386/sev.c; OVMF, GUID 7255371f-3a3b-4b04-927b-1da6efa8d454",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				return s.ReadImage(func(i *plan.Image) (tee.Verdict, string) { return tee.Verify(i.HashArea, "") })

@@ -86,7 +86,7 @@ func TestBareLeavesOutWhatAListSaysOnce(t *testing.T) {
 	}{
 		"host":            {e, "use KVM: no such thing"},
 		"wrapped":         {fmt.Errorf("outside: %w", e), "use KVM: no such thing"},
-		"spec":            {&fault.Error{Kind: fault.Spec, File: "a.toml", Key: "cpu", Err: errCause}, "cpu: no such thing"},
+		"spec":            {&fault.Error{Kind: fault.Spec, File: "a", Key: "cpu", Err: errCause}, "cpu: no such thing"},
 		"of another type": {errCause, "no such thing"},
 	} {
 		if got := fault.Bare(c.err); got != c.want {

@@ -17,6 +17,7 @@ type Options struct {
 // flagOptions take no value.
 var flagOptions = []string{"-nodefaults", "-no-user-config", "-S", "-no-reboot"}
 
+// ParseOptions takes a command line apart. What comes first is the program.
 func ParseOptions(argv []string) *Options {
 	o := &Options{Values: map[string][]string{}, Flags: map[string]bool{}}
 	for i := 1; i < len(argv); i++ {

@@ -30,8 +30,7 @@ const (
 
 // Fixes that several checks have.
 const (
-	Defect    = "this is a defect of vmlatch: please report it"
-	UseAmdSev = "use an AmdSev build of OVMF, such as OVMF.amdsev.fd"
+	Defect = "this is a defect of vmlatch: please report it"
 
 	newerKernel = "install a newer kernel"
 )

@@ -257,7 +257,9 @@ func TestVerdicts(t *testing.T) {
 	if v, detail := tee.Verify(false, "%d", 5); v != tee.Failed || detail != "5" {
 		t.Errorf("what is wrong is %s (%s), want failed (5)", v, detail)
 	}
-	for answer, want := range map[host.Answer]tee.Verdict{host.Yes: tee.OK, host.No: tee.Failed, host.Unknown: tee.Unknown} {
+	for answer, want := range map[host.Answer]tee.Verdict{
+		host.Yes: tee.OK, host.No: tee.Failed, host.Unknown: tee.Unknown,
+	} {
 		if got, _ := tee.Answered(answer, host.Yes, "no"); got != want {
 			t.Errorf("%s, where yes is wanted, is %s, want %s", answer, got, want)
 		}
@@ -270,7 +272,8 @@ func TestDevicesOfASpec(t *testing.T) {
 		t.Errorf("devices %+v, want vfio-pci with x=on and one more", got)
 	}
 	for pattern, want := range map[string]string{
-		"vfio-.*": "vfio-pci", "vfio": "", "rng": "", "a|virtio-rng-pci": "virtio-rng-pci", ".*-pci": "vfio-pci", "VFIO-PCI": "",
+		"vfio-.*": "vfio-pci", "vfio": "", "rng": "", "a|virtio-rng-pci": "virtio-rng-pci", ".*-pci": "vfio-pci",
+		"VFIO-PCI": "",
 	} {
 		got, found := s.Any(pattern)
 		if got.Kind != want || found != (want != "") {

@@ -101,8 +101,8 @@ func TestIsIGVM(t *testing.T) {
 // bound is the spec of a guest that is bound by an ID block.
 func bound(t *testing.T, block, auth string) string {
 	t.Helper()
-	return strings.NewReplacer("technology", "id-block = '"+block+"'\nid-auth = '"+auth+"'\ntechnology", "nothing", "id-block").
-		Replace(specOf("sev-snp"))
+	keys := "id-block = '" + block + "'\nid-auth = '" + auth + "'"
+	return strings.Replace(with("sev-snp", keys), "nothing", "id-block", 1)
 }
 
 func TestOwnerFiles(t *testing.T) {
@@ -193,7 +193,9 @@ func TestIDBlocks(t *testing.T) {
 		},
 		{"another block", sign(block, nil), func(f map[string][]byte) { f["id-block"][0] ^= 1 }, "", "id-auth: "},
 		{
-			"a policy that was not signed", sign(sev.IDBlock{Policy: uint64(sev.SNPPolicyDefault | sev.SNPPolicyDebug)}, nil), nil, "",
+			"a policy that was not signed",
+			sign(sev.IDBlock{Policy: uint64(sev.SNPPolicyDefault | sev.SNPPolicyDebug)}, nil), nil,
+			"",
 			"the id block was signed for",
 		},
 	} {

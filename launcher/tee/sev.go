@@ -315,7 +315,7 @@ func (t sevs) checks() []Check {
 			Key:      "firmware",
 			When:     func(s *Subject) bool { return isSEV(s) && s.Latch.Until == plan.UntilSecret },
 			Cause:    "the firmware has no area for the secret that the latch waits for",
-			Fix:      UseAmdSev,
+			Fix:      fault.FixAmdSev,
 			Source:   "QEMU, docs/system/i386/amd-memory-encryption.rst; enarx/sev#35",
 			Look: func(s *Subject) (Verdict, string) {
 				return s.ReadImage(func(i *plan.Image) (Verdict, string) { return Verify(i.SecretArea, "") })

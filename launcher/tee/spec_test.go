@@ -117,7 +117,8 @@ func TestSpecsThatMakeSense(t *testing.T) {
 		{latched("sev", "until = 'nothing'"), plan.UntilNothing},
 		{with("sev", "vmsa = 'init2'"), plan.UntilSecret},
 		{
-			with("sev-es", "session = 's'\nowner-cert = 'c'") + "owner = ['x']\n[confidential.sev-es]\nuntil = 'secret'",
+			with("sev-es", "session = 's'\nowner-cert = 'c'") + "owner = ['x']\n" +
+				"[confidential.sev-es]\nuntil = 'secret'",
 			plan.UntilSecret,
 		},
 		{specOf("sev-snp"), plan.UntilNothing},
@@ -163,8 +164,9 @@ func TestForeignKeys(t *testing.T) {
 				text += "[latch]\nuntil = 'nothing'\n"
 			}
 			_, err := guestOf(text)
-			foreign := err != nil && strings.Contains(err.Error(), fmt.Sprintf("not valid for technology %q (only ", tech)) ||
-				tech == "sev-snp" && err != nil && strings.Contains(err.Error(), "has no sessions")
+			text = fmt.Sprint(err)
+			foreign := strings.Contains(text, fmt.Sprintf("not valid for technology %q (only ", tech)) ||
+				tech == "sev-snp" && strings.Contains(text, "has no sessions")
 			if want := !slices.Contains(strings.Fields(c.valid), tech); foreign != want {
 				t.Errorf("%s of %s: %v; refused as foreign: %t, want %t", c.key, tech, err, foreign, want)
 			}
@@ -363,7 +365,7 @@ func TestDemandsAreSatisfied(t *testing.T) {
 		{"a weaker policy", specOf("sev"), policy("sev", "no-debug"), ""},
 		{
 			"a stricter policy", specOf("sev"), policy("sev", "no-debug", "no-send"),
-			"confidential.policy: 0x3 (no-debug,no-key-sharing), but the image demands policy.sev = 0x9 (no-debug,no-send)",
+			"confidential.policy: 0x3 (no-debug,no-key-sharing), but the image demands policy.sev = 0x9 (",
 		},
 		{"newer firmware", specOf("sev"), policy("sev", "api=1.51"), "but the image demands policy.sev"},
 		{"newer firmware that it has", with("sev", "policy = ['no-debug', 'api=1.55']"), policy("sev", "api=1.51"), ""},

@@ -189,8 +189,8 @@ func TestProtectingObjects(t *testing.T) {
 			more(es, `policy = ["no-debug", "es"]`), testhost.Facts(), map[string]string{"policy": "5"},
 		},
 		"SEV-SNP": {snp, testhost.Facts(), map[string]string{
-			"qom-type": "sev-snp-guest", "policy": "196608", "kernel-hashes": "on", "cbitpos": "51", "reduced-phys-bits": "1",
-			"host-data": "-", "id-block": "-", "author-key-enabled": "-",
+			"qom-type": "sev-snp-guest", "policy": "196608", "kernel-hashes": "on", "cbitpos": "51",
+			"reduced-phys-bits": "1", "host-data": "-", "id-block": "-", "author-key-enabled": "-",
 		}},
 		"SEV-SNP, stricter": {
 			more(snp, `policy = ["single-socket"]`), testhost.Facts(),
@@ -214,7 +214,8 @@ func TestProtectingObjects(t *testing.T) {
 			map[string]string{"attributes": fmt.Sprint(1 | 1<<28 | 1<<30)},
 		},
 		"TDX with ids": {
-			more(tdx, fmt.Sprintf("mrconfigid = %q\nmrowner = %q\nmrownerconfig = %q", hex48, hex48, hex48)), testhost.Facts(),
+			more(tdx, fmt.Sprintf("mrconfigid = %q\nmrowner = %q\nmrownerconfig = %q", hex48, hex48, hex48)),
+			testhost.Facts(),
 			map[string]string{"mrconfigid": base48, "mrowner": base48, "mrownerconfig": base48},
 		},
 		"TDX without quotes": {
@@ -273,7 +274,8 @@ func TestPlansOfTechnologiesThatFail(t *testing.T) {
 		},
 		"MKTME of a released QEMU": {mktmeSpec, testhost.Facts(), "give a guest a key of its own: QEMU 11.1.3"},
 		"another object than the emulator's": {
-			other, testhost.Facts(testhost.Emulated("swtee")), "the emulated platform's object is mktme-guest, with key-handle",
+			other, testhost.Facts(testhost.Emulated("swtee")),
+			"the emulated platform's object is mktme-guest, with key-handle",
 		},
 		"another property than the emulator's": {
 			strings.Replace(mktmeSpec, `"key-handle"`, `"other"`, 1), testhost.Facts(testhost.Emulated("swtee")),
@@ -443,9 +445,43 @@ func TestFits(t *testing.T) {
 
 func TestKnows(t *testing.T) {
 	old := testhost.Facts(testhost.WithQEMU("7.2"))
-	for tech, want := range map[string]bool{"sev": true, "sev-es": true, "sev-snp": false, "tdx": false, "mktme": false} {
+	for tech, want := range map[string]bool{
+		"sev": true, "sev-es": true, "sev-snp": false, "tdx": false, "mktme": false,
+	} {
 		if err := mustGuest(t, specOf(tech)).Knows(old); (err == nil) != want {
 			t.Errorf("QEMU 7.2 knows %s: %v, want %t", tech, err, want)
+		}
+	}
+}
+
+// TestGuestsThatAreChanged after they were checked do not get a weaker plan: what cannot
+// be read is an error there, too.
+func TestGuestsThatAreChanged(t *testing.T) {
+	bad := []string{"unheard-of"}
+	for name, c := range map[string]struct {
+		tech   string
+		change func(*tee.Confidential)
+		query  bool // fails, too
+	}{
+		"a policy of SEV":     {"sev", func(c *tee.Confidential) { c.Policy = bad }, true},
+		"a policy of SEV-SNP": {"sev-snp", func(c *tee.Confidential) { c.Policy = bad }, true},
+		"attributes":          {"tdx", func(c *tee.Confidential) { c.Policy = bad }, false},
+		"host's data":         {"sev-snp", func(c *tee.Confidential) { c.HostData = "00" }, false},
+		"an id":               {"tdx", func(c *tee.Confidential) { c.MROwner = "00" }, false},
+	} {
+		g := mustGuest(t, specOf(c.tech))
+		good, err := planOf(g, testhost.Facts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.change(&g.Confidential)
+		if p, err := planOf(g, testhost.Facts()); err == nil {
+			t.Errorf("%s: %q, want an error", name, p.Argv)
+		}
+		q := script{"query-sev": `{"enabled":true,"sev-type":"sev-snp","state":"launch-secret"}`}
+		if got, err := g.Query(t.Context(), good, q); c.query && (err == nil ||
+			!strings.Contains(err.Error(), "unheard-of")) {
+			t.Errorf("%s: %+v, %v, want an error about unheard-of", name, got, err)
 		}
 	}
 }
