@@ -245,6 +245,9 @@ func TestKillByTheCreator(t *testing.T) {
 	if err := d.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}
+	if pids, err := d.Holders(); err != nil || len(pids) != 0 {
+		t.Errorf("holders %v, %v, want none", pids, err)
+	}
 	if err := cmd.Wait(); err == nil {
 		t.Error("the process ended well, want killed")
 	}
