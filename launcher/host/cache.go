@@ -39,7 +39,7 @@ type cacheEntry struct {
 	QEMU   *QEMU    `json:"qemu"`
 }
 
-// fileID tells whether a file can have changed since it was hashed.
+// fileID changes if a file can have changed since it was hashed.
 type fileID struct {
 	Dev, Ino     uint64
 	Size         int64

@@ -36,7 +36,7 @@ const (
 	MKTME = "mktme"
 )
 
-// Technology tells whether a host can run guests of a kind.
+// Technology reports whether a host can run guests of a kind.
 type Technology struct {
 	Name   string `json:"name"`
 	Usable Answer `json:"usable"`

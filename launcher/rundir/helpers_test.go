@@ -149,7 +149,7 @@ func TestInterruptedNames(t *testing.T) {
 	}
 	for _, file := range []string{kept, outside} {
 		if _, err := os.Lstat(file); err != nil {
-			t.Errorf("a file of another's: %v", err)
+			t.Errorf("a file elsewhere: %v, want that it is still there", err)
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(r.Run, ".[no]*")); len(left) != 0 {

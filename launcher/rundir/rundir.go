@@ -86,7 +86,7 @@ type Root struct {
 
 // Dir is one VM's directories, and which VM of the name it is about. The process that
 // created or opened it also has its locks. It is for one goroutine at a time, but for
-// Unlock and Close, which may come while another one waits for the VM's end.
+// Unlock and Close, which may come while another waits for the VM's end.
 type Dir struct {
 	Name  string
 	Run   string

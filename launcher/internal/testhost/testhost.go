@@ -24,12 +24,16 @@ func Facts(changes ...func(*plan.Facts)) *plan.Facts {
 			Kernel: "6.18.0", KVM: host.Technology{Name: "kvm", Usable: host.Yes}, SMT: host.Yes,
 			IOMMU: host.IOMMU{Present: host.Yes, Passthrough: host.No},
 			SEV: &host.SEVHost{
-				CBitPos: 51, SNPEnabled: host.No, INIT2: host.Yes, DebugSwap: host.No, CiphertextHiding: 10, SNPAPI: "1.55",
+				CBitPos: 51, SNPEnabled: host.No, INIT2: host.Yes, DebugSwap: host.No,
+				CiphertextHiding: 10, SNPAPI: "1.55",
 			},
 			TDX: &host.TDXHost{Enabled: host.Yes, Initialized: host.Yes, KeyIDs: 64},
 			Slots: []host.Pool{
 				{Name: "sev", Technologies: []string{"sev"}, Total: 410, From: "misc.capacity", InUse: 1},
-				{Name: "sev-es", Technologies: []string{"sev-es", "sev-snp"}, Total: 99, From: "misc.capacity", InUse: -1},
+				{
+					Name: "sev-es", Technologies: []string{"sev-es", "sev-snp"},
+					Total: 99, From: "misc.capacity", InUse: -1,
+				},
 			},
 		},
 	}
@@ -40,10 +44,13 @@ func Facts(changes ...func(*plan.Facts)) *plan.Facts {
 		{"10-flash.json", `"device":"flash","executable":{"filename":"/fw/CODE.fd","format":"raw"},` +
 			`"nvram-template":{"filename":"/fw/VARS.fd","format":"raw"}`, `"amd-sev"`},
 		{"20-amdsev.json", `"device":"memory","filename":"/fw/amdsev.fd"`, `"amd-sev","amd-sev-es"`},
-		{"00-secure.json", `"device":"flash","executable":{"filename":"/fw/SMM.fd","format":"raw"}`, `"requires-smm","secure-boot"`},
+		{
+			"00-secure.json", `"device":"flash","executable":{"filename":"/fw/SMM.fd","format":"raw"}`,
+			`"requires-smm","secure-boot"`,
+		},
 	} {
-		text := `{"mapping":{` + d.mapping + `},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":[` +
-			d.features + `]}`
+		text := `{"mapping":{` + d.mapping +
+			`},"targets":[{"architecture":"x86_64","machines":["pc-q35-*"]}],"features":[` + d.features + `]}`
 		parsed, _, err := ovmf.ParseDescriptor(d.name, []byte(text))
 		if err != nil {
 			panic(err)
