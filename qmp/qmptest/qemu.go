@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -122,8 +121,7 @@ func (q *QEMU) answer(command string, args json.RawMessage) (any, error) {
 	q.asked = append(q.asked, command)
 	h, ok := q.handlers[command]
 	if !ok {
-		const words = "The command %s has not been found" // QEMU's
-		return nil, fmt.Errorf(words, command)
+		return nil, errors.New("The command " + command + " has not been found") // QEMU's words
 	}
 	return h(args)
 }
