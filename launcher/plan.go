@@ -25,8 +25,8 @@ func (p *Plan) Several() bool { return p.guest.Several() }
 
 // NewPlan works out a start: of the first technology of those asked for that disk
 // images, host and QEMU allow. With several it also makes the checks of the host, which
-// read files; else it reads no file and asks no program. What is wrong with the spec is an error and
-// no reason to take another technology, which might protect less.
+// read files; else it reads no file and asks no program. What is wrong with the spec is
+// an error and no reason to take another technology, which might protect less.
 func NewPlan(s *tee.Spec, f *plan.Facts, root rundir.Root) (*Plan, error) {
 	names, from, err := s.Candidates(f.Demands)
 	if err != nil {

@@ -15,6 +15,7 @@ var technologyName = regexp.MustCompile(`(?i)sev|snp|tdx|mktme`)
 // name a technology in code (comments do not count), and why. A new technology should
 // need none of them.
 var mayNameTechnologies = map[string]string{
+	"launcher/advice/advice.go": "packets are firmware/sev/exchange's",
 	"launcher/advice/table.go":  "the words of QEMU and the firmware name technologies",
 	"launcher/check/order.go":   "the published order of the checks, by id",
 	"launcher/check/plan.go":    "a source and a cause cite QEMU's documents by name",

@@ -206,7 +206,7 @@ func TestChecksPass(t *testing.T) {
 	}
 }
 
-// TestUnknownRefusesNothing: what a user cannot read is no reason to refuse.
+// TestUnknownRefusesNothing: what a user cannot read does not refuse.
 func TestUnknownRefusesNothing(t *testing.T) {
 	blind := func(f *plan.Facts) {
 		for i := range f.Host.Technologies {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/testdir"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -21,7 +23,7 @@ func recordOf(t testing.TB, name string) Root {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := testdir.InMemory(t)
 	if err := txtar.Write(a, dir); err != nil {
 		t.Fatal(err)
 	}

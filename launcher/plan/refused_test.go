@@ -182,7 +182,8 @@ func TestPlansThatThisHostRefuses(t *testing.T) {
 		},
 		"an IGVM file next to an ID block": {
 			strings.Replace(igvmSpec, "[latch]", "id-block = 'b'\nid-auth = 'a'\n[latch]", 1),
-			testhost.Facts(testhost.WithIGVM), false, "confidential.id-block: QEMU takes policy and ID block from the IGVM file",
+			testhost.Facts(testhost.WithIGVM), false,
+			"confidential.id-block: QEMU takes policy and ID block from the IGVM file",
 		},
 		"a QEMU without IGVM": {
 			igvmSpec, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), true,
@@ -204,10 +205,15 @@ func TestPlansThatThisHostRefuses(t *testing.T) {
 const qemu = "/usr/bin/qemu-system-x86_64"
 
 // igvmSpec is a guest that an IGVM file suffices for.
-var igvmSpec = strings.NewReplacer("kernel-hashes = true", "", "[kernel]", "", `image = "k"`, "").Replace(snpSpec)
+var igvmSpec = strings.NewReplacer("kernel-hashes = true", "", "[kernel]", "", `image = "k"`, "").
+	Replace(snpSpec)
 
 func TestWhatAQEMULacks(t *testing.T) {
-	object := plan.Object{Type: "sev-guest", Since: "2.12", Properties: map[string]string{"legacy-vm-type": "9.1"}}
+	object := plan.Object{
+		Type:       "sev-guest",
+		Since:      "2.12",
+		Properties: map[string]string{"legacy-vm-type": "9.1"},
+	}
 	unreleased := plan.Object{Type: "mktme-guest"}
 	old := testhost.Facts(testhost.WithQEMU("7.2"))
 	for name, c := range map[string]struct {
@@ -245,8 +251,16 @@ func TestWhatAQEMULacks(t *testing.T) {
 		}
 		e := fault.As(err)
 		if e == nil || e.Kind != fault.Host || e.Check != "qemu-object" || !strings.Contains(e.Fix, c.fixes) ||
-			!strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "this host cannot try: ") {
-			t.Errorf("%s: %v with fix %q, want one with %q and %q", name, err, fixOf(e), c.want, c.fixes)
+			!strings.Contains(err.Error(), c.want) ||
+			!strings.HasPrefix(err.Error(), "this host cannot try: ") {
+			t.Errorf(
+				"%s: %v with fix %q, want one with %q and %q",
+				name,
+				err,
+				fixOf(e),
+				c.want,
+				c.fixes,
+			)
 		}
 	}
 }

@@ -245,6 +245,9 @@ func TestKillByTheCreator(t *testing.T) {
 	if err := d.Kill(t.Context()); err != nil {
 		t.Error(err)
 	}
+	if pids, err := d.Holders(); err != nil || len(pids) != 0 {
+		t.Errorf("holders %v, %v, want none", pids, err)
+	}
 	if err := cmd.Wait(); err == nil {
 		t.Error("the process ended well, want killed")
 	}
@@ -316,5 +319,30 @@ func TestAwaitLaunch(t *testing.T) {
 	}
 	if err := found.AwaitLaunch(t.Context()); err != nil {
 		t.Errorf("of a VM that is gone: %v", err)
+	}
+}
+
+// TestLogsAreNotAVM: a Dir about the logs of a VM that has ended is the same as none.
+func TestLogsAreNotAVM(t *testing.T) {
+	r := root(t)
+	_, cmd := start(t, r, "a")
+	end(cmd)
+	if _, _, err := r.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	logs, _, err := r.FindLogs("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.Close()
+	other, _ := start(t, r, "b")
+	if logs.Same(other) || other.Same(logs) || logs.Same(logs) {
+		t.Error("logs are the same as a VM")
+	}
+	if err := errors.Join(logs.Kill(t.Context()), logs.KillIfHeld(t.Context())); err != nil {
+		t.Errorf("kill: %v", err)
+	}
+	if _, err := logs.OpenProcess(0); !errors.Is(err, rundir.ErrNotFound) {
+		t.Errorf("OpenProcess: %v, want ErrNotFound", err)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/integration/leak"
+	"github.com/vmlatch/vmlatch/launcher/internal/testdir"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) { leak.VerifyTestMain(m) }
 
 func root(t *testing.T) rundir.Root {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testdir.InMemory(t)
 	return rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
 }
 

@@ -62,41 +62,52 @@ func starter(dir string) int {
 	return 0
 }
 
-// TestManyTakes: of 64 that take slots again and again, never do more than 15 have one,
-// nor two the same.
+// TestManyTakes: of 64 that take slots at once 15 get one each, and of 64 that take them
+// again and again never do two have the same.
 func TestManyTakes(t *testing.T) {
-	const size, lanes, rounds = 15, 64, 30
+	const size, lanes, rounds = 15, 64, 20
 	pool := Pool{Dir: t.TempDir(), Name: "sev", Size: size, InUse: -1}
-	var inside, taken, refused atomic.Int64
 	var holders [size]atomic.Int64
+	var first [lanes]*Lease
+	take := func() *Lease {
+		l, err := pool.Take()
+		if err != nil && !errors.Is(err, ErrNone) {
+			t.Error(err)
+		}
+		if err == nil && holders[l.Number].Add(1) > 1 {
+			t.Errorf("slot %d was leased twice", l.Number)
+		}
+		return l
+	}
+	release := func(l *Lease) {
+		if l != nil {
+			holders[l.Number].Add(-1)
+			_ = l.File().Close()
+		}
+	}
 	var wg sync.WaitGroup
+	for i := range lanes {
+		wg.Go(func() { first[i] = take() })
+	}
+	wg.Wait()
+	taken := 0
+	for _, l := range first {
+		if l != nil {
+			taken++
+		}
+		release(l)
+	}
+	if taken != size {
+		t.Errorf("%d of %d got a slot, want %d", taken, lanes, size)
+	}
 	for range lanes {
 		wg.Go(func() {
 			for range rounds {
-				l, err := pool.Take()
-				if errors.Is(err, ErrNone) {
-					refused.Add(1)
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				taken.Add(1)
-				if n, same := inside.Add(1), holders[l.Number].Add(1); n > size || same > 1 {
-					t.Errorf("%d slots are held, slot %d by %d, want at most %d, 1", n, l.Number, same, size)
-				}
-				time.Sleep(time.Millisecond)
-				inside.Add(-1)
-				holders[l.Number].Add(-1)
-				_ = l.File().Close()
+				release(take())
 			}
 		})
 	}
 	wg.Wait()
-	if taken.Load() == 0 || refused.Load() == 0 {
-		t.Errorf("%d got a slot, %d were refused, want some of both", taken.Load(), refused.Load())
-	}
 	if n, err := pool.Leased(); n != 0 || err != nil {
 		t.Errorf("in the end %d are leased, %v, want 0", n, err)
 	}
@@ -131,7 +142,7 @@ func TestManyStarts(t *testing.T) {
 			for range work {
 				cmd := exec.Command(os.Args[0])
 				cmd.Env = append(os.Environ(), "SLOT_TEST_DIR="+pool.Dir, "SLOT_TEST_SIZE="+strconv.Itoa(size),
-					"SLOT_TEST_LIFE=0.1")
+					"SLOT_TEST_LIFE=0.3")
 				out, err := cmd.StdoutPipe()
 				if err == nil {
 					err = cmd.Start()
@@ -174,9 +185,10 @@ func TestManyStarts(t *testing.T) {
 	watcher.Wait()
 	t.Logf("%d taken, %d refused, %d killed, at most %d at once", taken.Load(), refused.Load(), killed.Load(),
 		most.Load())
-	if most.Load() > size || most.Load() == 0 || taken.Load() == 0 || refused.Load() == 0 {
-		t.Errorf("%d slots were held at once, %d starts got one, %d were refused", most.Load(), taken.Load(),
-			refused.Load())
+	// How many are refused depends on how fast this machine starts processes.
+	if most.Load() > size || most.Load() == 0 || taken.Load() == 0 {
+		t.Errorf("%d slots were held at once, %d starts got one, want 1 to %d, and some",
+			most.Load(), taken.Load(), size)
 	}
 }
 
@@ -206,6 +218,10 @@ func TestTake(t *testing.T) {
 	busy := Pool{Dir: t.TempDir(), Name: "sev", Size: 3, InUse: 3}
 	if _, err := busy.Take(); !errors.As(err, &full) || full.InUse != 3 || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("the kernel says that all are taken: %v, want 3 in use", err)
+	}
+	want := "no free encryption slot: pool sev has 3, and 3 are leased"
+	if got := (&FullError{"sev", 3, 3, 3}).Error(); got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 	if n, err := busy.Used(); n != 3 || err != nil {
 		t.Errorf("used %d, %v, want 3", n, err)
@@ -237,6 +253,10 @@ func TestLoweredLimit(t *testing.T) {
 	if _, err := p.Take(); !errors.As(err, &full) || full.Leased != 10 {
 		t.Errorf("an eleventh of ten: %v, want 10 leased", err)
 	}
+	p.Size = 0
+	if _, err := p.Take(); !errors.As(err, &full) || full.Leased != 10 {
+		t.Errorf("an eleventh of none: %v, want 10 leased", err)
+	}
 }
 
 // TestHostileDirectory: links are not followed.
@@ -250,6 +270,10 @@ func TestHostileDirectory(t *testing.T) {
 	}
 	if _, err := p.Take(); err == nil || errors.Is(err, ErrNone) {
 		t.Errorf("a link as a slot: %v, want an error that is not ErrNone", err)
+	}
+	p.Size = Unlimited // so that none is counted first
+	if _, err := p.Take(); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link as a slot of an unlimited pool: %v, want ELOOP", err)
 	}
 }
 

@@ -41,7 +41,15 @@ func TestLoad(t *testing.T) {
 			continue
 		}
 		if w.Name != "a" || f.Path != name || f.Dir != dir {
-			t.Errorf("%s: name %q, path %s, directory %s, want a, %s and %s", name, w.Name, f.Path, f.Dir, name, dir)
+			t.Errorf(
+				"%s: name %q, path %s, directory %s, want a, %s and %s",
+				name,
+				w.Name,
+				f.Path,
+				f.Dir,
+				name,
+				dir,
+			)
 		}
 		if got, want := f.Where(), filepath.Join(dir, filepath.Base(name)); got != want {
 			t.Errorf("%s: lies at %s, want %s", name, got, want)
@@ -51,7 +59,11 @@ func TestLoad(t *testing.T) {
 
 func TestAFileMayHaveAMebibyte(t *testing.T) {
 	const most = 1 << 20
-	path := write(t, filepath.Join(t.TempDir(), "vm.toml"), "name = 'a'"+strings.Repeat("\n", most-len("name = 'a'")))
+	path := write(
+		t,
+		filepath.Join(t.TempDir(), "vm.toml"),
+		"name = 'a'"+strings.Repeat("\n", most-len("name = 'a'")),
+	)
 	var w written
 	if _, err := spec.Load(path, w.tables()); err != nil || w.Name != "a" {
 		t.Errorf("a file of %d bytes: name %q, %v, want a", most, w.Name, err)
@@ -68,7 +80,16 @@ func TestAFileMayHaveAMebibyte(t *testing.T) {
 // a pipe is not waited for.
 func TestFilesThatCannotBeLoaded(t *testing.T) {
 	dir := t.TempDir()
-	pipe, socket, nowhere := filepath.Join(dir, "pipe"), filepath.Join(dir, "socket"), filepath.Join(dir, "nowhere")
+	pipe, socket, nowhere := filepath.Join(
+		dir,
+		"pipe",
+	), filepath.Join(
+		dir,
+		"socket",
+	), filepath.Join(
+		dir,
+		"nowhere",
+	)
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +100,8 @@ func TestFilesThatCannotBeLoaded(t *testing.T) {
 	}
 	for path, want := range map[string]error{
 		filepath.Join(dir, "missing"): fs.ErrNotExist, nowhere: fs.ErrNotExist,
-		dir: regular.ErrNotRegular, pipe: regular.ErrNotRegular, socket: regular.ErrNotRegular, "/dev/zero": regular.ErrNotRegular,
+		dir: regular.ErrNotRegular, pipe: regular.ErrNotRegular, socket: regular.ErrNotRegular,
+		"/dev/zero": regular.ErrNotRegular,
 	} {
 		var w written
 		_, err := spec.Load(path, w.tables())
@@ -87,14 +109,17 @@ func TestFilesThatCannotBeLoaded(t *testing.T) {
 			t.Errorf("%s: %v, want an error of kind Spec: %v", path, err, want)
 			continue
 		}
-		if n := strings.Count(err.Error(), path); n != 1 || !strings.HasPrefix(err.Error(), path+": ") {
+		if n := strings.Count(err.Error(), path); n != 1 ||
+			!strings.HasPrefix(err.Error(), path+": ") {
 			t.Errorf("%s is named %d times in %q, want once, at its beginning", path, n, err)
 		}
 	}
 }
 
 func TestKeysOfAFile(t *testing.T) {
-	_, f, err := parse("cpus = 1\n[[disk]]\nimage = 'x'\n[[disk]]\nformat = 'raw'\n[limits]\nrate = 1")
+	_, f, err := parse(
+		"cpus = 1\n[[disk]]\nimage = 'x'\n[[disk]]\nformat = 'raw'\n[limits]\nrate = 1",
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +137,8 @@ func TestKeysOfAFile(t *testing.T) {
 		"disk.format": "f.toml:5:1: disk.format: 7 is odd", "memory": "f.toml: memory: 7 is odd",
 		"": "f.toml: 7 is odd",
 	} {
-		if e := f.Errorf(key, "%d is %s", 7, "odd"); e.Error() != want || e.Kind != fault.Spec || e.Key != key {
+		if e := f.Errorf(key, "%d is %s", 7, "odd"); e.Error() != want || e.Kind != fault.Spec ||
+			e.Key != key {
 			t.Errorf("%q: %q of kind %d, want %q of kind %d", key, e, e.Kind, want, fault.Spec)
 		}
 	}
@@ -125,8 +151,13 @@ func TestErrorsOfValuesWrapTheirCause(t *testing.T) {
 	}
 	err := f.Unusable("kernel", fs.ErrPermission)
 	if e := fault.As(err); e == nil || e.Kind != fault.Spec || e.Key != "kernel" || e.File != "f.toml" ||
-		e.Check != "files-readable" || e.Fix != fault.FixPaths || !errors.Is(err, fs.ErrPermission) {
-		t.Errorf("a file that cannot be used: %#v, want a check's error about the kernel in f.toml", err)
+		e.Check != "files-readable" ||
+		e.Fix != fault.FixPaths ||
+		!errors.Is(err, fs.ErrPermission) {
+		t.Errorf(
+			"a file that cannot be used: %#v, want a check's error about the kernel in f.toml",
+			err,
+		)
 	}
 }
 
@@ -158,7 +189,10 @@ func TestDemandsOfADiskImage(t *testing.T) {
 	if got != nil || err != nil {
 		t.Errorf("an image without demands: %+v, %v, want neither", got, err)
 	}
-	path := image("good", "firmware = 'uefi'\ntechnologies = ['sev-snp', 'tdx']\n[policy]\nsev-snp = ['smt']\n")
+	path := image(
+		"good",
+		"firmware = 'uefi'\ntechnologies = ['sev-snp', 'tdx']\n[policy]\nsev-snp = ['smt']\n",
+	)
 	got, err = f.LoadDemands(path)
 	if err != nil {
 		t.Fatal(err)
@@ -191,10 +225,12 @@ func TestDemandsThatCannotBeRead(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "large.vmlatch.toml"), strings.Repeat("\n", 1<<20+1))
 	for name, want := range map[string]error{
-		"link": fs.ErrNotExist, "pipe": regular.ErrNotRegular, "dir": regular.ErrNotRegular, "large": regular.ErrTooLarge,
+		"link": fs.ErrNotExist, "pipe": regular.ErrNotRegular, "dir": regular.ErrNotRegular,
+		"large": regular.ErrTooLarge,
 	} {
 		got, err := f.LoadDemands(filepath.Join(dir, name))
-		if e := fault.As(err); got != nil || e == nil || e.File != "vm.toml" || !errors.Is(err, want) {
+		if e := fault.As(err); got != nil || e == nil || e.File != "vm.toml" ||
+			!errors.Is(err, want) {
 			t.Errorf("%s: %+v, %v, want an error about vm.toml: %v", name, got, err, want)
 		}
 	}

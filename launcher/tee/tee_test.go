@@ -52,37 +52,42 @@ session = "vm.session"
 func TestSpecErrors(t *testing.T) {
 	sevWith := func(old, replacement string) string { return strings.Replace(sevSpec, old, replacement, 1) }
 	for name, c := range map[string]struct{ spec, want string }{
-		"no TOML":          {"name = ", "vm.toml:1:"},
-		"wrong type":       {"cpus = \"two\"", "vm.toml:1:"},
-		"name":             {`name = "a/b"`, "must be 1 to 63"},
-		"cpus":             {"cpus = 0", "must be 1 to 512"},
-		"memory small":     {`memory = "1MiB"`, "at least 16MiB"},
-		"memory unit":      {`memory = "4G"`, "write 4GiB"},
-		"memory bare":      {`memory = "512"`, "has no unit"},
-		"memory float":     {`memory = "1.5GiB"`, "whole number"},
-		"memory overflow":  {`memory = "99999999999TiB"`, "too large"},
-		"accel":            {`accel = "xen"`, "auto, kvm or tcg"},
-		"technology":       {"[confidential]\ntechnology = \"sgx\"", "must be one of none, sev"},
-		"plain policy":     {"[confidential]\npolicy = [\"no-debug\"]", `not valid for technology "none" (only sev, sev-es, sev-snp, tdx)`},
-		"plain latch":      {"[latch]\nuntil = \"secret\"", "a plain VM is not measured"},
-		"initrd alone":     {"[kernel]\ninitrd = \"x\"", "need a kernel"},
-		"disk image":       {"[[disk]]\nformat = \"raw\"", "image is missing"},
-		"disk format":      {"[[disk]]\nimage = \"x\"\nformat = \"vmdk\"", "must be raw or qcow2"},
-		"network":          {"[[network]]\nmode = \"bridge\"", "must be user"},
-		"firmware type":    {"[firmware]\ntype = \"efi\"", "must be bios or uefi"},
-		"NUL":              {"[kernel]\nimage = \"x\"\ncmdline = \"a\\u0000b\"", "NUL"},
-		"policy word":      {sevWith(`"no-debug"`, `"nodebug"`), "unknown word"},
-		"policy debug":     {sevWith(`"no-debug", `, ``), "lacks no-debug"},
-		"policy es":        {sevWith(`"sev"]`, `"es"]`), "sev-es"},
-		"session alone":    {sevWith(`owner-cert = "vm.godh"`, ""), "go together"},
-		"no firmware":      {sevWith(`image = "OVMF.amdsev.fd"`, ""), "needs firmware that knows sev"},
-		"vars":             {sevWith("[kernel]", "vars = \"v\"\n[kernel]"), "is not measured"},
-		"tcg":              {sevWith("memory", "accel = \"tcg\"\nmemory"), "cannot encrypt"},
-		"machine":          {sevWith("memory", "machine = \"pc\"\nmemory"), "need q35"},
-		"until":            {sevSpec + "[latch]\nuntil = \"whenever\"", `must be "secret" or "nothing"`},
-		"owner, nothing":   {sevSpec + "[latch]\nuntil = \"nothing\"\nowner = [\"x\"]", "not used with"},
-		"timeout":          {"[latch]\ntimeout = \"-1s\"", "must be positive"},
-		"hashes no kernel": {"[firmware]\nimage = \"x\"\n[confidential]\ntechnology = \"sev\"\nkernel-hashes = true\n[latch]\nuntil=\"nothing\"", "no kernel to measure"},
+		"no TOML":         {"name = ", "vm.toml:1:"},
+		"wrong type":      {"cpus = \"two\"", "vm.toml:1:"},
+		"name":            {`name = "a/b"`, "must be 1 to 63"},
+		"cpus":            {"cpus = 0", "must be 1 to 512"},
+		"memory small":    {`memory = "1MiB"`, "at least 16MiB"},
+		"memory unit":     {`memory = "4G"`, "write 4GiB"},
+		"memory bare":     {`memory = "512"`, "has no unit"},
+		"memory float":    {`memory = "1.5GiB"`, "whole number"},
+		"memory overflow": {`memory = "99999999999TiB"`, "too large"},
+		"accel":           {`accel = "xen"`, "auto, kvm or tcg"},
+		"technology":      {"[confidential]\ntechnology = \"sgx\"", "must be one of none, sev"},
+
+		"plain policy": {"[confidential]\npolicy = ['no-debug']", `for technology "none" (only sev, sev-es, sev-snp, tdx)`},
+
+		"plain latch":    {"[latch]\nuntil = \"secret\"", "a plain VM is not measured"},
+		"initrd alone":   {"[kernel]\ninitrd = \"x\"", "need a kernel"},
+		"disk image":     {"[[disk]]\nformat = \"raw\"", "image is missing"},
+		"disk format":    {"[[disk]]\nimage = \"x\"\nformat = \"vmdk\"", "must be raw or qcow2"},
+		"network":        {"[[network]]\nmode = \"bridge\"", "must be user"},
+		"firmware type":  {"[firmware]\ntype = \"efi\"", "must be bios or uefi"},
+		"NUL":            {"[kernel]\nimage = \"x\"\ncmdline = \"a\\u0000b\"", "NUL"},
+		"policy word":    {sevWith(`"no-debug"`, `"nodebug"`), "unknown word"},
+		"policy debug":   {sevWith(`"no-debug", `, ``), "lacks no-debug"},
+		"policy es":      {sevWith(`"sev"]`, `"es"]`), "sev-es"},
+		"session alone":  {sevWith(`owner-cert = "vm.godh"`, ""), "go together"},
+		"no firmware":    {sevWith(`image = "OVMF.amdsev.fd"`, ""), "needs firmware that knows sev"},
+		"vars":           {sevWith("[kernel]", "vars = \"v\"\n[kernel]"), "is not measured"},
+		"tcg":            {sevWith("memory", "accel = \"tcg\"\nmemory"), "cannot encrypt"},
+		"machine":        {sevWith("memory", "machine = \"pc\"\nmemory"), "need q35"},
+		"until":          {sevSpec + "[latch]\nuntil = \"whenever\"", `must be "secret" or "nothing"`},
+		"owner, nothing": {sevSpec + "[latch]\nuntil = \"nothing\"\nowner = [\"x\"]", "not used with"},
+		"timeout":        {"[latch]\ntimeout = \"-1s\"", "must be positive"},
+		"hashes no kernel": {
+			"firmware.image = 'x'\nlatch.until = 'nothing'\n[confidential]\ntechnology = 'sev'\nkernel-hashes = true",
+			"no kernel to measure",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := launcher.ParseSpec([]byte(c.spec), "vm.toml", "/specs")
@@ -98,10 +103,12 @@ func TestSpecErrors(t *testing.T) {
 func TestUnknownKeys(t *testing.T) {
 	for spec, want := range map[string]fault.Error{
 		"nme = \"x\"": {Line: 1, Key: "nme", Fix: `did you mean "name"?`},
-		"name = \"x\"\n[firmware]\nimgae = \"x\"":   {Line: 3, Key: "firmware.imgae", Fix: `did you mean "image"?`},
-		"[confidental]\ntechnology = \"sev\"":       {Line: 1, Key: "confidental", Fix: `did you mean "confidential"?`},
-		"zzzz = 1":                                  {Line: 1, Key: "zzzz"},
-		"[confidential]\npolcy = []":                {Line: 2, Key: "confidential.polcy", Fix: `did you mean "policy"?`},
+		"name = \"x\"\n[firmware]\nimgae = \"x\"": {Line: 3, Key: "firmware.imgae", Fix: `did you mean "image"?`},
+		"[confidental]\ntechnology = \"sev\"":     {Line: 1, Key: "confidental", Fix: `did you mean "confidential"?`},
+		"zzzz = 1":                                {Line: 1, Key: "zzzz"},
+
+		"[confidential]\npolcy = []": {Line: 2, Key: "confidential.polcy", Fix: `did you mean "policy"?`},
+
 		"disk = [{image = \"x\", formt = \"raw\"}]": {Line: 1, Key: "disk.formt", Fix: `did you mean "format"?`},
 	} {
 		_, err := launcher.ParseSpec([]byte(spec), "f", "/")
@@ -117,7 +124,12 @@ func TestUnknownKeys(t *testing.T) {
 // not count.
 func TestKeysHaveOneCase(t *testing.T) {
 	for text, near := range map[string]string{
-		"[confidential]\nTechnology = \"sev-snp\"\n": "technology", "NAME = \"x\"\n": "name", "[[Disk]]\nimage = \"x\"\n": "disk", "[[disk]]\nImage = \"x\"\n": "image",
+		"[confidential]\nTechnology = \"sev-snp\"\n": "technology",
+
+		"NAME = \"x\"\n":            "name",
+		"[[Disk]]\nimage = \"x\"\n": "disk",
+		"[[disk]]\nImage = \"x\"\n": "image",
+
 		"[confidential.SEV-SNP]\nuntil = \"nothing\"\n": "sev-snp",
 	} {
 		_, err := launcher.ParseSpec([]byte(text), "f", "/")
@@ -127,7 +139,8 @@ func TestKeysHaveOneCase(t *testing.T) {
 			t.Errorf("%q: %v, near %+v", text, err, got)
 		}
 	}
-	if _, err := launcher.ParseSpec([]byte("[[device]]\ndriver = \"virtio-rng-pci\"\nMAC = \"x\"\n"), "f", "/"); err != nil {
+	_, err := launcher.ParseSpec([]byte("[[device]]\ndriver = 'virtio-rng-pci'\nMAC = 'x'\n"), "f", "/")
+	if err != nil {
 		t.Errorf("properties are QEMU's: %v", err)
 	}
 }
@@ -152,12 +165,16 @@ func TestHostDecides(t *testing.T) {
 		"no KVM":             {s, testhost.Facts(testhost.NoKVM("gone")), "encrypt memory with sev: gone"},
 		"plain asks for KVM": {plain, testhost.Facts(testhost.NoKVM("gone")), "use KVM: gone"},
 	} {
-		if _, err := launcher.NewPlan(c.spec, c.facts, testhost.Root()); !errors.Is(err, fault.ErrHost) ||
+		if _, err := launcher.NewPlan(c.spec, c.facts, testhost.Root()); !errors.Is(
+			err,
+			fault.ErrHost,
+		) ||
 			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := launcher.NewPlan(plain, testhost.Facts(func(f *plan.Facts) { f.Emulator = []string{"swtee", "--"} }), testhost.Root()); err == nil {
+	emulated := testhost.Facts(func(f *plan.Facts) { f.Emulator = []string{"swtee", "--"} })
+	if _, err := launcher.NewPlan(plain, emulated, testhost.Root()); err == nil {
 		t.Error("a plain VM is emulated")
 	}
 }
@@ -180,7 +197,11 @@ func TestSNPRefusals(t *testing.T) {
 		`name = "vm"|name = "vm"` + "\naccel = \"tcg\"": "tcg cannot encrypt",
 	} {
 		old, to, _ := strings.Cut(change, "|")
-		_, err := launcher.ParseSpec([]byte(strings.Replace(snpSpec, old, to, 1)), "vm.toml", "/specs")
+		_, err := launcher.ParseSpec(
+			[]byte(strings.Replace(snpSpec, old, to, 1)),
+			"vm.toml",
+			"/specs",
+		)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", change, err, want)
 		}
@@ -189,19 +210,23 @@ func TestSNPRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { f.IGVM = true }), testhost.Root()); err == nil ||
+	igvm := testhost.Facts(func(f *plan.Facts) { f.IGVM = true })
+	if _, err := launcher.NewPlan(s, igvm, testhost.Root()); err == nil ||
 		!errors.Is(err, fault.ErrHost) {
 		t.Errorf("an IGVM file for a QEMU that cannot load it: %v", err)
 	}
 	// QEMU would take policy and ID block from the file, and drop the owner's.
-	bound := strings.NewReplacer("kernel-hashes = true", "id-block = \"b\"\nid-auth = \"a\"", `until = "nothing"`, `until = "id-block"`, "[kernel]", "", `image = "k"`, "").
+	bound := strings.NewReplacer(
+		"kernel-hashes = true", "id-block = 'b'\nid-auth = 'a'", `until = "nothing"`, `until = "id-block"`,
+		"[kernel]", "", `image = "k"`, "",
+	).
 		Replace(snpSpec)
 	if s, err = launcher.ParseSpec([]byte(bound), "vm.toml", "/specs"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := launcher.NewPlan(s, testhost.Facts(func(f *plan.Facts) { testhost.WithIGVM(f) }), testhost.Root()); err == nil ||
+	if _, err := launcher.NewPlan(s, testhost.Facts(testhost.WithIGVM), testhost.Root()); err == nil ||
 		!strings.Contains(err.Error(), "ID block from the IGVM file") {
-		t.Errorf("an ID block beside an IGVM file: %v", err)
+		t.Errorf("an ID block next to an IGVM file: %v", err)
 	}
 }
 
@@ -228,12 +253,13 @@ func FuzzParseSpec(f *testing.F) {
 
 // TestSlips are ways past a check that were found.
 func TestSlips(t *testing.T) {
+	specs := testhost.Specs()
 	for text, want := range map[string]string{
-		testhost.Specs()["sev"] + "[[device]]\ndriver = \"vhost-vsock-pci\"\niommu_platform = false\n": "has one of them switched off",
-		testhost.Specs()["tdx"] + "[[device]]\ndriver = \"pvscsi\"\n":                                  "no driver for SCSI",
-		"[[device]]\ndriver = \"virtio-rng-pci\"\nmax-bytes = nan\n":                                   "finite numbers",
-		"[[device]]\ndriver = \"virtio-rng-pci\"\na = { b = [inf] }\n":                                 "finite numbers",
-		"[[object]]\nqom-type = \"rng-random\"\nid = \"x\"\nwhen = 2026-11-22\n":                       "finite numbers",
+		specs["sev"] + "[[device]]\ndriver = 'vhost-vsock-pci'\niommu_platform = false\n": "one of them switched off",
+		specs["tdx"] + "[[device]]\ndriver = 'pvscsi'\n":                                  "no driver for SCSI",
+		"[[device]]\ndriver = 'virtio-rng-pci'\nmax-bytes = nan\n":                        "finite numbers",
+		"[[device]]\ndriver = 'virtio-rng-pci'\na = { b = [inf] }\n":                      "finite numbers",
+		"[[object]]\nqom-type = 'rng-random'\nid = 'x'\nwhen = 2026-11-22\n":              "finite numbers",
 	} {
 		if _, err := launcher.ParseSpec([]byte(text), "vm.toml", "/"); err == nil ||
 			!strings.Contains(err.Error(), want) {
@@ -241,8 +267,12 @@ func TestSlips(t *testing.T) {
 		}
 	}
 	s, err := launcher.ParseSpec(
-		[]byte(testhost.Specs()["sev-es"]+"[confidential.sev]\npolicy = [\"no-debug\", \"no-send\"]\n"), "vm.toml",
-		"/")
+		[]byte(
+			testhost.Specs()["sev-es"]+"[confidential.sev]\npolicy = [\"no-debug\", \"no-send\"]\n",
+		),
+		"vm.toml",
+		"/",
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,13 +284,15 @@ func TestSlips(t *testing.T) {
 
 // TestDemandedByImage: defaults are those of the technology that the image asks for.
 func TestDemandedByImage(t *testing.T) {
-	const text = "[firmware]\nimage = \"fw\"\n[confidential]\nowner-cert = \"c\"\nsession = \"s\"\n[[disk]]\nimage = \"d\"\n"
+	const text = "firmware.image = 'fw'\n[confidential]\nowner-cert = 'c'\nsession = 's'\n[[disk]]\nimage = 'd'\n"
 	s, err := launcher.ParseSpec([]byte(text), "vm.toml", "/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	demand := func(f *plan.Facts) {
-		f.Demands = []*spec.Demands{{Technologies: []string{"sev"}, File: &spec.File{Path: "d.vmlatch.toml"}}}
+		f.Demands = []*spec.Demands{
+			{Technologies: []string{"sev"}, File: &spec.File{Path: "d.vmlatch.toml"}},
+		}
 	}
 	p, err := launcher.NewPlan(s, testhost.Facts(demand), testhost.Root())
 	if err != nil || p.Technology != host.SEV || p.Latch != plan.UntilSecret ||
@@ -272,7 +304,12 @@ func TestDemandedByImage(t *testing.T) {
 		t.Errorf("without the image's demand: %v", err)
 	}
 	plain, err := launcher.ParseSpec(
-		[]byte("[[disk]]\nimage = \"d\"\n[latch]\nuntil = \"nothing\"\n[firmware]\nimage = \"fw\"\n"), "vm.toml", "/")
+		[]byte(
+			"[[disk]]\nimage = \"d\"\n[latch]\nuntil = \"nothing\"\n[firmware]\nimage = \"fw\"\n",
+		),
+		"vm.toml",
+		"/",
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,21 +323,30 @@ func TestDemandedByImage(t *testing.T) {
 func TestExtraObjects(t *testing.T) {
 	for kind, want := range map[string]bool{
 		"rng-random": true, "iothread": true, "iommufd": true, "tls-creds-x509": true, "memory-backend-file": true,
-		"qtest": false, "monitor-hmp": false, "sev-guest": false, "tdx-guest": false, "mktme-guest": false, "igvm-cfg": false, "x-remote-object": false, "vfio-user-server": false, "colo-compare": false,
+		"qtest": false, "monitor-hmp": false, "sev-guest": false, "tdx-guest": false, "mktme-guest": false,
+		"igvm-cfg": false, "x-remote-object": false, "vfio-user-server": false, "colo-compare": false,
 	} {
-		_, err := launcher.ParseSpec([]byte("[[object]]\nqom-type = \""+kind+"\"\nid = \"x\"\n"), "vm.toml", "/")
+		_, err := launcher.ParseSpec(
+			[]byte("[[object]]\nqom-type = \""+kind+"\"\nid = \"x\"\n"),
+			"vm.toml",
+			"/",
+		)
 		if (err == nil) != want {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
-	if _, err := launcher.ParseSpec([]byte("[[object]]\nqom-type = \"memory-backend-ram\"\nid = \"ram\"\n"), "vm.toml", "/"); err == nil {
+	const ram = "[[object]]\nqom-type = 'memory-backend-ram'\nid = 'ram'\n"
+	if _, err := launcher.ParseSpec([]byte(ram), "vm.toml", "/"); err == nil {
 		t.Error("another object may have the id of the guest's memory")
 	}
 }
 
 // FuzzSidecar: a disk image's demands come with the image.
 func FuzzSidecar(f *testing.F) {
-	f.Add("firmware = \"uefi\"\ntechnologies = [\"sev-snp\"]\n[policy]\nsev-snp = [\"smt\"]\n", "any-confidential")
+	f.Add(
+		"firmware = \"uefi\"\ntechnologies = [\"sev-snp\"]\n[policy]\nsev-snp = [\"smt\"]\n",
+		"any-confidential",
+	)
 	f.Add("[policy]\nsev = [\"0x3\"]\n", "sev")
 	f.Fuzz(func(t *testing.T, text, technology string) {
 		d, err := spec.ParseDemands([]byte(text), "x")
@@ -318,7 +364,9 @@ func FuzzSidecar(f *testing.F) {
 		if err != nil {
 			return
 		}
-		facts := testhost.Facts(func(f *plan.Facts) { f.Demands, f.SlotDir = []*spec.Demands{d}, t.TempDir() })
+		facts := testhost.Facts(
+			func(f *plan.Facts) { f.Demands, f.SlotDir = []*spec.Demands{d}, t.TempDir() },
+		)
 		p, err := launcher.NewPlan(s, facts, testhost.Root())
 		if err == nil && len(d.Technologies) > 0 && !slices.Contains(d.Technologies, p.Technology) {
 			t.Errorf("%q became %s", text, p.Technology)
@@ -328,9 +376,11 @@ func FuzzSidecar(f *testing.F) {
 
 func TestCredentialsInSpecs(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
-	text := "[confidential]\ntechnology = \"sev\"\nowner-cert = \"a\"\nsession = \"credential:session\"\n[firmware]\nimage = \"f\"\n"
+	text := "firmware.image = 'f'\n" +
+		"[confidential]\ntechnology = 'sev'\nowner-cert = 'a'\nsession = 'credential:session'\n"
 	_, err := launcher.ParseSpec([]byte(text), "g.toml", "/specs")
-	if e := fault.As(err); e == nil || e.Key != "confidential.session" || !strings.Contains(e.Fix, "LoadCredential") {
+	if e := fault.As(err); e == nil || e.Key != "confidential.session" ||
+		!strings.Contains(e.Fix, "LoadCredential") {
 		t.Errorf("error %v, want one about confidential.session with the unit's fix", err)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -123,7 +122,7 @@ func (q *QEMU) answer(command string, args json.RawMessage) (any, error) {
 	h, ok := q.handlers[command]
 	if !ok {
 		//lint:ignore ST1005 QEMU's words
-		return nil, fmt.Errorf("The command %s has not been found", command)
+		return nil, errors.New("The command " + command + " has not been found")
 	}
 	return h(args)
 }

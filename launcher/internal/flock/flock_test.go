@@ -290,4 +290,12 @@ func TestControlKeepsOpen(t *testing.T) {
 	if err := Control(r, func(int) error { t.Error("called"); return nil }); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("%v, want ErrClosed", err)
 	}
+	if err := Control(nil, func(int) error { t.Error("called"); return nil }); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("no file: %v, want ErrInvalid", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := Wait(ctx, r, unix.LOCK_EX); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Wait: %v, want ErrClosed", err)
+	}
 }
