@@ -64,7 +64,9 @@ func TestSpecErrors(t *testing.T) {
 		"accel":           {`accel = "xen"`, "auto, kvm or tcg"},
 		"technology":      {"[confidential]\ntechnology = \"sgx\"", "must be one of none, sev"},
 
-		"plain policy": {"[confidential]\npolicy = ['no-debug']", `for technology "none" (only sev, sev-es, sev-snp, tdx)`},
+		"plain policy": {
+			"[confidential]\npolicy = ['no-debug']", `for technology "none" (only sev, sev-es, sev-snp, tdx)`,
+		},
 
 		"plain latch":    {"[latch]\nuntil = \"secret\"", "a plain VM is not measured"},
 		"initrd alone":   {"[kernel]\ninitrd = \"x\"", "need a kernel"},
