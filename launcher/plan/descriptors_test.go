@@ -237,7 +237,11 @@ func TestSlotsAreCountedWhenOneIsTaken(t *testing.T) {
 		f.SlotDir = filepath.Join(t.TempDir(), "slots")
 		f.Host.Slots[0].Name, f.Host.Slots[0].Total, f.Host.Slots[0].InUse = "no-such-pool", 1, 1
 	}))
-	if _, err := p.FDs[len(p.FDs)-1].Open(o); err != nil {
-		t.Errorf("a slot that was in use when the plan was made: %v, want it counted anew", err)
+	f, err := p.FDs[len(p.FDs)-1].Open(o)
+	if err != nil {
+		t.Fatalf("a slot that was in use when the plan was made: %v, want it counted anew", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
 	}
 }

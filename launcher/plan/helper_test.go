@@ -118,7 +118,7 @@ func (withHelper) Build(b *plan.Builder) error {
 	return nil
 }
 
-// TestErrorsOfTechnologiesEndAPlan.
+// TestErrorsOfTechnologiesEndAPlan: there is no plan without its protection.
 func TestErrorsOfTechnologiesEndAPlan(t *testing.T) {
 	p, err := plan.Build(new(guest(t, "")), failing{}, rundir.Choice{}, testhost.Facts(), testhost.Root())
 	if p != nil || !errors.Is(err, errFailing) {
