@@ -223,7 +223,8 @@ func TestKeysInFreeTablesAreTheUsersOwn(t *testing.T) {
 }
 
 // TestHugeFilesCostLittle: a file of a mebibyte must not take minutes or gigabytes, for
-// the demands of a disk image come from its maker.
+// the demands of a disk image come from its maker. Without bounds some take minutes;
+// the limit leaves room for the race detector.
 func TestHugeFilesCostLittle(t *testing.T) {
 	many := func(n int, format string) string {
 		var b strings.Builder
@@ -242,10 +243,10 @@ func TestHugeFilesCostLittle(t *testing.T) {
 		"60,000 tables":       {many(60_000, "[policy.t%d]\n"), "has more than 5000 keys"},
 		"4,999 free keys":     {"[[device]]\n" + many(4_999, "k%d = 1\n"), ""},
 		"5,000 free keys":     {"[[device]]\n" + many(5_000, "k%d = 1\n"), "has more than 5000 keys"},
-		"500,000 parts": {
-			"[[device]]\n" + strings.Repeat("a.", 500_000) + "a = 1", "f.toml:2:993: a key with",
+		"200,000 parts": {
+			"[[device]]\n" + strings.Repeat("a.", 200_000) + "a = 1", "f.toml:2:993: a key with",
 		},
-		"400,000 parts, often": {
+		"100,000 parts, often": {
 			"[" + strings.Repeat("policy.", 100_000) + "a]\n" + many(50_000, "k%d=1\n"), "a key with",
 		},
 		"nested tables": {
@@ -264,7 +265,7 @@ func TestHugeFilesCostLittle(t *testing.T) {
 	} {
 		start := processorTime(t)
 		_, _, err := parse(c.text)
-		if took, most := processorTime(t)-start, time.Second; took > most {
+		if took, most := processorTime(t)-start, 5*time.Second; took > most {
 			t.Errorf("%s: took %v, want at most %v", name, took, most)
 		}
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
