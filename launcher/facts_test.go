@@ -237,22 +237,36 @@ func TestCheckFile(t *testing.T) {
 	if _, _, err := CheckFile(t.Context(), file, "a/b", h.config("")); fault.As(err) == nil {
 		t.Errorf("a bad name: %v", err)
 	}
+	missing := h.config("")
+	missing.Record = host.Root(filepath.Join(h.dir, "missing"))
+	_, _, err = CheckFile(t.Context(), file, "", missing)
+	if e := fault.As(err); e == nil || e.Kind != fault.Usage || e.Fix != fault.FixRecord {
+		t.Errorf("a record that is not there: %v", err)
+	}
 	for name, c := range map[string]struct {
-		text, id string
-		least    int // results
-		kind     func(c *Config)
+		text, id    string
+		least       int // results
+		detail, fix string
+		kind        func(c *Config)
 	}{
-		"unknown key": {"nme = 1\n", "spec", 1, nil},
+		"unknown key": {"nme = 1\n", "spec", 1, "x.toml:1:1: nme: unknown key", `did you mean "name"?`, nil},
 		"policy": {
 			strings.Replace(snpGuest, "technology", "policy = [\"debug\", \"smt\"]\ntechnology", 1),
-			"snp-policy-debug", 10, nil,
+			"snp-policy-debug", 10, "confidential.policy: debug: the host could", `take "debug" out of policy`, nil,
 		},
-		"QEMU":     {plainGuest, "qemu-object", 10, func(c *Config) { c.Host.QEMU = "/nonexistent" }},
-		"firmware": {"[firmware]\nfeatures = [\"none-has-it\"]\n", "host", 10, nil},
+		"QEMU": {
+			plainGuest, "qemu-object", 10, "/nonexistent", "install it (Debian: qemu-system-x86), or",
+			func(c *Config) { c.Host.QEMU = "/nonexistent" },
+		},
+		"firmware": {
+			"[firmware]\nfeatures = [\"none-has-it\"]\n", "host", 10, "no descriptor on this machine offers",
+			"install a firmware that has it, or", nil,
+		},
 		"several": {
-			strings.Replace(snpGuest, `"sev-snp"`, `["sev-snp", "sev-es"]`, 1), check.Technology, 1, nil,
+			strings.Replace(snpGuest, `"sev-snp"`, `["sev-snp", "sev-es"]`, 1), check.Technology, 1,
+			"none of the technologies works:", "the reasons say what each lacks", nil,
 		},
-		"does not exist": {"", "spec", 1, nil},
+		"does not exist": {"", "spec", 1, "missing: no such file", `correct the spec: "vmlatch help spec"`, nil},
 	} {
 		config := h.config("")
 		if c.kind != nil {
@@ -266,6 +280,10 @@ func TestCheckFile(t *testing.T) {
 		if err != nil || p != nil || len(results) < c.least || results[0].ID != c.id || !results[0].Refuses() {
 			t.Errorf("%s: %d results, plan %t, %v, first %+v; want %s first", name, len(results), p != nil, err,
 				results, c.id)
+			continue
+		}
+		if r := results[0]; !strings.Contains(r.Detail, c.detail) || !strings.HasPrefix(r.Fix, c.fix) {
+			t.Errorf("%s: detail %q, fix %q; want %q and %q", name, r.Detail, r.Fix, c.detail, c.fix)
 		}
 	}
 }

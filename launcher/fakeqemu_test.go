@@ -362,9 +362,10 @@ func (h *machineTest) start(text string, opt StartOptions) *Machine {
 // end ends a machine with the test.
 func (h *machineTest) end(m *Machine) {
 	h.Cleanup(func() {
+		ctx := context.WithoutCancel(h.Context()) // it is cancelled before cleanups
 		m.Close()
-		_, _, _ = h.root.Sweep(h.Context())
-		_ = KillByName(context.WithoutCancel(h.Context()), h.root, "vm")
+		_, _, _ = h.root.Sweep(ctx)
+		_ = KillByName(ctx, h.root, "vm")
 		if m.own != nil {
 			<-m.own.done
 		}

@@ -55,7 +55,17 @@ func (h *machineTest) pid(file string) int {
 func TestHelperFollowsQEMU(t *testing.T) {
 	for _, how := range []string{"follows", "stubborn"} {
 		for end, do := range map[string]func(h *machineTest, m *Machine) error{
-			"kill":    func(h *machineTest, m *Machine) error { return m.Kill(h.Context()) },
+			"kill": func(h *machineTest, m *Machine) error { return m.Kill(h.Context()) },
+			"stop": func(h *machineTest, m *Machine) error {
+				if err := m.Release(h.Context()); err != nil {
+					return err
+				}
+				graceful, err := m.Stop(h.Context(), 10*time.Second)
+				if !graceful {
+					h.Error("the guest did not power off")
+				}
+				return err
+			},
 			"discard": func(h *machineTest, m *Machine) error { return m.Discard(h.Context()) },
 			"crash": func(h *machineTest, m *Machine) error {
 				if err := unix.Kill(m.rec.PID, unix.SIGKILL); err != nil {
@@ -119,6 +129,28 @@ func TestHelperDies(t *testing.T) {
 		t.Errorf("a missing program: %v", err)
 	}
 	h.nothingLeft("without the helper's program")
+}
+
+// TestHelperDiesPaused: a guest is not let run without its helper.
+func TestHelperDiesPaused(t *testing.T) {
+	h := newMachineTest(t)
+	p := h.plan(plainGuest)
+	file := h.withHelper(p, "follows")
+	m, err := p.Start(t.Context(), StartOptions{Hold: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.end(m)
+	if err := unix.Kill(h.pid(file), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-m.helpers[0].done
+	if err := m.Release(t.Context()); err == nil || !strings.Contains(err.Error(), "helper test ended") {
+		t.Errorf("release: %v, want the helper's end", err)
+	}
+	if m.State() != Paused {
+		t.Errorf("state %s, want paused", m.State())
+	}
 }
 
 func textLogger(w io.Writer) *slog.Logger {

@@ -144,8 +144,8 @@ until = "nothing"
 	var none *fault.Error
 	if p, err := NewPlan(any, testhost.Facts(func(f *plan.Facts) {
 		f.SlotDir, f.Info, f.Host.SEV.SNPEnabled = t.TempDir(), testhost.QEMU("7.2"), host.Yes
-	}), testhost.Root()); !errors.As(err, &none) {
-		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v", p, err)
+	}), testhost.Root()); !errors.As(err, &none) || none.Kind != fault.Host || none.Check != fault.Technology {
+		t.Errorf("on a host that runs SEV-SNP the choice falls to %+v, %v; want the host's fault", p, err)
 	}
 	// A slot that is taken is waited for, and no reason to take another technology.
 	full := testhost.Facts(func(f *plan.Facts) { f.SlotDir, f.Slots = t.TempDir(), map[string]int{"sev-es": 0} })
@@ -164,5 +164,7 @@ until = "nothing"
 		f.OwnerFiles = map[string][]byte{"id-block": make([]byte, 5)}
 	}), testhost.Root()); err == nil {
 		t.Errorf("a bad ID block leads to %s", p.Technology)
+	} else if e := fault.As(err); e == nil || e.Kind != fault.Spec || e.Key != "id-block" {
+		t.Errorf("a bad ID block: %v, want an error about it in the spec", err)
 	}
 }

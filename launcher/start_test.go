@@ -209,7 +209,7 @@ func TestLaunchFails(t *testing.T) {
 
 // TestLaunchInterrupted: a launch whose context ends leaves nothing, at any step.
 func TestLaunchInterrupted(t *testing.T) {
-	const steps = "reserve sockets record fork started connect query paused measure owner inject release"
+	const steps = "reserve sockets slot record helper fork started connect query paused measure owner inject release"
 	for step := range strings.FieldsSeq(steps) {
 		t.Run(step, func(t *testing.T) {
 			h := newMachineTest(t)
@@ -220,10 +220,15 @@ func TestLaunchInterrupted(t *testing.T) {
 					cancel()
 				}
 			}})
-			m, err := h.plan(sevGuest+owner("agrees")).Launch(ctx, StartOptions{})
+			p := h.plan(sevGuest + owner("agrees"))
+			h.withHelper(p, "follows")
+			m, err := p.Launch(ctx, StartOptions{})
 			if err == nil {
 				m.Close()
 				t.Fatal("it succeeds")
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v, want the context's", err)
 			}
 			h.nothingLeft("interrupted at " + step)
 		})
@@ -263,8 +268,10 @@ func TestStartRefused(t *testing.T) {
 	if err := os.Remove(filepath.Join(h.dir, "k")); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := p.Start(t.Context(), StartOptions{}); err == nil || !strings.Contains(err.Error(), "kernel: open") {
+	if m, err := p.Start(t.Context(), StartOptions{}); err == nil {
 		m.Close()
+		t.Error("it starts without its kernel")
+	} else if !strings.Contains(err.Error(), "kernel: open") {
 		t.Errorf("without its kernel: %v", err)
 	}
 	h.nothingLeft("refused")

@@ -121,8 +121,7 @@ func (q *QEMU) answer(command string, args json.RawMessage) (any, error) {
 	q.asked = append(q.asked, command)
 	h, ok := q.handlers[command]
 	if !ok {
-		//lint:ignore ST1005 QEMU's words
-		return nil, errors.New("The command " + command + " has not been found")
+		return nil, errors.New("The command " + command + " has not been found") // QEMU's words
 	}
 	return h(args)
 }
