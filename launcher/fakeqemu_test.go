@@ -281,19 +281,7 @@ func (h *machineTest) faults(pairs ...string) {
 // Specs for the fake QEMU. The owner's files are not read by it.
 const (
 	plainGuest = "name = \"vm\"\n"
-	sevGuest   = `
-name = "vm"
-memory = "64MiB"
-[firmware]
-image = "fw"
-[kernel]
-image = "k"
-[confidential]
-technology = "sev"
-owner-cert = "cert"
-session = "session"
-`
-	snpGuest = `
+	snpGuest   = `
 name = "vm"
 memory = "64MiB"
 cpu = "EPYC-Milan-v1"
@@ -305,6 +293,8 @@ technology = "sev-snp"
 until = "nothing"
 `
 )
+
+var sevGuest = testhost.Specs()["sev"]
 
 // owner is a [latch] whose owner answers in some way.
 func owner(how string) string {

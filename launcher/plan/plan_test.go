@@ -160,35 +160,7 @@ func TestMatrix(t *testing.T) {
 	golden(t, "testdata/plan/mktme@patched.args", strings.Join(p.Argv, "\n")+"\n")
 }
 
-const snpSpec = `
-name = "vm"
-cpus = 2
-cpu = "EPYC-Genoa"
-[firmware]
-image = "fw"
-[kernel]
-image = "k"
-[confidential]
-technology = "sev-snp"
-kernel-hashes = true
-policy = ["smt", "abi=1.55"]
-host-data = "0100000000000000000000000000000000000000000000000000000000000002"
-[latch]
-until = "nothing"
-`
-
-const sevSpec = `
-name = "vm"
-memory = "512MiB"
-[firmware]
-image = "OVMF.amdsev.fd"
-[kernel]
-image = "vmlinuz"
-initrd = "initrd,1.img"
-cmdline = "console=ttyS0 a,b"
-[confidential]
-technology = "sev"
-policy = ["no-debug", "no-key-sharing", "sev"]
-owner-cert = "vm.godh"
-session = "vm.session"
-`
+const (
+	snpSpec = testhost.FullSNP
+	sevSpec = testhost.FullSEV
+)

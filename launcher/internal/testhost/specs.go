@@ -58,3 +58,39 @@ quote-socket = "qgs"
 until = "nothing"
 `,
 }
+
+// Specs with most of the keys that there are.
+const (
+	FullSNP = `
+name = "vm"
+cpus = 2
+cpu = "EPYC-Genoa"
+[firmware]
+image = "fw"
+[kernel]
+image = "k"
+[confidential]
+technology = "sev-snp"
+kernel-hashes = true
+policy = ["smt", "abi=1.55"]
+host-data = "0100000000000000000000000000000000000000000000000000000000000002"
+[latch]
+until = "nothing"
+`
+
+	FullSEV = `
+name = "vm"
+memory = "512MiB"
+[firmware]
+image = "OVMF.amdsev.fd"
+[kernel]
+image = "vmlinuz"
+initrd = "initrd,1.img"
+cmdline = "console=ttyS0 a,b"
+[confidential]
+technology = "sev"
+policy = ["no-debug", "no-key-sharing", "sev"]
+owner-cert = "vm.godh"
+session = "vm.session"
+`
+)
