@@ -289,13 +289,13 @@ func (s *starter) undo() {
 		s.machine.disconnect()
 	}
 	s.dir.DropVMLock()
-	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
-	defer cancel()
-	err := s.dir.Kill(ctx) // by the lock, so also an emulator's QEMU
+	err := undoing(s.dir.Kill) // by the lock, so also an emulator's QEMU
 	if s.machine != nil && s.machine.own != nil {
-		err = s.machine.own.end(err != nil)
+		if err = s.machine.own.end(err != nil); err == nil {
+			err = undoing(s.dir.KillIfHeld)
+		}
 	}
-	if errors.Join(err, s.dir.KillHelpers(ctx)) != nil {
+	if errors.Join(err, undoing(s.dir.KillHelpers)) != nil {
 		s.dir.Close()
 		return // what cannot be ended can be found by its directory
 	}
@@ -313,6 +313,13 @@ func (p *child) end(kill bool) error {
 	case <-time.After(undoTimeout):
 		return fmt.Errorf("process %d does not end", p.pid)
 	}
+}
+
+// undoing gives a step of undo its time.
+func undoing(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), undoTimeout)
+	defer cancel()
+	return f(ctx)
 }
 
 // undoTimeout is how long killed processes may take to end.
