@@ -42,6 +42,28 @@ func TestSettleRelease(t *testing.T) {
 	}
 }
 
+// TestSettleOther: a step other than a release is not made up for, whatever QEMU says.
+func TestSettleOther(t *testing.T) {
+	m := played(t, "sev", Paused, nil)
+	m.q.On("query-status", func(json.RawMessage) (any, error) {
+		return map[string]any{"running": true, "status": "running"}, nil
+	})
+	next := m.Record()
+	next.State = string(Measured)
+	if err := m.dir.StageRecord(&next); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	again, err := Attach(t.Context(), m.root, "vm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if again.State() != Paused || m.recorded(t).State != string(Paused) {
+		t.Errorf("state %s, recorded %s, want paused", again.State(), m.recorded(t).State)
+	}
+}
+
 func TestAttach(t *testing.T) {
 	m := played(t, "sev", Paused, nil)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
