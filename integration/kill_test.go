@@ -282,7 +282,8 @@ func TestParallelStartsOfOneName(t *testing.T) {
 func TestInterruptedStart(t *testing.T) {
 	h := newHost(t)
 	h.prepareUnattended()
-	h.write("owner.sh", "exec sleep 100\n")
+	asked := filepath.Join(h.work, "asked")
+	h.write("owner.sh", "touch "+asked+"; exec sleep 100\n")
 	h.session()
 	cmd := h.command("vmlatch", "start", "guest.toml", "--emulate")
 	var errs bytes.Buffer
@@ -290,7 +291,10 @@ func TestInterruptedStart(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for len(processes("sleep 100")) == 0 {
+	for {
+		if _, err := os.Stat(asked); err == nil {
+			break
+		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	_ = cmd.Process.Signal(os.Interrupt)
