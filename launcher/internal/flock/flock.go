@@ -62,7 +62,7 @@ func poll(ctx context.Context, look func() (had bool, err error)) error {
 		if had, err := look(); had || err != nil {
 			return err
 		}
-		if err := sleep(ctx, delay/2+rand.N(delay)); err != nil {
+		if err := sleep(ctx, delay/2+rand.N(delay/2)); err != nil {
 			return fmt.Errorf("another process holds it: %w", err)
 		}
 	}
