@@ -98,10 +98,8 @@ func (m *Machine) Release(ctx context.Context) error {
 	if !m.rec.Latch.Open {
 		return m.latchClosed(fmt.Errorf("%w: it opens with %s", ErrLatchClosed, latchOpener(m.rec.Latch.Until)))
 	}
-	for _, h := range m.helpers {
-		if h.ended() {
-			return m.failed(fault.Failure, fmt.Errorf("helper %s ended", h.role))
-		}
+	if err := m.helperEnded(); err != nil {
+		return m.failed(fault.Failure, err)
 	}
 	conn, err := m.QMP(ctx)
 	if err != nil {

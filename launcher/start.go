@@ -232,10 +232,8 @@ func (s *starter) query(ctx context.Context, conn *qmp.Conn) error {
 	if err != nil {
 		return err
 	}
-	for _, h := range s.machine.helpers {
-		if h.ended() {
-			return fmt.Errorf("helper %s ended", h.role)
-		}
+	if err := s.machine.helperEnded(); err != nil {
+		return err
 	}
 	s.step("paused")
 	return s.machine.become(Paused, func(r *rundir.Record) {
@@ -295,7 +293,7 @@ func (s *starter) undo() {
 			err = undoing(s.dir.KillIfHeld)
 		}
 	}
-	if errors.Join(err, undoing(s.dir.KillHelpers)) != nil {
+	if err != nil {
 		s.dir.Close()
 		return // what cannot be ended can be found by its directory
 	}
@@ -329,7 +327,7 @@ const undoTimeout = 10 * time.Second
 func (m *Machine) Discard(ctx context.Context) error {
 	m.disconnect()
 	defer m.dir.Close()
-	if err := errors.Join(m.dir.Kill(ctx), m.dir.KillHelpers(ctx)); err != nil {
+	if err := m.dir.Kill(ctx); err != nil {
 		return err // its directory is how it can be found
 	}
 	return m.dir.Discard()

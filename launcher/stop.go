@@ -71,7 +71,7 @@ func kill(ctx context.Context, dir *rundir.Dir, hint int) error {
 			}
 		}
 	}
-	return errors.Join(dir.KillIfHeld(ctx), dir.KillHelpers(ctx))
+	return dir.KillIfHeld(ctx)
 }
 
 // Stop presses the guest's power button and waits up to timeout for it to power
@@ -83,7 +83,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 	}
 	p, err := m.dir.OpenProcess(m.rec.PID)
 	if errors.Is(err, rundir.ErrNotFound) {
-		return true, m.dir.KillHelpers(ctx)
+		return true, m.dir.KillIfHeld(ctx)
 	}
 	if err != nil {
 		return false, err
@@ -99,7 +99,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 		cancel()
 		if err == nil {
 			exit, _ := ReadExit(m.dir)
-			return exit.Reason != ReasonKilled, errors.Join(m.dir.KillIfHeld(ctx), m.dir.KillHelpers(ctx))
+			return exit.Reason != ReasonKilled, m.dir.KillIfHeld(ctx)
 		}
 		if ctx.Err() != nil {
 			return false, ctx.Err()

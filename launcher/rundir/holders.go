@@ -50,8 +50,14 @@ func (d *Dir) Same(other *Dir) bool {
 	return err1 == nil && err2 == nil && sa.Dev == sb.Dev && sa.Ino == sb.Ino
 }
 
-// Kill ends every process of the VM, by SIGKILL, and returns when they have gone.
+// Kill ends every process of the VM, its helpers too, by SIGKILL, and returns when they
+// have gone.
 func (d *Dir) Kill(ctx context.Context) error {
+	return errors.Join(d.killVM(ctx), d.KillHelpers(ctx))
+}
+
+// killVM ends every process that holds vm.lock, this one excepted.
+func (d *Dir) killVM(ctx context.Context) error {
 	id, err := d.identity()
 	if id == nil || err != nil {
 		return err
@@ -70,9 +76,13 @@ func (d *Dir) holdsVM() bool {
 	return d.vm != nil
 }
 
-// KillIfHeld is Kill for a VM whose main process has just ended: only if the
-// lock is still held are the others looked for.
+// KillIfHeld is Kill for a VM whose main process has just ended: others are looked for
+// only if a lock is still held.
 func (d *Dir) KillIfHeld(ctx context.Context) error {
+	return errors.Join(d.killRest(ctx), d.KillHelpers(ctx))
+}
+
+func (d *Dir) killRest(ctx context.Context) error {
 	id, err := d.identity()
 	if id == nil || err != nil {
 		return err
