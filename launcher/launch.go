@@ -48,6 +48,7 @@ func Launch(ctx context.Context, file string, c Config, opt StartOptions) (*Mach
 	if err != nil {
 		return nil, err
 	}
+	c.Host = h // is read once
 	s, err := LoadSpec(file)
 	if err != nil {
 		return nil, err

@@ -134,6 +134,7 @@ func CheckFile(ctx context.Context, file, name string, c Config) ([]check.Result
 	if err != nil {
 		return nil, nil, err
 	}
+	c.Host = h // is read once
 	s, err := LoadSpec(file)
 	if err == nil && name != "" {
 		if s, err = s.Named(name); err != nil {
@@ -141,30 +142,30 @@ func CheckFile(ctx context.Context, file, name string, c Config) ([]check.Result
 		}
 	}
 	if err != nil {
-		return refusedBy(err, file, nil)
+		return refusedBy(err, s, nil)
 	}
 	facts, err := GatherFacts(ctx, c, s)
 	if err != nil {
-		return refusedBy(err, file, nil)
+		return refusedBy(err, s, nil)
 	}
 	p, err := NewPlan(s, facts, h.Root())
 	if err != nil {
-		return refusedBy(err, file, facts)
+		return refusedBy(err, s, facts)
 	}
 	return p.Check(), p, nil
 }
 
 // refusedBy puts the error that refuses a spec before the results of the checks that
-// can be made all the same: those of the spec, and of the host if it was looked at. Of
-// several technologies none is more right than another, so there are none.
-func refusedBy(err error, file string, facts *plan.Facts) ([]check.Result, *Plan, error) {
+// can be made all the same: those of the spec, unless it is nil, and of the host if it
+// was looked at. Of several technologies none is more right than another, so there are
+// none.
+func refusedBy(err error, s *tee.Spec, facts *plan.Facts) ([]check.Result, *Plan, error) {
 	r, ok := check.Of(err)
 	if !ok {
 		return nil, nil, err
 	}
 	results := []check.Result{r}
-	s, err := tee.Load(file)
-	if err != nil || len(s.Asked()) > 1 {
+	if s == nil || len(s.Asked()) > 1 {
 		return results, nil, nil
 	}
 	g, _ := s.For(s.Asked()[0])
