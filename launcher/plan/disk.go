@@ -33,7 +33,7 @@ func (all *Disks) complete(g *Guest) error {
 		if d.Format != "raw" && d.Format != "qcow2" {
 			return g.File.Errorf(key, "format %q: must be raw or qcow2", d.Format)
 		}
-		if err := g.noNUL(d.Image); err != nil {
+		if err := g.File.NoNUL(d.Image); err != nil {
 			return err
 		}
 	}

@@ -41,7 +41,7 @@ func (f *Firmware) complete(g *Guest) error {
 			return err
 		}
 	}
-	return g.noNUL(f.Image, f.Vars)
+	return g.File.NoNUL(f.Image, f.Vars)
 }
 
 // build chooses between -bios and flash: images that a descriptor maps as memory, and

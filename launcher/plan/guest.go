@@ -100,13 +100,3 @@ func OneOf(f *spec.File, key, value string, words ...string) error {
 	e.Fix = nearest.Hint(value, words)
 	return e
 }
-
-// noNUL refuses NUL characters, at which programs written in C cut a text.
-func (g *Guest) noNUL(texts ...string) error {
-	for _, text := range texts {
-		if strings.ContainsRune(text, 0) {
-			return g.File.Errorf("", "a NUL character in %q", text)
-		}
-	}
-	return nil
-}

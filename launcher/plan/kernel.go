@@ -12,7 +12,7 @@ func (k *Kernel) complete(g *Guest) error {
 	if k.Image == "" && (k.Initrd != "" || k.Cmdline != "") {
 		return g.File.Errorf("kernel", "initrd and cmdline need a kernel image")
 	}
-	return g.noNUL(k.Cmdline, k.Image, k.Initrd)
+	return g.File.NoNUL(k.Cmdline, k.Image, k.Initrd)
 }
 
 func (k *Kernel) build(b *Builder) error {

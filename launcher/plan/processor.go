@@ -53,7 +53,7 @@ func (p *processor) complete(g *Guest) error {
 	if err := OneOf(f, "accel", p.Accel, "auto", "kvm", "tcg"); err != nil {
 		return err
 	}
-	return g.noNUL(p.Machine, p.CPU)
+	return g.File.NoNUL(p.Machine, p.CPU)
 }
 
 // build adds accelerator and CPU model.

@@ -90,6 +90,16 @@ func (f *File) Errorf(key, format string, args ...any) *fault.Error {
 	return e
 }
 
+// NoNUL refuses NUL characters, at which programs written in C cut a text.
+func (f *File) NoNUL(texts ...string) error {
+	for _, text := range texts {
+		if strings.ContainsRune(text, 0) {
+			return f.Errorf("", "a NUL character in %q", text)
+		}
+	}
+	return nil
+}
+
 // Unusable is an error about a file that the spec names.
 func (f *File) Unusable(use string, err error) error {
 	return &fault.Error{
