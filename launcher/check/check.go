@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -25,11 +26,14 @@ func (r Result) Refuses() bool { return r.Verdict == tee.Failed && r.Severity !=
 func (r Result) IsHost() bool { return r.OfHost || r.Stage == tee.HostStage && !r.OfSpec }
 
 // Table returns all checks, in the order in which they are made.
-func Table() []tee.Check {
-	table := slices.Concat(specChecks(), deviceChecks(), hostChecks(), planChecks(), tee.Checks())
-	slices.SortStableFunc(table, func(a, b tee.Check) int { return rank(a.ID) - rank(b.ID) })
-	return table
-}
+func Table() []tee.Check { return slices.Clone(table()) }
+
+// table is made once: a start needs it several times.
+var table = sync.OnceValue(func() []tee.Check {
+	all := slices.Concat(specChecks(), deviceChecks(), hostChecks(), planChecks(), tee.Checks())
+	slices.SortStableFunc(all, func(a, b tee.Check) int { return rank(a.ID) - rank(b.ID) })
+	return all
+})
 
 // rank is a check's place. One that order does not list comes last.
 func rank(id string) int {
@@ -41,7 +45,7 @@ func rank(id string) int {
 
 func run(s *tee.Subject, last tee.Stage) []Result {
 	var results []Result
-	for _, c := range Table() {
+	for _, c := range table() {
 		if c.Stage > last {
 			continue
 		}
@@ -181,7 +185,7 @@ func (r *Result) use(id string) {
 		r.ID, r.Cause = id, "no technology of those asked for is possible"
 		r.Fix, r.Source = "the reasons say what each lacks", "this host, QEMU and the images"
 	}
-	for _, c := range Table() {
+	for _, c := range table() {
 		if c.ID == id {
 			r.Check = c
 		}

@@ -61,9 +61,10 @@ func (s *Spec) files() error {
 			e.Fix = "the unit must have LoadCredential=NAME:FILE, and start vmlatch; elsewhere name the file itself"
 			return e
 		}
-		if *k.file = f.Abs(path); strings.ContainsRune(path, 0) {
-			return f.Errorf("", "a NUL character in %q", path)
+		if err := f.NoNUL(path); err != nil {
+			return err
 		}
+		*k.file = f.Abs(path)
 	}
 	return nil
 }
@@ -93,12 +94,13 @@ type Guest struct {
 	plan.Guest
 	Confidential Confidential
 
-	tech  technology
-	asked []string
+	tech   technology
+	traits plan.Traits // of tech
+	asked  []string
 }
 
 // Traits are the constants of the guest's technology.
-func (g *Guest) Traits() plan.Traits { return traitsOf(g.tech) }
+func (g *Guest) Traits() plan.Traits { return g.traits }
 
 // Build adds the technology's QEMU object.
 func (g *Guest) Build(b *plan.Builder) error { return g.tech.build(g, b) }
@@ -110,7 +112,7 @@ func (g *Guest) Several() bool { return len(g.asked) > 1 }
 // no sense; the guest is then what could be filled in.
 func (s *Spec) For(name string) (*Guest, error) {
 	t, _ := byName(name)
-	g := &Guest{Guest: s.guest, Confidential: s.confidential, tech: t, asked: s.asked}
+	g := &Guest{Guest: s.guest, Confidential: s.confidential, tech: t, traits: traitsOf(t), asked: s.asked}
 	if only := t.only(&g.Confidential); only != nil {
 		if len(only.Policy) > 0 {
 			g.Confidential.Policy = only.Policy
@@ -125,7 +127,7 @@ func (s *Spec) For(name string) (*Guest, error) {
 	if on := g.Confidential.KernelHashes; on != nil {
 		g.KernelHashes = *on
 	} else {
-		g.KernelHashes = g.Kernel.Image != "" && t.traits().KernelHashes
+		g.KernelHashes = g.Kernel.Image != "" && g.traits.KernelHashes
 	}
 	return g, t.complete(g)
 }
