@@ -17,9 +17,10 @@ import (
 // debugVar is the environment variable that switches traces on: a list of topics.
 const debugVar = "VMLATCH_DEBUG"
 
-// debugTrace is the trace that the user asked for, on standard error. Topics that do
-// not exist are an error: they would be waited for in vain.
-func debugTrace(s *cli.IO) (launcher.Trace, error) {
+// withDebug is the context of commands: what they do is traced on standard error if the
+// user asked for it. Topics that do not exist are an error: they would be waited for in
+// vain.
+func withDebug(ctx context.Context, s *cli.IO) (context.Context, error) {
 	out := &tracer{w: s.Err, start: time.Now()}
 	var t launcher.Trace
 	for topic := range strings.SplitSeq(os.Getenv(debugVar), ",") {
@@ -30,17 +31,8 @@ func debugTrace(s *cli.IO) (launcher.Trace, error) {
 		case "qmp":
 			t.QMP = slog.New(qmpLines{out})
 		default:
-			return t, cli.Usagef("%s: unknown topic %q; the topics are steps and qmp", debugVar, topic)
+			return ctx, cli.Usagef("%s: unknown topic %q; the topics are steps and qmp", debugVar, topic)
 		}
-	}
-	return t, nil
-}
-
-// withDebug is the context of commands: what they do is traced if the user asked for it.
-func withDebug(ctx context.Context, s *cli.IO) (context.Context, error) {
-	t, err := debugTrace(s)
-	if err != nil {
-		return ctx, err
 	}
 	return launcher.WithTrace(ctx, t), nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -58,11 +57,10 @@ func slotWaitFlag() urfave.Flag {
 	}
 }
 
-// options are what the launcher needs to know. said gets what the owner's command writes
-// to its standard error.
-func (l *launch) options(p *launcher.Plan, said io.Writer) launcher.StartOptions {
+// options are what the launcher needs to know.
+func (l *launch) options(p *launcher.Plan) launcher.StartOptions {
 	return launcher.StartOptions{
-		Hold: l.hold, Unit: l.unit, SlotWait: l.slotWait, OwnerStderr: said,
+		Hold: l.hold, Unit: l.unit, SlotWait: l.slotWait,
 		Notice: func(text string) { l.io.Say("%s", text) },
 		Warn:   func(r check.Result) { l.io.Say("warning: %s (%s)", r.Cause, r.ID) },
 		AskingOwner: func() {
@@ -70,6 +68,17 @@ func (l *launch) options(p *launcher.Plan, said io.Writer) launcher.StartOptions
 			_ = l.manager.Extend(time.Duration(p.Guest.Latch.Timeout) + time.Minute)
 		},
 	}
+}
+
+// carryOut launches a VM. What its owner's command writes to its standard error is shown.
+func (l *launch) carryOut(
+	ctx context.Context, p *launcher.Plan, opt launcher.StartOptions,
+) (*launcher.Machine, error) {
+	said := &cli.EscapeWriter{W: l.io.Err}
+	opt.OwnerStderr = said
+	m, err := p.Launch(ctx, opt)
+	_ = said.Flush()
+	return m, err
 }
 
 // start does all of a start in the background. When it fails, nothing is left.
@@ -80,9 +89,7 @@ func (l *launch) start(ctx context.Context, p *launcher.Plan) (rec rundir.Record
 	if err := l.begin(p.Name); err != nil {
 		return rec, err
 	}
-	said := &cli.EscapeWriter{W: l.io.Err}
-	m, err := p.Launch(ctx, l.options(p, said))
-	_ = said.Flush()
+	m, err := l.carryOut(ctx, p, l.options(p))
 	if err != nil {
 		return rec, err
 	}

@@ -62,16 +62,14 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	if err := l.begin(p.Name); err != nil {
 		return err
 	}
-	said := &cli.EscapeWriter{W: s.Err}
-	opt := l.options(p, said)
+	opt := l.options(p)
 	opt.Foreground = true
 	var console *attachedConsole
 	opt.Paused = func(*launcher.Machine) (err error) { // before the guest can write to it
 		console, err = openConsole(p.Dirs, p.Name)
 		return err
 	}
-	m, err := p.Launch(c.Context, opt)
-	_ = said.Flush()
+	m, err := l.carryOut(c.Context, p, opt)
 	if console != nil {
 		defer console.Close()
 	}
