@@ -13,19 +13,26 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
-// TestSettleRelease: a release whose command died after QEMU had let the guest run is
-// found out by the next command.
-func TestSettleRelease(t *testing.T) {
-	for _, runs := range []bool{true, false} {
-		m := played(t, "sev", Provisioned, func(r *rundir.Record) { r.Latch.Open = true })
-		if runs {
-			m.q.On(
-				"query-status",
-				func(json.RawMessage) (any, error) { return map[string]any{"running": true, "status": "running"}, nil },
-			)
+// TestSettle: a release whose command died after QEMU had let the guest run is found out
+// by the next command. Another step is not made up for, whatever QEMU says.
+func TestSettle(t *testing.T) {
+	for name, c := range map[string]struct {
+		from, staged State
+		runs         bool
+		want         State
+	}{
+		"released":     {Provisioned, Running, true, Running},
+		"not released": {Provisioned, Running, false, Provisioned},
+		"another step": {Paused, Measured, true, Paused},
+	} {
+		m := played(t, "sev", c.from, func(r *rundir.Record) { r.Latch.Open = c.staged == Running })
+		if c.runs {
+			m.q.On("query-status", func(json.RawMessage) (any, error) {
+				return map[string]any{"running": true, "status": "running"}, nil
+			})
 		}
 		next := m.Record()
-		next.State = string(Running)
+		next.State = string(c.staged)
 		if err := m.dir.StageRecord(&next); err != nil {
 			t.Fatal(err)
 		}
@@ -34,33 +41,10 @@ func TestSettleRelease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := map[bool]State{true: Running, false: Provisioned}[runs]
-		if again.State() != want || m.recorded(t).State != string(want) {
-			t.Errorf("QEMU runs %t: state %s, recorded %s, want %s", runs, again.State(), m.recorded(t).State, want)
+		if again.State() != c.want || m.recorded(t).State != string(c.want) {
+			t.Errorf("%s: state %s, recorded %s, want %s", name, again.State(), m.recorded(t).State, c.want)
 		}
 		again.Close()
-	}
-}
-
-// TestSettleOther: a step other than a release is not made up for, whatever QEMU says.
-func TestSettleOther(t *testing.T) {
-	m := played(t, "sev", Paused, nil)
-	m.q.On("query-status", func(json.RawMessage) (any, error) {
-		return map[string]any{"running": true, "status": "running"}, nil
-	})
-	next := m.Record()
-	next.State = string(Measured)
-	if err := m.dir.StageRecord(&next); err != nil {
-		t.Fatal(err)
-	}
-	m.Close()
-	again, err := Attach(t.Context(), m.root, "vm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if again.State() != Paused || m.recorded(t).State != string(Paused) {
-		t.Errorf("state %s, recorded %s, want paused", again.State(), m.recorded(t).State)
 	}
 }
 

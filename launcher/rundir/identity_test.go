@@ -17,11 +17,7 @@ import (
 // start makes a VM that is alive, and returns it unlocked.
 func start(t *testing.T, r rundir.Root, name string) (*rundir.Dir, *exec.Cmd) {
 	t.Helper()
-	d, err := r.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(d.Close)
+	d := create(t, r, name)
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
 	d.Unlock()
@@ -203,10 +199,7 @@ func TestOpenProcess(t *testing.T) {
 // TestKillIfHeld: what the VM's main process has left running is ended.
 func TestKillIfHeld(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	defer d.Close()
 	helper := exec.Command("sleep", "1000")
 	helper.ExtraFiles = []*os.File{d.VMLockFile()}
@@ -232,10 +225,7 @@ func TestKillIfHeld(t *testing.T) {
 // TestKillByTheCreator: while the creator still has the lock, it is not waited for.
 func TestKillByTheCreator(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	defer d.Close()
 	cmd := exec.Command("sleep", "1000")
 	cmd.ExtraFiles = []*os.File{d.VMLockFile()}
@@ -256,10 +246,7 @@ func TestKillByTheCreator(t *testing.T) {
 // TestOwnersCommand: what it started is found by its lock, and ended with the VM.
 func TestOwnersCommand(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	if err := d.KillOwner(t.Context()); err != nil {
 		t.Errorf("without an owner's command: %v", err)
 	}
@@ -298,10 +285,7 @@ func TestOwnersCommand(t *testing.T) {
 
 func TestAwaitLaunch(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	defer d.Close()
 	settle(t, d, 0)
 	found := find(t, r, "a")

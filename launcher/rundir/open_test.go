@@ -84,10 +84,7 @@ func TestOpenOfWhatIsNotAlive(t *testing.T) {
 	if err := open(); !errors.Is(err, rundir.ErrNotFound) || errors.Is(err, rundir.ErrEnded) {
 		t.Errorf("no run directory: %v, want ErrNotFound", err)
 	}
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	time.AfterFunc(20*time.Millisecond, func() { _ = d.Discard() })
 	if err := open(); !errors.Is(err, rundir.ErrNotFound) || errors.Is(err, rundir.ErrEnded) {
 		t.Errorf("a launch that was given up: %v, want ErrNotFound", err)

@@ -62,10 +62,7 @@ func status(t *testing.T, r rundir.Root, name string) rundir.Status {
 
 func TestLifeOfAVM(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	if s := status(t, r, "a"); s != rundir.Launching {
 		t.Errorf("after Create: %s", s)
 	}
@@ -121,10 +118,7 @@ func readLog(d *rundir.Dir, previous bool) ([]byte, error) {
 
 func TestAbandonedLaunchIsEnded(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	cmd := guest(t, d)
 	if err := os.WriteFile(d.LogPath(rundir.QEMULog), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -154,10 +148,7 @@ func TestAbandonedLaunchIsEnded(t *testing.T) {
 // TestUnreapedProcessCountsAsDead: the process that should reap a VM may never do so.
 func TestUnreapedProcessCountsAsDead(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
 	defer d.Close()
@@ -181,10 +172,7 @@ func TestUnreapedProcessCountsAsDead(t *testing.T) {
 // TestOnlyHoldersAreKilled: a record can name a process that is not the VM's.
 func TestOnlyHoldersAreKilled(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	innocent := exec.Command("sleep", "1000")
 	if err := innocent.Start(); err != nil {
 		t.Fatal(err)
@@ -206,10 +194,7 @@ func TestOnlyHoldersAreKilled(t *testing.T) {
 
 func TestOpenWaitsForTheLock(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
 	if _, _, err := r.Open(t.Context(), "a", 0); !errors.Is(err, rundir.ErrBusy) {
@@ -261,10 +246,7 @@ func TestHostileRunDirectories(t *testing.T) {
 
 func TestDamagedRecordIsNoRecord(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	defer d.Close()
 	if err := os.WriteFile(d.Path("record.json"), []byte(`{"schema": "vmlatch`), 0o600); err != nil {
 		t.Fatal(err)
@@ -304,10 +286,7 @@ func TestListIsSortedAndShowsEnded(t *testing.T) {
 // TestProbersAreNotHolders: commands that look at a VM must not be taken for it.
 func TestProbersAreNotHolders(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
 	defer d.Close()
@@ -334,10 +313,7 @@ func TestProbersAreNotHolders(t *testing.T) {
 // the logs of the run before.
 func TestFailedStartGivesTheLogsBack(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	settle(t, d, 0)
 	if err := os.WriteFile(d.LogPath(rundir.ConsoleLog), []byte("good run"), 0o600); err != nil {
 		t.Fatal(err)

@@ -48,10 +48,7 @@ func TestFiftyCreatesOneWinner(t *testing.T) {
 // living VM or confuses it.
 func TestManyCommandsAtOnce(t *testing.T) {
 	r := root(t)
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	cmd := guest(t, d)
 	settle(t, d, cmd.Process.Pid)
 	d.Close()
@@ -101,10 +98,7 @@ func TestForeignDirectoriesAreLeftAlone(t *testing.T) {
 	if _, err := r.Create("Documents"); err == nil {
 		t.Error("a foreign directory becomes a VM's")
 	}
-	d, err := r.Create("a")
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := create(t, r, "a")
 	settle(t, d, 0)
 	if err := os.WriteFile(d.Path("notes.txt"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,8 @@
 package ovmftest
 
 import (
+	"slices"
+
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 )
 
@@ -8,8 +10,7 @@ import (
 // checks kernels and takes secrets: SEV, SEV-ES, SEV-SNP with kernel hashes, TDX.
 // Options come after the build's own.
 func AmdSev(options ...Option) []byte {
-	size := sizeOf(options)
-	return Image(append(append([]Option{
+	return build(options,
 		ResetBlock(0x80b004),
 		SecretArea(0x810000, 0xc00),
 		HashArea(0x810c00, 0x400),
@@ -22,8 +23,7 @@ func AmdSev(options ...Option) []byte {
 			ovmf.Section{GPA: 0x811000, Size: 0x1f000, Type: ovmf.SectionMemory},
 			ovmf.Section{GPA: 0x810000, Size: 0x1000, Type: ovmf.SectionKernelHashes},
 		),
-		tdvf(size),
-	}, volumes(size)...), options...)...)
+	)
 }
 
 // Generic makes an image with the tables of edk2's ordinary build of 2022.11: it
@@ -31,8 +31,7 @@ func AmdSev(options ...Option) []byte {
 // neither. It runs under SEV, SEV-ES, SEV-SNP and TDX.
 // Options come after the build's own.
 func Generic(options ...Option) []byte {
-	size := sizeOf(options)
-	return Image(append(append([]Option{
+	return build(options,
 		ResetBlock(0x80b004),
 		SecretArea(0, 0),
 		HashArea(0, 0),
@@ -43,8 +42,13 @@ func Generic(options ...Option) []byte {
 			ovmf.Section{GPA: 0x80e000, Size: 0x1000, Type: ovmf.SectionCPUID},
 			ovmf.Section{GPA: 0x80f000, Size: 0x11000, Type: ovmf.SectionMemory},
 		),
-		tdvf(size),
-	}, volumes(size)...), options...)...)
+	)
+}
+
+// build makes an image with the tables of a build, and with what both builds have.
+func build(options []Option, tables ...Option) []byte {
+	size := sizeOf(options)
+	return Image(slices.Concat(tables, []Option{tdvf(size)}, volumes(size), options)...)
 }
 
 func sizeOf(options []Option) int {
