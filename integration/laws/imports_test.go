@@ -30,7 +30,8 @@ var floors = [][]string{
 
 // support are packages that only tests and the builders of test guests import.
 var support = []string{
-	"firmware/ovmf/ovmftest", "launcher/internal/testdir", "launcher/internal/testhost", "qmp/qmptest",
+	"firmware/internal/vectors", "firmware/ovmf/ovmftest",
+	"launcher/internal/testdir", "launcher/internal/testhost", "qmp/qmptest",
 }
 
 type pkg struct {
