@@ -10,11 +10,11 @@ package main
 
 import (
 	"bufio"
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -81,7 +81,8 @@ func read(file string) (profile, error) {
 
 func parse(r io.Reader) (profile, error) {
 	p := profile{}
-	for lines := bufio.NewScanner(r); lines.Scan(); {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
 		line := lines.Text()
 		if strings.HasPrefix(line, "mode:") {
 			continue
@@ -95,7 +96,7 @@ func parse(r io.Reader) (profile, error) {
 		b.file = strings.TrimPrefix(name, module)
 		p[b] = p[b] || count > 0
 	}
-	return p, nil
+	return p, lines.Err()
 }
 
 // tally counts statements.
@@ -155,7 +156,7 @@ func table(w io.Writer, unit, programs profile) (missed int) {
 		}
 	}
 	fmt.Fprintf(w, "%-36s %8s %9s %8s %6s\n", "statements reached by", "unit", "programs", "both", "goal")
-	for _, name := range sortedKeys(tallies) {
+	for _, name := range slices.Sorted(maps.Keys(tallies)) {
 		t := tallies[name]
 		if t.all == 0 {
 			continue
@@ -190,13 +191,4 @@ func goalOf(name string) *goal {
 		}
 	}
 	return nil
-}
-
-func sortedKeys(m map[string]*tally) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, cmp.Compare[string])
-	return keys
 }
