@@ -6,7 +6,7 @@ FLAGS := -trimpath -tags urfave_cli_no_docs
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb clean mutate cover prose
+.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb release clean mutate cover prose
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,11 @@ PROSE ?= $(filter-out scripts/tools,$(SOURCES)) docs examples $(wildcard *.md) \
 lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
 	$(GO) vet ./...
 	$(GO) vet -tags quick ./...
+	@set -e; for platform in $(ELSEWHERE); do echo "vet and build for $$platform"; \
+	  export CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/}; \
+	  programs=./cmd/latchkey; [ $$GOOS = linux ] && programs="./cmd/latchkey ./cmd/vmlatch"; \
+	  $(GO) build -o /dev/null $$programs; \
+	  $(GO) vet $$($(GO) list -deps $$programs | grep ^github.com/vmlatch/); done
 	$(GO) vet -C scripts/tools ./...
 	$(GO) test -C scripts/tools ./...
 	$(TOOLS) staticcheck ./...
@@ -76,6 +81,9 @@ lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width o
 	@out=$$($(TOOLS) deadcode -test ./...) || exit 1; \
 	out=$$(echo "$$out" | grep -v ': Example'); \
 	if [ -n "$$out" ]; then echo "not even a test reaches:"; echo "$$out"; exit 1; fi
+
+# Where latchkey runs, and on Linux vmlatch, besides this machine.
+ELSEWHERE := darwin/arm64 windows/amd64 linux/arm64
 
 prose: tool-proselint ## width and wording of comments, messages, help and documents
 	@$(OWN)/proselint $(PROSE)
@@ -99,6 +107,9 @@ man: build ## man pages, generated from commands and topics, into .cache/man
 
 deb: build man ## Debian packages, into .cache/deb
 	@scripts/deb/build
+
+release: ## reproducible archives of the programs for all their platforms, into .cache/release
+	@VERSION=$(VERSION) scripts/release
 
 clean: ## remove everything that was built or fetched
 	rm -rf .cache

@@ -113,7 +113,10 @@ func (h *host) session(policy ...string) {
 	h.t.Helper()
 	h.write("platform.json", h.run("vmlatch", "platform", "--emulate"))
 	h.write("root.pem", h.run("swtee", "root"))
-	args := []string{"session", "--force", "--platform", "platform.json", "--trust-root", "root.pem", "--out", "."}
+	h.write("cek.cert", h.run("swtee", "cek"))
+	args := []string{
+		"session", "--force", "--platform", "platform.json", "--cek", "cek.cert", "--trust-root", "root.pem", "--out", ".",
+	}
 	if len(policy) > 0 {
 		args = append(args, "--policy", strings.Join(policy, ","))
 	}

@@ -139,7 +139,7 @@ func makeSession(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) > 2 {
 		ts.Fatalf("usage: session [NAME [POLICY]]")
 	}
-	name, policy := "guest", "no-debug,no-key-sharing"
+	name, policy := "guest", "no-debug"
 	if len(args) > 0 {
 		name = args[0]
 	}
@@ -149,11 +149,12 @@ func makeSession(ts *testscript.TestScript, neg bool, args []string) {
 	for out, cmd := range map[string][]string{
 		"platform.json": {"vmlatch", "platform", "--emulate"},
 		"root.pem":      {"swtee", "root"},
+		"cek.cert":      {"swtee", "cek"},
 	} {
 		ts.Check(ts.Exec(cmd[0], cmd[1:]...))
 		ts.Check(os.WriteFile(ts.MkAbs(out), []byte(ts.ReadFile("stdout")), 0o644))
 	}
-	ts.Check(ts.Exec("latchkey", "session", "--platform", "platform.json", "--trust-root", "root.pem",
+	ts.Check(ts.Exec("latchkey", "session", "--platform", "platform.json", "--cek", "cek.cert", "--trust-root", "root.pem",
 		"--policy", policy, "--name", name, "--out", "."))
 }
 

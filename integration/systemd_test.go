@@ -305,7 +305,8 @@ session    = "credential:session"
 		setpriv --reuid vmlatch --regid vmlatch --clear-groups \
 			env HOME=/var/lib/vmlatch SWTEE_ACCEL=tcg vmlatch platform --emulate > platform.json
 		swtee root > root.pem
-		latchkey session --platform platform.json --trust-root root.pem --out .
+		swtee cek > cek.cert
+		latchkey session --platform platform.json --cek cek.cert --trust-root root.pem --out .
 		cp guest.godh /etc/credstore/vmlatch.sev.owner-cert; cp guest.session /etc/credstore/vmlatch.sev.session
 		systemctl start vmlatch@sev
 		vmlatch measure sev > measurement.json

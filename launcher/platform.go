@@ -2,8 +2,10 @@ package launcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
@@ -33,4 +35,32 @@ func QueryPlatform(ctx context.Context, facts *plan.Facts) (*exchange.Platform, 
 		Schema: exchange.PlatformSchema, Emulated: facts.Emulated(), PDH: caps.PDH, CertChain: caps.CertChain,
 		CPU0ID: caps.CPU0ID, CBitPos: caps.CBitPos, ReducedPhysBits: caps.ReducedPhysBits,
 	}, nil
+}
+
+// WithCEK puts the chip's certificate as AMD signed it, 2084 bytes, in place of the one that
+// the platform exported without a signature. It must be for the same key and, unless the
+// platform is emulated, verify up to AMD's root.
+func WithCEK(p *exchange.Platform, cek []byte) error {
+	refuse := func(err error) error {
+		return &fault.Error{
+			Kind: fault.Spec, Op: "use the signed CEK", Err: err,
+			Fix: "take it from AMD by the chip's ID: " + sev.CEKAddress(p.CPU0ID),
+		}
+	}
+	chain, err := sev.ParseChain(p.PDH, p.CertChain)
+	if err != nil {
+		return refuse(err)
+	}
+	if chain, err = chain.WithCEK(cek); err != nil {
+		return refuse(err)
+	}
+	roots, err := sev.AMDRoots()
+	if err != nil {
+		return err
+	}
+	if _, err = chain.Verify(roots); err != nil && !(p.Emulated && errors.Is(err, sev.ErrUntrusted)) {
+		return refuse(err)
+	}
+	p.CertChain = chain.Bytes()
+	return nil
 }

@@ -121,11 +121,11 @@ func TestLaunchFails(t *testing.T) {
 			sevGuest,
 			[]string{"query-sev", returns + `{"enabled": true, "policy": 1, "state": "launch-secret"}`},
 			StartOptions{Hold: true},
-			fault.QEMU, "policy 0x1 instead of 0x3",
+			fault.QEMU, "policy 0x1 instead of 0xb",
 		},
 		"not measured": {
 			sevGuest,
-			[]string{"query-sev", returns + `{"enabled": true, "policy": 3, "state": "uninit"}`},
+			[]string{"query-sev", returns + `{"enabled": true, "policy": 11, "state": "uninit"}`},
 			StartOptions{Hold: true},
 			fault.QEMU, "did not measure the guest",
 		},

@@ -1,3 +1,7 @@
+//go:build linux
+
+// These tests need swtee, which is for Linux, as their platform.
+
 package main
 
 import (
@@ -52,6 +56,7 @@ func newDesk(t *testing.T) *desk {
 	d := &desk{t: t, platform: p}
 	t.Chdir(t.TempDir())
 	d.write("root.pem", string(p.RootPEM()))
+	d.write("cek.cert", string(p.SignedCEK()))
 	d.write("OVMF.fd", string(ovmftest.AmdSev(ovmftest.Size(imageSize))))
 	d.write("generic.fd", string(ovmftest.Generic(ovmftest.Size(imageSize))))
 	d.write("vmlinuz", "a kernel")
@@ -59,7 +64,7 @@ func newDesk(t *testing.T) *desk {
 	d.write("passphrase", "correct horse")
 	d.writeJSON("platform.json", exchange.Platform{
 		Schema: exchange.PlatformSchema, Emulated: true,
-		PDH: p.Chain().PDH.Bytes(), CertChain: p.Chain().Bytes(),
+		PDH: p.Chain().PDH.Bytes(), CertChain: p.Chain().Bytes(), CPU0ID: p.ID(),
 	})
 	return d
 }
@@ -121,10 +126,11 @@ func (d *desk) refused(line string, code cli.ExitCode, pattern string) {
 	}
 }
 
-// session makes a session with a name.
-func (d *desk) session(name, policy string) {
+// session makes a session with a name, and with more options.
+func (d *desk) session(name string, more ...string) {
 	d.t.Helper()
-	d.run("session --platform platform.json --trust-root root.pem --out . --name " + name + " --policy " + policy)
+	d.run("session --platform platform.json --cek cek.cert --trust-root root.pem --out . --name " + name + " " +
+		strings.Join(more, " "))
 }
 
 // launched is a guest that the platform holds.

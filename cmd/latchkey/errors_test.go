@@ -1,8 +1,13 @@
+//go:build linux
+
+// These tests need swtee, which is for Linux, as their platform.
+
 package main
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -59,7 +64,9 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	out, _ := d.run("session --help")
-	matches(t, "session --help", out, `no-debug, no-key-sharing, es, .*, api=MAJOR\.MINOR`)
+	matches(t, "session --help", out, `no-debug, no-key-sharing and no-send(.|\n)*latchkey help policy`)
+	out, _ = d.run("help policy")
+	matches(t, "help policy", out, `no-key-sharing +no other guest(.|\n)*api=1\.55`)
 	out, _ = d.run("help trust")
 	matches(t, "help trust", out, `what a verified measurement proves`)
 	d.refused("help trsut", cli.ExitUsage, `no command or topic "trsut"\nhint: did you mean "latchkey help trust"\?`)
@@ -71,17 +78,17 @@ func TestHelp(t *testing.T) {
 // of them gets a packet.
 func TestOneSecretOfManyAtOnce(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	g := d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	g := d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.run(verifyLine + "--firmware OVMF.fd")
-	table, err := readEntries([]string{"disk=passphrase"}, nil)
+	table, err := readEntries(&cli.IO{Err: io.Discard}, []string{"disk=passphrase"})
 	must(t, err)
 	const many = 8
 	errs := make([]error, many)
 	var wg sync.WaitGroup
 	for i := range many { // below the parser, which several programs in one process share
 		wg.Go(func() {
-			errs[i] = updateOwner("guest.owner", func(o *ownerFile) error {
+			errs[i] = (&store{name: "guest.owner"}).update(func(o *ownerFile) error {
 				_, err := pack(o, &g.measurement, nil, table)
 				o.Used = &used{At: time.Now()}
 				return err

@@ -41,6 +41,7 @@ Examples:
 		Flags: predictFlags(
 			&urfave.StringFlag{Name: "digest", Usage: "the digest that was seen, in `HEX`"},
 			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			passphraseFlag(),
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session, for --measurement"},
 			&urfave.StringSliceFlag{
 				Name:  "other",
@@ -112,7 +113,9 @@ func explainMeasurement(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	o, err := readOwner(c.String("owner"))
+	st := openStore(c, s)
+	defer st.wipe()
+	o, err := st.read()
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -157,7 +156,7 @@ const hintKey = "make one: openssl ecparam -name secp384r1 -genkey -noout -out n
 
 // readKey reads a private key from PEM, SEC 1 or PKCS #8.
 func readKey(file string) (*ecdsa.PrivateKey, error) {
-	b, err := os.ReadFile(file)
+	b, err := readSmall(file)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
@@ -199,7 +198,7 @@ func parseKey(b []byte) (*ecdsa.PrivateKey, error) {
 
 func checkIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	read := func(file string) ([]byte, error) {
-		b, err := os.ReadFile(file)
+		b, err := readSmall(file)
 		if err != nil {
 			return nil, cli.Fail(cli.ExitUsage, err)
 		}

@@ -1,3 +1,7 @@
+//go:build linux
+
+// These tests need swtee, which is for Linux, as their platform.
+
 package main
 
 import (

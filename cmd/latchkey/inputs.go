@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -259,7 +258,7 @@ func (in *inputs) readSVSM(c *urfave.Context) error {
 	if file == "" {
 		return nil
 	}
-	b, err := os.ReadFile(file)
+	b, err := ovmf.ReadFile(file)
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}

@@ -9,15 +9,13 @@ import (
 	"runtime/debug"
 
 	urfave "github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 )
 
 func main() {
-	// Keys must not end in a core dump, nor in another process's hands.
-	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	hideMemory()
 	os.Exit(run())
 }
 
@@ -37,7 +35,7 @@ func run() (code int) {
 const long = `   Run it on a machine that you trust. Of its files the host needs only NAME.godh,
    NAME.session and the packet.
 
-      latchkey session --platform platform.json --policy no-debug,no-key-sharing --out .
+      latchkey session --platform platform.json --cek cek.cert --out .
       latchkey verify  --owner guest.owner --measurement measurement.json \
                        --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img \
                        --cmdline console=ttyS0
@@ -51,7 +49,7 @@ func newApp(s *cli.IO) *cli.App {
 		Long:  long, Version: cli.Version(), IO: s,
 		Explain: advise, Topics: topics, Interruptible: true,
 		Commands: []*urfave.Command{
-			newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s),
+			newPlatform(s), newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s),
 		},
 	}
 }
@@ -68,4 +66,27 @@ no known bugs: ask for a firmware version with api=MAJOR.MINOR in the policy, ne
 to no-debug.
 
 A platform whose root is a test root (swtee) proves nothing about protection.
-latchkey says "emulated" wherever such a platform took part.`}}
+latchkey says "emulated" wherever such a platform took part.`}, {
+	Name: "policy", Title: "what a guest policy forbids the host", Text: `
+The platform enforces the policy for as long as the guest runs. By default a
+session forbids all three of these; each can be allowed by its own option:
+
+no-debug         the host cannot read or write the guest's memory (--allow-debug)
+no-key-sharing   no other guest gets this guest's key (--allow-key-sharing)
+no-send          the guest is not sent to another platform (--allow-send)
+
+Words for --policy, joined by commas, are added to the default:
+
+es               SEV-ES is required: registers are protected too
+domain, sev      with --allow-send: it is sent only within its owner's domain, only
+                 to platforms whose certificates end in AMD's root
+api=1.55         the platform's firmware has at least this API version
+
+A number, such as 0xf, is all of a policy; what it lacks of the default must be
+allowed. The host's spec must have the very same policy, which "latchkey session"
+prints: with another one the platform refuses the session. "latchkey verify" and
+"latchkey secret" say what a policy leaves open.
+
+The policies of SEV-SNP, for "latchkey idblock make", are smt, single-socket, migrate,
+debug, cxl, aes-256-xts, no-rapl, ciphertext-hiding and abi=1.55.`,
+}}

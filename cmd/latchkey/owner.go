@@ -3,16 +3,15 @@ package main
 import (
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
@@ -26,9 +25,11 @@ type ownerFile struct {
 	RootHash string     `json:"root-sha256"`
 	CPU0ID   []byte     `json:"cpu0-id,omitempty"`
 	Policy   sev.Policy `json:"policy"`
-	Created  time.Time  `json:"created"`
-	TEK      secretKey  `json:"tek"`
-	TIK      secretKey  `json:"tik"`
+	// MinAPI is the least version of the platform's firmware, "1.55", or "".
+	MinAPI  string    `json:"min-api,omitempty"`
+	Created time.Time `json:"created"`
+	TEK     secretKey `json:"tek"`
+	TIK     secretKey `json:"tik"`
 	// Verified is the launch digest of the last measurement that verified.
 	Verified *verified `json:"verified,omitempty"`
 	// Used is set once a secret has been packed: a session is for one launch.
@@ -38,6 +39,9 @@ type ownerFile struct {
 type verified struct {
 	Digest [32]byte `json:"-"`
 	Hex    string   `json:"digest"`
+	// Room is the size in bytes of the area that the firmware keeps for secrets; nil if
+	// an older latchkey verified.
+	Room *uint32 `json:"secret-area,omitempty"`
 }
 
 type used struct {
@@ -59,121 +63,137 @@ const ownerSchema = "latchkey.owner/1"
 
 const maxOwnerFile = 64 << 10
 
-// readOwner reads an owner file and refuses one that others can read.
-func readOwner(name string) (*ownerFile, error) {
-	f, err := os.Open(name)
+// lock is an owner file that no other latchkey changes meanwhile.
+type lock struct {
+	file   *os.File
+	read   func() // says that the file has been read
+	unlock func()
+}
+
+// How long a command waits for another one's lock, and how often it looks.
+const (
+	lockPatience = 10 * time.Second
+	lockPause    = 20 * time.Millisecond
+)
+
+// store is where an owner file is kept: the file, and the passphrase if it has one.
+type store struct {
+	name       string
+	passphrase *passphrase
+	encrypted  bool
+	// What was decrypted last: it takes a second.
+	sealed, plain []byte
+}
+
+// read reads the owner file and refuses one that is not private.
+func (st *store) read() (*ownerFile, error) {
+	f, err := regular.Open(st.name)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
 	defer f.Close()
-	return decodeOwner(f)
+	return st.decode(f)
 }
 
-func decodeOwner(f *os.File) (*ownerFile, error) {
-	info, err := f.Stat()
+func (st *store) decode(f *os.File) (*ownerFile, error) {
+	b, err := io.ReadAll(io.LimitReader(f, maxOwnerFile+1))
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, cli.Usagef("%v %s: not a regular file", errOwnerFile, f.Name())
+	defer clear(b)
+	if len(b) > maxOwnerFile {
+		return nil, cli.Usagef("%v %s: longer than %d bytes", errOwnerFile, st.name, maxOwnerFile)
 	}
-	if info.Size() > maxOwnerFile {
-		return nil, cli.Usagef("%v %s: longer than %d bytes", errOwnerFile, f.Name(), maxOwnerFile)
+	plain := b
+	if st.encrypted = isSealed(b); st.encrypted {
+		if err := checkPrivate(f); err != nil {
+			return nil, err
+		}
+		if plain, err = st.unseal(b); err != nil {
+			return nil, err
+		}
 	}
+	o, err := parseOwner(st.name, plain)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPrivate(f); err != nil {
+		o.wipe()
+		return nil, err
+	}
+	return o, nil
+}
+
+func parseOwner(name string, b []byte) (*ownerFile, error) {
 	var o ownerFile
-	if err := json.NewDecoder(f).Decode(&o); err != nil {
+	if err := json.Unmarshal(b, &o); err != nil {
 		// The text of JSON errors can quote what it read: keys.
-		return nil, cli.Usagef("%v %s: damaged, or not an owner file", errOwnerFile, f.Name())
+		return nil, cli.Usagef("%v %s: damaged, or not an owner file", errOwnerFile, name)
 	}
 	if o.Schema != ownerSchema || len(o.TEK) != 16 || len(o.TIK) != 16 {
-		return nil, cli.Usagef("%v %s: its schema is not %s", errOwnerFile, f.Name(), ownerSchema)
+		return nil, cli.Usagef("%v %s: its schema is not %s", errOwnerFile, name, ownerSchema)
 	}
+	damaged := fmt.Errorf("%w %s: damaged", errOwnerFile, name)
 	if o.Verified != nil {
 		digest, err := hex.DecodeString(o.Verified.Hex)
 		if err != nil || len(digest) != len(o.Verified.Digest) {
-			return nil, fmt.Errorf("%w %s: damaged", errOwnerFile, f.Name())
+			return nil, damaged
 		}
 		copy(o.Verified.Digest[:], digest)
 	}
-	if err := checkPrivate(f, info); err != nil {
-		o.wipe()
-		return nil, err
+	if _, _, err := parseAPI(o.MinAPI); o.MinAPI != "" && err != nil {
+		return nil, damaged
 	}
 	return &o, nil
 }
 
-// checkPrivate refuses an owner file that others can read, and one that has a second
-// name: only one of the two would know that the session is used up.
-func checkPrivate(f *os.File, info os.FileInfo) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Nlink > 1 {
-		return cli.Fail(cli.ExitRefused, fmt.Errorf("%w %s: has a second name (a hard link)", errOwnerFile, f.Name()),
-			"remove the other name")
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		err := fmt.Errorf("%w %s: others can read it (mode %04o)", errOwnerFile, f.Name(), mode)
-		return cli.Fail(cli.ExitRefused, err,
-			"chmod 600 "+f.Name(), "if others may have read it, make a new session")
-	}
-	return nil
-}
-
-// updateOwner changes an owner file under its lock, so that if two commands use one
-// session at once, only one of them succeeds. change gets the current content; if it
-// fails, nothing is written.
-func updateOwner(name string, change func(*ownerFile) error) error {
-	name, err := filepath.EvalSymlinks(name) // replace the file, not a link to it
+// update changes the owner file under its lock, so that if two commands use one session
+// at once, only one of them succeeds. change gets the current content; if it fails,
+// nothing is written.
+func (st *store) update(change func(*ownerFile) error) error {
+	name, err := filepath.EvalSymlinks(st.name) // replace the file, not a link to it
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	for {
-		f, err := os.OpenFile(name, os.O_RDWR, 0)
-		if err != nil {
-			return err
-		}
-		again, err := updateLocked(f, name, change)
-		_ = f.Close()
-		if !again {
-			return err
-		}
-	}
-}
-
-func updateLocked(f *os.File, name string, change func(*ownerFile) error) (again bool, err error) {
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		return errors.Is(err, unix.EINTR), err
-	}
-	// The previous holder of the lock may have replaced the file.
-	mine, err1 := f.Stat()
-	there, err2 := os.Stat(name)
-	if err := errors.Join(err1, err2); err != nil {
-		return false, err
-	}
-	if !os.SameFile(mine, there) {
-		return true, nil
-	}
-	o, err := decodeOwner(f)
+	l, err := lockOwner(name)
 	if err != nil {
-		return false, err
+		return err
+	}
+	defer l.unlock()
+	o, err := st.decode(l.file)
+	l.read()
+	if err != nil {
+		return err
 	}
 	defer o.wipe()
 	if err := change(o); err != nil {
-		return false, err
+		return err
 	}
-	return false, writeOwner(name, o)
-}
-
-func writeOwner(name string, o *ownerFile) error {
-	b, err := json.MarshalIndent(o, "", "  ")
+	out, err := cli.PrepareSecret(name)
+	if err != nil {
+		return err
+	}
+	defer out.Discard()
+	b, err := st.encode(o)
 	defer clear(b)
 	if err != nil {
 		return err
 	}
-	return cli.WriteFile(name, b, 0o600)
+	return out.Commit(b)
 }
+
+// encode makes the owner file's content.
+func (st *store) encode(o *ownerFile) ([]byte, error) {
+	b, err := json.MarshalIndent(o, "", "  ")
+	if err != nil || !st.encrypted {
+		return b, err
+	}
+	defer clear(b)
+	return st.seal(b)
+}
+
+// wipe overwrites what was decrypted.
+func (st *store) wipe() { clear(st.plain) }
 
 // technology is what the session's policy asks for.
 func (o *ownerFile) technology() launch.Technology {

@@ -1,3 +1,7 @@
+//go:build linux
+
+// These tests need swtee, which is for Linux, as their platform.
+
 package main
 
 import (
@@ -215,8 +219,8 @@ func TestExplain(t *testing.T) {
 
 func TestExplainMeasurement(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), d.kernelHashes("vmlinuz", "initrd", "quiet"))
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), d.kernelHashes("vmlinuz", "initrd", "quiet"))
 	const line = "explain --owner guest.owner --measurement measurement.json "
 	out, _ := d.run(line + "--firmware OVMF.fd --kernel vmlinuz --initrd initrd --cmdline loud")
 	matches(t, line, out, `the command line .* what the host names, sha256`)

@@ -14,6 +14,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
@@ -40,6 +41,7 @@ Examples:
 				Name:  "entry",
 				Usage: "put the content of a file under a GUID: `GUID=FILE`; may be repeated",
 			},
+			passphraseFlag(),
 			&urfave.StringFlag{Name: "out", Usage: "write the packet to `FILE`, - for standard output"},
 		),
 		Action: func(c *urfave.Context) error {
@@ -62,9 +64,11 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
+	st := openStore(c, s)
+	defer st.wipe()
 	var in *inputs
 	if c.IsSet("firmware") || c.IsSet("kernel") || c.IsSet("initrd") || c.IsSet("cmdline") {
-		o, err := readOwner(c.String("owner"))
+		o, err := st.read()
 		if err != nil {
 			return err
 		}
@@ -73,7 +77,7 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 			return err
 		}
 	}
-	table, err := readEntries(c.StringSlice("entry"), in)
+	table, err := readEntries(s, c.StringSlice("entry"))
 	if err != nil {
 		return err
 	}
@@ -88,11 +92,11 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 	}
 	defer out.Discard()
 	var packet []byte
-	emulated := false
+	var owner ownerFile
 	// The packet is made before the session is marked as used, and handed out
 	// after: a failure in between costs a session, never lets one be used twice.
-	err = updateOwner(c.String("owner"), func(o *ownerFile) (err error) {
-		emulated = o.Emulated
+	err = st.update(func(o *ownerFile) (err error) {
+		owner.Emulated, owner.Policy = o.Emulated, o.Policy
 		packet, err = pack(o, m, in, table)
 		o.Used = &used{At: time.Now().UTC(), Measurement: m.Measurement}
 		return err
@@ -103,7 +107,10 @@ func runSecret(c *urfave.Context, s *cli.IO) error {
 	if err := out.Commit(packet); err != nil {
 		return cli.WithHint(err, "the session counts as used: make a new one and start the VM with it")
 	}
-	s.Say("packed the secret for %s%s; this session is now used up", m.Name, label(emulated))
+	s.Say("packed the secret for %s%s; this session is now used up", m.Name, label(owner.Emulated))
+	for _, open := range owner.Policy.Open() {
+		s.Say("the policy leaves open: %s", open)
+	}
 	return nil
 }
 
@@ -130,11 +137,23 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 		if err := check(o, m, in, digest); err != nil {
 			return nil, err
 		}
+		room, err := in.secretRoom()
+		if err == nil {
+			err = fits(table, room)
+		}
+		if err != nil {
+			return nil, err
+		}
 	case o.Verified == nil:
 		return nil, cli.Fail(cli.ExitRefused, errors.New("no launch of this session has been verified"),
 			`run "latchkey verify" first, or name --firmware and the other measured files here`)
 	default:
 		digest = o.Verified.Digest
+		if room := o.Verified.Room; room != nil {
+			if err := fits(table, *room); err != nil {
+				return nil, err
+			}
+		}
 	}
 	blob, err := sev.ParseMeasurement(m.Measurement)
 	if err != nil {
@@ -145,6 +164,9 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 	if !keys.Verifies(blob, m.Firmware, o.Policy, digest) {
 		return nil, cli.Fail(cli.ExitRefused, errMismatch,
 			`this is not the measurement that was verified: run "latchkey verify" on it`)
+	}
+	if err := checkAPI(o, m); err != nil {
+		return nil, err
 	}
 	var iv [16]byte
 	_, _ = rand.Read(iv[:]) // never fails (crypto/rand)
@@ -163,7 +185,28 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 // guidNames are short names for common GUIDs.
 var guidNames = map[string]sev.GUID{"disk": session.GUIDDiskPassphrase}
 
-func readEntries(args []string, in *inputs) ([]byte, error) {
+// secretRoom is the size in bytes of the area that the firmware keeps for secrets.
+func (in *inputs) secretRoom() (uint32, error) {
+	area, ok, err := in.image.SecretArea()
+	if !ok {
+		return 0, err
+	}
+	return area.Size, err
+}
+
+// fits refuses a table that the platform could not put into the guest.
+func fits(table []byte, room uint32) error {
+	if room == 0 {
+		return cli.Usagef("the firmware has no area for secrets: it cannot be given one")
+	}
+	if len(table) > int(room) {
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("the firmware has room for %d bytes of secrets, but these take %d",
+			room, len(table)), "put a key there that opens the rest, and the rest on an encrypted disk")
+	}
+	return nil
+}
+
+func readEntries(s *cli.IO, args []string) ([]byte, error) {
 	var entries []session.Entry
 	defer func() {
 		for _, e := range entries {
@@ -186,29 +229,30 @@ func readEntries(args []string, in *inputs) ([]byte, error) {
 		if err != nil {
 			return nil, cli.Fail(cli.ExitUsage, err)
 		}
+		if guid == session.GUIDDiskPassphrase {
+			warnTrailing(s, file, data)
+		}
 		entries = append(entries, session.Entry{GUID: guid, Data: data})
 	}
 	table, err := session.PackTable(entries)
 	if err != nil {
 		return nil, err
 	}
-	if in != nil {
-		area, ok, err := in.image.SecretArea()
-		if err != nil {
-			return nil, err
-		}
-		if !ok || uint64(len(table)) > uint64(area.Size) {
-			clear(table)
-			return nil, cli.Usagef("the firmware has room for %d bytes of secrets, but these take %d",
-				area.Size, len(table))
-		}
-	}
 	return slices.Clip(table), nil
+}
+
+// warnTrailing names a byte at a passphrase's end that an editor or echo may have put there:
+// LUKS takes it for a part of the key.
+func warnTrailing(s *cli.IO, file string, data []byte) {
+	name := map[byte]string{'\n': "a newline", '\r': "a carriage return", ' ': "a blank", '\t': "a tab"}[data[len(data)-1]]
+	if name != "" {
+		s.Say("warning: %s ends in %s, which is sent as part of the passphrase", file, name)
+	}
 }
 
 // readSecret reads a file into one buffer, so that no copy of it stays in memory.
 func readSecret(file string) ([]byte, error) {
-	f, err := os.Open(file)
+	f, err := regular.OpenInput(file, session.MaxSecret)
 	if err != nil {
 		return nil, err
 	}
@@ -216,8 +260,6 @@ func readSecret(file string) ([]byte, error) {
 	buf := make([]byte, session.MaxSecret+1)
 	n, err := io.ReadFull(f, buf)
 	switch {
-	case err == nil:
-		err = fmt.Errorf("%s: longer than %d bytes", file, session.MaxSecret)
 	case errors.Is(err, io.EOF):
 		err = fmt.Errorf("%s: empty", file)
 	case errors.Is(err, io.ErrUnexpectedEOF):

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,29 +27,28 @@ func newSession(s *cli.IO) *urfave.Command {
 NAME.owner (mode 0600), which holds the keys and stays with you. A session is
 for one launch: after one secret it is used up.
 
-A policy is a number, or words joined by commas:
-
-   ` + strings.Join(sev.PolicyNames(), ", ") + `, api=MAJOR.MINOR
+The policy is no-debug, no-key-sharing and no-send, and what --policy adds to it:
+"latchkey help policy". The host's spec must have the same one, which is printed.
 
 Examples:
 
-   latchkey session --platform platform.json --policy no-debug,no-key-sharing --out .
-   latchkey session --platform platform.json --trust-root test-root.pem --out .`,
-		Flags: []urfave.Flag{
+   latchkey platform show platform.json       # where the chip's signed certificate is
+   latchkey session --platform platform.json --cek cek.cert --out .
+   latchkey session --platform platform.json --cek cek.cert --out keys --name web \
+      --policy es,api=1.55 --product milan,genoa --passphrase`,
+		Flags: append([]urfave.Flag{
 			&urfave.StringFlag{Name: "platform", Usage: "the host's `FILE` (vmlatch platform)"},
-			&urfave.StringFlag{
-				Name: "policy", Value: "no-debug,no-key-sharing",
-				Usage: "guest `POLICY`, the same as the host's",
-			},
-			&urfave.StringFlag{Name: "out", Usage: "write to `DIR`"},
+			cekFlag(),
+			&urfave.StringFlag{Name: "out", Usage: "write to the directory `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
-			&urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"},
-			&urfave.BoolFlag{
-				Name:  "allow-debug",
-				Usage: "accept a policy under which the host can read the guest's memory",
-			},
-			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"},
-		},
+			&urfave.StringFlag{Name: "policy", Usage: "more of a guest `POLICY`: words such as es,api=1.55, or a number for all of it"},
+			&urfave.BoolFlag{Name: "allow-debug", Usage: "let the host read the guest's memory (without no-debug)"},
+			&urfave.BoolFlag{Name: "allow-key-sharing", Usage: "let other guests have the same key (without no-key-sharing)"},
+			&urfave.BoolFlag{Name: "allow-send", Usage: "let the host send the guest to another platform (without no-send)"},
+		}, append(demandFlags(), trustRootFlag(),
+			&urfave.BoolFlag{Name: "passphrase", Usage: "encrypt NAME.owner with a passphrase, which is asked for"},
+			passphraseFlag(),
+			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"})...),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
 				return err
@@ -63,120 +61,141 @@ Examples:
 	}
 }
 
-func runSession(c *urfave.Context, s *cli.IO) error {
-	policy, err := sev.ParsePolicy(c.String("policy"))
-	if err != nil {
-		return cli.Fail(cli.ExitUsage, err)
+// allowances are the options that take a bit out of the default policy.
+var allowances = []struct {
+	flag string
+	bit  sev.Policy
+	word string
+}{
+	{"allow-debug", sev.PolicyNoDebug, "no-debug"},
+	{"allow-key-sharing", sev.PolicyNoKeySharing, "no-key-sharing"},
+	{"allow-send", sev.PolicyNoSend, "no-send"},
+}
+
+// readPolicy adds the words of --policy to the default without what is allowed. A number
+// is all of a policy; what it lacks of the default must be allowed.
+func readPolicy(c *urfave.Context) (sev.Policy, error) {
+	policy := sev.PolicyDefault
+	for _, a := range allowances {
+		if c.Bool(a.flag) {
+			policy &^= a.bit
+		}
 	}
-	if policy&sev.PolicyNoDebug == 0 && !c.Bool("allow-debug") {
-		return cli.Fail(cli.ExitUsage,
-			fmt.Errorf("policy %v lacks no-debug: the host could read the guest's memory, and so your secret", policy),
-			"write no-debug as well, such as --policy no-debug,api=1.55",
-			"--allow-debug makes such a session on purpose")
+	text := strings.TrimSpace(c.String("policy"))
+	if text == "" {
+		return policy, nil
+	}
+	given, err := sev.ParsePolicy(text)
+	if err != nil {
+		return 0, cli.WithHint(cli.Usagef("--%w", err), `"latchkey help policy" explains the words`)
+	}
+	if text[0] < '0' || text[0] > '9' {
+		return policy | given, nil
+	}
+	for _, a := range allowances {
+		if policy&a.bit&^given != 0 {
+			return 0, cli.Fail(cli.ExitUsage, fmt.Errorf("policy %v lacks %s: %s", given, a.word,
+				missing(given, a.bit)),
+				"--"+a.flag+" makes such a session on purpose", "words are added to the default: leave out what it has")
+		}
+	}
+	return given, nil
+}
+
+// missing is what a policy without a bit of the default leaves open.
+func missing(p, bit sev.Policy) string { return (p | sev.PolicyDefault&^bit | sev.PolicyES).Open()[0] }
+
+func runSession(c *urfave.Context, s *cli.IO) error {
+	policy, err := readPolicy(c)
+	if err != nil {
+		return err
+	}
+	demands, err := readDemands(c)
+	if err != nil {
+		return err
 	}
 	name := c.String("name")
 	if err := exchange.CheckName(name); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	b, err := s.ReadInput(c.String("platform"), exchange.MaxFile)
-	if err != nil {
-		return cli.Fail(cli.ExitUsage, err)
-	}
-	platform, err := exchange.ParsePlatform(b)
-	if err != nil {
-		return cli.Fail(cli.ExitUsage, err, `it is made by "vmlatch platform"`)
-	}
-	chain, err := sev.ParseChain(platform.PDH, platform.CertChain)
+	p, err := readPlatform(s, c.String("platform"), c.String("cek"))
 	if err != nil {
 		return err
 	}
-	root, emulated, err := verifyChain(chain, c.String("trust-root"))
+	root, emulated, err := p.verify(c.String("trust-root"))
 	if err != nil {
 		return err
 	}
-	made, err := session.New(rand.Reader, chain.PDH, policy)
+	if err := demands.met(p, root, policy); err != nil {
+		return err
+	}
+	made, err := session.New(rand.Reader, p.chain.PDH, policy)
 	if err != nil {
 		return err
 	}
 	defer made.Keys.Wipe()
 	o := &ownerFile{
 		Schema: ownerSchema, Emulated: emulated, Root: root.Product, RootHash: root.Fingerprint(),
-		CPU0ID: platform.CPU0ID, Policy: policy, Created: time.Now().UTC(),
+		CPU0ID: p.CPU0ID, Policy: policy, MinAPI: demands.minAPI, Created: time.Now().UTC(),
 		TEK: bytes.Clone(made.Keys.TEK[:]), TIK: bytes.Clone(made.Keys.TIK[:]),
 	}
 	defer o.wipe()
-	if err := writeSession(c.String("out"), name, c.Bool("force"), made, o); err != nil {
+	path := filepath.Join(c.String("out"), name)
+	st := &store{
+		name: path + ".owner", encrypted: c.Bool("passphrase") || c.IsSet("passphrase-file"),
+		passphrase: &passphrase{file: c.String("passphrase-file"), fresh: true, io: s},
+	}
+	if err := writeSession(st, path, c.Bool("force"), made, o); err != nil {
 		return err
 	}
 	s.Say("platform verified up to %s (ARK sha256 %s)%s", root.Product, root.Fingerprint(), label(emulated))
-	s.Say("wrote %[1]s.godh and %[1]s.session for the host, %[1]s.owner for you: keep it",
-		filepath.Join(c.String("out"), name))
+	s.Say("wrote %[1]s.godh and %[1]s.session for the host, %[1]s.owner for you: keep it", path)
+	s.Say(`the host's spec needs policy = ["%s"]`, strings.Join(policy.Words(), `", "`))
+	for _, open := range policy.Open() {
+		s.Say("the policy leaves open: %s", open)
+	}
 	return nil
 }
 
-// verifyChain checks the chain against AMD's roots and, if one was named, a
-// test root. Whether the platform is emulated follows from the root that it
-// ends in, never from what it claims.
-func verifyChain(chain *sev.Chain, trustRoot string) (root sev.Root, emulated bool, err error) {
-	amd, err := sev.AMDRoots()
-	if err != nil {
-		return root, false, err
+// usage is the error of a file that the user named, unless it has an exit code already.
+func usage(err error) error {
+	if errors.As(err, new(*cli.Error)) {
+		return err
 	}
-	if root, err = chain.Verify(amd); err == nil || trustRoot == "" || !errors.Is(err, sev.ErrUntrusted) {
-		return root, false, err
-	}
-	test, err := readTestRoot(trustRoot)
-	if err != nil {
-		return root, false, cli.Fail(cli.ExitUsage, err)
-	}
-	root, err = chain.Verify([]sev.Root{test})
-	return root, true, err
-}
-
-// testRootPEM is the type of the PEM block that "swtee root" prints.
-const testRootPEM = "SWTEE TEST ROOT"
-
-func readTestRoot(file string) (sev.Root, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return sev.Root{}, err
-	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != testRootPEM {
-		return sev.Root{}, fmt.Errorf("%s: does not hold a %q; \"swtee root\" prints it", file, testRootPEM)
-	}
-	root, err := sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
-	if err != nil {
-		return sev.Root{}, fmt.Errorf("%s: %w", file, err)
-	}
-	return root, nil
+	return cli.Fail(cli.ExitUsage, err)
 }
 
 // writeSession writes the three files, the owner's first: the host's files would be
-// useless without the keys.
-func writeSession(dir, name string, force bool, made *session.Session, o *ownerFile) error {
-	path := func(ext string) string { return filepath.Join(dir, name+ext) }
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// useless without the keys. Without force, if several commands run at once, only one gets
+// the name.
+func writeSession(st *store, path string, force bool, made *session.Session, o *ownerFile) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	if !force { // if several commands run at once, only one gets the name
-		f, err := os.OpenFile(path(".owner"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", path(".owner")),
-				"--force replaces it: a launch under the old session could then not be verified",
-				"--name NAME makes a second session")
-		}
-		if err != nil {
-			return cli.Fail(cli.ExitUsage, err)
-		}
-		if err := f.Close(); err != nil {
-			return err
-		}
+	exists := cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", st.name),
+		"--force replaces it: a launch under the old session could then not be verified",
+		"--name NAME makes a second session")
+	if _, err := os.Lstat(st.name); err == nil && !force { // before a passphrase is asked for
+		return exists
 	}
-	if err := writeOwner(path(".owner"), o); err != nil {
-		if !force {
-			_ = os.Remove(path(".owner")) // it is empty
-		}
+	out, err := cli.PrepareSecret(st.name)
+	if err != nil {
+		return usage(err)
+	}
+	defer out.Discard()
+	b, err := st.encode(o)
+	defer clear(b)
+	if err != nil {
+		return err
+	}
+	publish := out.CommitNew
+	if force {
+		publish = out.Commit
+	}
+	switch err := publish(b); {
+	case errors.Is(err, fs.ErrExist):
+		return exists
+	case err != nil:
 		return err
 	}
 	for _, f := range []struct {
@@ -184,7 +203,7 @@ func writeSession(dir, name string, force bool, made *session.Session, o *ownerF
 		raw []byte
 	}{{".godh", made.OwnerCert.Bytes()}, {".session", made.Blob[:]}} {
 		text := base64.StdEncoding.EncodeToString(f.raw) + "\n"
-		if err := cli.WriteFile(path(f.ext), []byte(text), 0o644); err != nil {
+		if err := cli.WriteFile(path+f.ext, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}

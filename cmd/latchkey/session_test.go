@@ -1,3 +1,7 @@
+//go:build linux
+
+// These tests need swtee, which is for Linux, as their platform.
+
 package main
 
 import (
@@ -14,7 +18,7 @@ import (
 
 func TestSession(t *testing.T) {
 	d := newDesk(t)
-	_, errs := d.run("session --platform platform.json --trust-root root.pem --out keys --name web")
+	_, errs := d.run("session --platform platform.json --cek cek.cert --trust-root root.pem --out keys --name web")
 	for _, want := range []string{
 		"platform verified up to the test root root.pem (ARK sha256",
 		"(emulated platform: protects nothing)",
@@ -31,19 +35,19 @@ func TestSession(t *testing.T) {
 	if err := json.Unmarshal(d.read("keys/web.owner"), &o); err != nil {
 		t.Fatal(err)
 	}
-	if o.Schema != ownerSchema || !o.Emulated || o.Policy != 3 || o.Verified != nil || o.Used != nil {
-		t.Errorf("owner file %+v, want an unused emulated session of policy 0x3", o)
+	if o.Schema != ownerSchema || !o.Emulated || o.Policy != 0xb || o.Verified != nil || o.Used != nil {
+		t.Errorf("owner file %+v, want an unused emulated session of policy 0xb", o)
 	}
 	// The host's halves fit the platform.
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 }
 
 func TestSessionIsNotReplaced(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
+	d.session("guest")
 	before := string(d.read("guest.owner"))
-	line := "session --platform platform.json --trust-root root.pem --out ."
+	line := "session --platform platform.json --cek cek.cert --trust-root root.pem --out ."
 	d.refused(line, cli.ExitUsage, `guest\.owner exists\nhint: --force replaces it.*\nhint: --name NAME makes a second`)
 	if after := string(d.read("guest.owner")); after != before {
 		t.Error("a refused session changed the owner file")
@@ -74,10 +78,10 @@ func TestSessionRefusals(t *testing.T) {
 		want string
 	}{
 		{"", cli.ExitUsage, `--platform is needed\nhint: "latchkey session --help" shows an example`},
-		{"--platform platform.json", cli.ExitUsage, `--out is needed`},
+		{"--platform platform.json --cek cek.cert", cli.ExitUsage, `--out is needed`},
 		{"extra", cli.ExitUsage, `unexpected argument "extra"`},
 		{
-			"--platform platform.json --out .",
+			"--platform platform.json --cek cek.cert --out .",
 			cli.ExitRefused, `no trusted root\nhint: .*emulated.*\nhint: .*--trust-root FILE`,
 		},
 		{"--platform missing --out .", cli.ExitUsage, `no such file`},
@@ -87,29 +91,29 @@ func TestSessionRefusals(t *testing.T) {
 			cli.ExitRefused, `hint: ask the host for its platform file again`,
 		},
 		{"--platform short.json --trust-root root.pem --out .", cli.ExitRefused, `certificate`},
-		{"--platform platform.json --trust-root missing --out .", cli.ExitUsage, `no such file`},
+		{"--platform platform.json --cek cek.cert --trust-root missing --out .", cli.ExitUsage, `no such file`},
 		{
-			"--platform platform.json --trust-root key.pem --out .",
+			"--platform platform.json --cek cek.cert --trust-root key.pem --out .",
 			cli.ExitUsage, `key\.pem: does not hold a "SWTEE TEST ROOT"`,
 		},
-		{"--platform platform.json --trust-root short.pem --out .", cli.ExitUsage, `short\.pem: certificate`},
-		{"--platform platform.json --trust-root root.pem --out file", cli.ExitUsage, `file: not a directory`},
+		{"--platform platform.json --cek cek.cert --trust-root short.pem --out .", cli.ExitUsage, `short\.pem: certificate`},
+		{"--platform platform.json --cek cek.cert --trust-root root.pem --out file", cli.ExitUsage, `file: not a directory`},
 		{
-			"--platform platform.json --trust-root root.pem --out . --name ../x",
+			"--platform platform.json --cek cek.cert --trust-root root.pem --out . --name ../x",
 			cli.ExitUsage, `must be 1 to 63 letters`,
 		},
 		{
-			"--policy no-debgu --platform platform.json --out .",
+			"--policy no-debgu --platform platform.json --cek cek.cert --out .",
 			cli.ExitUsage, `unknown word "no-debgu": did you mean "no-debug"\?`,
 		},
 		{
-			"--policy xyz --platform platform.json --out .",
+			"--policy xyz --platform platform.json --cek cek.cert --out .",
 			cli.ExitUsage, `unknown word "xyz": must be no-debug, .* or a number`,
 		},
-		{"--policy 0xffc1 --platform platform.json --out .", cli.ExitUsage, `reserved bits`},
+		{"--policy 0xffc1 --platform platform.json --cek cek.cert --out .", cli.ExitUsage, `reserved bits`},
 		{
-			"--policy api=1.55 --platform platform.json --out .",
-			cli.ExitUsage, `lacks no-debug.*\nhint: write no-debug.*\nhint: --allow-debug`,
+			"--policy 0x2 --platform platform.json --cek cek.cert --out .",
+			cli.ExitUsage, `lacks no-debug: the host can read and write.*\nhint: --allow-debug makes.*\nhint: words are`,
 		},
 	} {
 		d.refused("session "+c.args, c.code, c.want)
@@ -117,15 +121,15 @@ func TestSessionRefusals(t *testing.T) {
 	if entries, err := os.ReadDir("."); err != nil || strings.Contains(fmt.Sprint(entries), ".owner") {
 		t.Errorf("refused sessions left %v, %v, want no owner file", entries, err)
 	}
-	d.run("session --policy api=1.55 --allow-debug --platform platform.json --trust-root root.pem --out .")
+	d.run("session --policy 0xa --allow-debug --platform platform.json --cek cek.cert --trust-root root.pem --out .")
 }
 
 // TestOwnerFileIsGuarded: an owner file that is damaged or that others could have read
 // is not used, and the error message reveals nothing about its keys.
 func TestOwnerFileIsGuarded(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	whole := string(d.read("guest.owner"))
 	var o ownerFile
 	if err := json.Unmarshal([]byte(whole), &o); err != nil {

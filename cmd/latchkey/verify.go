@@ -29,6 +29,7 @@ Example:
 		Flags: inputFlags(
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session"},
 			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			passphraseFlag(),
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		),
 		Action: func(c *urfave.Context) error {
@@ -48,7 +49,9 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	o, err := readOwner(c.String("owner"))
+	st := openStore(c, s)
+	defer st.wipe()
+	o, err := st.read()
 	if err != nil {
 		return err
 	}
@@ -64,9 +67,10 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 	digest := [32]byte(raw)
 	verdict := check(o, m, in, digest)
 	if verdict == nil {
-		err = updateOwner(c.String("owner"), func(o *ownerFile) error {
-			o.Verified = &verified{Digest: digest, Hex: hex.EncodeToString(digest[:])}
-			return nil
+		err = st.update(func(o *ownerFile) error {
+			room, err := in.secretRoom()
+			o.Verified = &verified{Digest: digest, Hex: hex.EncodeToString(digest[:]), Room: &room}
+			return err
 		})
 		if err != nil {
 			return err
@@ -95,9 +99,19 @@ func check(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte) e
 	defer keys.Wipe()
 	matches := func(p sev.Policy, d [32]byte) bool { return keys.Verifies(blob, m.Firmware, p, d) }
 	if matches(o.Policy, digest) {
-		return nil
+		return checkAPI(o, m)
 	}
 	return cli.Fail(cli.ExitRefused, errMismatch, causes(o, m, in, digest, matches)...)
+}
+
+// checkAPI compares the firmware's version, which the MAC has proven, with --min-api.
+func checkAPI(o *ownerFile, m *exchange.Measurement) error {
+	major, minor, err := parseAPI(o.MinAPI)
+	if o.MinAPI == "" || err == nil && m.Firmware.AtLeast(major, minor) {
+		return nil
+	}
+	return cli.Fail(cli.ExitRefused,
+		fmt.Errorf("the platform's firmware is %v, older than the %s that the session asks for", m.Firmware, o.MinAPI))
 }
 
 // A matcher reports whether a measurement is of a digest under a policy.
@@ -207,6 +221,7 @@ func (r *report) print(c *urfave.Context, s *cli.IO) error {
 			"root":            o.Root,
 			"expected-digest": hex.EncodeToString(digest[:]),
 			"policy":          o.Policy,
+			"open":            o.Policy.Open(),
 			"firmware":        m.Firmware,
 		}
 		var e *cli.Error
@@ -225,10 +240,10 @@ func (r *report) print(c *urfave.Context, s *cli.IO) error {
 		return verdict
 	}
 	fmt.Fprintf(s.Out, "verified%s\n", label(o.Emulated))
-	if o.Policy&sev.PolicyNoDebug == 0 {
-		fmt.Fprintln(s.Out, "WARNING: the policy lets the host read the guest's memory (no-debug is missing)")
-	}
 	_, err := fmt.Fprintf(s.Out, "launch digest  %x\npolicy         %v\nSEV firmware   %v\nplatform root  %s\n",
 		digest, o.Policy, m.Firmware, o.Root)
+	for _, open := range o.Policy.Open() {
+		_, err = fmt.Fprintf(s.Out, "left open      %s\n", open)
+	}
 	return err
 }

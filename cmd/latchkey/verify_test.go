@@ -1,3 +1,7 @@
+//go:build linux
+
+// These tests need swtee, which is for Linux, as their platform.
+
 package main
 
 import (
@@ -20,8 +24,8 @@ const (
 
 func TestVerify(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	g := d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), d.kernelHashes("vmlinuz", "initrd", "quiet"))
+	d.session("guest")
+	g := d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), d.kernelHashes("vmlinuz", "initrd", "quiet"))
 	out, _ := d.run(verifyLine + withKernel)
 	if !strings.HasPrefix(out, "verified (emulated platform: protects nothing)\n") {
 		t.Errorf("it printed %q, want verified and emulated", out)
@@ -53,20 +57,30 @@ func TestVerify(t *testing.T) {
 	d.run("verify --owner guest.owner --measurement - " + withKernel)
 }
 
-func TestVerifyWarnsOfADebugPolicy(t *testing.T) {
+// TestOpenPolicies: what a policy leaves to the host is said by session, verify and secret.
+func TestOpenPolicies(t *testing.T) {
 	d := newDesk(t)
-	d.run("session --platform platform.json --trust-root root.pem --out . --policy api=1.55 --allow-debug")
+	d.session("guest", "--policy api=1.55 --allow-debug --allow-key-sharing --allow-send")
 	policy, err := sev.ParsePolicy("api=1.55")
 	must(t, err)
 	d.launch("guest", policy, d.read("OVMF.fd"), nil)
 	out, _ := d.run(verifyLine + "--firmware OVMF.fd")
-	matches(t, "verify", out, `WARNING: the policy lets the host read`)
+	_, errs := d.run(secretLine + "--entry disk=passphrase")
+	for what, text := range map[string]string{"verify": out, "secret": errs} {
+		matches(t, what, text, `open(.|\n)*no-debug is missing(.|\n)*no-key-sharing is missing(.|\n)*no-send is missing`)
+	}
+	d.session("sealed", "--policy es")
+	d.launch("sealed", sev.PolicyDefault|sev.PolicyES, d.read("OVMF.fd"), nil)
+	out, _ = d.run(strings.ReplaceAll(verifyLine, "guest", "sealed") + "--firmware OVMF.fd --cpu EPYC-Milan")
+	if strings.Contains(out, "left open") {
+		t.Errorf("the strictest policy: %s\nwant that it leaves nothing open", out)
+	}
 }
 
 func TestVerifyES(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug,es")
-	d.launch("guest", sev.PolicyNoDebug|sev.PolicyES, d.read("OVMF.fd"), nil)
+	d.session("guest", "--policy es")
+	d.launch("guest", sev.PolicyDefault|sev.PolicyES, d.read("OVMF.fd"), nil)
 	d.run(verifyLine + "--firmware OVMF.fd --cpu EPYC-Milan")
 	d.refused(verifyLine+"--firmware OVMF.fd", cli.ExitUsage,
 		`--cpu is needed.*\nhint: models: EPYC, .*\nhint: any other model`)
@@ -77,11 +91,11 @@ func TestVerifyES(t *testing.T) {
 // The host's claims are never more than a suggestion.
 func TestCauses(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
+	d.session("guest")
 	d.write("vmlinuz-other", "a different kernel")
 	image := d.read("OVMF.fd")
 	kernel := d.kernelHashes("vmlinuz", "initrd", "quiet")
-	g := d.launch("guest", sev.PolicyNoDebug, image, kernel)
+	g := d.launch("guest", sev.PolicyDefault, image, kernel)
 	const differs = ` differs: the platform measured sha256 [0-9a-f]{64}, yours is [0-9a-f]{64}`
 	for _, c := range []struct {
 		args string
@@ -149,8 +163,8 @@ func TestCauses(t *testing.T) {
 
 func TestCauseIsKernelHashesOff(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.refused(verifyLine+withKernel, cli.ExitRefused,
 		`hint: cause: the host did not have the kernel measured: kernel-hashes is off`)
 }
@@ -159,8 +173,8 @@ func TestCauseIsKernelHashesOff(t *testing.T) {
 // real firmware does not allow.
 func TestCauseIsThePolicy(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	g := d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	g := d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	var o ownerFile
 	must(t, json.Unmarshal(d.read("guest.owner"), &o))
 	keys := o.keys()
@@ -172,13 +186,13 @@ func TestCauseIsThePolicy(t *testing.T) {
 	m.Measurement = blob.Bytes()
 	d.writeJSON("measurement.json", m)
 	d.refused(verifyLine+"--firmware OVMF.fd", cli.ExitRefused,
-		`cause: the policy is 0x0 \(\) instead of your session's 0x1 \(no-debug\)`)
+		`cause: the policy is 0x0 \(\) instead of your session's 0xb \(no-debug,no-key-sharing,no-send\)`)
 }
 
 func TestVerifyRefusals(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.write("text", "no measurement")
 	for args, want := range map[string]string{
 		"verify":                     `--owner is needed\nhint: "latchkey verify --help"`,
@@ -203,8 +217,8 @@ func TestVerifyRefusals(t *testing.T) {
 
 func TestSecret(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	g := d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	g := d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.refused(secretLine+"--entry disk=passphrase", cli.ExitRefused,
 		`no launch of this session has been verified\nhint: run "latchkey verify"`)
 	d.run(verifyLine + "--firmware OVMF.fd")
@@ -231,8 +245,8 @@ func TestSecret(t *testing.T) {
 
 func TestSecretVerifiesByItself(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.refused(secretLine+"--entry disk=passphrase "+withKernel, cli.ExitRefused,
 		`does NOT match your files\nhint: cause: .*kernel-hashes is off`)
 	out, _ := d.run(strings.Replace(secretLine, "packet.json", "-", 1) + "--firmware OVMF.fd --entry disk=passphrase")
@@ -243,18 +257,53 @@ func TestSecretVerifiesByItself(t *testing.T) {
 // the one that was verified.
 func TestSecretIsForTheVerifiedMeasurement(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.run(verifyLine + "--firmware OVMF.fd")
-	d.launch("guest", sev.PolicyNoDebug, d.read("generic.fd"), nil)
+	d.launch("guest", sev.PolicyDefault, d.read("generic.fd"), nil)
 	d.refused(secretLine+"--entry disk=passphrase", cli.ExitRefused,
 		`does NOT match your files\nhint: this is not the measurement that was verified`)
 }
 
+// TestSecretNeedsAnArea: a firmware without an area for secrets uses no session up.
+func TestSecretNeedsAnArea(t *testing.T) {
+	d := newDesk(t)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("generic.fd"), nil)
+	d.run(verifyLine + "--firmware generic.fd")
+	d.refused(secretLine+"--entry disk=passphrase", cli.ExitUsage, `no area for secrets`)
+	d.refused(secretLine+"--entry disk=passphrase --firmware generic.fd", cli.ExitUsage, `no area for secrets`)
+	var o ownerFile
+	must(t, json.Unmarshal(d.read("guest.owner"), &o))
+	if o.Used != nil {
+		t.Error("the session counts as used")
+	}
+}
+
+// TestPassphraseEnds: what an editor leaves at a passphrase's end is named, and sent.
+func TestPassphraseEnds(t *testing.T) {
+	for text, want := range map[string]string{
+		"a\n": "a newline", "a\r": "a carriage return", "a ": "a blank", "a\t": "a tab", "a": "", " a": "",
+	} {
+		t.Run(want, func(t *testing.T) {
+			d := newDesk(t)
+			d.session("guest")
+			d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
+			d.run(verifyLine + "--firmware OVMF.fd")
+			d.write("passphrase", text)
+			_, errs := d.run(secretLine + "--entry disk=passphrase")
+			if said := strings.Contains(errs, "warning: passphrase ends in"); said != (want != "") ||
+				!strings.Contains(errs, want) {
+				t.Errorf("%q: it said %q, want %q in it", text, errs, want)
+			}
+		})
+	}
+}
+
 func TestSecretRefusals(t *testing.T) {
 	d := newDesk(t)
-	d.session("guest", "no-debug")
-	d.launch("guest", sev.PolicyNoDebug, d.read("OVMF.fd"), nil)
+	d.session("guest")
+	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
 	d.run(verifyLine + "--firmware OVMF.fd")
 	d.write("empty", "")
 	d.write("large", strings.Repeat("x", session.MaxSecret+1))
@@ -270,10 +319,10 @@ func TestSecretRefusals(t *testing.T) {
 		secretLine + "--entry d=file":       `--entry: .*\nhint: the only short name is "disk"`,
 		secretLine + "--entry disk=missing": `no such file`,
 		secretLine + "--entry disk=empty":   `empty: empty`,
-		secretLine + "--entry disk=large":   `large: longer than \d+ bytes`,
+		secretLine + "--entry disk=large":   `large: too large: more than 16384 bytes`,
 
 		secretLine + "--firmware OVMF.fd --entry disk=area": `room for 3072 bytes of secrets, but these take`,
-		secretLine + "--firmware generic.fd " + entry:       `room for 0 bytes`,
+		secretLine + "--entry disk=area":                    `room for 3072 bytes of secrets, but these take 4144`,
 		secretLine + "--cmdline x " + entry:                 `--firmware is needed`,
 
 		strings.Replace(secretLine, "packet.json", "guest.owner", 1) + entry:          `is the owner file`,

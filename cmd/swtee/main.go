@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"unicode/utf8"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -51,7 +52,7 @@ func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "swtee", Usage: "run QEMU on an emulated secure processor",
 		Version: cli.Version(), Long: long, IO: s,
-		Commands: []*urfave.Command{newRoot(s)},
+		Commands: []*urfave.Command{newRoot(s), newCEK(s)},
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{
 				Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto,
@@ -116,18 +117,43 @@ func newRoot(s *cli.IO) *urfave.Command {
 		Description: `Example:
 
    swtee root > test-root.pem
-   latchkey session --platform platform.json --trust-root test-root.pem --out .`,
-		Flags: []urfave.Flag{platformFlag()},
-		Action: func(c *urfave.Context) error {
-			if _, err := cli.Args(c); err != nil {
-				return err
-			}
-			p, err := openPlatform(c)
-			if err != nil {
-				return err
-			}
-			_, err = s.Out.Write(p.RootPEM())
+   latchkey session --platform platform.json --cek cek.cert --trust-root test-root.pem --out .`,
+		Flags:  []urfave.Flag{platformFlag()},
+		Action: prints(s, (*swtee.Platform).RootPEM),
+	}
+}
+
+func newCEK(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "cek", Usage: "print the chip's certificate as its key server signed it",
+		Description: `A platform exports this certificate without a signature. For real chips AMD's key
+server gives the signed one; this command takes the server's place.
+
+Example:
+
+   swtee cek > cek.cert
+   latchkey session --platform platform.json --cek cek.cert --trust-root test-root.pem --out .`,
+		Flags:  []urfave.Flag{platformFlag()},
+		Action: prints(s, (*swtee.Platform).SignedCEK),
+	}
+}
+
+// prints is a command that shows a part of the platform.
+func prints(s *cli.IO, part func(*swtee.Platform) []byte) urfave.ActionFunc {
+	return func(c *urfave.Context) error {
+		if _, err := cli.Args(c); err != nil {
 			return err
-		},
+		}
+		p, err := openPlatform(c)
+		if err != nil {
+			return err
+		}
+		b := part(p)
+		if s.OutIsTerminal() && !utf8.Valid(b) {
+			return cli.WithHint(cli.Usagef("the certificate is binary, and standard output a terminal"),
+				"redirect it: swtee cek > cek.cert")
+		}
+		_, err = s.Out.Write(b)
+		return err
 	}
 }

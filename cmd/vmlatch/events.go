@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -95,7 +94,7 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 // printEvent prints one line.
 func printEvent(out io.Writer, e launcher.Event, asJSON bool) error {
 	if asJSON {
-		b, err := json.Marshal(e)
+		b, err := cli.EncodeJSON(e, "")
 		if err == nil {
 			_, err = fmt.Fprintf(out, "%s\n", b)
 		}

@@ -20,11 +20,17 @@ func newPlatform(s *cli.IO) *urfave.Command {
 		Description: `JSON: the platform's Diffie-Hellman certificate, its certificate chain and the
 chip's id. Nothing in it is secret.
 
+Platforms export the chip's certificate, the CEK, without AMD's signature. The owner gets
+the signed one from AMD, or this host puts it into the file: --cek.
+
 Examples:
 
    vmlatch platform > platform.json
+   vmlatch platform --cek cek.cert > platform.json
    vmlatch platform --emulate > platform.json`,
-		Flags: hostFlags(emulateFlag()),
+		Flags: hostFlags(emulateFlag(), &urfave.StringFlag{
+			Name: "cek", Usage: "the chip's certificate as AMD signed it, `FILE` (latchkey platform show says where it is)",
+		}),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
 				return err
@@ -41,6 +47,15 @@ Examples:
 			p, err := launcher.QueryPlatform(c.Context, facts)
 			if err != nil {
 				return err
+			}
+			if file := c.String("cek"); file != "" {
+				b, err := s.ReadInput(file, exchange.MaxFile)
+				if err != nil {
+					return cli.Fail(cli.ExitUsage, err)
+				}
+				if err := launcher.WithCEK(p, b); err != nil {
+					return err
+				}
 			}
 			return s.JSON(p)
 		},

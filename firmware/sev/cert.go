@@ -73,7 +73,6 @@ const (
 	offVersion  = 0
 	offAPIMajor = 4
 	offAPIMinor = 5
-	offReserved = 6
 	offUsage    = 8
 	offAlgo     = 12
 	offPubkey   = 16 // 1028 bytes: curve, then Qx and Qy
@@ -106,9 +105,11 @@ type signature struct {
 	value []byte // 512 bytes, as stored
 }
 
-// ParseCertificate reads a certificate and refuses bytes that have no meaning:
-// padding and unused signature slots must be zero, so that no bit of a
-// certificate can change without a check noticing.
+// ParseCertificate reads a certificate. Bytes without a meaning in its signed part,
+// the first 1044 bytes, are kept and nothing is read from them: tools in use leave some
+// behind the key, and the signature covers them. Outside of it, where nothing is signed,
+// padding and unused signature slots must be zero, so that no bit of a certificate can
+// change without a check noticing.
 func ParseCertificate(b []byte) (*Certificate, error) {
 	if len(b) != CertificateSize {
 		return nil, fmt.Errorf("%w: %d bytes, must be %d", ErrCertificate, len(b), CertificateSize)
@@ -120,9 +121,6 @@ func ParseCertificate(b []byte) (*Certificate, error) {
 		return nil, fmt.Errorf("%w: version %d, must be 1", ErrCertificate, v)
 	}
 	c.Usage, c.Algo = Usage(le.Uint32(b[offUsage:])), Algo(le.Uint32(b[offAlgo:]))
-	if !allZero(b[offReserved:offUsage]) {
-		return nil, fmt.Errorf("%w: %v: reserved bytes are set", ErrCertificate, c.Usage)
-	}
 	if err := c.parseKey(b[offPubkey : offPubkey+pubkeySize]); err != nil {
 		return nil, err
 	}
@@ -145,9 +143,6 @@ func (c *Certificate) parseKey(b []byte) error {
 	}
 	if curve := binary.LittleEndian.Uint32(b); curve != curveP384 {
 		return fmt.Errorf("%w: %v: curve %d is not P-384", ErrCertificate, c.Usage, curve)
-	}
-	if !allZero(b[4+2*coordSize:]) {
-		return fmt.Errorf("%w: %v: bytes after the key are set", ErrCertificate, c.Usage)
 	}
 	point := []byte{4} // uncompressed: X and Y, big-endian (SEC 1, section 2.3.3)
 	for _, coord := range [][]byte{b[4 : 4+coordSize], b[4+coordSize : 4+2*coordSize]} {
@@ -191,6 +186,22 @@ func NewCertificate(key *ecdsa.PublicKey, usage Usage, algo Algo, b Build) (*Cer
 	return ParseCertificate(raw[:])
 }
 
+// API is the version of the firmware, or 0.0 of the tool, that made the certificate.
+func (c *Certificate) API() (major, minor uint8) { return c.raw[offAPIMajor], c.raw[offAPIMinor] }
+
+// Signed reports whether anybody signed the certificate; it does not check a signature.
+func (c *Certificate) Signed() bool { return c.signatures() > 0 }
+
+// Unsigned returns the certificate with both signature slots unused, as platforms
+// export their CEK (SEV API, chapter 5.8, PDH_CERT_EXPORT).
+func (c *Certificate) Unsigned() *Certificate {
+	u := *c
+	for slot := range u.sigs {
+		u.setSignature(slot, signature{UsageInvalid, AlgoNone, make([]byte, sigSlotSize-8)})
+	}
+	return &u
+}
+
 // Bytes returns the certificate's 2084 bytes.
 func (c *Certificate) Bytes() []byte { return slices.Clone(c.raw[:]) }
 
@@ -204,7 +215,8 @@ func (c *Certificate) SignECDSA(rand io.Reader, slot int, signer Usage, key *ecd
 	value := make([]byte, sigSlotSize-8)
 	putLE(value[:coordSize], r)
 	putLE(value[coordSize:2*coordSize], s)
-	return c.setSignature(slot, signature{signer, AlgoECDSASHA256, value})
+	c.setSignature(slot, signature{signer, AlgoECDSASHA256, value})
+	return nil
 }
 
 // SignRSA puts an RSA-PSS signature with SHA-256 into slot 0 or 1.
@@ -216,16 +228,16 @@ func (c *Certificate) SignRSA(rand io.Reader, slot int, signer Usage, key *rsa.P
 	value := make([]byte, sigSlotSize-8)
 	slices.Reverse(sig)
 	copy(value, sig)
-	return c.setSignature(slot, signature{signer, AlgoRSASHA256, value})
+	c.setSignature(slot, signature{signer, AlgoRSASHA256, value})
+	return nil
 }
 
-func (c *Certificate) setSignature(slot int, s signature) error {
+func (c *Certificate) setSignature(slot int, s signature) {
 	off := offSig1 + slot*sigSlotSize
 	binary.LittleEndian.PutUint32(c.raw[off:], uint32(s.usage))
 	binary.LittleEndian.PutUint32(c.raw[off+4:], uint32(s.algo))
 	copy(c.raw[off+8:off+sigSlotSize], s.value)
 	c.sigs[slot] = s
-	return nil
 }
 
 // checkECDSA verifies the signature that the signer's usage names.

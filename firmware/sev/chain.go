@@ -15,6 +15,16 @@ import (
 // ErrUntrusted means that a chain is whole but ends in no root that was given.
 var ErrUntrusted = errors.New("certificate chain ends in no trusted root")
 
+// ErrUnsignedCEK means that a chain is whole, but its CEK carries no signature. Platforms
+// export it so; the signed one comes from AMD (see [CEKAddress]).
+var ErrUnsignedCEK = fmt.Errorf("%w: CEK: it carries no signature, as platforms export it", ErrCertificate)
+
+// CEKAddress is where AMD publishes the signed CEK of the chip with an ID of 64 bytes (SEV
+// API, chapter 5.16, GET_ID). A file from there has the 2084 bytes of a certificate.
+func CEKAddress(chipID []byte) string {
+	return "https://kdsintf.amd.com/cek/id/" + hex.EncodeToString(chipID)
+}
+
 // Chain is what a platform shows of itself: the Diffie-Hellman key that an
 // owner's session is made for, and the certificates up to the chip.
 type Chain struct {
@@ -92,11 +102,30 @@ func ParseRoot(product string, b []byte) (Root, error) {
 	return r, r.Check()
 }
 
+// WithCEK returns the chain with a signed CEK, 2084 bytes, in place of the exported one. It
+// must be for the same key; [Chain.Verify] checks its signature.
+func (c *Chain) WithCEK(b []byte) (*Chain, error) {
+	cek, err := ParseCertificate(b)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("CEK: %w", err)
+	case cek.Usage != UsageCEK:
+		return nil, fmt.Errorf("%w: found %v where %v belongs", ErrCertificate, cek.Usage, UsageCEK)
+	case cek.Algo != c.CEK.Algo || !cek.Key.Equal(c.CEK.Key):
+		return nil, fmt.Errorf("%w: CEK: is another chip's: its key differs from the platform's", ErrCertificate)
+	case cek.signatures() == 0:
+		return nil, fmt.Errorf("%w, and as this file has it too", ErrUnsignedCEK)
+	}
+	with := *c
+	with.CEK = cek
+	return &with, nil
+}
+
 // Verify checks the whole chain: the PDH is signed by the PEK, the PEK by OCA
 // and CEK, the OCA by itself, the CEK by the ASK of one of the roots. It
-// returns that root. The error names the link that failed; it is ErrUntrusted
-// when only the root is missing. Roots come from AMDRoots or ParseRoot, which
-// have checked them.
+// returns that root. The error names the link that failed; it is ErrUnsignedCEK
+// when only the signed CEK is missing, and ErrUntrusted when only the root is. Roots
+// come from AMDRoots or ParseRoot, which have checked them.
 func (c *Chain) Verify(roots []Root) (Root, error) {
 	for _, link := range []struct {
 		cert   *Certificate
@@ -109,11 +138,17 @@ func (c *Chain) Verify(roots []Root) (Root, error) {
 	for _, want := range []struct {
 		cert *Certificate
 		n    int
-	}{{c.PDH, 1}, {c.PEK, 2}, {c.OCA, 1}, {c.CEK, 1}} {
+	}{{c.PDH, 1}, {c.PEK, 2}, {c.OCA, 1}} {
 		if got := want.cert.signatures(); got != want.n {
 			return Root{}, fmt.Errorf("%w: %v: %d signatures, must be %d", ErrCertificate, want.cert.Usage, got,
 				want.n)
 		}
+	}
+	switch n := c.CEK.signatures(); {
+	case n == 0:
+		return Root{}, ErrUnsignedCEK
+	case n > 1:
+		return Root{}, fmt.Errorf("%w: CEK: %d signatures, must be 1", ErrCertificate, n)
 	}
 	if _, err := c.CEK.signatureBy(UsageASK); err != nil {
 		return Root{}, err
@@ -134,6 +169,10 @@ func (c *Chain) Bytes() []byte {
 //go:embed roots.json
 var rootsJSON []byte
 
+// Products returns the names of AMD's product lines, oldest first. Bergamo and Siena are
+// of the line genoa.
+func Products() []string { return []string{"naples", "rome", "milan", "genoa", "turin"} }
+
 // AMDRoots returns AMD's published roots, oldest product first. They are
 // compiled in, so that trusting a platform needs no network.
 func AMDRoots() ([]Root, error) {
@@ -150,7 +189,7 @@ var compiledRoots = sync.OnceValues(func() ([]Root, error) {
 		return nil, fmt.Errorf("compiled-in roots: %w", err)
 	}
 	var roots []Root
-	for _, product := range []string{"naples", "rome", "milan", "genoa", "turin"} {
+	for _, product := range Products() {
 		ask, err := file.Certificates[product+"/ask"].certificate()
 		if err != nil {
 			return nil, fmt.Errorf("compiled-in roots: %s: %w", product, err)

@@ -1,12 +1,14 @@
 package sev
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -115,6 +117,73 @@ func TestChainVerifies(t *testing.T) {
 	}
 	if _, err := chain.Verify(roots); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("under AMD's roots: %v, want ErrUntrusted", err)
+	}
+}
+
+// TestRealShape: a chain as a real host exports it, with leftovers behind its OCA's key and
+// an unsigned CEK, verifies once the signed CEK stands in it, and not before.
+func TestRealShape(t *testing.T) {
+	c := newChain(t)
+	c.oca.raw[offAPIMajor], c.oca.raw[offAPIMinor] = 0, 0
+	if _, err := rand.Read(c.oca.raw[offSig1-329 : offSig1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.oca.SignECDSA(rand.Reader, 0, UsageOCA, c.ocaKey); err != nil {
+		t.Fatal(err)
+	}
+	signed := c.cek
+	c.cek = signed.Unsigned()
+	if signed.signatures() != 1 || c.cek.signatures() != 0 || !bytes.Equal(signed.raw[:offSig1], c.cek.raw[:offSig1]) {
+		t.Fatal("the unsigned copy differs in more than its signature, or changed the original")
+	}
+	b := c.bytes()
+	chain, err := ParseChain(b[:CertificateSize], b[CertificateSize:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if major, minor := chain.OCA.API(); major != 0 || minor != 0 {
+		t.Errorf("API of the OCA %d.%d, want 0.0", major, minor)
+	}
+	roots := []Root{c.root}
+	if _, err := chain.Verify(roots); !errors.Is(err, ErrUnsignedCEK) || !errors.Is(err, ErrCertificate) {
+		t.Errorf("as exported: %v, want ErrUnsignedCEK", err)
+	}
+	with, err := chain.WithCEK(signed.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if root, err := with.Verify(roots); err != nil || root.Product != "test" {
+		t.Errorf("with the signed CEK: %q, %v, want test", root.Product, err)
+	}
+	if chain.CEK.signatures() != 0 {
+		t.Error("the chain itself was changed")
+	}
+	other := newChain(t).cek
+	byStranger := edited(signed, func(b []byte) { b[offSig1+8] ^= 1 })
+	for name, x := range map[string]struct {
+		cek  []byte
+		want string
+	}{
+		"another chip's":   {other.Bytes(), "its key differs"},
+		"unsigned as well": {c.cek.Bytes(), "carries no signature"},
+		"an OCA":           {c.oca.Bytes(), "found OCA where CEK belongs"},
+		"cut off":          {signed.Bytes()[:CertificateSize-1], "2083 bytes"},
+		"nothing":          {nil, "0 bytes"},
+	} {
+		if _, err := chain.WithCEK(x.cek); !errors.Is(err, ErrCertificate) || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%s: %v, want ErrCertificate with %q", name, err, x.want)
+		}
+	}
+	forged, err := chain.WithCEK(byStranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := forged.Verify(roots); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("signed by somebody else: %v, want ErrUntrusted", err)
+	}
+	got := CEKAddress(slices.Repeat([]byte{0xab}, 64))
+	if want := "https://kdsintf.amd.com/cek/id/" + strings.Repeat("ab", 64); got != want {
+		t.Errorf("address %s, want %s", got, want)
 	}
 }
 

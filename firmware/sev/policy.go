@@ -26,6 +26,10 @@ const (
 	policyReserved Policy = 0xffc0
 )
 
+// PolicyDefault forbids what a host has no need for: reading the guest's memory, sharing
+// its key with another guest, and sending it to another platform.
+const PolicyDefault = PolicyNoDebug | PolicyNoKeySharing | PolicyNoSend
+
 var policyNames = []struct {
 	bit  Policy
 	name string
@@ -100,7 +104,7 @@ func (p Policy) MinAPI() (major, minor uint8) { return uint8(p >> 16), uint8(p >
 
 // Admits reports whether firmware of this build may run a guest with the policy.
 func (p Policy) Admits(b Build) bool {
-	return b.atLeast(p.MinAPI())
+	return b.AtLeast(p.MinAPI())
 }
 
 // Words lists the policy's bits by name; the result parses back to the policy.
@@ -128,12 +132,39 @@ type Build struct {
 	Build uint8 `json:"build"`
 }
 
-// atLeast compares the API's version; the build number plays no part.
-func (b Build) atLeast(major, minor uint8) bool {
+// AtLeast compares the API's version; the build number plays no part.
+func (b Build) AtLeast(major, minor uint8) bool {
 	return b.Major > major || b.Major == major && b.Minor >= minor
 }
 
 func (b Build) String() string { return fmt.Sprintf("%d.%d build %d", b.Major, b.Minor, b.Build) }
+
+// Open describes what a policy leaves open to the host, a phrase for each right (SEV API,
+// chapter 3, table 2; for the targets of a migration also chapter 5, SEND_START).
+func (p Policy) Open() []string {
+	open := []string{}
+	if p&PolicyNoDebug == 0 {
+		open = append(open, "the host can read and write the guest's memory (no-debug is missing)")
+	}
+	if p&PolicyNoKeySharing == 0 {
+		open = append(open, "another guest of the host can have this guest's key, and read its memory "+
+			"(no-key-sharing is missing)")
+	}
+	switch {
+	case p&PolicyNoSend != 0:
+	case p&PolicySEV == 0:
+		open = append(open, "the host can send the guest, with its secret, to a platform that AMD did not certify "+
+			"(no-send is missing, and so is sev)")
+	case p&PolicyDomain == 0:
+		open = append(open, "the host can send the guest to any other SEV platform (no-send is missing)")
+	default:
+		open = append(open, "the host can send the guest to other platforms of its owner's (no-send is missing)")
+	}
+	if p&PolicyES == 0 {
+		open = append(open, "the host can read and write the guest's registers (es is missing)")
+	}
+	return open
+}
 
 // Covers reports whether a policy is at least as strict as another: it forbids all
 // that the other forbids, and asks for firmware as new.

@@ -89,7 +89,7 @@ func (p SNPPolicy) Check() error {
 
 // Admits reports whether firmware of a build is new enough for the policy.
 func (p SNPPolicy) Admits(b Build) bool {
-	return b.atLeast(uint8(p>>8), uint8(p))
+	return b.AtLeast(uint8(p>>8), uint8(p))
 }
 
 func (p SNPPolicy) String() string {

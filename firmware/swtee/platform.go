@@ -33,7 +33,8 @@ const (
 // Platform is an emulated chip with its keys and certificates.
 type Platform struct {
 	root  sev.Root
-	chain *sev.Chain
+	chain *sev.Chain       // as exported
+	cek   *sev.Certificate // signed
 	// The private keys, parsed when one is first used: most launches need none, and
 	// making the curve's tables takes milliseconds.
 	keys func() (keyPair, error)
@@ -160,6 +161,9 @@ func newPlatformFile() (*platformFile, error) {
 			return nil, err
 		}
 	}
+	if certs[sev.UsageOCA], err = ownersCertificate(&keys[sev.UsageOCA].PublicKey); err != nil {
+		return nil, err
+	}
 	err = errors.Join(
 		certs[sev.UsageCEK].SignRSA(rand.Reader, 0, sev.UsageASK, rsaKeys[1]),
 		certs[sev.UsageOCA].SignECDSA(rand.Reader, 0, sev.UsageOCA, keys[sev.UsageOCA]),
@@ -183,6 +187,26 @@ func newPlatformFile() (*platformFile, error) {
 	return pf, err
 }
 
+// Where the public key of a certificate ends, and its signatures begin (SEV API, appendix
+// C.1, table 108).
+const (
+	keyEnd        = 16 + 4 + 2*72
+	signaturesAre = 1044
+)
+
+// ownersCertificate is an OCA as the tools in use make it: API version 0.0, and 329 bytes of
+// whatever was in memory at the end of the public key's area, which the signature covers
+// (seen in the reply of query-sev-capabilities on an EPYC 9654).
+func ownersCertificate(key *ecdsa.PublicKey) (*sev.Certificate, error) {
+	c, err := sev.NewCertificate(key, sev.UsageOCA, sev.AlgoECDSASHA256, sev.Build{})
+	if err != nil {
+		return nil, err
+	}
+	b := c.Bytes()
+	_, _ = rand.Read(b[max(keyEnd, signaturesAre-329):signaturesAre]) // never fails (crypto/rand)
+	return sev.ParseCertificate(b)
+}
+
 func parsePlatform(b []byte) (*Platform, error) {
 	var pf platformFile
 	if err := json.Unmarshal(b, &pf); err != nil {
@@ -190,12 +214,16 @@ func parsePlatform(b []byte) (*Platform, error) {
 	}
 	p := &Platform{}
 	var err error
+	var chain *sev.Chain
 	if p.root, err = sev.ParseRoot("swtee test root", pf.Root); err != nil {
 		return nil, err
 	}
-	if p.chain, err = sev.ParseChain(pf.Cert, pf.Chain); err != nil {
+	if chain, err = sev.ParseChain(pf.Cert, pf.Chain); err != nil {
 		return nil, err
 	}
+	exported := *chain
+	exported.CEK = chain.CEK.Unsigned()
+	p.chain, p.cek = &exported, chain.CEK
 	if len(pf.PDH) == 0 || len(pf.PEK) == 0 {
 		return nil, errors.New("it holds no keys")
 	}
@@ -203,8 +231,13 @@ func parsePlatform(b []byte) (*Platform, error) {
 	return p, nil
 }
 
-// Chain returns the platform's certificates, which end in Root.
+// Chain returns the platform's certificates as PDH_CERT_EXPORT gives them: the CEK is not
+// signed (SEV API, chapter 5.8). With SignedCEK in its place they end in Root.
 func (p *Platform) Chain() *sev.Chain { return p.chain }
+
+// SignedCEK returns the chip's certificate signed by the test ASK: what AMD's key server
+// gives for the ID of a chip.
+func (p *Platform) SignedCEK() []byte { return p.cek.Bytes() }
 
 // Root returns the test root.
 func (p *Platform) Root() sev.Root { return p.root }
@@ -223,6 +256,6 @@ func (p *Platform) RootPEM() []byte {
 
 // ID is the chip's unique id, 64 bytes (SEV API, GET_ID).
 func (p *Platform) ID() []byte {
-	sum := sha512.Sum512(p.chain.CEK.Bytes())
+	sum := sha512.Sum512(p.cek.Bytes())
 	return sum[:]
 }

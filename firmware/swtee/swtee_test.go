@@ -46,7 +46,17 @@ func newGuest(t testing.TB, p *Platform) *Guest {
 
 func TestPlatformChainVerifiesUpToItsOwnRootOnly(t *testing.T) {
 	p := platform(t)
-	root, err := p.Chain().Verify([]sev.Root{p.Root()})
+	if _, err := p.Chain().Verify([]sev.Root{p.Root()}); !errors.Is(err, sev.ErrUnsignedCEK) {
+		t.Errorf("as exported: %v, want ErrUnsignedCEK", err)
+	}
+	chain, err := p.Chain().WithCEK(p.SignedCEK())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if oca := chain.OCA.Bytes(); bytes.Equal(oca[signaturesAre-329:signaturesAre], make([]byte, 329)) {
+		t.Error("the OCA has nothing behind its key, as real ones have")
+	}
+	root, err := chain.Verify([]sev.Root{p.Root()})
 	if err != nil || root.Product != p.Root().Product {
 		t.Fatalf("%v, %v", root.Product, err)
 	}
@@ -54,7 +64,7 @@ func TestPlatformChainVerifiesUpToItsOwnRootOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Chain().Verify(amd); !errors.Is(err, sev.ErrUntrusted) {
+	if _, err := chain.Verify(amd); !errors.Is(err, sev.ErrUntrusted) {
 		t.Errorf("against AMD's roots: %v, want ErrUntrusted", err)
 	}
 	block, _ := pem.Decode(p.RootPEM())

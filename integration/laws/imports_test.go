@@ -20,12 +20,13 @@ var floors = [][]string{
 	{"launcher/spec"},
 	{"launcher/fault"},
 	{"launcher/host", "launcher/slot", "launcher/rundir"},
-	{"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/regular"},
+	{"launcher/internal/argv", "launcher/internal/flock"},
 	{"firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee", "firmware/explain", "firmware/inspect"},
 	{"keyring", "qmp"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
 	{"firmware/igvm", "firmware/sev"},
 	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg"},
+	{"firmware/regular"},
 }
 
 // support are packages that only tests and the builders of test guests import.

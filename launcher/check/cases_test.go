@@ -47,6 +47,7 @@ var checkCases = map[string]checkCase{
 		replace: [2]string{`technology`, "policy = [\"no-key-sharing\"]\ntechnology"},
 		refused: true,
 	},
+	"sev-policy-send":        {tech: "sev", replace: [2]string{`technology`, "policy = [\"no-debug\"]\ntechnology"}},
 	"sev-policy-key-sharing": {tech: "sev", replace: [2]string{`technology`, "policy = [\"no-debug\"]\ntechnology"}},
 	"session-pair":           {tech: "sev", replace: [2]string{`owner-cert = "cert"`, ""}, refused: true},
 	"id-block-pair": {
@@ -144,7 +145,7 @@ var checkCases = map[string]checkCase{
 	"session-files":      {tech: "sev", files: map[string]string{"session": "AAAA"}},
 	"cbitpos":            {tech: "sev", argv: [2]string{`"cbitpos":51`, `"cbitpos":47`}},
 	"reduced-phys-bits":  {tech: "sev", argv: [2]string{`"reduced-phys-bits":1`, `"reduced-phys-bits":6`}},
-	"sev-policy-es":      {tech: "sev-es", argv: [2]string{`"policy":7`, `"policy":3`}},
+	"sev-policy-es":      {tech: "sev-es", argv: [2]string{`"policy":15`, `"policy":11`}},
 	"vm-type-explicit":   {tech: "sev-es", argv: [2]string{`"legacy-vm-type":"off",`, ``}},
 	"id-block-size": {tech: "sev-snp", host: func(f *plan.Facts) {
 		f.OwnerFiles = map[string][]byte{"id-block": make([]byte, 96), "id-auth": make([]byte, 4095)}

@@ -16,7 +16,7 @@ const (
 // JSON of "vmlatch check" does not depend on which room a check stands in.
 var order = [...]string{
 	"machine-q35", "no-variable-store", "kernel-hashes-kernel", "kernel-measured", "sev-policy-debug",
-	"sev-policy-key-sharing", "session-pair", "id-block-pair", "snp-policy-debug", "snp-policy-migration",
+	"sev-policy-key-sharing", "sev-policy-send", "session-pair", "id-block-pair", "snp-policy-debug", "snp-policy-migration",
 	"cpu-model-named", "cpu-model-versioned", "tdx-attributes", "tdx-cpu-host", "tdx-hugepages",
 	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-hotplug", "no-loader",
 	"no-balloon", "no-viommu", "vfio-iommufd", "vtpm-evidence", "tdx-boot-disk", "option-roms",

@@ -14,9 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/internal/flock"
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // Cache keeps what QEMUs answered, a file for each path. An answer holds for one

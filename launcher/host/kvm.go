@@ -11,7 +11,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/cpuid"
 
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // KVM reports whether KVM of this host can run a guest's firmware, and why not. A

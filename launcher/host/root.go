@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/keyring"
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // Firmware returns the firmware that QEMU's descriptors name, without those that

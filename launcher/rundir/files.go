@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // ownDir refuses what is not a directory of this user's, or one that others can

@@ -7,7 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // logFiles are the files of one run in the state directory.

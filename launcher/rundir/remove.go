@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // runFiles are all files that a run directory can have; nothing else is ever

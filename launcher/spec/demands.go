@@ -5,8 +5,8 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/fault"
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // DemandsSuffix is added to a disk image's name for the file with its demands.

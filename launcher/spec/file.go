@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/fault"
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 )
 
 // File is a spec's file: where it is, and which keys it has.

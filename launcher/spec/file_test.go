@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/fault"
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 

@@ -136,10 +136,11 @@ func TestDemandsAreSatisfied(t *testing.T) {
 			"confidential.technology: sev, but the image demands technologies = tdx, sev-es (d.vmlatch.toml)",
 		},
 		{"its policy", specOf("sev"), policy("sev", "no-debug", "no-key-sharing"), ""},
+		{"all that it has", specOf("sev"), policy("sev", "no-debug", "no-send"), ""},
 		{"a weaker policy", specOf("sev"), policy("sev", "no-debug"), ""},
 		{
-			"a stricter policy", specOf("sev"), policy("sev", "no-debug", "no-send"),
-			"confidential.policy: 0x3 (no-debug,no-key-sharing), but the image demands policy.sev = 0x9 (",
+			"a stricter policy", specOf("sev"), policy("sev", "no-debug", "domain"),
+			"confidential.policy: 0xb (no-debug,no-key-sharing,no-send), but the image demands policy.sev = 0x11 (",
 		},
 		{"newer firmware", specOf("sev"), policy("sev", "api=1.51"), "but the image demands policy.sev"},
 		{"newer firmware that it has", with("sev", "policy = ['no-debug', 'api=1.55']"), policy("sev", "api=1.51"), ""},

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vmlatch/vmlatch/launcher/internal/regular"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 

@@ -27,7 +27,7 @@ func (s script) Execute(_ context.Context, command string, _, out any) error {
 
 // TestQuery: what QEMU and the platform say must be what was asked for.
 func TestQuery(t *testing.T) {
-	const sevGood = `{"enabled":true,"policy":3,"state":"launch-secret","api-major":1,"api-minor":55,"build-id":7}`
+	const sevGood = `{"enabled":true,"policy":11,"state":"launch-secret","api-major":1,"api-minor":55,"build-id":7}`
 	const snpGood = `{"enabled":true,"sev-type":"sev-snp","snp-policy":196608,"api-major":1,"api-minor":55,"build-id":7}`
 	change := func(text, old, with string) script {
 		if !strings.Contains(text, old) {
@@ -43,15 +43,15 @@ func TestQuery(t *testing.T) {
 	}{
 		{"sev", change(sevGood, "", ""), ""},
 		{"sev", change(sevGood, `"enabled":true`, `"enabled":false`), "SEV is not enabled"},
-		{"sev", change(sevGood, `"policy":3`, `"policy":1`), "with policy 0x1 instead of 0x3"},
+		{"sev", change(sevGood, `"policy":11`, `"policy":1`), "with policy 0x1 instead of 0xb"},
 		{
 			"sev", change(sevGood, "launch-secret", "launch-update"),
 			"did not measure the guest: its state is launch-update",
 		},
 		{"sev", change(sevGood, "launch-secret", "running"), "its state is running instead of launch-secret"},
 		{"sev", script{}, errUnknown.Error()},
-		{"sev-es", change(sevGood, `"policy":3`, `"policy":7`), ""},
-		{"sev-es", change(sevGood, `"policy":3`, `"policy":3`), "with policy 0x3 instead of 0x7"},
+		{"sev-es", change(sevGood, `"policy":11`, `"policy":15`), ""},
+		{"sev-es", change(sevGood, `"policy":11`, `"policy":11`), "with policy 0xb instead of 0xf"},
 		{"sev-snp", change(snpGood, "", ""), ""},
 		{"sev-snp", change(snpGood, `"enabled":true`, `"enabled":false`), "SEV-SNP is not enabled"},
 		{"sev-snp", change(snpGood, `"sev-snp"`, `"sev"`), "SEV-SNP is not enabled"},
@@ -86,7 +86,7 @@ func TestQuery(t *testing.T) {
 		if b := got.Build; b.Major != 1 || b.Minor != 55 || b.Build != 7 || got.Inputs.Firmware != "/specs/fw" {
 			t.Errorf("%s: record %+v, want version 1.55 build 7 and firmware /specs/fw", c.tech, got)
 		}
-		policy := map[string]uint64{"sev": 3, "sev-es": 7, "sev-snp": 0x30000}[c.tech]
+		policy := map[string]uint64{"sev": 11, "sev-es": 15, "sev-snp": 0x30000}[c.tech]
 		if uint64(got.Policy)+uint64(got.SNPPolicy) != policy {
 			t.Errorf("%s: recorded policies %#x and %#x, want %#x", c.tech, uint32(got.Policy),
 				uint64(got.SNPPolicy), policy)

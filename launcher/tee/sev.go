@@ -67,7 +67,7 @@ func (t sevs) traits() plan.Traits {
 
 // policy is the guest policy.
 func (t sevs) policy(words []string) (p sev.Policy, err error) {
-	p = sev.PolicyNoDebug | sev.PolicyNoKeySharing
+	p = sev.PolicyDefault
 	if len(words) > 0 {
 		if p, err = sev.ParsePolicy(strings.Join(words, ",")); err != nil {
 			return 0, err
@@ -272,6 +272,18 @@ func (t sevs) checks() []Check {
 			Source:   "SEV API, chapter 3, table 2; libvirt formatdomain",
 			Look: func(s *Subject) (Verdict, string) {
 				return Verify(sevPolicy(s)&sev.PolicyNoKeySharing != 0, "")
+			},
+		},
+		{
+			ID:       "sev-policy-send",
+			Severity: Warn,
+			Key:      "confidential.policy",
+			When:     isSEV,
+			Cause:    "the policy lets the host send the running guest to another platform",
+			Fix:      `add "no-send" to policy`,
+			Source:   "SEV API, chapter 3, table 2, and chapter 5, SEND_START",
+			Look: func(s *Subject) (Verdict, string) {
+				return Verify(sevPolicy(s)&sev.PolicyNoSend != 0, "")
 			},
 		},
 		{

@@ -147,7 +147,7 @@ func TestProtectingObjects(t *testing.T) {
 		want  map[string]string // "-" for a property that must not be there
 	}{
 		"SEV": {sev, testhost.Facts(), map[string]string{
-			"qom-type": "sev-guest", "policy": "3", "cbitpos": "51", "reduced-phys-bits": "1", "kernel-hashes": "on",
+			"qom-type": "sev-guest", "policy": "11", "cbitpos": "51", "reduced-phys-bits": "1", "kernel-hashes": "on",
 			"dh-cert-file": "/specs/cert", "session-file": "/specs/session", "legacy-vm-type": "off",
 		}},
 		"SEV, weaker":    {more(sev, `policy = ["no-debug"]`), testhost.Facts(), map[string]string{"policy": "1"}},
@@ -179,7 +179,7 @@ func TestProtectingObjects(t *testing.T) {
 			map[string]string{"cbitpos": "0", "legacy-vm-type": "on"},
 		},
 		"SEV-ES": {es, testhost.Facts(), map[string]string{
-			"qom-type": "sev-guest", "policy": "7", "session-file": "-", "dh-cert-file": "-", "kernel-hashes": "-",
+			"qom-type": "sev-guest", "policy": "15", "session-file": "-", "dh-cert-file": "-", "kernel-hashes": "-",
 		}},
 		"SEV-ES by its word": {
 			more(es, `policy = ["no-debug", "es"]`), testhost.Facts(), map[string]string{"policy": "5"},

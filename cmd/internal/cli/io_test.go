@@ -1,8 +1,11 @@
+//go:build unix
+
 package cli
 
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -55,16 +58,12 @@ func TestOutput(t *testing.T) {
 	if _, err := s.PrepareOutput(dir, 0o600); err == nil || !strings.Contains(err.Error(), "is a directory") {
 		t.Errorf("a directory: %v, want that it is one", err)
 	}
-	// An abandoned output leaves nothing; a file that a killed program left is reused.
-	if o, err = s.PrepareOutput(file, 0o600); err != nil {
+	if o, err = s.PrepareOutput(file, 0o600); err != nil { // abandoned
 		t.Fatal(err)
 	}
 	o.Discard()
 	if entries, _ := os.ReadDir(dir); len(entries) != 0 {
 		t.Errorf("a discarded output left %v, want nothing", entries)
-	}
-	if err := os.WriteFile(filepath.Join(dir, ".out.new"), []byte("left over, and longer"), 0o644); err != nil {
-		t.Fatal(err)
 	}
 	if o, err = s.PrepareOutput(file, 0o640); err != nil {
 		t.Fatal(err)
@@ -111,7 +110,6 @@ func TestReadInput(t *testing.T) {
 	if err := os.WriteFile(file, []byte("12345"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := &IO{In: strings.NewReader("piped")}
 	for _, c := range []struct {
 		name  string
 		limit int64
@@ -120,9 +118,11 @@ func TestReadInput(t *testing.T) {
 	}{
 		{file, 5, "12345", ""},
 		{"-", 5, "piped", ""},
-		{file, 4, "", "longer than 4 bytes"},
+		{file, 4, "", "more than 4 bytes"},
+		{"-", 4, "", "longer than 4 bytes"},
 		{file + "x", 5, "", "no such file"},
 	} {
+		s := &IO{In: strings.NewReader("piped")}
 		b, err := s.ReadInput(c.name, c.limit)
 		if string(b) != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s up to %d: %q, %v, want %q, %q", c.name, c.limit, b, err, c.want, c.err)
@@ -160,6 +160,16 @@ func TestStreams(t *testing.T) {
 	}
 	if err := s.JSON(map[string]string{"a": "<b>"}); err != nil || b.String() != "{\n  \"a\": \"<b>\"\n}\n" {
 		t.Errorf("JSON %q, %v", b.String(), err)
+	}
+	b.Reset()
+	// What acts on a terminal is escaped, and stays the same JSON.
+	hostile := "a\u009b2J\x7f\u202e\U000e0001\tb\nü\U0001f600"
+	if err := s.JSON(hostile); err != nil || b.String() != `"a\u009b2J\u007f\u202e\udb40\udc01\tb\nü😀"`+"\n" {
+		t.Errorf("JSON %q, %v", b.String(), err)
+	}
+	var back string
+	if err := json.Unmarshal(b.Bytes(), &back); err != nil || back != hostile {
+		t.Errorf("reads back as %q, %v, want %q", back, err, hostile)
 	}
 	b.Reset()
 	table := s.Table(2)

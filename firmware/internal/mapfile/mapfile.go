@@ -1,19 +1,25 @@
 // Package mapfile lets large files be hashed where the kernel keeps them, without
-// a copy.
+// a copy. Where files cannot be mapped they are read.
 package mapfile
 
 import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime/debug"
 
-	"golang.org/x/sys/unix"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // ErrChanged means that a file became shorter while it was used.
 var ErrChanged = errors.New("the file changed while it was read")
+
+// Limits, in bytes. QEMU counts a kernel and an initrd in 32 bits; what has no length
+// beforehand, such as a pipe, is read into memory.
+const (
+	limitMapped = 1<<32 - 1
+	limitRead   = 1 << 30
+)
 
 // IsChange reports whether a panic comes from a mapped file that became shorter.
 func IsChange(panicked any) bool {
@@ -24,27 +30,11 @@ func IsChange(panicked any) bool {
 // With calls a function with a file's content, which it must neither change nor
 // keep. What cannot be mapped, such as a pipe, is read.
 func With(name string, use func([]byte) error) (err error) {
-	f, err := os.Open(name)
+	b, done, err := open(name)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() || info.Size() == 0 {
-		b, err := readAll(f)
-		if err != nil {
-			return err
-		}
-		return use(b)
-	}
-	b, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
-	if err != nil {
-		return fmt.Errorf("%s: map: %w", name, err)
-	}
-	defer unix.Munmap(b)
+	defer done()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -62,28 +52,26 @@ func With(name string, use func([]byte) error) (err error) {
 // asks for a panic then (debug.SetPanicOnFault) and looks with IsChange. What
 // cannot be mapped, such as a pipe, is read.
 func Read(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() == 0 || info.Size() > limit {
-		return readAll(f)
-	}
-	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_PRIVATE)
+	b, _, err := open(name)
+	return b, err
 }
 
-// limit bounds what is read into memory: no firmware, kernel or initrd is larger.
-const limit = 1 << 30
-
-func readAll(f *os.File) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && len(b) > limit {
-		return nil, fmt.Errorf("%s: more than %d bytes", f.Name(), limit)
+// open maps or reads a file; done unmaps it.
+func open(name string) (b []byte, done func(), err error) {
+	in, err := regular.OpenInput(name, limitMapped)
+	if err != nil {
+		return nil, nil, err
 	}
-	return b, err
+	defer in.Close()
+	size, ok := in.Size()
+	if ok && size > 0 {
+		if b, done, err = mapped(in.File(), int(size)); err != errors.ErrUnsupported {
+			return b, done, err
+		}
+	}
+	b, err = io.ReadAll(io.LimitReader(in, limitRead+1))
+	if err == nil && len(b) > limitRead {
+		err = fmt.Errorf("%s: %w: more than %d bytes", name, regular.ErrTooLarge, limitRead)
+	}
+	return b, func() {}, err
 }

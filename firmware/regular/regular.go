@@ -1,5 +1,6 @@
-// Package regular opens and reads regular files, and nothing that could make its
-// reader wait, such as a pipe without a writer.
+// Package regular opens and reads the files that a command names. Nothing here waits for
+// ever, and nothing is read without a limit: a name may lead to a pipe without a writer,
+// or to /dev/zero.
 package regular
 
 import (
@@ -8,8 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -23,11 +22,11 @@ var (
 func Open(name string) (*os.File, error) { return open(name, 0) }
 
 // OpenNoFollow is Open, but a symbolic link is an error that wraps ErrNotRegular.
-func OpenNoFollow(name string) (*os.File, error) { return open(name, unix.O_NOFOLLOW) }
+func OpenNoFollow(name string) (*os.File, error) { return open(name, noFollow) }
 
 func open(name string, flags int) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
-	if errors.Is(err, unix.ENXIO) || flags&unix.O_NOFOLLOW != 0 && errors.Is(err, unix.ELOOP) { // a socket, a link
+	f, err := os.OpenFile(name, os.O_RDONLY|nonBlock|flags, 0)
+	if isSocket(err) || flags&noFollow != 0 && isLink(err) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
 	}
 	if err != nil {
@@ -58,7 +57,11 @@ func read(name string, limit int64, open func(string) (*os.File, error)) ([]byte
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)}
+		err = tooLarge(name, limit)
 	}
 	return b, err
+}
+
+func tooLarge(name string, limit int64) error {
+	return &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)}
 }

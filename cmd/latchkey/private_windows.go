@@ -1,0 +1,6 @@
+package main
+
+import "os"
+
+// checkPrivate leaves it to the file's access list.
+func checkPrivate(*os.File) error { return nil }
