@@ -1,7 +1,10 @@
 package launcher
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -66,6 +69,13 @@ func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 			return err
 		}
 	}
+	digest := packetDigest(p)
+	if err := m.onePacket(digest); err != nil {
+		return err
+	}
+	if m.State() == Provisioned && m.rec.SEV.Packet != nil {
+		return nil // with this very packet
+	}
 	if err := m.mayBecome(Provisioned); err != nil {
 		return err
 	}
@@ -76,7 +86,7 @@ func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	return m.step(Provisioned, func(r *rundir.Record) {
-		r.SEV.Secret = true
+		r.SEV.Secret, r.SEV.Packet = true, digest
 		if r.Latch.Until == plan.UntilSecret {
 			r.Latch.Open, r.Latch.Verified = true, true
 		}
@@ -87,6 +97,34 @@ func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
 		}
 		return nil
 	})
+}
+
+// onePacket refuses a second packet that differs from the first: the latch is opened by
+// the secret that the platform accepted, which must be the one that the guest gets.
+func (m *Machine) onePacket(digest []byte) error {
+	taken := m.rec.SEV.Packet
+	if staged, err := m.dir.StagedRecord(); err == nil && staged != nil && staged.SEV != nil && m.unknown != "" {
+		taken = staged.SEV.Packet
+	}
+	if taken == nil || bytes.Equal(taken, digest) {
+		return nil
+	}
+	return &fault.Error{
+		Kind: fault.Refused, Op: m.rec.Name, Err: ErrOtherPacket,
+		Fix: "for another secret stop the VM, and start it with a new session",
+	}
+}
+
+func packetDigest(p *exchange.Packet) []byte {
+	h := sha256.New()
+	h.Write(p.Header) // its length is fixed
+	if p.GPA != nil {
+		h.Write(binary.LittleEndian.AppendUint64([]byte{1}, *p.GPA))
+	} else {
+		h.Write([]byte{0})
+	}
+	h.Write(p.Secret)
+	return h.Sum(nil)
 }
 
 // Release lets the guest run. It is refused while the latch is closed.

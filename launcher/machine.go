@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -21,6 +22,9 @@ type Machine struct {
 	conn    *qmp.Conn
 	own     *child // the process, if this process started it
 	helpers []helper
+	// unknown is a state that the machine may have come to: its command was sent, and the
+	// answer lost. The staged record tells the next command.
+	unknown State
 }
 
 // commandTimeout bounds each QMP command: QEMU answers in milliseconds unless
@@ -29,6 +33,9 @@ const commandTimeout = 30 * time.Second
 
 // quickTimeout bounds commands to a QEMU that may be stuck, where there is another way.
 const quickTimeout = 2 * time.Second
+
+// endTimeout is how long a QEMU that hung up may take to be gone.
+const endTimeout = 500 * time.Millisecond
 
 // lockWait is how long a command waits while another works on the same VM.
 const lockWait = 5 * time.Second
@@ -50,15 +57,20 @@ func Attach(ctx context.Context, root rundir.Root, name string) (*Machine, error
 		return nil, fmt.Errorf("%s: its record lacks what the platform said", name)
 	}
 	m := &Machine{dir: dir, rec: rec, tech: tech}
-	m.settleRelease(ctx)
+	m.settle(ctx)
 	return m, nil
 }
 
-// settleRelease finishes a release whose command died after QEMU had let the guest
-// run and before that was recorded. Only QEMU knows.
-func (m *Machine) settleRelease(ctx context.Context) {
+// settle finishes a step whose command died, or lost QEMU's answer, after it had sent a
+// command and before the outcome was recorded. Whether the guest runs only QEMU knows;
+// whether it has its secret, not even QEMU tells.
+func (m *Machine) settle(ctx context.Context) {
 	staged, err := m.dir.StagedRecord()
-	if err != nil || staged == nil || State(staged.State) != Running || m.mayBecome(Running) != nil {
+	if err != nil || staged == nil || m.mayBecome(State(staged.State)) != nil {
+		return
+	}
+	m.unknown = State(staged.State)
+	if m.unknown != Running {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, quickTimeout)
@@ -67,10 +79,21 @@ func (m *Machine) settleRelease(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if status, err := (qmp.QueryStatus{}).Execute(ctx, conn); err == nil && status.Running &&
-		m.dir.CommitRecord() == nil {
-		m.rec = staged
+	status, err := (qmp.QueryStatus{}).Execute(ctx, conn)
+	switch {
+	case err != nil:
+		m.disconnect() // its answer may come late
+	case !status.Running:
+		m.unknown = ""
+		m.dir.UnstageRecord()
+	case m.dir.CommitRecord() == nil:
+		m.unknown, m.rec = "", staged
 	}
+}
+
+// MayRun reports whether the guest runs, or may: a release was sent and its answer lost.
+func (m *Machine) MayRun() bool {
+	return m.State() == Running || m.State() == Stopping || m.unknown == Running
 }
 
 // Is reports whether this is the VM that a Dir was found for, and not only its name's.
@@ -123,8 +146,39 @@ func (m *Machine) become(to State, change func(*rundir.Record)) error {
 	return m.step(to, change, func() error { return nil })
 }
 
+// notDone finds out what has become of a step that failed.
+func (m *Machine) notDone(to State, err error) error {
+	var e *qmp.Error
+	if errors.As(err, &e) && e.Answered() || m.hasEnded() {
+		m.unknown = ""
+		m.dir.UnstageRecord()
+		return err
+	}
+	m.disconnect()
+	m.settle(context.Background()) // also if the user no longer waits
+	switch {
+	case m.State() == to:
+		return nil // it was done
+	case m.unknown == to:
+		return fmt.Errorf("%w; %w", err, ErrUnknown)
+	}
+	return err
+}
+
+// hasEnded reports whether QEMU is gone, or goes.
+func (m *Machine) hasEnded() bool {
+	if m.conn == nil || m.conn.Err() == nil { // it did not hang up
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	return m.dir.WaitEnd(ctx, &rundir.Entry{Record: m.rec}) == nil
+}
+
 // step does what brings the machine to a new state. The record is written before
-// that, and put in place after: a full disk fails before anything has happened.
+// that, and put in place after: a full disk fails before anything has happened. If the
+// answer is lost, the outcome is a third one, neither done nor refused: the staged record
+// stays, and QEMU is asked.
 func (m *Machine) step(to State, change func(*rundir.Record), act func() error) error {
 	if err := m.mayBecome(to); err != nil {
 		return err
@@ -142,9 +196,9 @@ func (m *Machine) step(to State, change func(*rundir.Record), act func() error) 
 		return fmt.Errorf("%s: record: %w", m.rec.Name, err)
 	}
 	if err := act(); err != nil {
-		m.dir.UnstageRecord()
-		return err
+		return m.notDone(to, err)
 	}
+	m.unknown = ""
 	if err := m.dir.CommitRecord(); err != nil {
 		return fmt.Errorf("%s: it is %s now, but its record is not: %w", m.rec.Name, to, err)
 	}

@@ -206,7 +206,22 @@ func (s *starter) newRecord() *rundir.Record {
 		Origin: rundir.Origin{Spec: g.File.Where(), Hold: s.opt.Hold, Foreground: s.opt.Foreground, Unit: s.opt.Unit},
 		Memory: g.Memory.String(), CPUs: g.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
+		Disks: recordDisks(g.Disks), Networks: recordNetworks(g.Networks),
 	}
+}
+
+func recordDisks(disks plan.Disks) (out []rundir.Disk) {
+	for _, d := range disks {
+		out = append(out, rundir.Disk{Image: d.Image, Format: d.Format, ReadOnly: d.ReadOnly})
+	}
+	return out
+}
+
+func recordNetworks(networks plan.Networks) (out []rundir.Network) {
+	for _, n := range networks {
+		out = append(out, rundir.Network{Mode: n.Mode, MAC: n.MAC, Forward: n.Forward})
+	}
+	return out
 }
 
 // negotiateEvents switches the events monitor on and leaves it: QEMU goes on writing

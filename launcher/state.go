@@ -19,7 +19,12 @@ const (
 	Provisioned State = "provisioned" // paused, and the platform has accepted the secret
 	Running     State = "running"
 	Stopping    State = "stopping" // asked to end
-	Stopped     State = "stopped"
+	// Of commands that were sent, and whose answer is not known:
+	Provisioning State = "provisioning" // measured; the platform may have accepted the secret
+	Releasing    State = "releasing"    // running, or about to
+	// Of a start that came to nothing:
+	Failed  State = "failed"
+	Stopped State = "stopped"
 )
 
 // transitions lists the states that may follow each state. A machine that has ended
@@ -47,9 +52,15 @@ func (m *Machine) mayBecome(to State) error {
 	return &fault.Error{Kind: fault.State, Op: m.rec.Name, Err: err}
 }
 
+var errNotReleased = errors.New("it has not been released")
+
 var (
 	// ErrLatchClosed means that the guest has not been verified yet.
 	ErrLatchClosed = errors.New("the latch is closed")
+	// ErrUnknown means that a command's answer was lost: it may have been carried out.
+	ErrUnknown = errors.New("whether it was done is not known")
+	// ErrOtherPacket means that the guest has a secret, and was given another one.
+	ErrOtherPacket = errors.New("the platform has taken another secret packet for this launch")
 	// ErrNotMeasurable means that the technology has no launch measurement over QMP.
 	ErrNotMeasurable = errors.New("this VM has no launch measurement")
 )

@@ -78,8 +78,11 @@ func kill(ctx context.Context, dir *rundir.Dir, hint int) error {
 // off; then it kills the machine. A paused guest cannot hear the button and is killed
 // at once. It reports whether the guest went by itself.
 func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful bool, err error) {
-	if m.State() != Running && m.State() != Stopping {
+	if !m.MayRun() {
 		return false, m.Kill(ctx)
+	}
+	if staged, err := m.dir.StagedRecord(); m.unknown == Running && err == nil && staged != nil {
+		m.rec = staged // its time of release, so that it counts as a guest that ran
 	}
 	p, err := m.dir.OpenProcess(m.rec.PID)
 	if errors.Is(err, rundir.ErrNotFound) {
@@ -98,15 +101,21 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 		err = p.Wait(limited)
 		cancel()
 		if err == nil {
-			exit, _ := ReadExit(m.dir)
-			return exit.Reason != ReasonKilled, m.dir.KillIfHeld(ctx)
+			return m.endedByItself(), m.dir.KillIfHeld(ctx)
 		}
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}
 	}
 	// The record says that it was meant to end, and may be changed by others now.
-	return false, kill(ctx, m.dir, m.rec.PID)
+	err = kill(ctx, m.dir, m.rec.PID)
+	return err == nil && m.endedByItself(), err // it may have been just in time
+}
+
+// endedByItself reports whether QEMU said why it ended before it went.
+func (m *Machine) endedByItself() bool {
+	exit, err := ReadExit(m.dir)
+	return err == nil && exit.Reason != ReasonKilled
 }
 
 // powerdown asks for the end; QEMU that does not answer soon will not.
@@ -116,6 +125,11 @@ func (m *Machine) powerdown(ctx context.Context) error {
 	conn, err := m.QMP(ctx)
 	if err != nil {
 		return err
+	}
+	if status, err := (qmp.QueryStatus{}).Execute(ctx, conn); err == nil && status.Status == qmp.StatusPaused {
+		if err := (qmp.Cont{}).Execute(ctx, conn); err != nil { // or it would not hear the button
+			return err
+		}
 	}
 	return qmp.SystemPowerdown{}.Execute(ctx, conn)
 }

@@ -20,6 +20,9 @@ type Status struct {
 	Status  string `json:"status"` // "prelaunch", "running", "paused", "shutdown", …
 }
 
+// StatusPaused is the Status of a guest that ran and was stopped by a monitor's user.
+const StatusPaused = "paused"
+
 // Execute runs query-status.
 func (QueryStatus) Execute(ctx context.Context, e Executor) (s Status, err error) {
 	err = e.Execute(ctx, "query-status", nil, &s)

@@ -31,6 +31,10 @@ func (e *Error) Error() string {
 	return strings.Join(parts, ": ")
 }
 
+// Answered reports whether QEMU said this. Otherwise its answer was lost, and the command
+// may have been carried out.
+func (e *Error) Answered() bool { return e.Class != "" || e.Desc != "" }
+
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 

@@ -78,12 +78,30 @@ func (l *launch) carryOut(
 	opt.OwnerStderr = said
 	m, err := p.Launch(ctx, opt)
 	_ = said.Flush()
+	l.note(ctx, p, err)
 	return m, err
+}
+
+// note keeps why a start came to nothing: an unattended one has no other witness. A start
+// that was interrupted, or whose name was taken, is not kept.
+func (l *launch) note(ctx context.Context, p *launcher.Plan, err error) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, rundir.ErrExists) {
+		return
+	}
+	f := rundir.Failure{At: time.Now().UTC(), Spec: p.Guest.File.Where(), Reason: err.Error(), Code: int(cli.ExitFailure)}
+	var e *cli.Error
+	if errors.As(explain(err), &e) {
+		f.Code, f.Hints = int(e.Code), e.Hints
+	}
+	if err := p.Dirs.NoteFailure(detached(ctx), p.Name, f); err != nil {
+		l.io.Say("warning: %s: why it did not start could not be kept: %v", p.Name, err)
+	}
 }
 
 // start does all of a start in the background. When it fails, nothing is left.
 func (l *launch) start(ctx context.Context, p *launcher.Plan) (rec rundir.Record, err error) {
 	if err := p.CanFinish(l.hold); err != nil {
+		l.note(ctx, p, err)
 		return rec, err
 	}
 	if err := l.begin(p.Name); err != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -20,18 +22,74 @@ type vmInfo struct {
 	Exit   *launcher.Exit `json:"exit,omitempty"`
 	Ended  *time.Time     `json:"ended,omitempty"`
 	Record *record        `json:"record,omitempty"`
+	// Failure is the last start, if it came to nothing; Record is of the run before it.
+	Failure *failure `json:"failure,omitempty"`
 }
 
-func describe(root rundir.Root, e *rundir.Entry) vmInfo {
-	v := vmInfo{Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching)}
+func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
+	e = afterRelease(ctx, root, e)
+	v := vmInfo{
+		Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching),
+		Failure: publishFailure(e.Failure),
+	}
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
-	if v.Status == rundir.Ended {
+	switch {
+	case v.Status == rundir.Ended && e.Failure != nil:
+		v.State = string(launcher.Failed)
+	case v.Status == rundir.Ended:
 		v.State = string(launcher.Stopped)
 		v.Exit, v.Ended = ending(root, e.Name)
+	case v.Status == rundir.Alive && mayBe(e) != "":
+		v.State = string(mayBe(e))
+	case v.State == string(launcher.Running) && isPaused(root, e.Name):
+		v.State = string(launcher.Paused)
 	}
 	return v
+}
+
+// mayBe is the state of a VM whose next step was begun and not recorded; "" if there is no
+// such step, or none that matters.
+func mayBe(e *rundir.Entry) launcher.State {
+	if e.Staged == nil || e.Record == nil || e.Staged.State == e.Record.State {
+		return ""
+	}
+	return map[launcher.State]launcher.State{
+		launcher.Running: launcher.Releasing, launcher.Provisioned: launcher.Provisioning,
+	}[launcher.State(e.Staged.State)]
+}
+
+// afterRelease asks QEMU whether a guest runs whose release was begun by a command that is
+// gone.
+func afterRelease(ctx context.Context, root rundir.Root, e *rundir.Entry) *rundir.Entry {
+	if mayBe(e) != launcher.Releasing || e.LaunchHeld {
+		return e
+	}
+	m, err := launcher.Attach(ctx, root, e.Name)
+	if err != nil {
+		return e
+	}
+	m.Close()
+	if now, err := root.Peek(e.Name); err == nil && now != nil {
+		return now
+	}
+	return e
+}
+
+// isPaused reports whether a monitor's user has stopped a running guest.
+func isPaused(root rundir.Root, name string) bool {
+	d, _, err := root.FindLogs(name)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	log, err := d.OpenLog(rundir.EventsLog, false)
+	if err != nil {
+		return false
+	}
+	defer log.Close()
+	return launcher.IsPaused(log)
 }
 
 // ending is how and when a VM ended, if its logs tell.
@@ -77,7 +135,7 @@ func newPS(s *cli.IO) *urfave.Command {
 			}
 			list := []vmInfo{}
 			for _, e := range entries {
-				list = append(list, describe(root, e))
+				list = append(list, describe(c.Context, root, e))
 			}
 			switch {
 			case c.Bool("json"):
@@ -107,13 +165,27 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 			started = r.Started.Local().Format("2006-01-02 15:04:05")
 		}
 		state := v.State
-		if v.Exit != nil {
+		switch {
+		case v.Exit != nil:
 			state += " (" + v.how() + ")"
+		case v.Failure != nil && v.Status == rundir.Ended:
+			state += " (" + firstWords(v.Failure.Reason) + ")"
+			started = v.Failure.At.Local().Format("2006-01-02 15:04:05")
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus,
 			started)
 	}
 	return t.Flush()
+}
+
+// firstWords shortens a reason for a table; inspect shows all of it.
+func firstWords(reason string) string {
+	const most = 60
+	reason, _, _ = strings.Cut(reason, "\n")
+	if r := []rune(reason); len(r) > most {
+		reason = string(r[:most-1]) + "…"
+	}
+	return reason
 }
 
 // how a VM ended, and whether it was stopped on purpose.
@@ -154,7 +226,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 				return err
 			}
 			defer d.Close()
-			v := describe(root, e)
+			v := describe(c.Context, root, e)
 			if c.Bool("json") {
 				return s.JSON(v)
 			}
@@ -169,9 +241,20 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 		fmt.Fprintf(t, "%s\t%s\n", key, cli.Escape(fmt.Sprintf(format, args...)))
 	}
 	row("name", "%s", v.Name)
-	row("status", "%s, %s", v.Status, v.State)
+	row("status", "%s, %s", v.Status, v.stateText())
 	if v.Exit != nil {
 		row("ended by", "%s", v.how())
+	}
+	if f := v.Failure; f != nil && v.Status == rundir.Ended {
+		row("last start", "failed at %s, exit code %d", f.At.Local().Format(time.RFC3339), f.Code)
+		row("reason", "%s", f.Reason)
+		for _, h := range f.Hints {
+			row("hint", "%s", h)
+		}
+		row("spec", "%s", f.Spec)
+		if v.Record != nil {
+			row("the run before it", "")
+		}
 	}
 	if r := v.Record; r != nil {
 		from := ""
@@ -205,6 +288,16 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 			row("process", "%d", r.PID)
 		}
 		row("QEMU version", "%s", r.Version)
+		for i, d := range r.Disks {
+			access := ""
+			if d.ReadOnly {
+				access = ", read-only"
+			}
+			row(fmt.Sprintf("disk %d", i+1), "%s (%s%s)", d.Image, d.Format, access)
+		}
+		for i, n := range r.Networks {
+			row(fmt.Sprintf("network %d", i+1), "%s", n.text())
+		}
 		for i, c := range r.Choices {
 			if c.What == "policy" || i == 0 {
 				continue // shown above
@@ -218,6 +311,32 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 	}
 	row("logs", "%s", d.State)
 	return t.Flush()
+}
+
+// stateText explains the states whose word is not enough.
+func (v *vmInfo) stateText() string {
+	switch launcher.State(v.State) {
+	case launcher.Releasing:
+		return "running, or about to: a release was begun, and its outcome is not known"
+	case launcher.Provisioning:
+		return "measured: a secret was handed over, and whether it was accepted is not known; inject it again"
+	case launcher.Paused:
+		if v.Record != nil && v.Record.Released != nil {
+			return `paused: its CPUs are stopped; "vmlatch resume" lets it go on`
+		}
+	}
+	return v.State
+}
+
+func (n network) text() string {
+	text := n.Mode
+	if n.MAC != "" {
+		text += ", MAC " + n.MAC
+	}
+	for _, f := range n.Forward {
+		text += ", forwards " + f
+	}
+	return text
 }
 
 func yesNo(b bool) string {

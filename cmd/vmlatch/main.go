@@ -67,7 +67,7 @@ func newApp(s *cli.IO) *cli.App {
 		Prepare:  func(ctx context.Context) (context.Context, error) { return withDebug(ctx, s) },
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
-			newStart(s), newRun(s), newStop(s), newRestart(s), newRm(s),
+			newStart(s), newRun(s), newStop(s), newRestart(s), newPause(s), newResume(s), newRm(s),
 			newPS(s), newInspect(s), newLogs(s), newEvents(s), newConsole(s), newWait(s),
 			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
 			newHost(s), newCheck(s), newPlan(s), newQMP(s),
@@ -79,7 +79,7 @@ func newApp(s *cli.IO) *cli.App {
 var synonyms = map[string]string{
 	"list": "ps", "ls": "ps", "top": "ps", "create": "start", "shutdown": "stop", "destroy": "stop --now",
 	"kill": "stop --now", "reboot": "restart", "undefine": "rm", "prune": "rm --all", "attach": "console",
-	"show": "inspect", "dominfo": "inspect", "status": "inspect", "version": "--version",
+	"suspend": "pause", "unpause": "resume", "show": "inspect", "dominfo": "inspect", "status": "inspect", "version": "--version",
 }
 
 // values are what options can be, for shell completion.

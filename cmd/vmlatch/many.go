@@ -63,7 +63,9 @@ func many(c *urfave.Context, s *cli.IO, tasks []*task, do func(context.Context, 
 					continue // the end of the command says the rest
 				}
 				if err != nil {
-					t.Result, t.Error = "failed", err.Error()
+					if t.Error = err.Error(); t.Result == "" {
+						t.Result = "failed"
+					}
 					t.Code = shared.Fail(explain(err))
 				}
 			}

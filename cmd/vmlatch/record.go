@@ -28,6 +28,36 @@ type record struct {
 	SEV        *sevState  `json:"sev,omitempty"`
 	Argv       []string   `json:"argv"`
 	Choices    []choice   `json:"choices,omitempty"`
+	Disks      []disk     `json:"disks,omitempty"`
+	Networks   []network  `json:"networks,omitempty"`
+}
+
+type disk struct {
+	Image    string `json:"image"`
+	Format   string `json:"format"`
+	ReadOnly bool   `json:"read-only,omitempty"`
+}
+
+type network struct {
+	Mode    string   `json:"mode"`
+	MAC     string   `json:"mac,omitempty"`
+	Forward []string `json:"forward,omitempty"`
+}
+
+// failure is a start that came to nothing.
+type failure struct {
+	At     time.Time `json:"at"`
+	Spec   string    `json:"spec,omitempty"`
+	Reason string    `json:"reason"`
+	Hints  []string  `json:"hints,omitempty"`
+	Code   int       `json:"exit-code"`
+}
+
+func publishFailure(f *rundir.Failure) *failure {
+	if f == nil {
+		return nil
+	}
+	return &failure{At: f.At, Spec: f.Spec, Reason: f.Reason, Hints: f.Hints, Code: f.Code}
 }
 
 type latchState struct {
@@ -55,6 +85,7 @@ type sevState struct {
 	SNPPolicy   sev.SNPPolicy `json:"snp-policy,omitempty"`
 	Measurement []byte        `json:"measurement,omitempty"`
 	Secret      bool          `json:"secret-injected"`
+	Packet      []byte        `json:"packet,omitempty"`
 	Inputs      inputFiles    `json:"inputs"`
 }
 
@@ -81,12 +112,18 @@ func publish(r *rundir.Record) *record {
 	}
 	if s := r.SEV; s != nil {
 		p.SEV = &sevState{
-			Build: s.Build, Policy: s.Policy, SNPPolicy: s.SNPPolicy, Measurement: s.Measurement, Secret: s.Secret,
+			Build: s.Build, Policy: s.Policy, SNPPolicy: s.SNPPolicy, Measurement: s.Measurement, Secret: s.Secret, Packet: s.Packet,
 			Inputs: inputFiles(s.Inputs),
 		}
 	}
 	for _, c := range r.Choices {
 		p.Choices = append(p.Choices, choice(c))
+	}
+	for _, d := range r.Disks {
+		p.Disks = append(p.Disks, disk(d))
+	}
+	for _, n := range r.Networks {
+		p.Networks = append(p.Networks, network(n))
 	}
 	return p
 }

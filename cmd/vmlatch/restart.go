@@ -82,7 +82,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 		return err
 	}
 	if e.VMHeld {
-		graceful, err := stopOnly(c, l.io, root, d)
+		end, err := stopOnly(c, l.io, root, d)
 		if err == nil && c.Context.Err() != nil {
 			err = fmt.Errorf("%s: was stopped", name)
 		}
@@ -93,7 +93,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 		if err != nil {
 			return err
 		}
-		sayStopped(l.io, name, graceful)
+		sayStopped(l.io, name, end)
 		sweep(c.Context, l.io, root)
 	}
 	rec, err := l.start(c.Context, p)
@@ -109,22 +109,22 @@ func restart(c *urfave.Context, l *launch, name string) error {
 
 // stopOnly ends the VM that was found, and no later one of its name, which another
 // command may have started.
-func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (graceful bool, err error) {
+func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (end, error) {
 	m, err := launcher.Attach(c.Context, root, d.Name)
 	if errors.Is(err, rundir.ErrNotFound) {
-		return true, nil // it went meanwhile
+		return poweredOff, nil // it went meanwhile
 	}
 	if err != nil {
-		return false, err
+		return killed, err
 	}
 	defer m.Close()
 	if !m.Is(d) {
-		return false, fmt.Errorf("%s: another command has started it anew", d.Name)
+		return killed, fmt.Errorf("%s: another command has started it anew", d.Name)
 	}
 	if c.Bool("now") {
-		return false, m.Kill(c.Context)
+		return killed, m.Kill(c.Context)
 	}
-	return stopMachine(c.Context, s, m, c.Duration("timeout"))
+	return stopMachine(c.Context, s, m, givenTimeout(c))
 }
 
 // mayRestart refuses VMs that another program stays with, or whose spec is unknown.

@@ -162,7 +162,7 @@ func stopNow(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error 
 	}
 	defer m.Close()
 	s.Say("%s: stopping", name)
-	_, err = m.Stop(detached(c.Context), c.Duration("timeout"))
+	_, err = m.Stop(detached(c.Context), patienceWith(m, givenTimeout(c)))
 	return err
 }
 

@@ -21,13 +21,13 @@ func TestPSSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	vm := schema.Defs["vm"]
-	for name, def := range map[string]string{"exit": "exit", "record": "record"} {
+	for name, def := range map[string]string{"exit": "exit", "record": "record", "failure": "failure"} {
 		vm.Properties[name] = schema.Defs[def]
 	}
 	compareKeys(t, "vm", vm, reflect.TypeFor[vmInfo]())
 	for _, s := range []launcher.State{
 		launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running,
-		launcher.Stopping, launcher.Stopped,
+		launcher.Stopping, launcher.Stopped, launcher.Provisioning, launcher.Releasing, launcher.Failed,
 	} {
 		if !slices.Contains(vm.Properties["state"].Enum, string(s)) {
 			t.Errorf("state %s is not in the schema", s)

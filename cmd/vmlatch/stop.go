@@ -21,7 +21,10 @@ func newStop(s *cli.IO) *urfave.Command {
 		Category:     catRun,
 		BashComplete: completeAlive,
 		Description: `Press the guest's power button, wait for it to power off, then kill it. A VM
-that has not been released yet is killed at once.
+that has not been released yet is killed at once. Without --timeout a guest gets 30
+seconds, and 2 minutes if it runs in software (TCG).
+
+The exit code is 5 if a guest had to be killed that did not power off in time.
 
 Examples:
 
@@ -37,7 +40,7 @@ Examples:
 			}
 			alive := func(e *rundir.Entry) bool { return e.VMHeld }
 			return onEach(c, s, alive, func(ctx context.Context, s *cli.IO, root rundir.Root, t *task) error {
-				graceful, err := stopVM(ctx, s, root, t.Name, c.Duration("timeout"), c.Bool("now"))
+				end, err := stopVM(ctx, s, root, t.Name, givenTimeout(c), c.Bool("now"))
 				if errors.Is(err, rundir.ErrNotFound) && (c.Bool("ignore") || c.Bool("all")) {
 					t.Result = "ended"
 					return nil
@@ -45,16 +48,35 @@ Examples:
 				if err != nil {
 					return err
 				}
-				t.Result = sayStopped(s, t.Name, graceful)
-				return nil
+				t.Result = sayStopped(s, t.Name, end)
+				return end.err(t.Name)
 			})
 		},
 	}
 }
 
+// end is how a VM was ended.
+type end int
+
+const (
+	poweredOff end = iota
+	killed         // as asked, or before it had run
+	forced         // it had its time, and did not power off
+)
+
+// err is the error of a guest that was forced: its file systems may not be clean.
+func (e end) err(name string) error {
+	if e != forced {
+		return nil
+	}
+	return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: it did not power off in time", name),
+		"a guest that still boots, or runs neither systemd-logind nor acpid, does not hear the power button",
+		"--timeout 5m gives it longer")
+}
+
 // sayStopped says how a VM ended, in a line and in a word.
-func sayStopped(s *cli.IO, name string, graceful bool) (result string) {
-	if graceful {
+func sayStopped(s *cli.IO, name string, e end) (result string) {
+	if e == poweredOff {
 		s.Say("%s: powered off", name)
 		return "stopped"
 	}
@@ -64,13 +86,13 @@ func sayStopped(s *cli.IO, name string, graceful bool) (result string) {
 
 func stopVM(
 	ctx context.Context, s *cli.IO, root rundir.Root, name string, timeout time.Duration, now bool,
-) (graceful bool, err error) {
+) (end, error) {
 	if now { // whatever another command is doing with it
-		return false, launcher.KillByName(ctx, root, name)
+		return killed, launcher.KillByName(ctx, root, name)
 	}
 	m, err := launcher.Attach(ctx, root, name)
 	if err != nil {
-		return false, err
+		return killed, err
 	}
 	defer m.Close()
 	return stopMachine(ctx, s, m, timeout)
@@ -79,20 +101,54 @@ func stopVM(
 // stopMachine ends a VM as the user asked, and says so if that takes long.
 func stopMachine(
 	ctx context.Context, s *cli.IO, m *launcher.Machine, timeout time.Duration,
-) (graceful bool, err error) {
+) (end, error) {
 	name := m.Record().Name
-	asked := m.State() == launcher.Running || m.State() == launcher.Stopping
+	asked := m.MayRun()
+	timeout = patienceWith(m, timeout)
 	patience := time.AfterFunc(
 		time.Second,
 		func() { s.Say("%s: was asked to power off; waiting up to %v", name, timeout) },
 	)
 	defer patience.Stop()
-	graceful, err = m.Stop(ctx, timeout)
+	graceful, err := m.Stop(ctx, timeout)
 	if err != nil && ctx.Err() != nil && asked {
 		err = cli.Fail(cli.ExitInterrupted, fmt.Errorf("%s: was asked to power off, and not waited for", name),
 			"vmlatch stop "+name)
 	}
-	return graceful, err
+	switch {
+	case graceful:
+		return poweredOff, err
+	case asked:
+		return forced, err
+	}
+	return killed, err
+}
+
+// How long a guest has to power off, if the user does not say.
+const (
+	defaultTimeout  = 30 * time.Second
+	softwareTimeout = 2 * time.Minute // under TCG a systemd that has just booted takes a minute
+)
+
+// givenTimeout is what the user said; 0 for nothing.
+func givenTimeout(c *urfave.Context) time.Duration {
+	if !c.IsSet("timeout") {
+		return 0
+	}
+	return c.Duration("timeout")
+}
+
+// patienceWith is how long a machine gets to power off.
+func patienceWith(m *launcher.Machine, given time.Duration) time.Duration {
+	if given > 0 {
+		return given
+	}
+	for _, ch := range m.Record().Choices {
+		if ch.What == "accel" && ch.Value == "tcg" {
+			return softwareTimeout
+		}
+	}
+	return defaultTimeout
 }
 
 func ignoreFlag() urfave.Flag {
@@ -101,8 +157,9 @@ func ignoreFlag() urfave.Flag {
 
 func timeoutFlag() urfave.Flag {
 	return &urfave.DurationFlag{
-		Name:  "timeout",
-		Value: 30 * time.Second,
-		Usage: "give the guest this `DURATION` to power off, such as 2m",
+		Name:        "timeout",
+		Value:       defaultTimeout,
+		DefaultText: "30s, or 2m under TCG",
+		Usage:       "give the guest this `DURATION` to power off, such as 5m",
 	}
 }

@@ -19,9 +19,9 @@ func newWait(s *cli.IO) *urfave.Command {
 		ArgsUsage:    "NAME",
 		Category:     catLook,
 		BashComplete: completeNames,
-		Description: `The exit code tells how the guest ended: 0 if it powered off, or was told
-to by "vmlatch stop"; 5 otherwise. If the VM has ended, it returns at once. --now never
-waits: a running VM is an error.
+		Description: `The exit code tells how the guest ended: 0 if it powered off, and 5 otherwise, also
+if "vmlatch stop" had to kill it. A VM that was ended before it had run is 0. If the VM
+has ended, it returns at once. --now never waits: a running VM is an error.
 
 Examples:
 
@@ -73,12 +73,23 @@ Examples:
 				os.Getenv("EXIT_STATUS") != "0" {
 				return nil
 			}
-			if e.Record != nil && launcher.State(e.Record.State) == launcher.Stopping {
-				return nil // it was stopped on purpose
-			}
-			return exitError(e.Name, exit)
+			return endError(e, exit)
 		},
 	}
+}
+
+// endError is the end of a guest as wait's error. One that was ended on purpose before it
+// had run has lost nothing.
+func endError(e *rundir.Entry, exit launcher.Exit) error {
+	r := e.Record
+	onPurpose := r != nil && launcher.State(r.State) == launcher.Stopping
+	switch {
+	case onPurpose && r.Released == nil:
+		return nil
+	case onPurpose && exit.Reason == launcher.ReasonKilled:
+		return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: killed by vmlatch stop", e.Name))
+	}
+	return exitError(e.Name, exit)
 }
 
 // settled waits until no command is launching a VM any more, and finds it again. What

@@ -32,6 +32,22 @@ type Record struct {
 	SEV        *SEV       `json:"sev,omitempty"`
 	Argv       []string   `json:"argv"`
 	Choices    []Choice   `json:"choices,omitempty"`
+	Disks      []Disk     `json:"disks,omitempty"`
+	Networks   []Network  `json:"networks,omitempty"`
+}
+
+// Disk is a disk of the guest.
+type Disk struct {
+	Image    string `json:"image"`
+	Format   string `json:"format"`
+	ReadOnly bool   `json:"read-only,omitempty"`
+}
+
+// Network is a network interface of the guest.
+type Network struct {
+	Mode    string   `json:"mode"`
+	MAC     string   `json:"mac,omitempty"`
+	Forward []string `json:"forward,omitempty"`
 }
 
 // Origin is how a VM was started, and so how it can be started again.
@@ -63,6 +79,7 @@ type SEV struct {
 	SNPPolicy   sev.SNPPolicy `json:"snp-policy,omitempty"`  // instead, for SEV-SNP
 	Measurement []byte        `json:"measurement,omitempty"` // 48 bytes
 	Secret      bool          `json:"secret-injected"`
+	Packet      []byte        `json:"packet,omitempty"` // its SHA-256
 	Inputs      Inputs        `json:"inputs"`
 }
 
@@ -95,6 +112,10 @@ type Entry struct {
 	VMHeld     bool
 	LaunchHeld bool
 	Record     *Record // nil if its launch did not get that far
+	// Staged is what a command was about to record when it ended, or is: nil if none.
+	Staged *Record
+	// Failure is the last start of the name, if it came to nothing after Record.
+	Failure *Failure
 }
 
 // Status derives the VM's status from both locks and the record.
@@ -138,7 +159,9 @@ func (d *Dir) entry() (*Entry, error) {
 	} else if e.LaunchHeld, err = held(d.Path(LaunchLock)); err != nil {
 		return nil, err
 	}
-	e.Record, err = readRecord(d.Path(recordFile))
+	if e.Record, err = readRecord(d.Path(recordFile)); err == nil {
+		e.Staged, err = readRecord(d.Path(recordTemporary))
+	}
 	return e, err
 }
 
@@ -175,9 +198,26 @@ func (r Root) Find(name string) (*Dir, *Entry, error) {
 	return d, e, nil
 }
 
+// endedEntry is what is left of a VM that has ended, or of a start that came to nothing;
+// nil if there is none.
+func (d *Dir) endedEntry() (*Entry, error) {
+	rec, err := readRecord(d.LogPath(recordFile))
+	if err != nil {
+		return nil, err
+	}
+	e := &Entry{Name: d.Name, Record: rec, Failure: d.failure()}
+	if f := e.Failure; f != nil && rec != nil && !f.At.After(rec.Started) {
+		e.Failure = nil // a later start succeeded
+	}
+	if rec == nil && e.Failure == nil {
+		return nil, nil
+	}
+	return e, nil
+}
+
 // notAlive tells a VM that has ended from one that never was.
 func (d *Dir) notAlive() error {
-	if rec, err := readRecord(d.LogPath(recordFile)); err == nil && rec != nil {
+	if e, err := d.endedEntry(); err == nil && e != nil {
 		return fmt.Errorf("%s: %w", d.Name, ErrEnded)
 	}
 	return fmt.Errorf("%s: %w", d.Name, ErrNotFound)
@@ -216,14 +256,13 @@ func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
 		return d, e, err
 	}
 	d = r.dir(name)
-	rec, err := readRecord(d.LogPath(recordFile))
+	if e, err = d.endedEntry(); err == nil && e == nil {
+		err = fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	if rec == nil {
-		return nil, nil, fmt.Errorf("%s: %w", name, ErrNotFound)
-	}
-	return d, &Entry{Name: name, Record: rec}, nil
+	return d, e, nil
 }
 
 // List returns the VMs of the run directory, by name, and with ended also those
@@ -269,8 +308,8 @@ func (r Root) ended(others []*Entry) (out []*Entry, err error) {
 		if slices.ContainsFunc(others, func(e *Entry) bool { return e.Name == name }) {
 			continue
 		}
-		if rec, _ := readRecord(r.dir(name).LogPath(recordFile)); rec != nil {
-			out = append(out, &Entry{Name: name, Record: rec})
+		if e, _ := r.dir(name).endedEntry(); e != nil {
+			out = append(out, e)
 		}
 	}
 	return out, nil

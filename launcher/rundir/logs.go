@@ -55,7 +55,8 @@ func (d *Dir) removeLogs() error {
 		} else if err != nil {
 			return err
 		}
-		for _, f := range append(logFiles[:len(logFiles):len(logFiles)], recordTemporary) {
+		for _, f := range append(logFiles[:len(logFiles):len(logFiles)], recordTemporary, failureFile,
+			failureTemporary) {
 			if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

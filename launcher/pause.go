@@ -1,0 +1,60 @@
+package launcher
+
+import (
+	"context"
+	"os"
+
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// Pause stops the CPUs of a guest that has been released, until Resume. Whether a guest is
+// paused is QEMU's to know: the record goes on saying that it runs.
+func (m *Machine) Pause(ctx context.Context) error {
+	return m.whileRunning(ctx, "pause", func(ctx context.Context, c *qmp.Conn) error {
+		return qmp.Stop{}.Execute(ctx, c)
+	})
+}
+
+// Resume lets a paused guest go on. One that has not been released yet is released, and
+// not resumed: its latch decides.
+func (m *Machine) Resume(ctx context.Context) error {
+	return m.whileRunning(ctx, "resume", func(ctx context.Context, c *qmp.Conn) error {
+		return qmp.Cont{}.Execute(ctx, c)
+	})
+}
+
+func (m *Machine) whileRunning(ctx context.Context, what string, do func(context.Context, *qmp.Conn) error) error {
+	step(ctx, what)
+	if m.State() != Running {
+		return &fault.Error{
+			Kind: fault.State, Op: m.rec.Name, Err: errNotReleased, Fix: `"vmlatch release NAME" lets it run`,
+		}
+	}
+	conn, err := m.QMP(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if err := do(ctx, conn); err != nil {
+		return m.said(what, err)
+	}
+	return nil
+}
+
+// IsPaused reports whether the CPUs of a guest that was released are stopped, by its event
+// log: QEMU writes down each time that they are, whoever asked.
+func IsPaused(log *os.File) bool {
+	events, _, err := tailEvents(log)
+	paused := false
+	for _, e := range events {
+		switch e.Name {
+		case qmp.EventStop:
+			paused = true
+		case qmp.EventResume:
+			paused = false
+		}
+	}
+	return err == nil && paused
+}
