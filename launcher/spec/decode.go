@@ -56,6 +56,10 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 			Key: strings.Join(key, "."), Err: fmt.Errorf(format, args...),
 		}
 	}
+	if _, why, at := plainText(b); why != "" {
+		row, col := position(b, at)
+		return nil, fail(row, col, nil, "%s", why)
+	}
 	// go-toml takes keys in any case, does not name all of an unknown one, and compares
 	// each with all others. It also takes 300 for 300 nanoseconds.
 	shapes, offsets, counts := shapes{}, map[string]int{}, map[string]int{}
@@ -91,6 +95,9 @@ func decodeStrict(b []byte, path string, to any) (map[string]int, error) {
 	switch err := toml.Unmarshal(b, to); {
 	case errors.As(err, &decode):
 		row, col := decode.Position()
+		if says := unexpected(at(b, row, col)); says != "" {
+			return nil, fail(row, col, decode.Key(), "%s", says)
+		}
 		return nil, fail(row, col, decode.Key(), "%s", inWords(decode.Error()))
 	case err != nil:
 		return nil, fail(0, 0, nil, "%s", inWords(err.Error()))
@@ -117,6 +124,14 @@ func tooLong(path []string) bool {
 func position(b []byte, offset int) (line, column int) {
 	before := b[:offset]
 	return bytes.Count(before, []byte("\n")) + 1, offset - bytes.LastIndexByte(before, '\n')
+}
+
+// at is the text from a line and a column on.
+func at(b []byte, line, column int) []byte {
+	for ; line > 1; line-- {
+		_, b, _ = bytes.Cut(b, []byte("\n"))
+	}
+	return b[min(max(column-1, 0), len(b)):]
 }
 
 // key is one key of a file, with those of the tables around it.

@@ -40,6 +40,7 @@ func Load(path string, tables Tables) (*File, error) {
 // Parse reads a spec into its tables. path names it in errors, relative paths in it
 // start from dir. Unknown keys are errors that name a near one.
 func Parse(b []byte, path, dir string, tables Tables) (*File, error) {
+	b, _, _ = plainText(b)
 	f := &File{Path: path, Dir: dir, text: b}
 	var err error
 	f.keys, err = tables.decode(b, path)
