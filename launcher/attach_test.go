@@ -59,7 +59,7 @@ func TestAttach(t *testing.T) {
 	if _, err := Attach(t.Context(), m.root, "other"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("another name: %v", err)
 	}
-	d, _, err := m.root.Find("vm")
+	d, _, err := m.root.Find(t.Context(), "vm")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,5 +41,5 @@ func ExampleNewPlan() {
 		log.Fatal(err)
 	}
 	fmt.Println(p.Technology, p.Argv[0], len(p.FDs), "descriptors")
-	// Output: none /usr/bin/qemu-system-x86_64 5 descriptors
+	// Output: none /usr/bin/qemu-system-x86_64 7 descriptors
 }

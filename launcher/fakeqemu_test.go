@@ -80,12 +80,12 @@ func playQEMU(argv []string) int {
 	q := qmptest.NewQEMU()
 	playPlatform(q, o)
 	playProbe(q)
-	var events string
+	var events *os.File
 	q.On("system_powerdown", func(json.RawMessage) (any, error) {
 		const line = `{"timestamp": {"seconds": %d, "microseconds": 0}, "event": "SHUTDOWN", ` +
 			`"data": {"guest": true, "reason": "guest-shutdown"}}` + "\r\n"
 		time.AfterFunc(20*time.Millisecond, func() { // the guest takes its time
-			if err := os.WriteFile(events, fmt.Appendf(nil, line, time.Now().Unix()), 0o600); err != nil {
+			if _, err := fmt.Fprintf(events, line, time.Now().Unix()); err != nil {
 				panic(err)
 			}
 			os.Exit(0)
@@ -112,10 +112,9 @@ func playQEMU(argv []string) int {
 		fd, _ := strconv.Atoi(p["fd"])
 		f := os.NewFile(uintptr(fd), p["id"])
 		if p["id"] == "events" || p["id"] == "ask" {
-			if events = p["logfile"]; events != "" {
-				if err := os.WriteFile(events, nil, 0o600); err != nil {
-					panic(err)
-				}
+			if set, ok := strings.CutPrefix(p["logfile"], "/dev/fdset/"); ok {
+				fd, _ := strconv.Atoi(set) // the sets are numbered as their descriptors
+				events = os.NewFile(uintptr(fd), "events.log")
 			}
 			c, err := net.FileConn(f)
 			if err != nil {

@@ -33,7 +33,7 @@ func played(t *testing.T, technology string, state State, change func(*rundir.Re
 	t.Helper()
 	dir := t.TempDir()
 	root := rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
-	d, err := root.Create("vm")
+	d, err := root.Create(t.Context(), "vm")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,7 @@ func (p *Plan) approve(opt StartOptions) error {
 
 func (p *Plan) startOnce(ctx context.Context, opt StartOptions) (*Machine, error) {
 	step(ctx, "reserve")
-	dir, err := p.Dirs.Create(p.Name)
+	dir, err := p.Dirs.Create(ctx, p.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +146,7 @@ func (s *starter) openAll(fds []plan.FD) (files []*os.File, err error) {
 }
 
 func (s *starter) exec() error {
-	log, err := os.OpenFile(s.dir.LogPath(rundir.QEMULog), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := s.dir.CreateLog(rundir.QEMULog)
 	if err != nil {
 		return err
 	}

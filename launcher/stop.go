@@ -42,7 +42,7 @@ func KillByName(ctx context.Context, root rundir.Root, name string) error {
 		defer m.Close()
 		return m.Kill(ctx)
 	}
-	dir, e, err := root.Find(name)
+	dir, e, err := root.Find(ctx, name)
 	if err != nil {
 		return err
 	}

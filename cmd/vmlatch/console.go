@@ -53,7 +53,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			console, err := openConsole(root, args[0])
+			console, err := openConsole(c.Context, root, args[0])
 			if err != nil {
 				return err
 			}
@@ -91,8 +91,8 @@ type attachedConsole struct {
 
 func (a *attachedConsole) Close() error { return errors.Join(a.Conn.Close(), a.lock.Close()) }
 
-func openConsole(root rundir.Root, name string) (*attachedConsole, error) {
-	d, e, err := root.Find(name)
+func openConsole(ctx context.Context, root rundir.Root, name string) (*attachedConsole, error) {
+	d, e, err := root.Find(ctx, name)
 	if err != nil {
 		return nil, err
 	}

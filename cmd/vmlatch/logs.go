@@ -1,15 +1,11 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"io"
 	"io/fs"
-	"os"
-	"time"
 
 	urfave "github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -79,36 +75,5 @@ Examples:
 			_, err = io.Copy(out, f)
 			return err
 		},
-	}
-}
-
-// follow copies a growing file until the VM has ended. inotify says when to
-// look, so nothing is polled.
-func follow(ctx context.Context, out io.Writer, f *os.File, d *rundir.Dir, e *rundir.Entry) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return err
-	}
-	notify := os.NewFile(uintptr(fd), "inotify") // non-blocking: reads end with Close
-	defer notify.Close()
-	if _, err := unix.InotifyAddWatch(fd, f.Name(), unix.IN_MODIFY); err != nil {
-		return err
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = d.WaitEnd(ctx, e)
-		_ = notify.SetReadDeadline(time.Unix(1, 0))
-	}()
-	buf := make([]byte, 4096)
-	for {
-		if _, err := io.Copy(out, f); err != nil {
-			return err
-		}
-		if _, err := notify.Read(buf); err != nil {
-			<-ended
-			_, err = io.Copy(out, f) // what came last
-			return errors.Join(err, ctx.Err())
-		}
 	}
 }

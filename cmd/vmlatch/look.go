@@ -40,10 +40,10 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 		v.State = string(launcher.Failed)
 	case v.Status == rundir.Ended:
 		v.State = string(launcher.Stopped)
-		v.Exit, v.Ended = ending(root, e.Name)
+		v.Exit, v.Ended = ending(ctx, root, e.Name)
 	case v.Status == rundir.Alive && mayBe(e) != "":
 		v.State = string(mayBe(e))
-	case v.State == string(launcher.Running) && isPaused(root, e.Name):
+	case v.State == string(launcher.Running) && isPaused(ctx, root, e.Name):
 		v.State = string(launcher.Paused)
 	}
 	return v
@@ -78,8 +78,8 @@ func afterRelease(ctx context.Context, root rundir.Root, e *rundir.Entry) *rundi
 }
 
 // isPaused reports whether a monitor's user has stopped a running guest.
-func isPaused(root rundir.Root, name string) bool {
-	d, _, err := root.FindLogs(name)
+func isPaused(ctx context.Context, root rundir.Root, name string) bool {
+	d, _, err := root.FindLogs(ctx, name)
 	if err != nil {
 		return false
 	}
@@ -93,8 +93,8 @@ func isPaused(root rundir.Root, name string) bool {
 }
 
 // ending is how and when a VM ended, if its logs tell.
-func ending(root rundir.Root, name string) (*launcher.Exit, *time.Time) {
-	d, _, err := root.FindLogs(name)
+func ending(ctx context.Context, root rundir.Root, name string) (*launcher.Exit, *time.Time) {
+	d, _, err := root.FindLogs(ctx, name)
 	if err != nil {
 		return nil, nil
 	}

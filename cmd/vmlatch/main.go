@@ -212,7 +212,7 @@ func findVM(c *urfave.Context, s *cli.IO) (root rundir.Root, d *rundir.Dir, e *r
 	if root, _, err = vms(c, s); err != nil {
 		return root, nil, nil, err
 	}
-	d, e, err = root.FindLogs(args[0])
+	d, e, err = root.FindLogs(c.Context, args[0])
 	return root, d, e, err
 }
 
@@ -281,7 +281,7 @@ func completeVMs(c *urfave.Context, want func(rundir.Status) bool) {
 	if becomeOwner(h.Root(), nil) != nil {
 		return
 	}
-	entries, err := h.Root().List(true)
+	entries, err := h.Root().List(c.Context, true)
 	if err != nil {
 		return
 	}

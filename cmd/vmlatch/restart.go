@@ -51,7 +51,7 @@ func restart(c *urfave.Context, l *launch, name string) error {
 	if err != nil {
 		return err
 	}
-	d, e, err := root.FindLogs(name)
+	d, e, err := root.FindLogs(c.Context, name)
 	if err != nil {
 		return err
 	}

@@ -28,8 +28,8 @@ Examples:
 			&urfave.BoolFlag{Name: "all", Usage: "remove those of every VM that has ended"}, jobsFlag(), jsonFlag()),
 		Action: func(c *urfave.Context) error {
 			ended := func(e *rundir.Entry) bool { return e.Status() == rundir.Ended }
-			return onEach(c, s, ended, func(_ context.Context, s *cli.IO, root rundir.Root, t *task) error {
-				err := root.Forget(t.Name)
+			return onEach(c, s, ended, func(ctx context.Context, s *cli.IO, root rundir.Root, t *task) error {
+				err := root.Forget(ctx, t.Name)
 				if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
 					err = nil
 				}

@@ -66,7 +66,7 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	opt.Foreground = true
 	var console *attachedConsole
 	opt.Paused = func(*launcher.Machine) (err error) { // before the guest can write to it
-		console, err = openConsole(p.Dirs, p.Name)
+		console, err = openConsole(c.Context, p.Dirs, p.Name)
 		return err
 	}
 	m, err := l.carryOut(c.Context, p, opt)

@@ -52,7 +52,7 @@ Examples:
 				if err := d.WaitEnd(c.Context, e); err != nil {
 					return err
 				}
-				if last, now, err := root.FindLogs(e.Name); err == nil {
+				if last, now, err := root.FindLogs(c.Context, e.Name); err == nil {
 					last.Close()
 					if e.Record != nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
 						e = now // its last record
@@ -108,7 +108,7 @@ func settled(c *urfave.Context, root rundir.Root, d *rundir.Dir, e *rundir.Entry
 	if now == nil || now.Record == nil || !now.Record.Settled {
 		return d, nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its launch was given up", d.Name))
 	}
-	again, e, err := root.FindLogs(d.Name)
+	again, e, err := root.FindLogs(c.Context, d.Name)
 	if err != nil {
 		return d, nil, err
 	}

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"context"
 	"slices"
 
 	"github.com/vmlatch/vmlatch/launcher/host"
@@ -133,7 +134,7 @@ var checkCases = map[string]checkCase{
 	"tdx-quote-service": {tech: "tdx", replace: [2]string{`"qgs"`, `"missing"`}},
 	"machine-pinned":    {tech: "tdx", replace: [2]string{`machine = "pc-q35-11.1"`, ``}},
 	"owner-command":     {tech: "sev", add: "[latch]\nowner = [\"./no-such-program\"]\n"},
-	"name-free":         {tech: "none", plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(p.Name) }},
+	"name-free":         {tech: "none", plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(context.Background(), p.Name) }},
 
 	"directories":        {tech: "none", plan: func(p *plan.Plan) { p.Dirs.State = "/dev/null/state" }},
 	"files-readable":     {tech: "sev", files: map[string]string{"k": "-"}},

@@ -221,12 +221,12 @@ func TestNameOfAnEndedVM(t *testing.T) {
 	}{
 		"never used": {func(*plan.Plan) {}, tee.OK},
 		"running": {func(p *plan.Plan) {
-			if _, err := p.Dirs.Create(p.Name); err != nil {
+			if _, err := p.Dirs.Create(t.Context(), p.Name); err != nil {
 				t.Error(err)
 			}
 		}, tee.Failed},
 		"a launch that was given up": {func(p *plan.Plan) {
-			d, err := p.Dirs.Create(p.Name)
+			d, err := p.Dirs.Create(t.Context(), p.Name)
 			if err != nil {
 				t.Error(err)
 				return

@@ -74,7 +74,7 @@ func Ask(ctx context.Context, program, options []string, ask func(context.Contex
 		"-chardev", "socket,id=ask,fd=3", "-mon", "chardev=ask,mode=control")
 	argv = append(argv, options...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	var stderr bytes.Buffer
+	var stderr lastWords
 	cmd.Stderr = &stderr
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{theirs}
@@ -98,11 +98,24 @@ func Ask(ctx context.Context, program, options []string, ask func(context.Contex
 		cancel() // it may not end by itself
 	}
 	waitErr := cmd.Wait()
-	if err != nil && stderr.Len() > 0 {
-		err = errors.Join(err, fmt.Errorf("QEMU: %s", strings.TrimSpace(stderr.String())), waitErr)
+	if words := stderr.String(); err != nil && words != "" {
+		err = errors.Join(err, fmt.Errorf("QEMU: %s", words), waitErr)
 	}
 	return err
 }
+
+// lastWords keeps the end of what a program writes, however much that is.
+type lastWords struct{ b []byte }
+
+const maxWords = 4 << 10
+
+func (l *lastWords) Write(p []byte) (int, error) {
+	l.b = append(l.b, p[max(0, len(p)-maxWords):]...)
+	l.b = append(l.b[:0], l.b[max(0, len(l.b)-maxWords):]...)
+	return len(p), nil
+}
+
+func (l *lastWords) String() string { return strings.TrimSpace(string(l.b)) }
 
 // askTimeout bounds one conversation; it takes some 100 ms.
 const askTimeout = 30 * time.Second

@@ -25,7 +25,7 @@ func opening(t *testing.T) (*rundir.Dir, *plan.Opening) {
 	t.Helper()
 	top := t.TempDir()
 	root := rundir.Root{Run: filepath.Join(top, "run"), State: filepath.Join(top, "state")}
-	dir, err := root.Create("vm")
+	dir, err := root.Create(t.Context(), "vm")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func open(t *testing.T, fds []plan.FD, role string, o *plan.Opening) *os.File {
 // standard streams.
 func TestDescriptorsAreNumbered(t *testing.T) {
 	p := mustPlan(t, sevSpec, testhost.Facts())
-	want := []string{"vm-lock", "qmp", "monitor", "events", "console", "slot"}
+	want := []string{"vm-lock", "qmp", "monitor", "events", "events.log", "console", "console.log", "slot"}
 	var got []string
 	for i, f := range p.FDs {
 		got = append(got, f.Role)

@@ -1,9 +1,11 @@
 package plan
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -68,7 +70,6 @@ func (b *Builder) channels() {
 	b.Inherit("vm-lock", "the lock that shows whether the VM is alive", func(o *Opening) (*os.File, error) {
 		return duplicate(o.Dir.VMLockFile())
 	})
-	state := filepath.Join(b.plan.Dirs.State, b.plan.Name)
 	socket := func(id string, fd int) *argv.Option { return argv.New("socket").Set("id", id).SetInt("fd", fd) }
 	server := func(id, name, meaning string) *argv.Option {
 		fd := b.Inherit(id, meaning+", a listening socket", func(o *Opening) (*os.File, error) {
@@ -88,10 +89,18 @@ func (b *Builder) channels() {
 		}
 		return theirs, err
 	})
-	monitor(RoleEvents, socket(RoleEvents, events).Set("logfile", filepath.Join(state, rundir.EventsLog)))
+	monitor(RoleEvents, b.logged(socket(RoleEvents, events), rundir.EventsLog))
 	console := server("console", rundir.ConsoleSocket, "the guest's serial console")
-	console.Set("logfile", filepath.Join(state, rundir.ConsoleLog))
-	b.Option("-chardev", console.String(), "-serial", "chardev:console")
+	b.Option("-chardev", b.logged(console, rundir.ConsoleLog).String(), "-serial", "chardev:console")
+}
+
+// logged makes a chardev write what it sends and receives to a log that QEMU inherits. It
+// appends, so that the log can be cut while it runs.
+func (b *Builder) logged(chardev *argv.Option, name string) *argv.Option {
+	path := filepath.Join(b.plan.Dirs.State, b.plan.Name, name)
+	fd := b.Inherit(name, "the log "+path, func(o *Opening) (*os.File, error) { return o.Dir.CreateLog(name) })
+	b.Option("-add-fd", argv.Key("fd", strconv.Itoa(fd)).SetInt("set", fd).Set("opaque", path).String())
+	return chardev.Set("logfile", fmt.Sprintf("/dev/fdset/%d", fd)).SetBool("logappend", true)
 }
 
 // duplicate is another descriptor of the same open file, so of the same lock.

@@ -28,7 +28,7 @@ func TestNothingIsLeftOpen(t *testing.T) {
 			return err
 		},
 		"Find, AwaitLaunch and Close": func() error {
-			d, _, err := r.Find("a")
+			d, _, err := r.Find(t.Context(), "a")
 			if err != nil {
 				return err
 			}
@@ -36,7 +36,7 @@ func TestNothingIsLeftOpen(t *testing.T) {
 			return d.AwaitLaunch(t.Context())
 		},
 		"FindLogs, KillOwner, Same": func() error {
-			d, _, err := r.FindLogs("a")
+			d, _, err := r.FindLogs(t.Context(), "a")
 			if err != nil {
 				return err
 			}
@@ -58,20 +58,20 @@ func TestNothingIsLeftOpen(t *testing.T) {
 			return nil
 		},
 		"a Create that fails": func() error {
-			if _, err := bad.Create("b"); err == nil {
+			if _, err := bad.Create(t.Context(), "b"); err == nil {
 				return errors.New("created")
 			}
 			return nil
 		},
 		"Create and Discard": func() error {
-			d, err := r.Create("c")
+			d, err := r.Create(t.Context(), "c")
 			if err != nil {
 				return err
 			}
 			return d.Discard()
 		},
 		"Create and Sweep": func() error {
-			d, err := r.Create("d")
+			d, err := r.Create(t.Context(), "d")
 			if err != nil {
 				return err
 			}

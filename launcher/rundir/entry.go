@@ -165,8 +165,8 @@ func (d *Dir) entry() (*Entry, error) {
 	return e, err
 }
 
-func (r Root) lookup(d *Dir) (*Entry, error) {
-	unlock, err := r.lock(context.Background())
+func (r Root) lookup(ctx context.Context, d *Dir) (*Entry, error) {
+	unlock, err := r.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
 	}
@@ -183,12 +183,12 @@ func (r Root) lookup(d *Dir) (*Entry, error) {
 
 // Find returns one VM's directories and state, without taking a lock. The caller
 // closes the Dir.
-func (r Root) Find(name string) (*Dir, *Entry, error) {
+func (r Root) Find(ctx context.Context, name string) (*Dir, *Entry, error) {
 	if err := CheckName(name); err != nil {
 		return nil, nil, err
 	}
 	d := r.dir(name)
-	e, err := r.lookup(d)
+	e, err := r.lookup(ctx, d)
 	if errors.Is(err, ErrNotFound) {
 		err = d.notAlive()
 	}
@@ -224,12 +224,12 @@ func (d *Dir) notAlive() error {
 }
 
 // Forget removes the logs and the record of a VM that has ended.
-func (r Root) Forget(name string) error {
+func (r Root) Forget(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	d := r.dir(name)
-	unlock, err := r.lock(context.Background())
+	unlock, err := r.lock(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		unlock, err = func() {}, nil // nothing is started without one
 	}
@@ -237,7 +237,7 @@ func (r Root) Forget(name string) error {
 		return err
 	}
 	defer unlock()
-	if err := r.clear(context.Background(), name); err != nil {
+	if err := r.clear(ctx, name); err != nil {
 		return err
 	}
 	if err := ownDir(d.State); errors.Is(err, fs.ErrNotExist) {
@@ -250,8 +250,8 @@ func (r Root) Forget(name string) error {
 
 // FindLogs returns a VM's directories and last record, whether it is alive or has
 // ended. The caller closes the Dir.
-func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
-	d, e, err := r.Find(name)
+func (r Root) FindLogs(ctx context.Context, name string) (*Dir, *Entry, error) {
+	d, e, err := r.Find(ctx, name)
 	if err == nil || !errors.Is(err, ErrNotFound) {
 		return d, e, err
 	}
@@ -268,8 +268,8 @@ func (r Root) FindLogs(name string) (*Dir, *Entry, error) {
 // List returns the VMs of the run directory, by name, and with ended also those
 // of which only logs are left. A VM that cannot be looked at is not in it;
 // [Root.SweepList] tells why.
-func (r Root) List(ended bool) (out []*Entry, err error) {
-	if out, _, err = r.list(context.Background()); err != nil || !ended {
+func (r Root) List(ctx context.Context, ended bool) (out []*Entry, err error) {
+	if out, _, err = r.list(ctx); err != nil || !ended {
 		return out, err
 	}
 	old, err := r.ended(out)

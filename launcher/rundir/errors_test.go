@@ -15,10 +15,10 @@ import (
 // TestRootsThatAreFiles: what cannot be looked at is not taken for empty.
 func TestRootsThatAreFiles(t *testing.T) {
 	r := root(t)
-	if _, _, err := r.Find("a"); !errors.Is(err, rundir.ErrNotFound) {
+	if _, _, err := r.Find(t.Context(), "a"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("Find without a run directory: %v, want ErrNotFound", err)
 	}
-	if _, _, err := r.FindLogs("a"); !errors.Is(err, rundir.ErrNotFound) {
+	if _, _, err := r.FindLogs(t.Context(), "a"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("FindLogs without logs: %v, want ErrNotFound", err)
 	}
 	start(t, r, "a")
@@ -30,17 +30,17 @@ func TestRootsThatAreFiles(t *testing.T) {
 		t.Errorf("Peek in a file: %+v, %v, want ENOTDIR", e, err)
 	}
 	bad := rundir.Root{Run: r.Run, State: file}
-	_, listed := bad.List(true)
+	_, listed := bad.List(t.Context(), true)
 	_, swept := bad.SweepList(t.Context(), true)
-	_, created := bad.Create("b")
+	_, created := bad.Create(t.Context(), "b")
 	for what, err := range map[string]error{
-		"List": listed, "SweepList": swept, "Create": created, "Forget": bad.Forget("b"),
+		"List": listed, "SweepList": swept, "Create": created, "Forget": bad.Forget(t.Context(), "b"),
 	} {
 		if !errors.Is(err, unix.ENOTDIR) {
 			t.Errorf("%s with a file for logs: %v, want ENOTDIR", what, err)
 		}
 	}
-	if _, err := bad.List(false); err != nil {
+	if _, err := bad.List(t.Context(), false); err != nil {
 		t.Errorf("List of what runs: %v", err)
 	}
 }
@@ -60,10 +60,10 @@ func TestSweepKeepsTheWayToHelpers(t *testing.T) {
 		if err != nil || !errors.Is(l.Trouble, unix.ELOOP) || len(l.Entries) != 1 || len(l.Removed) != 0 {
 			t.Errorf("%s: %+v, %v, want ELOOP, and the VM in the list", lock, l, err)
 		}
-		if _, err := r.Create("a"); !errors.Is(err, unix.ELOOP) {
+		if _, err := r.Create(t.Context(), "a"); !errors.Is(err, unix.ELOOP) {
 			t.Errorf("%s: Create: %v, want ELOOP", lock, err)
 		}
-		if err := r.Forget("a"); !errors.Is(err, unix.ELOOP) {
+		if err := r.Forget(t.Context(), "a"); !errors.Is(err, unix.ELOOP) {
 			t.Errorf("%s: Forget: %v, want ELOOP", lock, err)
 		}
 	}
@@ -88,7 +88,7 @@ func TestNoDescriptors(t *testing.T) {
 				return rec != nil && d.Same(d), nil
 			},
 			"Find": func() (bool, error) {
-				d, e, err := r.Find("a")
+				d, e, err := r.Find(t.Context(), "a")
 				if err != nil {
 					return false, err
 				}
@@ -100,7 +100,7 @@ func TestNoDescriptors(t *testing.T) {
 				return e != nil && e.Status() == rundir.Alive, err
 			},
 			"Create": func() (bool, error) {
-				d, err := r.Create("new")
+				d, err := r.Create(t.Context(), "new")
 				if err != nil {
 					return false, err
 				}

@@ -23,7 +23,7 @@ func Example() {
 	defer os.RemoveAll(dir)
 	root := rundir.Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
 
-	d, err := root.Create("guest")
+	d, err := root.Create(ctx, "guest")
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func Example() {
 	d.Unlock() // other commands may work on it now
 
 	show := func() {
-		entries, err := root.List(true)
+		entries, err := root.List(context.Background(), true)
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -26,19 +26,19 @@ func TestFailure(t *testing.T) {
 	}
 	note(now, "first")
 	note(now, strings.Repeat("x", 2*maxReason))
-	d, e, err := r.FindLogs("vm")
+	d, e, err := r.FindLogs(t.Context(), "vm")
 	if err != nil || e.Failure == nil || e.Record != nil || len(e.Failure.Reason) != maxReason || e.Failure.Code != 4 {
 		t.Fatalf("%+v, %v, want the last failure, cut", e, err)
 	}
 	d.Close()
-	list, err := r.List(true)
+	list, err := r.List(t.Context(), true)
 	if err != nil || len(list) != 1 || list[0].Status() != Ended {
 		t.Errorf("list %+v, %v, want one that has ended", list, err)
 	}
-	if _, _, err := r.Find("vm"); !errors.Is(err, ErrEnded) {
+	if _, _, err := r.Find(t.Context(), "vm"); !errors.Is(err, ErrEnded) {
 		t.Errorf("find: %v, want ErrEnded", err)
 	}
-	c, err := r.Create("vm")
+	c, err := r.Create(t.Context(), "vm")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,16 +49,16 @@ func TestFailure(t *testing.T) {
 	if _, _, err := r.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if d, e, err = r.FindLogs("vm"); err != nil || e.Failure != nil || e.Record == nil {
+	if d, e, err = r.FindLogs(t.Context(), "vm"); err != nil || e.Failure != nil || e.Record == nil {
 		t.Fatalf("after a start that succeeded: %+v, %v, want its record alone", e, err)
 	}
 	d.Close()
 	note(now.Add(time.Minute), "later")
-	if d, e, err = r.FindLogs("vm"); err != nil || e.Failure == nil || e.Failure.Reason != "later" || e.Record == nil {
+	if d, e, err = r.FindLogs(t.Context(), "vm"); err != nil || e.Failure == nil || e.Failure.Reason != "later" || e.Record == nil {
 		t.Errorf("after one that failed: %+v, %v, want both", e, err)
 	}
 	d.Close()
-	if err := r.Forget("vm"); err != nil {
+	if err := r.Forget(t.Context(), "vm"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Lstat(r.State + "/vm"); !os.IsNotExist(err) {
@@ -72,7 +72,7 @@ func TestFailure(t *testing.T) {
 		if err := os.WriteFile(r.State+"/vm/"+failureFile, []byte(bad), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if list, err := r.List(true); err != nil || len(list) != 0 {
+		if list, err := r.List(t.Context(), true); err != nil || len(list) != 0 {
 			t.Errorf("%.20q: list %+v, %v, want none", bad, list, err)
 		}
 	}

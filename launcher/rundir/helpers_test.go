@@ -51,9 +51,9 @@ func killed(t *testing.T, what string, cmd *exec.Cmd) {
 func TestHelpersGoWithTheDirectory(t *testing.T) {
 	for what, clear := range map[string]func(rundir.Root) error{
 		"Sweep":  func(r rundir.Root) error { _, _, err := r.Sweep(t.Context()); return err },
-		"Forget": func(r rundir.Root) error { return r.Forget("a") },
+		"Forget": func(r rundir.Root) error { return r.Forget(t.Context(), "a") },
 		"Create": func(r rundir.Root) error {
-			d, err := r.Create("a")
+			d, err := r.Create(t.Context(), "a")
 			if err == nil {
 				d.Close()
 			}

@@ -26,7 +26,7 @@ func start(t *testing.T, r rundir.Root, name string) (*rundir.Dir, *exec.Cmd) {
 
 func find(t *testing.T, r rundir.Root, name string) *rundir.Dir {
 	t.Helper()
-	d, _, err := r.Find(name)
+	d, _, err := r.Find(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestLogsAreNotAVM(t *testing.T) {
 	if _, _, err := r.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	logs, _, err := r.FindLogs("a")
+	logs, _, err := r.FindLogs(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ func TestHeld(t *testing.T) {
 func TestUnseenHolder(t *testing.T) {
 	dir := t.TempDir()
 	r := Root{Run: filepath.Join(dir, "run"), State: filepath.Join(dir, "state")}
-	d, err := r.Create("a")
+	d, err := r.Create(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +125,7 @@ func TestUnseenHolder(t *testing.T) {
 	if _, err := d.OpenProcess(0); !errors.Is(err, ErrNotFound) {
 		t.Errorf("the creator: %v, want ErrNotFound", err)
 	}
-	found, _, err := r.Find("a")
+	found, _, err := r.Find(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
@@ -74,15 +76,97 @@ func (d *Dir) makeState() error {
 	if err := os.MkdirAll(d.root.State, 0o700); err != nil {
 		return err
 	}
-	info, err := os.Stat(d.root.State)
+	dir, err := filepath.EvalSymlinks(d.root.State) // it may be kept elsewhere
 	if err != nil {
 		return err
 	}
-	if m := info.Mode(); m.Perm()&0o002 != 0 && m&os.ModeSticky == 0 {
-		return fmt.Errorf("state directory %s: %w", d.root.State, ErrUnsafe)
+	if err := ownDir(dir); err != nil {
+		return fmt.Errorf("state directory %w", err)
 	}
 	if err := makeOwnDir(d.State); err != nil {
 		return fmt.Errorf("state directory %w", err)
+	}
+	return nil
+}
+
+// CreateLog makes a log for QEMU, which inherits it and writes behind its end. It is
+// looked up in the VM's state directory, whatever its path leads to by now.
+func (d *Dir) CreateLog(name string) (*os.File, error) {
+	dir, err := d.openState()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), name,
+		unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, &fs.PathError{Op: "create", Path: d.LogPath(name), Err: err}
+	}
+	return os.NewFile(uintptr(fd), d.LogPath(name)), nil
+}
+
+// openState opens the VM's state directory, and refuses one that others can write to.
+func (d *Dir) openState() (*os.File, error) {
+	fd, err := unix.Open(d.State, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: d.State, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), d.State)
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0) {
+		err = fmt.Errorf("state directory %s: %w", d.State, ErrUnsafe)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// boundLogs cuts the oldest part of a running VM's logs that exceed a bound, in bytes.
+func (d *Dir) boundLogs(most int64) (err error) {
+	if most <= 0 {
+		return nil
+	}
+	for _, name := range []string{ConsoleLog, EventsLog, QEMULog} {
+		var st unix.Stat_t
+		if unix.Lstat(d.LogPath(name), &st) != nil || st.Blocks*512 <= most {
+			continue
+		}
+		err = errors.Join(err, d.cutLog(name, most))
+	}
+	return err
+}
+
+// cutLog keeps the newest bytes of a log to which QEMU goes on to write: what it appends
+// lands behind the end, wherever that is. File systems that cannot move the rest to the
+// front keep a hole there, which takes no room.
+func (d *Dir) cutLog(name string, keep int64) error {
+	dir, err := d.openState()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: d.LogPath(name), Err: err}
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return err
+	}
+	block := max(int64(st.Blksize), 4096)
+	drop := (st.Size - keep + block - 1) / block * block
+	if drop <= 0 || drop >= st.Size {
+		return nil
+	}
+	err = unix.Fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, drop)
+	if err != nil { // tmpfs, btrfs
+		err = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, drop)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "cut", Path: d.LogPath(name), Err: err}
 	}
 	return nil
 }
@@ -99,6 +183,9 @@ func (d *Dir) OpenLog(name string, previous bool) (*os.File, error) {
 	f, err := regular.OpenNoFollow(d.LogPath(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("log of %s: %w", d.Name, err)
+	}
+	if err == nil { // over the hole that a cut may have left; without one this is 0
+		_, _ = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA)
 	}
 	return f, err
 }

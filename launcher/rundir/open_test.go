@@ -100,7 +100,7 @@ func TestOpenOfWhatIsNotAlive(t *testing.T) {
 	if err := open(); !errors.Is(err, rundir.ErrEnded) {
 		t.Errorf("ended and cleared away: %v, want ErrEnded", err)
 	}
-	abandoned, err := r.Create("a")
+	abandoned, err := r.Create(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,14 +142,14 @@ func TestNames(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", ".", "..", "a/b", "-x", ".x", strings.Repeat("a", 64), "a b", "a\n"} {
-		_, created := r.Create(bad)
+		_, created := r.Create(t.Context(), bad)
 		_, _, opened := r.Open(t.Context(), bad, 0)
-		_, _, found := r.Find(bad)
-		_, _, logs := r.FindLogs(bad)
+		_, _, found := r.Find(t.Context(), bad)
+		_, _, logs := r.FindLogs(t.Context(), bad)
 		_, peeked := r.Peek(bad)
 		for what, err := range map[string]error{
 			"CheckName": rundir.CheckName(bad), "Create": created, "Open": opened, "Find": found, "FindLogs": logs,
-			"Peek": peeked, "Forget": r.Forget(bad),
+			"Peek": peeked, "Forget": r.Forget(t.Context(), bad),
 		} {
 			if err == nil || errors.Is(err, rundir.ErrNotFound) {
 				t.Errorf("%s(%q): %v, want that it cannot be a name", what, bad, err)

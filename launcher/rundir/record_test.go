@@ -17,7 +17,7 @@ import (
 
 func create(t *testing.T, r rundir.Root, name string) *rundir.Dir {
 	t.Helper()
-	d, err := r.Create(name)
+	d, err := r.Create(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func create(t *testing.T, r rundir.Root, name string) *rundir.Dir {
 // state is the state of a VM's record; "" without a record.
 func state(t *testing.T, r rundir.Root, name string) string {
 	t.Helper()
-	d, e, err := r.Find(name)
+	d, e, err := r.Find(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,21 +147,21 @@ func TestOddRecords(t *testing.T) {
 // TestForget removes what is left of a VM that has ended, and of no other.
 func TestForget(t *testing.T) {
 	r := root(t)
-	if err := r.Forget("a"); !errors.Is(err, rundir.ErrNotFound) {
+	if err := r.Forget(t.Context(), "a"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("without a run directory: %v, want ErrNotFound", err)
 	}
 	d, cmd := start(t, r, "a")
-	if err := r.Forget("b"); !errors.Is(err, rundir.ErrNotFound) {
+	if err := r.Forget(t.Context(), "b"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("of another name: %v, want ErrNotFound", err)
 	}
-	if err := r.Forget("a"); !errors.Is(err, rundir.ErrExists) || !alive(t, cmd) {
+	if err := r.Forget(t.Context(), "a"); !errors.Is(err, rundir.ErrExists) || !alive(t, cmd) {
 		t.Errorf("of a living VM: %v, want ErrExists", err)
 	}
 	if err := os.WriteFile(d.LogPath(rundir.ConsoleLog), []byte("log"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	end(cmd)
-	if err := r.Forget("a"); err != nil {
+	if err := r.Forget(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{d.Run, d.State} {
@@ -169,7 +169,7 @@ func TestForget(t *testing.T) {
 			t.Errorf("%s: %v, want that it is gone", dir, err)
 		}
 	}
-	if err := r.Forget("a"); !errors.Is(err, rundir.ErrNotFound) {
+	if err := r.Forget(t.Context(), "a"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("a second time: %v, want ErrNotFound", err)
 	}
 }
@@ -179,7 +179,7 @@ func TestForgetALaunch(t *testing.T) {
 	r := root(t)
 	d := create(t, r, "a")
 	d.DropVMLock()
-	if err := r.Forget("a"); !errors.Is(err, rundir.ErrExists) {
+	if err := r.Forget(t.Context(), "a"); !errors.Is(err, rundir.ErrExists) {
 		t.Errorf("%v, want ErrExists", err)
 	}
 	if _, err := os.Lstat(d.Run); err != nil {
@@ -210,13 +210,13 @@ func TestForgetAllRuns(t *testing.T) {
 	if err := os.WriteFile(notes, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Forget("a"); err == nil {
+	if err := r.Forget(t.Context(), "a"); err == nil {
 		t.Error("a directory with a foreign file was removed")
 	}
 	if err := os.Remove(notes); err != nil {
 		t.Errorf("the foreign file: %v", err)
 	}
-	if err := r.Forget("a"); err != nil {
+	if err := r.Forget(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(d.State); !errors.Is(err, fs.ErrNotExist) {
@@ -236,16 +236,16 @@ func TestForgetHostileDirectories(t *testing.T) {
 	if err := os.Chmod(d.State, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Forget("a"); !errors.Is(err, rundir.ErrUnsafe) {
+	if err := r.Forget(t.Context(), "a"); !errors.Is(err, rundir.ErrUnsafe) {
 		t.Errorf("a directory that others can write to: %v, want ErrUnsafe", err)
 	}
 	if err := os.Chmod(r.Run, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	_, _, found := r.Find("a")
-	_, listed := r.List(true)
+	_, _, found := r.Find(t.Context(), "a")
+	_, listed := r.List(t.Context(), true)
 	_, _, opened := r.Open(t.Context(), "a", 0)
-	for what, err := range map[string]error{"Forget": r.Forget("a"), "Find": found, "List": listed, "Open": opened} {
+	for what, err := range map[string]error{"Forget": r.Forget(t.Context(), "a"), "Find": found, "List": listed, "Open": opened} {
 		if !errors.Is(err, rundir.ErrUnsafe) {
 			t.Errorf("%s in an unsafe run directory: %v, want ErrUnsafe", what, err)
 		}
@@ -259,13 +259,13 @@ func TestUnsafeStateDirectories(t *testing.T) {
 		os.Symlink(t.TempDir(), filepath.Join(r.State, "a"))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Create("a"); !errors.Is(err, rundir.ErrUnsafe) {
+	if _, err := r.Create(t.Context(), "a"); !errors.Is(err, rundir.ErrUnsafe) {
 		t.Errorf("a link: %v, want ErrUnsafe", err)
 	}
 	if err := os.Chmod(r.State, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Create("b"); !errors.Is(err, rundir.ErrUnsafe) {
+	if _, err := r.Create(t.Context(), "b"); !errors.Is(err, rundir.ErrUnsafe) {
 		t.Errorf("a state directory that all can write to: %v, want ErrUnsafe", err)
 	}
 	left, err := os.ReadDir(r.Run)
@@ -288,7 +288,7 @@ func TestLogsThatCannotBeKept(t *testing.T) {
 	if err := os.Symlink(elsewhere, d.LogPath("previous")); err != nil {
 		t.Fatal(err)
 	}
-	again, err := r.Create("a")
+	again, err := r.Create(t.Context(), "a")
 	if err == nil {
 		again.Close()
 	}
@@ -350,7 +350,7 @@ func TestSweepTrouble(t *testing.T) {
 	if len(l.Killed) != 0 || len(l.Removed) != 1 || l.Removed[0] != "good" {
 		t.Errorf("killed %v, removed %v, want good removed", l.Killed, l.Removed)
 	}
-	if e, err := r.List(true); err != nil || len(e) < 2 {
+	if e, err := r.List(t.Context(), true); err != nil || len(e) < 2 {
 		t.Errorf("list: %v, %v", e, err)
 	}
 }

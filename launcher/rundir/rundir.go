@@ -82,6 +82,9 @@ func (endedError) Is(target error) bool { return target == ErrNotFound }
 type Root struct {
 	Run   string `json:"run"`   // locks, sockets, records; best on a tmpfs
 	State string `json:"state"` // logs and last records; survives the VM
+	// LogMax bounds each log of a running VM, in bytes; 0 is no bound. Sweeping cuts
+	// what is older.
+	LogMax int64 `json:"-"`
 }
 
 // Dir is one VM's directories, and which VM of the name it is about. The process that
@@ -147,7 +150,7 @@ func (r Root) dir(name string) *Dir {
 // several processes that do so at once exactly one succeeds, the others get
 // ErrExists. What a dead VM of the name left is removed first, its logs are
 // kept as the previous ones.
-func (r Root) Create(name string) (*Dir, error) {
+func (r Root) Create(ctx context.Context, name string) (*Dir, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
@@ -158,12 +161,12 @@ func (r Root) Create(name string) (*Dir, error) {
 	if err := os.MkdirAll(r.Run, 0o700); err != nil {
 		return nil, err
 	}
-	unlock, err := r.lock(context.Background())
+	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	if err := r.clear(context.Background(), name); err != nil {
+	if err := r.clear(ctx, name); err != nil {
 		return nil, err
 	}
 	if err := d.make(); err != nil {

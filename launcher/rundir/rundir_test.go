@@ -52,7 +52,7 @@ func settle(t *testing.T, d *rundir.Dir, pid int) {
 
 func status(t *testing.T, r rundir.Root, name string) rundir.Status {
 	t.Helper()
-	d, e, err := r.Find(name)
+	d, e, err := r.Find(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestLifeOfAVM(t *testing.T) {
 	if s := status(t, r, "a"); s != rundir.Launching {
 		t.Errorf("after Create: %s", s)
 	}
-	if _, err := r.Create("a"); !errors.Is(err, rundir.ErrExists) {
+	if _, err := r.Create(t.Context(), "a"); !errors.Is(err, rundir.ErrExists) {
 		t.Errorf("a second Create: %v", err)
 	}
 	cmd := guest(t, d)
@@ -90,14 +90,14 @@ func TestLifeOfAVM(t *testing.T) {
 	if _, removed, err = r.Sweep(context.Background()); err != nil || len(removed) != 1 {
 		t.Errorf("sweep: %v, %v", removed, err)
 	}
-	if _, _, err := r.Find("a"); !errors.Is(err, rundir.ErrNotFound) {
+	if _, _, err := r.Find(t.Context(), "a"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("after the sweep: %v", err)
 	}
-	_, e, err := r.FindLogs("a")
+	_, e, err := r.FindLogs(t.Context(), "a")
 	if err != nil || e.Record.State != "running" {
 		t.Errorf("its record is not kept: %+v, %v", e, err)
 	}
-	again, err := r.Create("a")
+	again, err := r.Create(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +216,7 @@ func TestHostileRunDirectories(t *testing.T) {
 	if err := os.Chmod(r.Run, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Create("a"); err == nil || !strings.Contains(err.Error(), "no other user can write") {
+	if _, err := r.Create(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "no other user can write") {
 		t.Errorf("a world-writable run directory: %v", err)
 	}
 	_ = os.Chmod(r.Run, 0o700)
@@ -227,18 +227,18 @@ func TestHostileRunDirectories(t *testing.T) {
 	if err := os.Symlink(victim, filepath.Join(r.Run, "a")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Create("a"); err == nil {
+	if _, err := r.Create(t.Context(), "a"); err == nil {
 		t.Error("a symlink in place of a VM's directory is followed")
 	}
 	if entries, _ := os.ReadDir(victim); len(entries) > 0 {
 		t.Errorf("written through the symlink: %v", entries)
 	}
 	long := rundir.Root{Run: "/tmp/" + strings.Repeat("x", 100), State: r.State}
-	if _, err := long.Create("a"); err == nil || !strings.Contains(err.Error(), "at most 107") {
+	if _, err := long.Create(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "at most 107") {
 		t.Errorf("a long path: %v", err)
 	}
 	for _, bad := range []string{"", ".", "..", "a/b", "-x", ".x", strings.Repeat("a", 64), "a b", "a\n"} {
-		if _, err := r.Create(bad); err == nil {
+		if _, err := r.Create(t.Context(), bad); err == nil {
 			t.Errorf("the name %q is accepted", bad)
 		}
 	}
@@ -251,7 +251,7 @@ func TestDamagedRecordIsNoRecord(t *testing.T) {
 	if err := os.WriteFile(d.Path("record.json"), []byte(`{"schema": "vmlatch`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	found, e, err := r.Find("a")
+	found, e, err := r.Find(t.Context(), "a")
 	if err != nil || e.Record != nil {
 		t.Fatalf("%+v, %v, want no record", e, err)
 	}
@@ -261,24 +261,24 @@ func TestDamagedRecordIsNoRecord(t *testing.T) {
 func TestListIsSortedAndShowsEnded(t *testing.T) {
 	r := root(t)
 	for _, name := range []string{"b", "a"} {
-		d, err := r.Create(name)
+		d, err := r.Create(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
 		settle(t, d, 0)
 		d.Close()
 	}
-	entries, err := r.List(false)
+	entries, err := r.List(t.Context(), false)
 	if err != nil || len(entries) != 2 || entries[0].Name != "a" {
 		t.Fatalf("%v, %v", entries, err)
 	}
 	if _, _, err := r.Sweep(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if entries, err = r.List(false); err != nil || len(entries) != 0 {
+	if entries, err = r.List(t.Context(), false); err != nil || len(entries) != 0 {
 		t.Errorf("%v, %v", entries, err)
 	}
-	if entries, err = r.List(true); err != nil || len(entries) != 2 {
+	if entries, err = r.List(t.Context(), true); err != nil || len(entries) != 2 {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
@@ -323,7 +323,7 @@ func TestFailedStartGivesTheLogsBack(t *testing.T) {
 		"discarded": func(d *rundir.Dir) { _ = d.Discard() },
 		"abandoned": func(d *rundir.Dir) { d.Close(); _, _, _ = r.Sweep(context.Background()) },
 	} {
-		failed, err := r.Create("a")
+		failed, err := r.Create(t.Context(), "a")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -331,7 +331,7 @@ func TestFailedStartGivesTheLogsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		fail(failed)
-		again, e, err := r.FindLogs("a")
+		again, e, err := r.FindLogs(t.Context(), "a")
 		if err != nil || e.Record == nil {
 			t.Fatalf("%s: %v", name, err)
 		}

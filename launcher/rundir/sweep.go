@@ -50,6 +50,7 @@ func (r Root) sweep(ctx context.Context, l *Listing) error {
 	for _, e := range entries {
 		if s := e.Status(); s != Abandoned && s != Ended {
 			l.Entries = append(l.Entries, e)
+			l.Trouble = errors.Join(l.Trouble, r.dir(e.Name).boundLogs(r.LogMax))
 			continue
 		}
 		switch was, err := r.dir(e.Name).sweep(ctx); {

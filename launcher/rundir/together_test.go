@@ -21,7 +21,7 @@ func TestFiftyCreatesOneWinner(t *testing.T) {
 	var won []*rundir.Dir
 	for range 50 {
 		wg.Go(func() {
-			d, err := r.Create("a")
+			d, err := r.Create(t.Context(), "a")
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -39,7 +39,7 @@ func TestFiftyCreatesOneWinner(t *testing.T) {
 	if err := won[0].Discard(); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := r.Find("a"); !errors.Is(err, rundir.ErrNotFound) {
+	if _, _, err := r.Find(t.Context(), "a"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("after Discard: %v", err)
 	}
 }
@@ -59,7 +59,7 @@ func TestManyCommandsAtOnce(t *testing.T) {
 				if killed, removed, err := r.Sweep(context.Background()); err != nil || len(killed)+len(removed) > 0 {
 					t.Errorf("sweep: %v %v %v", killed, removed, err)
 				}
-				if entries, err := r.List(false); err != nil || len(entries) != 1 ||
+				if entries, err := r.List(t.Context(), false); err != nil || len(entries) != 1 ||
 					entries[0].Status() != rundir.Alive {
 					t.Errorf("list: %+v, %v", entries, err)
 				}
@@ -92,10 +92,10 @@ func TestForeignDirectoriesAreLeftAlone(t *testing.T) {
 	if _, _, err := r.Sweep(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if entries, err := r.List(true); err != nil || len(entries) != 0 {
+	if entries, err := r.List(t.Context(), true); err != nil || len(entries) != 0 {
 		t.Errorf("%v, %v", entries, err)
 	}
-	if _, err := r.Create("Documents"); err == nil {
+	if _, err := r.Create(t.Context(), "Documents"); err == nil {
 		t.Error("a foreign directory becomes a VM's")
 	}
 	d := create(t, r, "a")

@@ -27,10 +27,22 @@ type HostConfig struct {
 	// Slots limits the encryption slots of a pool (sev, sev-es, sev-snp, tdx) to
 	// fewer than the hardware has.
 	Slots map[string]int `toml:"slots"     json:"slots"`
+	Logs  LogsConfig     `toml:"logs"      json:"logs"`
 
 	file string
 	set  map[string]bool
 }
+
+// LogsConfig bounds the logs of VMs.
+type LogsConfig struct {
+	Max Size `toml:"max" json:"max"` // of each log
+}
+
+// Bounds of [logs] max.
+const (
+	defaultLogMax = 16 << 20
+	leastLogMax   = 64 << 10
+)
 
 // EmulateConfig says how --emulate runs QEMU.
 type EmulateConfig struct {
@@ -59,6 +71,7 @@ func LoadHost(file string, named bool, pools []string) (*HostConfig, error) {
 		return nil, err
 	}
 	if err == nil {
+		b, _, _ = plainText(b)
 		if _, err := decodeStrict(b, file, c); err != nil {
 			return nil, err
 		}
@@ -89,6 +102,15 @@ func (c *HostConfig) fill(pools []string) (err error) {
 	}
 	if c.Emulate.Swtee == "" {
 		c.Emulate.Swtee = "swtee"
+	}
+	if c.Logs.Max == 0 {
+		c.Logs.Max = defaultLogMax
+	}
+	if c.Logs.Max < leastLogMax {
+		return &fault.Error{
+			Kind: fault.Spec, File: c.file, Key: "logs.max",
+			Err: fmt.Errorf("%v: must be at least %v", c.Logs.Max, Size(leastLogMax)),
+		}
 	}
 	for pool, n := range c.Slots {
 		e := &fault.Error{Kind: fault.Spec, File: c.file, Key: "slots." + pool}
@@ -159,7 +181,9 @@ const slotDir = ".slots"
 func (c *HostConfig) SlotDir() string { return filepath.Join(c.RunDir, slotDir) }
 
 // Root is where this host's VMs live.
-func (c *HostConfig) Root() rundir.Root { return rundir.Root{Run: c.RunDir, State: c.StateDir} }
+func (c *HostConfig) Root() rundir.Root {
+	return rundir.Root{Run: c.RunDir, State: c.StateDir, LogMax: int64(c.Logs.Max)}
+}
 
 // From tells where a setting came from: host.toml or a default.
 func (c *HostConfig) From(key string) string {

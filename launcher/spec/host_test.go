@@ -105,7 +105,7 @@ func TestDefaultsOfAUser(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			environment(t, c.environment)
-			c.want.QEMU, c.want.Emulate.Swtee = "qemu-system-x86_64", "swtee"
+			c.want.QEMU, c.want.Emulate.Swtee, c.want.Logs.Max = "qemu-system-x86_64", "swtee", 16<<20
 			asUser(t, func() {
 				if got := spec.HostConfigFile(); got != c.file {
 					t.Errorf("settings are looked for in %q, want %q", got, c.file)
@@ -185,7 +185,9 @@ qemu = "/q"
 slots = { sev = 0, tdx = 5 }
 [emulate]
 swtee = "/t"
-args = ["--platform", "/p"]`)
+args = ["--platform", "/p"]
+[logs]
+max = "1MiB"`)
 	got, err := spec.LoadHost(file, true, pools)
 	if err != nil {
 		t.Fatal(err)
@@ -193,6 +195,7 @@ args = ["--platform", "/p"]`)
 	want := &spec.HostConfig{
 		RunDir: "/r", StateDir: "/s", CacheDir: "/c", QEMU: "/q", Slots: map[string]int{"sev": 0, "tdx": 5},
 		Emulate: spec.EmulateConfig{Swtee: "/t", Args: []string{"--platform", "/p"}},
+		Logs:    spec.LogsConfig{Max: 1 << 20},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(spec.HostConfig{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -200,7 +203,7 @@ args = ["--platform", "/p"]`)
 	if got, want := got.SlotDir(), "/r/.slots"; got != want {
 		t.Errorf("leases lie in %s, want %s", got, want)
 	}
-	if got, want := got.Root(), (rundir.Root{Run: "/r", State: "/s"}); got != want {
+	if got, want := got.Root(), (rundir.Root{Run: "/r", State: "/s", LogMax: 1 << 20}); got != want {
 		t.Errorf("VMs live in %+v, want %+v", got, want)
 	}
 	empty := loadHost(t, "")

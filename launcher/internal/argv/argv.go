@@ -18,6 +18,13 @@ func New(first string) *Option {
 	return o
 }
 
+// Key begins an option value that has no bare first word.
+func Key(key, value string) *Option {
+	o := &Option{}
+	o.b.WriteString(key + "=" + escape(value))
+	return o
+}
+
 // Set adds key=value.
 func (o *Option) Set(key, value string) *Option {
 	o.b.WriteString("," + key + "=" + escape(value))

@@ -93,6 +93,12 @@ func TestOption(t *testing.T) {
 	}
 }
 
+func TestKey(t *testing.T) {
+	if got, want := Key("fd", "3").Set("opaque", "/a,b").String(), "fd=3,opaque=/a,,b"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	got := JSON(map[string]any{"b": 1, "a": "<&>\"\n", "c": map[string]any{"x": true}})
 	if want := `{"a":"<&>\"\n","b":1,"c":{"x":true}}`; got != want {
