@@ -23,12 +23,17 @@ type Error struct {
 func (e *Error) Error() string {
 	parts := []string{"qmp", e.Op}
 	if e.Desc != "" || e.Class != "" {
-		parts = append(parts, e.Desc)
+		parts = append(parts, oneLine(e.Desc))
 	}
 	if e.Err != nil {
 		parts = append(parts, e.Err.Error())
 	}
 	return strings.Join(parts, ": ")
+}
+
+// oneLine keeps QEMU's words from looking like lines of somebody else's.
+func oneLine(text string) string {
+	return strings.NewReplacer("\r\n", "; ", "\n", "; ", "\r", "; ").Replace(strings.TrimSpace(text))
 }
 
 // Answered reports whether QEMU said this. Otherwise its answer was lost, and the command

@@ -4,7 +4,6 @@ import (
 	"regexp"
 	"sync"
 
-	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
@@ -43,15 +42,15 @@ func deviceChecks() []tee.Check {
 			ID:       "extra-objects",
 			Severity: tee.Refuse,
 			Key:      "object",
-			Cause:    "the object could change what is launched, or open another way to the VM past its latch",
+			Cause: "the object could change what is launched, open another way to the VM past its latch, or show a" +
+				" secret to the host's users",
 			Fix: "use the spec's own keys for it; objects that devices need," +
 				" such as rng-random, iothread or iommufd, are allowed",
 			Source: "design: one monitor for vmlatch, one for people",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				for _, o := range s.Objects {
-					kind, id := plan.Texts(o)["qom-type"], plan.Texts(o)["id"]
-					if !harmless().MatchString(kind) || id == plan.ObjectID || id == plan.MemoryID {
-						return tee.Failed, kind
+					if why := objectFault(o); why != "" {
+						return tee.Failed, why
 					}
 				}
 				return tee.OK, ""
@@ -139,14 +138,6 @@ func deviceChecks() []tee.Check {
 		},
 	}
 }
-
-// harmless matches the types of objects that a spec may add. Others could be the
-// object that protects the guest, a monitor, or a way into the guest's memory (qtest,
-// colo, remote processes).
-var harmless = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^(rng-.*|iothread|iommufd|throttle-group|tls-creds-.*|secret|` +
-		`memory-backend-(ram|memfd|file)|cryptodev-backend.*|can-.*|thread-context|authz-.*)$`)
-})
 
 var networkCards = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^(virtio-net.*|e1000.*|rtl8139|ne2k_pci|pcnet|vmxnet3|i8255.*|tulip|igb)$`)

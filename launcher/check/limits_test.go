@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vmlatch/vmlatch/launcher/check"
@@ -189,6 +190,30 @@ func igvmAlone(p *plan.Plan, more string) {
 		p.Argv = slices.Delete(p.Argv, i, i+2)
 	}
 	p.Argv[slices.Index(p.Argv, "-machine")+1] += ",igvm-cfg=igvm0" + more
+}
+
+// TestObjectProperties: no property that is not known, and none that shows a secret.
+func TestObjectProperties(t *testing.T) {
+	for text, want := range map[string]string{
+		`qom-type = "secret"` + "\n" + `data = "hunter2"`:              "command line",
+		`qom-type = "secret"` + "\n" + `file = "/run/key"`:             "",
+		`qom-type = "secret"` + "\n" + `fiel = "/run/key"`:             `did you mean "file"?`,
+		`qom-type = "tls-creds-psk"` + "\n" + `password = "x"`:         `unknown property "password"`,
+		`qom-type = "iothread"` + "\n" + `poll-max-ns = 1`:             "",
+		`qom-type = "rng-random"` + "\n" + `filename = "/dev/urandom"`: "",
+	} {
+		g, err := guestOf("[[object]]\nid = \"x\"\n" + text + "\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = check.SpecError(g, check.Spec(g))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("the error shows the secret: %v", err)
+		}
+	}
 }
 
 // TestObjectsThatAreRefused: kinds that could open a way past the latch, and the ids of

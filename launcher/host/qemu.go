@@ -115,7 +115,11 @@ func (l *lastWords) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (l *lastWords) String() string { return strings.TrimSpace(string(l.b)) }
+// String is one line.
+func (l *lastWords) String() string {
+	lines := strings.FieldsFunc(string(l.b), func(r rune) bool { return r == '\n' || r == '\r' })
+	return strings.TrimSpace(strings.Join(lines, "; "))
+}
 
 // askTimeout bounds one conversation; it takes some 100 ms.
 const askTimeout = 30 * time.Second

@@ -34,15 +34,18 @@ func isTerminal(w any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Say prints one message.
+// Say prints one message. Further lines of it are indented, so that none looks like a
+// message or a hint of its own: the text may come from elsewhere.
 func (s *IO) Say(format string, args ...any) {
-	fmt.Fprintf(s.Err, "%s: %s\n", s.Name, Escape(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(s.Err, "%s: %s\n", s.Name, indented(fmt.Sprintf(format, args...)))
 }
 
-// Hint prints one line of advice.
+// Hint prints one piece of advice, as Say prints a message.
 func (s *IO) Hint(format string, args ...any) {
-	fmt.Fprintf(s.Err, "hint: %s\n", Escape(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(s.Err, "hint: %s\n", indented(fmt.Sprintf(format, args...)))
 }
+
+func indented(text string) string { return strings.ReplaceAll(Escape(text), "\n", "\n  ") }
 
 // Table aligns cells separated by tabs. Flush writes all of it at once.
 type Table struct {

