@@ -99,10 +99,16 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	if g.Firmware.Lookup() || len(f.Demands) > 0 && g.Firmware.Image == "" {
 		f.Descriptors = host.Root("/").Firmware()
 	}
-	if !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
+	// Of a plain VM QEMU is asked only about names that the spec gives.
+	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0
+	if !names && !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
 		return nil
 	}
-	if f.Info, err = (host.Cache{Dir: h.CacheDir}).Probe(ctx, f.QEMU, s.Patched()...); err != nil {
+	types := s.Patched()
+	for _, d := range g.Devices {
+		types = append(types, plan.Texts(d)["driver"])
+	}
+	if f.Info, err = (host.Cache{Dir: h.CacheDir}).Probe(ctx, f.QEMU, types...); err != nil {
 		return &fault.Error{Kind: fault.Host, Op: "ask QEMU what it can do", Err: err}
 	}
 	return nil

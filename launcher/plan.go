@@ -123,7 +123,8 @@ func (p *Plan) Replaceable() error {
 		return err
 	}
 	return check.Error(p.Guest.File.Path,
-		check.Except(p.Check(), check.NameFree, check.FreeSlots, check.FreeHugePages, check.MemoryAvailable))
+		check.Except(p.Check(), check.NameFree, check.FreeSlots, check.FreeHugePages, check.MemoryAvailable,
+			check.DisksFree, check.PortsFree))
 }
 
 // CheckFile makes all checks that can be made of a spec file, also where it is refused

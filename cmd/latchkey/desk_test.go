@@ -57,9 +57,9 @@ func newDesk(t *testing.T) *desk {
 	t.Chdir(t.TempDir())
 	d.write("root.pem", string(p.RootPEM()))
 	d.write("cek.cert", string(p.SignedCEK()))
-	d.write("OVMF.fd", string(ovmftest.AmdSev(ovmftest.Size(imageSize))))
-	d.write("generic.fd", string(ovmftest.Generic(ovmftest.Size(imageSize))))
-	d.write("vmlinuz", "a kernel")
+	d.write("OVMF.fd", string(ovmftest.AmdSev(ovmftest.Size(imageSize), ovmftest.ResetVector())))
+	d.write("generic.fd", string(ovmftest.Generic(ovmftest.Size(imageSize), ovmftest.ResetVector())))
+	d.write("vmlinuz", string(ovmftest.Kernel()))
 	d.write("initrd", "an initrd")
 	d.write("passphrase", "correct horse")
 	d.writeJSON("platform.json", exchange.Platform{

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -8,6 +10,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/igvm"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
@@ -80,7 +83,8 @@ type inputs struct {
 	image *ovmf.Image
 	igvm  *igvm.File
 	order tdx.Order
-	gce   string // machine type, for Google's older hypervisor
+	gce   string    // machine type, for Google's older hypervisor
+	err   io.Writer // for warnings
 	tdx   bool
 }
 
@@ -92,11 +96,12 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 	if c.String("kernel") == "" && (c.IsSet("initrd") || c.IsSet("cmdline")) {
 		return nil, cli.Usagef("--initrd and --cmdline are measured only with a --kernel")
 	}
-	in := &inputs{tdx: technology == technologyTDX, gce: c.String("gce-machine")}
+	in := &inputs{tdx: technology == technologyTDX, gce: c.String("gce-machine"), err: c.App.ErrWriter}
 	in.Technology = launch.Technology(technology)
 	if err := in.readOptions(c); err != nil {
 		return nil, err
 	}
+	in.warnOfKernel(c)
 	kernel := make(chan error, 1)
 	go func() { kernel <- in.hashKernel(c) }()
 	err := in.readFirmware(c.String("firmware"))
@@ -117,7 +122,7 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 	snp := in.Technology == launch.SNP
 	registers := snp || in.Technology == launch.SEVES
 	for _, name := range registerFlags {
-		if c.IsSet(name) && !registers {
+		if c.IsSet(name) && !registers && !(in.tdx && name == "vmm") {
 			return cli.Usagef("--%s: a digest of %s covers no registers", name, in.Technology)
 		}
 	}
@@ -161,6 +166,24 @@ func (in *inputs) hashKernel(c *urfave.Context) error {
 	return nil
 }
 
+// warnOfKernel says what QEMU or the kernel would make of what is measured.
+func (in *inputs) warnOfKernel(c *urfave.Context) {
+	file := c.String("kernel")
+	if file == "" {
+		return
+	}
+	switch k, err := bzimage.Read(file); {
+	case errors.Is(err, bzimage.ErrNotLinux):
+		in.warn("--kernel %s: %v", file, err)
+	case err == nil && k.Cut(c.String("cmdline")) != "":
+		in.warn("--cmdline: %s", k.Cut(c.String("cmdline")))
+	}
+}
+
+func (in *inputs) warn(format string, args ...any) {
+	(&cli.IO{Err: in.err, Name: "latchkey"}).Say("warning: "+format, args...)
+}
+
 func (in *inputs) readFirmware(file string) error {
 	b, err := ovmf.ReadFile(file)
 	if err != nil {
@@ -174,6 +197,11 @@ func (in *inputs) readFirmware(file string) error {
 			return cli.Usagef("--firmware %s: an IGVM file is measured for --technology sev-snp only", file)
 		}
 		return nil
+	}
+	if why, sure := ovmf.Looks(b); sure {
+		return cli.Usagef("--firmware %s: %s", file, why)
+	} else if why != "" {
+		in.warn("--firmware %s: this may be no firmware image: %s", file, why)
 	}
 	if in.image, err = ovmf.Parse(b); err != nil {
 		return err
@@ -277,6 +305,10 @@ func (in *inputs) digest() ([]byte, error) {
 		d, err := tdx.PredictGCE(in.image, in.gce)
 		return d[:], err
 	case in.tdx:
+		if why := in.image.AcceptsTDX(); why != "" && in.VMM == launch.QEMU {
+			return nil, cli.WithHint(cli.Usagef("QEMU refuses the firmware: %s", why),
+				"a digest for another hypervisor: --vmm gce")
+		}
 		d, err := tdx.Predict(in.image, in.order)
 		return d[:], err
 	case in.igvm != nil:

@@ -222,7 +222,7 @@ func TestSecret(t *testing.T) {
 	d.refused(secretLine+"--entry disk=passphrase", cli.ExitRefused,
 		`no launch of this session has been verified\nhint: run "latchkey verify"`)
 	d.run(verifyLine + "--firmware OVMF.fd")
-	_, errs := d.run(secretLine + "--entry disk=passphrase --entry 00000000-1111-2222-3333-444444444444=vmlinuz")
+	_, errs := d.run(secretLine + "--entry disk=passphrase --entry 00000000-1111-2222-3333-444444444444=initrd")
 	matches(t, "secret", errs,
 		`packed the secret for vm \(emulated platform: protects nothing\); this session is now used up`)
 	packet, err := exchange.ParsePacket(d.read("packet.json"))
@@ -232,7 +232,7 @@ func TestSecret(t *testing.T) {
 	entries, err := session.ParseTable(plain)
 	must(t, err)
 	if len(entries) != 2 || entries[0].GUID != session.GUIDDiskPassphrase ||
-		string(entries[0].Data) != "correct horse" || string(entries[1].Data) != "a kernel" {
+		string(entries[0].Data) != "correct horse" || string(entries[1].Data) != "an initrd" {
 		t.Errorf("the platform decrypted %+v, want the passphrase and the second file", entries)
 	}
 	// One session gives out one secret.

@@ -20,11 +20,11 @@ var floors = [][]string{
 	{"launcher/spec"},
 	{"launcher/fault"},
 	{"launcher/host", "launcher/slot", "launcher/rundir"},
-	{"launcher/internal/argv", "launcher/internal/flock"},
+	{"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage"},
 	{"firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee", "firmware/explain", "firmware/inspect"},
 	{"keyring", "qmp"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
-	{"firmware/igvm", "firmware/sev"},
+	{"firmware/igvm", "firmware/sev", "firmware/bzimage"},
 	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg"},
 	{"firmware/regular"},
 }

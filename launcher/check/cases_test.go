@@ -3,6 +3,9 @@ package check_test
 import (
 	"context"
 	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
@@ -165,4 +168,42 @@ var checkCases = map[string]checkCase{
 	},
 	"one-monitor":   {tech: "sev", plan: func(p *plan.Plan) { p.Argv = append(p.Argv, "-monitor", "stdio") }},
 	"disks-private": {tech: "sev", add: "[[disk]]\nimage = \"disk\"\n", files: map[string]string{"disk": "x"}},
+	"disk-image": {
+		tech: "none", add: "[[disk]]\nimage = \"disk\"\n", files: map[string]string{"disk": "KDMV and more"},
+	},
+	"disks-free": {
+		tech: "none", add: "[[disk]]\nimage = \"disk\"\n", files: map[string]string{"disk": "x"},
+		plan: func(p *plan.Plan) { lockImage(p.Guest.Disks[0].Image) },
+	},
+	"ports-free": {
+		tech: "none", add: "[[network]]\nmode = \"user\"\nforward = [\"tcp:192.0.2.1:2222:22\"]\n",
+	},
+	"something-boots": {tech: "none", guest: func(g *tee.Guest) { g.Kernel.Image, g.Firmware.Image = "", "" }},
+	"machine-known": {
+		tech: "none", host: func(f *plan.Facts) { f.Info = &host.QEMU{Types: []string{"pc-q35-11.1", "pc-i440fx-11.1"}} },
+	},
+	"device-known": {
+		tech: "none", add: "[[device]]\ndriver = \"virtio-rgn-pci\"\n",
+		host: func(f *plan.Facts) { f.Info = &host.QEMU{} },
+	},
+	"kernel-measurable": {tech: "sev", files: map[string]string{"k": "\x7fELF, a vmlinux"}},
+	"cmdline-whole": {
+		tech: "sev", replace: [2]string{`image = "k"`, `image = "k"` + "\n" + `cmdline = "` + strings.Repeat("x", 2048) + `"`},
+	},
+	"cmdline-length": {
+		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"" + strings.Repeat("x", 2048) + "\"\n",
+	},
+	"firmware-image": {tech: "sev", files: map[string]string{"fw": "QFI\xfb and more"}},
+}
+
+// lockImage locks an image as a QEMU does that writes to it; the lock ends with the test's
+// process.
+func lockImage(path string) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 101, Len: 1})
+	}
+	if err != nil {
+		panic(err)
+	}
 }

@@ -30,7 +30,8 @@ func Table() []tee.Check { return slices.Clone(table()) }
 
 // table is made once: a start needs it several times.
 var table = sync.OnceValue(func() []tee.Check {
-	all := slices.Concat(specChecks(), deviceChecks(), hostChecks(), planChecks(), tee.Checks())
+	all := slices.Concat(specChecks(), deviceChecks(), hostChecks(), planChecks(), nameChecks(), diskChecks(),
+		tee.Checks())
 	slices.SortStableFunc(all, func(a, b tee.Check) int { return rank(a.ID) - rank(b.ID) })
 	return all
 })
@@ -69,8 +70,8 @@ func Host(g *tee.Guest, f *plan.Facts) []Result {
 // Plan makes all checks of a plan, on the facts that it was made from.
 func Plan(g *tee.Guest, p *plan.Plan) []Result {
 	s := &tee.Subject{Guest: g, Facts: p.Facts, Plan: p, Options: plan.ParseOptions(p.QEMUArgv())}
-	if g.Traits().Confidential {
-		s.Image = tee.ReadImage(p.Inputs().Firmware)
+	if image := p.Inputs().Firmware; image != "" {
+		s.Image = tee.ReadImage(image)
 	}
 	return run(s, tee.PlanStage)
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -26,6 +27,7 @@ type QEMU struct {
 	Machines map[string]string `json:"machines"`           // alias to type, such as q35 to pc-q35-11.1
 	Machine  Names             `json:"machine-properties"` // of q35
 	MaxCPUs  map[string]int    `json:"max-cpus"`           // of q35 and its versions
+	Types    Names             `json:"machine-types"`      // all of them, without aliases
 	CPUs     Names             `json:"cpus"`
 }
 
@@ -51,6 +53,14 @@ func (q *QEMU) HasObject(name string, properties ...string) bool {
 // HasFeature reports whether a type has a QAPI feature flag.
 func (q *QEMU) HasFeature(name, feature string) bool {
 	return slices.Contains(q.Features[name], feature)
+}
+
+// MachineTypes are all machine types, with the aliases; nil if they are not known.
+func (q *QEMU) MachineTypes() []string {
+	if q == nil || len(q.Types) == 0 {
+		return nil
+	}
+	return slices.Concat(slices.Sorted(maps.Keys(q.Machines)), q.Types)
 }
 
 // HasMachine reports whether the q35 machine has a property.
@@ -182,6 +192,7 @@ func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
 		return err
 	}
 	for _, m := range machines {
+		q.Types = append(q.Types, m.Name)
 		if m.Alias != "" {
 			q.Machines[m.Alias] = m.Name
 		}

@@ -26,7 +26,11 @@ func mustPlan(t testing.TB, text string, f *plan.Facts) *plan.Plan {
 
 // blockdev is the value of -blockdev for a file.
 func blockdev(driver, file, node string, readOnly bool) string {
-	return fmt.Sprintf(`{"driver":%q,"file":{"driver":"file","filename":%q},"node-name":%q,"read-only":%t}`,
+	backing := ""
+	if driver == "qcow2" {
+		backing = `"backing":null,`
+	}
+	return fmt.Sprintf(`{`+backing+`"driver":%q,"file":{"driver":"file","filename":%q},"node-name":%q,"read-only":%t}`,
 		driver, file, node, readOnly)
 }
 

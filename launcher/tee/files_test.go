@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -39,30 +40,31 @@ func TestReadImage(t *testing.T) {
 		return map[string]string{"none": "", "sev": "", "sev-es": es, "sev-snp": snp, "tdx": tdx, "mktme": ""}
 	}
 	const noES, noSNP, noTDX = "it has no SEV-ES reset block", "it has no SEV metadata", "it has no TDX metadata"
+	odd, _ := ovmf.Looks([]byte("no image at all"))
 	for name, c := range map[string]struct {
 		content []byte
 		want    *plan.Image
 	}{
 		"the AmdSev build": {
-			ovmftest.AmdSev(), &plan.Image{HashArea: true, SecretArea: true, Lacks: lacks("", "", "")},
+			ovmftest.AmdSev(ovmftest.ResetVector()), &plan.Image{HashArea: true, SecretArea: true, Lacks: lacks("", "", "")},
 		},
-		"the ordinary build":      {ovmftest.Generic(), &plan.Image{Lacks: lacks("", "", "")}}, // its areas are empty
-		"an image without tables": {ovmftest.Image(), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)}},
+		"the ordinary build":      {ovmftest.Generic(ovmftest.ResetVector()), &plan.Image{Lacks: lacks("", "", "")}}, // its areas are empty
+		"an image without tables": {ovmftest.Image(ovmftest.ResetVector()), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)}},
 		"one with a reset block": {
-			ovmftest.Image(ovmftest.ResetBlock(0x80b004)), &plan.Image{Lacks: lacks("", noSNP, noTDX)},
+			ovmftest.Image(ovmftest.ResetVector(), ovmftest.ResetBlock(0x80b004)), &plan.Image{Lacks: lacks("", noSNP, noTDX)},
 		},
 		"one with a hash area": {
-			ovmftest.Image(ovmftest.HashArea(1, 2)),
+			ovmftest.Image(ovmftest.ResetVector(), ovmftest.HashArea(1, 2)),
 			&plan.Image{HashArea: true, Lacks: lacks(noES, noSNP, noTDX)},
 		},
 		"one with a secret area": {
-			ovmftest.Image(ovmftest.SecretArea(1, 2)),
+			ovmftest.Image(ovmftest.ResetVector(), ovmftest.SecretArea(1, 2)),
 			&plan.Image{SecretArea: true, Lacks: lacks(noES, noSNP, noTDX)},
 		},
 		"one with no SEV sections": {
-			ovmftest.Image(ovmftest.SEVMetadata()), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)},
+			ovmftest.Image(ovmftest.ResetVector(), ovmftest.SEVMetadata()), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)},
 		},
-		"a file of something else": {[]byte("no image at all"), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)}},
+		"a file of something else": {[]byte("no image at all"), &plan.Image{Odd: odd, Lacks: lacks(noES, noSNP, noTDX)}},
 		"an IGVM file":             {[]byte("IGVM and more"), &plan.Image{IGVM: true, Lacks: map[string]string{}}},
 	} {
 		got := tee.ReadImage(file(t, string(c.content)))

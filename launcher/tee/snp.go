@@ -110,10 +110,11 @@ func (snp) complete(g *Guest) error {
 }
 
 func (snp) lacks(img *ovmf.Image) string {
-	if s, err := img.SEVMetadata(); err != nil || len(s) == 0 {
+	s, err := img.SEVMetadata()
+	if err != nil || len(s) == 0 {
 		return "it has no SEV metadata"
 	}
-	return ""
+	return ovmf.AcceptsSNP(s)
 }
 
 func (snp) satisfy(g *Guest, words []string, d *spec.Demands) error {

@@ -123,10 +123,7 @@ func (tdx) complete(g *Guest) error {
 }
 
 func (tdx) lacks(img *ovmf.Image) string {
-	if s, err := img.TDXMetadata(); err != nil || len(s) == 0 {
-		return "it has no TDX metadata"
-	}
-	return ""
+	return img.AcceptsTDX()
 }
 
 func (tdx) build(g *Guest, b *plan.Builder) error {

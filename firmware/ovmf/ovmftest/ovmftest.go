@@ -27,6 +27,7 @@ type builder struct {
 	entries  []entry
 	metadata []byte // ends where the GUIDed table begins
 	volumes  [][2]int
+	vector   string // at the image's end
 }
 
 type entry struct {
@@ -95,6 +96,9 @@ func (b *builder) addMetadata(id guid.GUID, m []byte, skip int) {
 	b.entries = append(b.entries, entry{id: id, data: make([]byte, 4), pointer: true, at: at})
 }
 
+// ResetVector puts the beginning of edk2's at the image's end, as in images that boot.
+func ResetVector() Option { return func(b *builder) { b.vector = "\x90\x90\xe9" } } // nop, nop, jmp
+
 // Image makes an image. It panics if the tables do not fit the size, which is a
 // mistake in the test.
 func Image(options ...Option) []byte {
@@ -115,6 +119,7 @@ func Image(options ...Option) []byte {
 	end := len(image) - behind
 	copy(image[end-len(table):], table)
 	copy(image[end-len(table)-len(b.metadata):], b.metadata)
+	copy(image[len(image)-16:], b.vector)
 	return image
 }
 

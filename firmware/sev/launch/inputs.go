@@ -139,6 +139,8 @@ func (in *Inputs) check() error {
 		return ErrNoReset
 	case in.Technology == SNP && in.SVSM == nil && len(f.Sections) == 0:
 		return ErrNoMetadata
+	case in.Technology == SNP && in.SVSM == nil && in.VMM == QEMU && ovmf.AcceptsSNP(f.Sections) != "":
+		return fmt.Errorf("%w: QEMU refuses the firmware: %s", ErrInputs, ovmf.AcceptsSNP(f.Sections))
 	case in.Technology == SNP && len(f.Image)%sev.PageSize != 0 && f.PagesDigest == nil:
 		return ErrAlignment
 	}

@@ -1,0 +1,133 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/diskimage"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/tee"
+)
+
+// DisksFree is the check whose answer changes when a VM ends.
+const DisksFree = "disks-free"
+
+// diskChecks look at the images of disks as QEMU would, without opening what they name.
+func diskChecks() []tee.Check {
+	return []tee.Check{
+		{
+			ID:       "disk-image",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "disk",
+			Cause: "a disk image is not what the spec says: another format, or an image that names other files," +
+				" which the guest would see",
+			Fix: `write format = "raw" or "qcow2"; name a backing file with backing =, a data file with data-file =,` +
+				" or make an image without them (qemu-img convert)",
+			Source: "CVE-2024-32498; QEMU, docs/interop/qcow2.rst",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Disks {
+					if why := diskFault(&d); why != "" {
+						return tee.Failed, d.Image + ": " + why
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
+			ID:       DisksFree,
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "disk",
+			Cause:    "another process uses a disk image",
+			Fix:      "stop the other VM, or give this one an image of its own",
+			Source:   "QEMU, block/file-posix.c, raw_check_lock_bytes",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Disks {
+					if !d.ReadOnly && inUse(d.Image) {
+						return tee.Failed, d.Image
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+	}
+}
+
+// diskFault compares a disk with its image's header; "" if they agree, or if the image
+// cannot be read, which is another check's matter.
+func diskFault(d *plan.Disk) string {
+	info, err := diskimage.Read(d.Image)
+	switch {
+	case errors.Is(err, diskimage.ErrHeader):
+		return err.Error()
+	case err != nil:
+		return ""
+	case info.Format != d.Format && d.Format == "qcow2":
+		return fmt.Sprintf("it is no qcow2 image: its content is %s", info.Format)
+	case info.Format != d.Format && d.Guessed():
+		return fmt.Sprintf("its content is %s, and by its name it would be used as raw", info.Format)
+	case d.Format != "qcow2":
+		return ""
+	}
+	if why := named("backing file", "backing", d.Image, info.Backing, d.Backing); why != "" {
+		return why
+	}
+	if info.DataFile == "?" && d.DataFile == "" {
+		return "its data is in another file"
+	}
+	if info.DataFile != "?" {
+		if why := named("data file", "data-file", d.Image, info.DataFile, d.DataFile); why != "" {
+			return why
+		}
+	}
+	if d.Backing == "" {
+		return ""
+	}
+	base, err := diskimage.Read(d.Backing)
+	switch format := plan.FormatByName(d.Backing); {
+	case err != nil:
+		return fmt.Sprintf("its backing file: %v", err)
+	case base.Format != format:
+		return fmt.Sprintf("its backing file %s is %s, and by its name would be used as %s", d.Backing, base.Format, format)
+	case base.Backing+base.DataFile != "":
+		return fmt.Sprintf("its backing file %s names a file itself: %s%s", d.Backing, base.Backing, base.DataFile)
+	}
+	return ""
+}
+
+// named compares the file that an image's header names with the one that the spec does.
+func named(what, key, image, header, spec string) string {
+	if header == "" && spec == "" {
+		return ""
+	}
+	if header == "" {
+		return fmt.Sprintf("it has no %s, and the spec names one", what)
+	}
+	abs := header
+	if !filepath.IsAbs(abs) {
+		abs = filepath.Join(filepath.Dir(image), abs)
+	}
+	switch {
+	case spec == "":
+		return fmt.Sprintf("it has the %s %q, which the spec does not name: %s = %q", what, header, key, abs)
+	case filepath.Clean(spec) != filepath.Clean(abs):
+		return fmt.Sprintf("it has the %s %q, and the spec names %s", what, header, spec)
+	}
+	return ""
+}
+
+// inUse reports whether a QEMU has an image open for writing: it locks bytes from 100 on.
+func inUse(path string) bool {
+	const first, many = 100, 200
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	l := unix.Flock_t{Type: unix.F_WRLCK, Start: first, Len: many}
+	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
+}
