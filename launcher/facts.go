@@ -65,7 +65,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 		root = "/"
 	}
 	detect := host.DetectWithoutLog
-	if s != nil && s.MayBe(f.Demands, needsKernelLog) {
+	if c.Record != "" || s != nil && s.MayBe(f.Demands, needsKernelLog) {
 		detect = host.Detect
 	}
 	if f.Host, err = detect(root); err != nil && c.Record != "" {

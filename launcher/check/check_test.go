@@ -20,6 +20,9 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
+// services listen for as long as the tests run.
+var services []net.Listener
+
 // untouched is the directory of cases that change no file in it.
 var untouched string
 
@@ -81,10 +84,7 @@ func specDir(t *testing.T, dir string, c checkCase) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.SetUnlinkOnClose(false) // that it is there is all that counts
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	services = append(services, l)
 	return dir
 }
 

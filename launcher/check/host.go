@@ -80,7 +80,10 @@ func hostChecks() []tee.Check {
 			Stage:    tee.HostStage,
 			When: func(s *tee.Subject) bool {
 				p := s.Facts.Slot(s.Traits())
-				return p != nil && (p.Size != slot.Unlimited || !s.Facts.Emulated())
+				if p == nil || p.Size == 0 && tee.Real(s) && s.Facts.Host.Technology(s.Traits().Name).Usable == host.No {
+					return false // another check says why the pool is empty
+				}
+				return p.Size != slot.Unlimited || !s.Facts.Emulated()
 			},
 			Cause:  "all encryption slots are taken",
 			Fix:    fault.FixSlots,

@@ -27,8 +27,13 @@ func (d *detector) amd() {
 	} else if d.parameter("kvm_amd/parameters/sev_snp") == Yes {
 		s.SNPEnabled = Yes // KVM offers it only then
 	}
-	if types, err := d.root.vmTypes(); err == nil {
+	types, err := d.root.vmTypes()
+	if err == nil {
 		s.INIT2 = answer(types&(1<<vmTypeSEV) != 0)
+	}
+	failed := map[string]string{}
+	if c.SEV {
+		failed = pspFailures(d.kernelLog())
 	}
 	s.CiphertextHiding, _ = strconv.Atoi(d.root.word("sys/module/kvm_amd/parameters/ciphertext_hiding_asids"))
 	if c.SEV {
@@ -40,8 +45,34 @@ func (d *detector) amd() {
 		{SNP, "sev_snp", "SEV-SNP", c.SNP, "EAX[4]"},
 	} {
 		usable, why, fix := d.amdTechnology(row)
+		if usable == Yes {
+			if n, w, f := d.amdRefused(row.name, failed, types); n == No {
+				usable, why, fix = n, w, f
+			}
+		}
 		d.add(row.name, usable, why, fix)
 	}
+}
+
+// amdRefused is what makes a technology useless that all of KVM's parameters promise.
+func (d *detector) amdRefused(name string, failed map[string]string, types uint32) (usable Answer, why, fix string) {
+	word := map[string]string{SEV: "SEV", SEVES: "SEV", SNP: "SEV-SNP"}[name]
+	c := d.rep.CPU
+	slots, counted := d.root.misc("misc.capacity")["sev"]
+	if !counted {
+		slots, counted = c.MaxGuests-c.MinSEVASID+1, c.MaxGuests > 0 && c.MinSEVASID > 0
+	}
+	switch {
+	case failed[word] != "":
+		return No, failed[word], fixPSP
+	case name == SEV && counted && slots <= 0:
+		return No, "all address-space IDs belong to SEV-ES and SEV-SNP: none is left for SEV",
+			"use sev-es or sev-snp, or change the machine's setup: SEV ASID count, and SEV-ES ASID space limit"
+	case name == SNP && types != 0 && types&(1<<vmTypeSNP) == 0:
+		return No, "KVM does not offer SEV-SNP guests, although its parameter says so (KVM_CAP_VM_TYPES)",
+			"use a kernel and a kvm_amd that belong together; the kernel's log says what did not start"
+	}
+	return Yes, "", ""
 }
 
 func (d *detector) amdTechnology(row amdRow) (usable Answer, why, fix string) {

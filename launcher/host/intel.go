@@ -1,7 +1,10 @@
 package host
 
 import (
+	"errors"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 func (d *detector) intel() {
@@ -10,7 +13,7 @@ func (d *detector) intel() {
 	}
 	d.tme()
 	enabled := d.parameter("kvm_intel/parameters/tdx")
-	t := &TDXHost{Enabled: enabled, Initialized: Unknown, QuoteSocket: answer(d.root.exists(quoteSocket))}
+	t := &TDXHost{Enabled: enabled, Initialized: Unknown, QuoteSocket: d.quoteService()}
 	known := d.root.exists("sys/module/kvm_intel/parameters/tdx")
 	if known {
 		d.rep.TDX = t
@@ -47,9 +50,22 @@ func (d *detector) tdxRow(known bool, enabled Answer) {
 				"the kernel's log says why it was refused (dmesg, lines with tdx)")
 	case enabled == Unknown:
 		d.add(TDX, Unknown, "kvm_intel's parameter tdx cannot be read", "")
+	case reTDXFailed().MatchString(d.kernelLog()) && !reTDXInit().MatchString(d.kernelLog()):
+		d.add(TDX, No, "the TDX module did not start (kernel's log: "+reTDXFailed().FindString(d.kernelLog())+")",
+			"update the machine's setup and the TDX module; the kernel's log says more (dmesg, lines with tdx)")
+	case d.lacksTDX():
+		d.add(TDX, No, "KVM does not offer TDX guests, although its parameter says so (KVM_CAP_VM_TYPES)",
+			"use a kernel and a kvm_intel that belong together; the kernel's log says what did not start")
 	default:
 		d.add(TDX, Yes, "", "")
 	}
+}
+
+// lacksTDX reports whether KVM could be asked which guests it makes, and TDX's are not
+// among them.
+func (d *detector) lacksTDX() bool {
+	types, err := d.root.vmTypes()
+	return err == nil && types != 0 && types&(1<<vmTypeTDX) == 0
 }
 
 func (d *detector) mktmeRow() {
@@ -68,6 +84,30 @@ func (d *detector) mktmeRow() {
 
 // quoteSocket is where Intel's quote generation service listens.
 const quoteSocket = "var/run/tdx-qgs/qgs.socket"
+
+// quoteService tells whether the quote generation service runs: by its socket, or on vsock,
+// where it listens by default. A record knows of the socket alone.
+func (d *detector) quoteService() Answer {
+	switch {
+	case d.root.exists(quoteSocket):
+		return Yes
+	case d.root.recorded() || !d.root.exists("dev/vsock"):
+		return Unknown
+	}
+	const quotePort, local = 4050, 1 // VMADDR_CID_LOCAL
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return Unknown
+	}
+	defer unix.Close(fd)
+	switch err := unix.Connect(fd, &unix.SockaddrVM{CID: local, Port: quotePort}); {
+	case err == nil:
+		return Yes
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+		return No
+	}
+	return Unknown
+}
 
 // tme reads the MSRs of Intel's memory encryption (SDM volume 4; the key-ID
 // fields: Intel's MKTME specification, tables 4-2 and 4-3).

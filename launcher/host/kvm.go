@@ -66,9 +66,13 @@ func (r Root) access(device string) error {
 	return nil
 }
 
-// vmTypeSEV is a type of KVM virtual machines (Linux, arch/x86/include/uapi/asm/kvm.h):
+// vmTypeSEV and so on are types of KVM virtual machines (Linux, arch/x86/include/uapi/asm/kvm.h):
 // a kernel that has it takes KVM_SEV_INIT2.
-const vmTypeSEV = 2
+const (
+	vmTypeSEV = 2
+	vmTypeSNP = 4
+	vmTypeTDX = 5
+)
 
 // vmTypes asks KVM for the bits of the VM types that it offers (Linux,
 // Documentation/virt/kvm/api.rst, KVM_CAP_VM_TYPES).

@@ -1,7 +1,9 @@
 package host
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"slices"
@@ -129,6 +131,9 @@ func (d *detector) detect() (*Report, error) {
 			Why:    why,
 			Fix: "enable virtualisation in the machine's setup, load kvm_amd or kvm_intel, " +
 				"and give this user access to /dev/kvm",
+		}
+		if errors.Is(r.access("dev/kvm"), fs.ErrPermission) {
+			d.rep.KVM.Fix = "add this user to the group kvm (usermod -aG kvm USER), and log in again"
 		}
 	}
 	if w := r.word("sys/devices/system/cpu/smt/active"); w != "" {
@@ -260,7 +265,8 @@ var (
 	reMKTMEKeys = compiled(`x86/mktme: (\d+) KeyIDs available`)
 	reTME       = compiled(`x86/tme: enabled by BIOS`)
 
-	logPatterns = [...]pattern{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME}
+	logPatterns = [...]pattern{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME,
+		reSEVFailed, reSEVDisabled, reTDXFailed}
 )
 
 // pattern is a regular expression that is compiled when it is first used: most

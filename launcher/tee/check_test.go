@@ -201,7 +201,7 @@ func TestChecksOfTechnologies(t *testing.T) {
 		{"tdx-module", tdx, onHost(func(h *host.Report) { h.TDX.Initialized = host.No }), failed, ""},
 		{"tdx-module", tdx, onHost(func(h *host.Report) { h.TDX.Initialized = host.Unknown }), unknown, ""},
 		{"tdx-quote-service", noQuote, nil, failed, "no quote-socket is named"},
-		{"tdx-quote-service", quoteAt("/nonexistent"), nil, failed, "no such file"},
+		{"tdx-quote-service", quoteAt("/nonexistent"), nil, failed, "no such socket"},
 		{"tdx-quote-service", quoteAt(cert), nil, failed, "not a socket"},
 		{"tdx-quote-service", quoteAt(socket), nil, ok, ""},
 		{"machine-pinned", tdx, nil, ok, ""},

@@ -3,7 +3,6 @@ package tee
 import (
 	"encoding/base64"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +21,7 @@ type tdxKeys struct {
 	MRConfigID    string `toml:"mrconfigid"`    // 48 bytes in hex, as the next two
 	MROwner       string `toml:"mrowner"`       //
 	MROwnerConfig string `toml:"mrownerconfig"` //
-	QuoteSocket   string `toml:"quote-socket"`  // unix socket of the quote service
+	QuoteSocket   string `toml:"quote-socket"`  // of the quote service: a path, or vsock:CID:PORT
 	ForTDX        Only   `toml:"tdx"`
 }
 
@@ -34,8 +33,15 @@ func (k *tdxKeys) ids() map[string]string {
 func (tdx) keys(c *Confidential) []key {
 	return []key{
 		policyKey(c), textKey("mrconfigid", c.MRConfigID), textKey("mrowner", c.MROwner),
-		textKey("mrownerconfig", c.MROwnerConfig), pathKey("quote-socket", &c.QuoteSocket),
+		textKey("mrownerconfig", c.MROwnerConfig), quoteKey(c),
 	}
+}
+
+func quoteKey(c *Confidential) key {
+	if strings.HasPrefix(c.QuoteSocket, vsockPrefix) {
+		return textKey("quote-socket", c.QuoteSocket)
+	}
+	return pathKey("quote-socket", &c.QuoteSocket)
 }
 
 func (tdx) only(c *Confidential) *Only { return &c.ForTDX }
@@ -141,8 +147,12 @@ func (tdx) build(g *Guest, b *plan.Builder) error {
 			props[key] = base64.StdEncoding.EncodeToString(raw)
 		}
 	}
-	if path := g.Confidential.QuoteSocket; path != "" {
-		props["quote-generation-socket"] = map[string]any{"type": "unix", "path": path}
+	if text := g.Confidential.QuoteSocket; text != "" {
+		q, err := parseQuoteService(text)
+		if err != nil {
+			return g.File.Errorf("confidential.quote-socket", "%v", err)
+		}
+		props["quote-generation-socket"] = q.address()
 	}
 	// The guest sees the host's timers but this one, which firmware would list in
 	// tables that are measured.
@@ -254,18 +264,18 @@ func tdxHostChecks() []Check {
 			Key:      "confidential.quote-socket",
 			When:     isTDX,
 			Cause:    "the guest cannot get quotes, which alone prove what it is",
-			Fix:      "run Intel's quote generation service, and name its socket: quote-socket",
-			Source:   "QEMU, docs/system/i386/tdx.rst; canonical/tdx",
+			Fix: `run Intel's quote generation service, and name where it listens: quote-socket = "vsock:2:4050", or` +
+				" the path of its socket, which this user must be able to write to",
+			Source: "QEMU, docs/system/i386/tdx.rst; canonical/tdx",
 			Look: func(s *Subject) (Verdict, string) {
-				path := s.Confidential.QuoteSocket
-				if path == "" {
+				if s.Confidential.QuoteSocket == "" {
 					return Failed, "no quote-socket is named"
 				}
-				info, err := os.Stat(path)
+				q, err := parseQuoteService(s.Confidential.QuoteSocket)
 				if err != nil {
 					return Failed, err.Error()
 				}
-				return Verify(info.Mode()&os.ModeSocket != 0, "%s: not a socket", path)
+				return q.reach()
 			},
 		},
 		{
