@@ -127,7 +127,7 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 		}
 	}
 	for _, name := range append([]string{"svsm", "kernel", "initrd", "cmdline"}, registerFlags...) {
-		if c.IsSet(name) && in.igvm != nil {
+		if c.IsSet(name) && in.igvm != nil && name != "vcpus" {
 			return cli.Usagef("--%s: an IGVM file brings all that is measured", name)
 		}
 	}
@@ -312,7 +312,7 @@ func (in *inputs) digest() ([]byte, error) {
 		d, err := tdx.Predict(in.image, in.order)
 		return d[:], err
 	case in.igvm != nil:
-		d, err := in.igvm.SNPDigest(igvm.Options{})
+		d, err := in.igvm.SNPDigest(igvm.Options{VCPUs: in.VCPUs})
 		return d[:], err
 	}
 	return launch.Digest(in.Inputs)

@@ -23,8 +23,8 @@ func TestOddInputs(t *testing.T) {
 		ovmftest.TDXMetadata(ovmf.TDXSection{GPA: 0x1000, Size: 0x1000, Type: 5}))))
 	snp := "measure --technology sev-snp --cpu EPYC-Milan --firmware hole.fd"
 	for line, want := range map[string]string{
-		"measure --firmware OVMF.fd --kernel elf":                                     `warning: --kernel elf: not a bzImage: an ELF file`,
-		"measure --firmware text":                                                     `warning: --firmware text: this may be no firmware image`,
+		"measure --firmware OVMF.fd --kernel elf": `warning: --kernel elf: not a bzImage: an ELF file`,
+		"measure --firmware text":                 `warning: --firmware text: this may be no firmware image`,
 		"measure --firmware OVMF.fd --kernel vmlinuz --cmdline " + strings.Repeat("x", 2100): `has 2100 bytes, of which this kernel takes the first 2047`,
 	} {
 		code, out, errs := d.try(line)

@@ -76,25 +76,47 @@ func MRTD(own Image, order tdx.Order, others []Image, observed []byte) *Result {
 // IGVM explains the digest of a guest that was launched from an IGVM file.
 func IGVM(f *igvm.File, observed []byte) *Result {
 	r := &Result{Changes: []Change{}}
-	for i, opt := range []igvm.Options{{}, {ZeroAsNormal: true}} {
-		d, err := f.SNPDigest(opt)
+	const mostVCPUs = 512
+	zero := Change{
+		"igvm-zero", "zero pages", "normal pages",
+		"pages without data were measured as pages full of zeros, as igvmmeasure does by default",
+	}
+	order := Change{
+		"igvm-order", "QEMU's order", "the file's order",
+		"pages were submitted in the order of the file, as other loaders do; QEMU holds runs of pages back",
+	}
+	for _, try := range []struct {
+		opt     igvm.Options
+		changes []Change
+	}{
+		{igvm.Options{}, nil},
+		{igvm.Options{ZeroAsNormal: true}, []Change{zero}},
+		{igvm.Options{FileOrder: true}, []Change{order}},
+		{igvm.Options{FileOrder: true, ZeroAsNormal: true}, []Change{order, zero}},
+	} {
+		d, err := f.SNPDigest(try.opt)
 		if err != nil {
 			continue
 		}
 		if r.Tried++; bytes.Equal(d[:], observed) {
-			r.Found = true
-			if i > 0 {
-				r.Changes = append(
-					r.Changes,
-					Change{
-						"igvm-zero",
-						"zero pages",
-						"normal pages",
-						"pages without data were measured as pages full of zeros, as igvmmeasure does by default",
-					},
-				)
-			}
+			r.Found, r.Changes = true, append(r.Changes, try.changes...)
 			return r
+		}
+		more, err := f.ExtendVCPUs(d, mostVCPUs)
+		if err != nil {
+			continue
+		}
+		for i, d := range more {
+			if r.Tried++; bytes.Equal(d[:], observed) {
+				has := f.Contexts()
+				r.Found = true
+				r.Changes = append(append(r.Changes, Change{
+					"vcpus", fmt.Sprint(has), fmt.Sprint(has + i + 1),
+					fmt.Sprintf("the guest has %d vCPUs; the file has register pages for %d, and KVM measures one for each",
+						has+i+1, has),
+				}), try.changes...)
+				return r
+			}
 		}
 	}
 	return r

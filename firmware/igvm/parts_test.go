@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha512"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,7 +101,7 @@ func TestDigest(t *testing.T) {
 		t.Fatalf("%d headers, platforms %+v, want 16 and two platforms", len(f.Headers), f.Platforms)
 	}
 	sum, zero := sha512.Sum384(contents), sha512.Sum384(make([]byte, sev.PageSize))
-	for _, opt := range []Options{{}, {ZeroAsNormal: true}} {
+	for _, opt := range []Options{{}, {ZeroAsNormal: true}, {FileOrder: true}, {VCPUs: 3}} {
 		var want sev.SNPDigest
 		want.Extend(sev.PageNormal, 0x1000, sum)
 		if opt.ZeroAsNormal {
@@ -111,9 +112,14 @@ func TestDigest(t *testing.T) {
 		want.Extend(sev.PageUnmeasured, 0x3000, sum)
 		want.Extend(sev.PageSecrets, 0x4000, zero)
 		want.Extend(sev.PageCPUID, 0x5000, zero)
-		want.Extend(sev.PageCPUID, 0x6000, zero)
+		if opt.FileOrder {
+			want.Extend(sev.PageCPUID, 0x6000, zero)
+		}
 		want.Extend(sev.PageUnmeasured, 0x8000, zero)
 		want.Extend(sev.PageUnmeasured, 0x9000, zero)
+		if !opt.FileOrder { // QEMU holds the page back when the insert comes
+			want.Extend(sev.PageCPUID, 0x6000, zero)
+		}
 		for gpa := uint64(0x200000); gpa < 0x400000; gpa += sev.PageSize {
 			if gpa == 0x200000 {
 				want.Extend(sev.PageNormal, gpa, sum)
@@ -121,10 +127,64 @@ func TestDigest(t *testing.T) {
 				want.Extend(sev.PageNormal, gpa, zero)
 			}
 		}
-		want.Extend(sev.PageVMSA, sev.VMSAAddress, sum)
+		for range max(1, opt.VCPUs) {
+			want.Extend(sev.PageVMSA, sev.VMSAAddress, sum)
+		}
 		if got, err := f.SNPDigest(opt); err != nil || got != want {
 			t.Errorf("%+v: digest %v, %v, want %v", opt, got, err, want)
 		}
+	}
+}
+
+// TestQEMUsOrder: QEMU submits a run of pages when it is broken, an insert at once, and
+// takes no header that it has no code for.
+func TestQEMUsOrder(t *testing.T) {
+	normal := func(gpa uint64) Header { return page(gpa, 2, 1, 0, dataNormal) }
+	made := func(opt Options, headers ...Header) sev.SNPDigest {
+		t.Helper()
+		all := append([]Header{platform(2, platformSNP), area(0x1000, 1)}, headers...)
+		off := dataAt(all...)
+		for i, h := range all {
+			if h.Type == TypePageData || h.Type == TypeVPContext { // all have the same data
+				all[i].Data = slices.Clone(h.Data)
+				le.PutUint32(all[i].Data[12:], off)
+			}
+		}
+		f, err := Parse(file(make([]byte, sev.PageSize), all...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := f.SNPDigest(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	vcpu, in := context(sev.VMSAAddress, 2, 1), insert(0x9000, 2, 1)
+	first := made(Options{}, in, normal(0x1000), normal(0x2000), normal(0x3000), vcpu)
+	for name, headers := range map[string][]Header{
+		"inside the run":   {normal(0x1000), normal(0x2000), in, normal(0x3000), vcpu},
+		"behind the run":   {normal(0x1000), normal(0x2000), normal(0x3000), in, vcpu},
+		"behind the CPU":   {normal(0x1000), normal(0x2000), normal(0x3000), vcpu, in},
+		"the CPU in front": {vcpu, in, normal(0x1000), normal(0x2000), normal(0x3000)},
+	} {
+		if got := made(Options{}, headers...); got != first {
+			t.Errorf("%s: %v, want that of an insert in front", name, got)
+		}
+	}
+	if got := made(Options{}, normal(0x1000), normal(0x3000), in, normal(0x4000), vcpu); got == first {
+		t.Error("a run that is broken has the digest of one that is not")
+	}
+	if a, b := made(Options{FileOrder: true}, in, normal(0x1000), vcpu),
+		made(Options{FileOrder: true}, normal(0x1000), in, vcpu); a == b {
+		t.Error("in the file's order the insert's place does not count")
+	}
+	f, err := Parse(file(make([]byte, sev.PageSize), platform(2, platformSNP), normal(0x1000), Header{0x3ff, make([]byte, 8)}, vcpu))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := f.SNPDigest(Options{}); !errors.Is(err, ErrPlatform) || !strings.Contains(err.Error(), "0x3ff") {
+		t.Errorf("an unknown header: %v, %v, want it refused by its type", d, err)
 	}
 }
 
@@ -168,7 +228,7 @@ func TestDigestRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d, err := f.SNPDigest(Options{})
+			d, err := f.SNPDigest(Options{FileOrder: strings.HasSuffix(name, "behind it")})
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.say) || d != (sev.SNPDigest{}) {
 				t.Errorf("digest %v, %v, want none and %v with %q", d, err, c.want, c.say)
 			}

@@ -2,6 +2,8 @@ package check_test
 
 import (
 	"context"
+	"encoding/binary"
+	"hash/crc32"
 	"slices"
 	"strings"
 
@@ -194,6 +196,30 @@ var checkCases = map[string]checkCase{
 		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"" + strings.Repeat("x", 2048) + "\"\n",
 	},
 	"firmware-image": {tech: "sev", files: map[string]string{"fw": "QFI\xfb and more"}},
+	"igvm-vcpus": {
+		tech: "sev-snp", files: map[string]string{"fw": igvmOfOneCPU()}, guest: func(g *tee.Guest) { g.CPUs = 4 },
+	},
+}
+
+// igvmOfOneCPU is an IGVM file for SEV-SNP with one register page (igvm_defs).
+func igvmOfOneCPU() string {
+	le := binary.LittleEndian
+	header := func(b []byte, kind uint32, data []byte) []byte {
+		b = le.AppendUint32(le.AppendUint32(b, kind), uint32(len(data)))
+		return append(append(b, data...), make([]byte, -len(data)&7)...)
+	}
+	platform, context := make([]byte, 16), make([]byte, 20)
+	platform[0], platform[5] = 1, 2
+	le.PutUint64(context, 0xfffffffff000)
+	context[8] = 1
+	headers := header(header(nil, 0x1, platform), 0x304, context)
+	b := append([]byte("IGVM"), make([]byte, 20)...)
+	for at, v := range map[int]uint32{4: 1, 8: 24, 12: uint32(len(headers)), 16: uint32(24 + len(headers))} {
+		le.PutUint32(b[at:], v)
+	}
+	b = append(b, headers...)
+	le.PutUint32(b[20:], crc32.ChecksumIEEE(b))
+	return string(b)
 }
 
 // lockImage locks an image as a QEMU does that writes to it; the lock ends with the test's

@@ -27,5 +27,5 @@ var order = [...]string{
 	"directories", "firmware-stateless", "firmware-knows", "kernel-hashes-area", "secret-area", "igvm-alone",
 	"session-files", "cbitpos", "reduced-phys-bits", "sev-policy-es", "vm-type-explicit", "id-block-size",
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
-	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole", "cmdline-length", "firmware-image", "disk-image", DisksFree,
+	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole", "cmdline-length", "firmware-image", "disk-image", DisksFree, "igvm-vcpus",
 }

@@ -265,8 +265,10 @@ var (
 	reMKTMEKeys = compiled(`x86/mktme: (\d+) KeyIDs available`)
 	reTME       = compiled(`x86/tme: enabled by BIOS`)
 
-	logPatterns = [...]pattern{reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME,
-		reSEVFailed, reSEVDisabled, reTDXFailed}
+	logPatterns = [...]pattern{
+		reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME,
+		reSEVFailed, reSEVDisabled, reTDXFailed,
+	}
 )
 
 // pattern is a regular expression that is compiled when it is first used: most
