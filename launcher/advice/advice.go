@@ -32,7 +32,7 @@ func For(err error) Advice {
 	if e != nil && e.Kind == fault.QEMU {
 		text := decimal(e.Error())
 		for i, pattern := range patterns() {
-			if row := &table[i]; pattern.MatchString(text) {
+			if row := &rows()[i]; pattern.MatchString(text) {
 				return Advice{Kind: row.kind, Cause: row.cause, Fixes: []string{row.fix}, Late: row.late}
 			}
 		}
@@ -105,7 +105,7 @@ var known = [...]struct {
 // patterns are the table's. They are compiled when an error has come: most commands
 // never need one.
 var patterns = sync.OnceValue(func() (list []*regexp.Regexp) {
-	for _, row := range table {
+	for _, row := range rows() {
 		list = append(list, regexp.MustCompile(row.pattern))
 	}
 	return list

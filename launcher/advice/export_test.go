@@ -10,11 +10,11 @@ type Row struct {
 }
 
 // Rows is the table.
-func Rows() (rows []Row) {
-	for _, r := range table {
-		rows = append(rows, Row{r.pattern, r.cause, r.fix, r.kind, r.late})
+func Rows() (list []Row) {
+	for _, r := range rows() {
+		list = append(list, Row{r.pattern, r.cause, r.fix, r.kind, r.late})
 	}
-	return rows
+	return list
 }
 
 // Matches lists the rows whose patterns match QEMU's words.

@@ -1,16 +1,27 @@
 package advice
 
-import "github.com/vmlatch/vmlatch/launcher/fault"
+import (
+	"slices"
+	"sync"
 
-// table maps the words of QEMU (target/i386/sev.c, kvm/tdx.c) and of the
-// platform's firmware (SEV API, chapter 5.2) to causes. The first match counts.
-var table = [...]struct {
+	"github.com/vmlatch/vmlatch/launcher/fault"
+)
+
+// row is a cause of some words.
+type row struct {
 	pattern string // regular expression; statuses of the firmware are decimal
 	cause   string
 	fix     string
 	kind    fault.Kind
 	late    bool
-}{
+}
+
+// rows are all of them. The first match counts.
+var rows = sync.OnceValue(func() []row { return slices.Concat(reported[:], table[:]) })
+
+// table maps the words of QEMU (target/i386/sev.c, kvm/tdx.c) and of the
+// platform's firmware (SEV API, chapter 5.2) to causes.
+var table = [...]row{
 	{
 		pattern: `(?i)too many open files`,
 		cause:   "QEMU may not open as many files as it needs",
@@ -165,7 +176,7 @@ var table = [...]struct {
 		kind:    fault.Refused,
 	},
 	{
-		pattern: `secret of \d+ bytes does not fit`,
+		pattern: `secret of \d+ bytes does not fit|Failed to calculate guest address|Failed to decode sequence header`,
 		cause:   "the secret is larger than the area that the firmware reserves for it",
 		fix:     "send a smaller secret, such as a key instead of what it opens",
 		kind:    fault.Refused,
@@ -184,11 +195,10 @@ var table = [...]struct {
 		kind: fault.Host,
 	},
 	{
-		pattern: `Failed to locate SEV metadata|failed to parse TDVF|Cannot find TDX_METADATA_OFFSET|` +
-			`SEV information block`,
-		cause: "this firmware has no metadata for the technology",
-		fix:   fault.FixOVMF,
-		kind:  fault.Host,
+		pattern: `Failed to locate SEV metadata|Cannot find TDX_METADATA_OFFSET|SEV information block`,
+		cause:   "this firmware has no metadata for the technology",
+		fix:     fault.FixOVMF,
+		kind:    fault.Host,
 	},
 	{
 		pattern: `launch measurement is not available|did not measure the guest`,
@@ -235,7 +245,7 @@ var table = [...]struct {
 		kind:    fault.Refused,
 	},
 	{
-		pattern: `sev_(?:common_)?kvm_init|Failed to open /dev/sev|/dev/sev`,
+		pattern: `Failed to open /dev/sev|kvm_init: failed to initialize ret=-(?:2|13|19) `,
 		cause:   "QEMU cannot use the secure processor",
 		fix:     "load kvm_amd with sev=1 and give this user access to /dev/sev, or try with --emulate",
 		kind:    fault.Host,
@@ -254,7 +264,7 @@ var table = [...]struct {
 	},
 	{
 		pattern: `(?i)Could not set up host forwarding rule`,
-		cause:   "the host's port is taken",
+		cause:   "the host's port is taken, or this user may not have it (below 1024)",
 		fix:     "choose another port in forward",
 	},
 	{
