@@ -194,7 +194,7 @@ func (m *Machine) open(ctx context.Context, g *tee.Guest, opt StartOptions) erro
 		if opt.AskingOwner != nil {
 			opt.AskingOwner()
 		}
-		packet, err := m.AskOwner(ctx, g, measurement, opt.OwnerStderr)
+		packet, err := m.AskOwner(ctx, g, measurement, opt)
 		if err != nil {
 			return err
 		}

@@ -34,6 +34,10 @@ type StartOptions struct {
 	Paused func(*Machine) error
 	// AskingOwner is called before the owner's command runs; nil is fine.
 	AskingOwner func()
+	// OwnerKeeper is a command line before which the owner's command line is put: a program
+	// that runs the command and ends all that it leaves. Without it, what closes its
+	// descriptors and leaves its session outlives the launch.
+	OwnerKeeper []string
 	// OwnerStderr gets what the owner's command writes to its standard error; nil
 	// drops it.
 	OwnerStderr io.Writer

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -23,7 +22,7 @@ import (
 // it writes to its standard error goes to stderr. What it starts ends with it: all of
 // it holds a lock by which the next command finds it if this process is killed.
 func (m *Machine) AskOwner(
-	ctx context.Context, g *tee.Guest, measurement *exchange.Measurement, stderr io.Writer,
+	ctx context.Context, g *tee.Guest, measurement *exchange.Measurement, opt StartOptions,
 ) (*exchange.Packet, error) {
 	step(ctx, "owner")
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.Latch.Timeout))
@@ -33,10 +32,12 @@ func (m *Machine) AskOwner(
 		return nil, err
 	}
 	argv := g.Latch.Owner
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Dir = g.File.Dir
+	cmd, err := ownerCommand(ctx, argv, g.File.Dir, opt.OwnerKeeper)
+	if err != nil {
+		return nil, ownerFailed(fault.Failure, argv[0], err)
+	}
 	cmd.Stdin = bytes.NewReader(in)
-	cmd.Stderr = stderr
+	cmd.Stderr = opt.OwnerStderr
 	lock, err := m.dir.LockOwner()
 	if err != nil {
 		return nil, err
@@ -44,12 +45,18 @@ func (m *Machine) AskOwner(
 	defer lock.Close()
 	cmd.ExtraFiles = []*os.File{lock}
 	cmd.Cancel = func() error {
+		if len(opt.OwnerKeeper) > 0 { // it ends what the command has started
+			return cmd.Process.Signal(syscall.SIGTERM)
+		}
 		return errors.Join(cmd.Process.Kill(), m.dir.KillOwner(context.Background()))
 	}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = ownerDelay
 	runtime.LockOSThread() // the command ends with the thread that started it
 	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if len(opt.OwnerKeeper) > 0 {
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	}
 	var out limitedBuffer
 	cmd.Stdout = &out
 	err = cmd.Start()
@@ -79,6 +86,23 @@ func (m *Machine) AskOwner(
 		return nil, ownerFailed(fault.Failure, argv[0], err)
 	}
 	return p, nil
+}
+
+// ownerDelay is how long a command that was ended may take to be gone.
+const ownerDelay = 3 * time.Second
+
+// ownerCommand is the command that is run: the owner's, or the keeper with the owner's
+// behind it.
+func ownerCommand(ctx context.Context, argv []string, dir string, keeper []string) (*exec.Cmd, error) {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir = dir
+	if len(keeper) == 0 || cmd.Err != nil {
+		return cmd, cmd.Err
+	}
+	program := cmd.Path // found in PATH; a relative one starts from the spec's directory
+	cmd = exec.CommandContext(ctx, keeper[0], append(append(keeper[1:len(keeper):len(keeper)], program), argv[1:]...)...)
+	cmd.Dir = dir
+	return cmd, nil
 }
 
 // refusedCode is the exit code of a command, such as latchkey, that refuses a

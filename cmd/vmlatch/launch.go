@@ -75,7 +75,7 @@ func (l *launch) carryOut(
 	ctx context.Context, p *launcher.Plan, opt launcher.StartOptions,
 ) (*launcher.Machine, error) {
 	said := &cli.EscapeWriter{W: l.io.Err}
-	opt.OwnerStderr = said
+	opt.OwnerStderr, opt.OwnerKeeper = said, []string{"/proc/self/exe", keepOwner}
 	m, err := p.Launch(ctx, opt)
 	_ = said.Flush()
 	l.note(ctx, p, err)

@@ -22,6 +22,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == keepOwner {
+		os.Exit(keep(os.Args[2:]))
+	}
 	os.Exit(int(cli.Start("vmlatch", func(s *cli.IO) *cli.App {
 		settle()
 		return newApp(s)
