@@ -16,7 +16,7 @@ var reported = [...]row{
 	{
 		pattern: `[^_]LAUNCH_START ret=\S+ fw_error=4 |SEV: Failed to (?:read '|decode data)`,
 		cause:   "the session or the owner's certificate has another length than the platform expects: one is cut, or is not base64",
-		fix:     "copy the files of latchkey session again, unchanged",
+		fix:     fault.FixSession,
 		kind:    fault.Spec,
 	},
 	{

@@ -253,7 +253,7 @@ var table = [...]row{
 	{
 		pattern: `(?i)Failed to get "write" lock|Failed to get shared "write" lock`,
 		cause:   "another process uses the disk image",
-		fix:     "stop the other VM, or give this one an image of its own",
+		fix:     fault.FixImageUsed,
 	},
 	{
 		pattern: `(?i)cannot set up guest memory|Cannot allocate memory`,

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/diskimage"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/tee"
@@ -43,7 +44,7 @@ func diskChecks() []tee.Check {
 			Stage:    tee.PlanStage,
 			Key:      "disk",
 			Cause:    "another process uses a disk image",
-			Fix:      "stop the other VM, or give this one an image of its own",
+			Fix:      fault.FixImageUsed,
 			Source:   "QEMU, block/file-posix.c, raw_check_lock_bytes",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				for _, d := range s.Disks {

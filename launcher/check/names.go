@@ -98,7 +98,7 @@ func nameChecks() []tee.Check {
 			When:     func(s *tee.Subject) bool { return s.Kernel.Image != "" && s.KernelHashes },
 			Cause:    "QEMU would not measure the kernel: it hashes only those that it loads by Linux's boot protocol",
 			Fix:      "use a bzImage: beside a vmlinux it is arch/x86/boot/bzImage",
-			Source:   "QEMU, hw/i386/x86-common.c; AMDESE/AMDSEV#142, kata-containers#11785",
+			Source:   "QEMU, hw/i386/x86-common.c; kata-containers#11785",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				_, err := bzimage.Read(s.Kernel.Image)
 				return tee.Verify(!errors.Is(err, bzimage.ErrNotLinux), "%v", err)

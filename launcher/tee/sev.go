@@ -340,7 +340,7 @@ func (t sevs) checks() []Check {
 			Key:      "confidential.session",
 			When:     func(s *Subject) bool { return isSEV(s) && s.Confidential.Session != "" },
 			Cause:    "owner-cert or session cannot be read, or is not base64 of the expected length",
-			Fix:      "copy the files of latchkey session again, unchanged",
+			Fix:      fault.FixSession,
 			Source:   "QEMU, docs/system/i386/amd-memory-encryption.rst; SEV API, chapters 4.3 and 6.2",
 			Look:     lookAtSession,
 		},

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
@@ -265,7 +266,7 @@ func (snp) checks() []Check {
 				return Verify(a == 96 && b == 4096, "%d and %d bytes", a, b)
 			},
 		},
-	}, snpHostChecks()...)
+	}, slices.Concat(snpHostChecks(), igvmChecks())...)
 }
 
 // snpHostChecks are about the host.
