@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -60,6 +61,7 @@ Examples:
 			&urfave.StringFlag{Name: "image-id", Usage: "16 bytes in `HEX`"},
 			&urfave.UintFlag{Name: "svn", Usage: "security version `NUMBER` of the guest"},
 			&urfave.BoolFlag{Name: "author", Usage: "check: an author key must have signed"},
+			&urfave.BoolFlag{Name: "force", Usage: "make: replace files that exist"},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
 		Action: func(c *urfave.Context) error {
@@ -101,7 +103,7 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 		copy(f.to, b)
 	}
 	if c.String("id-key") == "" {
-		return cli.WithHint(cli.Usagef("--id-key is needed: the block is signed with it"), hintKey)
+		return cli.WithHint(cli.Usagef("--id-key is needed: the block is signed with it"), hintKey())
 	}
 	key, err := readKey(c.String("id-key"))
 	if err != nil {
@@ -111,6 +113,11 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	if file := c.String("author-key"); file != "" {
 		if author, err = readKey(file); err != nil {
 			return err
+		}
+	}
+	for _, suffix := range []string{blockSuffix, authSuffix} {
+		if _, err := os.Lstat(name + suffix); err == nil && !c.Bool("force") {
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s%s exists", name, suffix), "--force replaces it")
 		}
 	}
 	auth, err := sev.SignIDBlock(rand.Reader, id, key, author)
@@ -152,7 +159,20 @@ func publicOf(k *ecdsa.PrivateKey) *ecdsa.PublicKey {
 
 // hintKey shows how to make a key, in a file with a new name: it must not overwrite a file
 // that the user named.
-const hintKey = "make one: openssl ecparam -name secp384r1 -genkey -noout -out new-id.pem"
+func hintKey() string {
+	return "make one: openssl ecparam -name secp384r1 -genkey -noout -out " + unusedName("new-id", ".pem")
+}
+
+// unusedName is a name that no file has: a hint must not lead to overwriting one.
+func unusedName(stem, suffix string) string {
+	name := stem + suffix
+	for n := 2; ; n++ {
+		if _, err := os.Lstat(name); err != nil {
+			return name
+		}
+		name = fmt.Sprintf("%s-%d%s", stem, n, suffix)
+	}
+}
 
 // readKey reads a private key from PEM, SEC 1 or PKCS #8.
 func readKey(file string) (*ecdsa.PrivateKey, error) {
@@ -163,7 +183,7 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 	defer clear(b)
 	k, err := parseKey(b)
 	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey)
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey())
 	}
 	return k, nil
 }
@@ -219,6 +239,9 @@ func checkIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	auth, err := read(name + authSuffix)
 	if err != nil {
 		return err
+	}
+	if c.Bool("author") && !sev.HasAuthor(auth) {
+		return cli.Fail(cli.ExitRefused, errors.New("no author key signed the ID key"), "make the block with --author-key")
 	}
 	keys, err := sev.VerifyIDAuth(id, auth, c.Bool("author") || sev.HasAuthor(auth))
 	if err != nil {
@@ -300,8 +323,8 @@ func showIDBlock(c *urfave.Context, s *cli.IO, id sev.IDBlock, keys sev.IDKeys) 
 	if c.Bool("json") {
 		return s.JSON(out)
 	}
-	fmt.Fprintf(s.Out, "digest             %s\npolicy             %s\nversion, svn       %d, %d\n",
-		out.Digest, out.Policy, out.Version, out.SVN)
+	fmt.Fprintf(s.Out, "digest             %s\npolicy             %v\nversion, svn       %d, %d\n",
+		out.Digest, sev.SNPPolicy(id.Policy), out.Version, out.SVN)
 	_, err := fmt.Fprintf(s.Out, "id-key digest      %s\n", out.IDKey)
 	if author != "" {
 		_, err = fmt.Fprintf(s.Out, "author-key digest  %s\n", out.Author)

@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	urfave "github.com/urfave/cli/v2"
+	"golang.org/x/term"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/bzimage"
@@ -102,6 +105,12 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 		return nil, err
 	}
 	in.warnOfKernel(c)
+	if f, ok := in.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) { // large files take a while
+		slow := time.AfterFunc(time.Second, func() {
+			(&cli.IO{Err: in.err, Name: "latchkey"}).Say("reading and hashing the files…")
+		})
+		defer slow.Stop()
+	}
 	kernel := make(chan error, 1)
 	go func() { kernel <- in.hashKernel(c) }()
 	err := in.readFirmware(c.String("firmware"))

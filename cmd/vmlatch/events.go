@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -36,6 +37,9 @@ Examples:
 			jsonFlag(),
 			&urfave.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the VM ends"},
 			&urfave.StringSliceFlag{Name: "only", Usage: "only events of this `NAME`; may be repeated"},
+			&urfave.StringFlag{
+				Name: "since", Usage: "only events after `WHEN`: 10m ago as 10m, or a time such as 2026-11-27T03:00:00Z",
+			},
 			&urfave.BoolFlag{Name: "previous", Usage: "the run before the last"},
 		),
 		Action: func(c *urfave.Context) error { return runEvents(c, s) },
@@ -60,7 +64,14 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 	for _, name := range c.StringSlice("only") {
 		only = append(only, strings.ReplaceAll(strings.ToUpper(name), "-", "_"))
 	}
+	since, err := parseSince(c.String("since"))
+	if err != nil {
+		return err
+	}
 	emit := func(e launcher.Event) error {
+		if e.Time.Before(since) {
+			return nil
+		}
 		if len(only) > 0 && !slices.Contains(only, e.Name) {
 			return nil
 		}
@@ -89,6 +100,22 @@ func runEvents(c *urfave.Context, s *cli.IO) error {
 		return err
 	}
 	return emit(last)
+}
+
+// parseSince reads a time, or how long ago it was; "" is the beginning.
+func parseSince(text string) (at time.Time, err error) {
+	if text == "" {
+		return at, nil
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
+		return time.Now().Add(-ago), nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05", "2006-01-02 15:04", time.DateOnly} {
+		if at, err = time.ParseInLocation(layout, text, time.Local); err == nil {
+			return at, nil
+		}
+	}
+	return at, cli.Usagef("--since %s: must be a duration such as 10m, or a time such as 2026-11-27T03:00:00Z", text)
 }
 
 // printEvent prints one line.

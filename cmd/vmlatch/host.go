@@ -74,6 +74,27 @@ type hostInfo struct {
 	Slots    []launcher.SlotUse `json:"slots"`
 	QEMU     *qemuInfo          `json:"qemu,omitempty"`
 	Firmware []ovmf.Descriptor  `json:"firmware"`
+	// AmdSev is an image that checks a measured kernel; "" if none was found.
+	AmdSev string `json:"amdsev-firmware,omitempty"`
+}
+
+// amdSevPlaces are where distributions put an AmdSev build, besides what descriptors name.
+var amdSevPlaces = []string{
+	"/usr/share/ovmf/OVMF.amdsev.fd", "/usr/share/edk2/ovmf/OVMF.amdsev.fd", "/usr/share/OVMF/OVMF.amdsev.fd",
+}
+
+// findAmdSev looks for firmware with an area for kernel hashes.
+func findAmdSev(found []ovmf.Descriptor) string {
+	places := amdSevPlaces
+	for _, d := range found {
+		places = append([]string{d.Image}, places...)
+	}
+	for _, image := range places {
+		if i := tee.ReadImage(image); i != nil && i.HashArea {
+			return image
+		}
+	}
+	return ""
 }
 
 type qemuInfo struct {
@@ -146,8 +167,9 @@ func gatherHost(c *urfave.Context) (*hostInfo, error) {
 		return nil, err
 	}
 	if c.String("root") != "" {
-		return info, nil // a record has no QEMU to ask
+		return info, nil // a record has no QEMU to ask, and no images
 	}
+	info.AmdSev = findAmdSev(info.Firmware)
 	info.QEMU = &qemuInfo{Path: h.QEMU}
 	if path, err := exec.LookPath(h.QEMU); err != nil {
 		info.QEMU.Error = err.Error()
@@ -208,6 +230,12 @@ func hostText(w io.Writer, i *hostInfo) error {
 	}
 	for _, d := range i.Firmware {
 		row("firmware", "%s (%s)", d.Image, strings.Join(d.Features, ", "))
+	}
+	switch {
+	case i.AmdSev != "":
+		row("measured kernel", "with %s", i.AmdSev)
+	case i.QEMU != nil:
+		row("measured kernel", "no firmware for one was found: %s", fault.FixAmdSev)
 	}
 	return t.Flush()
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 
 	urfave "github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -29,6 +31,7 @@ Examples:
 
    vmlatch logs guest
    vmlatch logs --follow guest
+   vmlatch logs --tail 20 guest
    vmlatch logs --kind qemu guest`,
 		Flags: hostFlags(
 			&urfave.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the VM ends"},
@@ -37,6 +40,7 @@ Examples:
 				Value: "console",
 				Usage: "which `LOG`: console, events (QMP) or qemu (its messages)",
 			},
+			&urfave.IntFlag{Name: "tail", Aliases: []string{"n"}, Value: -1, Usage: "only the last `N` lines"},
 			&urfave.BoolFlag{Name: "previous", Usage: "the run before the last"},
 			&urfave.BoolFlag{Name: "raw", Usage: "do not escape control characters"},
 		),
@@ -69,6 +73,14 @@ Examples:
 				return err
 			}
 			defer f.Close()
+			if n := c.Int("tail"); c.IsSet("tail") {
+				if n < 0 {
+					return cli.Usagef("--tail %d: must be zero or more", n)
+				}
+				if err := seekLines(f, n); err != nil {
+					return err
+				}
+			}
 			if c.Bool("follow") && e.VMHeld {
 				return follow(c.Context, out, f, d, e)
 			}
@@ -76,4 +88,36 @@ Examples:
 			return err
 		},
 	}
+}
+
+// seekLines goes to where the last lines of a log begin.
+func seekLines(f *os.File, lines int) error {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || lines == 0 {
+		return err
+	}
+	const block = 64 << 10
+	buf := make([]byte, block)
+	for at := end; at > 0; {
+		from := max(0, at-block)
+		n, err := f.ReadAt(buf[:at-from], from)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		for i := n - 1; i >= 0; i-- {
+			if buf[i] != '\n' || from+int64(i) == end-1 { // the end of the last line begins no other
+				continue
+			}
+			if lines--; lines == 0 {
+				_, err := f.Seek(from+int64(i)+1, io.SeekStart)
+				return err
+			}
+		}
+		at = from
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	_, _ = unix.Seek(int(f.Fd()), 0, unix.SEEK_DATA) // over the hole that a cut may have left
+	return nil
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,6 +135,7 @@ func newPS(s *cli.IO) *urfave.Command {
 			if err != nil {
 				return err
 			}
+			slices.SortStableFunc(entries, func(a, b *rundir.Entry) int { return naturally(a.Name, b.Name) })
 			list := []vmInfo{}
 			for _, e := range entries {
 				list = append(list, describe(c.Context, root, e))
@@ -162,7 +165,7 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 				technology += " (emulated)"
 			}
 			latch, memory, cpus = cli.Escape(latchWord(r.Latch)), cli.Escape(r.Memory), fmt.Sprint(r.CPUs)
-			started = r.Started.Local().Format("2006-01-02 15:04:05")
+			started = r.Started.Local().Format(psTime)
 		}
 		state := v.State
 		switch {
@@ -170,13 +173,39 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 			state += " (" + v.how() + ")"
 		case v.Failure != nil && v.Status == rundir.Ended:
 			state += " (" + firstWords(v.Failure.Reason) + ")"
-			started = v.Failure.At.Local().Format("2006-01-02 15:04:05")
+			started = v.Failure.At.Local().Format(psTime)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus,
 			started)
 	}
 	return t.Flush()
 }
+
+// psTime is a time with its zone.
+const psTime = "2006-01-02 15:04:05 MST"
+
+// naturally compares names as people count: d2 comes before d10.
+func naturally(a, b string) int {
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x == "" || y == "" {
+			if a[0] != b[0] {
+				return cmp.Compare(a[0], b[0])
+			}
+			a, b = a[1:], b[1:]
+			continue
+		}
+		a, b = a[len(x):], b[len(y):]
+		m, n := strings.TrimLeft(x, "0"), strings.TrimLeft(y, "0")
+		if c := cmp.Or(cmp.Compare(len(m), len(n)), cmp.Compare(m, n), cmp.Compare(len(x), len(y))); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits is the number that a text begins with; "" if it begins with none.
+func digits(text string) string { return text[:len(text)-len(strings.TrimLeft(text, "0123456789"))] }
 
 // firstWords shortens a reason for a table; inspect shows all of it.
 func firstWords(reason string) string {
@@ -215,22 +244,46 @@ func newInspect(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name:         "inspect",
 		Usage:        "show everything known about a VM",
-		ArgsUsage:    "NAME",
+		ArgsUsage:    "NAME…",
 		Category:     catLook,
 		BashComplete: completeNames,
 		Description:  "Examples:\n\n   vmlatch inspect guest\n   vmlatch inspect --json guest",
 		Flags:        hostFlags(jsonFlag()),
 		Action: func(c *urfave.Context) error {
-			root, d, e, err := findVM(c, s)
+			if c.NArg() == 0 {
+				_, err := cli.Args(c, "NAME")
+				return err
+			}
+			root, _, err := vms(c, s)
 			if err != nil {
 				return err
 			}
-			defer d.Close()
-			v := describe(c.Context, root, e)
-			if c.Bool("json") {
-				return s.JSON(v)
+			list := []vmInfo{}
+			for i, name := range c.Args().Slice() {
+				d, e, err := root.FindLogs(c.Context, name)
+				if err != nil {
+					return err
+				}
+				defer d.Close()
+				v := describe(c.Context, root, e)
+				if c.Bool("json") {
+					list = append(list, v)
+					continue
+				}
+				if i > 0 {
+					fmt.Fprintln(s.Out)
+				}
+				if err := printVM(s, d, v); err != nil {
+					return err
+				}
 			}
-			return printVM(s, d, v)
+			switch {
+			case !c.Bool("json"):
+				return nil
+			case len(list) == 1:
+				return s.JSON(list[0])
+			}
+			return s.JSON(map[string]any{"schema": "vmlatch.ps/1", "vms": list})
 		},
 	}
 }

@@ -115,18 +115,21 @@ func report(c *urfave.Context, s *cli.IO, tasks []*task) error {
 	return nil
 }
 
-// startAll starts every spec of a directory.
+// startAll starts the specs that the arguments name, or with --all every spec of a
+// directory.
 func startAll(c *urfave.Context, l *launch) error {
-	args, err := cli.Args(c, "DIR")
-	if err != nil {
-		return err
+	files := c.Args().Slice()
+	if c.Bool("all") {
+		args, err := cli.Args(c, "DIR")
+		if err != nil {
+			return err
+		}
+		if files, err = specsIn(args[0]); err != nil {
+			return cli.Fail(cli.ExitUsage, err, "DIR is a directory of specs, whose names end with .toml")
+		}
 	}
-	if c.IsSet("name") {
+	if c.IsSet("name") && (c.Bool("all") || len(files) > 1) {
 		return cli.Usagef("--name is for one VM")
-	}
-	files, err := specsIn(args[0])
-	if err != nil {
-		return cli.Fail(cli.ExitUsage, err, "DIR is a directory of specs, whose names end with .toml")
 	}
 	root, h, err := ownVMs(c, l.io.Say)
 	if err != nil {
@@ -139,7 +142,11 @@ func startAll(c *urfave.Context, l *launch) error {
 	for _, f := range files {
 		t := &task{File: f}
 		tasks = append(tasks, t)
-		if specs[t], broken[t] = launcher.LoadSpec(f); broken[t] == nil {
+		specs[t], broken[t] = launcher.LoadSpec(f)
+		if name := c.String("name"); name != "" && broken[t] == nil {
+			specs[t], broken[t] = specs[t].Named(name)
+		}
+		if broken[t] == nil {
 			t.Name = specs[t].Name()
 			by[t.Name] = append(by[t.Name], t)
 		}
@@ -154,7 +161,7 @@ func startAll(c *urfave.Context, l *launch) error {
 		if broken[t] != nil {
 			return broken[t]
 		}
-		if e, err := root.Peek(t.Name); err == nil && e != nil && e.VMHeld {
+		if e, err := root.Peek(t.Name); c.Bool("all") && err == nil && e != nil && e.VMHeld {
 			t.Result = "running"
 			return nil
 		}

@@ -15,9 +15,9 @@ func newStart(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name:      "start",
 		Usage:     "start a VM, take it through measurement and release, and exit",
-		ArgsUsage: "FILE | --all DIR",
+		ArgsUsage: "FILE… | --all DIR",
 		Category:  catRun,
-		Description: `Start the VM that FILE describes. With --hold it stays paused: nothing of the
+		Description: `Start the VM that FILE describes, or several, some at once. With --hold it stays paused: nothing of the
 guest runs until "vmlatch release". Without --hold the spec must say how the
 latch opens: an owner's command, or until = "nothing".
 
@@ -54,11 +54,11 @@ Examples:
 			}
 			l.hold = c.Bool("hold")
 			c.Context = stoppingAt(c.Context, c.String("stop-at"))
-			if c.Bool("all") {
+			if c.Bool("all") || c.NArg() > 1 {
 				return startAll(c, l.alone())
 			}
-			if c.IsSet("jobs") || c.Bool("json") {
-				return cli.Usagef("--jobs and --json are for --all")
+			if c.Bool("json") && c.NArg() == 1 {
+				return startAll(c, l)
 			}
 			p, err := prepare(c, s)
 			if err != nil {

@@ -15,8 +15,8 @@ import (
 func newWait(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name:         "wait",
-		Usage:        "wait until a VM ends",
-		ArgsUsage:    "NAME",
+		Usage:        "wait until VMs end",
+		ArgsUsage:    "NAME…",
 		Category:     catLook,
 		BashComplete: completeNames,
 		Description: `The exit code tells how the guest ended: 0 if it powered off, and 5 otherwise, also
@@ -29,53 +29,79 @@ Examples:
    vmlatch wait --json guest`,
 		Flags: hostFlags(jsonFlag(), ignoreFlag(), &urfave.BoolFlag{Name: "now", Usage: "do not wait"}),
 		Action: func(c *urfave.Context) error {
-			root, d, e, err := findVM(c, s)
-			if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
-				return nil
+			if c.NArg() == 0 {
+				_, err := cli.Args(c, "NAME")
+				return err
 			}
+			root, _, err := vms(c, s)
 			if err != nil {
 				return err
 			}
-			defer func() { d.Close() }()
-			if e.VMHeld && c.Bool("now") {
-				return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it is still running", e.Name))
-			}
-			if d, e, err = settled(c, root, d, e); err != nil {
-				return err
-			}
-			log, err := d.OpenLog(rundir.EventsLog, false) // of this run, whatever uses the name later
-			if err != nil {
-				return err
-			}
-			defer log.Close()
-			if e.VMHeld {
-				if err := d.WaitEnd(c.Context, e); err != nil {
+			var first error // the exit code is of the first that did not end well
+			for i, name := range c.Args().Slice() {
+				err := waitFor(c, s, root, name)
+				if c.Context.Err() != nil || c.NArg() == 1 {
 					return err
 				}
-				if last, now, err := root.FindLogs(c.Context, e.Name); err == nil {
-					last.Close()
-					if e.Record != nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
-						e = now // its last record
-					}
+				if err != nil && i < c.NArg()-1 {
+					s.Fail(explain(err))
+				}
+				if first == nil {
+					first = err
 				}
 			}
-			exit, _, err := launcher.Ending(log)
-			if err != nil {
-				return err
-			}
-			if c.Bool("json") {
-				if err := s.JSON(map[string]any{"schema": "vmlatch.wait/1", "name": e.Name, "exit": exit}); err != nil {
-					return err
-				}
-			}
-			// In a unit whose start failed the VM that is found is one from before.
-			if os.Getenv("SERVICE_RESULT") != "" && os.Getenv("EXIT_CODE") == "exited" &&
-				os.Getenv("EXIT_STATUS") != "0" {
-				return nil
-			}
-			return endError(e, exit)
+			return first
 		},
 	}
+}
+
+// waitFor waits for one VM.
+func waitFor(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error {
+	d, e, err := root.FindLogs(c.Context, name)
+	if c.Bool("ignore") && errors.Is(err, rundir.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { d.Close() }()
+	if e.VMHeld && c.Bool("now") {
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: it is still running", e.Name))
+	}
+	if d, e, err = settled(c, root, d, e); err != nil {
+		return err
+	}
+	log, err := d.OpenLog(rundir.EventsLog, false) // of this run, whatever uses the name later
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if e.VMHeld {
+		if err := d.WaitEnd(c.Context, e); err != nil {
+			return err
+		}
+		if last, now, err := root.FindLogs(c.Context, e.Name); err == nil {
+			last.Close()
+			if e.Record != nil && now.Record != nil && now.Record.Started.Equal(e.Record.Started) {
+				e = now // its last record
+			}
+		}
+	}
+	exit, _, err := launcher.Ending(log)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		if err := s.JSON(map[string]any{"schema": "vmlatch.wait/1", "name": e.Name, "exit": exit}); err != nil {
+			return err
+		}
+	}
+	// In a unit whose start failed the VM that is found is one from before.
+	if os.Getenv("SERVICE_RESULT") != "" && os.Getenv("EXIT_CODE") == "exited" &&
+		os.Getenv("EXIT_STATUS") != "0" {
+		return nil
+	}
+	return endError(e, exit)
 }
 
 // endError is the end of a guest as wait's error. One that was ended on purpose before it

@@ -27,7 +27,11 @@ var networkModes = []struct {
 }
 
 func (all *Networks) complete(g *Guest) error {
-	for i, n := range *all {
+	for i := range *all {
+		n := &(*all)[i]
+		if n.Mode == "" {
+			n.Mode = networkModes[0].name
+		}
 		var names []string
 		for _, m := range networkModes {
 			names = append(names, m.name)

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"strings"
+
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/spec"
@@ -78,9 +80,22 @@ func Build(g *Guest, t Technology, chosen rundir.Choice, f *Facts, root rundir.R
 	return b.plan, nil
 }
 
-// CommandLine is the command as a person could type it. The descriptors that it names
-// exist only in a real start.
-func (p *Plan) CommandLine() string { return argv.Quote(p.Argv) }
+// CommandLine is the command as a person could type it, an option a line. The descriptors
+// that it names exist only in a real start.
+func (p *Plan) CommandLine() string {
+	var b strings.Builder
+	for i, arg := range p.Argv {
+		switch {
+		case i == 0:
+		case strings.HasPrefix(arg, "-"):
+			b.WriteString(" \\\n    ")
+		default:
+			b.WriteByte(' ')
+		}
+		b.WriteString(argv.Quote([]string{arg}))
+	}
+	return b.String()
+}
 
 // QEMUArgv is the command line without the emulator.
 func (p *Plan) QEMUArgv() []string { return p.Argv[len(p.Facts.Emulator):] }

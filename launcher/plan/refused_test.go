@@ -72,7 +72,6 @@ func TestDevicesThatMakeNoSense(t *testing.T) {
 		{text: "[[disk]]\nimage = 'a'\nformat = 'vmdk'", want: `disk 1: format "vmdk": must be raw or qcow2`},
 		{text: "[[disk]]\nimage = \"a\\u0000\"", want: "a NUL character"},
 
-		{text: "[[network]]", want: `network 1.mode: "": must be user`},
 		{
 			text: "[[network]]\nmode = 'user'\n[[network]]\nmode = 'usr'",
 			want: `network 2.mode: "usr": must be user`, fix: `did you mean "user"?`,

@@ -104,11 +104,27 @@ func (a *App) Run(ctx context.Context, args []string) ExitCode {
 	if errors.As(err, &e) && e.Quiet {
 		return e.Code
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		a.IO.Say("interrupted")
-		return ExitInterrupted
+	fail := a.IO.Fail
+	if wantsJSON(args) {
+		fail = a.IO.failJSON
 	}
-	return a.IO.Fail(err)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return fail(&Error{Code: ExitInterrupted, Err: errors.New("interrupted")})
+	}
+	return fail(err)
+}
+
+// wantsJSON reports whether a command line asks for JSON: then an error is JSON, too.
+func wantsJSON(args []string) bool {
+	for _, arg := range args {
+		switch arg {
+		case "--json", "-json", "--json=true":
+			return true
+		case "--":
+			return false
+		}
+	}
+	return false
 }
 
 func (a *App) urfave(args []string) *urfave.App {

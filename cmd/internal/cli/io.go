@@ -82,6 +82,19 @@ func (s *IO) Fail(err error) ExitCode {
 	return codeOf(err)
 }
 
+// failJSON is Fail for programs: one object on standard error (error/1).
+func (s *IO) failJSON(err error) ExitCode {
+	b, e := EncodeJSON(map[string]any{
+		"schema": s.Name + ".error/1", "error": err.Error(), "hints": append([]string{}, hintsOf(err)...),
+		"exit-code": codeOf(err),
+	}, "")
+	if e != nil {
+		return s.Fail(err)
+	}
+	_, _ = s.Err.Write(append(b, '\n'))
+	return codeOf(err)
+}
+
 // Shared returns the same streams for several goroutines: the lines that each prints stay
 // whole.
 func (s *IO) Shared() *IO {
