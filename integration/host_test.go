@@ -115,7 +115,8 @@ func (h *host) session(policy ...string) {
 	h.write("root.pem", h.run("swtee", "root"))
 	h.write("cek.cert", h.run("swtee", "cek"))
 	args := []string{
-		"session", "--force", "--platform", "platform.json", "--cek", "cek.cert", "--trust-root", "root.pem", "--out", ".",
+		"session", "--force", "--platform", "platform.json", "--cek", "cek.cert", "--trust-root", "root.pem",
+		"--out", ".",
 	}
 	if len(policy) > 0 {
 		args = append(args, "--policy", strings.Join(policy, ","))

@@ -154,8 +154,10 @@ func makeSession(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(ts.Exec(cmd[0], cmd[1:]...))
 		ts.Check(os.WriteFile(ts.MkAbs(out), []byte(ts.ReadFile("stdout")), 0o644))
 	}
-	ts.Check(ts.Exec("latchkey", "session", "--platform", "platform.json", "--cek", "cek.cert", "--trust-root", "root.pem",
-		"--policy", policy, "--name", name, "--out", "."))
+	ts.Check(
+		ts.Exec("latchkey", "session", "--platform", "platform.json", "--cek", "cek.cert", "--trust-root", "root.pem",
+			"--policy", policy, "--name", name, "--out", "."),
+	)
 }
 
 // flipbit FILE OUT OFFSET: copy a file with one bit changed; a negative offset

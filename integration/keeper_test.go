@@ -28,7 +28,13 @@ func TestOwnersCommandEndsWhole(t *testing.T) {
 	spec := func(name, timeout, then string) {
 		daemon := `(setsid sh -c "exec 3>&- </dev/null >/dev/null 2>&1; exec sleep 7` + name + `31" &) ; ` + then
 		h.write(name+".sh", daemon)
-		h.write(name+".toml", read(t, filepath.Join(top(), "examples/sev/guest.toml"))+"owner = [\"sh\", \""+name+".sh\"]\ntimeout = \""+timeout+"\"\n")
+		h.write(
+			name+".toml",
+			read(
+				t,
+				filepath.Join(top(), "examples/sev/guest.toml"),
+			)+"owner = [\"sh\", \""+name+".sh\"]\ntimeout = \""+timeout+"\"\n",
+		)
 	}
 	gone := func(name string) {
 		t.Helper()

@@ -31,8 +31,10 @@ func TestWordsOfQEMUsPrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	about := regexp.MustCompile(`LAUNCH_|sev_|SEV-|SEV:|SNP|TDX|TDVF|IGVM|kvm_init|KVM_(?:SEV|TDX|CREATE)|guest_memfd|vm-type|` +
-		`confidential guest`)
+	about := regexp.MustCompile(
+		`LAUNCH_|sev_|SEV-|SEV:|SNP|TDX|TDVF|IGVM|kvm_init|KVM_(?:SEV|TDX|CREATE)|guest_memfd|vm-type|` +
+			`confidential guest`,
+	)
 	verb := regexp.MustCompile(`%[-+ #0-9.]*[a-z]*[duxXsplc]`)
 	seen := 0
 	for _, raw := range bytes.Split(program, []byte{0}) {
@@ -63,7 +65,10 @@ func isWords(text string) bool {
 	if !strings.Contains(text, " ") || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return false
 	}
-	for _, prefix := range []string{"kvm_sev_", "kvm_set_user_memory ", "qmp_e", "kvm_init_vcpu index", "tdx_", "sev_handle"} {
+	for _, prefix := range []string{
+		"kvm_sev_", "kvm_set_user_memory ", "qmp_e", "kvm_init_vcpu index", "tdx_",
+		"sev_handle",
+	} {
 		if strings.HasPrefix(text, prefix) {
 			return false
 		}

@@ -253,7 +253,10 @@ type machineTest struct {
 func newMachineTest(t *testing.T) *machineTest {
 	t.Helper()
 	dir := t.TempDir()
-	for name, content := range map[string][]byte{"fw": ovmftest.AmdSev(ovmftest.ResetVector()), "k": ovmftest.Kernel()} {
+	for name, content := range map[string][]byte{
+		"fw": ovmftest.AmdSev(ovmftest.ResetVector()),
+		"k":  ovmftest.Kernel(),
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}

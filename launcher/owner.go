@@ -100,7 +100,10 @@ func ownerCommand(ctx context.Context, argv []string, dir string, keeper []strin
 		return cmd, cmd.Err
 	}
 	program := cmd.Path // found in PATH; a relative one starts from the spec's directory
-	cmd = exec.CommandContext(ctx, keeper[0], append(append(keeper[1:len(keeper):len(keeper)], program), argv[1:]...)...)
+	cmd = exec.CommandContext(
+		ctx,
+		keeper[0],
+		append(append(keeper[1:len(keeper):len(keeper)], program), argv[1:]...)...)
 	cmd.Dir = dir
 	return cmd, nil
 }

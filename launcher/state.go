@@ -59,7 +59,7 @@ var (
 	ErrLatchClosed = errors.New("the latch is closed")
 	// ErrUnknown means that a command's answer was lost: it may have been carried out.
 	ErrUnknown = errors.New("whether it was done is not known")
-	// ErrOtherPacket means that the guest has a secret, and was given another one.
+	// ErrOtherPacket means that the guest has a secret, and was given a different one.
 	ErrOtherPacket = errors.New("the platform has taken another secret packet for this launch")
 	// ErrNotMeasurable means that the technology has no launch measurement over QMP.
 	ErrNotMeasurable = errors.New("this VM has no launch measurement")

@@ -26,7 +26,10 @@ func lostRelease(t *testing.T, runs, stuck bool) (*playedMachine, error) {
 		if stuck {
 			return nil, qmptest.ErrSilence
 		}
-		return map[string]any{"running": runs, "status": map[bool]string{true: "running", false: "prelaunch"}[runs]}, nil
+		return map[string]any{
+			"running": runs,
+			"status":  map[bool]string{true: "running", false: "prelaunch"}[runs],
+		}, nil
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -98,7 +101,7 @@ func otherPacket() *exchange.Packet {
 	return p
 }
 
-// TestOnePacket: a second packet that differs is refused; the same one is no news.
+// TestOnePacket: a second packet that differs is refused; the same one changes nothing.
 func TestOnePacket(t *testing.T) {
 	m := played(t, "sev", Measured, nil)
 	for range 2 {

@@ -31,7 +31,7 @@ func (e *Error) Error() string {
 	return strings.Join(parts, ": ")
 }
 
-// oneLine keeps QEMU's words from looking like lines of somebody else's.
+// oneLine keeps QEMU's words from looking like lines of another program.
 func oneLine(text string) string {
 	return strings.NewReplacer("\r\n", "; ", "\n", "; ", "\r", "; ").Replace(strings.TrimSpace(text))
 }

@@ -2,7 +2,7 @@ package qmp
 
 import "testing"
 
-// TestErrorIsOneLine: QEMU's words cannot look like lines of somebody else's.
+// TestErrorIsOneLine: QEMU's words cannot look like lines of another program.
 func TestErrorIsOneLine(t *testing.T) {
 	e := &Error{Op: "cont", Class: "GenericError", Desc: "one\nhint: two\r\nthree\r"}
 	if got, want := e.Error(), "qmp: cont: one; hint: two; three"; got != want {

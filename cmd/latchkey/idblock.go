@@ -241,7 +241,11 @@ func checkIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 		return err
 	}
 	if c.Bool("author") && !sev.HasAuthor(auth) {
-		return cli.Fail(cli.ExitRefused, errors.New("no author key signed the ID key"), "make the block with --author-key")
+		return cli.Fail(
+			cli.ExitRefused,
+			errors.New("no author key signed the ID key"),
+			"make the block with --author-key",
+		)
 	}
 	keys, err := sev.VerifyIDAuth(id, auth, c.Bool("author") || sev.HasAuthor(auth))
 	if err != nil {

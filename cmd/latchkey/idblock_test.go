@@ -59,7 +59,10 @@ func TestIDBlock(t *testing.T) {
 	keys := "--id-key id.pem --author-key author.pem "
 	out, errs := d.run("idblock make guest --svn 3 --digest " + someDigest + " " + keys + ids)
 	matches(t, "make", errs, `wrote guest\.id-block and guest\.id-auth for the host`)
-	for title, want := range map[string]string{"digest": someDigest, "policy": "0x30000 (smt)", "version, svn": "1, 3"} {
+	for title, want := range map[string]string{
+		"digest": someDigest, "policy": "0x30000 (smt)",
+		"version, svn": "1, 3",
+	} {
 		if got := row(t, out, title); got != want {
 			t.Errorf("%s: %s, want %s", title, got, want)
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
-// lockOwner opens an owner file and locks a file beside it: Windows cannot replace an open
+// lockOwner opens an owner file and locks a file next to it: Windows cannot replace an open
 // file.
 func lockOwner(name string) (*lock, error) {
 	beside := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".lock")

@@ -49,7 +49,9 @@ func newApp(s *cli.IO) *cli.App {
 		Long:  long, Version: cli.Version(), IO: s,
 		Explain: advise, Topics: topics, Interruptible: true,
 		Commands: []*urfave.Command{
-			newPlatform(s), newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s),
+			newPlatform(
+				s,
+			), newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s),
 		},
 	}
 }
@@ -84,7 +86,7 @@ api=1.55         the platform's firmware has at least this API version
 
 A number, such as 0xf, is all of a policy; what it lacks of the default must be
 allowed. The host's spec must have the very same policy, which "latchkey session"
-prints: with another one the platform refuses the session. "latchkey verify" and
+prints: with a different one the platform refuses the session. "latchkey verify" and
 "latchkey secret" say what a policy leaves open.
 
 The policies of SEV-SNP, for "latchkey idblock make", are smt, single-socket, migrate,

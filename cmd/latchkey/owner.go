@@ -70,7 +70,7 @@ type lock struct {
 	unlock func()
 }
 
-// How long a command waits for another one's lock, and how often it looks.
+// How long a command waits for another command's lock, and how often it looks.
 const (
 	lockPatience = 10 * time.Second
 	lockPause    = 20 * time.Millisecond

@@ -108,7 +108,9 @@ func (p *platform) whereCEK() []string {
 		return []string{"AMD publishes the signed one: " + a, "save it and name it with --cek FILE (2084 bytes)"}
 	}
 	return []string{
-		"AMD publishes the signed one at " + sev.CEKAddress(nil) + "ID, but this file has no chip ID (QEMU gives it since 7.1)",
+		"AMD publishes the signed one at " + sev.CEKAddress(
+			nil,
+		) + "ID, but this file has no chip ID (QEMU gives it since 7.1)",
 		`ask the host for the ID ("sevctl show identifier" or "sevtool --get_id" prints it)`,
 		"save the certificate and name it with --cek FILE (2084 bytes)",
 	}
@@ -195,8 +197,11 @@ type demands struct {
 func demandFlags() []urfave.Flag {
 	return []urfave.Flag{
 		&urfave.StringFlag{
-			Name:  "product",
-			Usage: "the platform must be of this `LINE` of AMD's: " + strings.Join(sev.Products(), ", ") + "; or several, with commas",
+			Name: "product",
+			Usage: "the platform must be of this product `LINE`: " + strings.Join(
+				sev.Products(),
+				", ",
+			) + "; or several, with commas",
 		},
 		&urfave.StringFlag{
 			Name:  "chip",
@@ -219,9 +224,13 @@ func readDemands(c *urfave.Context) (*demands, error) {
 			return nil, cli.Choice("product", "product line", p, sev.Products())
 		}
 	}
-	if raw, err := hex.DecodeString(d.chip); err != nil || d.chip != "" && len(raw) != chipIDSize && len(raw) != sha256.Size {
-		return nil, cli.Usagef("--chip: must be %d bytes in hex (a chip's ID) or %d (the digest of its CEK)", chipIDSize,
-			sha256.Size)
+	if raw, err := hex.DecodeString(d.chip); err != nil ||
+		d.chip != "" && len(raw) != chipIDSize && len(raw) != sha256.Size {
+		return nil, cli.Usagef(
+			"--chip: must be %d bytes in hex (a chip's ID) or %d (the digest of its CEK)",
+			chipIDSize,
+			sha256.Size,
+		)
 	}
 	if d.minAPI != "" {
 		if _, _, err := parseAPI(d.minAPI); err != nil {
@@ -250,8 +259,12 @@ func (d *demands) met(p *platform, root sev.Root, policy sev.Policy) error {
 		return refuse("the platform's firmware has API %s, and --min-api asks for %s", apiText(have), d.minAPI)
 	}
 	if major, minor := policy.MinAPI(); !have.AtLeast(major, minor) {
-		return cli.Fail(cli.ExitRefused, fmt.Errorf("the policy asks for api=%d.%d, and the platform's firmware has %s: "+
-			"it would refuse the launch", major, minor, apiText(have)), "have the host update its SEV firmware")
+		return cli.Fail(
+			cli.ExitRefused,
+			fmt.Errorf("the policy asks for api=%d.%d, and the platform's firmware has %s: "+
+				"it would refuse the launch", major, minor, apiText(have)),
+			"have the host update its SEV firmware",
+		)
 	}
 	return nil
 }

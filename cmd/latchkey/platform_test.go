@@ -24,8 +24,12 @@ const bare = "session --platform platform.json --trust-root root.pem --out . "
 func TestUnsignedCEK(t *testing.T) {
 	d := newDesk(t)
 	id := hexOf(d.platform.ID())
-	d.refused(bare, cli.ExitRefused, `carries no signature, as platforms export it\nhint: AMD publishes the signed one: `+
-		`https://kdsintf\.amd\.com/cek/id/`+id+`\nhint: save it and name it with --cek FILE`)
+	d.refused(
+		bare,
+		cli.ExitRefused,
+		`carries no signature, as platforms export it\nhint: AMD publishes the signed one: `+
+			`https://kdsintf\.amd\.com/cek/id/`+id+`\nhint: save it and name it with --cek FILE`,
+	)
 	p := platformOf(d)
 	p.CPU0ID = nil
 	d.writeJSON("old.json", p)
@@ -154,7 +158,8 @@ func TestSealedOwner(t *testing.T) {
 	d.write("wrong", "open barley\n")
 	d.session("guest", "--passphrase-file words")
 	sealed := d.read("guest.owner")
-	if !bytes.HasPrefix(sealed, []byte("-----BEGIN AGE ENCRYPTED FILE-----\n")) || bytes.Contains(sealed, []byte("tek")) {
+	if !bytes.HasPrefix(sealed, []byte("-----BEGIN AGE ENCRYPTED FILE-----\n")) ||
+		bytes.Contains(sealed, []byte("tek")) {
 		t.Fatalf("owner file %.60q, want one in age's format", sealed)
 	}
 	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)
@@ -169,7 +174,11 @@ func TestSealedOwner(t *testing.T) {
 	}
 	d.run("explain --owner guest.owner --measurement measurement.json --firmware OVMF.fd --passphrase-file words")
 	d.run(secretLine + "--entry disk=passphrase --passphrase-file words")
-	d.refused(secretLine+"--entry disk=passphrase --passphrase-file words", cli.ExitRefused, `given out its secret already`)
+	d.refused(
+		secretLine+"--entry disk=passphrase --passphrase-file words",
+		cli.ExitRefused,
+		`given out its secret already`,
+	)
 	b := d.read("guest.owner")
 	for name, bad := range map[string][]byte{
 		"cut off": b[:len(b)/2], "flipped": bytes.Replace(b, b[100:101], []byte{b[100] ^ 1}, 1), "header only": b[:36],

@@ -189,7 +189,16 @@ func TestIGVM(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	d := newDesk(t)
-	d.write("other.fd", string(ovmftest.AmdSev(ovmftest.Size(imageSize), ovmftest.ResetVector(), ovmftest.Fill(func(b []byte) { b[9] = 9 }))))
+	d.write(
+		"other.fd",
+		string(
+			ovmftest.AmdSev(
+				ovmftest.Size(imageSize),
+				ovmftest.ResetVector(),
+				ovmftest.Fill(func(b []byte) { b[9] = 9 }),
+			),
+		),
+	)
 	d.write("kernel-b", "a different kernel")
 	for _, c := range []struct{ seen, predicted, want string }{
 		{snp + "--vcpus 3", snp, `3 virtual CPUs instead of 1`},

@@ -244,7 +244,10 @@ func readEntries(s *cli.IO, args []string) ([]byte, error) {
 // warnTrailing names a byte at a passphrase's end that an editor or echo may have put there:
 // LUKS takes it for a part of the key.
 func warnTrailing(s *cli.IO, file string, data []byte) {
-	name := map[byte]string{'\n': "a newline", '\r': "a carriage return", ' ': "a blank", '\t': "a tab"}[data[len(data)-1]]
+	name := map[byte]string{
+		'\n': "a newline", '\r': "a carriage return", ' ': "a blank",
+		'\t': "a tab",
+	}[data[len(data)-1]]
 	if name != "" {
 		s.Say("warning: %s ends in %s, which is sent as part of the passphrase", file, name)
 	}

@@ -41,10 +41,19 @@ Examples:
 			cekFlag(),
 			&urfave.StringFlag{Name: "out", Usage: "write to the directory `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
-			&urfave.StringFlag{Name: "policy", Usage: "more of a guest `POLICY`: words such as es,api=1.55, or a number for all of it"},
+			&urfave.StringFlag{
+				Name:  "policy",
+				Usage: "more of a guest `POLICY`: words such as es,api=1.55, or a number for all of it",
+			},
 			&urfave.BoolFlag{Name: "allow-debug", Usage: "let the host read the guest's memory (without no-debug)"},
-			&urfave.BoolFlag{Name: "allow-key-sharing", Usage: "let other guests have the same key (without no-key-sharing)"},
-			&urfave.BoolFlag{Name: "allow-send", Usage: "let the host send the guest to another platform (without no-send)"},
+			&urfave.BoolFlag{
+				Name:  "allow-key-sharing",
+				Usage: "let other guests have the same key (without no-key-sharing)",
+			},
+			&urfave.BoolFlag{
+				Name:  "allow-send",
+				Usage: "let the host send the guest to another platform (without no-send)",
+			},
 		}, append(demandFlags(), trustRootFlag(),
 			&urfave.BoolFlag{Name: "passphrase", Usage: "encrypt NAME.owner with a passphrase, which is asked for"},
 			passphraseFlag(),

@@ -96,8 +96,10 @@ func TestSessionRefusals(t *testing.T) {
 			"--platform platform.json --cek cek.cert --trust-root key.pem --out .",
 			cli.ExitUsage, `key\.pem: does not hold a "SWTEE TEST ROOT"`,
 		},
-		{"--platform platform.json --cek cek.cert --trust-root short.pem --out .", cli.ExitUsage, `short\.pem: certificate`},
-		{"--platform platform.json --cek cek.cert --trust-root root.pem --out file", cli.ExitUsage, `file: not a directory`},
+		{"--platform platform.json --cek cek.cert --trust-root short.pem" +
+			" --out .", cli.ExitUsage, `short\.pem: certificate`},
+		{"--platform platform.json --cek cek.cert --trust-root root.pem" +
+			" --out file", cli.ExitUsage, `file: not a directory`},
 		{
 			"--platform platform.json --cek cek.cert --trust-root root.pem --out . --name ../x",
 			cli.ExitUsage, `must be 1 to 63 letters`,
@@ -113,7 +115,8 @@ func TestSessionRefusals(t *testing.T) {
 		{"--policy 0xffc1 --platform platform.json --cek cek.cert --out .", cli.ExitUsage, `reserved bits`},
 		{
 			"--policy 0x2 --platform platform.json --cek cek.cert --out .",
-			cli.ExitUsage, `lacks no-debug: the host can read and write.*\nhint: --allow-debug makes.*\nhint: words are`,
+			cli.ExitUsage, `lacks no-debug: the host can read and write.*\nhint: --allow-debug makes.*\nhint:` +
+				` words are`,
 		},
 	} {
 		d.refused("session "+c.args, c.code, c.want)

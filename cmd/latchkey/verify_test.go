@@ -67,7 +67,12 @@ func TestOpenPolicies(t *testing.T) {
 	out, _ := d.run(verifyLine + "--firmware OVMF.fd")
 	_, errs := d.run(secretLine + "--entry disk=passphrase")
 	for what, text := range map[string]string{"verify": out, "secret": errs} {
-		matches(t, what, text, `open(.|\n)*no-debug is missing(.|\n)*no-key-sharing is missing(.|\n)*no-send is missing`)
+		matches(
+			t,
+			what,
+			text,
+			`open(.|\n)*no-debug is missing(.|\n)*no-key-sharing is missing(.|\n)*no-send is missing`,
+		)
 	}
 	d.session("sealed", "--policy es")
 	d.launch("sealed", sev.PolicyDefault|sev.PolicyES, d.read("OVMF.fd"), nil)

@@ -25,7 +25,8 @@ func TestOddInputs(t *testing.T) {
 	for line, want := range map[string]string{
 		"measure --firmware OVMF.fd --kernel elf": `warning: --kernel elf: not a bzImage: an ELF file`,
 		"measure --firmware text":                 `warning: --firmware text: this may be no firmware image`,
-		"measure --firmware OVMF.fd --kernel vmlinuz --cmdline " + strings.Repeat("x", 2100): `has 2100 bytes, of which this kernel takes the first 2047`,
+		"measure --firmware OVMF.fd --kernel vmlinuz --cmdline " + strings.Repeat("x", 2100): `has 2100 bytes, of` +
+			` which this kernel takes the first 2047`,
 	} {
 		code, out, errs := d.try(line)
 		if code != cli.ExitOK || len(out) != 65 {
@@ -33,7 +34,11 @@ func TestOddInputs(t *testing.T) {
 		}
 		matches(t, line, errs, want)
 	}
-	d.refused("measure --firmware fw.qcow2", cli.ExitUsage, `a qcow2 image, not a firmware image.*qemu-img convert -O raw`)
+	d.refused(
+		"measure --firmware fw.qcow2",
+		cli.ExitUsage,
+		`a qcow2 image, not a firmware image.*qemu-img convert -O raw`,
+	)
 	d.refused(snp, cli.ExitUsage, `QEMU refuses the firmware: section 1 .*SVSM calling area.* is a placeholder`)
 	d.refused("measure --technology tdx --firmware hole.fd", cli.ExitUsage, `has type 5, which QEMU does not support`)
 	d.run("measure --technology tdx --vmm gce --firmware hole.fd")

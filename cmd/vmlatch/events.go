@@ -38,7 +38,8 @@ Examples:
 			&urfave.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on until the VM ends"},
 			&urfave.StringSliceFlag{Name: "only", Usage: "only events of this `NAME`; may be repeated"},
 			&urfave.StringFlag{
-				Name: "since", Usage: "only events after `WHEN`: 10m ago as 10m, or a time such as 2026-11-27T03:00:00Z",
+				Name: "since", Usage: "only events after `WHEN`: 10m ago as 10m, or a time such as" +
+					" 2026-11-27T03:00:00Z",
 			},
 			&urfave.BoolFlag{Name: "previous", Usage: "the run before the last"},
 		),

@@ -29,7 +29,8 @@ Examples:
    vmlatch platform --cek cek.cert > platform.json
    vmlatch platform --emulate > platform.json`,
 		Flags: hostFlags(emulateFlag(), &urfave.StringFlag{
-			Name: "cek", Usage: "the chip's certificate as AMD signed it, `FILE` (latchkey platform show says where it is)",
+			Name: "cek", Usage: "the chip's certificate as AMD signed it, `FILE` (latchkey platform show says" +
+				" where it is)",
 		}),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {

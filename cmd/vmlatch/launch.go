@@ -88,7 +88,12 @@ func (l *launch) note(ctx context.Context, p *launcher.Plan, err error) {
 	if err == nil || ctx.Err() != nil || errors.Is(err, rundir.ErrExists) {
 		return
 	}
-	f := rundir.Failure{At: time.Now().UTC(), Spec: p.Guest.File.Where(), Reason: err.Error(), Code: int(cli.ExitFailure)}
+	f := rundir.Failure{
+		At:     time.Now().UTC(),
+		Spec:   p.Guest.File.Where(),
+		Reason: err.Error(),
+		Code:   int(cli.ExitFailure),
+	}
 	var e *cli.Error
 	if errors.As(explain(err), &e) {
 		f.Code, f.Hints = int(e.Code), e.Hints

@@ -82,7 +82,8 @@ func newApp(s *cli.IO) *cli.App {
 var synonyms = map[string]string{
 	"list": "ps", "ls": "ps", "top": "ps", "create": "start", "shutdown": "stop", "destroy": "stop --now",
 	"kill": "stop --now", "reboot": "restart", "undefine": "rm", "prune": "rm --all", "attach": "console",
-	"suspend": "pause", "unpause": "resume", "show": "inspect", "dominfo": "inspect", "status": "inspect", "version": "--version",
+	"suspend": "pause", "unpause": "resume", "show": "inspect", "dominfo": "inspect", "status": "inspect",
+	"version": "--version",
 }
 
 // values are what options can be, for shell completion.

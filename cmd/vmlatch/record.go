@@ -112,7 +112,8 @@ func publish(r *rundir.Record) *record {
 	}
 	if s := r.SEV; s != nil {
 		p.SEV = &sevState{
-			Build: s.Build, Policy: s.Policy, SNPPolicy: s.SNPPolicy, Measurement: s.Measurement, Secret: s.Secret, Packet: s.Packet,
+			Build: s.Build, Policy: s.Policy, SNPPolicy: s.SNPPolicy, Measurement: s.Measurement, Secret: s.Secret,
+			Packet: s.Packet,
 			Inputs: inputFiles(s.Inputs),
 		}
 	}

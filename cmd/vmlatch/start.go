@@ -17,9 +17,9 @@ func newStart(s *cli.IO) *urfave.Command {
 		Usage:     "start a VM, take it through measurement and release, and exit",
 		ArgsUsage: "FILE… | --all DIR",
 		Category:  catRun,
-		Description: `Start the VM that FILE describes, or several, some at once. With --hold it stays paused: nothing of the
-guest runs until "vmlatch release". Without --hold the spec must say how the
-latch opens: an owner's command, or until = "nothing".
+		Description: `Start the VM that FILE describes, or several, some at once. With --hold it
+stays paused: nothing of the guest runs until "vmlatch release". Without --hold
+the spec must say how the latch opens: an owner's command, or until = "nothing".
 
 With --all DIR every spec of the directory (*.toml) is started that is not running
 yet, some at once. One that fails does not keep the others from starting.

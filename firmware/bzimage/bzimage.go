@@ -76,7 +76,7 @@ func Parse(b []byte, size int64) (*Image, error) {
 		return not("a multiboot kernel, which QEMU loads by another way and does not measure")
 	case !linux && has(0, 4) && string(b[:4]) == "\x7fELF":
 		return not("an ELF file, which QEMU loads by another way (PVH) and does not measure;" +
-			" beside a vmlinux there is arch/x86/boot/bzImage")
+			" next to a vmlinux there is arch/x86/boot/bzImage")
 	case !linux && has(0, 2) && b[0] == 0x1f && b[1] == 0x8b:
 		return not("a gzip file")
 	case !has(offBootFlag, 2) || le.Uint16(b[offBootFlag:]) != bootFlag:

@@ -32,20 +32,23 @@ func TestRead(t *testing.T) {
 		cmdline  int
 		want     string // of the error
 	}{
-		"a kernel":               {good, 0x20f, 2047, ""},
-		"padded":                 {append(ovmftest.Kernel(), make([]byte, 5000)...), 0x20f, 2047, ""},
-		"of an old protocol":     {edit(put16(0x206, 0x203)), 0x203, 255, ""},
-		"without the protocol":   {edit(func(b []byte) { clear(b[0x202:0x206]) }), 0, 0, ""},
-		"without a sector count": {append(edit(func(b []byte) { b[0x1f1] = 0 }), make([]byte, 2048)...), 0x20f, 2047, ""},
-		"empty":                  {nil, 0, 0, "the file is empty"},
-		"text":                   {[]byte(strings.Repeat("text\n", 4000)), 0, 0, "no Linux kernel"},
-		"a short text":           {[]byte("text"), 0, 0, "no Linux kernel"},
-		"ELF":                    {append([]byte("\x7fELF"), make([]byte, 8192)...), 0, 0, "arch/x86/boot/bzImage"},
-		"multiboot":              {multiboot, 0, 0, "multiboot"},
-		"gzip":                   {append([]byte{0x1f, 0x8b}, make([]byte, 8192)...), 0, 0, "gzip"},
-		"cut in its setup":       {good[:1024], 0, 0, "cut off"},
-		"cut in its code":        {good[:len(good)-100], 0, 0, "cut off"},
-		"cut in its header":      {good[:0x204], 0, 0, "cut off"},
+		"a kernel":             {good, 0x20f, 2047, ""},
+		"padded":               {append(ovmftest.Kernel(), make([]byte, 5000)...), 0x20f, 2047, ""},
+		"of an old protocol":   {edit(put16(0x206, 0x203)), 0x203, 255, ""},
+		"without the protocol": {edit(func(b []byte) { clear(b[0x202:0x206]) }), 0, 0, ""},
+		"without a sector count": {
+			append(edit(func(b []byte) { b[0x1f1] = 0 }), make([]byte, 2048)...), 0x20f,
+			2047, "",
+		},
+		"empty":             {nil, 0, 0, "the file is empty"},
+		"text":              {[]byte(strings.Repeat("text\n", 4000)), 0, 0, "no Linux kernel"},
+		"a short text":      {[]byte("text"), 0, 0, "no Linux kernel"},
+		"ELF":               {append([]byte("\x7fELF"), make([]byte, 8192)...), 0, 0, "arch/x86/boot/bzImage"},
+		"multiboot":         {multiboot, 0, 0, "multiboot"},
+		"gzip":              {append([]byte{0x1f, 0x8b}, make([]byte, 8192)...), 0, 0, "gzip"},
+		"cut in its setup":  {good[:1024], 0, 0, "cut off"},
+		"cut in its code":   {good[:len(good)-100], 0, 0, "cut off"},
+		"cut in its header": {good[:0x204], 0, 0, "cut off"},
 	} {
 		file := filepath.Join(t.TempDir(), "kernel")
 		if err := os.WriteFile(file, c.image, 0o600); err != nil {

@@ -112,8 +112,11 @@ func IGVM(f *igvm.File, observed []byte) *Result {
 				r.Found = true
 				r.Changes = append(append(r.Changes, Change{
 					"vcpus", fmt.Sprint(has), fmt.Sprint(has + i + 1),
-					fmt.Sprintf("the guest has %d vCPUs; the file has register pages for %d, and KVM measures one for each",
-						has+i+1, has),
+					fmt.Sprintf(
+						"the guest has %d vCPUs; the file has register pages for %d, and KVM measures one for each",
+						has+i+1,
+						has,
+					),
 				}), try.changes...)
 				return r
 			}

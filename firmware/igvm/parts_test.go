@@ -179,7 +179,15 @@ func TestQEMUsOrder(t *testing.T) {
 		made(Options{FileOrder: true}, normal(0x1000), in, vcpu); a == b {
 		t.Error("in the file's order the insert's place does not count")
 	}
-	f, err := Parse(file(make([]byte, sev.PageSize), platform(2, platformSNP), normal(0x1000), Header{0x3ff, make([]byte, 8)}, vcpu))
+	f, err := Parse(
+		file(
+			make([]byte, sev.PageSize),
+			platform(2, platformSNP),
+			normal(0x1000),
+			Header{0x3ff, make([]byte, 8)},
+			vcpu,
+		),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,13 @@ func AcceptsSNP(sections []Section) string {
 			return fmt.Sprintf("section %d of its SEV metadata (%v) is a placeholder: it names no memory (%#x+0)", i,
 				s.Type, s.GPA)
 		case s.Size%page != 0 || s.GPA%page != 0:
-			return fmt.Sprintf("section %d of its SEV metadata (%v, %#x+%#x) is not made of pages", i, s.Type, s.GPA, s.Size)
+			return fmt.Sprintf(
+				"section %d of its SEV metadata (%v, %#x+%#x) is not made of pages",
+				i,
+				s.Type,
+				s.GPA,
+				s.Size,
+			)
 		}
 		spans = append(spans, span{uint64(s.GPA), uint64(s.Size)})
 	}

@@ -35,7 +35,8 @@ func jumps(code []byte) bool {
 		"\x0f\x20\xc0\xa8\x01\x74\x05", // mov eax, cr0; test al, 1; jz (edk2 with SEV-ES)
 		"",
 	} {
-		if rest, ok := bytes.CutPrefix(code, []byte(before)); ok && len(rest) > 0 && rest[0] >= 0xe9 && rest[0] <= 0xeb {
+		if rest, ok := bytes.CutPrefix(code, []byte(before)); ok && len(rest) > 0 && rest[0] >= 0xe9 &&
+			rest[0] <= 0xeb {
 			return true
 		}
 	}

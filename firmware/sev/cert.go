@@ -189,7 +189,7 @@ func NewCertificate(key *ecdsa.PublicKey, usage Usage, algo Algo, b Build) (*Cer
 // API is the version of the firmware, or 0.0 of the tool, that made the certificate.
 func (c *Certificate) API() (major, minor uint8) { return c.raw[offAPIMajor], c.raw[offAPIMinor] }
 
-// Signed reports whether anybody signed the certificate; it does not check a signature.
+// Signed reports whether the certificate carries a signature, which it does not check.
 func (c *Certificate) Signed() bool { return c.signatures() > 0 }
 
 // Unsigned returns the certificate with both signature slots unused, as platforms

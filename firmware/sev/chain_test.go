@@ -179,7 +179,7 @@ func TestRealShape(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := forged.Verify(roots); !errors.Is(err, ErrUntrusted) {
-		t.Errorf("signed by somebody else: %v, want ErrUntrusted", err)
+		t.Errorf("signed with another key: %v, want ErrUntrusted", err)
 	}
 	got := CEKAddress(slices.Repeat([]byte{0xab}, 64))
 	if want := "https://kdsintf.amd.com/cek/id/" + strings.Repeat("ab", 64); got != want {

@@ -15,67 +15,77 @@ var reported = [...]row{
 	},
 	{
 		pattern: `[^_]LAUNCH_START ret=\S+ fw_error=4 |SEV: Failed to (?:read '|decode data)`,
-		cause:   "the session or the owner's certificate has another length than the platform expects: one is cut, or is not base64",
-		fix:     fault.FixSession,
-		kind:    fault.Spec,
+		cause: "the session or the owner's certificate has another length than the platform expects: one is cut," +
+			" or is not base64",
+		fix:  fault.FixSession,
+		kind: fault.Spec,
 	},
 	{
 		pattern: `vm-type \S+ not supported by KVM`,
-		cause: "KVM does not offer such guests: the kernel is too old or was built without them, its module was loaded" +
+		cause: "KVM does not offer such guests: the kernel is too old or was built without them, its module" +
+			" was loaded" +
 			" without the parameter, or the platform's firmware (the TDX module) did not start",
-		fix: `"vmlatch host" says what is missing; the kernel's log says what did not start (dmesg, lines with tdx, SEV` +
+		fix: `"vmlatch host" says what is missing; the kernel's log says what did not start (dmesg, lines with` +
+			` tdx, SEV` +
 			" or kvm)",
 		kind: fault.Host,
 	},
 	{
-		pattern: `Could not access KVM kernel module|ioctl\(KVM_CREATE_VM\) failed: (?:38|22|95) |failed to initialize kvm: No such (?:device|file)`,
-		cause: "there is no KVM: the processor's virtualisation is off in the machine's setup, or kvm_amd or kvm_intel is" +
+		pattern: `Could not access KVM kernel module|ioctl\(KVM_CREATE_VM\) failed: (?:38|22|95) |failed to` +
+			` initialize kvm: No such (?:device|file)`,
+		cause: "there is no KVM: the processor's virtualisation is off in the machine's setup, or kvm_amd or" +
+			" kvm_intel is" +
 			" not loaded",
 		fix:  "switch virtualisation on in the machine's setup, and load the module; in a VM the host must pass it on",
 		kind: fault.Host,
 	},
 	{
 		pattern: `KVM_CREATE_VM\) failed: 16 |failed to initialize kvm: Device or resource busy`,
-		cause:   "another hypervisor has the processor's virtualisation, such as VirtualBox or VMware beside KVM",
+		cause:   "another hypervisor has the processor's virtualisation, such as VirtualBox or VMware next to KVM",
 		fix:     "stop the other hypervisor's VMs, and unload its modules",
 		kind:    fault.Host,
 	},
 	{
 		pattern: `KVM_TDX_INIT_MEM_REGION failed`,
-		cause:   "the TDX module did not take the firmware's memory: firmware and module do not fit, or a page is damaged",
-		fix: "try another build of the firmware, and update the TDX module; the kernel's log has the module's own error" +
+		cause: "the TDX module did not take the firmware's memory: firmware and module do not fit, or a page is" +
+			" damaged",
+		fix: "try another build of the firmware, and update the TDX module; the kernel's log has the module's" +
+			" own error" +
 			" (dmesg, lines with tdx)",
 		kind: fault.Host,
 	},
 	{
 		pattern: `TDVF|Failed to accept memory|TD_HOB`,
-		cause: "QEMU does not take the firmware's TDX metadata: a section of a type, a size or a place in memory that it" +
+		cause: "QEMU does not take the firmware's TDX metadata: a section of a type, a size or a place in memory" +
+			" that it" +
 			" does not support, as builds for other hypervisors have",
 		fix:  `use another build of OVMF with TDX; "latchkey firmware" shows the sections, and what is wrong with them`,
 		kind: fault.Spec,
 	},
 	{
 		pattern: `Failed to get HVA for GPA|snp_populate_metadata_pages|metadata section`,
-		cause: "QEMU does not take the firmware's SEV metadata: a section names no memory, or memory that the guest does" +
+		cause: "QEMU does not take the firmware's SEV metadata: a section names no memory, or memory that the" +
+			" guest does" +
 			" not have",
 		fix:  "use a build of OVMF for SEV-SNP, and enough memory; \"latchkey firmware\" shows the sections",
 		kind: fault.Spec,
 	},
 	{
 		pattern: `kernel_hashes_data|kernel hashes.*not|Assertion .*kernel_hashes`,
-		cause:   "QEMU did not hash the kernel, for it is no bzImage: it loads others by another way",
-		fix:     "use the kernel's bzImage (beside a vmlinux: arch/x86/boot/bzImage)",
+		cause:   "QEMU did not hash the kernel, for it is not a bzImage: it loads others by another way",
+		fix:     "use the kernel's bzImage (next to a vmlinux: arch/x86/boot/bzImage)",
 		kind:    fault.Spec,
 	},
 	{
 		pattern: `invalid kernel header|could not load kernel|Error loading uncompressed kernel|linux kernel too old`,
-		cause:   "the file is no kernel that QEMU can load: no bzImage, or cut off",
+		cause:   "QEMU cannot load the file as a kernel: it is not a bzImage, or is cut off",
 		fix:     "name a kernel's bzImage, whole",
 		kind:    fault.Spec,
 	},
 	{
 		pattern: `KVM_SET_USER_MEMORY_REGION2? failed|error registering slot`,
-		cause: "the kernel does not take the guest's memory as this QEMU lays it out: kernel and QEMU are out of step, or" +
+		cause: "the kernel does not take the guest's memory as this QEMU lays it out: kernel and QEMU are out of" +
+			" step, or" +
 			" guest_memfd is not there",
 		fix:  "use a kernel and a QEMU that belong together, or change memory by a little: 3GiB is where it is split",
 		kind: fault.Host,
@@ -83,30 +93,35 @@ var reported = [...]row{
 	{
 		pattern: `SNP_LAUNCH_UPDATE ret=-(?:5|12|14|16|22) fw_error=0 |SNP_LAUNCH_UPDATE called with invalid|` +
 			`failed to configure initial\s?private|expected update of GPA range`,
-		cause: "the kernel did not give the guest's pages to the platform: a page of the host's memory cannot be private" +
+		cause: "the kernel did not give the guest's pages to the platform: a page of the host's memory cannot be" +
+			" private" +
 			" (huge pages, another guest, too little memory), or the kernel is out of step",
-		fix:  "leave hugepages out, free memory on the host, or update its kernel; its log says which page (dmesg, SEV)",
+		fix: "leave hugepages out, free memory on the host, or update its kernel; its log says which page" +
+			" (dmesg, SEV)",
 		kind: fault.Host,
 	},
 	{
 		pattern: `SNP_LAUNCH_FINISH.*fw_error=22 `,
-		cause: "the platform does not take the ID block as it is: an author key is announced that did not sign, a reserved" +
+		cause: "the platform does not take the ID block as it is: an author key is announced that did not sign, a" +
+			" reserved" +
 			" field is set, or the block is not whole",
 		fix:  "make the ID block again, with --author-key if the host announces an author: latchkey idblock make",
 		kind: fault.Refused,
 	},
 	{
 		pattern: `failed to get platform status ret=-1 fw_error='?0`,
-		cause: "the secure processor was not initialised when its driver was loaded, so KVM has nobody to ask: the" +
+		cause: "the secure processor was not initialised when its driver was loaded, so KVM cannot ask it: the" +
 			" firmware or the machine's setup refused it",
-		fix:  "look at the kernel's log (dmesg, lines with ccp or SEV); update the machine's setup and the SEV firmware",
+		fix: "look at the kernel's log (dmesg, lines with ccp or SEV); update the machine's setup and the SEV" +
+			" firmware",
 		kind: fault.Host,
 	},
 	{
 		pattern: `require in-kernel irqchip|kernel.irqchip`,
-		cause:   "the guest's registers are protected, so KVM's own interrupt controller (irqchip) is needed, and is off",
-		fix:     "leave kernel-irqchip=off out; a QEMU that is run by another program may set it",
-		kind:    fault.Spec,
+		cause: "the guest's registers are protected, so KVM's own interrupt controller (irqchip) is needed," +
+			" and is off",
+		fix:  "leave kernel-irqchip=off out; a QEMU that is run by another program may set it",
+		kind: fault.Spec,
 	},
 	{
 		pattern: `[^_]LAUNCH_UPDATE(?:_DATA|_VMSA)? ret=-12 `,
@@ -116,9 +131,11 @@ var reported = [...]row{
 	},
 	{
 		pattern: `(?i)IGVM`,
-		cause: "QEMU does not take the IGVM file: it is damaged, for another platform, or uses headers that this QEMU does" +
+		cause: "QEMU does not take the IGVM file: it is damaged, for another platform, or uses headers that this" +
+			" QEMU does" +
 			" not know",
-		fix:  "build the file for SEV-SNP and this QEMU (latchkey firmware FILE shows its headers), or name a newer QEMU",
+		fix: "build the file for SEV-SNP and this QEMU (latchkey firmware FILE shows its headers), or name a" +
+			" newer QEMU",
 		kind: fault.Spec,
 	},
 	{
@@ -135,18 +152,21 @@ var reported = [...]row{
 	},
 	{
 		pattern: `kvm run failed|KVM internal error|KVM: entry failed`,
-		cause: "the guest did something that KVM cannot go on from: its firmware is damaged or for another technology, or" +
+		cause: "the guest did something that KVM cannot go on from: its firmware is damaged or for another" +
+			" technology, or" +
 			" the kernel has a defect",
 		fix: "try another build of the firmware; the kernel's log says more (dmesg, kvm)",
 	},
 	{
 		pattern: `ID (?:auth )?block.*(?:incorrect size|not enabled)|sha384 digest was|ID auth block`,
-		cause:   "a value that the guest's owner bound to the launch has the wrong length, or the technology has no place for it",
-		fix:     "make the ID block again (latchkey idblock make), or give the value in hex, whole",
-		kind:    fault.Spec,
+		cause: "a value that the guest's owner bound to the launch has the wrong length, or the technology has no" +
+			" place for it",
+		fix:  "make the ID block again (latchkey idblock make), or give the value in hex, whole",
+		kind: fault.Spec,
 	},
 	{
-		pattern: `requires guest CPU physical bits|TDX doesn't support requested feature|TDX forcibly sets|unable to query CPUID|` +
+		pattern: `requires guest CPU physical bits|TDX doesn't support requested feature|TDX forcibly sets|unable` +
+			` to query CPUID|` +
 			`CPUID entry count|CPUID entries in kvm_tdx`,
 		cause: "the technology does not let the guest have such a CPU",
 		fix:   `write cpu = "host" for TDX, and a model that the processor has, without added features, for SEV-SNP`,
@@ -165,7 +185,8 @@ var reported = [...]row{
 		kind:    fault.Spec,
 	},
 	{
-		pattern: `VMSA|sev_features|attempt to configure|unable to set CPU context|confidential guest (?:state|policy|memory map)|` +
+		pattern: `VMSA|sev_features|attempt to configure|unable to set CPU context|confidential guest` +
+			` (?:state|policy|memory map)|` +
 			`Invalid guest policy type`,
 		cause: "the register pages that the launch brings are for another technology, or ask for features that this" +
 			" kernel does not offer",
@@ -187,11 +208,13 @@ var reported = [...]row{
 	{
 		pattern: `(?i)C-bit|cbitpos|reduced_phys_bits|reduced-phys-bits`,
 		cause:   "the position of the encryption bit is another processor's",
-		fix:     "leave it to vmlatch, which asks the processor; a QEMU that was started by hand needs cbitpos of this host",
-		kind:    fault.Host,
+		fix: "leave it to vmlatch, which asks the processor; a QEMU that was started by hand needs cbitpos of" +
+			" this host",
+		kind: fault.Host,
 	},
 	{
-		pattern: `SEV-SNP.*(?:restricted memory|guest_memfd|discard)|guest_memfd.*not supported|KVM does not support guest_memfd|` +
+		pattern: `SEV-SNP.*(?:restricted memory|guest_memfd|discard)|guest_memfd.*not supported|KVM does not` +
+			` support guest_memfd|` +
 			`Error creating KVM guest_memfd`,
 		cause: "this kernel has no guest_memfd, which private memory comes from",
 		fix:   "install a newer kernel: Linux 6.11 for SEV-SNP, 6.16 for TDX",

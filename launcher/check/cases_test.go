@@ -139,7 +139,10 @@ var checkCases = map[string]checkCase{
 	"tdx-quote-service": {tech: "tdx", replace: [2]string{`"qgs"`, `"missing"`}},
 	"machine-pinned":    {tech: "tdx", replace: [2]string{`machine = "pc-q35-11.1"`, ``}},
 	"owner-command":     {tech: "sev", add: "[latch]\nowner = [\"./no-such-program\"]\n"},
-	"name-free":         {tech: "none", plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(context.Background(), p.Name) }},
+	"name-free": {
+		tech: "none",
+		plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(context.Background(), p.Name) },
+	},
 
 	"directories":        {tech: "none", plan: func(p *plan.Plan) { p.Dirs.State = "/dev/null/state" }},
 	"files-readable":     {tech: "sev", files: map[string]string{"k": "-"}},
@@ -182,7 +185,12 @@ var checkCases = map[string]checkCase{
 	},
 	"something-boots": {tech: "none", guest: func(g *tee.Guest) { g.Kernel.Image, g.Firmware.Image = "", "" }},
 	"machine-known": {
-		tech: "none", host: func(f *plan.Facts) { f.Info = &host.QEMU{Types: []string{"pc-q35-11.1", "pc-i440fx-11.1"}} },
+		tech: "none", host: func(f *plan.Facts) {
+			f.Info = &host.QEMU{Types: []string{
+				"pc-q35-11.1",
+				"pc-i440fx-11.1",
+			}}
+		},
 	},
 	"device-known": {
 		tech: "none", add: "[[device]]\ndriver = \"virtio-rgn-pci\"\n",
@@ -190,7 +198,8 @@ var checkCases = map[string]checkCase{
 	},
 	"kernel-measurable": {tech: "sev", files: map[string]string{"k": "\x7fELF, a vmlinux"}},
 	"cmdline-whole": {
-		tech: "sev", replace: [2]string{`image = "k"`, `image = "k"` + "\n" + `cmdline = "` + strings.Repeat("x", 2048) + `"`},
+		tech: "sev", replace: [2]string{`image = "k"`, `image = "k"` + "\n" + `cmdline = "` + strings.Repeat("x",
+			2048) + `"`},
 	},
 	"cmdline-length": {
 		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"" + strings.Repeat("x", 2048) + "\"\n",

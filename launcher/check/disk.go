@@ -68,7 +68,7 @@ func diskFault(d *plan.Disk) string {
 	case err != nil:
 		return ""
 	case info.Format != d.Format && d.Format == "qcow2":
-		return fmt.Sprintf("it is no qcow2 image: its content is %s", info.Format)
+		return fmt.Sprintf("it is not a qcow2 image: its content is %s", info.Format)
 	case info.Format != d.Format && d.Guessed():
 		return fmt.Sprintf("its content is %s, and by its name it would be used as raw", info.Format)
 	case d.Format != "qcow2":
@@ -93,7 +93,12 @@ func diskFault(d *plan.Disk) string {
 	case err != nil:
 		return fmt.Sprintf("its backing file: %v", err)
 	case base.Format != format:
-		return fmt.Sprintf("its backing file %s is %s, and by its name would be used as %s", d.Backing, base.Format, format)
+		return fmt.Sprintf(
+			"its backing file %s is %s, and by its name would be used as %s",
+			d.Backing,
+			base.Format,
+			format,
+		)
 	case base.Backing+base.DataFile != "":
 		return fmt.Sprintf("its backing file %s names a file itself: %s%s", d.Backing, base.Backing, base.DataFile)
 	}

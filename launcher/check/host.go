@@ -80,7 +80,8 @@ func hostChecks() []tee.Check {
 			Stage:    tee.HostStage,
 			When: func(s *tee.Subject) bool {
 				p := s.Facts.Slot(s.Traits())
-				if p == nil || p.Size == 0 && tee.Real(s) && s.Facts.Host.Technology(s.Traits().Name).Usable == host.No {
+				if p == nil ||
+					p.Size == 0 && tee.Real(s) && s.Facts.Host.Technology(s.Traits().Name).Usable == host.No {
 					return false // another check says why the pool is empty
 				}
 				return p.Size != slot.Unlimited || !s.Facts.Emulated()

@@ -97,7 +97,7 @@ func nameChecks() []tee.Check {
 			Key:      "kernel.image",
 			When:     func(s *tee.Subject) bool { return s.Kernel.Image != "" && s.KernelHashes },
 			Cause:    "QEMU would not measure the kernel: it hashes only those that it loads by Linux's boot protocol",
-			Fix:      "use a bzImage: beside a vmlinux it is arch/x86/boot/bzImage",
+			Fix:      "use a bzImage: next to a vmlinux it is arch/x86/boot/bzImage",
 			Source:   "QEMU, hw/i386/x86-common.c; kata-containers#11785",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				_, err := bzimage.Read(s.Kernel.Image)
@@ -110,10 +110,11 @@ func nameChecks() []tee.Check {
 			Stage:    tee.PlanStage,
 			Key:      "kernel.cmdline",
 			When:     func(s *tee.Subject) bool { return s.Kernel.Image != "" && s.KernelHashes },
-			Cause:    "the whole command line is measured, and the kernel drops what is too long: its end is not in force",
-			Fix:      "shorten the command line",
-			Source:   "Linux, Documentation/arch/x86/boot.rst, cmdline_size",
-			Look:     cmdlineFits,
+			Cause: "the whole command line is measured, and the kernel drops what is too long: its end is not" +
+				" in force",
+			Fix:    "shorten the command line",
+			Source: "Linux, Documentation/arch/x86/boot.rst, cmdline_size",
+			Look:   cmdlineFits,
 		},
 		{
 			ID:       "cmdline-length",

@@ -38,7 +38,8 @@ func objects() map[string]string {
 		"authz-list":     "policy rules", "authz-list-file": "filename refresh", "authz-pam": "service",
 		"authz-simple": "identity",
 
-		"cryptodev-backend-builtin": "queues throttle-bps throttle-ops", "cryptodev-backend-lkcf": "queues throttle-bps throttle-ops",
+		"cryptodev-backend-builtin": "queues throttle-bps" +
+			" throttle-ops", "cryptodev-backend-lkcf": "queues throttle-bps throttle-ops",
 		"memory-backend-ram":   memoryBackend,
 		"memory-backend-memfd": memoryBackend + " hugetlb hugetlbsize seal",
 		"memory-backend-file":  memoryBackend + " align offset discard-data mem-path pmem readonly rom",
@@ -61,7 +62,8 @@ func objectFault(o map[string]any) string {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		switch {
 		case kind == "secret" && name == "data":
-			return "secret with data: it would be on QEMU's command line, which each user of the host can read; use file"
+			return "secret with data: it would be on QEMU's command line, which each user of the host can read;" +
+				" use file"
 		case !slices.Contains(known, name):
 			return fmt.Sprintf("%s: %v", kind, nearest.Unknown("property", name, known))
 		}

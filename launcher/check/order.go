@@ -16,16 +16,19 @@ const (
 // JSON of "vmlatch check" does not depend on which room a check stands in.
 var order = [...]string{
 	"machine-q35", "no-variable-store", "kernel-hashes-kernel", "kernel-measured", "sev-policy-debug",
-	"sev-policy-key-sharing", "sev-policy-send", "session-pair", "id-block-pair", "snp-policy-debug", "snp-policy-migration",
+	"sev-policy-key-sharing", "sev-policy-send", "session-pair", "id-block-pair", "snp-policy-debug",
+	"snp-policy-migration",
 	"cpu-model-named", "cpu-model-versioned", "tdx-attributes", "tdx-cpu-host", "tdx-hugepages",
 	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-hotplug", "no-loader",
 	"no-balloon", "no-viommu", "vfio-iommufd", "vtpm-evidence", "tdx-boot-disk", "option-roms", "something-boots",
-	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "machine-known", "device-known", "free-slots", "memory-lock",
+	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "machine-known", "device-known",
+	"free-slots", "memory-lock",
 	"memory-available", "hugepages-free", "es-on-snp-host", "vmsa-features", "snp-policy-smt",
 	"snp-policy-support", "snp-iommu", "snp-firmware", "snp-kernel", "ciphertext-hiding", "tdx-kernel",
 	"tdx-module", "tdx-quote-service", "machine-pinned", "name-free", "files-readable", "owner-command",
 	"directories", "firmware-stateless", "firmware-knows", "kernel-hashes-area", "secret-area", "igvm-alone",
 	"session-files", "cbitpos", "reduced-phys-bits", "sev-policy-es", "vm-type-explicit", "id-block-size",
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
-	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole", "cmdline-length", "firmware-image", "disk-image", DisksFree, "igvm-vcpus",
+	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole",
+	"cmdline-length", "firmware-image", "disk-image", DisksFree, "igvm-vcpus",
 }

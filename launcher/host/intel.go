@@ -85,7 +85,7 @@ func (d *detector) mktmeRow() {
 // quoteSocket is where Intel's quote generation service listens.
 const quoteSocket = "var/run/tdx-qgs/qgs.socket"
 
-// quoteService tells whether the quote generation service runs: by its socket, or on vsock,
+// quoteService reports whether the quote generation service runs: by its socket, or on vsock,
 // where it listens by default. A record knows of the socket alone.
 func (d *detector) quoteService() Answer {
 	switch {

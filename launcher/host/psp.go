@@ -38,7 +38,10 @@ func pspFailures(log string) map[string]string {
 			note(m[1], "the secure processor did not start"+statusWords(m[2]))
 		case reSEVDisabled().MatchString(line):
 			m := reSEVDisabled().FindStringSubmatch(line)
-			note(m[1], "the kernel says that "+m[1]+" is disabled: "+strings.TrimSpace(line[strings.Index(line, m[1]+":"):]))
+			note(
+				m[1],
+				"the kernel says that "+m[1]+" is disabled: "+strings.TrimSpace(line[strings.Index(line, m[1]+":"):]),
+			)
 		case reSEVAPI().MatchString(line), reSNPAPI().MatchString(line):
 			if ended {
 				clear(failed)
@@ -63,6 +66,7 @@ func statusWords(hex string) string {
 }
 
 // fixPSP is what reports say helps.
-const fixPSP = "update the machine's setup (BIOS) and the SEV firmware (linux-firmware, amd/), enable SEV-SNP in all of" +
+const fixPSP = "update the machine's setup (BIOS) and the SEV firmware (linux-firmware, amd/), enable SEV-SNP" +
+	" in all of" +
 	" its places in the setup (SNP memory coverage, IOMMU), and do not switch SMT off half-way; then reboot, or load" +
 	" the modules ccp and kvm_amd again"

@@ -26,10 +26,11 @@ func TestPSPFailures(t *testing.T) {
 		"failed again":         {api + snpAPI + failSNP + api, "", "0x3", ""},
 		"failed in other ways": {failSNP + api + failSEV + api, "0x1", "", "0x3"},
 		"newer words":          {"ccp: SEV-SNP: failed to INIT rc -5, error 0x13\n", "", "0x13, HWERROR_PLATFORM", ""},
-		"its own code":         {"ccp: SEV: failed to INIT_EX error 0x8003, rc -5\n", "0x8003, which is the secure", "", ""},
-		"a code to come":       {"ccp: SEV: failed to INIT error 0x25, rc -5\n", "error 0x25", "", ""},
-		"without a code":       {"ccp: SEV: failed to INIT\n", "did not start", "", ""},
-		"disabled":             {"SEV-SNP: IOMMU SNP feature not enabled, SNP disabled\n", "", "SNP disabled", ""},
+		"its own code": {"ccp: SEV: failed to INIT_EX error 0x8003," +
+			" rc -5\n", "0x8003, which is the secure", "", ""},
+		"a code to come": {"ccp: SEV: failed to INIT error 0x25, rc -5\n", "error 0x25", "", ""},
+		"without a code": {"ccp: SEV: failed to INIT\n", "did not start", "", ""},
+		"disabled":       {"SEV-SNP: IOMMU SNP feature not enabled, SNP disabled\n", "", "SNP disabled", ""},
 	} {
 		failed := pspFailures(c.log)
 		for word, want := range map[string]string{"SEV": c.sev, "SEV-SNP": c.snp} {

@@ -18,6 +18,12 @@ func TestLastWords(t *testing.T) {
 		}
 	}
 	if got := l.String(); len(got) > maxWords || !strings.HasSuffix(got, "flood the end") || cap(l.b) > 4*maxWords {
-		t.Errorf("%d bytes in %d, that end with %q, want the last %d", len(got), cap(l.b), got[max(0, len(got)-20):], maxWords)
+		t.Errorf(
+			"%d bytes in %d, that end with %q, want the last %d",
+			len(got),
+			cap(l.b),
+			got[max(0, len(got)-20):],
+			maxWords,
+		)
 	}
 }

@@ -116,7 +116,8 @@ func TestMissing(t *testing.T) {
 func TestCommandLineOfAPlan(t *testing.T) {
 	f := testhost.Facts(testhost.Emulated("/usr/bin/swtee", "--platform", "/p q", "--"))
 	p := mustPlan(t, sevSpec, f)
-	const want = "/usr/bin/swtee \\\n    --platform '/p q' \\\n    -- /usr/bin/qemu-system-x86_64 \\\n    -name guest=vm \\\n"
+	const want = "/usr/bin/swtee \\\n    --platform '/p q' \\\n    -- /usr/bin/qemu-system-x86_64 \\\n    -name" +
+		" guest=vm \\\n"
 	if got := p.CommandLine(); !strings.HasPrefix(got, want) {
 		t.Errorf("%s, want it to begin with %s", got, want)
 	}

@@ -54,7 +54,8 @@ func TestFailure(t *testing.T) {
 	}
 	d.Close()
 	note(now.Add(time.Minute), "later")
-	if d, e, err = r.FindLogs(t.Context(), "vm"); err != nil || e.Failure == nil || e.Failure.Reason != "later" || e.Record == nil {
+	if d, e, err = r.FindLogs(t.Context(), "vm"); err != nil || e.Failure == nil || e.Failure.Reason != "later" ||
+		e.Record == nil {
 		t.Errorf("after one that failed: %+v, %v, want both", e, err)
 	}
 	d.Close()

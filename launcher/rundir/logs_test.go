@@ -49,7 +49,14 @@ func TestLogsAreBounded(t *testing.T) {
 			}
 			var st unix.Stat_t
 			if err := unix.Stat(log.Name(), &st); err != nil || st.Blocks*512 > most+int64(st.Blksize) {
-				t.Fatalf("%s: %d bytes are taken after %d lines, %v, want at most %d", base, st.Blocks*512, n, err, most)
+				t.Fatalf(
+					"%s: %d bytes are taken after %d lines, %v, want at most %d",
+					base,
+					st.Blocks*512,
+					n,
+					err,
+					most,
+				)
 			}
 		}
 		f, err := d.OpenLog(ConsoleLog, false)
@@ -73,7 +80,7 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 }
 
-// TestCreateLog: a log is made in the VM's own directory, and nowhere that a link leads to.
+// TestCreateLog: a log is made in the directory of the VM, and nowhere that a link leads to.
 func TestCreateLog(t *testing.T) {
 	dir := t.TempDir()
 	r := Root{Run: dir + "/run", State: dir + "/state"}
@@ -106,7 +113,8 @@ func TestCreateLog(t *testing.T) {
 		t.Errorf("in a directory of a group: %v, want ErrUnsafe", err)
 	}
 	elsewhere := filepath.Join(dir, "elsewhere")
-	if err := errors.Join(os.Mkdir(elsewhere, 0o700), os.RemoveAll(d.State), os.Symlink(elsewhere, d.State)); err != nil {
+	if err := errors.Join(os.Mkdir(elsewhere, 0o700), os.RemoveAll(d.State), os.Symlink(elsewhere,
+		d.State)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := d.CreateLog(QEMULog); err == nil {
@@ -139,7 +147,7 @@ func TestStateDirectory(t *testing.T) {
 	}
 	d, err := r.Create(t.Context(), "vm")
 	if err != nil {
-		t.Fatalf("a link to a directory of one's own: %v, want nil", err)
+		t.Fatalf("a link to our own directory: %v, want nil", err)
 	}
 	d.Close()
 }
@@ -161,8 +169,10 @@ func TestLocksEndWithTheirContext(t *testing.T) {
 	ctx, cancel := contextOf(t)
 	cancel()
 	for what, err := range map[string]error{
-		"Create": second(r.Create(ctx, "x")), "Find": third(r.Find(ctx, "vm")), "FindLogs": third(r.FindLogs(ctx, "vm")),
-		"Forget": r.Forget(ctx, "vm"), "List": second(r.List(ctx, true)), "NoteFailure": r.NoteFailure(ctx, "x", Failure{}),
+		"Create": second(r.Create(ctx, "x")), "Find": third(r.Find(ctx, "vm")), "FindLogs": third(r.FindLogs(ctx,
+			"vm")),
+		"Forget": r.Forget(ctx, "vm"), "List": second(r.List(ctx, true)), "NoteFailure": r.NoteFailure(ctx, "x",
+			Failure{}),
 	} {
 		if !errors.Is(err, ctx.Err()) {
 			t.Errorf("%s: %v, want the context's end", what, err)

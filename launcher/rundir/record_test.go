@@ -245,7 +245,10 @@ func TestForgetHostileDirectories(t *testing.T) {
 	_, _, found := r.Find(t.Context(), "a")
 	_, listed := r.List(t.Context(), true)
 	_, _, opened := r.Open(t.Context(), "a", 0)
-	for what, err := range map[string]error{"Forget": r.Forget(t.Context(), "a"), "Find": found, "List": listed, "Open": opened} {
+	for what, err := range map[string]error{
+		"Forget": r.Forget(t.Context(), "a"), "Find": found, "List": listed,
+		"Open": opened,
+	} {
 		if !errors.Is(err, rundir.ErrUnsafe) {
 			t.Errorf("%s in an unsafe run directory: %v, want ErrUnsafe", what, err)
 		}

@@ -82,7 +82,7 @@ func (endedError) Is(target error) bool { return target == ErrNotFound }
 type Root struct {
 	Run   string `json:"run"`   // locks, sockets, records; best on a tmpfs
 	State string `json:"state"` // logs and last records; survives the VM
-	// LogMax bounds each log of a running VM, in bytes; 0 is no bound. Sweeping cuts
+	// LogMax bounds each log of a running VM, in bytes; 0 means none. Sweeping cuts
 	// what is older.
 	LogMax int64 `json:"-"`
 }

@@ -16,7 +16,7 @@ func utf16Of(text string, order func([]byte, uint16) []byte) string {
 	return string(b)
 }
 
-// TestEditors: what editors put into a file beside its text is skipped, or named as what
+// TestEditors: what editors put into a file next to its text is skipped, or named as what
 // it is.
 func TestEditors(t *testing.T) {
 	little := func(b []byte, u uint16) []byte { return append(b, byte(u), byte(u>>8)) }

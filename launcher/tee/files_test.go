@@ -46,12 +46,16 @@ func TestReadImage(t *testing.T) {
 		want    *plan.Image
 	}{
 		"the AmdSev build": {
-			ovmftest.AmdSev(ovmftest.ResetVector()), &plan.Image{HashArea: true, SecretArea: true, Lacks: lacks("", "", "")},
+			ovmftest.AmdSev(ovmftest.ResetVector()), &plan.Image{HashArea: true, SecretArea: true, Lacks: lacks("",
+				"", "")},
 		},
-		"the ordinary build":      {ovmftest.Generic(ovmftest.ResetVector()), &plan.Image{Lacks: lacks("", "", "")}}, // its areas are empty
-		"an image without tables": {ovmftest.Image(ovmftest.ResetVector()), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)}},
+		"the ordinary build": {ovmftest.Generic(ovmftest.ResetVector()), &plan.Image{Lacks: lacks("", "",
+			"")}}, // its areas are empty
+		"an image without tables": {ovmftest.Image(ovmftest.ResetVector()), &plan.Image{Lacks: lacks(noES, noSNP,
+			noTDX)}},
 		"one with a reset block": {
-			ovmftest.Image(ovmftest.ResetVector(), ovmftest.ResetBlock(0x80b004)), &plan.Image{Lacks: lacks("", noSNP, noTDX)},
+			ovmftest.Image(ovmftest.ResetVector(), ovmftest.ResetBlock(0x80b004)), &plan.Image{Lacks: lacks("",
+				noSNP, noTDX)},
 		},
 		"one with a hash area": {
 			ovmftest.Image(ovmftest.ResetVector(), ovmftest.HashArea(1, 2)),
@@ -62,10 +66,12 @@ func TestReadImage(t *testing.T) {
 			&plan.Image{SecretArea: true, Lacks: lacks(noES, noSNP, noTDX)},
 		},
 		"one with no SEV sections": {
-			ovmftest.Image(ovmftest.ResetVector(), ovmftest.SEVMetadata()), &plan.Image{Lacks: lacks(noES, noSNP, noTDX)},
+			ovmftest.Image(ovmftest.ResetVector(), ovmftest.SEVMetadata()), &plan.Image{Lacks: lacks(noES, noSNP,
+				noTDX)},
 		},
-		"a file of something else": {[]byte("no image at all"), &plan.Image{Odd: odd, Lacks: lacks(noES, noSNP, noTDX)}},
-		"an IGVM file":             {[]byte("IGVM and more"), &plan.Image{IGVM: true, Lacks: map[string]string{}}},
+		"a file of something else": {[]byte("no image at all"), &plan.Image{Odd: odd, Lacks: lacks(noES, noSNP,
+			noTDX)}},
+		"an IGVM file": {[]byte("IGVM and more"), &plan.Image{IGVM: true, Lacks: map[string]string{}}},
 	} {
 		got := tee.ReadImage(file(t, string(c.content)))
 		if diff := cmp.Diff(c.want, got); diff != "" {

@@ -59,7 +59,8 @@ func (q quoteService) reach() (Verdict, string) {
 		info, err := os.Stat(q.path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			return Failed, q.path + ": there is no such socket: the service does not run, or listens on vsock (vsock:2:4050)"
+			return Failed, q.path + ": there is no such socket: the service does not run, or listens on vsock" +
+				" (vsock:2:4050)"
 		case err != nil:
 			return Failed, err.Error()
 		case info.Mode()&os.ModeSocket == 0:

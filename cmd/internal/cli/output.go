@@ -39,7 +39,7 @@ func (s *IO) PrepareOutput(name string, mode os.FileMode) (*Output, error) {
 }
 
 // PrepareSecret gets ready to write a regular file that only its owner can read, mode 0600,
-// in a directory that nobody else can write to.
+// in a directory that no other user can write to.
 func PrepareSecret(name string) (*Output, error) {
 	staged, err := stage(name, true)
 	return &Output{staged: staged, mode: 0o600}, err
@@ -95,8 +95,8 @@ func WriteFile(name string, data []byte, mode os.FileMode) error {
 	return o.Commit(data)
 }
 
-// staged is a file on its way: it has no name, where the system can do that, or one that
-// nobody can guess.
+// staged is a file on its way: it has no name, where the system can do that, or a random
+// one.
 type staged struct {
 	file *os.File
 	dir  *os.Root // all names are looked up in it, whatever its path leads to meanwhile

@@ -96,7 +96,7 @@ func TestSecretDirectory(t *testing.T) {
 	}
 }
 
-// TestPlanted: files that somebody made beforehand under names like the temporary's are
+// TestPlanted: files that were made beforehand under names like the temporary's are
 // neither used nor waited for; the program's own leftovers go after an hour.
 func TestPlanted(t *testing.T) {
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// checkPrivate refuses a directory that somebody else owns or can write to.
+// checkPrivate refuses a directory that another user owns or can write to.
 func (s *staged) checkPrivate(name string) error {
 	info, err := s.dir.Stat(".")
 	if err != nil {

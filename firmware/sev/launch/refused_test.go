@@ -99,7 +99,10 @@ func TestInputsRefused(t *testing.T) {
 			in.Firmware = section(ovmf.Section{Size: 0x1000, Type: 7})
 		}, ErrInputs, "unknown type 0x7"},
 		"memory": {SNP, func(in *Inputs) {
-			in.Firmware = section(ovmf.Section{Size: 1 << 30, Type: 1}, ovmf.Section{GPA: 1 << 30, Size: 0x1000, Type: 1})
+			in.Firmware = section(ovmf.Section{Size: 1 << 30, Type: 1}, ovmf.Section{
+				GPA: 1 << 30, Size: 0x1000,
+				Type: 1,
+			})
 		}, ErrInputs, "1073745920 bytes of memory"},
 	} {
 		t.Run(name, func(t *testing.T) {

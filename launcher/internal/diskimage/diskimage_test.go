@@ -47,21 +47,30 @@ func TestRead(t *testing.T) {
 		head []byte
 		want Info
 	}{
-		"raw":             {[]byte("boot sector"), Info{Format: "raw"}},
-		"empty":           {nil, Info{Format: "raw"}},
-		"LUKS":            {[]byte("LUKS\xba\xbe"), Info{Format: "raw"}},
-		"qcow2":           {qcow2("", "", ""), Info{Format: "qcow2"}},
-		"overlay":         {qcow2("/etc/hostname", "raw", ""), Info{"qcow2", "/etc/hostname", "raw", ""}},
-		"without format":  {qcow2("base.img", "", ""), Info{"qcow2", "base.img", "", ""}},
-		"data elsewhere":  {qcow2("", "", "data.raw"), Info{"qcow2", "", "", "data.raw"}},
-		"data, not named": {edited(qcow2("", "", ""), func(b []byte) { b[offIncompatible+7] = 4 }), Info{"qcow2", "", "", "?"}},
-		"version 2":       {edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 2) }), Info{"qcow2", "b", "", ""}},
-		"version 1":       {edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 1) }), Info{Format: "qcow"}},
-		"vmdk":            {[]byte("KDMV\x01"), Info{Format: "vmdk"}},
-		"vmdk, text":      {[]byte("# Disk DescriptorFile\nversion=1"), Info{Format: "vmdk"}},
-		"vdi":             {append(make([]byte, 0x40), "\x7f\x10\xda\xbe"...), Info{Format: "vdi"}},
-		"vhdx":            {[]byte("vhdxfile"), Info{Format: "vhdx"}},
-		"vhd, fixed":      {vpc, Info{Format: "vpc"}},
+		"raw":            {[]byte("boot sector"), Info{Format: "raw"}},
+		"empty":          {nil, Info{Format: "raw"}},
+		"LUKS":           {[]byte("LUKS\xba\xbe"), Info{Format: "raw"}},
+		"qcow2":          {qcow2("", "", ""), Info{Format: "qcow2"}},
+		"overlay":        {qcow2("/etc/hostname", "raw", ""), Info{"qcow2", "/etc/hostname", "raw", ""}},
+		"without format": {qcow2("base.img", "", ""), Info{"qcow2", "base.img", "", ""}},
+		"data elsewhere": {qcow2("", "", "data.raw"), Info{"qcow2", "", "", "data.raw"}},
+		"data, not named": {edited(qcow2("", "", ""), func(b []byte) { b[offIncompatible+7] = 4 }), Info{
+			"qcow2",
+			"", "", "?",
+		}},
+		"version 2": {edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 2) }), Info{
+			"qcow2",
+			"b", "", "",
+		}},
+		"version 1": {
+			edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 1) }),
+			Info{Format: "qcow"},
+		},
+		"vmdk":       {[]byte("KDMV\x01"), Info{Format: "vmdk"}},
+		"vmdk, text": {[]byte("# Disk DescriptorFile\nversion=1"), Info{Format: "vmdk"}},
+		"vdi":        {append(make([]byte, 0x40), "\x7f\x10\xda\xbe"...), Info{Format: "vdi"}},
+		"vhdx":       {[]byte("vhdxfile"), Info{Format: "vhdx"}},
+		"vhd, fixed": {vpc, Info{Format: "vpc"}},
 	} {
 		file := filepath.Join(t.TempDir(), "disk")
 		if err := os.WriteFile(file, c.head, 0o600); err != nil {
