@@ -51,5 +51,6 @@ func lastLines(file string, n int) string {
 // an emulator introduces itself.
 func isRemark(line string) bool {
 	return strings.HasPrefix(line, "warning: ") || strings.Contains(line, ": warning: ") ||
-		strings.HasPrefix(line, "swtee: emulated platform")
+		strings.HasPrefix(line, "swtee: emulated platform") ||
+		strings.HasPrefix(line, "time=") && strings.Contains(line, " emulated=true") // its log
 }

@@ -130,7 +130,7 @@ func TestSNPAndTDOutOfOrder(t *testing.T) {
 	}
 	td := fw.NewTD()
 	for _, err := range []error{
-		td.InitVCPU(),
+		td.InitVCPU(0),
 		td.GetCPUID(),
 		td.Finalize(),
 		td.InitMemRegion(0, page, true),
@@ -140,7 +140,7 @@ func TestSNPAndTDOutOfOrder(t *testing.T) {
 			t.Errorf("a TD before its initialisation: %v, want EINVAL", err)
 		}
 	}
-	if err := errors.Join(td.InitVM(TDParams{}), td.InitMemRegion(0, page, true), td.Finalize()); err != nil {
+	if err := errors.Join(td.InitVM(TDParams{XFAM: tdXFAMFixed}), td.InitMemRegion(0, page, true), td.Finalize()); err != nil {
 		t.Error(err)
 	}
 	if err := td.Finalize(); !errors.Is(err, unix.EINVAL) {

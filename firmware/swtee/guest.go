@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -324,7 +323,6 @@ func (g *Guest) AttestationReport(mnonce [16]byte) (report []byte, err error) {
 }
 
 func (g *Guest) signReport(mnonce [16]byte) ([]byte, error) {
-	le := binary.LittleEndian
 	r := slices.Concat(mnonce[:], g.launched[:])
 	r = le.AppendUint32(r, uint32(g.policy))
 	sum := sha256.Sum256(r)

@@ -3,6 +3,7 @@ package swtee
 import (
 	"bytes"
 	"crypto/sha512"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,13 +20,16 @@ type SNPGuest struct {
 	state  State
 	policy uint64
 	digest sev.SNPDigest
+	loaded map[uint64]bool // by guest frame number
 	// The last page that was hashed: firmware images are full of equal ones.
 	last    []byte
 	lastSum [48]byte
 }
 
 // NewSNPGuest makes a context in the state uninit.
-func (f *Firmware) NewSNPGuest() *SNPGuest { return &SNPGuest{context: f.newContext()} }
+func (f *Firmware) NewSNPGuest() *SNPGuest {
+	return &SNPGuest{context: f.newContext(), loaded: map[uint64]bool{}}
+}
 
 // Init is KVM_SEV_INIT2 of an SNP guest; features are its vmsa_features.
 func (g *SNPGuest) Init(features uint64) error {
@@ -46,18 +50,29 @@ func (g *SNPGuest) require(want State, cmd Command) error {
 	return nil
 }
 
-// LaunchStart begins a launch (SNP ABI, chapter 8.16, SNP_LAUNCH_START).
+// snpPolicyKVM are the bits of a policy, next to the ABI version, that KVM lets through
+// (Linux 6.14 to 6.18, arch/x86/kvm/svm/sev.c, SNP_POLICY_MASK_VALID).
+const snpPolicyKVM = 0xffff | sev.SNPPolicySMT | sev.SNPPolicyReserved | sev.SNPPolicyDebug | sev.SNPPolicySingleSocket
+
+// LaunchStart begins a launch (SNP ABI, chapter 8.16, SNP_LAUNCH_START). The platform has
+// one socket, and runs two threads on a core.
 func (g *SNPGuest) LaunchStart(policy uint64) error {
 	return g.fw.do(CmdSNPLaunchStart, func() error {
 		if err := g.require(StateUninit, CmdSNPLaunchStart); err != nil {
 			return err
 		}
-		if sev.SNPPolicy(policy).Check() != nil {
+		p := sev.SNPPolicy(policy)
+		switch {
+		case p.Check() != nil:
 			return refuse(unix.EINVAL, "policy %#x: bit 17 must be set, and none above 25", policy)
-		}
-		if !sev.SNPPolicy(policy).Admits(FirmwareBuild()) {
+		case p&^snpPolicyKVM != 0:
+			return refuse(unix.EINVAL, "policy %v: KVM supports only %#x", p, uint64(snpPolicyKVM))
+		case !p.Admits(FirmwareBuild()):
 			return refuse(sev.StatusPolicyFailure,
 				"policy %#x asks for newer firmware than %v", policy, FirmwareBuild())
+		case p&sev.SNPPolicySMT == 0:
+			return refuse(sev.StatusPolicyFailure,
+				"policy %#x forbids SMT, which this platform has switched on", policy)
 		}
 		g.policy, g.state, g.fw.started = policy, StateLaunchUpdate, true
 		g.fw.launch().Policy = fmt.Sprintf("%#x", policy)
@@ -81,11 +96,24 @@ func (g *SNPGuest) LaunchUpdate(t sev.PageType, gpa uint64, contents []byte) err
 			return refuse(unix.EINVAL, "%d bytes at %#x are not whole pages", len(contents), gpa)
 		}
 		for off := 0; off < len(contents); off += sev.PageSize {
-			g.extend(t, gpa+uint64(off), contents[off:off+sev.PageSize])
+			at, page := gpa+uint64(off), contents[off:off+sev.PageSize]
+			if g.loaded[at/sev.PageSize] {
+				return refuse(unix.EEXIST, "the page at %#x has been loaded already", at)
+			}
+			if t == sev.PageCPUID && le.Uint32(page) > maxCPUID {
+				return refuse(sev.StatusInvalidParam, "%d CPUID functions, at most %d", le.Uint32(page), maxCPUID)
+			}
+			g.loaded[at/sev.PageSize] = true
+			g.extend(t, at, page)
 		}
 		return nil
 	})
 }
+
+// maxCPUID is the number of functions that a CPUID page has room for (SNP ABI, chapter 8.17.2.6).
+const maxCPUID = 64
+
+var le = binary.LittleEndian
 
 func (g *SNPGuest) extend(t sev.PageType, gpa uint64, page []byte) {
 	if (t.Measured() || g.fw.RecordPages) && !bytes.Equal(page, g.last) {

@@ -9,10 +9,12 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
-// What the emulated TDX module supports (TDX ABI, ATTRIBUTES and XFAM).
+// What KVM and the emulated TDX module support (TDX ABI, ATTRIBUTES and XFAM). KVM lets one
+// attribute through (Linux 6.16, arch/x86/kvm/vmx/tdx.c, KVM_SUPPORTED_TD_ATTRS).
 const (
-	TDAttributes = 1 | 1<<28 | 1<<30 // DEBUG, SEPT_VE_DISABLE, PKS
+	TDAttributes = 1 << 28 // SEPT_VE_DISABLE
 	TDXFAM       = 0x61ae7
+	tdXFAMFixed  = 3 // x87 and SSE cannot be left out
 )
 
 // TDParams is what TDH.MNG.INIT is given.
@@ -30,7 +32,8 @@ type TDParams struct {
 type TD struct {
 	context
 	inited bool
-	vcpus  int
+	vcpus  map[int]bool
+	pages  map[uint64]bool // by guest-physical address
 	mrtd   *tdx.MRTD
 	sum    *[48]byte // once finalized
 }
@@ -57,11 +60,15 @@ func (t *TD) InitVM(p TDParams) error {
 		if err := t.require(false, CmdTDXInitVM); err != nil {
 			return err
 		}
+		if p.XFAM&tdXFAMFixed != tdXFAMFixed {
+			return refuse(unix.EINVAL, "XFAM %#x lacks %#x", p.XFAM, uint64(tdXFAMFixed))
+		}
 		if p.Attributes&^TDAttributes != 0 || p.XFAM&^TDXFAM != 0 {
 			return refuse(unix.EINVAL, "attributes %#x, XFAM %#x: the module supports %#x and %#x",
 				p.Attributes, p.XFAM, uint64(TDAttributes), uint64(TDXFAM))
 		}
 		t.inited, t.mrtd, t.fw.started = true, tdx.NewMRTD(), true
+		t.vcpus, t.pages = map[int]bool{}, map[uint64]bool{}
 		t.fw.report.Technology = "tdx"
 		t.fw.launch().TD = &TDReport{
 			Attributes: fmt.Sprintf("%#x", p.Attributes), XFAM: fmt.Sprintf("%#x", p.XFAM),
@@ -72,14 +79,17 @@ func (t *TD) InitVM(p TDParams) error {
 	})
 }
 
-// InitVCPU is KVM_TDX_INIT_VCPU.
-func (t *TD) InitVCPU() error {
+// InitVCPU is KVM_TDX_INIT_VCPU of the vCPU with a number: once for each.
+func (t *TD) InitVCPU(vcpu int) error {
 	return t.fw.do(CmdTDXInitVCPU, func() error {
 		if err := t.require(true, CmdTDXInitVCPU); err != nil {
 			return err
 		}
-		t.vcpus++
-		t.fw.launch().TD.VCPUs = t.vcpus
+		if t.vcpus[vcpu] {
+			return refuse(unix.EINVAL, "vCPU %d was initialised already", vcpu)
+		}
+		t.vcpus[vcpu] = true
+		t.fw.launch().TD.VCPUs = len(t.vcpus)
 		return nil
 	})
 }
@@ -101,6 +111,10 @@ func (t *TD) InitMemRegion(gpa uint64, contents []byte, measure bool) error {
 		}
 		for off := 0; off < len(contents); off += tdx.PageSize {
 			at, page := gpa+uint64(off), contents[off:off+tdx.PageSize]
+			if t.pages[at] { // TDX_EPT_ENTRY_STATE_INCORRECT of TDH.MEM.PAGE.ADD
+				return refuse(unix.EIO, "the page at %#x has been added already", at)
+			}
+			t.pages[at] = true
 			t.mrtd.AddPage(at)
 			if measure {
 				t.mrtd.ExtendPage(at, page)

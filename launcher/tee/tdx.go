@@ -177,7 +177,7 @@ func tdxSpecChecks() []Check {
 			Key:      "confidential.policy",
 			When:     isTDX,
 			Cause:    "the attributes let the host look in or confuse the guest, or QEMU does not take them",
-			Fix:      `use "sept-ve-disable", and perhaps "pks" and "perfmon"`,
+			Fix:      `use "sept-ve-disable"; of the others Linux 6.16 allows none`,
 			Source:   "QEMU, docs/system/i386/tdx.rst; nova 0x10000000",
 			Look: func(s *Subject) (Verdict, string) {
 				a, _ := tdxPolicy(s.Confidential.Policy)

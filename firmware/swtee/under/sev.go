@@ -172,6 +172,9 @@ func (s *supervisor) sevCommand(c *trap.Call, id uint32, data uint64) error {
 			return unix.EFAULT
 		}
 		addr := le.Uint64(b)
+		if addr%16 != 0 {
+			return fmt.Errorf("%w: LAUNCH_UPDATE_DATA at %#x, must be aligned to 16", sev.StatusInvalidAddress, addr)
+		}
 		contents, err := c.Read(addr, int(le.Uint32(b[8:])))
 		if err != nil {
 			return unix.EFAULT
@@ -225,6 +228,11 @@ func (s *supervisor) initialise(c *trap.Call, id uint32, data uint64) error {
 			return unix.EFAULT
 		}
 		features = le.Uint64(b)
+		flags, ghcb := le.Uint32(b[8:]), le.Uint16(b[12:])
+		plain := s.vmType == vmSEV
+		if flags != 0 || ghcb > 2 || plain && ghcb != 0 || s.vmType == vmSNP && ghcb == 1 {
+			return fmt.Errorf("%w: INIT2 with flags %#x, GHCB version %d", unix.EINVAL, flags, ghcb)
+		}
 	}
 	if (s.vmType == vmDefault) != (id != sevInit2) {
 		return fmt.Errorf("%w: %s with VM type %d", unix.EINVAL, cmd, s.vmType)

@@ -16,10 +16,13 @@ func (s *supervisor) snpCommand(c *trap.Call, id uint32, data uint64) error {
 		return fmt.Errorf("%w: command %d before the VM was initialised for SEV-SNP", unix.ENOTTY, id)
 	}
 	switch id {
-	case snpLaunchStart: // struct kvm_sev_snp_launch_start: u64 policy, …
-		b, err := c.Read(data, 8)
+	case snpLaunchStart: // struct kvm_sev_snp_launch_start: u64 policy, u8 gosvw[16], u16 flags, …
+		b, err := c.Read(data, 26)
 		if err != nil {
 			return unix.EFAULT
+		}
+		if err := noFlags("SNP_LAUNCH_START", b[24:]); err != nil {
+			return err
 		}
 		s.log.Info("SNP_LAUNCH_START", "policy", fmt.Sprintf("%#x", le.Uint64(b)))
 		return s.snp.LaunchStart(le.Uint64(b))
@@ -33,11 +36,14 @@ func (s *supervisor) snpCommand(c *trap.Call, id uint32, data uint64) error {
 }
 
 // snpLaunchUpdate answers KVM_SEV_SNP_LAUNCH_UPDATE: u64 frame number, address
-// and length; u8 page type. KVM advances the three past what it took.
+// and length; u8 page type and padding, u16 flags. KVM advances the three past what it took.
 func (s *supervisor) snpLaunchUpdate(c *trap.Call, data uint64) error {
-	b, err := c.Read(data, 25)
+	b, err := c.Read(data, 28)
 	if err != nil {
 		return unix.EFAULT
+	}
+	if err := noFlags("SNP_LAUNCH_UPDATE", b[26:]); err != nil {
+		return err
 	}
 	frame, addr, n := le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[16:])
 	t := sev.PageType(b[24])
@@ -65,16 +71,27 @@ func (s *supervisor) snpLaunchUpdate(c *trap.Call, data uint64) error {
 	return fault(c.Write(data, le.AppendUint64(next, 0)))
 }
 
+// noFlags refuses flags, of which KVM knows none.
+func noFlags(command string, flags []byte) error {
+	if n := le.Uint16(flags); n != 0 {
+		return fmt.Errorf("%w: %s with flags %#x", unix.EINVAL, command, n)
+	}
+	return nil
+}
+
 // maxRegion bounds what one command may load.
 const maxRegion = 512 << 20
 
 // snpLaunchFinish answers KVM_SEV_SNP_LAUNCH_FINISH: u64 address of the ID block
 // and of its authentication, u8 id_block_en, auth_key_en, vcek_disabled, 32 bytes
-// of host data.
+// of host data, 3 of padding, u16 flags.
 func (s *supervisor) snpLaunchFinish(c *trap.Call, data uint64) error {
-	b, err := c.Read(data, 51)
+	b, err := c.Read(data, 56)
 	if err != nil {
 		return unix.EFAULT
+	}
+	if err := noFlags("SNP_LAUNCH_FINISH", b[54:]); err != nil {
+		return err
 	}
 	in := swtee.SNPFinish{
 		AuthorKey: b[17] != 0, VCEKDisabled: b[18] != 0,

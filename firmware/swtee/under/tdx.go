@@ -24,6 +24,9 @@ func (s *supervisor) tdxCommand(c *trap.Call, id, flags uint32, data uint64) err
 	if s.td == nil {
 		s.td = s.fw.NewTD()
 	}
+	if flags != 0 && id != tdxInitMemRegion {
+		return fmt.Errorf("%w: TDX command %d with flags %#x", unix.EINVAL, id, flags)
+	}
 	switch id {
 	case tdxCapabilities:
 		if err := s.td.Capabilities(); err != nil {
@@ -44,7 +47,11 @@ func (s *supervisor) tdxCommand(c *trap.Call, id, flags uint32, data uint64) err
 			MRConfigID: [48]byte(b[16:]), MROwner: [48]byte(b[64:]), MROwnerConfig: [48]byte(b[112:]),
 		})
 	case tdxInitVCPU:
-		return s.td.InitVCPU()
+		n, ok := vcpuOf(fileName(c))
+		if !ok {
+			return fmt.Errorf("%w: TDX_INIT_VCPU is a command of a vCPU", unix.ENOTTY)
+		}
+		return s.td.InitVCPU(n)
 	case tdxInitMemRegion:
 		return s.tdxInitMemRegion(c, flags, data)
 	case tdxFinalizeVM:
@@ -73,8 +80,8 @@ func (s *supervisor) tdxInitMemRegion(c *trap.Call, flags uint32, data uint64) e
 		return unix.EFAULT
 	}
 	src, gpa, pages := le.Uint64(b), le.Uint64(b[8:]), le.Uint64(b[16:])
-	if pages > maxRegion/tdx.PageSize {
-		return unix.EINVAL
+	if pages > maxRegion/tdx.PageSize || src%tdx.PageSize != 0 || flags&^flagMeasure != 0 {
+		return fmt.Errorf("%w: %d pages from %#x, flags %#x", unix.EINVAL, pages, src, flags)
 	}
 	contents, err := c.Read(src, int(pages)*tdx.PageSize)
 	if err != nil {
