@@ -103,8 +103,8 @@ func TestStopKnowsItsVM(t *testing.T) {
 	h.run("vmlatch", "stop", "vm", "--now")
 	h.run("vmlatch", "start", "vm.toml")
 	_ = slow.Process.Signal(syscall.SIGCONT)
-	if err := slow.Wait(); err != nil {
-		t.Error(err)
+	if err := slow.Wait(); err == nil || slow.ProcessState.ExitCode() != 5 {
+		t.Errorf("the VM was killed by another stop: %v, want exit code 5", err)
 	}
 	h.shows("the later VM", h.run("vmlatch", "ps"), "running")
 }
@@ -169,9 +169,9 @@ func TestWaitForALaunch(t *testing.T) {
 		t.Fatalf("while the VM runs: %s", s)
 	case <-time.After(time.Second):
 	}
-	h.run("vmlatch", "stop", "vm", "--timeout", "1s")
+	h.run("vmlatch", "stop", "vm", "--now")
 	for range 2 {
-		if s := <-ended; !strings.HasPrefix(s, "[wait vm]: <nil>") && !strings.Contains(s, "VMLATCH_ENDED") {
+		if s := <-ended; !strings.HasPrefix(s, "[wait vm]: exit status 5") && !strings.Contains(s, "VMLATCH_ENDED") {
 			t.Errorf("at its end: %s", s)
 		}
 	}
@@ -245,6 +245,10 @@ sh -c 'sleep 778 && : %[1]s' | cat
 			}
 		}
 		within(t, "after "+how+" the owner's processes are left", func() bool { return len(processes(mark)) == 0 })
+		if how == "timeout" {
+			h.shows("inspect", h.run("vmlatch", "inspect", "guest"), "did not answer within")
+			h.run("vmlatch", "rm", "guest")
+		}
 		waitNothing(t, h.work)
 	}
 }

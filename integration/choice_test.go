@@ -86,7 +86,7 @@ func TestChoice(t *testing.T) {
 		{
 			version:    "11.1",
 			technology: `"sev-es"`,
-			sidecar:    "[policy]\nsev-es = [\"no-debug\", \"no-send\"]",
+			sidecar:    "[policy]\nsev-es = [\"no-debug\", \"domain\"]",
 			want:       "but the image demands policy.sev-es",
 		},
 		{

@@ -154,6 +154,17 @@ func (h *host) fails(fault string, args ...string) string {
 	return string(out)
 }
 
+// pulled runs a command that ends a VM with a guest that does not power off, and says so
+// by its exit code.
+func (h *host) pulled(args ...string) {
+	h.t.Helper()
+	out, err := h.attempt(h.command("vmlatch", args...))
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 5 || !strings.Contains(out, "did not power off in time") {
+		h.t.Errorf("%v: %v, want exit code 5: %s", args, err, out)
+	}
+}
+
 // wrapped is a command run by another program, such as strace.
 func wrapped(cmd *exec.Cmd, by string, args ...string) *exec.Cmd {
 	outer := exec.Command(by, append(append(args, cmd.Path), cmd.Args[1:]...)...)

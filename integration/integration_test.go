@@ -253,12 +253,19 @@ func leftovers(work string) []string {
 		for _, e := range entries {
 			if e.Name() == ".slots" {
 				found = append(found, leases(filepath.Join(work, dir, ".slots"))...)
-			} else if e.Name() != ".lock" {
+			} else if e.Name() != ".lock" && !onlyFailure(filepath.Join(work, dir, e.Name())) {
 				found = append(found, filepath.Join(dir, e.Name()))
 			}
 		}
 	}
 	return found
+}
+
+// onlyFailure reports whether a directory holds no more than why a start failed, which
+// "vmlatch ps --all" shows until the next one.
+func onlyFailure(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) == 1 && entries[0].Name() == "failure.json"
 }
 
 // leases lists the encryption slots that are still held; the files stay.

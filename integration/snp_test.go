@@ -163,10 +163,13 @@ func TestIGVMPredicted(t *testing.T) {
 		h.run("latchkey", "explain", "--technology", "sev-snp", "--firmware", "guest.igvm", "--digest", digest),
 		"nothing differs")
 	h.shows("firmware", h.run("latchkey", "firmware", "guest.igvm"), digest)
+	four := h.run("latchkey", "measure", "--technology", "sev-snp", "--firmware", "guest.igvm", "--vcpus", "4")
+	if len(strings.TrimSpace(four)) != 96 || strings.TrimSpace(four) == digest {
+		t.Errorf("digest for four vCPUs %q, want one of its own: KVM measures a register page for each", four)
+	}
 	h.write("odd.igvm", string(igvmFile(0x200000)))
 	h.write("short.igvm", string(igvmFile(0xFFFFFFFFF000)[:60]))
 	for _, c := range []struct{ args, want string }{
-		{"measure --technology sev-snp --firmware guest.igvm --vcpus 4", "brings all that is measured"},
 		{"measure --technology sev-snp --firmware guest.igvm --kernel vmlinuz", "brings all that is measured"},
 		{"measure --technology sev --firmware guest.igvm", "for --technology sev-snp only"},
 		{"measure --technology sev-snp --firmware odd.igvm", "which KVM has at"},

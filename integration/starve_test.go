@@ -131,7 +131,7 @@ func TestFullDiskHolds(t *testing.T) {
 	if err := os.WriteFile(filler, make([]byte, 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
-	h.run("vmlatch", "stop", "vm", "--timeout", "1s") // QEMU ends, although nothing can be recorded
+	h.pulled("stop", "vm", "--timeout", "1s") // QEMU ends, although nothing can be recorded
 	_ = os.Remove(filler)
 	h.run("vmlatch", "ps")
 	h.clearEnded()
@@ -272,7 +272,7 @@ func TestClocks(t *testing.T) {
 	} else if err != nil {
 		t.Errorf("a command days ahead: %s", out)
 	}
-	h.run("vmlatch", "stop", "vm", "--timeout", "1s")
+	h.pulled("stop", "vm", "--timeout", "1s")
 	h.clearEnded()
 	waitNothing(t, h.work)
 }

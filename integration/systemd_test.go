@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -205,7 +206,10 @@ func TestSystemd(t *testing.T) {
 		if m.show("vmlatch@web", "ActiveState") != "active" {
 			m.run("systemctl", "start", "vmlatch@web")
 		}
-		m.run(how[0], how[1:]...) // the guest ignores the power button, so it is killed
+		out, err := m.try(how[0], how[1:]...) // the guest ignores the power button, so it is killed
+		if pulled := slices.Contains(how, "--timeout"); (err != nil) != pulled {
+			t.Errorf("%v: %v, want a failure %t: %s", how, err, pulled, out)
+		}
 		m.ended("vmlatch@web")
 		time.Sleep(2500 * time.Millisecond) // RestartSec
 		if s := m.show("vmlatch@web", "ActiveState"); s != "inactive" {

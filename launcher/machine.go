@@ -65,6 +65,9 @@ func Attach(ctx context.Context, root rundir.Root, name string) (*Machine, error
 // command and before the outcome was recorded. Whether the guest runs only QEMU knows;
 // whether it has its secret, not even QEMU tells.
 func (m *Machine) settle(ctx context.Context) {
+	if m.passedLatch() {
+		m.unknown = Running
+	}
 	staged, err := m.dir.StagedRecord()
 	if err != nil || staged == nil || m.mayBecome(State(staged.State)) != nil {
 		return

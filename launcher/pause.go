@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -43,18 +44,34 @@ func (m *Machine) whileRunning(ctx context.Context, what string, do func(context
 	return nil
 }
 
-// IsPaused reports whether the CPUs of a guest that was released are stopped, by its event
-// log: QEMU writes down each time that they are, whoever asked.
-func IsPaused(log *os.File) bool {
+// CPUs reports, by a guest's event log, whether its CPUs were last started or stopped:
+// QEMU writes down each time that they are, whoever asked. It is known once there was one.
+func CPUs(log *os.File) (running, known bool) {
 	events, _, err := tailEvents(log)
-	paused := false
+	if err != nil {
+		return false, false
+	}
 	for _, e := range events {
 		switch e.Name {
 		case qmp.EventStop:
-			paused = true
+			running, known = false, true
 		case qmp.EventResume:
-			paused = false
+			running, known = true, true
 		}
 	}
-	return err == nil && paused
+	return running, known
+}
+
+// passedLatch reports whether another program has let a guest run that was not released.
+func (m *Machine) passedLatch() bool {
+	if m.State() == Running || m.State() == Stopping {
+		return false
+	}
+	log, err := m.dir.OpenLog(rundir.EventsLog, false)
+	if err != nil {
+		return false
+	}
+	defer log.Close()
+	running, _ := CPUs(log)
+	return running
 }

@@ -143,7 +143,7 @@ func TestPauseAndResume(t *testing.T) {
 	}
 }
 
-func TestIsPaused(t *testing.T) {
+func TestCPUs(t *testing.T) {
 	event := func(names ...string) string {
 		var b strings.Builder
 		for _, n := range names {
@@ -151,9 +151,10 @@ func TestIsPaused(t *testing.T) {
 		}
 		return b.String()
 	}
-	for log, want := range map[string]bool{
-		"": false, event("RESUME"): false, event("RESUME", "STOP"): true, event("STOP", "RESUME", "RTC_CHANGE"): false,
-		event("RESUME", "STOP", "DEVICE_DELETED"): true,
+	const unknown, running, stopped = "unknown", "running", "stopped"
+	for log, want := range map[string]string{
+		"": unknown, event("RTC_CHANGE"): unknown, event("RESUME"): running, event("RESUME", "STOP"): stopped,
+		event("STOP", "RESUME", "RTC_CHANGE"): running, event("RESUME", "STOP", "DEVICE_DELETED"): stopped,
 	} {
 		file := filepath.Join(t.TempDir(), "events.log")
 		if err := os.WriteFile(file, []byte(log), 0o600); err != nil {
@@ -163,8 +164,14 @@ func TestIsPaused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := IsPaused(f); got != want {
-			t.Errorf("%q: paused %t, want %t", log, got, want)
+		got := unknown
+		if runs, known := CPUs(f); runs {
+			got = running
+		} else if known {
+			got = stopped
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", log, got, want)
 		}
 		_ = f.Close()
 	}

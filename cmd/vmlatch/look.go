@@ -45,8 +45,8 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 		v.Exit, v.Ended = ending(ctx, root, e.Name)
 	case v.Status == rundir.Alive && mayBe(e) != "":
 		v.State = string(mayBe(e))
-	case v.State == string(launcher.Running) && isPaused(ctx, root, e.Name):
-		v.State = string(launcher.Paused)
+	case v.Status == rundir.Alive && e.Record != nil:
+		v.State = cpuState(ctx, root, e)
 	}
 	return v
 }
@@ -79,19 +79,27 @@ func afterRelease(ctx context.Context, root rundir.Root, e *rundir.Entry) *rundi
 	return e
 }
 
-// isPaused reports whether a monitor's user has stopped a running guest.
-func isPaused(ctx context.Context, root rundir.Root, name string) bool {
-	d, _, err := root.FindLogs(ctx, name)
+// cpuState is the recorded state of a VM, but for what the users of its monitor have done:
+// stopped a running guest, or let one run that is held.
+func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) string {
+	recorded := launcher.State(e.Record.State)
+	d, _, err := root.FindLogs(ctx, e.Name)
 	if err != nil {
-		return false
+		return string(recorded)
 	}
 	defer d.Close()
 	log, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {
-		return false
+		return string(recorded)
 	}
 	defer log.Close()
-	return launcher.IsPaused(log)
+	switch running, known := launcher.CPUs(log); {
+	case known && !running && recorded == launcher.Running:
+		return string(launcher.Paused)
+	case known && running && recorded != launcher.Stopping:
+		return string(launcher.Running)
+	}
+	return string(recorded)
 }
 
 // ending is how and when a VM ended, if its logs tell.
@@ -373,6 +381,10 @@ func (v *vmInfo) stateText() string {
 		return "running, or about to: a release was begun, and its outcome is not known"
 	case launcher.Provisioning:
 		return "measured: a secret was handed over, and whether it was accepted is not known; inject it again"
+	case launcher.Running:
+		if v.Record != nil && v.Record.Released == nil {
+			return "running, though never released: another program has let it run past its latch"
+		}
 	case launcher.Paused:
 		if v.Record != nil && v.Record.Released != nil {
 			return `paused: its CPUs are stopped; "vmlatch resume" lets it go on`

@@ -96,13 +96,21 @@ func waitFor(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error 
 			return err
 		}
 	}
-	// In a unit whose start failed the VM that is found is one from before.
-	if os.Getenv("SERVICE_RESULT") != "" && os.Getenv("EXIT_CODE") == "exited" &&
-		os.Getenv("EXIT_STATUS") != "0" {
+	err = endError(e, exit)
+	if os.Getenv("SERVICE_RESULT") == "" { // not the last command of a systemd unit
+		return err
+	}
+	switch {
+	case os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0":
+		return nil // its start failed, and the VM that is found is one from before
+	case errors.Is(err, errStopKilled):
+		s.Say("%v", err) // it was meant to end: a unit that failed would be started again
 		return nil
 	}
-	return endError(e, exit)
+	return err
 }
+
+var errStopKilled = errors.New("killed by vmlatch stop")
 
 // endError is the end of a guest as wait's error. One that was ended on purpose before it
 // had run has lost nothing.
@@ -113,7 +121,7 @@ func endError(e *rundir.Entry, exit launcher.Exit) error {
 	case onPurpose && r.Released == nil:
 		return nil
 	case onPurpose && exit.Reason == launcher.ReasonKilled:
-		return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: killed by vmlatch stop", e.Name))
+		return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: %w", e.Name, errStopKilled))
 	}
 	return exitError(e.Name, exit)
 }

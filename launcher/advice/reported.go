@@ -206,7 +206,7 @@ var reported = [...]row{
 		kind:    fault.Host,
 	},
 	{
-		pattern: `(?i)C-bit|cbitpos|reduced_phys_bits|reduced-phys-bits`,
+		pattern: `C-bit position|(?:cbitpos|reduced_phys_bits) check failed`,
 		cause:   "the position of the encryption bit is another processor's",
 		fix: "leave it to vmlatch, which asks the processor; a QEMU that was started by hand needs cbitpos of" +
 			" this host",

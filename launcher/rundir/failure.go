@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
@@ -54,7 +55,12 @@ func (r Root) NoteFailure(ctx context.Context, name string, f Failure) error {
 	if err := d.makeState(); err != nil {
 		return err
 	}
-	return replaceFile(d.LogPath(failureTemporary), d.LogPath(failureFile), b)
+	if err := replaceFile(d.LogPath(failureTemporary), d.LogPath(failureFile), b); err != nil {
+		_ = os.Remove(d.LogPath(failureTemporary))
+		_ = os.Remove(d.State) // if nothing else is in it
+		return err
+	}
+	return nil
 }
 
 // failure is the name's last failed start; nil if there is none that can be read.
