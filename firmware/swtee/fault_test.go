@@ -140,7 +140,8 @@ func TestSNPAndTDOutOfOrder(t *testing.T) {
 			t.Errorf("a TD before its initialisation: %v, want EINVAL", err)
 		}
 	}
-	if err := errors.Join(td.InitVM(TDParams{XFAM: tdXFAMFixed}), td.InitMemRegion(0, page, true), td.Finalize()); err != nil {
+	err := errors.Join(td.InitVM(TDParams{XFAM: tdXFAMFixed}), td.InitMemRegion(0, page, true), td.Finalize())
+	if err != nil {
 		t.Error(err)
 	}
 	if err := td.Finalize(); !errors.Is(err, unix.EINVAL) {
