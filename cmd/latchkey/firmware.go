@@ -103,7 +103,7 @@ func printFirmware(s *cli.IO, r *inspect.Report) error {
 	}
 	fmt.Fprintln(w, "\nGUIDed table")
 	for _, e := range r.Entries {
-		fmt.Fprintf(w, "  %-38s %s\n", e.Name, e.Data)
+		fmt.Fprintf(w, "  %-38s %s\n", e.Name, e.Text)
 	}
 	fmt.Fprintf(w, "\n%-34s %-12s %-10s", "region", "address", "size")
 	for _, t := range inspect.Technologies() {

@@ -42,7 +42,7 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 		case i < 0:
 			say("%s: gone", e.Name)
 		case rb.Entries[i].Data != e.Data:
-			say("%s: %s, then %s", e.Name, e.Data, rb.Entries[i].Data)
+			say("%s: %s, then %s", e.Name, e.Text, rb.Entries[i].Text)
 		}
 	}
 	for _, e := range rb.Entries {

@@ -42,7 +42,8 @@ func Technologies() []string { return []string{"sev", "sev-es", "sev-snp", "tdx"
 type Entry struct {
 	Name string `json:"name"`
 	GUID string `json:"guid"`
-	Data string `json:"data"`
+	Data string `json:"data"` // hexadecimal
+	Text string `json:"text"` // the data in words
 }
 
 // Report is what an image contains.
@@ -75,7 +76,7 @@ func Image(img *ovmf.Image) (*Report, error) {
 		Notes:       []string{},
 	}
 	for _, e := range img.Entries {
-		r.Entries = append(r.Entries, Entry{e.Name(), e.GUID.String(), hex.EncodeToString(e.Data)})
+		r.Entries = append(r.Entries, Entry{e.Name(), e.GUID.String(), hex.EncodeToString(e.Data), e.Text()})
 	}
 	layout, err := launch.LayoutOf(img)
 	if err != nil {

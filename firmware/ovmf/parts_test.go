@@ -248,6 +248,15 @@ func TestNames(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
 		{ovmf.Entry{GUID: ovmf.GUIDHashTable}.Name(), "kernel hash area"},
 		{ovmf.Entry{GUID: ovmf.GUIDIGVMParameters}.Name(), "IGVM parameter metadata"},
+		{
+			ovmf.Entry{GUID: ovmf.GUIDHashTable, Data: []byte{0, 0xc, 0x81, 0, 0, 4, 0, 0}}.Text(),
+			"0x810c00, 0x400 bytes",
+		},
+		{ovmf.Entry{GUID: ovmf.GUIDSecretArea, Data: make([]byte, 8)}.Text(), "none"},
+		{ovmf.Entry{GUID: ovmf.GUIDSecretArea, Data: make([]byte, 3)}.Text(), "000000"},
+		{ovmf.Entry{GUID: ovmf.GUIDResetBlock, Data: []byte{4, 0xb0, 0x80, 0}}.Text(), "EIP 0x80b004"},
+		{ovmf.Entry{GUID: ovmf.GUIDTDXMetadata, Data: []byte{0x60, 0xa, 0, 0}}.Text(), "0xa60 from the end"},
+		{ovmf.Entry{Data: []byte{1, 2}}.Text(), "0102"},
 		{ovmf.Entry{}.Name(), "00000000-0000-0000-0000-000000000000"},
 		{ovmf.SectionKernelHashes.String(), "kernel hashes"},
 		{ovmf.SectionType(0x77).String(), "type 0x77"},

@@ -2,6 +2,7 @@ package ovmf
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 
 	"github.com/vmlatch/vmlatch/firmware/guid"
@@ -83,6 +84,23 @@ func (e Entry) Name() string {
 		return n
 	}
 	return e.GUID.String()
+}
+
+// Text is what an entry's data say, in words; their bytes in hexadecimal if their meaning is
+// not known, or their length is not the one it should be.
+func (e Entry) Text() string {
+	le := binary.LittleEndian
+	switch area := e.GUID == GUIDHashTable || e.GUID == GUIDSecretArea; {
+	case area && len(e.Data) == 8 && le.Uint64(e.Data) == 0:
+		return "none"
+	case area && len(e.Data) == 8:
+		return fmt.Sprintf("%#x, %#x bytes", le.Uint32(e.Data), le.Uint32(e.Data[4:]))
+	case e.GUID == GUIDResetBlock && len(e.Data) == 4:
+		return fmt.Sprintf("EIP %#x", le.Uint32(e.Data))
+	case (e.GUID == GUIDSEVMetadata || e.GUID == GUIDTDXMetadata || e.GUID == GUIDIGVMParameters) && len(e.Data) == 4:
+		return fmt.Sprintf("%#x from the end", le.Uint32(e.Data))
+	}
+	return hex.EncodeToString(e.Data)
 }
 
 var sectionNames = map[SectionType]string{

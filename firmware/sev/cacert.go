@@ -17,7 +17,6 @@ const (
 	caOffKeyID     = 4
 	caOffCertifier = 20
 	caOffUsage     = 36
-	caOffReserved  = 40
 	caOffExpBits   = 56
 	caOffModBits   = 60
 )
@@ -50,8 +49,6 @@ func ParseCACertificate(b []byte) (*CACertificate, []byte, error) {
 		return nil, nil, fmt.Errorf("%w: AMD CA: version %d, must be 1", ErrCertificate, le.Uint32(b))
 	case c.Usage != UsageARK && c.Usage != UsageASK:
 		return nil, nil, fmt.Errorf("%w: AMD CA: %v is neither ARK nor ASK", ErrCertificate, c.Usage)
-	case !allZero(b[caOffReserved:caOffExpBits]):
-		return nil, nil, fmt.Errorf("%w: %v: reserved bytes are set", ErrCertificate, c.Usage)
 	case modBits != 2048 && modBits != 4096 || expBits != modBits:
 		return nil, nil, fmt.Errorf("%w: %v: key of %d bits, exponent of %d, must be 2048 or 4096", ErrCertificate,
 			c.Usage, modBits, expBits)
