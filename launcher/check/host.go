@@ -122,7 +122,8 @@ func hostChecks() []tee.Check {
 			Stage:    tee.HostStage,
 			Key:      "memory",
 			When:     func(s *tee.Subject) bool { return s.Facts.Host.MemFree > 0 },
-			Cause:    "the guest may get more memory than the host has left; what is encrypted cannot be swapped out",
+			Cause: "the guest may get more memory than the host has left;" +
+				" what is encrypted or locked is never swapped out",
 			Fix:      "lower memory, or stop another VM",
 			Source:   "cloud-hypervisor#8501; nova, AMD SEV spec",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {

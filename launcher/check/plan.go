@@ -19,7 +19,7 @@ func planChecks() []tee.Check {
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,
 			Cause:    "a file that the VM needs cannot be read",
-			Fix:      fault.FixPaths,
+			Fix:      fault.FixPaths + "; a file there: " + fault.FixRead,
 			Source:   "open(2)",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				var missing []string

@@ -7,6 +7,7 @@ const (
 	FixOVMF   = "use a build of OVMF that has it"
 	FixRecord = `"vmlatch host --record DIR" makes a record`
 	FixPaths  = "paths in a spec start from the spec's own directory"
+	FixRead   = "let the user who runs vmlatch read it, and enter the directories above it"
 	FixSlots  = "stop another confidential VM; the pool's size is in vmlatch host," +
 		" an operator's limit in [slots] of host.toml"
 	FixSession   = "copy the files of latchkey session again, unchanged"

@@ -240,7 +240,19 @@ func readsText(t reflect.Type) bool {
 // hint asks for the known key that a mistyped one resembles, in the table that lacks
 // it. Keys are looked at part by part, so the mistyped part is the last.
 func (s shapes) hint(t reflect.Type, path []string) string {
-	return nearest.Hint(path[len(path)-1], slices.Sorted(maps.Keys(s.fields(t))))
+	word, known := path[len(path)-1], s.fields(t)
+	if said, ok := synonyms[word]; ok && known[said] != nil {
+		word = said
+	}
+	return nearest.Hint(word, slices.Sorted(maps.Keys(known)))
+}
+
+// synonyms are words of other tools, by the key that a spec has for them.
+var synonyms = map[string]string{
+	"file": "image", "path": "image", "code": "image", "source": "image",
+	"vcpus": "cpus", "smp": "cpus", "mem": "memory", "ram": "memory",
+	"append": "cmdline", "args": "cmdline", "type": "technology", "hostfwd": "forward", "ports": "forward",
+	"emulator": "qemu", "readonly": "read-only", "model": "cpu",
 }
 
 // wrongType is how go-toml reports a value of the wrong type.

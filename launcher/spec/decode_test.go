@@ -177,7 +177,10 @@ func TestErrorsNameThePlaceTheKeyAndTheCause(t *testing.T) {
 			`1:8: wait: must be a duration in quotes, such as "5m", not 300`, "",
 		},
 		{"a duration of yes", "wait = true", `1:8: wait: must be a duration in quotes, such as "5m", not true`, ""},
-		{"a duration that is none", "wait = '5'", `1:8: wait: time: missing unit in duration "5"`, ""},
+		{
+			"a duration that is none", "wait = '5'",
+			`1:8: wait: duration "5": must be a number with a unit, such as "30s" or "5m"`, "",
+		},
 
 		{"no value", "name =", "1:6: expected value, not end of input", ""},
 		{"no value further down", "cpus = 1\nname =", "2:6: expected value, not end of input", ""},
@@ -323,5 +326,18 @@ func within(t *testing.T, text []byte, e *fault.Error) {
 	}
 	if most := len(lines[e.Line-1]) + 1; e.Column < 1 || e.Column > most {
 		t.Fatalf("%v: column %d of %d", e, e.Column, most)
+	}
+}
+
+// Words of other tools lead to the key that a spec has for them, where it has it.
+func TestSynonyms(t *testing.T) {
+	for text, want := range map[string]string{
+		"vcpus = 2": `did you mean "cpus"?`, "ram = '1GiB'": `did you mean "memory"?`,
+		"[[disk]]\npath = 'x'": `did you mean "image"?`, "[limits]\npath = 'x'": "",
+	} {
+		_, _, err := parse(text)
+		if e := fault.As(err); e == nil || e.Fix != want {
+			t.Errorf("%q: %v, want the hint %q", text, err, want)
+		}
 	}
 }

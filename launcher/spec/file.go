@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/fault"
@@ -28,7 +30,11 @@ const maxFile = 1 << 20
 func Load(path string, tables Tables) (*File, error) {
 	b, err := regular.Read(path, maxFile)
 	if err != nil {
-		return nil, &fault.Error{Kind: fault.Spec, File: path, Err: withoutPath(err)}
+		e := &fault.Error{Kind: fault.Spec, File: path, Err: withoutPath(err)}
+		if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+			e.Err, e.Fix = syscall.EISDIR, `"vmlatch start --all DIR" starts every spec of a directory`
+		}
+		return nil, e
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -103,9 +109,12 @@ func (f *File) NoNUL(texts ...string) error {
 
 // Unusable is an error about a file that the spec names.
 func (f *File) Unusable(use string, err error) error {
+	fix := fault.FixPaths
+	if errors.Is(err, fs.ErrPermission) {
+		fix = fault.FixRead
+	}
 	return &fault.Error{
-		Kind: fault.Spec, File: f.Path, Key: use, Err: err, Check: fault.FilesReadable,
-		Fix: fault.FixPaths,
+		Kind: fault.Spec, File: f.Path, Key: use, Err: err, Check: fault.FilesReadable, Fix: fix,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -100,7 +101,7 @@ func TestFilesThatCannotBeLoaded(t *testing.T) {
 	}
 	for path, want := range map[string]error{
 		filepath.Join(dir, "missing"): fs.ErrNotExist, nowhere: fs.ErrNotExist,
-		dir: regular.ErrNotRegular, pipe: regular.ErrNotRegular, socket: regular.ErrNotRegular,
+		dir: syscall.EISDIR, pipe: regular.ErrNotRegular, socket: regular.ErrNotRegular,
 		"/dev/zero": regular.ErrNotRegular,
 	} {
 		var w written
@@ -149,15 +150,13 @@ func TestErrorsOfValuesWrapTheirCause(t *testing.T) {
 	if err := f.Errorf("name", "x: %w", fs.ErrExist); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("%v is not %v", err, fs.ErrExist)
 	}
-	err := f.Unusable("kernel", fs.ErrPermission)
-	if e := fault.As(err); e == nil || e.Kind != fault.Spec || e.Key != "kernel" || e.File != "f.toml" ||
-		e.Check != "files-readable" ||
-		e.Fix != fault.FixPaths ||
-		!errors.Is(err, fs.ErrPermission) {
-		t.Errorf(
-			"a file that cannot be used: %#v, want a check's error about the kernel in f.toml",
-			err,
-		)
+	for cause, fix := range map[error]string{fs.ErrPermission: fault.FixRead, fs.ErrNotExist: fault.FixPaths} {
+		err := f.Unusable("kernel", cause)
+		e := fault.As(err)
+		if e == nil || e.Kind != fault.Spec || e.Key != "kernel" || e.File != "f.toml" ||
+			e.Check != "files-readable" || e.Fix != fix || !errors.Is(err, cause) {
+			t.Errorf("%v: %#v, want a check's error about the kernel in f.toml with fix %q", cause, err, fix)
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func (a *App) helpCommand() *urfave.Command {
 			}
 			for _, t := range a.topics() {
 				if t.Name == name {
-					_, err := fmt.Fprintf(a.IO.Out, "%s: %s\n\n%s\n", t.Name, t.Title, strings.TrimSpace(t.Text))
+					_, err := fmt.Fprintf(a.IO.Out, "%s: %s\n\n%s\n", t.Name, t.Title, strings.Trim(t.Text, "\n"))
 					return err
 				}
 			}

@@ -61,7 +61,7 @@ func (a *App) writeMan(w io.Writer, app *urfave.App) {
 		if t.Name == "exit-codes" {
 			title = "EXIT STATUS" // as in man-pages(7)
 		}
-		text := roff(strings.TrimSpace(t.Text))
+		text := roff(strings.Trim(t.Text, "\n"))
 		fmt.Fprintf(w, ".SH %s\n%s\n.PP\n.nf\n%s\n.fi\n", roff(title), roff(t.Title), text)
 	}
 	a.writeSeeAlso(w, a.Name+".1")
@@ -76,7 +76,7 @@ func (a *App) writeTopicMan(w io.Writer, page string) error {
 	t := a.Topics[i]
 	a.writeManTitle(w, page, t.Title)
 	fmt.Fprint(w, ".SH DESCRIPTION\n.nf\n")
-	for block := range strings.SplitSeq(strings.TrimSpace(t.Text), "\n\n") {
+	for block := range strings.SplitSeq(strings.Trim(t.Text, "\n"), "\n\n") {
 		if isHeading(block) {
 			fmt.Fprintf(w, ".fi\n.SH %s\n.nf\n", roff(block))
 		} else {

@@ -19,9 +19,14 @@ func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
 	text := err.Error()
 	hints := []string{fmt.Sprintf("%q shows the options", strings.TrimSpace(a.commandName(c)+" --help"))}
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		text = fmt.Sprintf("no option --%s", strings.TrimPrefix(name, "-"))
+		name = strings.TrimLeft(name, "-")
+		text = "no option " + dashed(name)
+		if a.commandName(c) == a.Name {
+			hints = append(hints,
+				fmt.Sprintf("options of a command stand behind it: %s COMMAND %s", a.Name, dashed(name)))
+		}
 		if c.Command != nil {
-			if near := nearest.Word(strings.TrimLeft(name, "-"), flagNames(c.Command.Flags)); near != "" {
+			if near := nearest.Word(name, flagNames(c.Command.Flags)); near != "" {
 				hints = []string{fmt.Sprintf("did you mean --%s?", near)}
 			}
 		}
@@ -30,6 +35,14 @@ func (a *App) usageError(c *urfave.Context, err error, _ bool) error {
 		text = says
 	}
 	return Fail(ExitUsage, errors.New(text), hints...)
+}
+
+// dashed is an option as it is typed.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }
 
 // wrongValue rewrites the parser's message, such as "invalid value "30" for flag -timeout:
