@@ -124,8 +124,8 @@ func hostChecks() []tee.Check {
 			When:     func(s *tee.Subject) bool { return s.Facts.Host.MemFree > 0 },
 			Cause: "the guest may get more memory than the host has left;" +
 				" what is encrypted or locked is never swapped out",
-			Fix:      "lower memory, or stop another VM",
-			Source:   "cloud-hypervisor#8501; nova, AMD SEV spec",
+			Fix:    "lower memory, or stop another VM",
+			Source: "cloud-hypervisor#8501; nova, AMD SEV spec",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				return tee.Verify(uint64(s.Memory) <= s.Facts.Host.MemFree, "%v of %d MiB", s.Memory,
 					s.Facts.Host.MemFree>>20)
