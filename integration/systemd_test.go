@@ -156,7 +156,7 @@ StandardError=append:/run/vm.log
 
 // quickStop is for guests without an operating system, which ignore the power button.
 const quickStop = logs + `ExecStop=
-ExecStop=/usr/bin/vmlatch stop --ignore --timeout 1s %i
+ExecStop=-/usr/bin/vmlatch stop --ignore --timeout 1s %i
 `
 
 // TestSystemd: a VM is a unit. QEMU is its main process; its end is the unit's end;
