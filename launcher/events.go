@@ -6,6 +6,10 @@ import (
 	"io"
 	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // Event is a line of a VM's event log (vmlatch.event/1). Its data may come from the
@@ -21,13 +25,25 @@ type Event struct {
 const EventEnded = "VMLATCH_ENDED"
 
 // Ending is how and when a VM ended, by its event log. The time is that of the last
-// thing QEMU said: a process is not seen to die.
+// thing QEMU said, or when vmlatch killed it; no one sees other processes die.
 func Ending(log *os.File) (exit Exit, at time.Time, err error) {
-	events, at, err := tailEvents(log)
-	if len(events) > 0 {
+	events, written, err := tailEvents(log)
+	exit, at = exitOf(events), written
+	if len(events) > 0 && (exit.Reason != ReasonKilled || at.Before(events[len(events)-1].Time)) {
 		at = events[len(events)-1].Time
 	}
-	return exitOf(events), at, err
+	return exit, at, err
+}
+
+// noteEnd leaves on an event log when its VM was killed, which QEMU cannot write down.
+func noteEnd(d *rundir.Dir) {
+	log, err := d.OpenLog(rundir.EventsLog, false)
+	if err != nil {
+		return
+	}
+	defer log.Close()
+	now := unix.NsecToTimeval(time.Now().UnixNano())
+	_ = unix.Futimes(int(log.Fd()), []unix.Timeval{now, now})
 }
 
 // EndedEvent is the last event of a VM that has ended, by its event log.

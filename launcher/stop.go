@@ -71,6 +71,7 @@ func kill(ctx context.Context, dir *rundir.Dir, hint int) error {
 			}
 		}
 	}
+	noteEnd(dir)
 	return dir.KillIfHeld(ctx)
 }
 

@@ -130,6 +130,8 @@ func stopOnly(c *urfave.Context, s *cli.IO, root rundir.Root, d *rundir.Dir) (en
 // mayRestart refuses VMs that another program stays with, or whose spec is unknown.
 func mayRestart(e *rundir.Entry) error {
 	switch r := e.Record; {
+	case r == nil && e.Failure != nil && e.Status() == rundir.Ended:
+		return startFailed(e)
 	case r == nil || e.Status() == rundir.Launching:
 		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", e.Name, rundir.ErrBusy),
 			"it is being launched; try again when that has finished")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -71,6 +72,13 @@ func waitFor(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error 
 	if d, e, err = settled(c, root, d, e); err != nil {
 		return err
 	}
+	startFails := os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0"
+	if inUnit() && startFails {
+		return nil // and the VM that is found is one from before
+	}
+	if e.Failure != nil && !e.VMHeld {
+		return startFailed(e)
+	}
 	log, err := d.OpenLog(rundir.EventsLog, false) // of this run, whatever uses the name later
 	if err != nil {
 		return err
@@ -97,17 +105,25 @@ func waitFor(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error 
 		}
 	}
 	err = endError(e, exit)
-	if os.Getenv("SERVICE_RESULT") == "" { // not the last command of a systemd unit
-		return err
-	}
-	switch {
-	case os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0":
-		return nil // its start failed, and the VM that is found is one from before
-	case errors.Is(err, errStopKilled):
+	if inUnit() && errors.Is(err, errStopKilled) {
 		s.Say("%v", err) // it was meant to end: a unit that failed would be started again
 		return nil
 	}
 	return err
+}
+
+// inUnit reports whether this is the last command of a systemd unit.
+func inUnit() bool { return os.Getenv("SERVICE_RESULT") != "" }
+
+// startFailed is the error about a VM of which there is nothing but why its last start
+// failed.
+func startFailed(e *rundir.Entry) error {
+	f, hints := e.Failure, []string(nil)
+	if f.Spec != "" {
+		hints = []string{"to try again: vmlatch start " + f.Spec}
+	}
+	reason := strings.TrimPrefix(f.Reason, e.Name+": ")
+	return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: its last start failed: %s", e.Name, reason), hints...)
 }
 
 var errStopKilled = errors.New("killed by vmlatch stop")

@@ -14,8 +14,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
-// ErrNotLinux is wrapped by errors about files that QEMU does not load by Linux's boot
-// protocol. It measures no other kernel.
+// ErrNotLinux is wrapped by errors about files that QEMU does not load as Linux, and so does
+// not measure, or that nothing can boot.
 var ErrNotLinux = errors.New("not a bzImage")
 
 // Image is what a kernel image says of itself.
@@ -26,6 +26,9 @@ type Image struct {
 	// CmdlineSize is the longest command line, in bytes without the terminator; what is
 	// longer the kernel cuts off. 0 if the image does not say.
 	CmdlineSize int
+	// EFI is a program for UEFI without a Linux header, such as a unified kernel image:
+	// QEMU passes it to the firmware, and measures it, as it does a bzImage.
+	EFI bool
 }
 
 // Offsets in the header (Linux, boot.rst, "The Real-Mode Kernel Header").
@@ -79,7 +82,9 @@ func Parse(b []byte, size int64) (*Image, error) {
 			" next to a vmlinux there is arch/x86/boot/bzImage")
 	case !linux && has(0, 2) && b[0] == 0x1f && b[1] == 0x8b:
 		return not("a gzip file")
-	case !has(offBootFlag, 2) || le.Uint16(b[offBootFlag:]) != bootFlag:
+	case !linux && isEFI(b):
+		return &Image{EFI: true}, nil
+	case !linux && (!has(offBootFlag, 2) || le.Uint16(b[offBootFlag:]) != bootFlag):
 		return not("no Linux kernel for x86: it has no boot sector")
 	}
 	sectors := int64(b[offSetupSects])
@@ -101,6 +106,38 @@ func Parse(b []byte, size int64) (*Image, error) {
 		return not("cut off: it should have %d bytes, and has %d", setup+code, size)
 	}
 	return i, nil
+}
+
+// isEFI reports whether an image begins as a PE file for x86-64 does (Microsoft, PE Format,
+// "Signature" and "COFF File Header").
+func isEFI(b []byte) bool {
+	const offPE, machineAMD64 = 0x3c, 0x8664
+	if len(b) < offPE+4 || string(b[:2]) != "MZ" {
+		return false
+	}
+	at := uint64(binary.LittleEndian.Uint32(b[offPE:]))
+	return at+6 <= uint64(len(b)) && string(b[at:at+4]) == "PE\x00\x00" &&
+		binary.LittleEndian.Uint16(b[at+4:]) == machineAMD64
+}
+
+// Initrd says why QEMU would not load an initrd of so many bytes next to the kernel into a
+// guest with so much memory; "" if it would.
+func (i *Image) Initrd(size int64, memory uint64) string {
+	// What a 32-bit address reaches on q35, without QEMU's ACPI tables.
+	const below4G, q35Limit, tables = 2 << 30, 0xb0000000, 0x28000
+	most := memory
+	if memory >= q35Limit {
+		most = below4G
+	}
+	switch {
+	case i.EFI:
+		return "QEMU passes an initrd only to Linux kernels; a unified kernel image brings its own"
+	case i.Protocol < 0x200:
+		return "the kernel's boot protocol is too old for an initrd"
+	case most <= tables || uint64(size) >= most-tables-1:
+		return fmt.Sprintf("the initrd has %d MiB, which do not fit the guest's memory", (size+1<<20-1)>>20)
+	}
+	return ""
 }
 
 // isMultiboot looks for a multiboot header as QEMU does.

@@ -26,16 +26,30 @@ func TestRead(t *testing.T) {
 	for i, v := range []uint32{0x1badb002, 3, 1<<32 - 0x1badb002 - 3} {
 		binary.LittleEndian.PutUint32(multiboot[16+4*i:], v)
 	}
+	efi := func(machine uint16, at uint32) []byte {
+		b := make([]byte, 4096)
+		copy(b, "MZ")
+		binary.LittleEndian.PutUint32(b[0x3c:], at)
+		if int(at)+6 <= len(b) {
+			copy(b[at:], "PE\x00\x00")
+			binary.LittleEndian.PutUint16(b[at+4:], machine)
+		}
+		return b
+	}
 	for name, c := range map[string]struct {
 		image    []byte
 		protocol uint16
 		cmdline  int
 		want     string // of the error
 	}{
-		"a kernel":             {good, 0x20f, 2047, ""},
-		"padded":               {append(ovmftest.Kernel(), make([]byte, 5000)...), 0x20f, 2047, ""},
-		"of an old protocol":   {edit(put16(0x206, 0x203)), 0x203, 255, ""},
-		"without the protocol": {edit(func(b []byte) { clear(b[0x202:0x206]) }), 0, 0, ""},
+		"a kernel":                 {good, 0x20f, 2047, ""},
+		"padded":                   {append(ovmftest.Kernel(), make([]byte, 5000)...), 0x20f, 2047, ""},
+		"of an old protocol":       {edit(put16(0x206, 0x203)), 0x203, 255, ""},
+		"without the protocol":     {edit(func(b []byte) { clear(b[0x202:0x206]) }), 0, 0, ""},
+		"without a boot flag":      {edit(put16(0x1fe, 0)), 0x20f, 2047, ""},
+		"a program for UEFI":       {efi(0x8664, 0x80), 0, 0, ""},
+		"a program for Arm's UEFI": {efi(0xaa64, 0x80), 0, 0, "no Linux kernel"},
+		"a program for DOS":        {efi(0x8664, 1<<31), 0, 0, "no Linux kernel"},
 		"without a sector count": {
 			append(edit(func(b []byte) { b[0x1f1] = 0 }), make([]byte, 2048)...), 0x20f,
 			2047, "",
@@ -90,4 +104,28 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("a negative length")
 		}
 	})
+}
+
+// An initrd is only for Linux kernels of a protocol that has one, and must fit below 4 GiB.
+func TestInitrd(t *testing.T) {
+	linux := bzimage.Image{Protocol: 0x20f}
+	const mib = 1 << 20
+	for _, c := range []struct {
+		image  bzimage.Image
+		size   int64
+		memory uint64
+		want   string
+	}{
+		{linux, 20 * mib, 256 * mib, ""},
+		{linux, 268271614, 256 * mib, ""},
+		{linux, 268271615, 256 * mib, "256 MiB, which do not fit"}, // QEMU: "initrd is too large, cannot support"
+		{linux, 3 << 30, 64 << 30, "do not fit"},
+		{linux, 1, 1000, "do not fit"},
+		{bzimage.Image{EFI: true}, 1, 256 * mib, "unified kernel image"},
+		{bzimage.Image{Protocol: 0x1ff}, 1, 256 * mib, "too old"},
+	} {
+		if got := c.image.Initrd(c.size, c.memory); !strings.Contains(got, c.want) || (got == "") != (c.want == "") {
+			t.Errorf("%+v, %d bytes in %d: %q, want %q", c.image, c.size, c.memory, got, c.want)
+		}
+	}
 }

@@ -105,6 +105,7 @@ func TestLooks(t *testing.T) {
 			append(firmware[:4096:4096], []byte(strings.Repeat("\xff", 4096))...),
 			"no reset vector", false,
 		},
+		"half a page more": {append(make([]byte, 2048), firmware...), "only whole pages", false},
 		"text":    {[]byte(strings.Repeat("text\n", 1000)), "no reset vector", false},
 		"nothing": {nil, "no reset vector", false},
 	} {

@@ -1,6 +1,9 @@
 package ovmf
 
-import "bytes"
+import (
+	"bytes"
+	"fmt"
+)
 
 // Looks says why a file can be no firmware image for x86 as QEMU maps it; "" if it may be
 // one. sure is whether that is beyond doubt: the file is of another kind.
@@ -21,6 +24,9 @@ func Looks(b []byte) (why string, sure bool) {
 	if len(b) < 16 || !jumps(b[len(b)-16:]) {
 		return "it has no reset vector: its last 16 bytes, where a processor starts, do not jump anywhere" +
 			" (a variable store, firmware of another architecture, or no firmware at all)", false
+	}
+	if len(b)%page != 0 {
+		return fmt.Sprintf("it has %d bytes, and QEMU maps only whole pages (it is cut off, or padded)", len(b)), false
 	}
 	return "", false
 }

@@ -201,8 +201,16 @@ var checkCases = map[string]checkCase{
 		tech: "sev", replace: [2]string{`image = "k"`, `image = "k"` + "\n" + `cmdline = "` + strings.Repeat("x",
 			2048) + `"`},
 	},
+	"initrd-fits": {
+		tech: "none", add: "[kernel]\nimage = \"k\"\ninitrd = \"i\"\n",
+		files: map[string]string{"i": strings.Repeat("x", 1<<20)},
+		guest: func(g *tee.Guest) { g.Memory = 1 << 20 },
+	},
 	"cmdline-length": {
 		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"" + strings.Repeat("x", 2048) + "\"\n",
+	},
+	"vars-image": {
+		tech: "none", add: "firmware = { image = \"fw\", vars = \"v\" }\n", files: map[string]string{"v": "QFI\xfb and more"},
 	},
 	"firmware-image": {tech: "sev", files: map[string]string{"fw": "QFI\xfb and more"}},
 	"igvm-vcpus": {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -73,6 +74,10 @@ func diskFault(d *plan.Disk) string {
 		return fmt.Sprintf("its content is %s, and by its name it would be used as raw", info.Format)
 	case d.Format != "qcow2":
 		return ""
+	case info.Unusable != "":
+		return info.Unusable
+	case info.Corrupt && !d.ReadOnly:
+		return `it is marked as damaged: "qemu-img check -r all" repairs it`
 	}
 	if why := named("backing file", "backing", d.Image, info.Backing, d.Backing); why != "" {
 		return why
@@ -113,7 +118,11 @@ func named(what, key, image, header, spec string) string {
 	if header == "" {
 		return fmt.Sprintf("it has no %s, and the spec names one", what)
 	}
-	abs := header
+	abs := strings.TrimPrefix(header, "file:")
+	if protocol, _, ok := strings.Cut(abs, ":"); ok && !strings.ContainsRune(protocol, '/') {
+		return fmt.Sprintf("its %s is %q, and vmlatch opens only files: make an image without it"+
+			" (qemu-img convert), or one over a file (qemu-img rebase)", what, header)
+	}
 	if !filepath.IsAbs(abs) {
 		abs = filepath.Join(filepath.Dir(image), abs)
 	}

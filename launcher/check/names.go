@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
+	"github.com/vmlatch/vmlatch/launcher/internal/diskimage"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
@@ -96,12 +98,32 @@ func nameChecks() []tee.Check {
 			Stage:    tee.PlanStage,
 			Key:      "kernel.image",
 			When:     func(s *tee.Subject) bool { return s.Kernel.Image != "" && s.KernelHashes },
-			Cause:    "QEMU would not measure the kernel: it hashes only those that it loads by Linux's boot protocol",
-			Fix:      "use a bzImage: next to a vmlinux it is arch/x86/boot/bzImage",
-			Source:   "QEMU, hw/i386/x86-common.c; kata-containers#11785",
+			Cause: "QEMU would not measure the kernel, or nothing could boot it: it takes Linux's bzImages" +
+				" and programs for UEFI",
+			Fix:    "use a bzImage: next to a vmlinux it is arch/x86/boot/bzImage",
+			Source: "QEMU, hw/i386/x86-common.c; kata-containers#11785",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				_, err := bzimage.Read(s.Kernel.Image)
 				return tee.Verify(!errors.Is(err, bzimage.ErrNotLinux), "%v", err)
+			},
+		},
+		{
+			ID:       "initrd-fits",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "kernel.initrd",
+			When:     func(s *tee.Subject) bool { return s.Kernel.Image != "" && s.Kernel.Initrd != "" },
+			Cause:    "QEMU would not load the initrd",
+			Fix:      "give the VM more memory, make the initrd smaller, or use a kernel that takes one",
+			Source:   "QEMU, hw/i386/x86-common.c, x86_load_linux",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				k, err := bzimage.Read(s.Kernel.Image)
+				info, statErr := os.Stat(s.Kernel.Initrd)
+				if err := errors.Join(err, statErr); err != nil { // other checks' matter
+					return tee.OK, ""
+				}
+				why := k.Initrd(info.Size(), uint64(s.Memory))
+				return tee.Verify(why == "", "%s", why)
 			},
 		},
 		{
@@ -137,7 +159,37 @@ func nameChecks() []tee.Check {
 			Fix:      "name an image for x86, raw and whole",
 			Source:   "lxc/incus#796; Intel SDM, volume 3, processor state after reset",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				const block = 64 << 10 // QEMU, hw/i386/x86-common.c, x86_bios_rom_init
+				if s.Image.Odd == "" && slices.Contains(s.Plan.Argv, "-bios") && s.Image.Size%block != 0 {
+					return tee.Failed, fmt.Sprintf("it has %d bytes, and QEMU takes only whole blocks of 64 KiB"+
+						" (cut off, or padded)", s.Image.Size)
+				}
 				return tee.Verify(s.Image.Odd == "", "%s", s.Image.Odd)
+			},
+		},
+		{
+			ID:       "vars-image",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "firmware.vars",
+			When:     func(s *tee.Subject) bool { return s.Firmware.Vars != "" },
+			Cause:    "the file can be no variable store: QEMU would write into it as if it were one",
+			Fix:      "copy the one that belongs to the firmware; qemu-img convert -O raw makes one of a qcow2 image",
+			Source:   "QEMU, hw/i386/pc_sysfw.c, pc_system_flash_map",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				info, err := diskimage.Read(s.Firmware.Vars)
+				stat, statErr := os.Stat(s.Firmware.Vars)
+				switch {
+				case errors.Is(err, diskimage.ErrHeader):
+					return tee.Failed, "it is a disk image: " + err.Error()
+				case errors.Join(err, statErr) != nil: // another check's matter
+					return tee.OK, ""
+				case info.Format != "raw":
+					return tee.Failed, "it is a disk image: " + info.Format
+				case stat.Mode().IsRegular() && (stat.Size() == 0 || stat.Size()%4096 != 0):
+					return tee.Failed, fmt.Sprintf("it has %d bytes, and QEMU maps only whole pages", stat.Size())
+				}
+				return tee.OK, ""
 			},
 		},
 	}

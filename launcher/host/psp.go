@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -12,6 +14,8 @@ import (
 // start (Linux, drivers/crypto/ccp/sev-dev.c; arch/x86/virt/vmx/tdx/tdx.c).
 var (
 	reSEVFailed   = compiled(`(SEV|SEV-SNP): failed to INIT\S*(?:.*?error (0x[0-9a-fA-F]+))?`)
+	reSEVCode     = compiled(`\brc (-?\d+)`)
+	rePSPDead     = compiled(`sev command (0x[0-9a-fA-F]+) timed out, disabling PSP`)
 	reSEVDisabled = compiled(`(SEV|SEV-SNP): .*\bdisabled`)
 	reTDXFailed   = compiled(`tdx: (?:module initialization failed|initialization failed)(?: \((-?\d+)\))?`)
 )
@@ -35,7 +39,12 @@ func pspFailures(log string) map[string]string {
 		switch {
 		case reSEVFailed().MatchString(line):
 			m := reSEVFailed().FindStringSubmatch(line)
-			note(m[1], "the secure processor did not start"+statusWords(m[2]))
+			note(m[1], "the secure processor did not start"+statusWords(m[2], line))
+		case rePSPDead().MatchString(line):
+			// Also while it runs: then the next load begins anew.
+			why := "the kernel has given the secure processor up, until it is loaded anew: command " +
+				rePSPDead().FindStringSubmatch(line)[1] + " timed out"
+			failed["SEV"], failed["SEV-SNP"] = why, why
 		case reSEVDisabled().MatchString(line):
 			m := reSEVDisabled().FindStringSubmatch(line)
 			note(
@@ -52,9 +61,16 @@ func pspFailures(log string) map[string]string {
 	return failed
 }
 
-// statusWords explains a status in hexadecimal; "" without one.
-func statusWords(hex string) string {
+// statusWords explains a status in hexadecimal, or the kernel's own code in the line where
+// the firmware gave none; "" without either.
+func statusWords(hex, line string) string {
+	const notCalled = 1<<32 - 1 // the kernel's value before it has called the firmware
 	code, err := strconv.ParseUint(hex, 0, 32)
+	if m := reSEVCode().FindStringSubmatch(line); m != nil && (err != nil || code == 0 || code == notCalled) {
+		if rc, err := strconv.Atoi(m[1]); err == nil && rc < 0 {
+			return fmt.Sprintf(": %v (rc %d), without a status of its firmware", unix.Errno(-rc), rc)
+		}
+	}
 	if err != nil {
 		return ""
 	}

@@ -30,7 +30,22 @@ func TestPSPFailures(t *testing.T) {
 			" rc -5\n", "0x8003, which is the secure", "", ""},
 		"a code to come": {"ccp: SEV: failed to INIT error 0x25, rc -5\n", "error 0x25", "", ""},
 		"without a code": {"ccp: SEV: failed to INIT\n", "did not start", "", ""},
-		"disabled":       {"SEV-SNP: IOMMU SNP feature not enabled, SNP disabled\n", "", "SNP disabled", ""},
+		"timed out": {
+			"ccp 0000:43:00.1: sev command 0x1 timed out, disabling PSP\n" +
+				"ccp 0000:43:00.1: SEV: failed to INIT error 0x0, rc -110\n" + api,
+			"connection timed out (rc -110)", "given the secure processor up", "SUCCESS",
+		},
+		"not called": {
+			"ccp: SEV: failed to INIT error 0xffffffff, rc -110\n", "connection timed out (rc -110)", "", "its own",
+		},
+		"died later": {
+			api + snpAPI + "ccp 0000:43:00.1: sev command 0x20 timed out, disabling PSP\n",
+			"0x20 timed out", "0x20 timed out", "",
+		},
+		"died, then loaded again": {
+			api + snpAPI + "ccp 0000:43:00.1: sev command 0x20 timed out, disabling PSP\n" + api + snpAPI, "", "", "",
+		},
+		"disabled": {"SEV-SNP: IOMMU SNP feature not enabled, SNP disabled\n", "", "SNP disabled", ""},
 	} {
 		failed := pspFailures(c.log)
 		for word, want := range map[string]string{"SEV": c.sev, "SEV-SNP": c.snp} {

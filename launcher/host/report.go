@@ -267,7 +267,7 @@ var (
 
 	logPatterns = [...]pattern{
 		reSEVAPI, reSNPAPI, reTDXKeyIDs, reTDXInit, reTDXModule, reMKTMEKeys, reTME,
-		reSEVFailed, reSEVDisabled, reTDXFailed,
+		reSEVFailed, rePSPDead, reSEVDisabled, reTDXFailed,
 	}
 )
 

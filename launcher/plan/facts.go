@@ -31,6 +31,7 @@ type Facts struct {
 type Image struct {
 	IGVM                 bool
 	HashArea, SecretArea bool
+	Size                 int // bytes
 	// Odd says why the file can be no firmware image; "" if it may be one.
 	Odd string
 	// Lacks is what each technology needs and the image does not have; "" for nothing.

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -27,6 +29,7 @@ var networkModes = []struct {
 }
 
 func (all *Networks) complete(g *Guest) error {
+	forwarded := map[string]bool{}
 	for i := range *all {
 		n := &(*all)[i]
 		if n.Mode == "" {
@@ -39,6 +42,32 @@ func (all *Networks) complete(g *Guest) error {
 		if err := OneOf(g.File, networkKey(i)+".mode", n.Mode, names...); err != nil {
 			return err
 		}
+		if err := checkMAC(n.MAC); err != nil {
+			return g.File.Errorf(networkKey(i)+".mac", "%v", err)
+		}
+		for _, f := range n.Forward {
+			p := strings.Split(f, ":")
+			host := strings.Join(p[:min(3, len(p))], ":")
+			if forwarded[host] {
+				return g.File.Errorf(networkKey(i)+".forward", "forward %q: %s is forwarded already", f, host)
+			}
+			forwarded[host] = true
+		}
+	}
+	return nil
+}
+
+// checkMAC refuses what is no address of one network interface.
+func checkMAC(text string) error {
+	if text == "" {
+		return nil
+	}
+	mac, err := net.ParseMAC(text)
+	switch {
+	case err != nil || len(mac) != 6 || strings.ContainsAny(text, ".-"):
+		return fmt.Errorf(`mac %q: must be six bytes, such as "52:54:00:12:34:56"`, text)
+	case mac[0]&1 != 0:
+		return fmt.Errorf("mac %q: is an address of a group (bit 0 of its first byte)", text)
 	}
 	return nil
 }
@@ -89,6 +118,9 @@ func forwardRule(s string) (string, error) {
 	p := strings.Split(s, ":")
 	if len(p) != 4 || p[0] != "tcp" && p[0] != "udp" {
 		return "", fmt.Errorf("forward %q: must be tcp:ADDRESS:PORT:GUESTPORT or udp:…", s)
+	}
+	if a, err := netip.ParseAddr(p[1]); p[1] != "" && (err != nil || !a.Is4()) {
+		return "", fmt.Errorf("forward %q: %q is not an IPv4 address of this host, such as 127.0.0.1", s, p[1])
 	}
 	for _, port := range p[2:] {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {

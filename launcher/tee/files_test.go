@@ -73,6 +73,9 @@ func TestReadImage(t *testing.T) {
 			noTDX)}},
 		"an IGVM file": {[]byte("IGVM and more"), &plan.Image{IGVM: true, Lacks: map[string]string{}}},
 	} {
+		if !c.want.IGVM {
+			c.want.Size = len(c.content)
+		}
 		got := tee.ReadImage(file(t, string(c.content)))
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

@@ -26,6 +26,10 @@ const vsockPrefix = "vsock:"
 func parseQuoteService(text string) (q quoteService, err error) {
 	rest, ok := strings.CutPrefix(text, vsockPrefix)
 	if !ok {
+		text = strings.TrimPrefix(text, "unix:")
+		if scheme(text) != "" {
+			return q, fmt.Errorf("%q: must be a path or vsock:CID:PORT, such as vsock:2:4050", text)
+		}
 		return quoteService{path: text}, nil
 	}
 	cid, port, _ := strings.Cut(rest, ":")
@@ -45,6 +49,15 @@ func parseQuoteService(text string) (q quoteService, err error) {
 	return q, nil
 }
 
+// scheme is what stands before a colon that is not part of a path; "" if there is none.
+func scheme(text string) string {
+	before, _, ok := strings.Cut(text, ":")
+	if !ok || strings.ContainsRune(before, '/') {
+		return ""
+	}
+	return before
+}
+
 // address is QEMU's form.
 func (q quoteService) address() map[string]any {
 	if q.path != "" {
@@ -56,6 +69,9 @@ func (q quoteService) address() map[string]any {
 // reach asks whether the service is there, and may be used by this user.
 func (q quoteService) reach() (Verdict, string) {
 	if q.path != "" {
+		if len(q.path) >= len(unix.RawSockaddrUnix{}.Path) {
+			return Failed, fmt.Sprintf("%s: a socket's path has at most %d bytes", q.path, len(unix.RawSockaddrUnix{}.Path)-1)
+		}
 		info, err := os.Stat(q.path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -12,7 +12,8 @@ import (
 func TestQuoteService(t *testing.T) {
 	for text, want := range map[string]string{
 		"/run/qgs.socket": "map[path:/run/qgs.socket type:unix]", "vsock:2:4050": "map[cid:2 port:4050 type:vsock]",
-		"vsock:1:4050": "map[cid:1 port:4050 type:vsock]",
+		"vsock:1:4050": "map[cid:1 port:4050 type:vsock]", "unix:/run/qgs.socket": "map[path:/run/qgs.socket type:unix]",
+		"a/b:c": "map[path:a/b:c type:unix]",
 	} {
 		q, err := parseQuoteService(text)
 		if err != nil {
@@ -25,6 +26,7 @@ func TestQuoteService(t *testing.T) {
 	for _, bad := range []string{
 		"vsock:", "vsock:2", "vsock:2:", "vsock::4050", "vsock:2:x", "vsock:2:4050:1", "vsock:-1:4050",
 		"vsock:4294967295:1", "vsock:2:4294967296", "vsock:0:4050",
+		"tcp:127.0.0.1:4050", "inet:1.2.3.4:4050", "VSOCK:2:4050",
 	} {
 		if q, err := parseQuoteService(bad); err == nil {
 			t.Errorf("%s: %+v, want an error", bad, q)

@@ -38,7 +38,8 @@ func (tdx) keys(c *Confidential) []key {
 }
 
 func quoteKey(c *Confidential) key {
-	if strings.HasPrefix(c.QuoteSocket, vsockPrefix) {
+	c.QuoteSocket = strings.TrimPrefix(c.QuoteSocket, "unix:")
+	if scheme(c.QuoteSocket) != "" {
 		return textKey("quote-socket", c.QuoteSocket)
 	}
 	return pathKey("quote-socket", &c.QuoteSocket)

@@ -160,6 +160,7 @@ func readImage(b []byte, to *plan.Image) {
 	if to.IGVM = igvm.Is(b); to.IGVM {
 		return
 	}
+	to.Size = len(b)
 	to.Odd, _ = ovmf.Looks(b)
 	img, err := ovmf.Parse(b)
 	if err != nil {

@@ -22,6 +22,9 @@ type Info struct {
 	Backing       string // file that the image is an overlay of, as the header names it
 	BackingFormat string // its format, if the header says
 	DataFile      string // file that holds the image's data; "?" if the header does not say
+	// Unusable says why QEMU would not open it, or not for writing; "" if it would.
+	Unusable string
+	Corrupt  bool // marked so: QEMU opens it for reading only
 }
 
 // ErrHeader is wrapped by errors about a header that is broken.
@@ -93,11 +96,15 @@ const (
 	offVersion      = 4  // u32
 	offBacking      = 8  // u64
 	offBackingSize  = 16 // u32
+	offCrypt        = 32 // u32
 	offIncompatible = 72 // u64, since version 3
 	offHeaderLength = 100
 	sizeV2          = 72
 
-	externalData = 1 << 2 // incompatible feature: data lies in another file
+	// Incompatible features.
+	corrupt      = 1 << 1
+	externalData = 1 << 2 // data lies in another file
+	known        = 1<<5 - 1
 
 	extEnd           = 0
 	extBackingFormat = 0xe2792aca
@@ -117,13 +124,25 @@ func parseQcow(b []byte) (*Info, error) {
 		return &Info{Format: "qcow"}, nil
 	}
 	i := &Info{Format: "qcow2"}
+	if version < 2 || version > 3 {
+		i.Unusable = fmt.Sprintf("it is of version %d of qcow2, which QEMU does not know", version)
+		return i, nil
+	}
+	if be.Uint32(b[offCrypt:]) != 0 {
+		i.Unusable = "it is encrypted by QEMU, whose key vmlatch does not take; encrypt inside the guest instead"
+	}
 	first := uint64(sizeV2)
 	if version >= 3 {
 		if len(b) < offHeaderLength+4 {
 			return bad("%d bytes", len(b))
 		}
-		if be.Uint64(b[offIncompatible:])&externalData != 0 {
+		features := be.Uint64(b[offIncompatible:])
+		if features&externalData != 0 {
 			i.DataFile = "?"
+		}
+		i.Corrupt = features&corrupt != 0
+		if features&^known != 0 {
+			i.Unusable = fmt.Sprintf("it has features that QEMU does not know (%#x)", features&^known)
 		}
 		first = uint64(be.Uint32(b[offHeaderLength:]))
 	}
