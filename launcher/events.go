@@ -25,7 +25,7 @@ type Event struct {
 const EventEnded = "VMLATCH_ENDED"
 
 // Ending is how and when a VM ended, by its event log. The time is that of the last
-// thing QEMU said, or when vmlatch killed it; no one sees other processes die.
+// thing QEMU said, or when vmlatch killed it; other deaths are not seen.
 func Ending(log *os.File) (exit Exit, at time.Time, err error) {
 	events, written, err := tailEvents(log)
 	exit, at = exitOf(events), written

@@ -106,8 +106,8 @@ func TestLooks(t *testing.T) {
 			"no reset vector", false,
 		},
 		"half a page more": {append(make([]byte, 2048), firmware...), "only whole pages", false},
-		"text":    {[]byte(strings.Repeat("text\n", 1000)), "no reset vector", false},
-		"nothing": {nil, "no reset vector", false},
+		"text":             {[]byte(strings.Repeat("text\n", 1000)), "no reset vector", false},
+		"nothing":          {nil, "no reset vector", false},
 	} {
 		why, sure := ovmf.Looks(c.b)
 		if (why == "") != (c.want == "") || !strings.Contains(why, c.want) || sure != c.sure {

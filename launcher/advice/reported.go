@@ -31,7 +31,21 @@ var reported = [...]row{
 		kind: fault.Host,
 	},
 	{
-		pattern: `Could not access KVM kernel module|ioctl\(KVM_CREATE_VM\) failed: (?:38|22|95) |failed to` +
+		pattern: `(?:Could not access KVM kernel module|failed to initialize kvm): Permission denied`,
+		cause:   "this user may not open /dev/kvm",
+		fix:     "join the group kvm (usermod -aG kvm USER), and log in again",
+		kind:    fault.Host,
+	},
+	{
+		pattern: `ioctl\(KVM_CREATE_VM\) failed: 22 `,
+		cause:   "KVM does not make VMs of this kind: its module lacks the technology, or is older than this QEMU",
+		fix: `"vmlatch host" says what is missing; load kvm_amd or kvm_intel with its parameter,` +
+			" or update the kernel",
+		kind: fault.Host,
+	},
+	{
+		pattern: `Could not access KVM kernel module(?:[^:]|: [^P]|$)|` +
+			`ioctl\(KVM_CREATE_VM\) failed: (?:38|95) |failed to` +
 			` initialize kvm: No such (?:device|file)`,
 		cause: "there is no KVM: the processor's virtualisation is off in the machine's setup, or kvm_amd or" +
 			" kvm_intel is" +
@@ -77,7 +91,55 @@ var reported = [...]row{
 		kind:    fault.Spec,
 	},
 	{
-		pattern: `invalid kernel header|could not load kernel|Error loading uncompressed kernel|linux kernel too old`,
+		pattern: `initrd is too large`,
+		cause:   "the initrd does not fit the guest's memory",
+		fix:     "raise memory in the spec, or make the initrd smaller",
+		kind:    fault.Spec,
+	},
+	{
+		pattern: `linux kernel too old to load a ram disk`,
+		cause:   "the kernel takes no initrd: it is not Linux, such as a unified kernel image, or too old",
+		fix:     "leave initrd out; a unified kernel image brings its own",
+		kind:    fault.Spec,
+	},
+	{
+		pattern: `Invalid SMP CPUs|exceeds the (?:recommended|maximum) cpus supported`,
+		cause:   "the VM has more vCPUs than the machine type, or KVM on this host, takes",
+		fix:     "lower cpus",
+		kind:    fault.Spec,
+	},
+	{
+		pattern: `can't open backing store|unable to create backing store`,
+		cause:   "the host has no huge pages where QEMU looks for them",
+		fix:     "mount hugetlbfs on /dev/hugepages and let this user write there, or leave hugepages out",
+		kind:    fault.Host,
+	},
+	{
+		pattern: `preallocating memory failed|os_mem_prealloc`,
+		cause:   "the host has too little free memory, or too few huge pages, to give the guest its memory at once",
+		fix:     "lower memory, reserve more huge pages, or leave prealloc out",
+		kind:    fault.Host,
+	},
+	{
+		pattern: `inject secret ret=-22 `,
+		cause:   "the place for the secret is not memory that the kernel can write at once",
+		fix:     "use firmware with a launch secret area, such as OVMF.amdsev.fd, and start the VM again",
+		kind:    fault.Host,
+	},
+	{
+		pattern: `failed to find romfile`,
+		cause:   "an option ROM of the device is not installed",
+		fix:     `write romfile = "" for the device; Debian has the ROMs in ipxe-qemu`,
+		kind:    fault.Host,
+	},
+	{
+		pattern: `Could not open '[^']*': Permission denied`,
+		cause:   "QEMU may not open a file that the VM needs",
+		fix:     fault.FixRead,
+		kind:    fault.Host,
+	},
+	{
+		pattern: `invalid kernel header|could not load kernel|Error loading uncompressed kernel`,
 		cause:   "QEMU cannot load the file as a kernel: it is not a bzImage, or is cut off",
 		fix:     "name a kernel's bzImage, whole",
 		kind:    fault.Spec,
@@ -215,7 +277,7 @@ var reported = [...]row{
 	{
 		pattern: `SEV-SNP.*(?:restricted memory|guest_memfd|discard)|guest_memfd.*not supported|KVM does not` +
 			` support guest_memfd|` +
-			`Error creating KVM guest_memfd`,
+			`Error creating KVM guest_memfd: (?:Invalid argument|Inappropriate|Function not|Operation not supported)`,
 		cause: "this kernel has no guest_memfd, which private memory comes from",
 		fix:   "install a newer kernel: Linux 6.11 for SEV-SNP, 6.16 for TDX",
 		kind:  fault.Host,

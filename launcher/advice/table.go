@@ -228,7 +228,7 @@ var table = [...]row{
 		kind:    fault.Host,
 	},
 	{
-		pattern: `TDX ioctl \S+ failed`,
+		pattern: `TDX ioctl \S+ failed|KVM_TDX_(?:INIT_VCPU|FINALIZE_VM) failed|KVM_TDX_INIT_VM failed: Invalid`,
 		cause:   "the TDX module refused a step of the launch",
 		fix:     "start the VM again; the kernel's log has the module's own error (dmesg, lines with tdx)",
 		kind:    fault.Host,

@@ -210,7 +210,8 @@ var checkCases = map[string]checkCase{
 		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"" + strings.Repeat("x", 2048) + "\"\n",
 	},
 	"vars-image": {
-		tech: "none", add: "firmware = { image = \"fw\", vars = \"v\" }\n", files: map[string]string{"v": "QFI\xfb and more"},
+		tech: "none", add: "firmware = { image = \"fw\", vars = \"v\" }\n",
+		files: map[string]string{"v": "QFI\xfb and more"},
 	},
 	"firmware-image": {tech: "sev", files: map[string]string{"fw": "QFI\xfb and more"}},
 	"igvm-vcpus": {

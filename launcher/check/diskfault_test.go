@@ -44,7 +44,7 @@ func TestDiskFault(t *testing.T) {
 	}{
 		{name: "plain.qcow2", content: qcow2("", nil)},
 		{name: "over.qcow2", content: qcow2(base, nil), backing: base},
-		{name: "beside.qcow2", content: qcow2("base.raw", nil), backing: base},
+		{name: "relative.qcow2", content: qcow2("base.raw", nil), backing: base},
 		{name: "prefix.qcow2", content: qcow2("file:base.raw", nil), backing: base},
 		{name: "silent.qcow2", content: qcow2("base.raw", nil), want: `backing = "` + base + `"`},
 		{name: "nbd.qcow2", content: qcow2("nbd://127.0.0.1:10809/x", nil), want: "opens only files"},

@@ -57,7 +57,7 @@ func (all *Networks) complete(g *Guest) error {
 	return nil
 }
 
-// checkMAC refuses what is no address of one network interface.
+// checkMAC refuses what is not the address of one network interface.
 func checkMAC(text string) error {
 	if text == "" {
 		return nil

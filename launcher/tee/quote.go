@@ -70,7 +70,11 @@ func (q quoteService) address() map[string]any {
 func (q quoteService) reach() (Verdict, string) {
 	if q.path != "" {
 		if len(q.path) >= len(unix.RawSockaddrUnix{}.Path) {
-			return Failed, fmt.Sprintf("%s: a socket's path has at most %d bytes", q.path, len(unix.RawSockaddrUnix{}.Path)-1)
+			return Failed, fmt.Sprintf(
+				"%s: a socket's path has at most %d bytes",
+				q.path,
+				len(unix.RawSockaddrUnix{}.Path)-1,
+			)
 		}
 		info, err := os.Stat(q.path)
 		switch {

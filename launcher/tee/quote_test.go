@@ -12,8 +12,9 @@ import (
 func TestQuoteService(t *testing.T) {
 	for text, want := range map[string]string{
 		"/run/qgs.socket": "map[path:/run/qgs.socket type:unix]", "vsock:2:4050": "map[cid:2 port:4050 type:vsock]",
-		"vsock:1:4050": "map[cid:1 port:4050 type:vsock]", "unix:/run/qgs.socket": "map[path:/run/qgs.socket type:unix]",
-		"a/b:c": "map[path:a/b:c type:unix]",
+		"vsock:1:4050":         "map[cid:1 port:4050 type:vsock]",
+		"unix:/run/qgs.socket": "map[path:/run/qgs.socket type:unix]",
+		"a/b:c":                "map[path:a/b:c type:unix]",
 	} {
 		q, err := parseQuoteService(text)
 		if err != nil {

@@ -47,15 +47,24 @@ func TestRead(t *testing.T) {
 		head []byte
 		want Info
 	}{
-		"raw":             {[]byte("boot sector"), Info{Format: "raw"}},
-		"empty":           {nil, Info{Format: "raw"}},
-		"LUKS":            {[]byte("LUKS\xba\xbe"), Info{Format: "raw"}},
-		"qcow2":           {qcow2("", "", ""), Info{Format: "qcow2"}},
-		"overlay":         {qcow2("/etc/hostname", "raw", ""), Info{Format: "qcow2", Backing: "/etc/hostname", BackingFormat: "raw"}},
-		"without format":  {qcow2("base.img", "", ""), Info{Format: "qcow2", Backing: "base.img"}},
-		"data elsewhere":  {qcow2("", "", "data.raw"), Info{Format: "qcow2", DataFile: "data.raw"}},
-		"data, not named": {edited(qcow2("", "", ""), func(b []byte) { b[offIncompatible+7] = 4 }), Info{Format: "qcow2", DataFile: "?"}},
-		"version 2":       {edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 2) }), Info{Format: "qcow2", Backing: "b"}},
+		"raw":   {[]byte("boot sector"), Info{Format: "raw"}},
+		"empty": {nil, Info{Format: "raw"}},
+		"LUKS":  {[]byte("LUKS\xba\xbe"), Info{Format: "raw"}},
+		"qcow2": {qcow2("", "", ""), Info{Format: "qcow2"}},
+		"overlay": {
+			qcow2("/etc/hostname", "raw", ""),
+			Info{Format: "qcow2", Backing: "/etc/hostname", BackingFormat: "raw"},
+		},
+		"without format": {qcow2("base.img", "", ""), Info{Format: "qcow2", Backing: "base.img"}},
+		"data elsewhere": {qcow2("", "", "data.raw"), Info{Format: "qcow2", DataFile: "data.raw"}},
+		"data, not named": {
+			edited(qcow2("", "", ""), func(b []byte) { b[offIncompatible+7] = 4 }),
+			Info{Format: "qcow2", DataFile: "?"},
+		},
+		"version 2": {
+			edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 2) }),
+			Info{Format: "qcow2", Backing: "b"},
+		},
 		"version 9": {
 			edited(qcow2("b", "", ""), func(b []byte) { be.PutUint32(b[4:], 9) }),
 			Info{Format: "qcow2", Unusable: "it is of version 9 of qcow2, which QEMU does not know"},
