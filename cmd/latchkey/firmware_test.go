@@ -35,6 +35,16 @@ func TestFirmware(t *testing.T) {
 	}
 }
 
+// What is not firmware is said to be so, or refused where that is beyond doubt.
+func TestFirmwareOfSomethingElse(t *testing.T) {
+	d := newDesk(t)
+	d.write("text", strings.Repeat("text\n", 1000))
+	d.write("elf", "\x7fELF and more")
+	_, said := d.run("firmware text")
+	matches(t, "firmware", said, `warning: text: this may be no firmware image: it has no reset vector`)
+	d.refused("firmware elf", cli.ExitUsage, `elf: it is an ELF file`)
+}
+
 func TestFirmwareDiff(t *testing.T) {
 	d := newDesk(t)
 	out, _ := d.run("firmware diff OVMF.fd OVMF.fd")

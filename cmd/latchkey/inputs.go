@@ -261,7 +261,10 @@ func (in *inputs) readTDX(c *urfave.Context) error {
 	default:
 		return cli.Choice("tdx-order", "order", o, tdxOrders)
 	}
-	if in.gce != "" && !slices.Contains(tdx.GCEMachines(), in.gce) {
+	if c.IsSet("gce-machine") && in.VMM != launch.QEMU {
+		return cli.Usagef("--gce-machine: it is for Google's own VMM: leave out --vmm")
+	}
+	if c.IsSet("gce-machine") && !slices.Contains(tdx.GCEMachines(), in.gce) {
 		return cli.Choice("gce-machine", "machine type", in.gce, tdx.GCEMachines())
 	}
 	return nil

@@ -21,7 +21,7 @@ import (
 
 func newPlatform(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
-		Name: "platform", Usage: "show a host's platform file, and where its signed CEK is to be had",
+		Name: "platform", Usage: "show a host's platform file, and where to get its signed CEK",
 		ArgsUsage: "show FILE",
 		Description: `Platforms export their CEK, the chip's certificate, without a signature. AMD
 publishes the signed one, by the chip's ID, at the address that is shown here.
@@ -53,7 +53,7 @@ The exit code is 0 for a platform that does not verify, too: "latchkey session" 
 func cekFlag() urfave.Flag {
 	return &urfave.StringFlag{
 		Name:  "cek",
-		Usage: "the chip's certificate as AMD signed it, `FILE` (latchkey platform show says where it is had from)",
+		Usage: "the chip's certificate as AMD signed it, `FILE` (latchkey platform show says where to get it)",
 	}
 }
 
@@ -107,10 +107,12 @@ func (p *platform) whereCEK() []string {
 	if a := p.address(); a != "" {
 		return []string{"AMD publishes the signed one: " + a, "save it and name it with --cek FILE (2084 bytes)"}
 	}
+	lacks := "has no chip ID (QEMU gives it since 7.1)"
+	if n := len(p.CPU0ID); n != 0 {
+		lacks = fmt.Sprintf("has a chip ID of %d bytes, not %d", n, chipIDSize)
+	}
 	return []string{
-		"AMD publishes the signed one at " + sev.CEKAddress(
-			nil,
-		) + "ID, but this file has no chip ID (QEMU gives it since 7.1)",
+		"AMD publishes the signed one at " + sev.CEKAddress(nil) + "ID, but this file " + lacks,
 		`ask the host for the ID ("sevctl show identifier" or "sevtool --get_id" prints it)`,
 		"save the certificate and name it with --cek FILE (2084 bytes)",
 	}

@@ -35,6 +35,10 @@ func TestUnsignedCEK(t *testing.T) {
 	d.writeJSON("old.json", p)
 	d.refused(strings.Replace(bare, "platform.json", "old.json", 1), cli.ExitRefused,
 		`this file has no chip ID.*\nhint: ask the host for the ID.*sevctl`)
+	p.CPU0ID = []byte("8 bytes.")
+	d.writeJSON("short.json", p)
+	d.refused(strings.Replace(bare, "platform.json", "short.json", 1), cli.ExitRefused,
+		`this file has a chip ID of 8 bytes, not 64`)
 	for name, b := range map[string][]byte{
 		"empty": {}, "oca": d.platform.Chain().OCA.Bytes(), "unsigned": d.platform.Chain().CEK.Bytes(),
 		"long": append(d.platform.SignedCEK(), 0),
@@ -159,7 +163,7 @@ func TestSealedOwner(t *testing.T) {
 	d.session("guest", "--passphrase-file words")
 	sealed := d.read("guest.owner")
 	if !bytes.HasPrefix(sealed, []byte("-----BEGIN AGE ENCRYPTED FILE-----\n")) ||
-		bytes.Contains(sealed, []byte("tek")) {
+		bytes.Contains(sealed, []byte(`"tek"`)) {
 		t.Fatalf("owner file %.60q, want one in age's format", sealed)
 	}
 	d.launch("guest", sev.PolicyDefault, d.read("OVMF.fd"), nil)

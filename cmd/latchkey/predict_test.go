@@ -126,6 +126,8 @@ func TestMeasureRefusals(t *testing.T) {
 		`--cpu: unknown CPU model "Zen": must be EPYC, .*\nhint: any other model`)
 	d.refused("measure "+onTDX+"--gce-machine c3-standard4", cli.ExitUsage,
 		`unknown machine type "c3-standard4": did you mean "c3-standard-4"\?`)
+	d.refused("measure "+onTDX+"--gce-machine=", cli.ExitUsage, `unknown machine type ""`)
+	d.refused("measure "+onTDX+"--gce-machine c3-standard-4 --vmm ec2", cli.ExitUsage, `leave out --vmm`)
 }
 
 // igvmFile is the first IGVM file among the test vectors.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -230,7 +231,7 @@ func readEntries(s *cli.IO, args []string) ([]byte, error) {
 			return nil, cli.Fail(cli.ExitUsage, err)
 		}
 		if guid == session.GUIDDiskPassphrase {
-			warnTrailing(s, file, data)
+			warnOfText(s, file, data)
 		}
 		entries = append(entries, session.Entry{GUID: guid, Data: data})
 	}
@@ -241,15 +242,29 @@ func readEntries(s *cli.IO, args []string) ([]byte, error) {
 	return slices.Clip(table), nil
 }
 
-// warnTrailing names a byte at a passphrase's end that an editor or echo may have put there:
-// LUKS takes it for a part of the key.
-func warnTrailing(s *cli.IO, file string, data []byte) {
-	name := map[byte]string{
-		'\n': "a newline", '\r': "a carriage return", ' ': "a blank",
-		'\t': "a tab",
-	}[data[len(data)-1]]
-	if name != "" {
-		s.Say("warning: %s ends in %s, which is sent as part of the passphrase", file, name)
+// warnOfText names what an editor, a shell or echo may have put around a passphrase: LUKS
+// takes it for a part of the key.
+func warnOfText(s *cli.IO, file string, data []byte) {
+	for _, odd := range []struct{ bytes, name string }{
+		{"\uFEFF", "begins with a byte order mark"},
+		{"\xff\xfe", "begins with the mark of UTF-16 (PowerShell's > writes it)"},
+		{"\xfe\xff", "begins with the mark of UTF-16"},
+	} {
+		if bytes.HasPrefix(data, []byte(odd.bytes)) {
+			s.Say("warning: %s %s, which is sent as part of the passphrase", file, odd.name)
+		}
+	}
+	for _, odd := range []struct{ bytes, name string }{
+		{"\n", "a newline"},
+		{"\r", "a carriage return"},
+		{" ", "a blank"},
+		{"\t", "a tab"},
+		{"\x00", "a NUL byte"},
+		{"\u00a0", "a no-break space"},
+	} {
+		if bytes.HasSuffix(data, []byte(odd.bytes)) {
+			s.Say("warning: %s ends in %s, which is sent as part of the passphrase", file, odd.name)
+		}
 	}
 }
 

@@ -46,3 +46,21 @@ func TestOddInputs(t *testing.T) {
 	d.refused("measure --firmware /dev/zero", cli.ExitUsage, `not a regular file`)
 	d.refused("measure --firmware OVMF.fd --kernel /dev/zero", cli.ExitUsage, `not a regular file`)
 }
+
+// What an editor or a shell puts around a passphrase is named: it is sent all the same.
+func TestWarnOfText(t *testing.T) {
+	for text, want := range map[string]string{
+		"secret": "", "secret\n": "ends in a newline", "secret\r\n": "ends in a newline", "secret ": "ends in a blank",
+		"secret\x00": "ends in a NUL byte", "secret\u00a0": "ends in a no-break space",
+		"\uFEFFsecret": "begins with a byte order mark", "\xff\xfes\x00": "begins with the mark of UTF-16",
+	} {
+		var said strings.Builder
+		warnOfText(&cli.IO{Err: &said, Name: "latchkey"}, "file", []byte(text))
+		if got := said.String(); !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+		if strings.Contains(said.String(), "secret") {
+			t.Errorf("%q: the secret is printed: %q", text, said.String())
+		}
+	}
+}

@@ -157,8 +157,12 @@ func printChecks(s *cli.IO, rep checkReport) error {
 				r.Source)
 		}
 	}
-	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %d warnings, %d unknown", counts[tee.OK], refused,
-		counts[tee.Failed]-refused, counts[tee.Unknown])
+	warnings := fmt.Sprintf("%d warnings", counts[tee.Failed]-refused)
+	if counts[tee.Failed]-refused == 1 {
+		warnings = "1 warning"
+	}
+	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %s, %d unknown", counts[tee.OK], refused, warnings,
+		counts[tee.Unknown])
 	if n := counts[tee.NotApplicable]; n > 0 {
 		fmt.Fprintf(s.Out, ", %d not applicable", n)
 	}

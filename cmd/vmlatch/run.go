@@ -174,10 +174,14 @@ func exitError(name string, e launcher.Exit) error {
 	hint := map[string]string{
 		"guest-reset": "the guest asked for a reboot, which a confidential VM cannot have; start it again",
 		"guest-panic": "the guest's kernel panicked; its console log says why",
-		"killed":      "QEMU was killed or crashed; its log is shown by \"vmlatch logs --kind qemu NAME\"",
+		"killed":      "its log is shown by \"vmlatch logs --kind qemu NAME\"",
 	}[e.Reason]
-	if hint == "" {
-		return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: ended by %s", name, e.Reason))
+	what := "ended by " + e.Reason
+	if e.Reason == launcher.ReasonKilled {
+		what = "QEMU was killed, or crashed"
 	}
-	return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: ended by %s", name, e.Reason), hint)
+	if hint == "" {
+		return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: %s", name, what))
+	}
+	return cli.Fail(cli.ExitGuest, fmt.Errorf("%s: %s", name, what), hint)
 }

@@ -55,7 +55,7 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 		if !slices.ContainsFunc(rb.Regions, func(o Region) bool { return key(o) == key(r) }) {
 			say("only in the first: %s", key(r))
 		} else if r.Image && !bytes.Equal(part(a, ra, r), part(b, rb, r)) {
-			say("other contents: %s", key(r))
+			say("contents differ: %s", key(r))
 		}
 	}
 	for _, r := range rb.Regions {

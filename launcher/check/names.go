@@ -168,6 +168,24 @@ func nameChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "firmware-memory",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "memory",
+			When:     func(s *tee.Subject) bool { return s.Image != nil && s.Image.Reach[s.Traits().Name] > 0 },
+			Cause:    "the firmware's metadata names memory that the guest does not have",
+			Fix:      "give the VM more memory, or use another build of the firmware",
+			Source:   "QEMU, which loads the sections of metadata into the guest's memory",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				const q35Low, split = 2 << 30, 0xb0000000 // memory below 4 GiB of larger guests
+				end, low := s.Image.Reach[s.Traits().Name], uint64(s.Memory)
+				if low >= split {
+					low = q35Low
+				}
+				return tee.Verify(end <= low, "it reaches to %#x, and the memory below 4 GiB ends at %#x", end, low)
+			},
+		},
+		{
 			ID:       "vars-image",
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,

@@ -30,5 +30,6 @@ var order = [...]string{
 	"session-files", "cbitpos", "reduced-phys-bits", "sev-policy-es", "vm-type-explicit", "id-block-size",
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
 	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole",
-	"cmdline-length", "initrd-fits", "firmware-image", "vars-image", "disk-image", DisksFree, "igvm-vcpus",
+	"cmdline-length", "initrd-fits", "firmware-image", "firmware-memory", "vars-image", "disk-image",
+	DisksFree, "igvm-vcpus",
 }

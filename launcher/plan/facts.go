@@ -34,6 +34,9 @@ type Image struct {
 	Size                 int // bytes
 	// Odd says why the file can be no firmware image; "" if it may be one.
 	Odd string
+	// Reach is, by technology, where the memory ends that the image's metadata names below
+	// the image itself: a guest must have as much.
+	Reach map[string]uint64
 	// Lacks is what each technology needs and the image does not have; "" for nothing.
 	Lacks map[string]string
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/tee"
@@ -73,10 +74,11 @@ func TestReadImage(t *testing.T) {
 			noTDX)}},
 		"an IGVM file": {[]byte("IGVM and more"), &plan.Image{IGVM: true, Lacks: map[string]string{}}},
 	} {
+		got := tee.ReadImage(file(t, string(c.content)))
 		if !c.want.IGVM {
 			c.want.Size = len(c.content)
+			c.want.Reach = got.Reach // of TestReach
 		}
-		got := tee.ReadImage(file(t, string(c.content)))
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -239,5 +241,23 @@ func TestIDBlocks(t *testing.T) {
 		if !strings.Contains(covered, "guest policy (by the ID block)") || p.Latch != plan.UntilIDBlock {
 			t.Errorf("%s: latch %s covers %s, want id-block and the policy", c.name, p.Latch, covered)
 		}
+	}
+}
+
+// The memory that metadata names has an end, of each technology its own; what lies in the
+// image does not count.
+func TestReach(t *testing.T) {
+	image := ovmftest.Image(ovmftest.ResetVector(),
+		ovmftest.SEVMetadata(
+			ovmf.Section{GPA: 0x800000, Size: 0x9000, Type: ovmf.SectionMemory},
+			ovmf.Section{GPA: 0x7000, Size: 0x1000, Type: ovmf.SectionCPUID},
+		),
+		ovmftest.TDXMetadata(
+			ovmf.TDXSection{Type: ovmf.TDXSectionBFV, GPA: 0xffff0000, Size: 0x10000, FileSize: 0x10000},
+			ovmf.TDXSection{Type: ovmf.TDXSectionTDHOB, GPA: 0x7f000000, Size: 0x2000},
+		))
+	want := map[string]uint64{host.SNP: 0x809000, host.TDX: 0x7f002000}
+	if diff := cmp.Diff(want, tee.ReadImage(file(t, string(image))).Reach); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -156,6 +156,22 @@ func ReadImage(image string) *plan.Image {
 	return found
 }
 
+// reach is where the memory ends that metadata names, without what lies in the image.
+func reach(img *ovmf.Image) map[string]uint64 {
+	ends := map[string]uint64{}
+	sections, _ := img.SEVMetadata() // if it is broken, the image lacks it
+	for _, s := range sections {
+		ends[host.SNP] = max(ends[host.SNP], uint64(s.GPA)+uint64(s.Size))
+	}
+	td, _ := img.TDXMetadata()
+	for _, s := range td {
+		if s.Type >= ovmf.TDXSectionTDHOB {
+			ends[host.TDX] = max(ends[host.TDX], s.GPA+s.Size)
+		}
+	}
+	return ends
+}
+
 func readImage(b []byte, to *plan.Image) {
 	if to.IGVM = igvm.Is(b); to.IGVM {
 		return
@@ -172,6 +188,7 @@ func readImage(b []byte, to *plan.Image) {
 	if a, ok, err := img.SecretArea(); err == nil && ok {
 		to.SecretArea = a.Size > 0
 	}
+	to.Reach = reach(img)
 	for _, t := range all() {
 		to.Lacks[t.traits().Name] = t.lacks(img)
 	}

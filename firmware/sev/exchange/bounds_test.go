@@ -59,6 +59,13 @@ func TestPlatformForm(t *testing.T) {
 	if p, err := ParsePlatform(good); err != nil || p.CBitPos != 51 || len(p.PDH) != 1 {
 		t.Errorf("%+v, %v, want what was written", p, err)
 	}
+	if _, err := ParsePlatform(append([]byte("\uFEFF"), good...)); err != nil {
+		t.Errorf("with a byte order mark: %v", err)
+	}
+	if _, err := ParsePlatform([]byte("\xff\xfe{\x00}\x00")); !errors.Is(err, ErrFormat) ||
+		!strings.Contains(err.Error(), "save it as UTF-8") {
+		t.Errorf("in UTF-16: %v, want a word of it", err)
+	}
 	for _, bad := range []string{"", "{}", "[]", strings.Replace(string(good), "platform/1", "platform/2", 1)} {
 		if _, err := ParsePlatform([]byte(bad)); !errors.Is(err, ErrFormat) {
 			t.Errorf("%q: %v, want ErrFormat", bad, err)

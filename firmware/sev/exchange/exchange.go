@@ -5,6 +5,7 @@
 package exchange
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,10 @@ const MaxFile = 64 << 10
 var ErrFormat = errors.New("malformed")
 
 func decode(b []byte, what, schema string, to any, got *string) error {
+	b = bytes.TrimPrefix(b, []byte("\uFEFF")) // which editors put there
+	if bytes.HasPrefix(b, []byte{0xff, 0xfe}) || bytes.HasPrefix(b, []byte{0xfe, 0xff}) {
+		return fmt.Errorf("%s: %w: is text in UTF-16, as PowerShell's > writes it: save it as UTF-8", what, ErrFormat)
+	}
 	if err := json.Unmarshal(b, to); err != nil {
 		return fmt.Errorf("%s: %w: %v", what, ErrFormat, err)
 	}
