@@ -51,57 +51,6 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 	return v
 }
 
-// mayBe is the state of a VM whose next step was begun and not recorded; "" if there is no
-// such step, or none that matters.
-func mayBe(e *rundir.Entry) launcher.State {
-	if e.Staged == nil || e.Record == nil || e.Staged.State == e.Record.State {
-		return ""
-	}
-	return map[launcher.State]launcher.State{
-		launcher.Running: launcher.Releasing, launcher.Provisioned: launcher.Provisioning,
-	}[launcher.State(e.Staged.State)]
-}
-
-// afterRelease asks QEMU whether a guest runs whose release was begun by a command that is
-// gone.
-func afterRelease(ctx context.Context, root rundir.Root, e *rundir.Entry) *rundir.Entry {
-	if mayBe(e) != launcher.Releasing || e.LaunchHeld {
-		return e
-	}
-	m, err := launcher.Attach(ctx, root, e.Name)
-	if err != nil {
-		return e
-	}
-	m.Close()
-	if now, err := root.Peek(e.Name); err == nil && now != nil {
-		return now
-	}
-	return e
-}
-
-// cpuState is the recorded state of a VM, but for what the users of its monitor have done:
-// stopped a running guest, or let one run that is held.
-func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) string {
-	recorded := launcher.State(e.Record.State)
-	d, _, err := root.FindLogs(ctx, e.Name)
-	if err != nil {
-		return string(recorded)
-	}
-	defer d.Close()
-	log, err := d.OpenLog(rundir.EventsLog, false)
-	if err != nil {
-		return string(recorded)
-	}
-	defer log.Close()
-	switch running, known := launcher.CPUs(log); {
-	case known && !running && recorded == launcher.Running:
-		return string(launcher.Paused)
-	case known && running && recorded != launcher.Stopping:
-		return string(launcher.Running)
-	}
-	return string(recorded)
-}
-
 // ending is how and when a VM ended, if its logs tell.
 func ending(ctx context.Context, root rundir.Root, name string) (*launcher.Exit, *time.Time) {
 	d, _, err := root.FindLogs(ctx, name)
