@@ -21,8 +21,9 @@ func newWait(s *cli.IO) *urfave.Command {
 		Category:     catLook,
 		BashComplete: completeNames,
 		Description: `The exit code tells how the guest ended: 0 if it powered off, and 5 otherwise, also
-if "vmlatch stop" had to kill it. A VM that was ended before it had run is 0. If the VM
-has ended, it returns at once. --now never waits: a running VM is an error.
+if "vmlatch stop" had to kill it. A VM that was ended before it had run is 0, and a
+start that failed is 1. If the VM has ended, it returns at once. --now never waits: a
+running VM is an error.
 
 Examples:
 
