@@ -14,8 +14,8 @@ import (
 func newRestart(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name:         "restart",
-		Usage:        "end a VM and start it again from its spec",
-		ArgsUsage:    "NAME",
+		Usage:        "end VMs and start them again from their specs",
+		ArgsUsage:    "NAME…",
 		Category:     catRun,
 		BashComplete: completeNames,
 		Description: `The spec is read again and checked while the VM still runs: one that could not be
@@ -33,15 +33,15 @@ Examples:
 			if c.Duration("timeout") <= 0 {
 				return cli.Usagef("--timeout %v: must be positive", c.Duration("timeout"))
 			}
-			args, err := cli.Args(c, "NAME")
-			if err != nil {
+			if c.NArg() == 0 {
+				_, err := cli.Args(c, "NAME")
 				return err
 			}
 			l, err := newLaunch(c, s)
 			if err != nil {
 				return err
 			}
-			return restart(c, l.alone(), args[0])
+			return oneByOne(c, s, func(name string) error { return restart(c, l.alone(), name) })
 		},
 	}
 }

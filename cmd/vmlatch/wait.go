@@ -39,22 +39,34 @@ Examples:
 			if err != nil {
 				return err
 			}
-			var first error // the exit code is of the first that did not end well
-			for i, name := range c.Args().Slice() {
-				err := waitFor(c, s, root, name)
-				if c.Context.Err() != nil || c.NArg() == 1 {
-					return err
-				}
-				if err != nil && i < c.NArg()-1 {
-					s.Fail(explain(err))
-				}
-				if first == nil {
-					first = err
-				}
-			}
-			return first
+			return oneByOne(c, s, func(name string) error { return waitFor(c, s, root, name) })
 		},
 	}
+}
+
+// oneByOne does something with each NAME in turn, and goes on when one fails. The exit code
+// is the first failure's.
+func oneByOne(c *urfave.Context, s *cli.IO, do func(name string) error) error {
+	var code cli.ExitCode
+	failed := 0
+	for _, name := range c.Args().Slice() {
+		err := do(name)
+		if c.Context.Err() != nil || c.NArg() == 1 {
+			return err
+		}
+		if err == nil {
+			continue
+		}
+		if failed++; failed == 1 {
+			code = s.Fail(explain(err))
+		} else {
+			s.Fail(explain(err))
+		}
+	}
+	if failed == 0 {
+		return nil
+	}
+	return cli.Fail(code, fmt.Errorf("%d of %d failed", failed, c.NArg()))
 }
 
 // waitFor waits for one VM.
