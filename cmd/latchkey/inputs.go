@@ -211,6 +211,9 @@ func (in *inputs) readFirmware(file string) error {
 		return cli.Usagef("--firmware %s: %s", file, why)
 	} else if why != "" {
 		in.warn("--firmware %s: this may be no firmware image: %s", file, why)
+	} else if len(b)%(64<<10) != 0 && in.VMM == launch.QEMU {
+		in.warn("--firmware %s: %d bytes, and QEMU takes only whole blocks of 64 KiB with -bios (cut off, or padded?)",
+			file, len(b))
 	}
 	if in.image, err = ovmf.Parse(b); err != nil {
 		return err

@@ -16,6 +16,7 @@ func TestOddInputs(t *testing.T) {
 	d := newDesk(t)
 	d.write("elf", "\x7fELF"+strings.Repeat("\x00", 8192))
 	d.write("fw.qcow2", "QFI\xfb"+string(d.read("OVMF.fd")))
+	d.write("odd.fd", strings.Repeat("\xff", 4096)+string(d.read("OVMF.fd")))
 	d.write("text", strings.Repeat("text\n", 1000))
 	d.write("hole.fd", string(ovmftest.Image(ovmftest.Size(imageSize), ovmftest.ResetVector(), ovmftest.ResetBlock(1),
 		ovmftest.SEVMetadata(ovmf.Section{GPA: 0x1000, Size: 0x1000, Type: ovmf.SectionMemory},
@@ -24,6 +25,7 @@ func TestOddInputs(t *testing.T) {
 	snp := "measure --technology sev-snp --cpu EPYC-Milan --firmware hole.fd"
 	for line, want := range map[string]string{
 		"measure --firmware OVMF.fd --kernel elf": `warning: --kernel elf: not a bzImage: an ELF file`,
+		"measure --firmware odd.fd":               `warning: --firmware odd.fd: 266240 bytes, .*blocks of 64 KiB`,
 		"measure --firmware text":                 `warning: --firmware text: this may be no firmware image`,
 		"measure --firmware OVMF.fd --kernel vmlinuz --cmdline " + strings.Repeat("x", 2100): `has 2100 bytes, of` +
 			` which this kernel takes the first 2047`,
