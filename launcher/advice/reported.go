@@ -277,7 +277,7 @@ var reported = [...]row{
 	{
 		pattern: `SEV-SNP.*(?:restricted memory|guest_memfd|discard)|guest_memfd.*not supported|KVM does not` +
 			` support guest_memfd|` +
-			`Error creating KVM guest_memfd: (?:Invalid argument|Inappropriate|Function not|Operation not supported)`,
+			`Error creating KVM guest_memfd(?:$|: (?:Invalid argument|Inappropriate|Function not|Operation not))`,
 		cause: "this kernel has no guest_memfd, which private memory comes from",
 		fix:   "install a newer kernel: Linux 6.11 for SEV-SNP, 6.16 for TDX",
 		kind:  fault.Host,
