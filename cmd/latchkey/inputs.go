@@ -89,6 +89,7 @@ type inputs struct {
 	gce   string    // machine type, for Google's older hypervisor
 	err   io.Writer // for warnings
 	tdx   bool
+	line  string // the kernel's command line
 }
 
 // readInputs reads what the flags name. Firmware and kernel are hashed side by side.
@@ -100,6 +101,7 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 		return nil, cli.Usagef("--initrd and --cmdline are measured only with a --kernel")
 	}
 	in := &inputs{tdx: technology == technologyTDX, gce: c.String("gce-machine"), err: c.App.ErrWriter}
+	in.line = c.String("cmdline")
 	in.Technology = launch.Technology(technology)
 	if err := in.readOptions(c); err != nil {
 		return nil, err

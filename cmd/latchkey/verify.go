@@ -167,7 +167,26 @@ func kernelCauses(o *ownerFile, m *exchange.Measurement, in *inputs, matches mat
 	if best == nil {
 		return nil
 	}
-	return []string{"cause: " + strings.Join(best, "; ")}
+	hints := []string{"cause: " + strings.Join(best, "; ")}
+	if claim.Cmdline != in.Kernel.Cmdline && differsInBlanks(in.line, claim.Cmdline) {
+		hints = append(hints, "only white space before, between or behind the words of the command line differs:"+
+			" it is compared to the byte")
+	}
+	return hints
+}
+
+// differsInBlanks reports whether a measured command line is the owner's but for white space.
+func differsInBlanks(own string, measured [32]byte) bool {
+	words := strings.Join(strings.Fields(own), " ")
+	for _, line := range []string{
+		strings.TrimSpace(own), words, own + " ", own + "\n", " " + own, words + " ", words + "\n",
+		strings.TrimSuffix(own, "\n"),
+	} {
+		if line != own && sha256.Sum256([]byte(line+"\x00")) == measured {
+			return true
+		}
+	}
+	return false
 }
 
 // replaced puts the host's hashes in place of the owner's where the mask has a bit set,

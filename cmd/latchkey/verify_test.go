@@ -5,6 +5,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"os"
 	"strings"
@@ -342,5 +343,25 @@ func TestSecretRefusals(t *testing.T) {
 	}
 	if after := string(d.read("guest.owner")); after != before {
 		t.Error("a mistake on the command line used the session up")
+	}
+}
+
+// White space is the difference that is not seen.
+func TestDiffersInBlanks(t *testing.T) {
+	measured := func(line string) [32]byte { return sha256.Sum256([]byte(line + "\x00")) }
+	for _, c := range []struct {
+		own, measured string
+		want          bool
+	}{
+		{"quiet ", "quiet", true},
+		{"quiet", "quiet ", true},
+		{"quiet", "quiet\n", true},
+		{"a  b", "a b", true},
+		{"quiet", "quiet", false},
+		{"quiet", "loud", false},
+	} {
+		if got := differsInBlanks(c.own, measured(c.measured)); got != c.want {
+			t.Errorf("%q for %q: %t, want %t", c.own, c.measured, got, c.want)
+		}
 	}
 }
