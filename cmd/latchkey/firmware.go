@@ -64,10 +64,12 @@ func showFirmware(c *urfave.Context, s *cli.IO, file string) error {
 	if igvm.Is(b) {
 		return showIGVM(c, s, b)
 	}
-	if why, sure := ovmf.Looks(b); sure {
-		return cli.Usagef("%s: %s", file, why)
-	} else if why != "" {
-		s.Say("warning: %s: this may be no firmware image: %s", file, why)
+	odd, err := looks(file, b)
+	if err != nil {
+		return err
+	}
+	if odd != "" {
+		s.Say("warning: %s", odd)
 	}
 	img, err := ovmf.Parse(b)
 	if err != nil {

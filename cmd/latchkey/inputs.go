@@ -195,6 +195,18 @@ func (in *inputs) warn(format string, args ...any) {
 	(&cli.IO{Err: in.err, Name: "latchkey"}).Say("warning: "+format, args...)
 }
 
+// looks refuses what is certainly not a firmware image, and returns a warning about what may
+// not be one.
+func looks(name string, b []byte) (odd string, err error) {
+	switch why, sure := ovmf.Looks(b); {
+	case sure:
+		return "", cli.Usagef("%s: %s", name, why)
+	case why != "":
+		return fmt.Sprintf("%s: this may be no firmware image: %s", name, why), nil
+	}
+	return "", nil
+}
+
 func (in *inputs) readFirmware(file string) error {
 	b, err := ovmf.ReadFile(file)
 	if err != nil {
@@ -209,11 +221,13 @@ func (in *inputs) readFirmware(file string) error {
 		}
 		return nil
 	}
-	if why, sure := ovmf.Looks(b); sure {
-		return cli.Usagef("--firmware %s: %s", file, why)
-	} else if why != "" {
-		in.warn("--firmware %s: this may be no firmware image: %s", file, why)
-	} else if len(b)%(64<<10) != 0 && in.VMM == launch.QEMU {
+	odd, err := looks("--firmware "+file, b)
+	switch {
+	case err != nil:
+		return err
+	case odd != "":
+		in.warn("%s", odd)
+	case len(b)%(64<<10) != 0 && in.VMM == launch.QEMU:
 		in.warn("--firmware %s: %d bytes, and QEMU takes only whole blocks of 64 KiB with -bios (cut off, or padded?)",
 			file, len(b))
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	urfave "github.com/urfave/cli/v2"
@@ -169,13 +168,11 @@ func apiText(b sev.Build) string { return fmt.Sprintf("%d.%d", b.Major, b.Minor)
 
 // parseAPI reads a version of the SEV API, MAJOR.MINOR.
 func parseAPI(text string) (major, minor uint8, err error) {
-	a, b, _ := strings.Cut(text, ".")
-	x, err1 := strconv.ParseUint(a, 10, 8)
-	y, err2 := strconv.ParseUint(b, 10, 8)
-	if err1 != nil || err2 != nil {
+	major, minor, ok := sev.ParseVersion(text)
+	if !ok {
 		return 0, 0, fmt.Errorf("%q: an API version is written MAJOR.MINOR, such as 1.55", text)
 	}
-	return uint8(x), uint8(y), nil
+	return major, minor, nil
 }
 
 // cekDigest identifies the chip: the SHA-256 of its key as an uncompressed point (SEC 1,

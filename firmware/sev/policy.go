@@ -71,10 +71,8 @@ func ParsePolicy(s string) (Policy, error) {
 
 func parsePolicyWord(word string) (Policy, error) {
 	if api, ok := strings.CutPrefix(word, "api="); ok {
-		a, b, _ := strings.Cut(api, ".")
-		major, err1 := strconv.ParseUint(a, 10, 8)
-		minor, err2 := strconv.ParseUint(b, 10, 8)
-		if err1 != nil || err2 != nil {
+		major, minor, ok := ParseVersion(api)
+		if !ok {
 			return 0, fmt.Errorf("policy: %q: the API version is written api=MAJOR.MINOR", word)
 		}
 		return Policy(major)<<16 | Policy(minor)<<24, nil
@@ -130,6 +128,14 @@ type Build struct {
 	Major uint8 `json:"api-major"`
 	Minor uint8 `json:"api-minor"`
 	Build uint8 `json:"build"`
+}
+
+// ParseVersion reads a version of the SEV API or the SNP ABI, MAJOR.MINOR.
+func ParseVersion(text string) (major, minor uint8, ok bool) {
+	a, b, _ := strings.Cut(text, ".")
+	x, err1 := strconv.ParseUint(a, 10, 8)
+	y, err2 := strconv.ParseUint(b, 10, 8)
+	return uint8(x), uint8(y), err1 == nil && err2 == nil
 }
 
 // AtLeast compares the API's version; the build number plays no part.

@@ -61,13 +61,11 @@ func ParseSNPPolicy(s string) (SNPPolicy, error) {
 
 func parseSNPWord(word string) (SNPPolicy, error) {
 	if abi, ok := strings.CutPrefix(word, "abi="); ok {
-		a, b, _ := strings.Cut(abi, ".")
-		major, err1 := strconv.ParseUint(a, 10, 8)
-		minor, err2 := strconv.ParseUint(b, 10, 8)
-		if err1 != nil || err2 != nil {
+		major, minor, ok := ParseVersion(abi)
+		if !ok {
 			return 0, fmt.Errorf("policy: %q: the ABI version is written abi=MAJOR.MINOR", word)
 		}
-		return SNPPolicy(major<<8 | minor), nil
+		return SNPPolicy(major)<<8 | SNPPolicy(minor), nil
 	}
 	var names []string
 	for _, p := range snpPolicyNames {
