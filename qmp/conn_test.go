@@ -118,13 +118,15 @@ func TestNoEventConsumer(t *testing.T) {
 }
 
 func TestSlowConsumerLosesOnlyWhatItMay(t *testing.T) {
-	c, _ := connect(t, qmptest.Negotiate+`
+	c, server := connect(t, qmptest.Negotiate+`
+		wait subscribed
 		event*3 STOP
 		event*1000 NIC_RX_FILTER_CHANGED
 		event*2 SHUTDOWN
 		< query-status
 		> {"return": {}, "id": $ID}`)
 	sub := c.Subscribe(5)
+	server.Signal("subscribed")
 	if _, err := (qmp.QueryStatus{}).Execute(short(t), c); err != nil {
 		t.Fatal(err)
 	}
@@ -136,8 +138,7 @@ func TestSlowConsumerLosesOnlyWhatItMay(t *testing.T) {
 		}
 		names = append(names, e.Name)
 	}
-	// How many events came before Subscribe is open; what must hold is that the
-	// last SHUTDOWN is there and the flood was counted, not queued.
+	// The last SHUTDOWN is there, and the flood was counted, not queued.
 	if names[len(names)-1] != qmp.EventShutdown {
 		t.Errorf("queue %v does not end in SHUTDOWN", names)
 	}

@@ -54,7 +54,11 @@ func newDesk(t *testing.T) *desk {
 		t.Fatal(err)
 	}
 	d := &desk{t: t, platform: p}
-	t.Chdir(t.TempDir())
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil { // the umask may leave it to the group
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
 	d.write("root.pem", string(p.RootPEM()))
 	d.write("cek.cert", string(p.SignedCEK()))
 	d.write("OVMF.fd", string(ovmftest.AmdSev(ovmftest.Size(imageSize), ovmftest.ResetVector())))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -53,12 +54,7 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 
 // ending is how and when a VM ended, if its logs tell.
 func ending(ctx context.Context, root rundir.Root, name string) (*launcher.Exit, *time.Time) {
-	d, _, err := root.FindLogs(ctx, name)
-	if err != nil {
-		return nil, nil
-	}
-	defer d.Close()
-	log, err := d.OpenLog(rundir.EventsLog, false)
+	log, err := openEvents(ctx, root, name)
 	if err != nil {
 		return nil, nil
 	}
@@ -68,6 +64,16 @@ func ending(ctx context.Context, root rundir.Root, name string) (*launcher.Exit,
 		return nil, nil
 	}
 	return &exit, &at
+}
+
+// openEvents opens the event log of a VM, also of one that has ended.
+func openEvents(ctx context.Context, root rundir.Root, name string) (*os.File, error) {
+	d, _, err := root.FindLogs(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	return d.OpenLog(rundir.EventsLog, false)
 }
 
 func newPS(s *cli.IO) *urfave.Command {
@@ -207,8 +213,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 		Description:  "Examples:\n\n   vmlatch inspect guest\n   vmlatch inspect --json guest",
 		Flags:        hostFlags(jsonFlag()),
 		Action: func(c *urfave.Context) error {
-			if c.NArg() == 0 {
-				_, err := cli.Args(c, "NAME")
+			if err := needNames(c); err != nil {
 				return err
 			}
 			root, _, err := vms(c, s)

@@ -214,8 +214,7 @@ func onEach(
 	case all && len(names) > 0:
 		return cli.Usagef("--all and %s: name VMs, or say all", names[0])
 	case !all && len(names) == 0:
-		_, err := cli.Args(c, "NAME")
-		return err
+		return needNames(c)
 	}
 	root, entries, err := listVMs(c, s, all) // what has ended matters only to who chooses
 	if err != nil {
@@ -235,4 +234,35 @@ func onEach(
 	}
 	defer sweep(detached(c.Context), s, root)
 	return many(c, s, tasks, func(ctx context.Context, s *cli.IO, t *task) error { return do(ctx, s, root, t) })
+}
+
+// needNames refuses a command line without any NAME.
+func needNames(c *urfave.Context) error {
+	if c.NArg() > 0 {
+		return nil
+	}
+	_, err := cli.Args(c, "NAME")
+	return err
+}
+
+// oneByOne does something with each NAME in turn, and goes on when one fails. The exit code
+// is the first failure's.
+func oneByOne(c *urfave.Context, s *cli.IO, do func(name string) error) error {
+	if c.NArg() == 1 {
+		return do(c.Args().First())
+	}
+	var codes []cli.ExitCode
+	for _, name := range c.Args().Slice() {
+		err := do(name)
+		if c.Context.Err() != nil {
+			return err
+		}
+		if err != nil {
+			codes = append(codes, s.Fail(explain(err)))
+		}
+	}
+	if len(codes) == 0 {
+		return nil
+	}
+	return cli.Fail(codes[0], fmt.Errorf("%d of %d failed", len(codes), c.NArg()))
 }

@@ -33,8 +33,7 @@ Examples:
 			if c.Duration("timeout") <= 0 {
 				return cli.Usagef("--timeout %v: must be positive", c.Duration("timeout"))
 			}
-			if c.NArg() == 0 {
-				_, err := cli.Args(c, "NAME")
+			if err := needNames(c); err != nil {
 				return err
 			}
 			l, err := newLaunch(c, s)

@@ -39,12 +39,7 @@ func afterRelease(ctx context.Context, root rundir.Root, e *rundir.Entry) *rundi
 // stopped a running guest, or let one run that is held.
 func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) string {
 	recorded := launcher.State(e.Record.State)
-	d, _, err := root.FindLogs(ctx, e.Name)
-	if err != nil {
-		return string(recorded)
-	}
-	defer d.Close()
-	log, err := d.OpenLog(rundir.EventsLog, false)
+	log, err := openEvents(ctx, root, e.Name)
 	if err != nil {
 		return string(recorded)
 	}

@@ -31,8 +31,7 @@ Examples:
    vmlatch wait --json guest`,
 		Flags: hostFlags(jsonFlag(), ignoreFlag(), &urfave.BoolFlag{Name: "now", Usage: "do not wait"}),
 		Action: func(c *urfave.Context) error {
-			if c.NArg() == 0 {
-				_, err := cli.Args(c, "NAME")
+			if err := needNames(c); err != nil {
 				return err
 			}
 			root, _, err := vms(c, s)
@@ -42,31 +41,6 @@ Examples:
 			return oneByOne(c, s, func(name string) error { return waitFor(c, s, root, name) })
 		},
 	}
-}
-
-// oneByOne does something with each NAME in turn, and goes on when one fails. The exit code
-// is the first failure's.
-func oneByOne(c *urfave.Context, s *cli.IO, do func(name string) error) error {
-	var code cli.ExitCode
-	failed := 0
-	for _, name := range c.Args().Slice() {
-		err := do(name)
-		if c.Context.Err() != nil || c.NArg() == 1 {
-			return err
-		}
-		if err == nil {
-			continue
-		}
-		if failed++; failed == 1 {
-			code = s.Fail(explain(err))
-		} else {
-			s.Fail(explain(err))
-		}
-	}
-	if failed == 0 {
-		return nil
-	}
-	return cli.Fail(code, fmt.Errorf("%d of %d failed", failed, c.NArg()))
 }
 
 // waitFor waits for one VM.
@@ -85,8 +59,7 @@ func waitFor(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error 
 	if d, e, err = settled(c, root, d, e); err != nil {
 		return err
 	}
-	startFails := os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0"
-	if inUnit() && startFails {
+	if startFailedInUnit() {
 		return nil // and the VM that is found is one from before
 	}
 	if e.Failure != nil && !e.VMHeld {
@@ -127,6 +100,12 @@ func waitFor(c *urfave.Context, s *cli.IO, root rundir.Root, name string) error 
 
 // inUnit reports whether this is the last command of a systemd unit.
 func inUnit() bool { return os.Getenv("SERVICE_RESULT") != "" }
+
+// startFailedInUnit reports whether this follows a start of the unit that failed
+// (systemd.exec(5), "Environment Variables Set on Triggered Units").
+func startFailedInUnit() bool {
+	return inUnit() && os.Getenv("EXIT_CODE") == "exited" && os.Getenv("EXIT_STATUS") != "0"
+}
 
 // startFailed is the error about a VM of which there is nothing but why its last start
 // failed.

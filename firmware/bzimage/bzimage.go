@@ -121,14 +121,9 @@ func isEFI(b []byte) bool {
 }
 
 // Initrd says why QEMU would not load an initrd of so many bytes next to the kernel into a
-// guest with so much memory; "" if it would.
-func (i *Image) Initrd(size int64, memory uint64) string {
-	// What a 32-bit address reaches on q35, without QEMU's ACPI tables.
-	const below4G, q35Limit, tables = 2 << 30, 0xb0000000, 0x28000
-	most := memory
-	if memory >= q35Limit {
-		most = below4G
-	}
+// guest with so much memory below 4 GiB; "" if it would.
+func (i *Image) Initrd(size int64, most uint64) string {
+	const tables = 0x28000 // ACPI's, which QEMU keeps above it
 	switch {
 	case i.EFI:
 		return "QEMU passes an initrd only to Linux kernels; a unified kernel image brings its own"

@@ -119,7 +119,7 @@ func TestInitrd(t *testing.T) {
 		{linux, 20 * mib, 256 * mib, ""},
 		{linux, 268271614, 256 * mib, ""},
 		{linux, 268271615, 256 * mib, "256 MiB, which do not fit"}, // QEMU: "initrd is too large, cannot support"
-		{linux, 3 << 30, 64 << 30, "do not fit"},
+		{linux, 3 << 30, 2 << 30, "do not fit"},
 		{linux, 1, 1000, "do not fit"},
 		{bzimage.Image{EFI: true}, 1, 256 * mib, "unified kernel image"},
 		{bzimage.Image{Protocol: 0x1ff}, 1, 256 * mib, "too old"},

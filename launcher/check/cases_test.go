@@ -181,7 +181,7 @@ var checkCases = map[string]checkCase{
 		plan: func(p *plan.Plan) { lockImage(p.Guest.Disks[0].Image) },
 	},
 	"ports-free": {
-		tech: "none", add: "[[network]]\nmode = \"user\"\nforward = [\"tcp:192.0.2.1:2222:22\"]\n",
+		tech: "none", add: "[[network]]\nmode = \"user\"\nforward = [\"tcp:" + takenPort() + ":22\"]\n",
 	},
 	"something-boots": {tech: "none", guest: func(g *tee.Guest) { g.Kernel.Image, g.Firmware.Image = "", "" }},
 	"machine-known": {

@@ -23,6 +23,16 @@ import (
 // services listen for as long as the tests run.
 var services []net.Listener
 
+// takenPort is an address and port of this machine that something listens on.
+func takenPort() string {
+	l, err := net.Listen("tcp4", "0.0.0.0:0") // which needs no interface
+	if err != nil {
+		panic(err)
+	}
+	services = append(services, l)
+	return l.Addr().String()
+}
+
 // untouched is the directory of cases that change no file in it.
 var untouched string
 

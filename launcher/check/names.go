@@ -122,7 +122,7 @@ func nameChecks() []tee.Check {
 				if err := errors.Join(err, statErr); err != nil { // other checks' matter
 					return tee.OK, ""
 				}
-				why := k.Initrd(info.Size(), uint64(s.Memory))
+				why := k.Initrd(info.Size(), s.Below4G())
 				return tee.Verify(why == "", "%s", why)
 			},
 		},
@@ -177,11 +177,7 @@ func nameChecks() []tee.Check {
 			Fix:      "give the VM more memory, or use another build of the firmware",
 			Source:   "QEMU, which loads the sections of metadata into the guest's memory",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				const q35Low, split = 2 << 30, 0xb0000000 // memory below 4 GiB of larger guests
-				end, low := s.Image.Reach[s.Traits().Name], uint64(s.Memory)
-				if low >= split {
-					low = q35Low
-				}
+				end, low := s.Image.Reach[s.Traits().Name], s.Below4G()
 				return tee.Verify(end <= low, "it reaches to %#x, and the memory below 4 GiB ends at %#x", end, low)
 			},
 		},

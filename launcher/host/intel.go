@@ -3,8 +3,9 @@ package host
 import (
 	"errors"
 	"strconv"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/vmlatch/vmlatch/launcher/internal/vsock"
 )
 
 func (d *detector) intel() {
@@ -94,16 +95,11 @@ func (d *detector) quoteService() Answer {
 	case d.root.recorded() || !d.root.exists("dev/vsock"):
 		return Unknown
 	}
-	const quotePort, local = 4050, 1 // VMADDR_CID_LOCAL
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return Unknown
-	}
-	defer unix.Close(fd)
-	switch err := unix.Connect(fd, &unix.SockaddrVM{CID: local, Port: quotePort}); {
+	const port = 4050
+	switch err := vsock.Reach(vsock.Local, port, time.Second); {
 	case err == nil:
 		return Yes
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+	case errors.Is(err, vsock.ErrRefused):
 		return No
 	}
 	return Unknown

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/vsock"
 )
 
 // quoteService is where Intel's quote generation service listens: on a unix socket, or on
@@ -101,27 +103,17 @@ const quoteTimeout = time.Second
 
 func (q quoteService) dialVsock() (Verdict, string) {
 	where := fmt.Sprintf("vsock CID %d, port %d", q.cid, q.port)
-	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return Unknown, where + ": this kernel has no vsock: " + err.Error()
-	}
-	defer unix.Close(fd)
-	wait := unix.NsecToTimeval(int64(quoteTimeout))
-	_ = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, soVMSocketsConnectTimeout, &wait)
-	switch err := unix.Connect(fd, &unix.SockaddrVM{CID: q.cid, Port: q.port}); {
+	switch err := vsock.Reach(q.cid, q.port, quoteTimeout); {
 	case err == nil:
 		return OK, ""
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
-		return Failed, where + ": nothing listens there"
+	case errors.Is(err, vsock.ErrRefused):
+		return Failed, where + ": " + err.Error()
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return Failed, where + ": this user may not connect"
 	default: // no transport to the CID: a service may still be reachable for QEMU
-		return Unknown, where + ": " + err.Error()
+		return Unknown, where + ": " + strings.ReplaceAll(err.Error(), "\n", ": ")
 	}
 }
-
-// soVMSocketsConnectTimeout is an option of AF_VSOCK (Linux, uapi/linux/vm_sockets.h).
-const soVMSocketsConnectTimeout = 6
 
 func closing(err error) string {
 	if err != nil {

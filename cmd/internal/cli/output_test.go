@@ -32,7 +32,7 @@ func commit(t *testing.T, name, text string, commit func(*Output, []byte) error)
 func TestSecretFile(t *testing.T) {
 	for name, named := range map[string]bool{"unnamed": false, "named": true} {
 		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "key")
+			file := filepath.Join(ownDir(t), "key")
 			prepare := func(text string, publish func(*Output, []byte) error) ([]fs.DirEntry, error) {
 				return commit(t, file, text, func(o *Output, b []byte) error {
 					if named && o.staged.temp == "" {
@@ -99,7 +99,7 @@ func TestSecretDirectory(t *testing.T) {
 // TestPlanted: files that were made beforehand under names like the temporary's are
 // neither used nor waited for; the program's own leftovers go after an hour.
 func TestPlanted(t *testing.T) {
-	dir := t.TempDir()
+	dir := ownDir(t)
 	for _, name := range []string{".key.new", ".key.new-AAAA", ".key.new-old", ".other.new-old"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("planted"), 0o666); err != nil {
 			t.Fatal(err)
@@ -124,4 +124,14 @@ func TestPlanted(t *testing.T) {
 	if got := strings.Join(left, " "); got != want {
 		t.Errorf("left %s, want %s", got, want)
 	}
+}
+
+// ownDir is a directory that only this user can write to, whatever the umask.
+func ownDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
