@@ -69,6 +69,11 @@ func TestKillAtEveryStep(t *testing.T) {
 			}
 			h.write("unused.owner", string(owner))
 		},
+		"kept logs": func(h *host) {
+			h.write("host.toml", "[logs]\nkeeper = true\n")
+			h.env = append(h.env, "VMLATCH_CONFIG="+filepath.Join(h.work, "host.toml"))
+			h.write("guest.toml", strings.Replace(mktmeSpec, "keyed", "guest", 1))
+		},
 		"mktme": func(h *host) { h.write("guest.toml", strings.Replace(mktmeSpec, "keyed", "guest", 1)) },
 	} {
 		uid++
@@ -77,7 +82,11 @@ func TestKillAtEveryStep(t *testing.T) {
 			t.Parallel()
 			h := newHostOf(t, own)
 			prepare(h)
-			for _, mode := range [][]string{{"--hold"}, {}} {
+			modes := [][]string{{"--hold"}, {}}
+			if name == "kept logs" { // which one makes no difference to
+				modes = modes[1:]
+			}
+			for _, mode := range modes {
 				steps := h.steps(mode...)
 				if len(steps) < 7 {
 					t.Fatalf("only %d steps: %v", len(steps), steps)

@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"os"
@@ -36,7 +37,8 @@ func Ending(log *os.File) (exit Exit, at time.Time, err error) {
 }
 
 // noteEnd leaves on an event log when its VM was killed, which QEMU cannot write down.
-func noteEnd(d *rundir.Dir) {
+func noteEnd(ctx context.Context, d *rundir.Dir) {
+	d.AwaitLogs(ctx) // who writes last sets the time
 	log, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {
 		return

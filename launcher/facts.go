@@ -50,6 +50,13 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 	if f.QEMU, err = findQEMU(f.QEMU); err != nil {
 		return nil, err
 	}
+	if h.Logs.Keeper {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		f.LogKeeper = &plan.LogKeeper{Program: self, Max: int64(h.Logs.Max)}
+	}
 	if c.Emulate {
 		if f.Emulator, err = emulator(h); err != nil {
 			return nil, err

@@ -24,6 +24,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/integration/leak"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
+	"github.com/vmlatch/vmlatch/launcher/logkeeper"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp/qmptest"
@@ -43,6 +44,8 @@ func TestMain(m *testing.M) {
 			os.Exit(playOwner(os.Args[2]))
 		case "helper":
 			os.Exit(playHelper(os.Args[2:]))
+		case plan.KeepLogs:
+			os.Exit(logkeeper.Main(os.Args[2:]))
 		}
 	}
 	if os.Getenv(roleVar) == "qemu" {
@@ -308,7 +311,7 @@ func owner(how string) string {
 }
 
 // plan works out the start of a spec on the fake QEMU.
-func (h *machineTest) plan(text string) *Plan {
+func (h *machineTest) plan(text string, more ...func(*plan.Facts)) *Plan {
 	h.Helper()
 	cert, session := strings.Repeat("A", sev.CertificateSize/3*4+3)+"=", strings.Repeat("A", sev.SessionSize/3*4+3)+"="
 	for name, content := range map[string]string{"cert": cert, "session": session} {
@@ -328,9 +331,9 @@ func (h *machineTest) plan(text string) *Plan {
 	if s.Asked()[0] != "none" {
 		emulated = testhost.Emulated(self) // so that nothing has to be pinned
 	}
-	p, err := NewPlan(s, testhost.Facts(emulated, func(f *plan.Facts) {
+	p, err := NewPlan(s, testhost.Facts(append(more, emulated, func(f *plan.Facts) {
 		f.QEMU, f.SlotDir = self, filepath.Join(h.root.Run, ".slots")
-	}), h.root)
+	})...), h.root)
 	if err != nil {
 		h.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/launcher/logkeeper"
 )
 
 func copyFile(from, to string) error {
@@ -51,6 +53,6 @@ func lastLines(file string, n int) string {
 // an emulator introduces itself.
 func isRemark(line string) bool {
 	return strings.HasPrefix(line, "warning: ") || strings.Contains(line, ": warning: ") ||
-		strings.HasPrefix(line, "swtee: emulated platform") ||
+		strings.HasPrefix(line, "swtee: emulated platform") || strings.HasPrefix(line, logkeeper.Remark) ||
 		strings.HasPrefix(line, "time=") && strings.Contains(line, " emulated=true") // its log
 }

@@ -24,7 +24,7 @@ type child struct {
 type command struct {
 	argv       []string
 	files      []*os.File
-	log        *os.File // for its output
+	log        *os.File // for its output; nil to drop it
 	foreground bool     // it dies with the thread that forks it
 }
 
@@ -36,8 +36,15 @@ func (c *command) fork() (pid int, err error) {
 		return 0, err
 	}
 	defer null.Close()
+	log := c.log
+	if log == nil {
+		if log, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+			return 0, err
+		}
+		defer log.Close()
+	}
 	attr := &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), c.log.Fd(), c.log.Fd()},
+		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
 		Sys: &syscall.SysProcAttr{Setsid: true}, // Ctrl-C is for us, not for the VM
 	}
 	if c.foreground {
@@ -48,6 +55,7 @@ func (c *command) fork() (pid int, err error) {
 	}
 	pid, err = syscall.ForkExec(c.argv[0], c.argv, attr)
 	runtime.KeepAlive(c.files)
+	runtime.KeepAlive(log)
 	if err != nil {
 		err = &os.PathError{Op: "exec", Path: c.argv[0], Err: err}
 	}

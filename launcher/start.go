@@ -146,7 +146,7 @@ func (s *starter) openAll(fds []plan.FD) (files []*os.File, err error) {
 }
 
 func (s *starter) exec() error {
-	log, err := s.dir.CreateLog(rundir.QEMULog)
+	log, err := s.plan.OpenOutput(&s.opening)
 	if err != nil {
 		return err
 	}
@@ -190,6 +190,9 @@ func (s *starter) help(h plan.Helper, log *os.File) error {
 	defer closeAll(files)
 	if err != nil {
 		return err
+	}
+	if h.Silent {
+		log = nil
 	}
 	pid, err := (&command{argv: h.Argv, files: files, log: log, foreground: s.opt.Foreground}).fork()
 	if err == nil {
@@ -265,6 +268,7 @@ func (s *starter) startError(ctx context.Context, err error) error {
 		case <-time.After(quickTimeout):
 		case <-ctx.Done():
 		}
+		s.dir.AwaitLogs(ctx)
 	}
 	switch wrote := lastLines(s.dir.LogPath(rundir.QEMULog), 5); {
 	case wrote == "":

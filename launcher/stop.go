@@ -71,7 +71,7 @@ func kill(ctx context.Context, dir *rundir.Dir, hint int) error {
 			}
 		}
 	}
-	noteEnd(dir)
+	noteEnd(ctx, dir)
 	return dir.KillIfHeld(ctx)
 }
 
@@ -102,6 +102,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 		err = p.Wait(limited)
 		cancel()
 		if err == nil {
+			m.dir.AwaitLogs(ctx)
 			return m.endedByItself(), m.dir.KillIfHeld(ctx)
 		}
 		if ctx.Err() != nil {

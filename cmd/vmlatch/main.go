@@ -16,14 +16,21 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/logkeeper"
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == keepOwner {
-		os.Exit(keep(os.Args[2:]))
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case keepOwner:
+			os.Exit(keep(os.Args[2:]))
+		case plan.KeepLogs:
+			os.Exit(logkeeper.Main(os.Args[2:]))
+		}
 	}
 	os.Exit(int(cli.Start("vmlatch", func(s *cli.IO) *cli.App {
 		settle()

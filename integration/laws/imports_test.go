@@ -19,8 +19,11 @@ var floors = [][]string{
 	{"launcher/plan"},
 	{"launcher/spec"},
 	{"launcher/fault"},
-	{"launcher/host", "launcher/slot", "launcher/rundir"},
-	{"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage"},
+	{"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper"},
+	{
+		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
+		"launcher/internal/vsock", "launcher/internal/logfile",
+	},
 	{"firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee", "firmware/explain", "firmware/inspect"},
 	{"keyring", "qmp"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},

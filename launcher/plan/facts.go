@@ -15,6 +15,7 @@ type Facts struct {
 	QEMUFrom    string            // where that came from
 	Info        *host.QEMU        // what it can do; nil for plain VMs, for which it does not count
 	Emulator    []string          // program and options to put before QEMU; nil for real hardware
+	LogKeeper   *LogKeeper        // what keeps the logs; nil if QEMU writes to them
 	Host        *host.Report      // what the machine can do
 	Slots       map[string]int    // limits of pools, by the operator
 	SlotDir     string            // where leases lie

@@ -1,11 +1,8 @@
 package plan
 
 import (
-	"fmt"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -92,15 +89,6 @@ func (b *Builder) channels() {
 	monitor(RoleEvents, b.logged(socket(RoleEvents, events), rundir.EventsLog))
 	console := server("console", rundir.ConsoleSocket, "the guest's serial console")
 	b.Option("-chardev", b.logged(console, rundir.ConsoleLog).String(), "-serial", "chardev:console")
-}
-
-// logged makes a chardev write what it sends and receives to a log that QEMU inherits. It
-// appends, so that the log can be cut while it runs.
-func (b *Builder) logged(chardev *argv.Option, name string) *argv.Option {
-	path := filepath.Join(b.plan.Dirs.State, b.plan.Name, name)
-	fd := b.Inherit(name, "the log "+path, func(o *Opening) (*os.File, error) { return o.Dir.CreateLog(name) })
-	b.Option("-add-fd", argv.Key("fd", strconv.Itoa(fd)).SetInt("set", fd).Set("opaque", path).String())
-	return chardev.Set("logfile", fmt.Sprintf("/dev/fdset/%d", fd)).SetBool("logappend", true)
 }
 
 // duplicate is another descriptor of the same open file, so of the same lock.

@@ -15,6 +15,7 @@ type Helper struct {
 	Meaning string   `json:"meaning"`
 	Argv    []string `json:"argv"`
 	FDs     []FD     `json:"fds"`
+	Silent  bool     `json:"-"` // its output is dropped, as it is what keeps the log of it
 }
 
 // Help adds a helper that QEMU talks to over a socket pair. argv makes the helper's
@@ -38,20 +39,32 @@ func (p *Plan) AddHelper(role, meaning string, argv func(fd int) []string) (fd i
 // pairEnd makes a socket pair at its first call for a role, and returns its other end
 // at the second.
 func pairEnd(role string) Opener {
+	return bothEnds(role, func() (first, second *os.File, err error) {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return nil, nil, os.NewSyscallError("socketpair", err)
+		}
+		return os.NewFile(uintptr(fds[0]), role), os.NewFile(uintptr(fds[1]), role), nil
+	})
+}
+
+// bothEnds makes two ends of a channel at its first call for a role and returns the first,
+// and the second at the second call.
+func bothEnds(role string, create func() (first, second *os.File, err error)) Opener {
 	return func(o *Opening) (*os.File, error) {
 		if other := o.pairs[role]; other != nil {
 			delete(o.pairs, role)
 			return other, nil
 		}
-		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		first, second, err := create()
 		if err != nil {
-			return nil, os.NewSyscallError("socketpair", err)
+			return nil, err
 		}
 		if o.pairs == nil {
 			o.pairs = map[string]*os.File{}
 		}
-		o.pairs[role] = os.NewFile(uintptr(fds[1]), role)
-		return os.NewFile(uintptr(fds[0]), role), nil
+		o.pairs[role] = second
+		return first, nil
 	}
 }
 

@@ -75,6 +75,7 @@ func Build(g *Guest, t Technology, chosen rundir.Choice, f *Facts, root rundir.R
 	}
 	b.Option("-machine", b.Machine.String())
 	b.channels()
+	b.keepLogs()
 	b.slot()
 	b.coverage()
 	return b.plan, nil

@@ -252,6 +252,9 @@ func (r Root) Forget(ctx context.Context, name string) error {
 // ended. The caller closes the Dir.
 func (r Root) FindLogs(ctx context.Context, name string) (*Dir, *Entry, error) {
 	d, e, err := r.Find(ctx, name)
+	if err == nil && !e.VMHeld {
+		d.AwaitLogs(ctx)
+	}
 	if err == nil || !errors.Is(err, ErrNotFound) {
 		return d, e, err
 	}

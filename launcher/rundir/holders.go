@@ -147,13 +147,16 @@ func (d *Dir) WaitEnd(ctx context.Context, e *Entry) error {
 		p, err := d.openProcess(hint, 0)
 		switch {
 		case errors.Is(err, ErrNotFound):
+			d.AwaitLogs(ctx)
 			return nil
 		case errors.Is(err, errUnseen):
 			id, err := d.identity()
 			if err != nil {
 				return err
 			}
-			return id.free(ctx)
+			err = id.free(ctx)
+			d.AwaitLogs(ctx)
+			return err
 		case err != nil:
 			return err
 		}
@@ -191,7 +194,31 @@ func (d *Dir) KillOwner(ctx context.Context) error { return d.killHolders(ctx, o
 func (d *Dir) LockHelpers() (*os.File, error) { return d.lockFor(helperLock) }
 
 // KillHelpers ends helpers that have not ended with QEMU.
-func (d *Dir) KillHelpers(ctx context.Context) error { return d.killHolders(ctx, helperLock) }
+func (d *Dir) KillHelpers(ctx context.Context) error {
+	d.AwaitLogs(ctx)
+	return d.killHolders(ctx, helperLock)
+}
+
+// LockLogs makes the lock that the keeper of the VM's logs inherits. The caller closes it
+// once the keeper has it.
+func (d *Dir) LockLogs() (*os.File, error) { return d.lockFor(keeperLock) }
+
+// keeperTimeout is how long the keeper of the logs may take to write down the last words of
+// a VM that has ended: at most what its pipes hold.
+const keeperTimeout = 2 * time.Second
+
+// AwaitLogs returns when all that a VM said before it ended is in its logs, or when that
+// takes too long. Logs without a keeper are always complete.
+func (d *Dir) AwaitLogs(ctx context.Context) {
+	l, err := openLock(d.Path(keeperLock), d.Name)
+	if err != nil {
+		return
+	}
+	defer l.close()
+	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	defer cancel()
+	_ = l.free(ctx)
+}
 
 // killOthers ends what is not the VM itself.
 func (d *Dir) killOthers(ctx context.Context) error {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
+	"github.com/vmlatch/vmlatch/launcher/internal/logfile"
 )
 
 // logFiles are the files of one run in the state directory.
@@ -138,9 +139,7 @@ func (d *Dir) boundLogs(most int64) (err error) {
 	return err
 }
 
-// cutLog keeps the newest bytes of a log to which QEMU goes on to write: what it appends
-// lands behind the end, wherever that is. File systems that cannot move the rest to the
-// front keep a hole there, which takes no room.
+// cutLog keeps the newest bytes of a log to which QEMU goes on to write.
 func (d *Dir) cutLog(name string, keep int64) error {
 	dir, err := d.openState()
 	if err != nil {
@@ -152,20 +151,7 @@ func (d *Dir) cutLog(name string, keep int64) error {
 		return &fs.PathError{Op: "open", Path: d.LogPath(name), Err: err}
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return err
-	}
-	block := max(int64(st.Blksize), 4096)
-	drop := (st.Size - keep + block - 1) / block * block
-	if drop <= 0 || drop >= st.Size {
-		return nil
-	}
-	err = unix.Fallocate(fd, unix.FALLOC_FL_COLLAPSE_RANGE, 0, drop)
-	if err != nil { // tmpfs, btrfs
-		err = unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, drop)
-	}
-	if err != nil {
+	if _, err := logfile.Cut(fd, keep); err != nil {
 		return &fs.PathError{Op: "cut", Path: d.LogPath(name), Err: err}
 	}
 	return nil

@@ -14,7 +14,7 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, consoleLock, ownerLock, helperLock,
+	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock,
 	QMPSocket, MonitorSocket, ConsoleSocket,
 	VarsFile, recordFile, recordTemporary,
 }

@@ -43,6 +43,7 @@ const (
 	consoleLock     = "console.lock"
 	ownerLock       = "owner.lock"
 	helperLock      = "helper.lock"
+	keeperLock      = "logs.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"

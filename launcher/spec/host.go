@@ -35,7 +35,8 @@ type HostConfig struct {
 
 // LogsConfig bounds the logs of VMs.
 type LogsConfig struct {
-	Max Size `toml:"max" json:"max"` // of each log
+	Max    Size `toml:"max"    json:"max"`    // of each log
+	Keeper bool `toml:"keeper" json:"keeper"` // a process for each VM makes that bound strict
 }
 
 // Bounds of [logs] max.

@@ -187,7 +187,8 @@ slots = { sev = 0, tdx = 5 }
 swtee = "/t"
 args = ["--platform", "/p"]
 [logs]
-max = "1MiB"`)
+max = "1MiB"
+keeper = true`)
 	got, err := spec.LoadHost(file, true, pools)
 	if err != nil {
 		t.Fatal(err)
@@ -195,7 +196,7 @@ max = "1MiB"`)
 	want := &spec.HostConfig{
 		RunDir: "/r", StateDir: "/s", CacheDir: "/c", QEMU: "/q", Slots: map[string]int{"sev": 0, "tdx": 5},
 		Emulate: spec.EmulateConfig{Swtee: "/t", Args: []string{"--platform", "/p"}},
-		Logs:    spec.LogsConfig{Max: 1 << 20},
+		Logs:    spec.LogsConfig{Max: 1 << 20, Keeper: true},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(spec.HostConfig{})); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
