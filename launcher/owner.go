@@ -115,7 +115,7 @@ const refusedCode = 4
 func ownerFailed(kind fault.Kind, command string, err error) error {
 	return &fault.Error{
 		Kind: kind, Op: "the owner's command " + command + " gave no secret", Err: err,
-		Fix: "the VM was ended; nothing of it is left",
+		Fix: "its own messages say why; the VM was ended before its guest ran",
 	}
 }
 

@@ -184,6 +184,9 @@ func (in *inputs) warnOfKernel(c *urfave.Context) {
 	if file == "" {
 		return
 	}
+	if odd := bzimage.Unusual(c.String("cmdline")); odd != "" {
+		in.warn("--cmdline: %s", odd)
+	}
 	switch k, err := bzimage.Read(file); {
 	case errors.Is(err, bzimage.ErrNotLinux):
 		in.warn("--kernel %s: %v", file, err)

@@ -154,7 +154,7 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 		name: path + ".owner", encrypted: c.Bool("passphrase") || c.IsSet("passphrase-file"),
 		passphrase: &passphrase{file: c.String("passphrase-file"), fresh: true, io: s},
 	}
-	if err := writeSession(st, path, c.Bool("force"), made, o); err != nil {
+	if err := writeSession(s, st, path, c.Bool("force"), made, o); err != nil {
 		return err
 	}
 	s.Say("platform verified up to %s (ARK sha256 %s)%s", root.Product, root.Fingerprint(), label(emulated))
@@ -177,8 +177,12 @@ func usage(err error) error {
 // writeSession writes the three files, the owner's first: the host's files would be
 // useless without the keys. Without force, if several commands run at once, only one gets
 // the name.
-func writeSession(st *store, path string, force bool, made *session.Session, o *ownerFile) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+func writeSession(s *cli.IO, st *store, path string, force bool, made *session.Session, o *ownerFile) error {
+	dir := filepath.Dir(path)
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		s.Say("making the directory %s", dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
 	exists := cli.Fail(cli.ExitUsage, fmt.Errorf("%s exists", st.name),

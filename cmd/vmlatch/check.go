@@ -196,6 +196,9 @@ func checkHost(c *urfave.Context, s *cli.IO) error {
 		err = printTechnologies(s, rep)
 	}
 	if err == nil && !usable {
+		s.Say("no confidential guest can run here; plain VMs can%s", map[bool]string{
+			false: ", slowly: without KVM QEMU translates their code (TCG)",
+		}[rep.KVM.Usable == host.Yes])
 		err = &cli.Error{Code: cli.ExitHost, Err: errors.New("no technology"), Quiet: true}
 	}
 	return err

@@ -32,7 +32,8 @@ func newConsole(s *cli.IO) *urfave.Command {
 		Category:     catLook,
 		BashComplete: completeAlive,
 		Description: `Ctrl-] detaches; the VM goes on. One client can be attached at a time. Where standard
-output is not a terminal, control characters of the guest are escaped.
+output is not a terminal, control characters of the guest are escaped. At the end of
+its input it goes on showing what the guest writes.
 
 A serial line does not carry the size of a window. "resize" (of xterm), run in the
 guest, asks this terminal for it. With --resize the command that sets it is typed for
@@ -103,7 +104,7 @@ func openConsole(ctx context.Context, root rundir.Root, name string) (*attachedC
 	lock, err := d.LockConsole()
 	if errors.Is(err, rundir.ErrBusy) {
 		return nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: another client is attached to its console", name),
-			`"vmlatch logs --follow NAME" only looks`)
+			fmt.Sprintf(`"vmlatch logs --follow %s" only looks`, name))
 	}
 	if err != nil {
 		return nil, err

@@ -62,7 +62,7 @@ func (l *launch) options(p *launcher.Plan) launcher.StartOptions {
 	return launcher.StartOptions{
 		Hold: l.hold, Unit: l.unit, SlotWait: l.slotWait,
 		Notice: func(text string) { l.io.Say("%s", text) },
-		Warn:   func(r check.Result) { l.io.Say("warning: %s (%s)", r.Cause, r.ID) },
+		Warn:   func(r check.Result) { l.io.Say("warning: %s: %s (%s)", p.Name, r.Cause, r.ID) },
 		AskingOwner: func() {
 			_ = l.manager.Status("%s: measured; waiting for its owner", p.Name)
 			_ = l.manager.Extend(time.Duration(p.Guest.Latch.Timeout) + time.Minute)

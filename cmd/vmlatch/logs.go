@@ -67,7 +67,8 @@ Examples:
 			}
 			f, err := d.OpenLog(file, c.Bool("previous"))
 			if errors.Is(err, fs.ErrNotExist) {
-				return nil // nothing was written
+				sayNothing(s, e)
+				return nil
 			}
 			if err != nil {
 				return err
@@ -88,6 +89,15 @@ Examples:
 			return err
 		},
 	}
+}
+
+// sayNothing says that a VM has written nothing, and why if that is known.
+func sayNothing(s *cli.IO, e *rundir.Entry) {
+	if e.Failure != nil && !e.VMHeld {
+		s.Say("%v", startFailed(e))
+		return
+	}
+	s.Say("%s: nothing was written to this log", e.Name)
 }
 
 // seekLines goes to where the last lines of a log begin.

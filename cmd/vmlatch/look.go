@@ -119,9 +119,9 @@ func newPS(s *cli.IO) *urfave.Command {
 
 func printVMs(s *cli.IO, list []vmInfo) error {
 	t := s.Table(3)
-	fmt.Fprintln(t, "NAME\tSTATE\tTECHNOLOGY\tLATCH\tMEMORY\tCPUS\tSTARTED")
+	fmt.Fprintln(t, "NAME\tSTATE\tTECHNOLOGY\tLATCH\tMEMORY\tCPUS\tUP\tSTARTED")
 	for _, v := range list {
-		technology, latch, memory, cpus, started := "-", "-", "-", "-", "-"
+		technology, latch, memory, cpus, up, started := "-", "-", "-", "-", "-", "-"
 		if r := v.Record; r != nil {
 			technology = cli.Escape(r.Technology)
 			if r.Emulated {
@@ -129,6 +129,9 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 			}
 			latch, memory, cpus = cli.Escape(latchWord(r.Latch)), cli.Escape(r.Memory), fmt.Sprint(r.CPUs)
 			started = r.Started.Local().Format(psTime)
+			if v.Status != rundir.Ended {
+				up = upFor(time.Since(r.Started))
+			}
 		}
 		state := v.State
 		switch {
@@ -138,10 +141,22 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 			state += " (" + firstWords(v.Failure.Reason) + ")"
 			started = v.Failure.At.Local().Format(psTime)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory, cpus,
-			started)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory,
+			cpus, up, started)
 	}
 	return t.Flush()
+}
+
+// upFor is a time in its two largest units: 12s, 3m5s, 2h10m, 4d3h.
+func upFor(d time.Duration) string {
+	d = max(0, d).Truncate(time.Second)
+	switch day := 24 * time.Hour; {
+	case d >= day:
+		return fmt.Sprintf("%dd%dh", d/day, d%day/time.Hour)
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh%dm", d/time.Hour, d%time.Hour/time.Minute)
+	}
+	return d.String()
 }
 
 // psTime is a time with its zone.

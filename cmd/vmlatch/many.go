@@ -24,6 +24,7 @@ type task struct {
 	File   string       `json:"file,omitempty"`
 	Result string       `json:"result"` // started, running, stopped, killed, removed, failed, skipped, interrupted
 	Error  string       `json:"error,omitempty"`
+	Hints  []string     `json:"hints,omitempty"`
 	Code   cli.ExitCode `json:"exit-code,omitempty"`
 }
 
@@ -66,7 +67,12 @@ func many(c *urfave.Context, s *cli.IO, tasks []*task, do func(context.Context, 
 					if t.Error = err.Error(); t.Result == "" {
 						t.Result = "failed"
 					}
-					t.Code = shared.Fail(explain(err))
+					err = explain(err)
+					var told *cli.Error
+					if errors.As(err, &told) {
+						t.Hints = told.Hints
+					}
+					t.Code = shared.Fail(err)
 				}
 			}
 		})

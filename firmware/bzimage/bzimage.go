@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
 )
@@ -145,6 +146,18 @@ func isMultiboot(b []byte) bool {
 		}
 	}
 	return false
+}
+
+// Unusual says which characters of a command line no option of a kernel has: word processors
+// and web pages put them in the place of hyphens, quotes and spaces, and the kernel ignores the
+// option then. "" if there is none.
+func Unusual(cmdline string) string {
+	for _, r := range cmdline {
+		if r > unicode.MaxASCII && !unicode.IsLetter(r) || unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return fmt.Sprintf("it contains %U (%q), which no option of a kernel has", r, r)
+		}
+	}
+	return ""
 }
 
 // Cut says what a kernel does with a command line that is too long for it; "" if it is not.

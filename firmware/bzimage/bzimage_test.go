@@ -129,3 +129,14 @@ func TestInitrd(t *testing.T) {
 		}
 	}
 }
+
+func TestUnusual(t *testing.T) {
+	for line, want := range map[string]string{
+		"console=ttyS0 quiet": "", "": "", "name=Zoë": "", "a\tb\n": "",
+		"quiet\u00a0splash": "U+00A0", "panic=\u20131": "U+2013", "x=\u201ca b\u201d": "U+201C", "a\x1bb": "U+001B",
+	} {
+		if got := bzimage.Unusual(line); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q: %q, want %q", line, got, want)
+		}
+	}
+}

@@ -55,13 +55,23 @@ func For(err error) Advice {
 	}
 	for _, row := range known {
 		if errors.Is(err, row.err) {
-			return Advice{Kind: row.kind, Fixes: []string{row.fix}}
+			return Advice{Kind: row.kind, Fixes: []string{named(err, row.fix)}}
 		}
 	}
 	if e == nil {
 		return Advice{}
 	}
 	return Advice{Kind: e.Kind}
+}
+
+// named puts the name of the VM that an error is about, if it begins with one, into advice
+// about any NAME.
+func named(err error, fix string) string {
+	name, _, ok := strings.Cut(err.Error(), ": ")
+	if !ok || rundir.CheckName(name) != nil {
+		return fix
+	}
+	return strings.ReplaceAll(fix, "NAME", name)
 }
 
 const emulate = `without the hardware, "--emulate" takes the same steps on an emulated platform`

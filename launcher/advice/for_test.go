@@ -276,3 +276,15 @@ func TestDecimal(t *testing.T) {
 		}
 	}
 }
+
+// TestAdviceNamesTheVM: what can be typed stands there as it can be typed.
+func TestAdviceNamesTheVM(t *testing.T) {
+	for text, want := range map[string]string{
+		"web: ": `"vmlatch restart web"`, "": `"vmlatch restart NAME"`, "not a name: ": `"vmlatch restart NAME"`,
+	} {
+		a := advice.For(fmt.Errorf(text+"%w", rundir.ErrEnded))
+		if len(a.Fixes) != 1 || !strings.Contains(a.Fixes[0], want) {
+			t.Errorf("%q: %q, want %s in it", text, a.Fixes, want)
+		}
+	}
+}

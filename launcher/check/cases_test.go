@@ -209,6 +209,9 @@ var checkCases = map[string]checkCase{
 	"cmdline-length": {
 		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"" + strings.Repeat("x", 2048) + "\"\n",
 	},
+	"cmdline-characters": {
+		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"quiet\u00a0splash\"\n",
+	},
 	"firmware-memory": {tech: "sev-snp", guest: func(g *tee.Guest) { g.Memory = 4 << 20 }},
 	"vars-image": {
 		tech: "none", add: "firmware = { image = \"fw\", vars = \"v\" }\n",

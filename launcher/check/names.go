@@ -150,6 +150,20 @@ func nameChecks() []tee.Check {
 			Look:     cmdlineFits,
 		},
 		{
+			ID:       "cmdline-characters",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "kernel.cmdline",
+			When:     func(s *tee.Subject) bool { return s.Kernel.Cmdline != "" },
+			Cause:    "the command line has a character that a word processor or a web page has put there",
+			Fix:      "type it anew: hyphens, quotes and spaces are plain ones",
+			Source:   "Linux, Documentation/admin-guide/kernel-parameters.rst",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				odd := bzimage.Unusual(s.Kernel.Cmdline)
+				return tee.Verify(odd == "", "%s", odd)
+			},
+		},
+		{
 			ID:       "firmware-image",
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,

@@ -86,6 +86,10 @@ func (d *detector) amdTechnology(row amdRow) (usable Answer, why, fix string) {
 	}
 	switch d.parameter("kvm_amd/parameters/" + row.parameter) {
 	case No:
+		if row.name != SEV && d.rep.CPU.MinSEVASID == 1 { // Linux, sev_hardware_setup
+			return No, "no address-space ID is set aside for " + row.word + " (CPUID 0x8000001f EDX is 1)",
+				"raise the SEV-ES ASID space limit in the machine's setup"
+		}
 		return No, "kvm_amd runs without " + row.word + " (parameter " + row.parameter + ")",
 			"enable " + row.word + " in the machine's setup and load kvm_amd with " + row.parameter + "=1; " +
 				"the kernel's log says why it was refused"

@@ -51,6 +51,12 @@ func TestWhyNot(t *testing.T) {
 			"milan-snp-on", SNP, func(r Root) { put(t, r, "sys/module/kvm_amd/parameters/sev_snp", "?") }, Unknown,
 			"cannot be read",
 		},
+		{
+			"milan-snp-off", SEVES, func(r Root) {
+				put(t, r, "sys/module/kvm_amd/parameters/sev_es", "N")
+				put(t, r, "recorded/cpu.json", `{"vendor":"AuthenticAMD","sev":true,"sev-es":true,"max-guests":509,"min-sev-asid":1}`)
+			}, No, "no address-space ID is set aside",
+		},
 		{"naples", SEVES, func(Root) {}, No, "EAX[3]"},
 		{"milan-snp-on", TDX, func(Root) {}, No, "needs a processor by Intel"},
 		{"tdx", TDX, func(Root) {}, Yes, ""},

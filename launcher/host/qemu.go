@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -60,7 +62,23 @@ func (q *QEMU) MachineTypes() []string {
 	if q == nil || len(q.Types) == 0 {
 		return nil
 	}
-	return slices.Concat(slices.Sorted(maps.Keys(q.Machines)), q.Types)
+	types := slices.Clone(q.Types)
+	slices.SortFunc(types, func(a, b string) int { return byVersion(b, a) })
+	return slices.Concat(slices.Sorted(maps.Keys(q.Machines)), types)
+}
+
+// byVersion compares names of machine types: pc-q35-9.2 comes before pc-q35-11.1.
+func byVersion(a, b string) int {
+	version := func(name string) (base string, n [3]int) {
+		at := strings.LastIndexByte(name, '-')
+		for i, part := range strings.SplitN(name[at+1:], ".", len(n)) {
+			n[i], _ = strconv.Atoi(part)
+		}
+		return name[:max(at, 0)], n
+	}
+	baseA, x := version(a)
+	baseB, y := version(b)
+	return cmp.Or(cmp.Compare(baseA, baseB), slices.Compare(x[:], y[:]))
 }
 
 // HasMachine reports whether the q35 machine has a property.

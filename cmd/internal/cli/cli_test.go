@@ -84,6 +84,11 @@ func TestTrapsOfTheParser(t *testing.T) {
 			ExitUsage, "",
 			"prog: no command \"labour\"\nhint: the prog command is \"prog work\"\n",
 		},
+		"mistyped synonym": {
+			[]string{"labuor"},
+			ExitUsage, "",
+			"prog: no command \"labuor\"\nhint: the prog command is \"prog work\"\n",
+		},
 		"duration without unit": {
 			[]string{"work", "f", "--wait", "30"},
 			ExitUsage, "",

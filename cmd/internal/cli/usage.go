@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sort"
@@ -100,10 +102,12 @@ func (a *App) unknownCommand(name string) error {
 	for _, c := range a.Commands {
 		names = append(names, c.Name)
 	}
+	names = append(names, slices.Sorted(maps.Keys(a.Synonyms))...)
 	hint := fmt.Sprintf("%q lists the commands", a.Name+" help")
-	if other := a.Synonyms[name]; other != "" {
+	near := nearest.Word(strings.TrimLeft(name, "-"), names)
+	if other := a.Synonyms[cmp.Or(near, name)]; other != "" {
 		hint = fmt.Sprintf("the %s command is %q", a.Name, a.Name+" "+other)
-	} else if near := nearest.Word(strings.TrimLeft(name, "-"), names); near != "" {
+	} else if near != "" {
 		hint = fmt.Sprintf("did you mean %q?", a.Name+" "+near)
 	}
 	return Fail(ExitUsage, fmt.Errorf("no command %q", name), hint)
