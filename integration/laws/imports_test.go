@@ -27,6 +27,10 @@ var floors = [][]string{
 	{"firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee", "firmware/explain", "firmware/inspect"},
 	{"keyring", "qmp"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
+	{"firmware/sev/report", "firmware/tdx/quote"},
+	{"firmware/sev/kds", "firmware/tdx/collateral", "firmware/tdx/ccel"},
+	{"firmware/evidence/pki"},
+	{"firmware/evidence/refusal"},
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage"},
 	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg"},
 	{"firmware/regular"},
@@ -34,7 +38,7 @@ var floors = [][]string{
 
 // support are packages that only tests and the builders of test guests import.
 var support = []string{
-	"firmware/internal/vectors", "firmware/ovmf/ovmftest",
+	"firmware/evidence/evidencetest", "firmware/internal/vectors", "firmware/ovmf/ovmftest",
 	"launcher/internal/testdir", "launcher/internal/testhost", "qmp/qmptest",
 }
 

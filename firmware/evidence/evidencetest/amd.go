@@ -1,0 +1,247 @@
+package evidencetest
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha512"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/binary"
+	"math/big"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/sev/kds"
+	"github.com/vmlatch/vmlatch/firmware/sev/report"
+)
+
+// AMD has the authorities of one line.
+type AMD struct {
+	Line           kds.Line
+	ark, ask, asvk holder
+}
+
+// Serial numbers of the authorities.
+const (
+	SerialARK  = 0x010000
+	SerialASK  = 0x010001
+	SerialASVK = 0x010101
+)
+
+// rsaKey returns one of a few keys: making each takes long, and which it is plays no part.
+var rsaKey = func() func(n int) *rsa.PrivateKey {
+	var mu sync.Mutex
+	keys := map[int]*rsa.PrivateKey{}
+	return func(n int) *rsa.PrivateKey {
+		mu.Lock()
+		defer mu.Unlock()
+		if keys[n] == nil {
+			k, err := rsa.GenerateKey(rand.Reader, 2048)
+			if err != nil {
+				panic(err)
+			}
+			keys[n] = k
+		}
+		return keys[n]
+	}
+}()
+
+// NewAMD makes the authorities of a line. Those of another number have other keys, and the same
+// names and serial numbers.
+func NewAMD(t testing.TB, l kds.Line, number int) *AMD {
+	t.Helper()
+	a := &AMD{Line: l}
+	ca := func(key int, parent *holder, cn string, serial int64) holder {
+		return issue(t, rsaKey(3*number+key), parent, &x509.Certificate{
+			Subject: named(cn), SerialNumber: big.NewInt(serial), IsCA: true, BasicConstraintsValid: true,
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: x509.SHA384WithRSAPSS,
+			SubjectKeyId: []byte{byte(number), byte(key)},
+		})
+	}
+	a.ark = ca(0, nil, "ARK-"+string(l), SerialARK)
+	a.ask = ca(1, &a.ark, "SEV-"+string(l), SerialASK)
+	a.asvk = ca(2, &a.ark, "SEV-VLEK-"+string(l), SerialASVK)
+	return a
+}
+
+// RootPEM is the line's authorities, as a file of test roots.
+func (a *AMD) RootPEM() []byte { return PEM(a.ark.cert, a.ask.cert, a.asvk.cert) }
+
+// Roots are the authorities of some lines.
+func Roots(t testing.TB, lines ...*AMD) *kds.Roots {
+	t.Helper()
+	var text []byte
+	for _, a := range lines {
+		text = append(text, a.RootPEM()...)
+	}
+	r, err := kds.ParseRoots(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// CRL is the line's list of revoked serial numbers, valid for some time around AsOf().
+func (a *AMD) CRL(t testing.TB, serials ...int64) []byte {
+	t.Helper()
+	return revoke(t, a.ark, AsOf().AddDate(0, -1, 0), AsOf().AddDate(0, 1, 0), serials...)
+}
+
+// CRLBetween is a list with given dates, and CRLByASK one by the wrong authority.
+func (a *AMD) CRLBetween(t testing.TB, from, until time.Time) []byte {
+	t.Helper()
+	return revoke(t, a.ark, from, until)
+}
+
+// CRLByASK is a list that the wrong authority has signed.
+func (a *AMD) CRLByASK(t testing.TB) []byte {
+	t.Helper()
+	return revoke(t, a.ask, AsOf().AddDate(0, -1, 0), AsOf().AddDate(0, 1, 0))
+}
+
+// Endorsed is a key that signs reports.
+type Endorsed struct {
+	Signer kds.Signer
+	Line   kds.Line
+	TCB    kds.TCB
+	HWID   []byte
+	Key    *ecdsa.PrivateKey
+	Cert   *x509.Certificate
+}
+
+// TCB is one that all endorsed keys here are for.
+func TCB(l kds.Line) kds.TCB {
+	t := kds.TCB{BootLoader: 4, TEE: 0, SNP: 22, Microcode: 213}
+	if l == kds.Turin {
+		t.FMC = 1
+	}
+	return t
+}
+
+// HWID is a chip's ID.
+func HWID(l kds.Line) []byte {
+	id := make([]byte, l.HWIDSize())
+	for i := range id {
+		id[i] = byte(0x30 + i)
+	}
+	return id
+}
+
+// VCEK endorses the key of a chip.
+func (a *AMD) VCEK(t testing.TB, change ...func(*x509.Certificate)) *Endorsed {
+	t.Helper()
+	return a.endorse(t, kds.VCEK, change...)
+}
+
+// VLEK endorses the key of a provider.
+func (a *AMD) VLEK(t testing.TB, change ...func(*x509.Certificate)) *Endorsed {
+	t.Helper()
+	return a.endorse(t, kds.VLEK, change...)
+}
+
+// EndorsedFor endorses the key of a chip for another TCB.
+func (a *AMD) EndorsedFor(t testing.TB, tcb kds.TCB) *Endorsed {
+	t.Helper()
+	return a.endorseTCB(t, kds.VCEK, tcb)
+}
+
+func (a *AMD) endorse(t testing.TB, s kds.Signer, change ...func(*x509.Certificate)) *Endorsed {
+	t.Helper()
+	return a.endorseTCB(t, s, TCB(a.Line), change...)
+}
+
+// OID identifies an extension that AMD defines.
+func OID(last ...int) asn1.ObjectIdentifier {
+	return append(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1}, last...)
+}
+
+func (a *AMD) endorseTCB(t testing.TB, s kds.Signer, tcb kds.TCB, change ...func(*x509.Certificate)) *Endorsed {
+	t.Helper()
+	e := &Endorsed{Signer: s, Line: a.Line, TCB: tcb, Key: ecKey(t, elliptic.P384())}
+	template := &x509.Certificate{Subject: named("SEV-" + s.String()), SignatureAlgorithm: x509.SHA384WithRSAPSS}
+	add := func(value any, params string, last ...int) {
+		b, err := asn1.MarshalWithParams(value, params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: OID(last...), Value: b})
+	}
+	version := 0
+	if a.Line == kds.Turin {
+		version = 1
+		add(int(tcb.FMC), "", 3, 9)
+	}
+	add(version, "", 1)
+	add(string(a.Line), "ia5", 2)
+	add(int(tcb.BootLoader), "", 3, 1)
+	add(int(tcb.TEE), "", 3, 2)
+	add(int(tcb.SNP), "", 3, 3)
+	add(int(tcb.Microcode), "", 3, 8)
+	parent := &a.ask
+	if s == kds.VLEK {
+		add("a provider", "ia5", 5)
+		parent = &a.asvk
+	} else {
+		e.HWID = HWID(a.Line)
+		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: OID(4), Value: e.HWID})
+	}
+	for _, c := range change {
+		c(template)
+	}
+	e.Cert = issue(t, e.Key, parent, template).cert
+	return e
+}
+
+// Report is a report that everything is right with, after changes to its bytes before they are
+// signed.
+func (e *Endorsed) Report(t testing.TB, change ...func(b []byte)) []byte {
+	t.Helper()
+	b := make([]byte, report.Size)
+	le := binary.LittleEndian
+	le.PutUint32(b, 3)
+	le.PutUint32(b[4:], 7)       // guest SVN
+	le.PutUint64(b[8:], 0x30000) // policy
+	le.PutUint32(b[0x34:], 1)    // algorithm
+	le.PutUint64(b[0x40:], 1<<5) // alias check
+	le.PutUint32(b[0x48:], uint32(e.Signer)<<2)
+	copy(b[0x50:], bytes.Repeat([]byte{0xda}, 64))
+	copy(b[0x90:], bytes.Repeat([]byte{0x11}, 48))
+	copy(b[0x140:], bytes.Repeat([]byte{0x1d}, 32))
+	copy(b[0x160:], bytes.Repeat([]byte{0xff}, 32))
+	raw := e.TCB.Raw(e.Line)
+	for _, off := range []int{0x38, 0x180, 0x1e0, 0x1f0} {
+		le.PutUint64(b[off:], raw)
+	}
+	copy(b[0x188:], map[kds.Line][]byte{
+		kds.Milan: {0x19, 0x01, 0}, kds.Genoa: {0x19, 0x11, 1}, kds.Turin: {0x1a, 0x02, 1},
+	}[e.Line])
+	copy(b[0x1a0:], e.HWID)
+	copy(b[0x1e8:], []byte{21, 55, 1})
+	copy(b[0x1ec:], []byte{21, 55, 1})
+	for _, c := range change {
+		c(b)
+	}
+	e.Sign(t, b)
+	return b
+}
+
+// Sign signs a report's bytes.
+func (e *Endorsed) Sign(t testing.TB, b []byte) {
+	t.Helper()
+	sum := sha512.Sum384(b[:0x2a0])
+	r, s, err := ecdsa.Sign(rand.Reader, e.Key, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off, n := range map[int]*big.Int{0x2a0: r, 0x2e8: s} {
+		le := n.FillBytes(make([]byte, 48))
+		slices.Reverse(le)
+		copy(b[off:], le)
+	}
+}

@@ -1,0 +1,426 @@
+package report_test
+
+import (
+	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/kds"
+	"github.com/vmlatch/vmlatch/firmware/sev/report"
+)
+
+var (
+	le   = binary.LittleEndian
+	asOf = evidencetest.AsOf()
+)
+
+// bench is what a test judges with.
+type bench struct {
+	amd    *evidencetest.AMD
+	ek     *evidencetest.Endorsed
+	roots  *kds.Roots
+	crl    []byte
+	at     time.Time
+	policy report.Policy
+	change func(b []byte)
+}
+
+func newBench(t testing.TB, l kds.Line) *bench {
+	t.Helper()
+	amd := evidencetest.NewAMD(t, l, 0)
+	return &bench{
+		amd: amd, ek: amd.VCEK(t), roots: evidencetest.Roots(t, amd), at: asOf,
+		policy: report.Policy{AllowSMT: true}, change: func([]byte) {},
+	}
+}
+
+// judge gives the code of the refusal; "" for none.
+func (b *bench) judge(t testing.TB) refusal.Reason {
+	t.Helper()
+	err := b.verify(t, b.ek.Report(t, b.change))
+	if err == nil {
+		return ""
+	}
+	e := refusal.Of(err)
+	if e == nil {
+		t.Fatalf("%v is not a refusal", err)
+	}
+	if e.Text == "" || e.Fix == "" {
+		t.Errorf("%s has no words", e.Reason)
+	}
+	return e.Reason
+}
+
+func (b *bench) verify(t testing.TB, raw []byte) error {
+	t.Helper()
+	r, err := report.Parse(raw)
+	if err != nil {
+		return err
+	}
+	e := &report.Evidence{Report: r, Roots: b.roots}
+	if e.EK, err = kds.ParseCertificate(b.ek.Cert.Raw); err != nil {
+		return err
+	}
+	if b.crl != nil {
+		if e.CRL, err = kds.ParseCRL(b.crl); err != nil {
+			return err
+		}
+	}
+	return e.Verify(b.at, &b.policy)
+}
+
+// TestEveryReason: each check refuses what it is for, in every line of processors, and a report
+// without a fault is accepted.
+func TestEveryReason(t *testing.T) {
+	put32 := func(off int, v uint32) func([]byte) { return func(b []byte) { le.PutUint32(b[off:], v) } }
+	put64 := func(off int, v uint64) func([]byte) { return func(b []byte) { le.PutUint64(b[off:], v) } }
+	fill := func(off, n int, v byte) func([]byte) {
+		return func(b []byte) { copy(b[off:], bytes.Repeat([]byte{v}, n)) }
+	}
+	none := func([]byte) {}
+	vmpl := uint32(0)
+	cases := map[string]struct {
+		change func([]byte)
+		set    func(t *testing.T, b *bench)
+		want   refusal.Reason
+	}{
+		"nothing wrong": {none, nil, ""},
+		"version 1":     {put32(0, 1), nil, refusal.ReportVersion},
+		"version 6":     {put32(0, 6), nil, refusal.ReportVersion},
+		"version 2": {
+			func(b []byte) { le.PutUint32(b, 2); copy(b[0x188:], []byte{0, 0, 0}) },
+			nil,
+			"",
+		},
+		"version 2 with a processor": {put32(0, 2), nil, refusal.ReportReserved},
+		"version 4":                  {put32(0, 4), nil, ""},
+		"version 4 with mitigations": {
+			func(b []byte) { le.PutUint32(b, 4); b[0x1f8] = 1 },
+			nil,
+			refusal.ReportReserved,
+		},
+		"version 5 with mitigations": {func(b []byte) { le.PutUint32(b, 5); b[0x1f8] = 1 }, nil, ""},
+		"policy without bit 17":      {put64(8, 0x10000), nil, refusal.ReportReserved},
+		"policy bit 26":              {put64(8, 0x4030000), nil, refusal.ReportReserved},
+		"reserved signer bits":       {put32(0x48, 0x20), nil, refusal.ReportReserved},
+		"algorithm":                  {put32(0x34, 2), nil, refusal.SignatureAlgorithm},
+		"no signing key":             {put32(0x48, 7<<2), nil, refusal.Signer},
+		"kind of key":                {put32(0x48, 1<<2), nil, refusal.KeyType},
+		"unknown processor": {
+			func(b []byte) { copy(b[0x188:], []byte{0x1a, 0x50}) },
+			nil,
+			refusal.ProductUnknown,
+		},
+		"another line": {func(b []byte) {
+			to := []byte{0x19, 0x01}
+			if b[0x189] == 0x01 {
+				to = []byte{0x1a, 0x02}
+			}
+			copy(b[0x188:], to)
+		}, nil, refusal.ProductMismatch},
+		"reported TCB":           {func(b []byte) { b[0x187]-- }, nil, refusal.TCBMismatch},
+		"another chip":           {func(b []byte) { b[0x1a0]++ }, nil, refusal.ChipMismatch},
+		"chip with a tail":       {func(b []byte) { b[0x1df] ^= 1 }, nil, refusal.ChipMismatch},
+		"committed above":        {func(b []byte) { b[0x1e7]++ }, nil, refusal.TCBInconsistent},
+		"debug":                  {put64(8, 0xb0000), nil, refusal.Debug},
+		"migration agent":        {put64(8, 0x70000), nil, refusal.MigrationAgent},
+		"provisional TCB":        {func(b []byte) { b[0x1e7]-- }, nil, refusal.Provisional},
+		"provisional version":    {func(b []byte) { b[0x1ed]-- }, nil, refusal.Provisional},
+		"asked for by the host":  {put32(0x30, 0xffffffff), nil, refusal.VMPL},
+		"privilege level 4":      {put32(0x30, 4), nil, refusal.VMPL},
+		"launched under a newer": {func(b []byte) { b[0x1f7]++ }, nil, ""},
+		"SMT":                    {none, func(_ *testing.T, b *bench) { b.policy.AllowSMT = false }, refusal.SMT},
+		"single socket": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.RequireSingleSocket = true },
+			refusal.SingleSocket,
+		},
+		"guest policy": {put64(8, 0x230000), func(_ *testing.T, b *bench) {
+			p := sev.SNPPolicyDefault
+			b.policy.Guest = &p
+		}, refusal.GuestPolicy},
+		"alias check": {
+			fill(0x40, 1, 0),
+			func(_ *testing.T, b *bench) { b.policy.RequireAliasCheck = true },
+			refusal.AliasCheck,
+		},
+		"TCB below": {none, func(_ *testing.T, b *bench) {
+			b.policy.MinTCB = map[kds.Line]map[string]uint8{b.amd.Line: {"snp": 23}}
+		}, refusal.TCBBelowMinimum},
+		"firmware below": {none, func(_ *testing.T, b *bench) {
+			b.policy.MinFirmware = &sev.Build{Major: 1, Minor: 56}
+		}, refusal.FirmwareVersion},
+		"guest SVN": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.MinGuestSVN = 8 },
+			refusal.GuestSVN,
+		},
+		"launch mitigation": {
+			put32(0, 5),
+			func(_ *testing.T, b *bench) { b.policy.LaunchMit = 2 },
+			refusal.Mitigation,
+		},
+		"current mitigation": {
+			put32(0, 5),
+			func(_ *testing.T, b *bench) { b.policy.CurrentMit = 2 },
+			refusal.Mitigation,
+		},
+		"another level": {
+			put32(0x30, 2),
+			func(_ *testing.T, b *bench) { b.policy.VMPL = &vmpl },
+			refusal.VMPL,
+		},
+		"measurement": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.Measurements = [][]byte{make([]byte, 48)} },
+			refusal.Measurement,
+		},
+		"no measurement at all": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.Measurements = [][]byte{} },
+			refusal.Measurement,
+		},
+		"report data": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.ReportData = make([]byte, 64) },
+			refusal.ReportData,
+		},
+		"host data": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.HostData = make([]byte, 31) },
+			refusal.HostData,
+		},
+		"ID key": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.IDKeyDigest = fullOf(48, 1) },
+			refusal.IDKey,
+		},
+		"author key": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.AuthorKey = fullOf(48, 1) },
+			refusal.AuthorKey,
+		},
+		"author key without its bit": {
+			fill(0x110, 48, 1),
+			func(_ *testing.T, b *bench) { b.policy.AuthorKey = fullOf(48, 1) },
+			refusal.AuthorKey,
+		},
+		"family": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.FamilyID = fullOf(16, 1) },
+			refusal.FamilyID,
+		},
+		"image": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.ImageID = fullOf(16, 1) },
+			refusal.ImageID,
+		},
+		"chip not listed": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.Chips = [][]byte{fullOf(64, 1)} },
+			refusal.ChipNotAllowed,
+		},
+		"empty list of chips": {
+			none,
+			func(_ *testing.T, b *bench) { b.policy.Chips = [][]byte{} },
+			refusal.ChipNotAllowed,
+		},
+		"masked chip": {fill(0x1a0, 64, 0), nil, ""},
+		"masked chip, listed": {
+			fill(0x1a0, 64, 0),
+			func(_ *testing.T, b *bench) { b.policy.Chips = [][]byte{b.ek.HWID} },
+			refusal.ChipNotAllowed,
+		},
+		"chip listed": {none, func(_ *testing.T, b *bench) { b.policy.Chips = [][]byte{b.ek.HWID} }, ""},
+		"VLEK":        {none, func(t *testing.T, b *bench) { b.ek = b.amd.VLEK(t) }, refusal.VLEK},
+		"VLEK allowed": {
+			none,
+			func(t *testing.T, b *bench) { b.ek, b.policy.AllowVLEK = b.amd.VLEK(t), true },
+			"",
+		},
+		"VLEK and a list of chips": {none, func(t *testing.T, b *bench) {
+			b.ek, b.policy.AllowVLEK, b.policy.Chips = b.amd.VLEK(t), true, [][]byte{b.ek.HWID}
+		}, refusal.ChipNotAllowed},
+		"root with the same names": {none, func(t *testing.T, b *bench) {
+			b.roots = evidencetest.Roots(t, evidencetest.NewAMD(t, b.amd.Line, 1))
+		}, refusal.Chain},
+		"no root of the line": {none, func(t *testing.T, b *bench) {
+			other := kds.Milan
+			if b.amd.Line == kds.Milan {
+				other = kds.Genoa
+			}
+			b.roots = evidencetest.Roots(t, evidencetest.NewAMD(t, other, 0))
+		}, refusal.Chain},
+		"AMD's own roots": {none, func(_ *testing.T, b *bench) { b.roots = kds.AMD() }, refusal.Chain},
+		"expired": {
+			none,
+			func(_ *testing.T, b *bench) { b.at = evidencetest.End().Add(time.Second) },
+			refusal.CertExpired,
+		},
+		"last second":  {none, func(_ *testing.T, b *bench) { b.at = evidencetest.End() }, ""},
+		"first second": {none, func(_ *testing.T, b *bench) { b.at = evidencetest.Begin() }, ""},
+		"not yet valid": {
+			none,
+			func(_ *testing.T, b *bench) { b.at = evidencetest.Begin().Add(-time.Second) },
+			refusal.CertExpired,
+		},
+		"list demanded": {none, func(_ *testing.T, b *bench) { b.policy.RequireCRL = true }, refusal.CRLMissing},
+		"list": {
+			none,
+			func(t *testing.T, b *bench) { b.crl, b.policy.RequireCRL = b.amd.CRL(t), true },
+			"",
+		},
+		"serial 0 listed": {none, func(t *testing.T, b *bench) { b.crl = b.amd.CRL(t, 0) }, ""},
+		"ASK revoked": {
+			none,
+			func(t *testing.T, b *bench) { b.crl = b.amd.CRL(t, evidencetest.SerialASK) },
+			refusal.Revoked,
+		},
+		"ARK revoked": {
+			none,
+			func(t *testing.T, b *bench) { b.crl = b.amd.CRL(t, evidencetest.SerialARK) },
+			refusal.Revoked,
+		},
+		"ASVK revoked, VCEK": {
+			none,
+			func(t *testing.T, b *bench) { b.crl = b.amd.CRL(t, evidencetest.SerialASVK) },
+			"",
+		},
+		"ASVK revoked, VLEK": {none, func(t *testing.T, b *bench) {
+			b.ek, b.policy.AllowVLEK, b.crl = b.amd.VLEK(t), true, b.amd.CRL(t, evidencetest.SerialASVK)
+		}, refusal.Revoked},
+		"list by the ASK": {none, func(t *testing.T, b *bench) { b.crl = b.amd.CRLByASK(t) }, refusal.CRLSignature},
+		"list is noise":   {none, func(_ *testing.T, b *bench) { b.crl = []byte("no list") }, refusal.CRLMalformed},
+		"list too old": {none, func(t *testing.T, b *bench) {
+			b.crl = b.amd.CRLBetween(t, asOf.Add(-2*time.Hour), asOf.Add(-time.Second))
+		}, refusal.CRLExpired},
+		"list of this second": {
+			none,
+			func(t *testing.T, b *bench) { b.crl = b.amd.CRLBetween(t, asOf.Add(-time.Hour), asOf) },
+			"",
+		},
+		"list from the future": {none, func(t *testing.T, b *bench) {
+			b.crl = b.amd.CRLBetween(t, asOf.Add(time.Second), asOf.Add(time.Hour))
+		}, refusal.CRLExpired},
+		"old list tolerated": {none, func(t *testing.T, b *bench) {
+			b.crl = b.amd.CRLBetween(t, asOf.Add(-2*time.Hour), asOf.Add(-time.Minute))
+			b.policy.CRLStale = time.Minute
+		}, ""},
+		"old list beyond what is tolerated": {none, func(t *testing.T, b *bench) {
+			b.crl = b.amd.CRLBetween(t, asOf.Add(-2*time.Hour), asOf.Add(-time.Minute))
+			b.policy.CRLStale = time.Minute - time.Second
+		}, refusal.CRLExpired},
+	}
+	for _, l := range kds.Lines() {
+		for name, c := range cases {
+			t.Run(string(l)+"/"+name, func(t *testing.T) {
+				b := newBench(t, l)
+				b.change = c.change
+				if c.set != nil {
+					c.set(t, b)
+				}
+				if got := b.judge(t); got != c.want {
+					t.Errorf("reason %q, want %q", got, c.want)
+				}
+			})
+		}
+	}
+}
+
+func fullOf(n int, v byte) []byte { return bytes.Repeat([]byte{v}, n) }
+
+// TestCertificates: what differs from the endorsement certificates that AMD makes is refused.
+func TestCertificates(t *testing.T) {
+	drop := func(id asn1.ObjectIdentifier) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			i := slices.IndexFunc(c.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+			c.ExtraExtensions = slices.Delete(c.ExtraExtensions, i, i+1)
+		}
+	}
+	set := func(id asn1.ObjectIdentifier, value []byte) func(*x509.Certificate) {
+		return func(c *x509.Certificate) {
+			i := slices.IndexFunc(c.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+			c.ExtraExtensions[i].Value = value
+		}
+	}
+	for name, c := range map[string]struct {
+		change func(*x509.Certificate)
+		want   refusal.Reason
+	}{
+		"subject":           {func(c *x509.Certificate) { c.Subject.CommonName = "SEV-XCEK" }, refusal.CertProfile},
+		"no product":        {drop(evidencetest.OID(2)), refusal.CertProfile},
+		"another product":   {set(evidencetest.OID(2), []byte("\x16\x06Venice")), refusal.CertProfile},
+		"another line":      {set(evidencetest.OID(2), []byte("\x16\x05Genoa")), refusal.CertProfile},
+		"with a stepping":   {set(evidencetest.OID(2), []byte("\x16\x08Milan-B1")), ""},
+		"product as UTF-8":  {set(evidencetest.OID(2), []byte("\x0c\x05Milan")), ""},
+		"no microcode":      {drop(evidencetest.OID(3, 8)), refusal.CertProfile},
+		"microcode 256":     {set(evidencetest.OID(3, 8), []byte{2, 2, 1, 0}), refusal.CertProfile},
+		"negative":          {set(evidencetest.OID(3, 8), []byte{2, 1, 0x80}), refusal.CertProfile},
+		"number with tail":  {set(evidencetest.OID(3, 8), []byte{2, 1, 5, 0}), refusal.CertProfile},
+		"no chip":           {drop(evidencetest.OID(4)), refusal.CertProfile},
+		"short chip":        {set(evidencetest.OID(4), make([]byte, 63)), refusal.CertProfile},
+		"chip in a string":  {set(evidencetest.OID(4), append([]byte{4, 64}, evidencetest.HWID(kds.Milan)...)), ""},
+		"structure version": {set(evidencetest.OID(1), []byte{2, 1, 2}), refusal.CertProfile},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, kds.Milan)
+			b.ek = b.amd.VCEK(t, c.change)
+			if got := b.judge(t); got != c.want {
+				t.Errorf("reason %q, want %q", got, c.want)
+			}
+		})
+	}
+	for name, der := range map[string][]byte{
+		"none": nil, "noise": []byte("no certificate"), "an authority": newBench(t, kds.Milan).amd.RootPEM(),
+	} {
+		if _, err := kds.ParseCertificate(der); refusal.Of(err) == nil ||
+			refusal.Of(err).Reason != refusal.CertProfile {
+			t.Errorf("%s: %v, want %s", name, err, refusal.CertProfile)
+		}
+	}
+}
+
+// TestEveryBit: no bit of a report can be changed, and a report that was cut or continued is
+// none.
+func TestEveryBit(t *testing.T) {
+	b := newBench(t, kds.Turin)
+	good := b.ek.Report(t, func(r []byte) { le.PutUint32(r, 5) })
+	if err := b.verify(t, good); err != nil {
+		t.Fatal(err)
+	}
+	for bit := range 8 * len(good) {
+		if off := bit / 8; off >= 0x2a0 && off < 0x330 && bit%5 != 0 { // a sample of the signature
+			continue
+		}
+		bad := slices.Clone(good)
+		bad[bit/8] ^= 1 << (bit % 8)
+		if refusal.Of(b.verify(t, bad)) == nil {
+			t.Fatalf("bit %d of byte %#x was changed, and the report is accepted", bit%8, bit/8)
+		}
+	}
+	for _, bad := range [][]byte{nil, good[:1], good[:len(good)-1], append(slices.Clone(good), 0)} {
+		if e := refusal.Of(b.verify(t, bad)); e == nil || e.Reason != refusal.ReportSize {
+			t.Errorf("%d bytes: %v, want %s", len(bad), e, refusal.ReportSize)
+		}
+	}
+}
+
+// TestAMDRoots: what is compiled in is what AMD publishes.
+func TestAMDRoots(t *testing.T) {
+	for _, l := range kds.Lines() {
+		if !kds.AMD().Has(l) {
+			t.Errorf("no root of %s", l)
+		}
+	}
+	if kds.AMD().Emulated {
+		t.Error("AMD's roots are called emulated")
+	}
+}

@@ -1,0 +1,149 @@
+package report_test
+
+import (
+	"encoding/pem"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/kds"
+	"github.com/vmlatch/vmlatch/firmware/sev/report"
+)
+
+// demands are a policy as the vectors write it.
+type demands struct {
+	Measurement    vectors.Unhex    `json:"measurement"`
+	ReportData     vectors.Unhex    `json:"report_data"`
+	HostData       vectors.Unhex    `json:"host_data"`
+	IDKey          vectors.Unhex    `json:"id_key_digest"`
+	AuthorKey      vectors.Unhex    `json:"author_key_digest"`
+	FamilyID       vectors.Unhex    `json:"family_id"`
+	ImageID        vectors.Unhex    `json:"image_id"`
+	VMPL           *uint32          `json:"vmpl"`
+	AllowDebug     bool             `json:"allow_debug"`
+	AllowSMT       bool             `json:"allow_smt"`
+	AllowAgent     bool             `json:"allow_migration_agent"`
+	AllowProvision bool             `json:"allow_provisional"`
+	AllowVLEK      bool             `json:"allow_vlek"`
+	SingleSocket   bool             `json:"require_single_socket"`
+	AliasCheck     bool             `json:"require_alias_check"`
+	RequireCRL     bool             `json:"require_crl"`
+	MinTCB         map[string]uint8 `json:"min_tcb"`
+	MinFirmware    string           `json:"min_firmware"`
+	MinGuestSVN    uint32           `json:"min_guest_svn"`
+	LaunchMit      uint64           `json:"min_launch_mitigations"`
+	CurrentMit     uint64           `json:"min_current_mitigations"`
+	Chips          []vectors.Unhex  `json:"chip_ids"`
+}
+
+func (d *demands) policy(t *testing.T) *report.Policy {
+	t.Helper()
+	p := &report.Policy{
+		ReportData: d.ReportData, HostData: d.HostData, IDKeyDigest: d.IDKey, AuthorKey: d.AuthorKey,
+		FamilyID: d.FamilyID, ImageID: d.ImageID, VMPL: d.VMPL,
+		AllowDebug: d.AllowDebug, AllowSMT: d.AllowSMT, AllowMigrationAgent: d.AllowAgent,
+		AllowProvisional: d.AllowProvision, AllowVLEK: d.AllowVLEK, RequireSingleSocket: d.SingleSocket,
+		RequireAliasCheck: d.AliasCheck, RequireCRL: d.RequireCRL, MinGuestSVN: d.MinGuestSVN,
+		LaunchMit: d.LaunchMit, CurrentMit: d.CurrentMit,
+	}
+	if d.Measurement != nil {
+		p.Measurements = [][]byte{d.Measurement}
+	}
+	for _, c := range d.Chips {
+		p.Chips = append(p.Chips, c)
+	}
+	if d.MinTCB != nil {
+		p.MinTCB = map[kds.Line]map[string]uint8{}
+		for _, l := range kds.Lines() {
+			p.MinTCB[l] = d.MinTCB
+		}
+	}
+	if d.MinFirmware != "" {
+		major, minor, ok := sev.ParseVersion(d.MinFirmware)
+		if !ok {
+			t.Fatalf("version %q", d.MinFirmware)
+		}
+		p.MinFirmware = &sev.Build{Major: major, Minor: minor}
+	}
+	return p
+}
+
+// roots are those that a vector names by a prefix.
+func roots(t *testing.T, v *vectors.Evidence) *kds.Roots {
+	t.Helper()
+	var text strings.Builder
+	for _, l := range kds.Lines() {
+		for _, which := range []string{"ark", "ask", "asvk"} {
+			if der := v.File(t, v.Name(t, "roots")+"/"+string(l)+"-"+which); der != nil {
+				_ = pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: der})
+			}
+		}
+	}
+	r, err := kds.ParseRoots([]byte(text.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func reasonOf(err error) string {
+	if e := refusal.Of(err); e != nil {
+		return string(e.Reason)
+	}
+	return ""
+}
+
+func TestVectors(t *testing.T) {
+	vectors.EachEvidence(t, "snp", func(t *testing.T, v *vectors.Evidence) {
+		var d demands
+		v.Demands(t, &d)
+		err := judge(t, v, d.policy(t))
+		v.Hold(t, reasonOf(err), err)
+	})
+}
+
+func judge(t *testing.T, v *vectors.Evidence, p *report.Policy) error {
+	t.Helper()
+	r, err := report.Parse(v.Input(t, "report"))
+	if err != nil {
+		return err
+	}
+	e := &report.Evidence{Report: r, Roots: roots(t, v)}
+	if err := r.Form(); err != nil {
+		return err
+	}
+	if e.EK, err = kds.ParseCertificate(v.Input(t, "ek")); err != nil {
+		return err
+	}
+	if b := v.Input(t, "crl"); b != nil {
+		if e.CRL, err = kds.ParseCRL(b); err != nil {
+			return err
+		}
+	}
+	return e.Verify(v.AsOf, p)
+}
+
+func TestCertificateVectors(t *testing.T) {
+	vectors.EachEvidence(t, "ek", func(t *testing.T, v *vectors.Evidence) {
+		c, err := kds.ParseCertificate(v.Input(t, "ek"))
+		if err == nil {
+			err = roots(t, v).Chain(c, v.AsOf)
+		}
+		v.Hold(t, reasonOf(err), err)
+		if err != nil {
+			return
+		}
+		got := map[string]string{"kind": c.Signer.String(), "product": string(c.Line), "csp": c.CSP}
+		for _, part := range kds.Components() {
+			got[part.Name] = strconv.Itoa(int(part.In(c.TCB)))
+		}
+		for field, want := range v.Expected.Fields {
+			if got[field] != want {
+				t.Errorf("%s is %q, want %q", field, got[field], want)
+			}
+		}
+	})
+}

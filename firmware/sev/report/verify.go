@@ -1,0 +1,115 @@
+package report
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha512"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/sev/kds"
+)
+
+// Evidence is what a report is judged by. None of it is trusted: it is believed only
+// as far as AMD's root has signed it.
+type Evidence struct {
+	Report *Report
+	EK     *kds.Certificate // of the key that signed the report
+	CRL    *kds.CRL         // nil for none
+	Roots  *kds.Roots
+}
+
+// Verify checks that a report is genuine at a time, and then the owner's demands. The error is
+// the refusal of the first check that fails.
+func (e *Evidence) Verify(asOf time.Time, p *Policy) error {
+	for _, check := range []func() error{
+		e.Report.Form,
+		e.certificate,
+		func() error { return e.Roots.Chain(e.EK, asOf) },
+		func() error { return e.revocation(asOf, p) },
+		e.signature,
+		e.consistent,
+		func() error { return p.check(e.Report, e.EK) },
+	} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// certificate checks that the certificate is of the report's kind and line.
+func (e *Evidence) certificate() error {
+	r, c := e.Report, e.EK
+	if c == nil {
+		return refusal.New(refusal.EKMissing)
+	}
+	if c.Signer != r.Signer() {
+		return refusal.New(refusal.KeyType).Value("SIGNING_KEY", r.Signer().String(), c.Signer.String())
+	}
+	if r.Version < versionWithCPUID {
+		return nil // it names no processor: the certificate does
+	}
+	l, ok := r.Line()
+	if !ok {
+		return refusal.New(refusal.ProductUnknown).Because("family %#x, model %#x", r.Family, r.Model)
+	}
+	if l != c.Line {
+		return refusal.New(refusal.ProductMismatch).Because("the report is of %s, the certificate of %s", l, c.Line)
+	}
+	return nil
+}
+
+func (e *Evidence) revocation(asOf time.Time, p *Policy) error {
+	switch {
+	case e.CRL != nil:
+		return e.Roots.NotRevoked(e.EK, e.CRL, asOf, p.CRLStale)
+	case p.RequireCRL:
+		return refusal.New(refusal.CRLMissing).Because("of ARK-%s", e.EK.Line)
+	}
+	return nil
+}
+
+// signature checks the report's own signature (SNP ABI, chapter 10, tables 135 and 136: both
+// numbers are little-endian).
+func (e *Evidence) signature() error {
+	raw := &e.Report.Raw
+	number := func(off int) *big.Int {
+		b := slices.Clone(raw[off : off+48])
+		slices.Reverse(b)
+		return new(big.Int).SetBytes(b)
+	}
+	sum := sha512.Sum384(raw[:offSignature])
+	if !ecdsa.Verify(e.EK.Key, sum[:], number(offSignature), number(offS)) {
+		return refusal.New(refusal.Signature)
+	}
+	return nil
+}
+
+// consistent holds what the report says against the certificate, and against itself.
+func (e *Evidence) consistent() error {
+	r, c := e.Report, e.EK
+	tcb := func(raw uint64) kds.TCB { return kds.ParseTCB(raw, c.Line) }
+	reported, current, committed := tcb(r.ReportedTCB), tcb(r.CurrentTCB), tcb(r.CommittedTCB)
+	if reported != c.TCB {
+		return refusal.New(refusal.TCBMismatch).Value("REPORTED_TCB", reported.Text(c.Line), c.TCB.Text(c.Line))
+	}
+	if c.Signer == kds.VCEK && !isZero(r.ChipID[:]) {
+		n := len(c.HWID)
+		if !bytes.Equal(r.ChipID[:n], c.HWID) || !isZero(r.ChipID[n:]) {
+			return refusal.New(refusal.ChipMismatch).Differs("CHIP_ID", r.ChipID[:n], c.HWID)
+		}
+	}
+	for _, t := range []struct {
+		name string
+		tcb  kds.TCB
+	}{{"REPORTED_TCB", reported}, {"COMMITTED_TCB", committed}} {
+		if below := current.Below(t.tcb); below.Name != "" {
+			return refusal.New(refusal.TCBInconsistent).Because("%s: %s is %d, and %d in CURRENT_TCB", t.name,
+				below.Name, below.In(t.tcb), below.In(current))
+		}
+	}
+	return nil
+}

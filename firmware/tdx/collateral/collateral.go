@@ -1,0 +1,75 @@
+package collateral
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+)
+
+// MaxSize is the longest collateral that is read, in bytes.
+const MaxSize = 1 << 20
+
+// Collateral is what Intel publishes about a family of platforms. Signatures are over the exact
+// bytes, so these are kept.
+type Collateral struct {
+	PCKCRLChain  []byte // PEM; not needed, as the quote brings it
+	RootCRL      []byte // DER
+	PCKCRL       []byte // DER
+	TCBInfoChain []byte // PEM
+	TCBInfo      []byte // JSON
+	TCBInfoSig   []byte // r and s, 64 bytes
+	QEChain      []byte // PEM
+	QE           []byte // JSON
+	QESig        []byte
+}
+
+// ErrFormat is wrapped by errors about collateral that is not a JSON object of texts.
+var ErrFormat = errors.New("malformed collateral")
+
+// Parse reads collateral as one JSON object of texts: chains in PEM, revocation lists in hex,
+// signed parts exactly as they were signed, signatures in hex.
+func Parse(b []byte) (*Collateral, error) {
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFormat, len(b), MaxSize)
+	}
+	var f struct {
+		PCKCRLChain  string `json:"pck_crl_issuer_chain"`
+		RootCRL      string `json:"root_ca_crl"`
+		PCKCRL       string `json:"pck_crl"`
+		TCBInfoChain string `json:"tcb_info_issuer_chain"`
+		TCBInfo      string `json:"tcb_info"`
+		TCBInfoSig   string `json:"tcb_info_signature"`
+		QEChain      string `json:"qe_identity_issuer_chain"`
+		QE           string `json:"qe_identity"`
+		QESig        string `json:"qe_identity_signature"`
+	}
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if f.TCBInfo == "" && f.QE == "" && f.PCKCRL == "" {
+		return nil, fmt.Errorf("%w: it has neither tcb_info nor qe_identity nor pck_crl", ErrFormat)
+	}
+	c := &Collateral{
+		PCKCRLChain: []byte(f.PCKCRLChain), TCBInfoChain: []byte(f.TCBInfoChain), TCBInfo: []byte(f.TCBInfo),
+		QEChain: []byte(f.QEChain), QE: []byte(f.QE),
+	}
+	var err error
+	for _, x := range []struct {
+		text   string
+		to     *[]byte
+		reason refusal.Reason
+	}{
+		{f.RootCRL, &c.RootCRL, refusal.CRLMalformed},
+		{f.PCKCRL, &c.PCKCRL, refusal.CRLMalformed},
+		{f.TCBInfoSig, &c.TCBInfoSig, refusal.TCBInfoSignature},
+		{f.QESig, &c.QESig, refusal.QEIdentitySignature},
+	} {
+		if *x.to, err = hex.DecodeString(x.text); err != nil {
+			return nil, refusal.New(x.reason).Because("%v", err)
+		}
+	}
+	return c, nil
+}

@@ -1,0 +1,99 @@
+package quote_test
+
+import (
+	"encoding/pem"
+	"strconv"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
+	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
+	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
+)
+
+// demands are a policy as the vectors write it.
+type demands struct {
+	MRTD          vectors.Unhex            `json:"mrtd"`
+	ReportData    vectors.Unhex            `json:"report_data"`
+	MRConfigID    vectors.Unhex            `json:"mrconfigid"`
+	MROwner       vectors.Unhex            `json:"mrowner"`
+	MROwnerConfig vectors.Unhex            `json:"mrownerconfig"`
+	MRSEAM        vectors.Unhex            `json:"mrseam"`
+	XFAM          vectors.Unhex            `json:"xfam"`
+	RTMR          map[string]vectors.Unhex `json:"rtmr"`
+	AllowDebug    bool                     `json:"allow_debug"`
+	AllowNoVE     bool                     `json:"allow_no_sept_ve_disable"`
+	Accept        []collateral.Status      `json:"accept_status"`
+	Advisories    []string                 `json:"reject_advisories"`
+	Evaluation    int                      `json:"min_tcb_evaluation_number"`
+	FMSPC         []vectors.Unhex          `json:"fmspc"`
+	PPIDs         []vectors.Unhex          `json:"ppids"`
+	NoCollateral  bool                     `json:"no_collateral"`
+	NoServiceTD   bool                     `json:"require_no_service_td"`
+}
+
+func (d *demands) policy(t *testing.T) *quote.Policy {
+	t.Helper()
+	p := &quote.Policy{
+		ReportData: d.ReportData, MRConfigID: d.MRConfigID, MROwner: d.MROwner, MROwnerConfig: d.MROwnerConfig,
+		MRSEAM: d.MRSEAM, XFAM: d.XFAM, AllowDebug: d.AllowDebug, AllowNoSEPTVEDisable: d.AllowNoVE,
+		AllowAttributes: quote.AttrPKS | quote.AttrKL | quote.AttrPerfmon | quote.AttrTPA | quote.AttrMigratable,
+		AllowServiceTD:  !d.NoServiceTD, NoCollateral: d.NoCollateral, AcceptStatus: d.Accept,
+		RejectAdvisories: d.Advisories, MinEvaluation: d.Evaluation,
+	}
+	if d.MRTD != nil {
+		p.MRTD = [][]byte{d.MRTD}
+	}
+	for i, want := range d.RTMR {
+		n, err := strconv.Atoi(i)
+		if err != nil || n > 3 {
+			t.Fatalf("RTMR%s", i)
+		}
+		p.RTMR[n] = [][]byte{want}
+	}
+	for _, f := range d.FMSPC {
+		p.FMSPC = append(p.FMSPC, f)
+	}
+	for _, f := range d.PPIDs {
+		p.Platforms = append(p.Platforms, f)
+	}
+	return p
+}
+
+func reasonOf(err error) string {
+	if e := refusal.Of(err); e != nil {
+		return string(e.Reason)
+	}
+	return ""
+}
+
+func TestVectors(t *testing.T) {
+	vectors.EachEvidence(t, "tdx", func(t *testing.T, v *vectors.Evidence) {
+		var d demands
+		v.Demands(t, &d)
+		verdict, err := judge(t, v, d.policy(t))
+		v.Hold(t, reasonOf(err), err)
+		if want := v.Expected.TCBStatus; want != "" && (verdict == nil || string(verdict.State.Status) != want) {
+			t.Errorf("status %+v, want %s", verdict, want)
+		}
+	})
+}
+
+func judge(t *testing.T, v *vectors.Evidence, p *quote.Policy) (*quote.Verdict, error) {
+	t.Helper()
+	q, err := quote.Parse(v.Input(t, "quote"))
+	if err != nil {
+		return nil, err
+	}
+	e := &quote.Evidence{Quote: q}
+	e.Root, err = collateral.ParseRoot(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: v.Input(t, "root")}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := v.Input(t, "collateral"); b != nil {
+		if e.Collateral, err = collateral.Parse(b); err != nil {
+			return nil, err
+		}
+	}
+	return e.Verify(v.AsOf, p)
+}
