@@ -113,3 +113,11 @@ func (e *Evidence) consistent() error {
 	}
 	return nil
 }
+
+// SignedBy reports whether a certificate is that of the key which signed the report: of its
+// kind, for its TCB, of its chip unless that is masked, and the signature fits.
+func (r *Report) SignedBy(c *kds.Certificate) bool {
+	e := &Evidence{Report: r, EK: c}
+	return c.Signer == r.Signer() && kds.ParseTCB(r.ReportedTCB, c.Line) == c.TCB &&
+		(isZero(r.ChipID[:]) || c.Signer != kds.VCEK || bytes.HasPrefix(r.ChipID[:], c.HWID)) && e.signature() == nil
+}

@@ -36,8 +36,11 @@ var intel = sync.OnceValue(func() *Root {
 // ErrRoot is wrapped by errors about files of roots.
 var ErrRoot = errors.New("not a file with a root like Intel's")
 
+// NameRoot is the common name of the root.
+const NameRoot = "Intel SGX Root CA"
+
+// Common names of the others (PCK profile, chapter 1.3).
 const (
-	nameRoot       = "Intel SGX Root CA"
 	namePlatform   = "Intel SGX PCK Platform CA"
 	nameProcessor  = "Intel SGX PCK Processor CA"
 	namePCK        = "Intel SGX PCK Certificate"
@@ -52,11 +55,11 @@ func ParseRoot(text []byte) (*Root, error) {
 		return nil, fmt.Errorf("%w: %w", ErrRoot, err)
 	}
 	for _, x := range chain {
-		if x.Subject.CommonName == nameRoot {
+		if x.Subject.CommonName == NameRoot {
 			return &Root{Emulated: true, X509: x}, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: it has no certificate named %s", ErrRoot, nameRoot)
+	return nil, fmt.Errorf("%w: it has no certificate named %s", ErrRoot, NameRoot)
 }
 
 // is reports whether a certificate is of the root's key.
@@ -106,4 +109,16 @@ func (r *Root) PCKChain(chain []*x509.Certificate) (leaf, ca *x509.Certificate, 
 		return nil, nil, err
 	}
 	return chain[0], chain[1], nil
+}
+
+// PCKAuthority checks the chain of the authority over platforms' certificates, and returns it.
+func (r *Root) PCKAuthority(chain []byte) (*x509.Certificate, error) {
+	list, err := pki.ParsePEM(chain)
+	if err != nil {
+		return nil, refusal.New(refusal.Chain).Because("%v", err)
+	}
+	if err := r.signed(list, []string{namePlatform, nameProcessor}); err != nil {
+		return nil, err
+	}
+	return list[0], nil
 }

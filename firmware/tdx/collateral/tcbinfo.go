@@ -90,43 +90,69 @@ type QEIdentity struct {
 	Levels         []isvLevel `json:"tcbLevels"`
 }
 
-// signing is a part with what vouches for it, and the codes for what can be wrong with it.
-type signing struct {
-	chain, text, signature []byte
-	wrongChain, wrongSig   refusal.Reason
+// Signed is a part with what vouches for it. The signature is over the exact text.
+type Signed struct {
+	Chain     []byte // PEM
+	Text      []byte // JSON
+	Signature []byte // r and s, 64 bytes
+
+	wrongChain, wrongSig refusal.Reason
 }
 
-func (c *Collateral) tcbInfo() signing {
-	return signing{c.TCBInfoChain, c.TCBInfo, c.TCBInfoSig, refusal.TCBInfoChain, refusal.TCBInfoSignature}
+func (c *Collateral) tcbInfo() Signed {
+	return Signed{c.TCBInfoChain, c.TCBInfo, c.TCBInfoSig, refusal.TCBInfoChain, refusal.TCBInfoSignature}
 }
 
-func (c *Collateral) qeIdentity() signing {
-	return signing{c.QEChain, c.QE, c.QESig, refusal.QEIdentitySignature, refusal.QEIdentitySignature}
+func (c *Collateral) qeIdentity() Signed {
+	return Signed{c.QEChain, c.QE, c.QESig, refusal.QEIdentitySignature, refusal.QEIdentitySignature}
 }
 
-// verify checks the chain and the signature of a part. The list is of the root's revoked
-// certificates.
-func (s signing) verify(root *Root, crl *x509.RevocationList, asOf time.Time) error {
-	chain, err := pki.ParsePEM(s.chain)
+// signer checks the chain and the signature of a part, and returns who signed it.
+func (s Signed) signer(root *Root) (*x509.Certificate, error) {
+	chain, err := pki.ParsePEM(s.Chain)
 	if err == nil {
 		err = root.signed(chain, []string{nameTCBSigning})
 	}
 	if err != nil {
-		return refusal.New(s.wrongChain).Because("%v", err)
+		return nil, refusal.New(s.wrongChain).Because("%v", err)
 	}
-	signer := chain[0]
+	key, ok := chain[0].PublicKey.(*ecdsa.PublicKey)
+	sum := sha256.Sum256(s.Text)
+	if !ok || !pki.VerifyRaw(key, sum[:], s.Signature) {
+		return nil, refusal.New(s.wrongSig)
+	}
+	return chain[0], nil
+}
+
+// verify is signer, and checks that the signer was valid and not revoked. The list is the
+// root's.
+func (s Signed) verify(root *Root, crl *x509.RevocationList, asOf time.Time) error {
+	signer, err := s.signer(root)
+	if err != nil {
+		return err
+	}
 	if err := pki.ValidAt(asOf, signer); err != nil {
 		return err
 	}
-	if err := pki.NotListed(crl, signer); err != nil {
-		return err
+	return pki.NotListed(crl, signer)
+}
+
+// TCBInfo checks who signed TCB info, and reads it.
+func (s Signed) TCBInfo(root *Root) (*TCBInfo, error) {
+	s.wrongChain, s.wrongSig = refusal.TCBInfoChain, refusal.TCBInfoSignature
+	if _, err := s.signer(root); err != nil {
+		return nil, err
 	}
-	key, ok := signer.PublicKey.(*ecdsa.PublicKey)
-	sum := sha256.Sum256(s.text)
-	if !ok || !pki.VerifyRaw(key, sum[:], s.signature) {
-		return refusal.New(s.wrongSig)
+	return ParseTCBInfo(s.Text)
+}
+
+// QEIdentity checks who signed an identity, and reads it.
+func (s Signed) QEIdentity(root *Root) (*QEIdentity, error) {
+	s.wrongChain, s.wrongSig = refusal.QEIdentitySignature, refusal.QEIdentitySignature
+	if _, err := s.signer(root); err != nil {
+		return nil, err
 	}
-	return nil
+	return ParseQEIdentity(s.Text)
 }
 
 // Signed checks who signed TCB info and identity, and reads both.
@@ -186,3 +212,12 @@ func (p *signedPart) validAt(reason refusal.Reason, at time.Time, stale time.Dur
 	}
 	return nil
 }
+
+// Dates are between which a part may be used.
+type Dates struct{ From, Until time.Time }
+
+// Valid reports whether a time is between them.
+func (d Dates) Valid(at time.Time) bool { return !at.Before(d.From) && !at.After(d.Until) }
+
+// Dates are the part's.
+func (p *signedPart) Dates() Dates { return Dates{p.IssueDate, p.NextUpdate} }

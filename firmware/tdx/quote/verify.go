@@ -163,3 +163,17 @@ func (q *Quote) intelsModule() error {
 	}
 	return nil
 }
+
+// PCK reads what the quote's own chain says of the platform, to look for its collateral. Only
+// the chain's signatures are checked.
+func (e *Evidence) PCK() (*collateral.PCK, error) {
+	chain, err := pki.ParsePEM(e.Quote.PCKChain)
+	if err != nil {
+		return nil, refusal.New(refusal.Chain).Because("%v", err)
+	}
+	leaf, _, err := e.Root.PCKChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	return collateral.ParsePCK(leaf)
+}

@@ -1,0 +1,156 @@
+// Package bundle keeps what evidence is judged by, in one file: certificates, revocation lists
+// and collateral of AMD's and Intel's. Each part is signed by its vendor, so a bundle may come
+// from any source; and each is verified before it is kept, and again when it is used.
+package bundle
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/sev/kds"
+	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
+)
+
+// Schema names the format.
+const Schema = "latch-bundle/1"
+
+// Bounds of a bundle: a host's platforms have some ten parts of a few KB each.
+const (
+	MaxSize  = 4 << 20
+	maxParts = 4096
+)
+
+// ErrFormat is wrapped by errors about files that are not bundles.
+var ErrFormat = errors.New("not a bundle")
+
+// Kind is what a part is.
+type Kind string
+
+// Kinds of parts.
+const (
+	Endorsement Kind = "amd-endorsement" // VCEK or VLEK certificate, DER
+	AMDCRL      Kind = "amd-crl"         // DER
+	CEK         Kind = "amd-cek"         // signed certificate of an SEV chip, 2084 bytes
+	RootCRL     Kind = "intel-root-crl"  // DER
+	PCKCRL      Kind = "intel-pck-crl"   // DER
+	TCBInfo     Kind = "intel-tcb-info"  // exact JSON
+	QEIdentity  Kind = "intel-qe-identity"
+)
+
+// Part is something that a vendor has signed.
+type Part struct {
+	Kind      Kind   `json:"kind"`
+	Data      []byte `json:"data"`                // the exact bytes
+	Chain     []byte `json:"chain,omitempty"`     // PEM, of parts that do not name their signer
+	Signature []byte `json:"signature,omitempty"` // r and s, of these
+}
+
+// Bundle is a set of parts.
+type Bundle struct {
+	Schema string `json:"schema"`
+	Parts  []Part `json:"parts"`
+}
+
+// New is an empty bundle.
+func New() *Bundle { return &Bundle{Schema: Schema, Parts: []Part{}} }
+
+// Roots are the authorities that a bundle's parts must lead to.
+type Roots struct {
+	AMD    *kds.Roots
+	Intel  *collateral.Root
+	SEV    []SEVRoot
+	Vendor bool // they are the vendors' own
+}
+
+// SEVRoot verifies the certificates of SEV chips; nil if there is none.
+type SEVRoot func(cek []byte) error
+
+// Genuine are the vendors' own roots, which are compiled in.
+func Genuine() Roots { return Roots{AMD: kds.AMD(), Intel: collateral.Intel(), Vendor: true} }
+
+// Parse reads a bundle. Its parts are not verified yet.
+func Parse(b []byte) (*Bundle, error) {
+	if len(b) > MaxSize {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFormat, len(b), MaxSize)
+	}
+	var x Bundle
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&x); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if d.More() {
+		return nil, fmt.Errorf("%w: there is something behind it", ErrFormat)
+	}
+	if x.Schema != Schema {
+		return nil, fmt.Errorf("%w: schema is %q, must be %q", ErrFormat, x.Schema, Schema)
+	}
+	if len(x.Parts) > maxParts {
+		return nil, fmt.Errorf("%w: %d parts, at most %d", ErrFormat, len(x.Parts), maxParts)
+	}
+	return &x, nil
+}
+
+// Bytes is the bundle as a file. Equal sets of parts give equal files.
+func (b *Bundle) Bytes() ([]byte, error) {
+	b.sort()
+	text, err := json.MarshalIndent(b, "", " ")
+	return append(text, '\n'), err
+}
+
+func (b *Bundle) sort() {
+	slices.SortFunc(b.Parts, func(x, y Part) int {
+		if c := bytes.Compare([]byte(x.Kind), []byte(y.Kind)); c != 0 {
+			return c
+		}
+		return bytes.Compare(x.Data, y.Data)
+	})
+	b.Parts = slices.CompactFunc(b.Parts, func(x, y Part) bool {
+		return x.Kind == y.Kind && bytes.Equal(x.Data, y.Data)
+	})
+}
+
+// of are the parts of a kind.
+func (b *Bundle) of(k Kind) (list []*Part) {
+	for i := range b.Parts {
+		if b.Parts[i].Kind == k {
+			list = append(list, &b.Parts[i])
+		}
+	}
+	return list
+}
+
+// Add keeps a part that verifies, in the place of those that it makes obsolete. It reports
+// whether the bundle changed: a part that the bundle has, or one that another makes obsolete,
+// changes nothing. The order of additions plays no part.
+func (b *Bundle) Add(p Part, roots Roots) (changed bool, err error) {
+	info, err := p.Inspect(roots)
+	if err != nil {
+		return false, err
+	}
+	for i := range b.Parts {
+		other := &b.Parts[i]
+		if other.Kind != p.Kind {
+			continue
+		}
+		if bytes.Equal(other.Data, p.Data) {
+			return false, nil
+		}
+		if o, err := other.Inspect(roots); err == nil && o.supersedes(info) {
+			return false, nil
+		}
+	}
+	b.Parts = slices.DeleteFunc(b.Parts, func(other Part) bool {
+		if other.Kind != p.Kind {
+			return false
+		}
+		o, err := other.Inspect(roots)
+		return err == nil && info.supersedes(o)
+	})
+	b.Parts = append(b.Parts, p)
+	b.sort()
+	return true, nil
+}
