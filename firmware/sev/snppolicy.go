@@ -112,3 +112,6 @@ func (p SNPPolicy) Covers(least SNPPolicy) bool {
 	demand := ^(allow | version)
 	return p&allow&^least == 0 && p&least&demand == least&demand && p&version >= least&version
 }
+
+// Debuggable reports whether the host may read and write the guest's memory.
+func (p SNPPolicy) Debuggable() bool { return p&SNPPolicyDebug != 0 }

@@ -37,13 +37,18 @@ func newWorld(t testing.TB) *world {
 func (w *world) parts(t testing.TB) (parts []bundle.Part) {
 	t.Helper()
 	old := kds.TCB{BootLoader: 3, SNP: 8, Microcode: 115}
-	parts = append(parts,
+	parts = append(
+		parts,
 		bundle.Part{Kind: bundle.Endorsement, Data: w.amd.VCEK(t).Cert.Raw},
 		bundle.Part{Kind: bundle.Endorsement, Data: w.amd.EndorsedFor(t, old).Cert.Raw},
 		bundle.Part{Kind: bundle.Endorsement, Data: w.amd.VLEK(t).Cert.Raw},
 		bundle.Part{Kind: bundle.AMDCRL, Data: w.amd.CRL(t)},
-		bundle.Part{Kind: bundle.AMDCRL, Data: w.amd.CRLBetween(t, evidencetest.AsOf(), evidencetest.AsOf().AddDate(1, 0, 0))},
-		bundle.Part{Kind: bundle.AMDCRL, Data: w.amd.CRL(t, 77)})
+		bundle.Part{
+			Kind: bundle.AMDCRL,
+			Data: w.amd.CRLBetween(t, evidencetest.AsOf(), evidencetest.AsOf().AddDate(1, 0, 0)),
+		},
+		bundle.Part{Kind: bundle.AMDCRL, Data: w.amd.CRL(t, 77)},
+	)
 	for _, evaluation := range []int{17, 18} {
 		c, err := collateral.Parse(w.intel.Collateral(t, func(p *evidencetest.Parts) {
 			p.TCBInfo["tcbEvaluationDataNumber"], p.QE["tcbEvaluationDataNumber"] = evaluation, evaluation
@@ -103,7 +108,10 @@ func TestMerging(t *testing.T) {
 	}
 	b := w.build(t, parts)
 	if n := len(b.Parts); n != 3+2+1+1+2+2 {
-		t.Errorf("%d parts, want the three certificates, the newest list and the one that revokes more, and the rest", n)
+		t.Errorf(
+			"%d parts, want the three certificates, the newest list and the one that revokes more, and the rest",
+			n,
+		)
 	}
 }
 
@@ -141,7 +149,9 @@ func TestNothingUnsignedIsKept(t *testing.T) {
 func TestUse(t *testing.T) {
 	w := newWorld(t)
 	keys := []*evidencetest.Endorsed{
-		w.amd.VCEK(t), w.amd.EndorsedFor(t, kds.TCB{BootLoader: 3, SNP: 8, Microcode: 115}), w.amd.VLEK(t), w.amd.VCEK(t),
+		w.amd.VCEK(
+			t,
+		), w.amd.EndorsedFor(t, kds.TCB{BootLoader: 3, SNP: 8, Microcode: 115}), w.amd.VLEK(t), w.amd.VCEK(t),
 	}
 	b := bundle.New()
 	for _, k := range keys[:3] {
@@ -283,7 +293,8 @@ func TestChains(t *testing.T) {
 	if _, err := b.AddWithChains(bare, [][]byte{c.PCKCRLChain}, w.roots); !errors.Is(err, bundle.ErrNoChain) {
 		t.Errorf("with another chain: %v, want %v", err, bundle.ErrNoChain)
 	}
-	if changed, err := b.AddWithChains(bare, [][]byte{c.PCKCRLChain, c.TCBInfoChain}, w.roots); err != nil || !changed {
+	if changed, err := b.AddWithChains(bare, [][]byte{c.PCKCRLChain, c.TCBInfoChain}, w.roots); err != nil ||
+		!changed {
 		t.Errorf("with its chain: %t, %v", changed, err)
 	}
 	qe := bundle.Part{Kind: bundle.QEIdentity, Data: c.QE, Signature: c.QESig}

@@ -29,7 +29,8 @@ func (b *Bundle) CRL(l kds.Line, asOf time.Time) (best *kds.CRL) {
 		if err != nil || c.Line != l {
 			continue
 		}
-		if best == nil || better(asOf, c.X509.ThisUpdate, c.X509.NextUpdate, best.X509.ThisUpdate, best.X509.NextUpdate) {
+		if best == nil ||
+			better(asOf, c.X509.ThisUpdate, c.X509.NextUpdate, best.X509.ThisUpdate, best.X509.NextUpdate) {
 			best = c
 		}
 	}

@@ -451,7 +451,12 @@ func TestEveryBit(t *testing.T) {
 				continue
 			}
 			if !harmless(good, bad) {
-				t.Fatalf("version %d: bit %d of byte %#x was changed, and the quote is accepted", version, bit%8, bit/8)
+				t.Fatalf(
+					"version %d: bit %d of byte %#x was changed, and the quote is accepted",
+					version,
+					bit%8,
+					bit/8,
+				)
 			}
 		}
 		for n := range len(good) { // every length

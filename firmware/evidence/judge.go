@@ -1,0 +1,292 @@
+package evidence
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/sev/kds"
+	"github.com/vmlatch/vmlatch/firmware/sev/report"
+	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
+	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
+	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
+	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
+)
+
+// Sources are what evidence is judged by. Any of them may come from the host: what counts is
+// signed by the vendor.
+type Sources struct {
+	Roots      bundle.Roots
+	Bundle     *bundle.Bundle // nil for none
+	EK         []byte         // certificate in DER, before those of the bundle
+	CRL        []byte         // of AMD, in DER
+	Collateral *collateral.Collateral
+	Log        []byte // the CC event log; nil for none
+}
+
+// Demands are the owner's. Report or Quote is needed for evidence of its technology.
+type Demands struct {
+	Report   *report.Policy
+	Quote    *quote.Policy
+	Hardware *rtmr.Hardware // RTMR0 measurement by measurement; nil for not demanded
+	HostACPI bool           // the owner accepts what the host's ACPI code does
+}
+
+// VerdictSchema names the format of verdicts.
+const VerdictSchema = "latchkey.verdict/1"
+
+// Verdict is what was found.
+type Verdict struct {
+	Schema     string         `json:"schema"`
+	Accepted   bool           `json:"accepted"`
+	Technology string         `json:"technology"`
+	Emulated   bool           `json:"emulated"`
+	AsOf       time.Time      `json:"as-of"`
+	Root       string         `json:"root,omitempty"` // in which the chain of signatures ends
+	Refusal    *refusal.Error `json:"refusal,omitempty"`
+	// Proven and NotProven are for people. Of refused evidence nothing is proven.
+	Proven    []string   `json:"proven"`
+	NotProven []string   `json:"not-proven"`
+	Until     *time.Time `json:"until,omitempty"` // when the first thing expires by which it was judged
+
+	Chip       string            `json:"chip,omitempty"`
+	State      *collateral.State `json:"state,omitempty"`
+	Relaunch   bool              `json:"relaunch-advised,omitempty"`
+	Explained  []string          `json:"explained,omitempty"` // what differs, where the log tells
+	LogMatches bool              `json:"event-log-matches,omitempty"`
+
+	log *ccel.Log
+}
+
+// Log is the event log, if one was given and leads to the quote's registers.
+func (v *Verdict) Log() *ccel.Log { return v.log }
+
+// Judge judges evidence at a time. The verdict is never nil.
+func Judge(e *Evidence, s *Sources, d *Demands, asOf time.Time) *Verdict {
+	v := &Verdict{
+		Schema: VerdictSchema, Technology: e.Technology, AsOf: asOf.UTC(), Emulated: !s.Roots.Vendor,
+		Proven: []string{}, NotProven: []string{},
+	}
+	var err error
+	if e.Technology == SNP {
+		err = v.judgeReport(e, s, d, asOf)
+	} else {
+		err = v.judgeQuote(e, s, d, asOf)
+	}
+	if err != nil {
+		v.Proven = []string{}
+		if v.Refusal = refusal.Of(err); v.Refusal == nil {
+			v.Refusal = &refusal.Error{Reason: "internal", Text: err.Error()}
+		}
+		return v
+	}
+	v.Accepted = true
+	if v.Emulated {
+		v.NotProven = append(
+			[]string{"anything about protection: the chain ends in a test root, so this is emulated"},
+			v.NotProven...)
+	}
+	return v
+}
+
+// errNoPolicy means that the owner's demands say nothing of a technology.
+var errNoPolicy = errors.New("there are no demands for this technology")
+
+func (v *Verdict) judgeReport(e *Evidence, s *Sources, d *Demands, asOf time.Time) error {
+	if d.Report == nil {
+		return errNoPolicy
+	}
+	r := e.Report
+	if err := r.Form(); err != nil {
+		return err
+	}
+	ek, err := endorsement(e, s)
+	if err != nil {
+		return err
+	}
+	j := &report.Evidence{Report: r, EK: ek, Roots: s.Roots.AMD}
+	if j.CRL, err = list(ek, s, asOf); err != nil {
+		return err
+	}
+	v.Root = "ARK-" + string(ek.Line)
+	if ek.Signer == kds.VCEK && !r.Masked() {
+		v.Chip = hex.EncodeToString(ek.HWID)
+	}
+	if err := j.Verify(asOf, d.Report); err != nil {
+		return err
+	}
+	until := s.Roots.AMD.Expires(ek)
+	if j.CRL != nil && j.CRL.X509.NextUpdate.Before(until) {
+		until = j.CRL.X509.NextUpdate
+	}
+	v.Until = &until
+	v.reportWords(j, d)
+	return nil
+}
+
+// endorsement finds the certificate of the report's key: the one that is given, or one of the
+// bundle, or one that came with the report.
+func endorsement(e *Evidence, s *Sources) (*kds.Certificate, error) {
+	if s.EK != nil {
+		return kds.ParseCertificate(s.EK)
+	}
+	if s.Bundle != nil {
+		if c := s.Bundle.Endorsement(e.Report); c != nil {
+			return c, nil
+		}
+	}
+	if der := report.Endorsement(e.Table); der != nil {
+		return kds.ParseCertificate(der)
+	}
+	why := refusal.New(refusal.EKMissing)
+	if l, ok := e.Report.Line(); ok && !e.Report.Masked() && e.Report.Signer() == kds.VCEK {
+		why.Fix = "AMD has it: " + kds.VCEKURL(l, e.Report.ChipID[:], kds.ParseTCB(e.Report.ReportedTCB, l)) +
+			"; latchkey bundle add keeps it"
+	}
+	return nil, why
+}
+
+func list(c *kds.Certificate, s *Sources, asOf time.Time) (*kds.CRL, error) {
+	if s.CRL != nil {
+		return kds.ParseCRL(s.CRL)
+	}
+	if s.Bundle != nil {
+		return s.Bundle.CRL(c.Line, asOf), nil
+	}
+	return nil, nil
+}
+
+func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time) error {
+	if d.Quote == nil {
+		return errNoPolicy
+	}
+	j := &quote.Evidence{Quote: e.Quote, Root: s.Roots.Intel, Collateral: s.Collateral}
+	v.Root = j.Root.X509.Subject.CommonName
+	if j.Collateral == nil && s.Bundle != nil {
+		if pck, err := j.PCK(); err == nil {
+			j.Collateral = s.Bundle.Collateral(pck, e.Quote.PCKChain, asOf)
+		}
+	}
+	// The log first: it explains a register that differs.
+	var logErr error
+	if s.Log != nil {
+		if v.log, logErr = ccel.Parse(s.Log); logErr == nil {
+			if logErr = v.log.Match(e.Quote.Body.RTMR); logErr != nil {
+				v.log = nil
+			}
+		}
+	}
+	found, err := j.Verify(asOf, d.Quote)
+	if found != nil {
+		v.State, v.Relaunch = found.State, found.Relaunch
+		if found.PCK != nil {
+			v.Chip = hex.EncodeToString(found.PCK.IDs()[0])
+		}
+	}
+	if err == nil {
+		err = logErr
+	}
+	if err != nil {
+		return err
+	}
+	v.LogMatches = v.log != nil
+	if d.Hardware != nil {
+		if v.log == nil {
+			return refusal.New(refusal.RTMR).Because("a profile of RTMR0 needs the boot's event log (--event-log)")
+		}
+		if err := d.Hardware.Match(v.log); err != nil {
+			return err
+		}
+	}
+	v.Until = &found.Until
+	v.quoteWords(e.Quote, found, d)
+	return nil
+}
+
+// say adds a sentence to what is proven, or to what is not.
+func (v *Verdict) say(proven bool, yes, no string) {
+	switch {
+	case proven && yes != "":
+		v.Proven = append(v.Proven, yes)
+	case !proven && no != "":
+		v.NotProven = append(v.NotProven, no)
+	}
+}
+
+func (v *Verdict) reportWords(j *report.Evidence, d *Demands) {
+	r, c, p := j.Report, j.EK, d.Report
+	key := fmt.Sprintf("the %s of a %s processor", c.Signer, c.Line)
+	v.say(
+		true,
+		fmt.Sprintf("the report was signed by %s, with firmware %s (%s)", key, r.Current, c.TCB.Text(c.Line)),
+		"",
+	)
+	v.say(p.Measurements != nil, "exactly your guest was launched: its digest is one that you expect",
+		"what was launched: the digest was not compared")
+	v.say(p.Chips != nil, "the chip is one of yours", "which chip it is: any is accepted")
+	v.say(p.ReportData != nil, "the guest made it for this purpose: the report data are what you expect",
+		"that it is fresh: the report data were not compared, so it may be an old one, or another's")
+	v.say(
+		j.CRL != nil,
+		"AMD has not revoked the authority above the key",
+		"that AMD has not revoked the key's authority: there is no list",
+	)
+	if c.Signer == kds.VLEK {
+		v.say(false, "", "which machine it is: a VLEK is in the provider's hands")
+	}
+	v.say(!r.Policy.Debuggable(), "the host cannot read or write the guest's memory through the debug interface",
+		"that the host cannot read the guest's memory: debugging is allowed")
+	v.say(false, "", "the host's ACPI code, which runs in the guest's kernel: no measurement covers it")
+	v.common()
+}
+
+func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
+	p := d.Quote
+	v.say(true, fmt.Sprintf("the quote is of a genuine platform of family %x", found.PCK.FMSPC), "")
+	if s := found.State; s != nil {
+		v.say(true, fmt.Sprintf("Intel calls its state %s, by evaluation %d", s.Status, s.Evaluation), "")
+		for _, a := range s.Advisories {
+			v.say(false, "", "that "+a+" is closed on this platform")
+		}
+	} else {
+		v.say(false, "", "the platform's state, and that it was not revoked: there is no collateral")
+	}
+	v.say(
+		p.MRTD != nil,
+		"exactly your firmware was launched (MRTD)",
+		"which firmware was launched: MRTD was not compared",
+	)
+	v.say(p.RTMR[1] != nil && p.RTMR[2] != nil, "it booted your kernel, command line and initrd (RTMR1, RTMR2)",
+		"what was booted: RTMR1 and RTMR2 were not compared")
+	v.say(
+		p.Platforms != nil || p.FMSPC != nil,
+		"the platform is one of yours",
+		"which platform it is: any is accepted",
+	)
+	v.say(p.ReportData != nil, "the guest made it for this purpose: the report data are what you expect",
+		"that it is fresh: the report data were not compared, so it may be an old one, or another's")
+	switch {
+	case p.RTMR[0] != nil:
+		v.say(true, "firmware settings, boot order and ACPI tables are the ones that you expect (RTMR0)", "")
+	case d.Hardware != nil:
+		v.say(true, "firmware settings and boot order are those of your profile (RTMR0)", "")
+		v.say(false, "", "the host's ACPI code, which runs in the guest's kernel: the profile leaves it open")
+	default:
+		v.say(false, "", "firmware settings, boot order, keys and the host's ACPI code: RTMR0 was not judged")
+	}
+	v.say(q.Body.RTMR[3] == [48]byte{}, "", "what the guest has measured since it booted (RTMR3 is not zero)")
+	v.common()
+}
+
+// common is what no evidence proves.
+func (v *Verdict) common() {
+	v.say(
+		false,
+		"",
+		"what runs now: it names what was launched, and whoever runs code in the guest can ask for evidence",
+	)
+	v.say(false, "", "what is on disks, and who is at the other end of networks")
+}
