@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
 	"github.com/vmlatch/vmlatch/firmware/igvm"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -47,6 +48,15 @@ var (
 	errUnexplained = errors.New("unexplained")
 	errOwnerFile   = errors.New("owner file")
 )
+
+// adviseRefusal gives a refusal its exit code, and what helps as a hint.
+func adviseRefusal(err error) error {
+	e := refusal.Of(err)
+	if e == nil {
+		return advise(err)
+	}
+	return cli.Fail(cli.ExitRefused, err, e.Fix)
+}
 
 // advise applies the table to an error that has no exit code yet.
 func advise(err error) error {

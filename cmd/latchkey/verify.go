@@ -76,7 +76,7 @@ func runVerify(c *urfave.Context, s *cli.IO) error {
 			return err
 		}
 	}
-	return (&report{o, m, digest, verdict}).print(c, s)
+	return (&verifyReport{o, m, digest, verdict}).print(c, s)
 }
 
 func readMeasurement(s *cli.IO, name string) (*exchange.Measurement, error) {
@@ -222,15 +222,15 @@ func (in *inputs) digestWith(kernel *sev.KernelHashes) ([32]byte, error) {
 	return [32]byte(d), nil
 }
 
-// report is what verify prints.
-type report struct {
+// verifyReport is what verify prints.
+type verifyReport struct {
 	owner       *ownerFile
 	measurement *exchange.Measurement
 	digest      [32]byte // expected
 	verdict     error    // nil: verified
 }
 
-func (r *report) print(c *urfave.Context, s *cli.IO) error {
+func (r *verifyReport) print(c *urfave.Context, s *cli.IO) error {
 	o, m, digest, verdict := r.owner, r.measurement, r.digest, r.verdict
 	if c.Bool("json") {
 		out := map[string]any{

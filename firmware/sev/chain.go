@@ -256,3 +256,14 @@ func (f rootFields) certificate() ([]byte, error) {
 	}
 	return b, nil
 }
+
+// Endorses is an error unless a certificate is that of a chip, and signed by the root's ASK.
+func (r Root) Endorses(c *Certificate) error {
+	if c.Usage != UsageCEK {
+		return fmt.Errorf("%w: found %v where %v belongs", ErrCertificate, c.Usage, UsageCEK)
+	}
+	if c.signatures() == 0 {
+		return ErrUnsignedCEK
+	}
+	return c.checkRSA(UsageASK, r.ASK.Key)
+}

@@ -138,35 +138,56 @@ func (f *File) sevDigests(img *ovmf.Image) (list []Digest, err error) {
 }
 
 func (f *File) launchDigest(img *ovmf.Image, t launch.Technology) ([]byte, error) {
-	g := f.Guest
-	layout, err := launch.LayoutOf(img)
+	in, err := f.inputs(img, t)
 	if err != nil {
 		return nil, err
 	}
-	in := launch.Inputs{Technology: t, Firmware: layout, VCPUs: g.CPUs}
+	return launch.Digest(in)
+}
+
+// Inputs are what a launch digest of the guest covers.
+func (f *File) Inputs(t launch.Technology) (in launch.Inputs, err error) {
+	if f.Guest == nil {
+		return in, f.errorf("guest", "is missing")
+	}
+	b, err := ovmf.ReadFile(f.path(f.Guest.Firmware))
+	if err != nil {
+		return in, err
+	}
+	img, err := ovmf.Parse(b)
+	if err != nil {
+		return in, err
+	}
+	return f.inputs(img, t)
+}
+
+func (f *File) inputs(img *ovmf.Image, t launch.Technology) (in launch.Inputs, err error) {
+	g := f.Guest
+	in = launch.Inputs{Technology: t, VCPUs: g.CPUs}
+	if in.Firmware, err = launch.LayoutOf(img); err != nil {
+		return in, err
+	}
 	if t != launch.SEV {
 		if g.CPUs == 0 || g.CPU == "" {
-			return nil, errors.New("guest.cpus and guest.cpu are needed: the digest covers the registers of each CPU")
+			return in, errors.New("guest.cpus and guest.cpu are needed: the digest covers the registers of each CPU")
 		}
 		if in.CPU, err = launch.ParseCPU(g.CPU); err != nil {
-			return nil, err
+			return in, err
 		}
 	}
 	if t == launch.SNP {
 		in.Features = launch.DefaultFeatures
 	}
-	if g.Kernel != "" {
-		line, err := f.Cmdline()
-		if err != nil {
-			return nil, err
-		}
-		h, err := sev.HashKernelFiles(f.path(g.Kernel), f.path(g.Initrd), line)
-		if err != nil {
-			return nil, err
-		}
-		in.Kernel = &h
+	if g.Kernel == "" {
+		return in, nil
 	}
-	return launch.Digest(in)
+	line, err := f.Cmdline()
+	if err != nil {
+		return in, err
+	}
+	h, err := sev.HashKernelFiles(f.path(g.Kernel), f.path(g.Initrd), line)
+	in.Kernel = &h
+	return in, err
 }
 
 func (f *File) tdxDigests(img *ovmf.Image) (list []Digest, err error) {

@@ -122,3 +122,6 @@ func (r *Root) PCKAuthority(chain []byte) (*x509.Certificate, error) {
 	}
 	return list[0], nil
 }
+
+// NoRoot is a root under which nothing is.
+func NoRoot() *Root { return &Root{Emulated: true, X509: &x509.Certificate{}} }

@@ -177,3 +177,12 @@ func (e *Evidence) PCK() (*collateral.PCK, error) {
 	}
 	return collateral.ParsePCK(leaf)
 }
+
+// Claimed is what the quote's chain says of the platform. Nothing of it is checked.
+func (q *Quote) Claimed() (*collateral.PCK, error) {
+	chain, err := pki.ParsePEM(q.PCKChain)
+	if err != nil {
+		return nil, err
+	}
+	return collateral.ParsePCK(chain[0])
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
+	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
+	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
+)
+
+func newPolicy(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "policy", Usage: "check a policy file, and show which digests it accepts",
+		ArgsUsage: "[check | rtmr0] FILE",
+		Description: `"check FILE" reads a policy and works out its digests from your own copies of what the
+guest boots. It also says what the policy leaves open. "latchkey help appliance-policy"
+describes the file.
+
+"rtmr0 LOG" makes a profile for rtmr0 = "profile:NAME" from the event log of a boot that
+you trust: the exact sequence of the firmware's measurements, with holes for the host's
+ACPI tables.
+
+Exit code 0: the policy can be used. 2: it cannot; the line or key is named.
+
+Examples:
+
+   latchkey policy check appliance.toml
+   latchkey policy rtmr0 CCEL > appliance.rtmr0.json`,
+		Flags: []urfave.Flag{&urfave.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "check | rtmr0", "FILE")
+			if err != nil {
+				return err
+			}
+			switch args[0] {
+			case "check":
+				return checkPolicy(c, s, args[1])
+			case "rtmr0":
+				return makeHardware(s, args[1])
+			}
+			return cli.Choice("", "action", args[0], []string{"check", "rtmr0"})
+		},
+	}
+}
+
+func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
+	f, err := policy.Read(file)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err, `"latchkey help appliance-policy" describes the file`)
+	}
+	digests, err := f.Digests()
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
+	}
+	if f.TDX != nil { // a profile that is missing is found now
+		if _, err := demandsOf(f, "tdx"); err != nil {
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
+		}
+	}
+	line, err := f.Cmdline()
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	open := f.Open(line)
+	if c.Bool("json") {
+		return s.JSON(map[string]any{
+			"schema": "latchkey.policy-check/1", "name": f.Name, "emulated": f.Emulated != nil, "digests": digests, "open": open,
+		})
+	}
+	t := s.Table(2)
+	for _, d := range digests {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", d.Technology, d.Register, d.Hex, cli.Escape(strings.Join(d.From, ", ")))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, o := range open {
+		s.Say("warning: %s", o)
+	}
+	return nil
+}
+
+func makeHardware(s *cli.IO, file string) error {
+	b, err := s.ReadInput(file, ccel.MaxSize)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	l, err := ccel.Parse(b)
+	if err != nil {
+		return refused(fmt.Errorf("%s: %w", file, err))
+	}
+	h := rtmr.NewHardware(l)
+	if len(h.Events) == 0 {
+		return cli.Usagef("%s: it has no measurement in RTMR0", file)
+	}
+	holes := 0
+	for _, e := range h.Events {
+		if e.Hole != "" {
+			holes++
+		}
+	}
+	s.Say("%d measurements, %d of them left open for the host's ACPI tables", len(h.Events), holes)
+	out, err := json.MarshalIndent(h, "", " ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(s.Out, "%s\n", out)
+	return err
+}
