@@ -20,8 +20,8 @@ func newBundle(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "bundle", Usage: "keep the certificates, lists and collateral that evidence is judged by",
 		ArgsUsage: "[urls | add | fetch | check] [FILE…]",
-		Description: `A bundle is one file. Each of its parts is signed by AMD or Intel, so anyone may
-supply it; it is verified before it is kept, and again when it is used.
+		Description: `A bundle is one file. Each of its parts is signed by AMD or Intel, so it may come from
+anywhere; it is verified before it is kept, and again when it is used.
 
 "urls" prints what to fetch for a report, a quote or a platform file, for a machine
 that has a network. "add BUNDLE FILE…" keeps parts, which are recognised by content:
@@ -41,9 +41,19 @@ Examples:
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "report", Usage: "urls, fetch: what this SEV-SNP report `FILE` needs"},
 			&urfave.StringFlag{Name: "quote", Usage: "urls, fetch: what this TDX quote `FILE` needs"},
-			&urfave.StringFlag{Name: "platform", Usage: "urls, fetch: what this platform `FILE` needs (vmlatch platform)"},
-			&urfave.BoolFlag{Name: "early", Usage: "urls, fetch: Intel's next TCB evaluation, which may call more platforms out of date"},
-			&urfave.DurationFlag{Name: "timeout", Value: 2 * time.Minute, Usage: "fetch: give up after this `DURATION`"},
+			&urfave.StringFlag{
+				Name:  "platform",
+				Usage: "urls, fetch: what this platform `FILE` needs (vmlatch platform)",
+			},
+			&urfave.BoolFlag{
+				Name:  "early",
+				Usage: "urls, fetch: Intel's next TCB evaluation, which may call more platforms out of date",
+			},
+			&urfave.DurationFlag{
+				Name:  "timeout",
+				Value: 2 * time.Minute,
+				Usage: "fetch: give up after this `DURATION`",
+			},
 			asOfFlag(),
 			&urfave.StringFlag{Name: "trust-root", Usage: "also keep parts under the test roots in `FILE`"},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
@@ -102,7 +112,7 @@ func recogniseFile(file string) (*bundle.Found, error) {
 	return f, nil
 }
 
-// sevRoot verifies the certificate of a chip under a root of SEV's.
+// sevRoot verifies the certificate of a chip under an SEV root.
 func sevRoot(r sev.Root) bundle.SEVRoot {
 	return func(cek []byte) error {
 		c, err := sev.ParseCertificate(cek)
@@ -298,7 +308,10 @@ func inspectPart(p *bundle.Part, roots []bundle.Roots, at time.Time) partReport 
 		return out
 	}
 	return partReport{
-		Info: &bundle.Info{Kind: p.Kind, About: fmt.Sprintf("%d bytes", len(p.Data))}, State: "unverified", Error: first.Error(),
+		Info: &bundle.Info{
+			Kind:  p.Kind,
+			About: fmt.Sprintf("%d bytes", len(p.Data)),
+		}, State: "unverified", Error: first.Error(),
 	}
 }
 

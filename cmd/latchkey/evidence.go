@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/hex"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,14 +11,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/evidence"
-	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
-	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
-	"github.com/vmlatch/vmlatch/firmware/sev/kds"
-	"github.com/vmlatch/vmlatch/firmware/sev/report"
-	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
-	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
-	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
 )
 
 const verifyHelp = `
@@ -34,7 +27,7 @@ func newReport(s *cli.IO) *urfave.Command {
 		Name: "report", Usage: "show or verify an SEV-SNP guest's attestation report",
 		ArgsUsage: "[show | verify] FILE",
 		Description: `A guest gets its report from its kernel: /sys/kernel/config/tsm/report, or
-/dev/sev-guest. FILE may hold a certificate table behind it, be a report of Azure's
+/dev/sev-guest. FILE may hold a certificate table behind it, be a report by Azure's
 paravisor, or be written in hex or base64; - is standard input.
 ` + verifyHelp + `
 Examples:
@@ -44,7 +37,10 @@ Examples:
       --report-data $(cat nonce.hex)
    latchkey report verify report.bin --genuine --ek vcek.der`,
 		Flags: verifyFlags(
-			&urfave.StringFlag{Name: "ek", Usage: "endorsement certificate (VCEK or VLEK) `FILE`, instead of the bundle's"},
+			&urfave.StringFlag{
+				Name:  "ek",
+				Usage: "endorsement certificate (VCEK or VLEK) `FILE`, instead of the bundle's",
+			},
 			&urfave.StringFlag{Name: "crl", Usage: "AMD's revocation list `FILE`, instead of the bundle's"},
 		),
 		Action: func(c *urfave.Context) error { return runEvidence(c, s, evidence.SNP) },
@@ -148,244 +144,22 @@ func runEvidence(c *urfave.Context, s *cli.IO, technology string) error {
 		err = printVerdict(s, args[1], v)
 	}
 	if err == nil && !v.Accepted {
-		fail := &cli.Error{Code: cli.ExitRefused, Err: fmt.Errorf("%s: refused: %w", args[1], v.Refusal), Quiet: c.Bool("json")}
+		fail := &cli.Error{
+			Code:  cli.ExitRefused,
+			Err:   fmt.Errorf("%s: refused: %w", args[1], v.Refusal),
+			Quiet: c.Bool("json"),
+		}
 		fail.Hints = append(v.Explained, v.Refusal.Fix)
+		if st := v.State; st != nil && st.Status != collateral.UpToDate {
+			fail.Hints = append(
+				fail.Hints,
+				fmt.Sprintf("the platform is %s, its TDX module %s, its quoting enclave %s; open: %s",
+					st.Platform, st.Module, st.QE, cmp.Or(strings.Join(st.Advisories, ", "), "no advisory")),
+			)
+		}
 		return fail
 	}
 	return err
-}
-
-// judgement is all that evidence is judged by.
-type judgement struct {
-	sources *evidence.Sources
-	test    *bundle.Roots // of --trust-root; nil for none
-	demands *evidence.Demands
-	policy  *policy.File // nil for --genuine
-	at      time.Time
-}
-
-func newJudgement(c *urfave.Context, technology string) (*judgement, error) {
-	if (c.String("policy") == "") == !c.Bool("genuine") {
-		err := errors.New("say what is demanded: --policy FILE, or --genuine to judge only whether it is genuine")
-		return nil, cli.Fail(cli.ExitUsage, err, `"latchkey help appliance-policy" describes the file`)
-	}
-	j := &judgement{sources: &evidence.Sources{Roots: bundle.Genuine()}}
-	var err error
-	if j.at, err = asOf(c); err != nil {
-		return nil, err
-	}
-	if err := j.readSources(c); err != nil {
-		return nil, err
-	}
-	if c.Bool("genuine") {
-		j.demands = genuine()
-	} else if err := j.readPolicy(c.String("policy"), technology); err != nil {
-		return nil, err
-	}
-	return j, j.readRest(c)
-}
-
-// genuine demands nothing of a guest but that its evidence is genuine.
-func genuine() *evidence.Demands {
-	return &evidence.Demands{
-		Report: &report.Policy{
-			AllowDebug: true, AllowSMT: true, AllowMigrationAgent: true, AllowProvisional: true, AllowVLEK: true,
-		},
-		Quote: &quote.Policy{
-			AllowDebug: true, AllowNoSEPTVEDisable: true, AllowAttributes: ^quote.Attributes(0), AllowServiceTD: true,
-			AcceptStatus: collateral.Statuses(), NoCollateral: true,
-		},
-	}
-}
-
-// readSources reads the parts by which is judged.
-func (j *judgement) readSources(c *urfave.Context) (err error) {
-	s := j.sources
-	if s.Bundle, err = readBundle(c.String("bundle")); err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		flag  string
-		limit int64
-		kind  bundle.Kind
-		to    *[]byte
-	}{
-		{"ek", report.MaxTable, bundle.Endorsement, &s.EK},
-		{"crl", bundle.MaxSize, bundle.AMDCRL, &s.CRL},
-	} {
-		if c.String(f.flag) == "" {
-			continue
-		}
-		found, err := recogniseFile(c.String(f.flag))
-		if err != nil {
-			return cli.Fail(cli.ExitUsage, fmt.Errorf("--%s: %w", f.flag, err))
-		}
-		for _, p := range found.Parts {
-			if p.Kind == f.kind {
-				*f.to = p.Data
-			}
-		}
-		if *f.to == nil {
-			return cli.Usagef("--%s %s: there is none in it", f.flag, c.String(f.flag))
-		}
-	}
-	if file := c.String("collateral"); file != "" {
-		b, err := readLimited(file, collateral.MaxSize)
-		if err != nil {
-			return cli.Fail(cli.ExitUsage, err)
-		}
-		if s.Collateral, err = collateral.Parse(b); err != nil {
-			return cli.Fail(cli.ExitUsage, fmt.Errorf("--collateral %s: %w", file, err),
-				"it is one JSON object of texts; answers of Intel's service belong in a bundle: latchkey bundle add")
-		}
-	}
-	if file := c.String("event-log"); file != "" {
-		if s.Log, err = readLimited(file, ccel.MaxSize); err != nil {
-			return cli.Fail(cli.ExitUsage, err)
-		}
-	}
-	return nil
-}
-
-// readPolicy reads the owner's demands, and works out the digests.
-func (j *judgement) readPolicy(file, technology string) (err error) {
-	if j.policy, err = policy.Read(file); err != nil {
-		return cli.Fail(cli.ExitUsage, err)
-	}
-	if j.demands, err = demandsOf(j.policy, technology); err != nil {
-		return cli.Fail(cli.ExitUsage, err)
-	}
-	if root := j.policy.Root(); root != "" { // that root alone, and no genuine one
-		if j.test, err = readRoots(root); err != nil {
-			return cli.Fail(cli.ExitUsage, err)
-		}
-		j.sources.Roots = *j.test
-	}
-	return nil
-}
-
-// demandsOf is what a policy demands of a technology.
-func demandsOf(f *policy.File, technology string) (*evidence.Demands, error) {
-	d := &evidence.Demands{}
-	var err error
-	if technology == evidence.SNP {
-		d.Report, err = f.Report()
-	} else {
-		d.Quote, err = f.Quote()
-	}
-	if err != nil {
-		return nil, err
-	}
-	digests, err := f.Digests()
-	if err != nil {
-		return nil, err
-	}
-	if d.Report != nil {
-		d.Report.Measurements = [][]byte{}
-	} else {
-		d.Quote.MRTD, d.Quote.RTMR[1], d.Quote.RTMR[2] = [][]byte{}, [][]byte{}, [][]byte{}
-	}
-	for _, x := range digests {
-		if x.Technology != technology {
-			continue
-		}
-		switch x.Register {
-		case "MEASUREMENT":
-			d.Report.Measurements = append(d.Report.Measurements, x.Value)
-		case "MRTD":
-			d.Quote.MRTD = append(d.Quote.MRTD, x.Value)
-		case "RTMR1":
-			d.Quote.RTMR[1] = append(d.Quote.RTMR[1], x.Value)
-		case "RTMR2":
-			d.Quote.RTMR[2] = append(d.Quote.RTMR[2], x.Value)
-		}
-	}
-	if technology == evidence.SNP {
-		return d, nil
-	}
-	r, err := f.RTMR0()
-	switch {
-	case err != nil:
-		return nil, err
-	case r.Zero:
-		d.Quote.RTMR[0] = [][]byte{make([]byte, 48)}
-	case r.Profile != "":
-		b, err := readLimited(f.ProfilePath(r.Profile), rtmr.MaxHardware)
-		if err != nil {
-			return nil, err
-		}
-		if d.Hardware, err = rtmr.ParseHardware(b); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.ProfilePath(r.Profile), err)
-		}
-	}
-	return d, nil
-}
-
-// readRest reads the flags that change demands and roots.
-func (j *judgement) readRest(c *urfave.Context) (err error) {
-	if text := c.String("report-data"); text != "" {
-		b, err := hex.DecodeString(strings.TrimSpace(text))
-		if err != nil || len(b) != 64 {
-			return cli.Fail(cli.ExitUsage, fmt.Errorf("--report-data: must be 64 bytes in hex (128 digits), not %d", len(text)),
-				"a shorter value is padded by whoever asked the guest: pad it as they did")
-		}
-		if j.demands.Report != nil {
-			j.demands.Report.ReportData = b
-		}
-		if j.demands.Quote != nil {
-			j.demands.Quote.ReportData = b
-		}
-	}
-	file := c.String("trust-root")
-	if file == "" {
-		return nil
-	}
-	if j.policy != nil && j.policy.Emulated == nil {
-		return cli.Fail(cli.ExitUsage, errors.New("--trust-root: this policy is for genuine platforms"),
-			"a policy for test platforms has [emulated] root = FILE, and a name that ends in "+policy.EmulatedSuffix)
-	}
-	if j.test, err = readRoots(file); err != nil {
-		return cli.Fail(cli.ExitUsage, err)
-	}
-	return nil
-}
-
-// judge judges by the vendors' roots, and if the chain leads to none of them by a test root.
-// Whether evidence is emulated follows from the root that it ends in.
-func (j *judgement) judge(e *evidence.Evidence) *evidence.Verdict {
-	v := evidence.Judge(e, j.sources, j.demands, j.at)
-	if j.test != nil && !v.Accepted && v.Refusal.Reason == "chain" {
-		test := *j.sources
-		test.Roots = *j.test
-		v = evidence.Judge(e, &test, j.demands, j.at)
-	}
-	v.Explained = j.explain(e, v)
-	return v
-}
-
-// readRoots reads test roots: AMD's and Intel's may stand in one file.
-func readRoots(file string) (*bundle.Roots, error) {
-	b, err := readLimited(file, bundle.MaxSize)
-	if err != nil {
-		return nil, err
-	}
-	r := &bundle.Roots{}
-	var err1, err2 error
-	r.AMD, err1 = kds.ParseRoots(b)
-	r.Intel, err2 = collateral.ParseRoot(b)
-	if err1 != nil && err2 != nil {
-		return nil, fmt.Errorf("%s: it holds no test root: %w; %w", file, err1, err2)
-	}
-	if err1 != nil {
-		r.AMD = &kds.Roots{Emulated: true}
-	}
-	if err2 != nil {
-		r.Intel = collateral.NoRoot()
-	}
-	if test, err := readTestRoot(file); err == nil {
-		r.SEV = append(r.SEV, sevRoot(test))
-	}
-	return r, nil
 }
 
 // refused gives refusals of evidence's form their exit code and hint.
@@ -399,9 +173,12 @@ func refused(err error) error {
 func printVerdict(s *cli.IO, file string, v *evidence.Verdict) error {
 	var b strings.Builder
 	if v.Accepted {
-		word := "accepted"
+		word := "accepted by policy " + v.Policy
+		if v.Policy == "" {
+			word = "genuine; nothing else was demanded"
+		}
 		if v.Emulated {
-			word = "accepted, EMULATED"
+			word = "EMULATED, " + word
 		}
 		fmt.Fprintf(&b, "%s: %s\n", cli.Escape(file), word)
 		list := func(title string, lines []string) {
@@ -419,9 +196,6 @@ func printVerdict(s *cli.IO, file string, v *evidence.Verdict) error {
 			fmt.Fprintf(&b, "; what it was judged by is valid until %s", v.Until.UTC().Format(time.RFC3339))
 		}
 		b.WriteString("\n")
-	} else if v.State != nil {
-		fmt.Fprintf(&b, "Intel calls the platform's state %s (platform %s, module %s, quoting enclave %s)\n", v.State.Status,
-			v.State.Platform, v.State.Module, v.State.QE)
 	}
 	_, err := fmt.Fprint(s.Out, b.String())
 	return err

@@ -72,18 +72,31 @@ func reportNeeds(e *evidence.Evidence) ([]need, error) {
 	r := e.Report
 	line, ok := r.Line()
 	if !ok {
-		return nil, fmt.Errorf("it does not name a processor that is known (version %d): its certificate must come from the"+
-			" host", r.Version)
+		return nil, fmt.Errorf(
+			"it does not name a processor that is known (version %d): its certificate must come from the"+
+				" host",
+			r.Version,
+		)
 	}
-	list := []need{{bundle.AMDCRL, kds.CRLURL(line, r.Signer()), "authorities that ARK-" + string(line) + " has revoked"}}
+	list := []need{
+		{bundle.AMDCRL, kds.CRLURL(line, r.Signer()), "authorities that ARK-" + string(line) + " has revoked"},
+	}
 	switch {
 	case r.Signer() != kds.VCEK:
-		return list, fmt.Errorf("a VLEK signed it, whose certificate only the provider gives: ask it, then latchkey bundle add")
+		return list, fmt.Errorf(
+			"a VLEK signed it, whose certificate only the provider gives: ask it, then latchkey bundle add",
+		)
 	case r.Masked():
-		return list, fmt.Errorf("the chip's ID is masked: its certificate must come from the host, then latchkey bundle add")
+		return list, fmt.Errorf(
+			"the chip's ID is masked: its certificate must come from the host, then latchkey bundle add",
+		)
 	}
 	tcb := kds.ParseTCB(r.ReportedTCB, line)
-	vcek := need{bundle.Endorsement, kds.VCEKURL(line, r.ChipID[:], tcb), fmt.Sprintf("VCEK of the chip for %s", tcb.Text(line))}
+	vcek := need{
+		bundle.Endorsement,
+		kds.VCEKURL(line, r.ChipID[:], tcb),
+		fmt.Sprintf("VCEK of the chip for %s", tcb.Text(line)),
+	}
 	return append([]need{vcek}, list...), nil
 }
 
@@ -147,7 +160,10 @@ func renewals(b *bundle.Bundle, early bool) (list []need) {
 		}
 	}
 	for _, l := range lines {
-		list = append(list, need{bundle.AMDCRL, kds.CRLURL(l, kds.VCEK), "authorities that ARK-" + string(l) + " has revoked"})
+		list = append(
+			list,
+			need{bundle.AMDCRL, kds.CRLURL(l, kds.VCEK), "authorities that ARK-" + string(l) + " has revoked"},
+		)
 	}
 	slices.Sort(families)
 	slices.Sort(authorities)

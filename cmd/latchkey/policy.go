@@ -69,12 +69,20 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 	open := f.Open(line)
 	if c.Bool("json") {
 		return s.JSON(map[string]any{
-			"schema": "latchkey.policy-check/1", "name": f.Name, "emulated": f.Emulated != nil, "digests": digests, "open": open,
+			"schema": "latchkey.policy-check/1", "name": f.Name, "emulated": f.Emulated != nil,
+			"digests": digests, "open": open,
 		})
 	}
 	t := s.Table(2)
 	for _, d := range digests {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", d.Technology, d.Register, d.Hex, cli.Escape(strings.Join(d.From, ", ")))
+		fmt.Fprintf(
+			t,
+			"%s\t%s\t%s\t%s\n",
+			d.Technology,
+			d.Register,
+			d.Hex,
+			cli.Escape(strings.Join(d.From, ", ")),
+		)
 	}
 	if err := t.Flush(); err != nil {
 		return err

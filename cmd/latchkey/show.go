@@ -53,7 +53,7 @@ func showEvidence(c *urfave.Context, s *cli.IO, e *evidence.Evidence) error {
 		}
 		return s.JSON(out)
 	}
-	s.Say("nothing here was verified: anybody can write such a file (latchkey %s verify)",
+	s.Say("nothing here was verified: such a file proves nothing until it is (latchkey %s verify)",
 		map[bool]string{true: "report", false: "quote"}[e.Report != nil])
 	t := s.Table(2)
 	for _, x := range f {
@@ -76,7 +76,11 @@ func (f *fields) report(e *evidence.Evidence) {
 	}
 	f.hex("measurement", r.Measurement[:])
 	f.add("policy", "%s", r.Policy)
-	f.add("vmpl", "%s", map[bool]string{true: "asked for by the host", false: fmt.Sprint(r.VMPL)}[r.VMPL == report.VMPLHost])
+	f.add(
+		"vmpl",
+		"%s",
+		map[bool]string{true: "asked for by the host", false: fmt.Sprint(r.VMPL)}[r.VMPL == report.VMPLHost],
+	)
 	f.hex("report-data", r.ReportData[:])
 	f.hex("host-data", r.HostData[:])
 	f.add("guest-svn", "%d", r.GuestSVN)

@@ -32,7 +32,7 @@ type Demands struct {
 	Report   *report.Policy
 	Quote    *quote.Policy
 	Hardware *rtmr.Hardware // RTMR0 measurement by measurement; nil for not demanded
-	HostACPI bool           // the owner accepts what the host's ACPI code does
+	Name     string         // of the policy; "" if nothing else than genuineness is demanded
 }
 
 // VerdictSchema names the format of verdicts.
@@ -44,6 +44,7 @@ type Verdict struct {
 	Accepted   bool           `json:"accepted"`
 	Technology string         `json:"technology"`
 	Emulated   bool           `json:"emulated"`
+	Policy     string         `json:"policy,omitempty"` // its name; "" if only genuineness was asked
 	AsOf       time.Time      `json:"as-of"`
 	Root       string         `json:"root,omitempty"` // in which the chain of signatures ends
 	Refusal    *refusal.Error `json:"refusal,omitempty"`
@@ -67,7 +68,7 @@ func (v *Verdict) Log() *ccel.Log { return v.log }
 // Judge judges evidence at a time. The verdict is never nil.
 func Judge(e *Evidence, s *Sources, d *Demands, asOf time.Time) *Verdict {
 	v := &Verdict{
-		Schema: VerdictSchema, Technology: e.Technology, AsOf: asOf.UTC(), Emulated: !s.Roots.Vendor,
+		Schema: VerdictSchema, Technology: e.Technology, AsOf: asOf.UTC(), Emulated: !s.Roots.Vendor, Policy: d.Name,
 		Proven: []string{}, NotProven: []string{},
 	}
 	var err error
@@ -254,6 +255,7 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	} else {
 		v.say(false, "", "the platform's state, and that it was not revoked: there is no collateral")
 	}
+	v.say(q.Body.Attributes&quote.AttrDebug == 0, "", "that the host cannot read the guest's memory: debugging is on")
 	v.say(
 		p.MRTD != nil,
 		"exactly your firmware was launched (MRTD)",

@@ -45,7 +45,7 @@ func Recognise(b []byte) (*Evidence, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrUnknown, len(b), MaxSize)
 	}
-	if e, err := binaryEvidence(b); e != nil || !errors.Is(err, ErrUnknown) {
+	if e, err := binaryEvidence(b); !errors.Is(err, errOther) {
 		return e, err
 	}
 	text := bytes.TrimSpace(b)
@@ -69,7 +69,7 @@ func Recognise(b []byte) (*Evidence, error) {
 			e.Wrapping += "in " + x.name
 			return e, nil
 		}
-		if !errors.Is(err, ErrUnknown) {
+		if !errors.Is(err, errOther) {
 			return nil, err
 		}
 	}
@@ -86,6 +86,7 @@ const (
 	respReport   = 0x20 // Linux, uapi/linux/sev-guest.h: status, size, reserved
 	respSize     = 4000
 	tdReportSize = 1024
+	algorithm    = 0x34 // of a report's signature
 )
 
 // binaryEvidence reads evidence that is not written as text.
@@ -115,13 +116,16 @@ func binaryEvidence(b []byte) (*Evidence, error) {
 			"a response of /dev/sev-guest without a report: the firmware answered with status %#x",
 			le.Uint32(b),
 		)
-	case len(b) > report.Size && le.Uint32(b) >= 2 && le.Uint32(b) <= 5:
+	case len(b) > report.Size && le.Uint32(b) >= 2 && le.Uint32(b) <= 5 && le.Uint32(b[algorithm:]) == 1:
 		if table, err := report.ParseTable(b[report.Size:]); err == nil {
 			return newReport(b[:report.Size], table, "with a certificate table behind it")
 		}
 	}
-	return nil, fmt.Errorf("%w: %d bytes of an unknown kind", ErrUnknown, len(b))
+	return nil, errOther
 }
+
+// errOther means that bytes are not evidence by themselves: they may be text.
+var errOther = errors.New("not evidence in binary form")
 
 // isQuote reports whether bytes begin like a quote of a trust domain, of any version.
 func isQuote(b []byte) bool {

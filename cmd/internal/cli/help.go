@@ -39,14 +39,22 @@ func (a *App) helpCommand() *urfave.Command {
 			case name == "topics":
 				return a.listTopics()
 			}
+			found := false
 			if cmd := c.App.Command(name); cmd != nil {
-				return urfave.ShowCommandHelp(c, name)
+				if err := urfave.ShowCommandHelp(c, name); err != nil {
+					return err
+				}
+				found = true
+				fmt.Fprintln(a.IO.Out)
 			}
-			for _, t := range a.topics() {
+			for _, t := range a.topics() { // also if a command has the same name
 				if t.Name == name {
 					_, err := fmt.Fprintf(a.IO.Out, "%s: %s\n\n%s\n", t.Name, t.Title, strings.Trim(t.Text, "\n"))
 					return err
 				}
+			}
+			if found {
+				return nil
 			}
 			return a.unknownPage(name)
 		},

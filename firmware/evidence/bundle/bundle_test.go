@@ -134,7 +134,10 @@ func TestNothingUnsignedIsKept(t *testing.T) {
 			}
 		}
 	}
-	if _, err := b.Add(bundle.Part{Kind: "secret", Data: []byte("x")}, w.roots); !errors.Is(err, bundle.ErrFormat) {
+	if _, err := b.Add(bundle.Part{Kind: "secret", Data: []byte("x")}, w.roots); !errors.Is(
+		err,
+		bundle.ErrFormat,
+	) {
 		t.Errorf("an unknown kind: %v", err)
 	}
 	if _, err := b.Add(bundle.Part{Kind: bundle.CEK, Data: make([]byte, 2084)}, w.roots); err == nil {
@@ -184,7 +187,8 @@ func TestUse(t *testing.T) {
 	}
 	full := w.build(t, w.parts(t))
 	asOf := evidencetest.AsOf()
-	if c := full.CRL(kds.Milan, asOf.AddDate(0, 6, 0)); c == nil || c.X509.NextUpdate.Before(asOf.AddDate(0, 6, 0)) {
+	if c := full.CRL(kds.Milan, asOf.AddDate(0, 6, 0)); c == nil ||
+		c.X509.NextUpdate.Before(asOf.AddDate(0, 6, 0)) {
 		t.Errorf("the list for later is %+v, want the one that is valid then", c)
 	}
 	if c := full.CRL(kds.Turin, asOf); c != nil {
@@ -246,10 +250,12 @@ func TestRecognise(t *testing.T) {
 		"PCK list":          {c.PCKCRL, []bundle.Kind{bundle.PCKCRL}, 0},
 		"TCB info":          {answer("tcbInfo", c.TCBInfo, c.TCBInfoSig), []bundle.Kind{bundle.TCBInfo}, 0},
 		"identity":          {answer("enclaveIdentity", c.QE, c.QESig), []bundle.Kind{bundle.QEIdentity}, 0},
-		"collateral":        {whole, []bundle.Kind{bundle.RootCRL, bundle.PCKCRL, bundle.TCBInfo, bundle.QEIdentity}, 0},
-		"chain":             {c.TCBInfoChain, nil, 1},
-		"headers":           {[]byte("HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: " + url.PathEscape(string(c.TCBInfoChain)) + "\r\n\r\n"), nil, 1},
-		"SEV certificate":   {make([]byte, 2084), []bundle.Kind{bundle.CEK}, 0},
+		"collateral": {whole, []bundle.Kind{bundle.RootCRL, bundle.PCKCRL, bundle.TCBInfo,
+			bundle.QEIdentity}, 0},
+		"chain": {c.TCBInfoChain, nil, 1},
+		"headers": {[]byte("HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: " +
+			url.PathEscape(string(c.TCBInfoChain)) + "\r\n\r\n"), nil, 1},
+		"SEV certificate": {make([]byte, 2084), []bundle.Kind{bundle.CEK}, 0},
 	} {
 		f, err := bundle.Recognise(x.content)
 		if err != nil {
@@ -269,7 +275,8 @@ func TestRecognise(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"nothing": nil, "noise": []byte("hello"), "an array": []byte("[]"), "another object": []byte(`{"x":1}`),
-		"a cut block": []byte("-----BEGIN CERTIFICATE-----\nMIIB"), "a block of noise": block("CERTIFICATE", []byte("x")),
+		"a cut block": []byte("-----BEGIN CERTIFICATE-----\nMIIB"), "a block of noise": block("CERTIFICATE",
+			[]byte("x")),
 	} {
 		if f, err := bundle.Recognise(bad); err == nil {
 			t.Errorf("%s: %+v, want an error", name, f)
@@ -277,7 +284,7 @@ func TestRecognise(t *testing.T) {
 	}
 }
 
-// TestChains: parts that do not name their signer are kept with a chain from beside them, or
+// TestChains: parts that do not name their signer are kept with a chain from other files, or
 // from the bundle, and otherwise not.
 func TestChains(t *testing.T) {
 	w := newWorld(t)
@@ -310,7 +317,8 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, bad := range map[string]string{
-		"empty": "", "another schema": strings.Replace(good, "bundle/1", "bundle/2", 1), "an unknown key": `{"schema":"latch-bundle/1","x":1}`,
+		"empty": "", "another schema": strings.Replace(good, "bundle/1", "bundle/2", 1),
+		"an unknown key":   `{"schema":"latch-bundle/1","x":1}`,
 		"something behind": good + "{}", "too large": strings.Repeat(" ", bundle.MaxSize+1), "cut": good[:len(good)/2],
 	} {
 		if _, err := bundle.Parse([]byte(bad)); !errors.Is(err, bundle.ErrFormat) {

@@ -16,10 +16,10 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
-// Found is what a file holds that belongs in a bundle, or beside it.
+// Found is what a file holds that belongs in a bundle, or helps to fill one.
 type Found struct {
 	Parts  []Part
-	Chains [][]byte // PEM, of Intel's: they vouch for parts that come without
+	Chains [][]byte // PEM: they vouch for parts that come without
 	Notes  []string // what was left alone, and why
 }
 

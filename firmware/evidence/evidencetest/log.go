@@ -4,6 +4,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 
+	"github.com/vmlatch/vmlatch/firmware/authenticode"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 )
 
@@ -27,4 +28,25 @@ func Log(events ...ccel.Event) []byte {
 		b = append(le.AppendUint32(b, uint32(len(e.Data))), e.Data...)
 	}
 	return b
+}
+
+// DirectBoot are the events of a kernel that firmware of the newest profile boots directly.
+func DirectBoot(kernel, initrd []byte, cmdline string) []ccel.Event {
+	sum, err := authenticode.Sum(kernel, sha512.New384())
+	if err != nil {
+		panic(err)
+	}
+	line := []byte{}
+	for _, c := range []byte("initrd=initrd " + cmdline + "\x00") {
+		line = append(line, c, 0)
+	}
+	return []ccel.Event{
+		{Register: 1, Type: 0x80000003, Digest: [48]byte(sum)},
+		Hashed(1, 0x80000007, []byte("Calling EFI Application from Boot Option")),
+		Hashed(1, 4, make([]byte, 4)),
+		Hashed(1, 0x80000007, []byte("Exit Boot Services Invocation")),
+		Hashed(1, 0x80000007, []byte("Exit Boot Services Returned with Success")),
+		Hashed(2, 6, line),
+		Hashed(2, 6, initrd),
+	}
 }

@@ -44,7 +44,7 @@ func (f *File) Root() string {
 	return f.path(f.Emulated.Root)
 }
 
-// ProfilePath is where a profile of RTMR0 lies: beside the policy.
+// ProfilePath is where a profile of RTMR0 lies: next to the policy.
 func (f *File) ProfilePath(name string) string { return f.path(name + ".rtmr0.json") }
 
 // Cmdline is the guest's command line, without the line's end of its file.
@@ -88,6 +88,14 @@ func (f *File) Digests() (list []Digest, err error) {
 	return list, nil
 }
 
+// within adds a technology to an error, unless it already says where it is.
+func within(technology string, err error) error {
+	if errors.Is(err, ErrPolicy) {
+		return err
+	}
+	return fmt.Errorf("%w: %s: %w", ErrPolicy, technology, err)
+}
+
 // files are the names of the guest's files.
 func (f *File) files(names ...string) (list []string) {
 	for _, n := range names {
@@ -126,7 +134,7 @@ func (f *File) sevDigests(img *ovmf.Image) (list []Digest, err error) {
 		}
 		sum, err := f.launchDigest(img, t.technology)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrPolicy, t.technology, err)
+			return nil, within(string(t.technology), err)
 		}
 		g := f.Guest
 		list = append(list, Digest{
@@ -169,7 +177,9 @@ func (f *File) inputs(img *ovmf.Image, t launch.Technology) (in launch.Inputs, e
 	}
 	if t != launch.SEV {
 		if g.CPUs == 0 || g.CPU == "" {
-			return in, errors.New("guest.cpus and guest.cpu are needed: the digest covers the registers of each CPU")
+			return in, errors.New(
+				"guest.cpus and guest.cpu are needed: the digest covers the registers of each CPU",
+			)
 		}
 		if in.CPU, err = launch.ParseCPU(g.CPU); err != nil {
 			return in, err
@@ -202,7 +212,12 @@ func (f *File) tdxDigests(img *ovmf.Image) (list []Digest, err error) {
 		for _, v := range values {
 			list = append(
 				list,
-				Digest{Technology: "tdx", Register: register, Value: v, From: []string{strings.ToLower(register)}},
+				Digest{
+					Technology: "tdx",
+					Register:   register,
+					Value:      v,
+					From:       []string{strings.ToLower(register)},
+				},
 			)
 		}
 	}
@@ -232,7 +247,8 @@ func (f *File) tdxDigests(img *ovmf.Image) (list []Digest, err error) {
 	g := f.Guest
 	if p.RTMR[1] == nil {
 		list = append(list, Digest{
-			Technology: "tdx", Register: "RTMR1", Value: one[:], From: append(f.files(g.Kernel), "profile "+profile.Name),
+			Technology: "tdx", Register: "RTMR1", Value: one[:], From: append(f.files(g.Kernel),
+				"profile "+profile.Name),
 		})
 	}
 	if p.RTMR[2] == nil {

@@ -68,9 +68,11 @@ func (f *File) openSecrets(add func(string, ...any)) {
 	}
 	strong := f.SNP != nil || f.TDX != nil
 	if f.SEV != nil && (strong || f.SEVES != nil) {
-		add("secrets are open to SEV, which protects neither registers nor the integrity of memory, beside stronger technologies")
+		add("secrets are open to SEV, which protects neither registers nor the integrity of memory," +
+			" though stronger technologies are there")
 	} else if f.SEVES != nil && strong {
-		add("secrets are open to SEV-ES, which does not protect the integrity of memory, beside stronger technologies")
+		add("secrets are open to SEV-ES, which does not protect the integrity of memory," +
+			" though stronger technologies are there")
 	}
 	for _, r := range f.Release {
 		if r.LUKSHeader == "unchecked" {

@@ -198,7 +198,8 @@ func (f *File) Quote() (*quote.Policy, error) {
 		return nil, f.errorf("tdx", "this policy has no such table: such guests get nothing")
 	}
 	p := &quote.Policy{
-		AllowDebug: t.Debug, AllowServiceTD: t.ServiceTD, RejectAdvisories: t.Advisories, MinEvaluation: t.MinEvaluation,
+		AllowDebug: t.Debug, AllowServiceTD: t.ServiceTD, RejectAdvisories: t.Advisories,
+		MinEvaluation: t.MinEvaluation,
 	}
 	for _, check := range []func(*quote.Policy) error{f.tdxMeasured, f.tdxPlatform, f.tdxWords} {
 		if err := check(p); err != nil {
@@ -365,8 +366,12 @@ func (f *File) checkReleases() error {
 		case (r.File == "") == (len(r.Command) == 0):
 			return bad("file", "must be there, or command, and not both")
 		case r.Kind == "luks" && !isHeader(r.LUKSHeader):
-			return bad("luks-header", `%q: must be the SHA-256 of the disk's header, or "unchecked": the host could`+
-				` put in one without encryption`, r.LUKSHeader)
+			return bad(
+				"luks-header",
+				`%q: must be the SHA-256 of the disk's header, or "unchecked": the host could`+
+					` put in one without encryption`,
+				r.LUKSHeader,
+			)
 		case r.Kind != "luks" && r.LUKSHeader != "":
 			return bad("luks-header", `is for kind = "luks"`)
 		}

@@ -50,10 +50,12 @@ func TestHardware(t *testing.T) {
 	}
 	for name, bad := range map[string]string{
 		"empty": "", "another schema": strings.Replace(string(b), "rtmr0/1", "rtmr0/2", 1),
-		"no events": `{"schema":"latch-rtmr0/1","events":[]}`, "short digest": `{"schema":"latch-rtmr0/1","events":[{"digest":"00","what":""}]}`,
-		"another hole":      `{"schema":"latch-rtmr0/1","events":[{"hole":"boot","what":""}]}`,
-		"a hole and digest": `{"schema":"latch-rtmr0/1","events":[{"hole":"acpi","digest":"` + strings.Repeat("0", 96) + `","what":""}]}`,
-		"unknown key":       `{"schema":"latch-rtmr0/1","any":true,"events":[{"hole":"acpi","what":""}]}`,
+		"no events":    `{"schema":"latch-rtmr0/1","events":[]}`,
+		"short digest": `{"schema":"latch-rtmr0/1","events":[{"digest":"00","what":""}]}`,
+		"another hole": `{"schema":"latch-rtmr0/1","events":[{"hole":"boot","what":""}]}`,
+		"a hole and digest": `{"schema":"latch-rtmr0/1","events":[{"hole":"acpi","digest":"` +
+			strings.Repeat("0", 96) + `","what":""}]}`,
+		"unknown key": `{"schema":"latch-rtmr0/1","any":true,"events":[{"hole":"acpi","what":""}]}`,
 	} {
 		if _, err := ParseHardware([]byte(bad)); !errors.Is(err, ErrHardware) {
 			t.Errorf("%s: %v, want %v", name, err, ErrHardware)

@@ -99,10 +99,11 @@ func TestPredict(t *testing.T) {
 		register int
 		want     string
 	}{
-		"kernel":       {func(b *Boot) { b.Kernel = pe("another") }, 1, "RTMR1: kernel is not yours"},
-		"command line": {func(b *Boot) { b.Cmdline += " init=/bin/sh" }, 2, `it was "initrd=initrd console=ttyS0 quiet init=/bin/sh"`},
-		"initrd":       {func(b *Boot) { b.Initrd[0] ^= 1 }, 2, "RTMR2: initrd is not yours"},
-		"no initrd":    {func(b *Boot) { b.HasInit = false }, 2, `"initrd" is missing`},
+		"kernel": {func(b *Boot) { b.Kernel = pe("another") }, 1, "RTMR1: kernel is not yours"},
+		"command line": {func(b *Boot) { b.Cmdline += " init=/bin/sh" }, 2,
+			`it was "initrd=initrd console=ttyS0 quiet init=/bin/sh"`},
+		"initrd":    {func(b *Boot) { b.Initrd[0] ^= 1 }, 2, "RTMR2: initrd is not yours"},
+		"no initrd": {func(b *Boot) { b.HasInit = false }, 2, `"initrd" is missing`},
 	} {
 		theirs := boot("console=ttyS0 quiet")
 		c.change(theirs)
@@ -137,7 +138,10 @@ func TestPredict(t *testing.T) {
 		t.Error("profiles do not differ")
 	}
 	if _, err := ProfileNamed("x"); err == nil ||
-		!slices.ContainsFunc(Profiles(), func(p Profile) bool { return strings.Contains(err.Error(), p.Name) }) {
+		!slices.ContainsFunc(
+			Profiles(),
+			func(p Profile) bool { return strings.Contains(err.Error(), p.Name) },
+		) {
 		t.Errorf("an unknown profile: %v, want the known ones", err)
 	}
 }
