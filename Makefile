@@ -2,11 +2,12 @@
 BIN   := .cache/bin
 GO    := go
 TOOLS := $(GO) tool -modfile=scripts/tools/go.mod
-FLAGS := -trimpath -tags urfave_cli_no_docs
+# Fetching needs no HTTP/2: without it latchkey is smaller.
+FLAGS := -trimpath -tags urfave_cli_no_docs,nethttpomithttp2
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb release clean mutate cover prose
+.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb release clean mutate cover prose oracle
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,11 @@ quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 
 test: setup qemu-matrix lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
 	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 20m -json ./...
+	@$(MAKE) --no-print-directory oracle
+
+oracle: ## compare judgements on evidence with those of other libraries, which no program links
+	$(GO) vet -C integration/oracle ./...
+	$(GO) test -C integration/oracle ./...
 
 # Packages that guard secrets and measurements. N mutants of each, or MUTATE=-all.
 MUTATED ?= $(shell $(GO) list -f '{{if .TestGoFiles}}{{.Dir}}{{else if .XTestGoFiles}}{{.Dir}}{{end}}' \
@@ -103,7 +109,9 @@ man: build ## man pages, generated from commands and topics, into .cache/man
 	@mkdir -p .cache/man
 	@set -e; for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done
 	@set -e; for p in vmlatch.toml.5 vmlatch-host.toml.5 vmlatch-ps.json.5; do \
-	  $(BIN)/vmlatch __man $$p > .cache/man/$$p; done; ls .cache/man
+	  $(BIN)/vmlatch __man $$p > .cache/man/$$p; done
+	@set -e; for p in latchkey-policy.toml.5 latchkey-verdict.json.5; do \
+	  $(BIN)/latchkey __man $$p > .cache/man/$$p; done; ls .cache/man
 
 deb: build man ## Debian packages, into .cache/deb
 	@scripts/deb/build

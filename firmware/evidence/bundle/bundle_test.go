@@ -250,8 +250,10 @@ func TestRecognise(t *testing.T) {
 		"PCK list":          {c.PCKCRL, []bundle.Kind{bundle.PCKCRL}, 0},
 		"TCB info":          {answer("tcbInfo", c.TCBInfo, c.TCBInfoSig), []bundle.Kind{bundle.TCBInfo}, 0},
 		"identity":          {answer("enclaveIdentity", c.QE, c.QESig), []bundle.Kind{bundle.QEIdentity}, 0},
-		"collateral": {whole, []bundle.Kind{bundle.RootCRL, bundle.PCKCRL, bundle.TCBInfo,
-			bundle.QEIdentity}, 0},
+		"collateral": {whole, []bundle.Kind{
+			bundle.RootCRL, bundle.PCKCRL, bundle.TCBInfo,
+			bundle.QEIdentity,
+		}, 0},
 		"chain": {c.TCBInfoChain, nil, 1},
 		"headers": {[]byte("HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: " +
 			url.PathEscape(string(c.TCBInfoChain)) + "\r\n\r\n"), nil, 1},

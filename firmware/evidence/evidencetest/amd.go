@@ -52,14 +52,27 @@ var rsaKey = func() func(n int) *rsa.PrivateKey {
 	}
 }()
 
+// amdName is a name as AMD's certificates have them.
+func amdName(cn string) pkix.Name {
+	return pkix.Name{
+		CommonName: cn, Country: []string{"US"}, Locality: []string{"Santa Clara"}, Province: []string{"CA"},
+		Organization: []string{"Advanced Micro Devices"}, OrganizationalUnit: []string{"Engineering"},
+	}
+}
+
 // NewAMD makes the authorities of a line. Those of another number have other keys, and the same
 // names and serial numbers.
 func NewAMD(t testing.TB, l kds.Line, number int) *AMD {
 	t.Helper()
 	a := &AMD{Line: l}
 	ca := func(key int, parent *holder, cn string, serial int64) holder {
+		list := kds.CRLURL(l, kds.VCEK)
+		if key == 2 {
+			list = kds.CRLURL(l, kds.VLEK)
+		}
 		return issue(t, rsaKey(3*number+key), parent, &x509.Certificate{
-			Subject: named(cn), SerialNumber: big.NewInt(serial), IsCA: true, BasicConstraintsValid: true,
+			CRLDistributionPoints: []string{list},
+			Subject:               amdName(cn), SerialNumber: big.NewInt(serial), IsCA: true, BasicConstraintsValid: true,
 			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: x509.SHA384WithRSAPSS,
 			SubjectKeyId: []byte{byte(number), byte(key)},
 		})
@@ -164,7 +177,7 @@ func OID(last ...int) asn1.ObjectIdentifier {
 func (a *AMD) endorseTCB(t testing.TB, s kds.Signer, tcb kds.TCB, change ...func(*x509.Certificate)) *Endorsed {
 	t.Helper()
 	e := &Endorsed{Signer: s, Line: a.Line, TCB: tcb, Key: ecKey(t, elliptic.P384())}
-	template := &x509.Certificate{Subject: named("SEV-" + s.String()), SignatureAlgorithm: x509.SHA384WithRSAPSS}
+	template := &x509.Certificate{Subject: amdName("SEV-" + s.String()), SignatureAlgorithm: x509.SHA384WithRSAPSS}
 	add := func(value any, params string, last ...int) {
 		b, err := asn1.MarshalWithParams(value, params)
 		if err != nil {
@@ -182,6 +195,11 @@ func (a *AMD) endorseTCB(t testing.TB, s kds.Signer, tcb kds.TCB, change ...func
 	add(int(tcb.BootLoader), "", 3, 1)
 	add(int(tcb.TEE), "", 3, 2)
 	add(int(tcb.SNP), "", 3, 3)
+	for _, reserved := range []int{4, 5, 6, 7} {
+		if reserved > 4 || a.Line != kds.Turin {
+			add(0, "", 3, reserved)
+		}
+	}
 	add(int(tcb.Microcode), "", 3, 8)
 	parent := &a.ask
 	if s == kds.VLEK {

@@ -40,6 +40,7 @@ func NewIntel(t testing.TB) *Intel {
 		return issue(t, ecKey(t, elliptic.P256()), parent, &x509.Certificate{
 			Subject: named(cn), SerialNumber: big.NewInt(serial), IsCA: true, BasicConstraintsValid: true,
 			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SubjectKeyId: []byte(cn),
+			CRLDistributionPoints: []string{"https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"},
 		})
 	}
 	i.root = ca(nil, "Intel SGX Root CA", 0x101)
@@ -93,7 +94,11 @@ func (i *Intel) Platform(t testing.TB, several bool, change ...Change) *Platform
 	ext := p.extension(t, several)
 	template := &x509.Certificate{
 		Subject: named("Intel SGX PCK Certificate"), SerialNumber: big.NewInt(SerialPCK),
-		ExtraExtensions: []pkix.Extension{ext},
+		ExtraExtensions: []pkix.Extension{ext}, BasicConstraintsValid: true, SubjectKeyId: []byte("PCK"),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageContentCommitment,
+		CRLDistributionPoints: []string{
+			"https://api.trustedservices.intel.com/sgx/certification/v4/pckcrl?ca=platform&encoding=der",
+		},
 	}
 	for _, c := range change {
 		c(template)

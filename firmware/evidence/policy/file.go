@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -162,8 +161,13 @@ func Parse(b []byte) (*File, error) {
 	return f, f.check()
 }
 
-// reName is what policies may be called. The broker looks them up by name, never by path.
-var reName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
+// isName reports whether a policy or a secret may be called so: it is looked up by name, and
+// never by path.
+func isName(name string) bool {
+	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
+	return name != "" && len(name) <= 63 && strings.ContainsRune(first, rune(name[0])) &&
+		strings.Trim(name, first+".-") == ""
+}
 
 // EmulatedSuffix ends the names of policies for test platforms.
 const EmulatedSuffix = "-emulated"
@@ -177,7 +181,7 @@ func (f *File) check() error {
 	switch emulated := strings.HasSuffix(f.Name, EmulatedSuffix); {
 	case f.Schema != Schema:
 		return f.errorf("schema", "%q, must be %q", f.Schema, Schema)
-	case !reName.MatchString(f.Name):
+	case !isName(f.Name):
 		return f.errorf("name", "%q: must be up to 63 lower-case letters, digits, dots and dashes", f.Name)
 	case emulated != (f.Emulated != nil):
 		return f.errorf("name", "%q: policies with [emulated], and only they, have names that end in %s", f.Name,

@@ -3,8 +3,8 @@ package policy
 import (
 	"cmp"
 	"encoding/hex"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/nearest"
@@ -177,7 +177,7 @@ func (f *File) RTMR0() (*RTMR0, error) {
 		}
 		return &RTMR0{Exact: b}, err
 	}
-	if x, ok := strings.CutPrefix(v, rtmr0Profile); ok && reName.MatchString(x) {
+	if x, ok := strings.CutPrefix(v, rtmr0Profile); ok && isName(x) {
 		return &RTMR0{Profile: x}, nil
 	}
 	if v == rtmr0Zero && f.Emulated != nil {
@@ -338,8 +338,12 @@ func (f *File) checkSEV() error {
 	return nil
 }
 
-// reMax is how often a secret is given.
-var reMax = regexp.MustCompile(`^[1-9][0-9]{0,5}/(s|m|h|d)$`)
+// isMax reports whether a text says how often a secret is given: a number and a time, as 6/h.
+func isMax(text string) bool {
+	n, unit, _ := strings.Cut(text, "/")
+	times, err := strconv.ParseUint(n, 10, 20)
+	return err == nil && times > 0 && slices.Contains([]string{"s", "m", "h", "d"}, unit)
+}
 
 // kinds and modes of releases.
 var (
@@ -353,7 +357,7 @@ func (f *File) checkReleases() error {
 		key := "release " + r.Secret
 		bad := func(k, format string, args ...any) error { return f.errorf(key+": "+k, format, args...) }
 		switch {
-		case !reName.MatchString(r.Secret):
+		case !isName(r.Secret):
 			return bad("secret", "%q: must be up to 63 lower-case letters, digits, dots and dashes", r.Secret)
 		case seen[r.Secret]:
 			return bad("secret", "stands there twice")
@@ -361,7 +365,7 @@ func (f *File) checkReleases() error {
 			return bad("kind", "%v", nearest.Unknown("kind", r.Kind, kinds))
 		case !slices.Contains(modes, r.Mode):
 			return bad("mode", "%v", nearest.Unknown("mode", r.Mode, modes))
-		case r.Max != "" && !reMax.MatchString(r.Max):
+		case r.Max != "" && !isMax(r.Max):
 			return bad("max", "%q: must be a number of launches and a time, such as 6/h", r.Max)
 		case (r.File == "") == (len(r.Command) == 0):
 			return bad("file", "must be there, or command, and not both")

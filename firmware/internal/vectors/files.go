@@ -69,15 +69,15 @@ func File(t testing.TB, name string) []byte {
 	return nil
 }
 
-// top is the directory of the project.
-func top() string {
+// Top is the directory of the project.
+func Top() string {
 	_, self, _, _ := runtime.Caller(0)
 	return filepath.Join(filepath.Dir(self), "../../..")
 }
 
 // places are where a file may lie.
 func (f file) places(name string) []string {
-	top := top()
+	top := Top()
 	return []string{
 		filepath.Join(top, ".cache/root", f.Rel),       // unpacked by scripts/setup
 		filepath.Join("/", f.Rel),                      // installed package
@@ -184,7 +184,7 @@ func AnyVersion(t testing.TB, name, pkg string) []byte {
 			return b
 		}
 	}
-	if why, err := os.ReadFile(filepath.Join(top(), ".cache/root", pkg+".unavailable")); err == nil {
+	if why, err := os.ReadFile(filepath.Join(Top(), ".cache/root", pkg+".unavailable")); err == nil {
 		t.Skipf("the registry lacks %s: %s", pkg, why)
 	}
 	t.Fatalf("%s is in none of %v (run make setup)", name, places)

@@ -10,6 +10,9 @@ package vectors
 import (
 	_ "embed"
 	"encoding/json"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -35,10 +38,28 @@ type content struct {
 	Vectors []Vector
 }
 
-// load parses the vectors once. Nothing changes what it returns.
+// load parses the vectors once, and adds those of other people. Nothing changes what it returns.
 var load = sync.OnceValues(func() (c content, err error) {
-	err = json.Unmarshal(vectorsJSON, &c)
-	return c, err
+	if err := json.Unmarshal(vectorsJSON, &c); err != nil {
+		return c, err
+	}
+	for _, name := range More("cvm-measurement-vectors/1") {
+		var more content
+		b, err := os.ReadFile(name)
+		if err == nil {
+			err = json.Unmarshal(b, &more)
+		}
+		if err != nil {
+			return c, err
+		}
+		maps.Copy(more.Files, c.Files) // of one name ours is meant
+		c.Files = more.Files
+		for _, v := range more.Vectors {
+			v.ID = filepath.Base(name) + "/" + v.ID
+			c.Vectors = append(c.Vectors, v)
+		}
+	}
+	return c, nil
 })
 
 func all(t testing.TB) content {

@@ -1,3 +1,5 @@
+//go:build !quick
+
 package report_test
 
 import (
@@ -6,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
-	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
@@ -15,28 +17,28 @@ import (
 
 // demands are a policy as the vectors write it.
 type demands struct {
-	Measurement    vectors.Unhex    `json:"measurement"`
-	ReportData     vectors.Unhex    `json:"report_data"`
-	HostData       vectors.Unhex    `json:"host_data"`
-	IDKey          vectors.Unhex    `json:"id_key_digest"`
-	AuthorKey      vectors.Unhex    `json:"author_key_digest"`
-	FamilyID       vectors.Unhex    `json:"family_id"`
-	ImageID        vectors.Unhex    `json:"image_id"`
-	VMPL           *uint32          `json:"vmpl"`
-	AllowDebug     bool             `json:"allow_debug"`
-	AllowSMT       bool             `json:"allow_smt"`
-	AllowAgent     bool             `json:"allow_migration_agent"`
-	AllowProvision bool             `json:"allow_provisional"`
-	AllowVLEK      bool             `json:"allow_vlek"`
-	SingleSocket   bool             `json:"require_single_socket"`
-	AliasCheck     bool             `json:"require_alias_check"`
-	RequireCRL     bool             `json:"require_crl"`
-	MinTCB         map[string]uint8 `json:"min_tcb"`
-	MinFirmware    string           `json:"min_firmware"`
-	MinGuestSVN    uint32           `json:"min_guest_svn"`
-	LaunchMit      uint64           `json:"min_launch_mitigations"`
-	CurrentMit     uint64           `json:"min_current_mitigations"`
-	Chips          []vectors.Unhex  `json:"chip_ids"`
+	Measurement    evidencetest.Unhex   `json:"measurement"`
+	ReportData     evidencetest.Unhex   `json:"report_data"`
+	HostData       evidencetest.Unhex   `json:"host_data"`
+	IDKey          evidencetest.Unhex   `json:"id_key_digest"`
+	AuthorKey      evidencetest.Unhex   `json:"author_key_digest"`
+	FamilyID       evidencetest.Unhex   `json:"family_id"`
+	ImageID        evidencetest.Unhex   `json:"image_id"`
+	VMPL           *uint32              `json:"vmpl"`
+	AllowDebug     bool                 `json:"allow_debug"`
+	AllowSMT       bool                 `json:"allow_smt"`
+	AllowAgent     bool                 `json:"allow_migration_agent"`
+	AllowProvision bool                 `json:"allow_provisional"`
+	AllowVLEK      bool                 `json:"allow_vlek"`
+	SingleSocket   bool                 `json:"require_single_socket"`
+	AliasCheck     bool                 `json:"require_alias_check"`
+	RequireCRL     bool                 `json:"require_crl"`
+	MinTCB         map[string]uint8     `json:"min_tcb"`
+	MinFirmware    string               `json:"min_firmware"`
+	MinGuestSVN    uint32               `json:"min_guest_svn"`
+	LaunchMit      uint64               `json:"min_launch_mitigations"`
+	CurrentMit     uint64               `json:"min_current_mitigations"`
+	Chips          []evidencetest.Unhex `json:"chip_ids"`
 }
 
 func (d *demands) policy(t *testing.T) *report.Policy {
@@ -72,7 +74,7 @@ func (d *demands) policy(t *testing.T) *report.Policy {
 }
 
 // roots are those that a vector names by a prefix.
-func roots(t *testing.T, v *vectors.Evidence) *kds.Roots {
+func roots(t *testing.T, v *evidencetest.Vector) *kds.Roots {
 	t.Helper()
 	var text strings.Builder
 	for _, l := range kds.Lines() {
@@ -97,7 +99,7 @@ func reasonOf(err error) string {
 }
 
 func TestVectors(t *testing.T) {
-	vectors.EachEvidence(t, "snp", func(t *testing.T, v *vectors.Evidence) {
+	evidencetest.EachVector(t, "snp", func(t *testing.T, v *evidencetest.Vector) {
 		var d demands
 		v.Demands(t, &d)
 		err := judge(t, v, d.policy(t))
@@ -105,7 +107,7 @@ func TestVectors(t *testing.T) {
 	})
 }
 
-func judge(t *testing.T, v *vectors.Evidence, p *report.Policy) error {
+func judge(t *testing.T, v *evidencetest.Vector, p *report.Policy) error {
 	t.Helper()
 	r, err := report.Parse(v.Input(t, "report"))
 	if err != nil {
@@ -127,7 +129,7 @@ func judge(t *testing.T, v *vectors.Evidence, p *report.Policy) error {
 }
 
 func TestCertificateVectors(t *testing.T) {
-	vectors.EachEvidence(t, "ek", func(t *testing.T, v *vectors.Evidence) {
+	evidencetest.EachVector(t, "ek", func(t *testing.T, v *evidencetest.Vector) {
 		c, err := kds.ParseCertificate(v.Input(t, "ek"))
 		if err == nil {
 			err = roots(t, v).Chain(c, v.AsOf)

@@ -1,16 +1,18 @@
+//go:build !quick
+
 package ccel_test
 
 import (
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
-	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
 
 func TestVectors(t *testing.T) {
-	vectors.EachEvidence(t, "ccel", func(t *testing.T, v *vectors.Evidence) {
+	evidencetest.EachVector(t, "ccel", func(t *testing.T, v *evidencetest.Vector) {
 		err := replay(t, v)
 		reason := ""
 		if e := refusal.Of(err); e != nil {
@@ -20,7 +22,7 @@ func TestVectors(t *testing.T) {
 	})
 }
 
-func replay(t *testing.T, v *vectors.Evidence) error {
+func replay(t *testing.T, v *evidencetest.Vector) error {
 	t.Helper()
 	q, err := quote.Parse(v.Input(t, "quote"))
 	if err != nil {

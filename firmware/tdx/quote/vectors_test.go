@@ -1,3 +1,5 @@
+//go:build !quick
+
 package quote_test
 
 import (
@@ -5,31 +7,31 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
-	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
 
 // demands are a policy as the vectors write it.
 type demands struct {
-	MRTD          vectors.Unhex            `json:"mrtd"`
-	ReportData    vectors.Unhex            `json:"report_data"`
-	MRConfigID    vectors.Unhex            `json:"mrconfigid"`
-	MROwner       vectors.Unhex            `json:"mrowner"`
-	MROwnerConfig vectors.Unhex            `json:"mrownerconfig"`
-	MRSEAM        vectors.Unhex            `json:"mrseam"`
-	XFAM          vectors.Unhex            `json:"xfam"`
-	RTMR          map[string]vectors.Unhex `json:"rtmr"`
-	AllowDebug    bool                     `json:"allow_debug"`
-	AllowNoVE     bool                     `json:"allow_no_sept_ve_disable"`
-	Accept        []collateral.Status      `json:"accept_status"`
-	Advisories    []string                 `json:"reject_advisories"`
-	Evaluation    int                      `json:"min_tcb_evaluation_number"`
-	FMSPC         []vectors.Unhex          `json:"fmspc"`
-	PPIDs         []vectors.Unhex          `json:"ppids"`
-	NoCollateral  bool                     `json:"no_collateral"`
-	NoServiceTD   bool                     `json:"require_no_service_td"`
+	MRTD          evidencetest.Unhex            `json:"mrtd"`
+	ReportData    evidencetest.Unhex            `json:"report_data"`
+	MRConfigID    evidencetest.Unhex            `json:"mrconfigid"`
+	MROwner       evidencetest.Unhex            `json:"mrowner"`
+	MROwnerConfig evidencetest.Unhex            `json:"mrownerconfig"`
+	MRSEAM        evidencetest.Unhex            `json:"mrseam"`
+	XFAM          evidencetest.Unhex            `json:"xfam"`
+	RTMR          map[string]evidencetest.Unhex `json:"rtmr"`
+	AllowDebug    bool                          `json:"allow_debug"`
+	AllowNoVE     bool                          `json:"allow_no_sept_ve_disable"`
+	Accept        []collateral.Status           `json:"accept_status"`
+	Advisories    []string                      `json:"reject_advisories"`
+	Evaluation    int                           `json:"min_tcb_evaluation_number"`
+	FMSPC         []evidencetest.Unhex          `json:"fmspc"`
+	PPIDs         []evidencetest.Unhex          `json:"ppids"`
+	NoCollateral  bool                          `json:"no_collateral"`
+	NoServiceTD   bool                          `json:"require_no_service_td"`
 }
 
 func (d *demands) policy(t *testing.T) *quote.Policy {
@@ -68,7 +70,7 @@ func reasonOf(err error) string {
 }
 
 func TestVectors(t *testing.T) {
-	vectors.EachEvidence(t, "tdx", func(t *testing.T, v *vectors.Evidence) {
+	evidencetest.EachVector(t, "tdx", func(t *testing.T, v *evidencetest.Vector) {
 		var d demands
 		v.Demands(t, &d)
 		verdict, err := judge(t, v, d.policy(t))
@@ -79,7 +81,7 @@ func TestVectors(t *testing.T) {
 	})
 }
 
-func judge(t *testing.T, v *vectors.Evidence, p *quote.Policy) (*quote.Verdict, error) {
+func judge(t *testing.T, v *evidencetest.Vector, p *quote.Policy) (*quote.Verdict, error) {
 	t.Helper()
 	q, err := quote.Parse(v.Input(t, "quote"))
 	if err != nil {

@@ -100,8 +100,10 @@ func TestPredict(t *testing.T) {
 		want     string
 	}{
 		"kernel": {func(b *Boot) { b.Kernel = pe("another") }, 1, "RTMR1: kernel is not yours"},
-		"command line": {func(b *Boot) { b.Cmdline += " init=/bin/sh" }, 2,
-			`it was "initrd=initrd console=ttyS0 quiet init=/bin/sh"`},
+		"command line": {
+			func(b *Boot) { b.Cmdline += " init=/bin/sh" }, 2,
+			`it was "initrd=initrd console=ttyS0 quiet init=/bin/sh"`,
+		},
 		"initrd":    {func(b *Boot) { b.Initrd[0] ^= 1 }, 2, "RTMR2: initrd is not yours"},
 		"no initrd": {func(b *Boot) { b.HasInit = false }, 2, `"initrd" is missing`},
 	} {

@@ -1,4 +1,4 @@
-package vectors
+package evidencetest
 
 import (
 	"bytes"
@@ -10,10 +10,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 )
 
-// Evidence is an expectation of a judgement on evidence (cvm-evidence-vectors/1).
-type Evidence struct {
+// Vector is an expectation of a judgement on evidence (cvm-evidence-vectors/1).
+type Vector struct {
 	ID       string                     `json:"id"`
 	Kind     string                     `json:"kind"` // snp, tdx, ek, ccel
 	Title    string                     `json:"title"`
@@ -43,13 +45,13 @@ type edit struct {
 	From, To       string
 }
 
-// EvidenceFiles are the files of evidence vectors that this machine has: those that may not be
+// VectorFiles are the files of evidence vectors that this machine has: those that may not be
 // distributed, if they are here, and those that VMLATCH_VECTORS names.
-func EvidenceFiles() (files []string) {
-	if own := filepath.Join(top(), "../shared/facts/evidence-vectors.json"); exists(own) {
+func VectorFiles() (files []string) {
+	if own := filepath.Join(vectors.Top(), "../shared/facts/evidence-vectors.json"); exists(own) {
 		files = append(files, own)
 	}
-	return append(files, More("cvm-evidence-vectors/1")...)
+	return append(files, vectors.More("cvm-evidence-vectors/1")...)
 }
 
 func exists(file string) bool {
@@ -57,33 +59,20 @@ func exists(file string) bool {
 	return err == nil
 }
 
-// More are the files of a schema that VMLATCH_VECTORS names: other people's expectations, in
-// the same format.
-func More(schema string) (files []string) {
-	for _, f := range filepath.SplitList(os.Getenv("VMLATCH_VECTORS")) {
-		b, err := os.ReadFile(f)
-		var head struct{ Schema string }
-		if err == nil && json.Unmarshal(b, &head) == nil && head.Schema == schema {
-			files = append(files, f)
-		}
-	}
-	return files
-}
-
-// EachEvidence runs f as a subtest for each evidence vector of the kind.
-func EachEvidence(t *testing.T, kind string, f func(t *testing.T, v *Evidence)) {
+// EachVector runs f as a subtest for each evidence vector of the kind.
+func EachVector(t *testing.T, kind string, f func(t *testing.T, v *Vector)) {
 	t.Helper()
 	found := 0
-	for _, file := range EvidenceFiles() {
+	for _, file := range VectorFiles() {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var c struct {
 			Files   map[string]evidenceFile
-			Vectors []*Evidence
+			Vectors []*Vector
 		}
-		decode(t, b, &c)
+		unmarshal(t, b, &c)
 		for _, v := range c.Vectors {
 			if v.Kind != kind {
 				continue
@@ -99,14 +88,14 @@ func EachEvidence(t *testing.T, kind string, f func(t *testing.T, v *Evidence)) 
 }
 
 // Input returns an input after its edits; nil if the vector has none of the name.
-func (v *Evidence) Input(t testing.TB, name string) []byte {
+func (v *Vector) Input(t testing.TB, name string) []byte {
 	t.Helper()
 	raw, ok := v.Inputs[name]
 	if !ok {
 		return nil
 	}
 	var file string
-	decode(t, raw, &file)
+	unmarshal(t, raw, &file)
 	b := bytes.Clone(v.File(t, file))
 	for _, e := range v.Edit {
 		if e.Input == name {
@@ -117,14 +106,14 @@ func (v *Evidence) Input(t testing.TB, name string) []byte {
 }
 
 // Name is the name of an input's file, or a prefix of several.
-func (v *Evidence) Name(t testing.TB, input string) (name string) {
+func (v *Vector) Name(t testing.TB, input string) (name string) {
 	t.Helper()
-	decode(t, v.Inputs[input], &name)
+	unmarshal(t, v.Inputs[input], &name)
 	return name
 }
 
 // File returns a file of the vectors; nil if there is none.
-func (v *Evidence) File(t testing.TB, name string) []byte { return v.files[name].Base64 }
+func (v *Vector) File(t testing.TB, name string) []byte { return v.files[name].Base64 }
 
 func (e edit) apply(t testing.TB, b []byte) []byte {
 	t.Helper()
@@ -145,7 +134,7 @@ func (e edit) apply(t testing.TB, b []byte) []byte {
 		b = append(b, data...)
 	case "set-field", "replace-in-field":
 		fields := map[string]string{}
-		decode(t, b, &fields)
+		unmarshal(t, b, &fields)
 		if e.Op == "set-field" {
 			fields[e.Field] = e.To
 		} else {
@@ -161,7 +150,7 @@ func (e edit) apply(t testing.TB, b []byte) []byte {
 }
 
 // Demands decodes the vector's policy. Unknown demands are an error: none may be overlooked.
-func (v *Evidence) Demands(t testing.TB, to any) {
+func (v *Vector) Demands(t testing.TB, to any) {
 	t.Helper()
 	d := json.NewDecoder(bytes.NewReader(v.Policy))
 	d.DisallowUnknownFields()
@@ -171,7 +160,7 @@ func (v *Evidence) Demands(t testing.TB, to any) {
 }
 
 // Hold compares a verdict's reason code, "" for none, with the expectation.
-func (v *Evidence) Hold(t testing.TB, reason string, err error) {
+func (v *Vector) Hold(t testing.TB, reason string, err error) {
 	t.Helper()
 	switch {
 	case v.Expected.OK && err != nil:
@@ -187,4 +176,11 @@ type Unhex []byte
 func (u *Unhex) UnmarshalText(text []byte) (err error) {
 	*u, err = hex.DecodeString(string(text))
 	return err
+}
+
+func unmarshal(t testing.TB, raw []byte, to any) {
+	t.Helper()
+	if err := json.Unmarshal(raw, to); err != nil {
+		t.Fatal(err)
+	}
 }
