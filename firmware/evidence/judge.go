@@ -167,8 +167,8 @@ func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time
 	j := &quote.Evidence{Quote: e.Quote, Root: s.Roots.Intel, Collateral: s.Collateral}
 	v.Root = j.Root.X509.Subject.CommonName
 	if j.Collateral == nil && s.Bundle != nil {
-		if pck, err := j.PCK(); err == nil {
-			j.Collateral = s.Bundle.Collateral(pck, e.Quote.PCKChain, asOf)
+		if pck, err := e.Quote.Claimed(); err == nil {
+			j.Collateral = s.Bundle.Collateral(pck, asOf)
 		}
 	}
 	// The log first: it explains a register that differs.

@@ -85,7 +85,7 @@ func (b *bench) run(bin string) (err error) {
 		return err
 	}
 	for _, step := range []func() error{
-		b.version, b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.measure, b.sizes,
+		b.version, b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.measure, b.evidence, b.sizes,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -330,10 +330,7 @@ func (b *bench) sizes() error {
 		if err != nil {
 			return err
 		}
-		goal := ""
-		if name == "vmlatch" {
-			goal = "< 9 MB"
-		}
+		goal := map[string]string{"vmlatch": "< 9 MB", "latchkey": "< 12 MB"}[name]
 		size := fmt.Sprintf("%.2f MB", float64(info.Size())/1e6)
 		b.rows = append(b.rows, []string{"size of " + name, size, "", "", goal})
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
@@ -46,12 +47,17 @@ type Part struct {
 	Data      []byte `json:"data"`                // the exact bytes
 	Chain     []byte `json:"chain,omitempty"`     // PEM, of parts that do not name their signer
 	Signature []byte `json:"signature,omitempty"` // r and s, of these
+
+	read *reading // nil where it is read anew each time
 }
 
-// Bundle is a set of parts.
+// Bundle is a set of parts. Several goroutines may use one that none changes.
 type Bundle struct {
 	Schema string `json:"schema"`
 	Parts  []Part `json:"parts"`
+
+	mu   sync.Mutex
+	sets map[[4]*byte]*collateral.Collateral // that were put together before
 }
 
 // New is an empty bundle.
@@ -91,6 +97,7 @@ func Parse(b []byte) (*Bundle, error) {
 	if len(x.Parts) > maxParts {
 		return nil, fmt.Errorf("%w: %d parts, at most %d", ErrFormat, len(x.Parts), maxParts)
 	}
+	x.sort()
 	return &x, nil
 }
 
@@ -102,6 +109,12 @@ func (b *Bundle) Bytes() ([]byte, error) {
 }
 
 func (b *Bundle) sort() {
+	b.sets = nil
+	for i := range b.Parts {
+		if b.Parts[i].read == nil {
+			b.Parts[i].read = &reading{}
+		}
+	}
 	slices.SortFunc(b.Parts, func(x, y Part) int {
 		if c := bytes.Compare([]byte(x.Kind), []byte(y.Kind)); c != 0 {
 			return c

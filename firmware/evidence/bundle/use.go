@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
@@ -13,8 +12,17 @@ import (
 // Endorsement finds the certificate of the key that signed a report; nil if the bundle does not
 // have it. Whether it may be believed is for the judgement to say.
 func (b *Bundle) Endorsement(r *report.Report) *kds.Certificate {
+	var found []*kds.Certificate
 	for _, p := range b.of(Endorsement) {
-		if c, err := kds.ParseCertificate(p.Data); err == nil && r.SignedBy(c) {
+		if c := p.content().ek; c != nil && r.MayBeBy(c) {
+			found = append(found, c)
+		}
+	}
+	if len(found) == 1 && !r.Masked() {
+		return found[0]
+	}
+	for _, c := range found { // of several the signature tells which
+		if r.SignedBy(c) {
 			return c
 		}
 	}
@@ -25,13 +33,13 @@ func (b *Bundle) Endorsement(r *report.Report) *kds.Certificate {
 // none.
 func (b *Bundle) CRL(l kds.Line, asOf time.Time) (best *kds.CRL) {
 	for _, p := range b.of(AMDCRL) {
-		c, err := kds.ParseCRL(p.Data)
-		if err != nil || c.Line != l {
+		r := p.content()
+		if r.crl == nil || r.line != l {
 			continue
 		}
 		if best == nil ||
-			better(asOf, c.X509.ThisUpdate, c.X509.NextUpdate, best.X509.ThisUpdate, best.X509.NextUpdate) {
-			best = c
+			better(asOf, r.crl.ThisUpdate, r.crl.NextUpdate, best.X509.ThisUpdate, best.X509.NextUpdate) {
+			best = &kds.CRL{Line: l, X509: r.crl}
 		}
 	}
 	return best
@@ -49,58 +57,57 @@ func better(at, from, until, otherFrom, otherUntil time.Time) bool {
 
 // Collateral puts together what a quote's platform is judged by; nil unless the bundle has all
 // of it. Of several evaluations the highest that is valid at the time counts.
-func (b *Bundle) Collateral(p *collateral.PCK, chain []byte, asOf time.Time) *collateral.Collateral {
-	c := &collateral.Collateral{}
+func (b *Bundle) Collateral(p *collateral.PCK, asOf time.Time) *collateral.Collateral {
 	info := b.tcbInfo(p, asOf)
 	if info == nil {
 		return nil
 	}
-	t, err := collateral.ParseTCBInfo(info.Data)
-	if err != nil {
+	qe := b.qeIdentity(info.content().info.Evaluation, asOf)
+	root, pck := b.crlOf(RootCRL, nil, asOf), b.crlOf(PCKCRL, p.X509.RawIssuer, asOf)
+	if qe == nil || root == nil || pck == nil {
 		return nil
 	}
-	qe := b.qeIdentity(t.Evaluation, asOf)
-	if qe == nil {
-		return nil
+	key := [4]*byte{&info.Data[0], &qe.Data[0], &root.Data[0], &pck.Data[0]}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := b.sets[key]; c != nil {
+		return c
 	}
-	c.TCBInfo, c.TCBInfoChain, c.TCBInfoSig = info.Data, info.Chain, info.Signature
-	c.QE, c.QEChain, c.QESig = qe.Data, qe.Chain, qe.Signature
-	c.RootCRL = b.crlOf(RootCRL, nil, asOf)
-	issuers, err := pki.ParsePEM(chain)
-	if err != nil || len(issuers) < 2 {
-		return nil
+	c := &collateral.Collateral{
+		TCBInfo: info.Data, TCBInfoChain: info.Chain, TCBInfoSig: info.Signature,
+		QE: qe.Data, QEChain: qe.Chain, QESig: qe.Signature, RootCRL: root.Data, PCKCRL: pck.Data,
 	}
-	c.PCKCRL = b.crlOf(PCKCRL, issuers[1].RawSubject, asOf)
-	if c.RootCRL == nil || c.PCKCRL == nil {
-		return nil
+	if b.sets == nil {
+		b.sets = map[[4]*byte]*collateral.Collateral{}
 	}
+	b.sets[key] = c
 	return c
 }
 
 // crlOf finds the most useful list of an issuer.
-func (b *Bundle) crlOf(k Kind, issuer []byte, asOf time.Time) (der []byte) {
-	var from, until time.Time
+func (b *Bundle) crlOf(k Kind, issuer []byte, asOf time.Time) (best *Part) {
 	for _, p := range b.of(k) {
-		x, err := pki.ParseCRL(p.Data)
-		if err != nil || issuer != nil && !bytes.Equal(x.RawIssuer, issuer) {
+		x := p.content().crl
+		if x == nil || issuer != nil && !bytes.Equal(x.RawIssuer, issuer) {
 			continue
 		}
-		if der == nil || better(asOf, x.ThisUpdate, x.NextUpdate, from, until) {
-			der, from, until = p.Data, x.ThisUpdate, x.NextUpdate
+		if best == nil ||
+			better(asOf, x.ThisUpdate, x.NextUpdate, best.content().crl.ThisUpdate, best.content().crl.NextUpdate) {
+			best = p
 		}
 	}
-	return der
+	return best
 }
 
 func (b *Bundle) tcbInfo(p *collateral.PCK, asOf time.Time) (best *Part) {
-	var found *collateral.TCBInfo
 	for _, part := range b.of(TCBInfo) {
-		t, err := collateral.ParseTCBInfo(part.Data)
-		if err != nil || !bytes.Equal(t.FMSPC, p.FMSPC) {
+		t := part.content().info
+		if t == nil || !bytes.Equal(t.FMSPC, p.FMSPC) {
 			continue
 		}
-		if found == nil || moreUseful(asOf, t.Dates(), found.Dates(), t.Evaluation, found.Evaluation) {
-			best, found = part, t
+		if best == nil || moreUseful(asOf, t.Dates(), best.content().info.Dates(), t.Evaluation,
+			best.content().info.Evaluation) {
+			best = part
 		}
 	}
 	return best
@@ -110,8 +117,8 @@ func (b *Bundle) tcbInfo(p *collateral.PCK, asOf time.Time) (best *Part) {
 func (b *Bundle) qeIdentity(evaluation int, asOf time.Time) (best *Part) {
 	var found *collateral.QEIdentity
 	for _, part := range b.of(QEIdentity) {
-		q, err := collateral.ParseQEIdentity(part.Data)
-		if err != nil {
+		q := part.content().qe
+		if q == nil {
 			continue
 		}
 		same, had := q.Evaluation == evaluation, found != nil && found.Evaluation == evaluation

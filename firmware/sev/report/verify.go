@@ -114,10 +114,14 @@ func (e *Evidence) consistent() error {
 	return nil
 }
 
-// SignedBy reports whether a certificate is that of the key which signed the report: of its
-// kind, for its TCB, of its chip unless that is masked, and the signature fits.
-func (r *Report) SignedBy(c *kds.Certificate) bool {
-	e := &Evidence{Report: r, EK: c}
+// MayBeBy reports whether a certificate may be that of the key which signed the report: it is of
+// its kind, for its TCB, and of its chip unless that is masked.
+func (r *Report) MayBeBy(c *kds.Certificate) bool {
 	return c.Signer == r.Signer() && kds.ParseTCB(r.ReportedTCB, c.Line) == c.TCB &&
-		(isZero(r.ChipID[:]) || c.Signer != kds.VCEK || bytes.HasPrefix(r.ChipID[:], c.HWID)) && e.signature() == nil
+		(isZero(r.ChipID[:]) || c.Signer != kds.VCEK || bytes.HasPrefix(r.ChipID[:], c.HWID))
+}
+
+// SignedBy reports whether the report's signature is by a certificate's key.
+func (r *Report) SignedBy(c *kds.Certificate) bool {
+	return (&Evidence{Report: r, EK: c}).signature() == nil
 }

@@ -1,11 +1,15 @@
 package collateral
 
 import (
+	"cmp"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
 	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
 )
 
@@ -24,6 +28,53 @@ type Collateral struct {
 	QEChain      []byte // PEM
 	QE           []byte // JSON
 	QESig        []byte
+
+	once sync.Once
+	read readings
+}
+
+// readings are what collateral says, read once: it judges many quotes.
+type readings struct {
+	root, pck  *x509.RevocationList
+	rootErr    error
+	pckErr     error
+	info, qe   *x509.Certificate // who signed the parts; nil if that is wrong
+	infoErr    error
+	qeErr      error
+	tcb        *TCBInfo
+	tcbErr     error
+	identity   *QEIdentity
+	identErr   error
+	verifiedBy *Root // under which root the signatures were verified
+}
+
+// reading reads everything. Of several roots, which no user of this package has, the first
+// counts for what is kept.
+func (c *Collateral) reading(root *Root) *readings {
+	c.once.Do(func() { c.read = c.readAll(root) })
+	if c.read.verifiedBy != root {
+		r := c.readAll(root)
+		return &r
+	}
+	return &c.read
+}
+
+func (c *Collateral) readAll(root *Root) (r readings) {
+	r.verifiedBy = root
+	r.root, r.rootErr = pki.ParseCRL(c.RootCRL)
+	r.pck, r.pckErr = pki.ParseCRL(c.PCKCRL)
+	r.info, r.infoErr = c.tcbInfo().signer(root)
+	r.qe, r.qeErr = c.qeIdentity().signer(root)
+	r.tcb, r.tcbErr = ParseTCBInfo(c.TCBInfo)
+	r.identity, r.identErr = ParseQEIdentity(c.QE)
+	return r
+}
+
+// Lists are the revocation lists of the root and of the platform's authority, which are not
+// verified yet.
+func (c *Collateral) Lists(root *Root) (ofRoot, ofPCK *x509.RevocationList, err error) {
+	r := c.reading(root)
+	return r.root, r.pck, cmp.Or(r.rootErr, r.pckErr)
 }
 
 // ErrFormat is wrapped by errors about collateral that is not a JSON object of texts.

@@ -1,6 +1,7 @@
 package collateral
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -124,19 +125,6 @@ func (s Signed) signer(root *Root) (*x509.Certificate, error) {
 	return chain[0], nil
 }
 
-// verify is signer, and checks that the signer was valid and not revoked. The list is the
-// root's.
-func (s Signed) verify(root *Root, crl *x509.RevocationList, asOf time.Time) error {
-	signer, err := s.signer(root)
-	if err != nil {
-		return err
-	}
-	if err := pki.ValidAt(asOf, signer); err != nil {
-		return err
-	}
-	return pki.NotListed(crl, signer)
-}
-
 // TCBInfo checks who signed TCB info, and reads it.
 func (s Signed) TCBInfo(root *Root) (*TCBInfo, error) {
 	s.wrongChain, s.wrongSig = refusal.TCBInfoChain, refusal.TCBInfoSignature
@@ -155,20 +143,24 @@ func (s Signed) QEIdentity(root *Root) (*QEIdentity, error) {
 	return ParseQEIdentity(s.Text)
 }
 
-// Signed checks who signed TCB info and identity, and reads both.
+// Signed checks who signed TCB info and identity, and returns both. The list is the root's.
 func (c *Collateral) Signed(root *Root, crl *x509.RevocationList, asOf time.Time) (*TCBInfo, *QEIdentity, error) {
-	if err := c.tcbInfo().verify(root, crl, asOf); err != nil {
-		return nil, nil, err
+	r := c.reading(root)
+	for _, part := range []struct {
+		signer *x509.Certificate
+		err    error
+	}{{r.info, r.infoErr}, {r.qe, r.qeErr}} {
+		if part.err != nil {
+			return nil, nil, part.err
+		}
+		if err := pki.ValidAt(asOf, part.signer); err != nil {
+			return nil, nil, err
+		}
+		if err := pki.NotListed(crl, part.signer); err != nil {
+			return nil, nil, err
+		}
 	}
-	if err := c.qeIdentity().verify(root, crl, asOf); err != nil {
-		return nil, nil, err
-	}
-	info, err := ParseTCBInfo(c.TCBInfo)
-	if err != nil {
-		return nil, nil, err
-	}
-	qe, err := ParseQEIdentity(c.QE)
-	return info, qe, err
+	return r.tcb, r.identity, cmp.Or(r.tcbErr, r.identErr)
 }
 
 // ParseTCBInfo reads TCB info for trust domains. The error is a refusal.

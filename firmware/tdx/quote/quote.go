@@ -2,10 +2,12 @@ package quote
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
 	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
@@ -111,6 +113,10 @@ type Quote struct {
 	PCKChain  []byte // PEM
 	qe        collateral.QEReport
 	qeBinding []byte // REPORTDATA of the quoting enclave
+	chain     []*x509.Certificate
+	chainErr  error
+	pck       *collateral.PCK // of the chain's first certificate
+	pckErr    error
 }
 
 // reader takes a quote apart. It never goes beyond the end.
@@ -239,6 +245,9 @@ func (q *Quote) signature(r *reader) error {
 		return refusal.New(refusal.CertificationData).Value("inner type", fmt.Sprint(inner), "5")
 	}
 	q.PCKChain = bytes.TrimRight(q.PCKChain, "\x00")
+	if q.chain, q.chainErr = pki.ParsePEM(q.PCKChain); q.chainErr == nil { // verification complains
+		q.pck, q.pckErr = collateral.ParsePCK(q.chain[0])
+	}
 	q.readQE()
 	return nil
 }

@@ -43,7 +43,7 @@ func (e *Evidence) Verify(asOf time.Time, p *Policy) (v *Verdict, err error) {
 		return v, err
 	}
 	v.Until = earliest(leaf.NotAfter, ca.NotAfter, e.Root.X509.NotAfter)
-	if v.PCK, err = collateral.ParsePCK(leaf); err != nil {
+	if v.PCK, err = q.Claimed(); err != nil { // the chain's first certificate is the leaf
 		return v, err
 	}
 	rootCRL, err := e.revocation(leaf, ca, asOf, p)
@@ -68,11 +68,10 @@ func earliest(times ...time.Time) time.Time {
 }
 
 func (e *Evidence) chain(asOf time.Time) (leaf, ca *x509.Certificate, err error) {
-	chain, err := pki.ParsePEM(e.Quote.PCKChain)
-	if err != nil {
+	if err := e.Quote.chainErr; err != nil {
 		return nil, nil, refusal.New(refusal.Chain).Because("%v", err)
 	}
-	if leaf, ca, err = e.Root.PCKChain(chain); err != nil {
+	if leaf, ca, err = e.Root.PCKChain(e.Quote.chain); err != nil {
 		return nil, nil, err
 	}
 	return leaf, ca, pki.ValidAt(asOf, leaf, ca, e.Root.X509)
@@ -87,21 +86,17 @@ func (e *Evidence) revocation(leaf, ca *x509.Certificate, asOf time.Time, p *Pol
 		}
 		return nil, refusal.New(refusal.CollateralMissing)
 	}
-	var lists [2]*x509.RevocationList
-	for i, der := range [][]byte{e.Collateral.RootCRL, e.Collateral.PCKCRL} {
-		var err error
-		if lists[i], err = pki.ParseCRL(der); err != nil {
-			return nil, err
-		}
+	root, pck, err := e.Collateral.Lists(e.Root)
+	if err != nil {
+		return nil, err
 	}
-	root, pck := lists[0], lists[1]
 	if err := pki.CRLSigned(root, e.Root.X509); err != nil {
 		return nil, err
 	}
 	if err := pki.CRLSigned(pck, ca); err != nil {
 		return nil, err
 	}
-	for _, x := range lists {
+	for _, x := range []*x509.RevocationList{root, pck} {
 		if err := pki.CRLValidAt(x, asOf, p.CRLStale); err != nil {
 			return nil, err
 		}
@@ -164,25 +159,10 @@ func (q *Quote) intelsModule() error {
 	return nil
 }
 
-// PCK reads what the quote's own chain says of the platform, to look for its collateral. Only
-// the chain's signatures are checked.
-func (e *Evidence) PCK() (*collateral.PCK, error) {
-	chain, err := pki.ParsePEM(e.Quote.PCKChain)
-	if err != nil {
-		return nil, refusal.New(refusal.Chain).Because("%v", err)
-	}
-	leaf, _, err := e.Root.PCKChain(chain)
-	if err != nil {
-		return nil, err
-	}
-	return collateral.ParsePCK(leaf)
-}
-
 // Claimed is what the quote's chain says of the platform. Nothing of it is checked.
 func (q *Quote) Claimed() (*collateral.PCK, error) {
-	chain, err := pki.ParsePEM(q.PCKChain)
-	if err != nil {
-		return nil, err
+	if q.chainErr != nil {
+		return nil, q.chainErr
 	}
-	return collateral.ParsePCK(chain[0])
+	return q.pck, q.pckErr
 }
