@@ -165,7 +165,8 @@ func (b *bench) judgeAsProcess(
 		return err
 	}
 	for name, content := range map[string][]byte{
-		"bundle.json": text, "roots.pem": append(amd.RootPEM(), intel.RootPEM()...), "report.bin": rep, "quote.bin": quo,
+		"bundle.json": text, "roots.pem": append(amd.RootPEM(), intel.RootPEM()...), "report.bin": rep,
+		"quote.bin": quo,
 	} {
 		if err := os.WriteFile(filepath.Join(b.work, name), content, 0o600); err != nil {
 			return err
@@ -174,7 +175,8 @@ func (b *bench) judgeAsProcess(
 	for _, kind := range []string{"report", "quote"} {
 		var times []time.Duration
 		for range b.rounds {
-			d, err := b.timed("latchkey", kind, "verify", kind+".bin", "--genuine", "--bundle", "bundle.json", "--trust-root",
+			d, err := b.timed("latchkey", kind, "verify", kind+".bin", "--genuine", "--bundle", "bundle.json",
+				"--trust-root",
 				"roots.pem", "--as-of", "2026-06-01")
 			if err != nil {
 				return err
@@ -182,7 +184,8 @@ func (b *bench) judgeAsProcess(
 			times = append(times, d)
 		}
 		d := median(times)
-		b.rows = append(b.rows, []string{"latchkey " + kind + " verify", d.Round(10 * time.Microsecond).String(), "", "", "< 25ms"})
+		b.rows = append(b.rows, []string{"latchkey " + kind + " verify",
+			d.Round(10 * time.Microsecond).String(), "", "", "< 25ms"})
 	}
 	return nil
 }

@@ -61,14 +61,16 @@ func theirs(raw, ek, rootPEM []byte, line kds.Line, at time.Time) (err error) {
 		for block, rest := pem.Decode(rootPEM); block != nil; block, rest = pem.Decode(rest) {
 			certs = append(certs, block.Bytes)
 		}
-		root.ProductCerts.Ark, root.ProductCerts.Ask, root.ProductCerts.Asvk = parse(certs[0]), parse(certs[1]), parse(certs[2])
+		root.ProductCerts.Ark, root.ProductCerts.Ask, root.ProductCerts.Asvk = parse(certs[0]), parse(certs[1]),
+			parse(certs[2])
 		opts.TrustedRoots = map[string][]*trust.AMDRootCerts{string(line): {root}}
 	}
 	name := map[kds.Line]pb.SevProduct_SevProductName{
 		kds.Milan: pb.SevProduct_SEV_PRODUCT_MILAN, kds.Genoa: pb.SevProduct_SEV_PRODUCT_GENOA,
 		kds.Turin: pb.SevProduct_SEV_PRODUCT_TURIN,
 	}[line]
-	return verify.SnpAttestation(&pb.Attestation{Report: p, CertificateChain: chain, Product: &pb.SevProduct{Name: name}}, opts)
+	return verify.SnpAttestation(&pb.Attestation{Report: p, CertificateChain: chain,
+		Product: &pb.SevProduct{Name: name}}, opts)
 }
 
 // known are the differences, by what they are about, and why this project is right.
@@ -77,9 +79,10 @@ var known = map[string]string{
 	"tcb-mismatch":     "go-sev-guest leaves it to its validate package that the certificate is for the reported TCB",
 	"chip-mismatch":    "go-sev-guest leaves it to its validate package that the certificate is of the report's chip",
 	"tcb-inconsistent": "go-sev-guest does not compare the TCBs of a report with each other",
-	"vmpl":             "a report that the host has asked for proves nothing: go-sev-guest leaves that to its validate package",
-	"stepping":         "go-sev-guest keeps four bits of the stepping and verifies what it has put together again",
-	"Genoa family":     "go-sev-guest does not know family 19h, models A0h to AFh (its pull request 192)",
+	"vmpl": "a report that the host has asked for proves nothing: go-sev-guest leaves that to" +
+		" its validate package",
+	"stepping":     "go-sev-guest keeps four bits of the stepping and verifies what it has put together again",
+	"Genoa family": "go-sev-guest does not know family 19h, models A0h to AFh (its pull request 192)",
 }
 
 // used are the differences that were seen.

@@ -20,10 +20,12 @@ import (
 
 func init() {
 	known["SEAM"] = "go-tdx-guest leaves the module's signer to its validate package where there is no collateral"
-	known["platform state"] = "go-tdx-guest takes the module's state alone where the module has a version: platforms that" +
+	known["platform state"] = "go-tdx-guest takes the module's state alone where the module has a version:" +
+		" platforms that" +
 		" are out of date, or revoked, pass"
 	known["Processor CA"] = "go-tdx-guest knows only platforms with several packages"
-	known["end of the chain"] = "the length of the chain, which nothing signs, leaves out the end of the root at its end: the" +
+	known["end of the chain"] = "the length of the chain, which nothing signs, leaves out the end of the root at its" +
+		" end: the" +
 		" root is compiled in"
 }
 
@@ -56,7 +58,8 @@ func (s served) Get(address string) (map[string][]string, []byte, error) {
 	}
 	switch {
 	case strings.Contains(address, "pckcrl"):
-		return map[string][]string{"Sgx-Pck-Crl-Issuer-Chain": {url.QueryEscape(string(s.c.PCKCRLChain))}}, s.c.PCKCRL, nil
+		return map[string][]string{"Sgx-Pck-Crl-Issuer-Chain": {url.QueryEscape(string(s.c.PCKCRLChain))}},
+			s.c.PCKCRL, nil
 	case strings.Contains(address, "/tcb"):
 		return answer("Tcb-Info-Issuer-Chain", s.c.TCBInfoChain, "tcbInfo", s.c.TCBInfo, s.c.TCBInfoSig)
 	case strings.Contains(address, "identity"):
@@ -102,14 +105,15 @@ func TestQuotes(t *testing.T) {
 		at    time.Time
 		about string
 	}{
-		"good":          {platform.Quote(t), root, at, ""},
-		"behind it":     {platform.Quote(t, func(q *parts) { q.Behind = make([]byte, 100) }), root, at, ""},
-		"version 5":     {platform.Quote(t, func(q *parts) { q.Version, q.Is15 = 5, true }), root, at, ""},
-		"unbound":       {platform.Quote(t, func(q *parts) { q.Unbound = true }), root, at, ""},
-		"other root":    {platform.Quote(t), other.Root(t), at, ""},
-		"expired":       {platform.Quote(t), root, evidencetest.End().AddDate(1, 0, 0), ""},
-		"module signer": {platform.Quote(t, func(q *parts) { q.Body[evidencetest.OffSignerSEAM] = 1 }), root, at, "SEAM"},
-		"one package":   {intel.Platform(t, false).Quote(t), root, at, "Processor CA"},
+		"good":       {platform.Quote(t), root, at, ""},
+		"behind it":  {platform.Quote(t, func(q *parts) { q.Behind = make([]byte, 100) }), root, at, ""},
+		"version 5":  {platform.Quote(t, func(q *parts) { q.Version, q.Is15 = 5, true }), root, at, ""},
+		"unbound":    {platform.Quote(t, func(q *parts) { q.Unbound = true }), root, at, ""},
+		"other root": {platform.Quote(t), other.Root(t), at, ""},
+		"expired":    {platform.Quote(t), root, evidencetest.End().AddDate(1, 0, 0), ""},
+		"module signer": {platform.Quote(t, func(q *parts) { q.Body[evidencetest.OffSignerSEAM] = 1 }), root,
+			at, "SEAM"},
+		"one package": {intel.Platform(t, false).Quote(t), root, at, "Processor CA"},
 	} {
 		compare(t, name, c.about, ourQuote(c.raw, nil, c.root, c.at), theirQuote(c.raw, nil, c.root.X509, c.at))
 	}
@@ -150,8 +154,11 @@ func TestStates(t *testing.T) {
 		"old platform": {func(p *parts) {
 			p.TCBInfo["tcbLevels"].([]any)[0] = evidencetest.PlatformLevel(6, 5, 11, "UpToDate")
 		}, 7, "platform state"},
-		"another family":    {func(p *parts) { p.TCBInfo["fmspc"] = "50806f000000" }, 7, ""},
-		"expired":           {func(p *parts) { p.TCBInfo["nextUpdate"] = at.Add(-time.Hour).Format(time.RFC3339) }, 7, ""},
+		"another family": {func(p *parts) { p.TCBInfo["fmspc"] = "50806f000000" }, 7, ""},
+		"expired": {func(p *parts) {
+			p.TCBInfo["nextUpdate"] =
+				at.Add(-time.Hour).Format(time.RFC3339)
+		}, 7, ""},
 		"platform revoked":  {func(p *parts) { p.RevokedPCK = []int64{evidencetest.SerialPCK} }, 7, ""},
 		"authority revoked": {func(p *parts) { p.RevokedByRoot = []int64{evidencetest.SerialPlatformCA} }, 7, ""},
 		"old enclave": {func(p *parts) {

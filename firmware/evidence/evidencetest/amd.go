@@ -72,9 +72,11 @@ func NewAMD(t testing.TB, l kds.Line, number int) *AMD {
 		}
 		return issue(t, rsaKey(3*number+key), parent, &x509.Certificate{
 			CRLDistributionPoints: []string{list},
-			Subject:               amdName(cn), SerialNumber: big.NewInt(serial), IsCA: true, BasicConstraintsValid: true,
-			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: x509.SHA384WithRSAPSS,
-			SubjectKeyId: []byte{byte(number), byte(key)},
+			Subject:               amdName(cn), SerialNumber: big.NewInt(serial), IsCA: true,
+			BasicConstraintsValid: true,
+			KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			SignatureAlgorithm:    x509.SHA384WithRSAPSS,
+			SubjectKeyId:          []byte{byte(number), byte(key)},
 		})
 	}
 	a.ark = ca(0, nil, "ARK-"+string(l), SerialARK)
