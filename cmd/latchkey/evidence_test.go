@@ -175,6 +175,13 @@ func TestPolicyOfReport(t *testing.T) {
 	if v := j.verdict(line, cli.ExitRefused); reason(v) != "measurement" || v["explained"] == nil {
 		t.Errorf("verdict %v", v)
 	}
+	j.write("report.bin", string(j.ek.Report(t, func(b []byte) { copy(b[0x90:], digest) })))
+	out,
+		_ = j.run("explain --evidence report.bin --firmware OVMF.fd" +
+		" --kernel vmlinuz --cmdline console=ttyS0 --cpu EPYC-Milan")
+	matches(t, "explain", out, `kernel`)
+	j.refused("explain --evidence quote.bin --technology sev --firmware OVMF.fd", cli.ExitUsage, `it is of tdx`)
+	j.refused("explain --evidence quote.bin --digest 00 --firmware OVMF.fd", cli.ExitUsage, `give what was seen`)
 	guest(func(b []byte) { b[0x0a] |= 8 })
 	j.refused(line+at, cli.ExitRefused, `debugging is on.*\(debug\)`)
 	guest(func(b []byte) { copy(b[0x30:], []byte{0xff, 0xff, 0xff, 0xff}) })

@@ -20,8 +20,9 @@ import (
 func newExplain(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "explain", Usage: "explain why a digest or measurement does not match",
-		Description: `Give what you predict as for "latchkey measure", and what was seen: a digest, or
-for SEV and SEV-ES a measurement with its owner file. Common differences are tried,
+		Description: `Give what you predict as for "latchkey measure", and what was seen: a digest, the
+report or quote that it stands in,
+	or for SEV and SEV-ES a measurement with its owner file. Common differences are tried,
 alone and two at a time: kernel, initrd or command line missing, swapped, or with
 different white space; kernel-hashes off; a different number of CPUs (up to 512),
 CPU model or sev_features; INIT or INIT2; a different VMM; a different firmware of
@@ -34,12 +35,17 @@ Examples:
 
    latchkey explain --technology sev-snp --firmware OVMF.amdsev.fd \
       --cpu EPYC-Milan --vcpus 4 --digest 54a8c0dd…
+   latchkey explain --evidence report.bin --firmware OVMF.amdsev.fd --cpu EPYC-Milan
    latchkey explain --owner guest.owner --measurement measurement.json \
       --firmware OVMF.amdsev.fd --kernel vmlinuz --cmdline quiet
    latchkey explain --technology sev --firmware OVMF.amdsev.fd --kernel vmlinuz \
       --other vmlinuz-old --digest …`,
 		Flags: predictFlags(
 			&urfave.StringFlag{Name: "digest", Usage: "the digest that was seen, in `HEX`"},
+			&urfave.StringFlag{
+				Name:  "evidence",
+				Usage: "an SEV-SNP report or a TDX quote `FILE`, for its technology and digest; it is not verified",
+			},
 			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
 			passphraseFlag(),
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session, for --measurement"},
@@ -57,8 +63,14 @@ Examples:
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			if c.IsSet("digest") == c.IsSet("measurement") {
-				err := errors.New("give what was seen: --digest, or --measurement with --owner")
+			seen := 0
+			for _, name := range []string{"digest", "measurement", "evidence"} {
+				if c.IsSet(name) {
+					seen++
+				}
+			}
+			if seen != 1 {
+				err := errors.New("give what was seen: --digest, --evidence, or --measurement with --owner")
 				return cli.Fail(cli.ExitUsage, err, cli.Examples(c))
 			}
 			r, err := runExplain(c, s)
@@ -74,11 +86,22 @@ func runExplain(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
 	if c.IsSet("measurement") {
 		return explainMeasurement(c, s)
 	}
-	in, err := readInputs(c, c.String("technology"))
+	technology, digest := c.String("technology"), c.String("digest")
+	if file := c.String("evidence"); file != "" {
+		e, err := evidenceOf(s, file)
+		if err != nil {
+			return nil, err
+		}
+		if c.IsSet("technology") && technology != e.Technology {
+			return nil, cli.Usagef("--evidence %s: it is of %s, not of %s", file, e.Technology, technology)
+		}
+		technology, digest = e.Technology, hex.EncodeToString(e.Digest())
+	}
+	in, err := readInputs(c, technology)
 	if err != nil {
 		return nil, err
 	}
-	seen, err := hex.DecodeString(strings.TrimSpace(c.String("digest")))
+	seen, err := hex.DecodeString(strings.TrimSpace(digest))
 	if want := map[string]int{"sha256": 32, "sha384": 48}[in.algorithm()]; err != nil || len(seen) != want {
 		return nil, cli.Usagef("--digest: must be %d bytes in hex for %s", want, in.Technology)
 	}

@@ -256,4 +256,3 @@ func readRoots(file string) (*bundle.Roots, error) {
 	}
 	return r, nil
 }
-

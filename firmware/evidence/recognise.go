@@ -30,6 +30,14 @@ type Evidence struct {
 	Wrapping   string // what was around it; "" for nothing
 }
 
+// Digest is what was measured of the launch: an SNP report's MEASUREMENT, or a quote's MRTD.
+func (e *Evidence) Digest() []byte {
+	if e.Report != nil {
+		return e.Report.Measurement[:]
+	}
+	return e.Quote.Body.MRTD[:]
+}
+
 // ErrUnknown is wrapped by errors about files that are not evidence, and say what they are.
 var ErrUnknown = errors.New("not evidence")
 
