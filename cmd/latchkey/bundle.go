@@ -186,54 +186,69 @@ func addToBundle(c *urfave.Context, s *cli.IO) error {
 		_, err := cli.Args(c, "add", "BUNDLE", "FILE")
 		return err
 	}
-	name, files := c.Args().Get(1), c.Args().Slice()[2:]
 	roots, err := bundleRoots(c)
 	if err != nil {
 		return err
 	}
-	unlock, err := lockBundle(name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	b, err := openBundle(name)
-	if err != nil {
-		return err
-	}
-	var found []*bundle.Found
-	var chains [][]byte
-	for _, file := range files {
+	var sources []source
+	for _, file := range c.Args().Slice()[2:] {
 		f, err := recogniseFile(file)
 		if err != nil {
 			return cli.Fail(cli.ExitUsage, err)
 		}
-		found, chains = append(found, f), append(chains, f.Chains...)
-	}
-	kept, failed := 0, error(nil)
-	for i, f := range found {
 		for _, n := range f.Notes {
-			s.Say("%s: %s", files[i], n)
+			s.Say("%s: %s", file, n)
 		}
-		for _, p := range f.Parts {
+		sources = append(sources, source{file, f})
+	}
+	failed, err := keepParts(s, c.Args().Get(1), sources, roots)
+	if err == nil && failed > 0 {
+		err = cli.Fail(cli.ExitRefused, errors.New("not all parts verify; the others are kept"))
+	}
+	return err
+}
+
+// source is where parts came from.
+type source struct {
+	name  string
+	found *bundle.Found
+}
+
+// keepParts adds the parts that verify to a bundle, as it is by now. Of the others it says why,
+// and counts them.
+func keepParts(s *cli.IO, name string, sources []source, roots []bundle.Roots) (failed int, err error) {
+	unlock, err := lockBundle(name)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	b, err := openBundle(name)
+	if err != nil {
+		return 0, err
+	}
+	var chains [][]byte
+	for _, x := range sources {
+		chains = append(chains, x.found.Chains...)
+	}
+	kept := 0
+	for _, x := range sources {
+		for _, p := range x.found.Parts {
 			changed, err := addPart(b, p, chains, roots)
 			if err != nil {
-				e := refused(fmt.Errorf("%s: %w", files[i], err))
-				s.Fail(e)
-				failed = cli.Fail(cli.ExitRefused, errors.New("not all parts verify; the others are kept"))
-				continue
-			}
-			if changed {
+				failed++
+				s.Fail(refused(fmt.Errorf("%s: %w", x.name, err)))
+			} else if changed {
 				kept++
 			}
 		}
 	}
 	if kept > 0 {
 		if err := writeBundle(s, name, b); err != nil {
-			return err
+			return failed, err
 		}
 	}
 	s.Say("%s: %d parts, %d of them new", name, len(b.Parts), kept)
-	return failed
+	return failed, nil
 }
 
 // partReport is a part in "bundle check".

@@ -180,7 +180,7 @@ func fetchBundle(c *urfave.Context, s *cli.IO) error {
 }
 
 // all gets everything that can be had. What fails does not stop the rest.
-func (f *fetcher) all(ctx context.Context, s *cli.IO, list []need) (got []*bundle.Found, failed int) {
+func (f *fetcher) all(ctx context.Context, s *cli.IO, list []need) (got []source, failed int) {
 	for _, n := range list {
 		found, err := f.get(ctx, n)
 		if err != nil {
@@ -188,44 +188,18 @@ func (f *fetcher) all(ctx context.Context, s *cli.IO, list []need) (got []*bundl
 			s.Fail(cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", n.What, err), "it was asked for at "+n.URL))
 			continue
 		}
-		got = append(got, found)
+		got = append(got, source{n.What, found})
 	}
 	return got, failed
 }
 
-// keepFetched adds what was got to the bundle as it is by now: fetching takes long.
-func keepFetched(s *cli.IO, name string, got []*bundle.Found, roots []bundle.Roots, failed int) error {
-	unlock, err := lockBundle(name)
-	if err != nil {
-		return err
+// keepFetched adds what was got to a bundle.
+func keepFetched(s *cli.IO, name string, got []source, roots []bundle.Roots, failed int) error {
+	bad, err := keepParts(s, name, got, roots)
+	if failed += bad; err == nil && failed > 0 {
+		err = cli.Fail(cli.ExitFailure, fmt.Errorf("%d parts could not be had", failed))
 	}
-	defer unlock()
-	b, err := openBundle(name)
-	if err != nil {
-		return err
-	}
-	kept := 0
-	for _, f := range got {
-		for _, p := range f.Parts {
-			changed, err := addPart(b, p, f.Chains, roots)
-			if err != nil {
-				failed++
-				s.Fail(refused(fmt.Errorf("%s: %w", p.Kind, err)))
-			} else if changed {
-				kept++
-			}
-		}
-	}
-	if kept > 0 {
-		if err := writeBundle(s, name, b); err != nil {
-			return err
-		}
-	}
-	s.Say("%s: %d parts, %d of them new", name, len(b.Parts), kept)
-	if failed > 0 {
-		return cli.Fail(cli.ExitFailure, fmt.Errorf("%d parts could not be had", failed))
-	}
-	return nil
+	return err
 }
 
 // lockBundle keeps other commands from changing a bundle that exists.
