@@ -156,7 +156,8 @@ func TestFetch(t *testing.T) {
 			good(w, r)
 		}, 6, false, "trying again in 0s"},
 		"always busy": {func(w http.ResponseWriter, r *http.Request,
-			_ int) {
+			_ int,
+		) {
 			w.WriteHeader(http.StatusTooManyRequests)
 		}, 0, true, "429"},
 		"not there": {func(w http.ResponseWriter, r *http.Request, _ int) { http.NotFound(w, r) }, 0, true, "404"},
@@ -196,8 +197,10 @@ func TestFetch(t *testing.T) {
 				_, _ = w.Write(make([]byte, 1<<10))
 			}
 		}, 0, true, "more than"},
-		"down": {func(w http.ResponseWriter, r *http.Request, _ int) { w.WriteHeader(http.StatusBadGateway) },
-			0, true, "502"},
+		"down": {
+			func(w http.ResponseWriter, r *http.Request, _ int) { w.WriteHeader(http.StatusBadGateway) },
+			0, true, "502",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(&vendors{answer: x.answer})
@@ -262,8 +265,10 @@ func TestRenewals(t *testing.T) {
 	for _, n := range renewals(b, false) {
 		urls = append(urls, n.URL)
 	}
-	for _, want := range []string{"/vcek/v1/Milan/crl", "fmspc=90c06f000000", "ca=platform", "qe/identity",
-		"IntelSGXRootCA.der"} {
+	for _, want := range []string{
+		"/vcek/v1/Milan/crl", "fmspc=90c06f000000", "ca=platform", "qe/identity",
+		"IntelSGXRootCA.der",
+	} {
 		if !strings.Contains(strings.Join(urls, "\n"), want) {
 			t.Errorf("%q, want %s among them", urls, want)
 		}

@@ -4,9 +4,9 @@ import (
 	"errors"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
 	"github.com/vmlatch/vmlatch/firmware/igvm"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"

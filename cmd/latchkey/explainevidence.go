@@ -4,8 +4,8 @@ import (
 	"path/filepath"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
 	"github.com/vmlatch/vmlatch/firmware/explain"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 )
 

@@ -100,7 +100,9 @@ func (f *fields) report(e *evidence.Evidence) {
 		name string
 		raw  uint64
 	}{
-		{"reported-tcb", r.ReportedTCB}, {"current-tcb", r.CurrentTCB}, {"committed-tcb", r.CommittedTCB},
+		{"reported-tcb", r.ReportedTCB},
+		{"current-tcb", r.CurrentTCB},
+		{"committed-tcb", r.CommittedTCB},
 		{"launch-tcb", r.LaunchTCB},
 	} {
 		if known {

@@ -184,8 +184,10 @@ func (b *bench) judgeAsProcess(
 			times = append(times, d)
 		}
 		d := median(times)
-		b.rows = append(b.rows, []string{"latchkey " + kind + " verify",
-			d.Round(10 * time.Microsecond).String(), "", "", "< 25ms"})
+		b.rows = append(b.rows, []string{
+			"latchkey " + kind + " verify",
+			d.Round(10 * time.Microsecond).String(), "", "", "< 25ms",
+		})
 	}
 	return nil
 }

@@ -69,8 +69,10 @@ func theirs(raw, ek, rootPEM []byte, line kds.Line, at time.Time) (err error) {
 		kds.Milan: pb.SevProduct_SEV_PRODUCT_MILAN, kds.Genoa: pb.SevProduct_SEV_PRODUCT_GENOA,
 		kds.Turin: pb.SevProduct_SEV_PRODUCT_TURIN,
 	}[line]
-	return verify.SnpAttestation(&pb.Attestation{Report: p, CertificateChain: chain,
-		Product: &pb.SevProduct{Name: name}}, opts)
+	return verify.SnpAttestation(&pb.Attestation{
+		Report: p, CertificateChain: chain,
+		Product: &pb.SevProduct{Name: name},
+	}, opts)
 }
 
 // known are the differences, by what they are about, and why this project is right.

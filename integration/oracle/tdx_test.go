@@ -111,8 +111,10 @@ func TestQuotes(t *testing.T) {
 		"unbound":    {platform.Quote(t, func(q *parts) { q.Unbound = true }), root, at, ""},
 		"other root": {platform.Quote(t), other.Root(t), at, ""},
 		"expired":    {platform.Quote(t), root, evidencetest.End().AddDate(1, 0, 0), ""},
-		"module signer": {platform.Quote(t, func(q *parts) { q.Body[evidencetest.OffSignerSEAM] = 1 }), root,
-			at, "SEAM"},
+		"module signer": {
+			platform.Quote(t, func(q *parts) { q.Body[evidencetest.OffSignerSEAM] = 1 }), root,
+			at, "SEAM",
+		},
 		"one package": {intel.Platform(t, false).Quote(t), root, at, "Processor CA"},
 	} {
 		compare(t, name, c.about, ourQuote(c.raw, nil, c.root, c.at), theirQuote(c.raw, nil, c.root.X509, c.at))
@@ -156,8 +158,7 @@ func TestStates(t *testing.T) {
 		}, 7, "platform state"},
 		"another family": {func(p *parts) { p.TCBInfo["fmspc"] = "50806f000000" }, 7, ""},
 		"expired": {func(p *parts) {
-			p.TCBInfo["nextUpdate"] =
-				at.Add(-time.Hour).Format(time.RFC3339)
+			p.TCBInfo["nextUpdate"] = at.Add(-time.Hour).Format(time.RFC3339)
 		}, 7, ""},
 		"platform revoked":  {func(p *parts) { p.RevokedPCK = []int64{evidencetest.SerialPCK} }, 7, ""},
 		"authority revoked": {func(p *parts) { p.RevokedByRoot = []int64{evidencetest.SerialPlatformCA} }, 7, ""},

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
+	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )

@@ -4,7 +4,7 @@ import (
 	"crypto/x509"
 	"sync"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
+	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )

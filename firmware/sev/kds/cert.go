@@ -7,7 +7,7 @@ import (
 	"encoding/asn1"
 	"slices"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 // Signer is the kind of a key that signs reports (SNP ABI, table 23, SIGNING_KEY).

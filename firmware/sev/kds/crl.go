@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
+	"github.com/vmlatch/vmlatch/firmware/pki"
 )
 
 // CRL is AMD's list of revoked authorities of one line (KDS, chapter 4.3). It cannot name

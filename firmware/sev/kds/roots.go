@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 //go:embed amd.pem

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )

@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 // MaxSize is the longest collateral that is read, in bytes.

@@ -8,7 +8,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 // Components is how many security versions a TCB has.

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 //go:embed intel.pem

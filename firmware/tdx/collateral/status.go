@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 // Status is what Intel says of a platform, a module or an enclave (PCS, tcbStatus).

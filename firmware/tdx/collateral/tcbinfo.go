@@ -9,8 +9,8 @@ import (
 	"encoding/json"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 // hexBytes are bytes in hex of either case: Intel uses both.

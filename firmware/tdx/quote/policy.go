@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 

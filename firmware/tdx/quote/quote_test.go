@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )

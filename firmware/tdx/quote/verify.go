@@ -9,8 +9,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/pki"
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 

@@ -13,7 +13,7 @@ import (
 	"math/big"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence/refusal"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
 // SignedBy is an error unless a certificate is signed by another's key. Names and constraints
