@@ -278,3 +278,20 @@ func TestRenewals(t *testing.T) {
 	}
 	j.refused("bundle fetch new.json", cli.ExitUsage, `nothing to renew`)
 }
+
+// TestCEKFromBundle: the signed certificate of an SEV chip is kept in a bundle as well, and a
+// session takes it from there.
+func TestCEKFromBundle(t *testing.T) {
+	d := newDesk(t)
+	d.refused("bundle add b.json cek.cert", cli.ExitRefused, `not all parts verify`)
+	_, errs := d.run("bundle add b.json cek.cert --trust-root root.pem")
+	matches(t, "add", errs, `1 parts, 1 of them new`)
+	out, _ := d.run("bundle check b.json --trust-root root.pem")
+	matches(t, "check", out, `amd-cek +valid \(emulated\) +- +signed CEK`)
+	d.refused("session --platform platform.json --trust-root root.pem --out .", cli.ExitRefused, `--cek`)
+	d.run("session --platform platform.json --trust-root root.pem --out . --bundle b.json")
+	out, _ = d.run("platform show platform.json --trust-root root.pem --bundle b.json")
+	if strings.Contains(out, "NOT") {
+		t.Errorf("the platform does not verify with its certificate from the bundle: %s", out)
+	}
+}

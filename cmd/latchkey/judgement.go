@@ -232,26 +232,26 @@ func (j *judgement) judge(e *evidence.Evidence) *evidence.Verdict {
 	return v
 }
 
-// readRoots reads test roots: AMD's and Intel's may stand in one file.
+// readRoots reads test roots: AMD's, Intel's and those of SEV may stand in one file.
 func readRoots(file string) (*bundle.Roots, error) {
 	b, err := readLimited(file, bundle.MaxSize)
 	if err != nil {
 		return nil, err
 	}
-	r := &bundle.Roots{}
-	var err1, err2 error
-	r.AMD, err1 = kds.ParseRoots(b)
-	r.Intel, err2 = collateral.ParseRoot(b)
-	if err1 != nil && err2 != nil {
-		return nil, fmt.Errorf("%s: it holds no test root: %w; %w", file, err1, err2)
+	r := &bundle.Roots{AMD: &kds.Roots{Emulated: true}, Intel: collateral.NoRoot()}
+	amd, err1 := kds.ParseRoots(b)
+	intel, err2 := collateral.ParseRoot(b)
+	test, err3 := readTestRoot(file)
+	if err1 != nil && err2 != nil && err3 != nil {
+		return nil, fmt.Errorf("%s: it holds no test root: %w; %w; %w", file, err1, err2, err3)
 	}
-	if err1 != nil {
-		r.AMD = &kds.Roots{Emulated: true}
+	if err1 == nil {
+		r.AMD = amd
 	}
-	if err2 != nil {
-		r.Intel = collateral.NoRoot()
+	if err2 == nil {
+		r.Intel = intel
 	}
-	if test, err := readTestRoot(file); err == nil {
+	if err3 == nil {
 		r.SEV = append(r.SEV, sevRoot(test))
 	}
 	return r, nil

@@ -53,7 +53,7 @@ func needsOf(c *urfave.Context, s *cli.IO) (list []need, err error) {
 		list = append(list, more...)
 	}
 	if file := c.String("platform"); file != "" {
-		p, err := readPlatform(s, file, "")
+		p, err := readPlatform(s, file, "", "")
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 )
@@ -31,7 +32,7 @@ Example:
    latchkey session --platform platform.json --cek cek.cert --out .
 
 The exit code is 0 for a platform that does not verify, too: "latchkey session" decides.`,
-		Flags: []urfave.Flag{cekFlag(), trustRootFlag(), &urfave.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Flags: []urfave.Flag{cekFlag(), cekBundleFlag(), trustRootFlag(), &urfave.BoolFlag{Name: "json", Usage: "print JSON"}},
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "show", "FILE")
 			if err != nil {
@@ -40,7 +41,7 @@ The exit code is 0 for a platform that does not verify, too: "latchkey session" 
 			if args[0] != "show" {
 				return cli.Choice("", "action", args[0], []string{"show"})
 			}
-			p, err := readPlatform(s, args[1], c.String("cek"))
+			p, err := readPlatform(s, args[1], c.String("cek"), c.String("bundle"))
 			if err != nil {
 				return err
 			}
@@ -56,6 +57,10 @@ func cekFlag() urfave.Flag {
 	}
 }
 
+func cekBundleFlag() urfave.Flag {
+	return &urfave.StringFlag{Name: "bundle", Usage: "take the chip's certificate from the bundle `FILE` (latchkey bundle)"}
+}
+
 func trustRootFlag() urfave.Flag {
 	return &urfave.StringFlag{Name: "trust-root", Usage: "also trust the test root in `FILE`: for emulated platforms"}
 }
@@ -67,7 +72,7 @@ type platform struct {
 	chain *sev.Chain
 }
 
-func readPlatform(s *cli.IO, file, cek string) (*platform, error) {
+func readPlatform(s *cli.IO, file, cek, kept string) (*platform, error) {
 	b, err := s.ReadInput(file, exchange.MaxFile)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
@@ -76,19 +81,40 @@ func readPlatform(s *cli.IO, file, cek string) (*platform, error) {
 	if p.Platform, err = exchange.ParsePlatform(b); err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err, `it is made by "vmlatch platform"`)
 	}
-	if p.chain, err = sev.ParseChain(p.PDH, p.CertChain); err != nil || cek == "" {
+	if p.chain, err = sev.ParseChain(p.PDH, p.CertChain); err != nil {
 		return p, err
 	}
-	if b, err = readSmall(cek); err != nil {
-		return nil, cli.Fail(cli.ExitUsage, err)
+	return p, p.addCEK(cek, kept)
+}
+
+// addCEK takes the chip's certificate from a file, or the one of a bundle that is for its key.
+func (p *platform) addCEK(cek, kept string) error {
+	if cek == "" {
+		b, err := readBundle(kept)
+		if err != nil || b == nil {
+			return err
+		}
+		for _, part := range b.Parts {
+			if part.Kind != bundle.CEK {
+				continue
+			}
+			if with, err := p.chain.WithCEK(part.Data); err == nil {
+				p.chain = with
+				return nil
+			}
+		}
+		return nil // the platform may export a signed one
+	}
+	b, err := readSmall(cek)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
 	}
 	with, err := p.chain.WithCEK(b)
 	if err != nil {
-		err = cli.Fail(cli.ExitRefused, fmt.Errorf("--cek %s: %w", cek, err), p.whereCEK()...)
-		return nil, err
+		return cli.Fail(cli.ExitRefused, fmt.Errorf("--cek %s: %w", cek, err), p.whereCEK()...)
 	}
 	p.chain = with
-	return p, nil
+	return nil
 }
 
 // chipIDSize is the length in bytes of a chip's ID (SEV API, chapter 5.16, GET_ID).

@@ -39,6 +39,7 @@ Examples:
 		Flags: append([]urfave.Flag{
 			&urfave.StringFlag{Name: "platform", Usage: "the host's `FILE` (vmlatch platform)"},
 			cekFlag(),
+			cekBundleFlag(),
 			&urfave.StringFlag{Name: "out", Usage: "write to the directory `DIR`"},
 			&urfave.StringFlag{Name: "name", Value: "guest", Usage: "name of the files"},
 			&urfave.StringFlag{
@@ -127,7 +128,7 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 	if err := exchange.CheckName(name); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	p, err := readPlatform(s, c.String("platform"), c.String("cek"))
+	p, err := readPlatform(s, c.String("platform"), c.String("cek"), c.String("bundle"))
 	if err != nil {
 		return err
 	}
