@@ -220,7 +220,7 @@ func TestFetch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			list, err := reportNeeds(e)
+			list, _, err := reportNeeds(e)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -188,8 +188,8 @@ func TestPolicyOfReport(t *testing.T) {
 	j.refused(line+at, cli.ExitRefused, `the host has asked for it.*\(vmpl\)`)
 	j.refused(
 		"report verify report.bin --policy web.toml --trust-root roots.pem --bundle bundle.json"+at,
-		cli.ExitRefused,
-		`vmpl`,
+		cli.ExitUsage,
+		`which roots count`,
 	)
 	j.write(
 		"genuine.toml",
@@ -209,7 +209,7 @@ func TestPolicyOfReport(t *testing.T) {
 	j.refused(
 		"report verify report.bin --policy genuine.toml --trust-root roots.pem",
 		cli.ExitUsage,
-		`for genuine platforms`,
+		`the policy says which roots count`,
 	)
 	j.refused("quote verify quote.bin --policy web.toml", cli.ExitUsage, `has no such table`)
 	j.refused("policy check web.tom", cli.ExitUsage, `web.tom`)
@@ -250,7 +250,7 @@ func TestPolicyOfQuote(t *testing.T) {
 		})))
 	}
 	show("console=ttyS0")
-	profile, errs := j.run("policy rtmr0 CCEL")
+	profile, errs := j.run("policy rtmr0 CCEL --quote quote.bin")
 	matches(t, "rtmr0", errs, `1 measurements, 0 of them`)
 	j.write("td.rtmr0.json", profile)
 	out, _ := j.run("policy check td.toml")

@@ -13,6 +13,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/evidence"
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
@@ -209,8 +210,8 @@ func (j *judgement) readRest(c *urfave.Context) (err error) {
 	if file == "" {
 		return nil
 	}
-	if j.policy != nil && j.policy.Emulated == nil {
-		return cli.Fail(cli.ExitUsage, errors.New("--trust-root: this policy is for genuine platforms"),
+	if j.policy != nil {
+		return cli.Fail(cli.ExitUsage, errors.New("--trust-root: the policy says which roots count"),
 			"a policy for test platforms has [emulated] root = FILE, and a name that ends in "+policy.EmulatedSuffix)
 	}
 	if j.test, err = readRoots(file); err != nil {
@@ -223,10 +224,12 @@ func (j *judgement) readRest(c *urfave.Context) (err error) {
 // Whether evidence is emulated follows from the root that it ends in.
 func (j *judgement) judge(e *evidence.Evidence) *evidence.Verdict {
 	v := evidence.Judge(e, j.sources, j.demands, j.at)
-	if j.test != nil && !v.Accepted && v.Refusal.Reason == "chain" {
+	if j.test != nil && !v.Genuine {
 		test := *j.sources
 		test.Roots = *j.test
-		v = evidence.Judge(e, &test, j.demands, j.at)
+		if w := evidence.Judge(e, &test, j.demands, j.at); w.Genuine || w.Refusal.Reason != refusal.Chain {
+			v = w
+		}
 	}
 	v.Explained = j.explain(e, v)
 	return v

@@ -35,9 +35,12 @@ func needsOf(c *urfave.Context, s *cli.IO) (list []need, err error) {
 		if err != nil {
 			return nil, err
 		}
-		more, err := reportNeeds(e)
+		more, note, err := reportNeeds(e)
 		if err != nil {
 			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--report %s: %w", file, err))
+		}
+		if note != "" {
+			s.Say("%s: %s", file, note)
 		}
 		list = append(list, more...)
 	}
@@ -65,39 +68,29 @@ func needsOf(c *urfave.Context, s *cli.IO) (list []need, err error) {
 	return list, nil
 }
 
-func reportNeeds(e *evidence.Evidence) ([]need, error) {
+// reportNeeds is what a report is judged by, and what of it no server gives.
+func reportNeeds(e *evidence.Evidence) (list []need, note string, err error) {
 	if e.Report == nil {
-		return nil, fmt.Errorf("it is a quote of TDX: --quote")
+		return nil, "", fmt.Errorf("it is a quote of TDX: --quote")
 	}
 	r := e.Report
 	line, ok := r.Line()
 	if !ok {
-		return nil, fmt.Errorf(
-			"it does not name a processor that is known (version %d): its certificate must come from the"+
-				" host",
-			r.Version,
-		)
+		return nil, "", fmt.Errorf("it does not name a processor that is known (version %d): its certificate must come"+
+			" from the host", r.Version)
 	}
-	list := []need{
-		{bundle.AMDCRL, kds.CRLURL(line, r.Signer()), "authorities that ARK-" + string(line) + " has revoked"},
-	}
+	crl := need{bundle.AMDCRL, kds.CRLURL(line, r.Signer()), "authorities that ARK-" + string(line) + " has revoked"}
 	switch {
 	case r.Signer() != kds.VCEK:
-		return list, fmt.Errorf(
-			"a VLEK signed it, whose certificate only the provider gives: ask it, then latchkey bundle add",
-		)
+		return []need{crl},
+			"a VLEK signed it, whose certificate only the provider gives: ask it, then latchkey bundle add", nil
 	case r.Masked():
-		return list, fmt.Errorf(
-			"the chip's ID is masked: its certificate must come from the host, then latchkey bundle add",
-		)
+		return []need{crl},
+			"the chip's ID is masked: its certificate must come from the host, then latchkey bundle add", nil
 	}
 	tcb := kds.ParseTCB(r.ReportedTCB, line)
-	vcek := need{
-		bundle.Endorsement,
-		kds.VCEKURL(line, r.ChipID[:], tcb),
-		fmt.Sprintf("VCEK of the chip for %s", tcb.Text(line)),
-	}
-	return append([]need{vcek}, list...), nil
+	vcek := kds.VCEKURL(line, r.ChipID[:], tcb)
+	return []need{{bundle.Endorsement, vcek, "VCEK of the chip for " + tcb.Text(line)}, crl}, "", nil
 }
 
 func quoteNeeds(e *evidence.Evidence, early bool) ([]need, error) {
@@ -160,10 +153,10 @@ func renewals(b *bundle.Bundle, early bool) (list []need) {
 		}
 	}
 	for _, l := range lines {
-		list = append(
-			list,
-			need{bundle.AMDCRL, kds.CRLURL(l, kds.VCEK), "authorities that ARK-" + string(l) + " has revoked"},
-		)
+		for _, signer := range []kds.Signer{kds.VCEK, kds.VLEK} { // each has a list of its own
+			what := fmt.Sprintf("authorities for %ss that ARK-%s has revoked", signer, l)
+			list = append(list, need{bundle.AMDCRL, kds.CRLURL(l, signer), what})
+		}
 	}
 	slices.Sort(families)
 	slices.Sort(authorities)

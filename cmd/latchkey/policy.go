@@ -23,15 +23,19 @@ describes the file.
 
 "rtmr0 LOG" makes a profile for rtmr0 = "profile:NAME" from the event log of a boot that
 you trust: the exact sequence of the firmware's measurements, with holes for the host's
-ACPI tables.
+ACPI tables. With --quote it must be the log of that boot's quote.
 
 Exit code 0: the policy can be used. 2: it cannot; the line or key is named.
 
 Examples:
 
    latchkey policy check appliance.toml
-   latchkey policy rtmr0 CCEL > appliance.rtmr0.json`,
-		Flags: []urfave.Flag{&urfave.BoolFlag{Name: "json", Usage: "print JSON"}},
+   latchkey policy rtmr0 CCEL --quote quote.bin > appliance.rtmr0.json`,
+		Flags: []urfave.Flag{
+			&urfave.StringFlag{Name: "quote",
+				Usage: "rtmr0: the quote `FILE` of the same boot, which you have verified"},
+			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
+		},
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "check | rtmr0", "FILE")
 			if err != nil {
@@ -41,7 +45,7 @@ Examples:
 			case "check":
 				return checkPolicy(c, s, args[1])
 			case "rtmr0":
-				return makeHardware(s, args[1])
+				return makeHardware(c, s, args[1])
 			}
 			return cli.Choice("", "action", args[0], []string{"check", "rtmr0"})
 		},
@@ -93,7 +97,7 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 	return nil
 }
 
-func makeHardware(s *cli.IO, file string) error {
+func makeHardware(c *urfave.Context, s *cli.IO, file string) error {
 	b, err := s.ReadInput(file, ccel.MaxSize)
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
@@ -101,6 +105,20 @@ func makeHardware(s *cli.IO, file string) error {
 	l, err := ccel.Parse(b)
 	if err != nil {
 		return refused(fmt.Errorf("%s: %w", file, err))
+	}
+	if name := c.String("quote"); name != "" {
+		e, err := evidenceOf(s, name)
+		if err != nil {
+			return err
+		}
+		if e.Quote == nil {
+			return cli.Usagef("--quote %s: it is a report of SEV-SNP", name)
+		}
+		if err := l.Match(e.Quote.Body.RTMR); err != nil {
+			return refused(fmt.Errorf("%s: %w", file, err))
+		}
+	} else {
+		s.Say("warning: the log was held against no quote (--quote): whoever wrote it chose the profile")
 	}
 	h := rtmr.NewHardware(l)
 	if len(h.Events) == 0 {

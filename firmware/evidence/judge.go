@@ -1,12 +1,14 @@
 package evidence
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
+	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
@@ -53,9 +55,12 @@ type Verdict struct {
 	NotProven []string   `json:"not-proven"`
 	Until     *time.Time `json:"until,omitempty"` // when the first thing expires by which it was judged
 
+	// What follows is said of genuine evidence alone, also if it is refused.
+	Genuine    bool              `json:"genuine"`
 	Chip       string            `json:"chip,omitempty"`
 	State      *collateral.State `json:"state,omitempty"`
 	Relaunch   bool              `json:"relaunch-advised,omitempty"`
+	Stale      []string          `json:"stale,omitempty"`     // what was used after its date, as tolerated
 	Explained  []string          `json:"explained,omitempty"` // what differs, where the log tells
 	LogMatches bool              `json:"event-log-matches,omitempty"`
 
@@ -109,23 +114,36 @@ func (v *Verdict) judgeReport(e *Evidence, s *Sources, d *Demands, asOf time.Tim
 		return err
 	}
 	j := &report.Evidence{Report: r, EK: ek, Roots: s.Roots.AMD}
-	if j.CRL, err = list(ek, s, asOf); err != nil {
+	if j.CRLs, err = lists(ek, s); err != nil {
 		return err
 	}
-	v.Root = "ARK-" + string(ek.Line)
+	if err := j.Genuine(asOf, d.Report); err != nil {
+		return err
+	}
+	v.Genuine, v.Root = true, "ARK-"+string(ek.Line)
 	if ek.Signer == kds.VCEK && !r.Masked() {
 		v.Chip = hex.EncodeToString(ek.HWID)
 	}
-	if err := j.Verify(asOf, d.Report); err != nil {
-		return err
-	}
 	until := s.Roots.AMD.Expires(ek)
-	if j.CRL != nil && j.CRL.X509.NextUpdate.Before(until) {
-		until = j.CRL.X509.NextUpdate
+	if x := j.CRLUntil(); !x.IsZero() && x.Before(until) {
+		until = x
 	}
 	v.Until = &until
+	if len(j.CRLs) > 0 {
+		v.stale("the list of authorities that AMD has revoked", j.CRLUntil(), asOf)
+	}
+	if err := d.Report.Check(r, ek); err != nil {
+		return err
+	}
 	v.reportWords(j, d)
 	return nil
+}
+
+// stale notes what is used after its date.
+func (v *Verdict) stale(what string, until, asOf time.Time) {
+	if asOf.After(until) {
+		v.Stale = append(v.Stale, what+" is of before "+pki.Date(until))
+	}
 }
 
 // endorsement finds the certificate of the report's key: the one that is given, or one of the
@@ -135,12 +153,20 @@ func endorsement(e *Evidence, s *Sources) (*kds.Certificate, error) {
 		return kds.ParseCertificate(s.EK)
 	}
 	if s.Bundle != nil {
-		if c := s.Bundle.Endorsement(e.Report); c != nil {
+		if c := s.Bundle.Endorsement(e.Report, s.Roots); c != nil {
 			return c, nil
 		}
 	}
-	if der := report.Endorsement(e.Table); der != nil {
-		return kds.ParseCertificate(der)
+	var first error
+	for _, der := range report.Endorsements(e.Table) {
+		c, err := kds.ParseCertificate(der)
+		if err == nil && e.Report.MayBeBy(c) {
+			return c, nil
+		}
+		first = cmp.Or(first, err)
+	}
+	if first != nil {
+		return nil, first
 	}
 	why := refusal.New(refusal.EKMissing)
 	if l, ok := e.Report.Line(); ok && !e.Report.Masked() && e.Report.Signer() == kds.VCEK {
@@ -150,12 +176,13 @@ func endorsement(e *Evidence, s *Sources) (*kds.Certificate, error) {
 	return nil, why
 }
 
-func list(c *kds.Certificate, s *Sources, asOf time.Time) (*kds.CRL, error) {
+func lists(c *kds.Certificate, s *Sources) ([]*kds.CRL, error) {
 	if s.CRL != nil {
-		return kds.ParseCRL(s.CRL)
+		crl, err := kds.ParseCRL(s.CRL)
+		return []*kds.CRL{crl}, err
 	}
 	if s.Bundle != nil {
-		return s.Bundle.CRL(c.Line, asOf), nil
+		return s.Bundle.CRLs(c.Line, s.Roots), nil
 	}
 	return nil, nil
 }
@@ -165,13 +192,21 @@ func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time
 		return errNoPolicy
 	}
 	j := &quote.Evidence{Quote: e.Quote, Root: s.Roots.Intel, Collateral: s.Collateral}
-	v.Root = j.Root.X509.Subject.CommonName
 	if j.Collateral == nil && s.Bundle != nil {
 		if pck, err := e.Quote.Claimed(); err == nil {
-			j.Collateral = s.Bundle.Collateral(pck, asOf)
+			j.Collateral = s.Bundle.Collateral(pck, asOf, s.Roots)
 		}
 	}
-	// The log first: it explains a register that differs.
+	found, err := j.Genuine(asOf, d.Quote)
+	if err != nil {
+		return err
+	}
+	v.Genuine, v.Root, v.Until = true, j.Root.X509.Subject.CommonName, &found.Until
+	v.State, v.Relaunch, v.Chip = found.State, found.Relaunch, hex.EncodeToString(found.PCK.IDs()[0])
+	if found.State != nil {
+		v.stale("Intel's collateral", found.Until, asOf)
+	}
+	// The log explains a register that differs, so it is read before the demands are made.
 	var logErr error
 	if s.Log != nil {
 		if v.log, logErr = ccel.Parse(s.Log); logErr == nil {
@@ -180,17 +215,7 @@ func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time
 			}
 		}
 	}
-	found, err := j.Verify(asOf, d.Quote)
-	if found != nil {
-		v.State, v.Relaunch = found.State, found.Relaunch
-		if found.PCK != nil {
-			v.Chip = hex.EncodeToString(found.PCK.IDs()[0])
-		}
-	}
-	if err == nil {
-		err = logErr
-	}
-	if err != nil {
+	if err := cmp.Or(d.Quote.Check(e.Quote, found), logErr); err != nil {
 		return err
 	}
 	v.LogMatches = v.log != nil
@@ -202,7 +227,6 @@ func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time
 			return err
 		}
 	}
-	v.Until = &found.Until
 	v.quoteWords(e.Quote, found, d)
 	return nil
 }
@@ -230,11 +254,9 @@ func (v *Verdict) reportWords(j *report.Evidence, d *Demands) {
 	v.say(p.Chips != nil, "the chip is one of yours", "which chip it is: any is accepted")
 	v.say(p.ReportData != nil, "the guest made it for this purpose: the report data are what you expect",
 		"that it is fresh: the report data were not compared, so it may be an old one, or another's")
-	v.say(
-		j.CRL != nil,
-		"AMD has not revoked the authority above the key",
-		"that AMD has not revoked the key's authority: there is no list",
-	)
+	v.say(len(j.CRLs) > 0 && v.Stale == nil, "AMD has not revoked the authority above the key", "")
+	v.say(len(j.CRLs) > 0, "", "that AMD has not revoked the key's authority: there is no list")
+	v.sayStale("that AMD has not revoked the key's authority since")
 	if c.Signer == kds.VLEK {
 		v.say(false, "", "which machine it is: a VLEK is in the provider's hands")
 	}
@@ -248,7 +270,8 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	p := d.Quote
 	v.say(true, fmt.Sprintf("the quote is of a genuine platform of family %x", found.PCK.FMSPC), "")
 	if s := found.State; s != nil {
-		v.say(true, fmt.Sprintf("Intel calls its state %s, by evaluation %d", s.Status, s.Evaluation), "")
+		v.say(v.Stale == nil, fmt.Sprintf("Intel calls its state %s, by evaluation %d", s.Status, s.Evaluation), "")
+		v.sayStale("the platform's state, and that it was not revoked since")
 		for _, a := range s.Advisories {
 			v.say(false, "", "that "+a+" is closed on this platform")
 		}
@@ -263,11 +286,8 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	)
 	v.say(p.RTMR[1] != nil && p.RTMR[2] != nil, "it booted your kernel, command line and initrd (RTMR1, RTMR2)",
 		"what was booted: RTMR1 and RTMR2 were not compared")
-	v.say(
-		p.Platforms != nil || p.FMSPC != nil,
-		"the platform is one of yours",
-		"which platform it is: any is accepted",
-	)
+	v.say(p.FMSPC != nil, "its family is one that you allow", "")
+	v.say(p.Platforms != nil, "the platform is one of yours", "which platform it is: any is accepted")
 	v.say(p.ReportData != nil, "the guest made it for this purpose: the report data are what you expect",
 		"that it is fresh: the report data were not compared, so it may be an old one, or another's")
 	switch {
@@ -281,6 +301,13 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	}
 	v.say(q.Body.RTMR[3] == [48]byte{}, "", "what the guest has measured since it booted (RTMR3 is not zero)")
 	v.common()
+}
+
+// sayStale says what is not known because something was used after its date.
+func (v *Verdict) sayStale(what string) {
+	for _, s := range v.Stale {
+		v.say(false, "", what+": "+s+", which is tolerated")
+	}
 }
 
 // common is what no evidence proves.

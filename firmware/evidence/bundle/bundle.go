@@ -5,12 +5,16 @@ package bundle
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
@@ -97,33 +101,46 @@ func Parse(b []byte) (*Bundle, error) {
 	if len(x.Parts) > maxParts {
 		return nil, fmt.Errorf("%w: %d parts, at most %d", ErrFormat, len(x.Parts), maxParts)
 	}
-	x.sort()
+	x.settle()
 	return &x, nil
 }
 
 // Bytes is the bundle as a file. Equal sets of parts give equal files.
 func (b *Bundle) Bytes() ([]byte, error) {
-	b.sort()
-	text, err := json.MarshalIndent(b, "", " ")
+	if len(b.Parts) > maxParts {
+		return nil, fmt.Errorf("%w: %d parts, at most %d", ErrFormat, len(b.Parts), maxParts)
+	}
+	text, err := json.MarshalIndent(&Bundle{Schema: b.Schema, Parts: sorted(b.Parts)}, "", " ")
+	if err == nil && len(text) >= MaxSize {
+		err = fmt.Errorf("%w: %d bytes, at most %d", ErrFormat, len(text), MaxSize)
+	}
 	return append(text, '\n'), err
 }
 
-func (b *Bundle) sort() {
-	b.sets = nil
+// sorted are parts in an order of their own, each once.
+func sorted(parts []Part) []Part {
+	list := slices.Clone(parts)
+	slices.SortFunc(list, func(x, y Part) int {
+		return cmp.Or(cmp.Compare(x.Kind, y.Kind), bytes.Compare(x.Data, y.Data), bytes.Compare(x.Chain, y.Chain),
+			bytes.Compare(x.Signature, y.Signature))
+	})
+	return slices.CompactFunc(list, func(x, y Part) bool { return x.is(&y) })
+}
+
+// is reports whether a part is another, byte by byte.
+func (p *Part) is(other *Part) bool {
+	return p.Kind == other.Kind && bytes.Equal(p.Data, other.Data) && bytes.Equal(p.Chain, other.Chain) &&
+		bytes.Equal(p.Signature, other.Signature)
+}
+
+// settle puts the parts in order after a change, and prepares them to be read.
+func (b *Bundle) settle() {
+	b.Parts, b.sets = sorted(b.Parts), nil
 	for i := range b.Parts {
-		if b.Parts[i].read == nil {
-			b.Parts[i].read = &reading{}
+		if p := &b.Parts[i]; p.kept() == nil {
+			p.read = newReading(p)
 		}
 	}
-	slices.SortFunc(b.Parts, func(x, y Part) int {
-		if c := bytes.Compare([]byte(x.Kind), []byte(y.Kind)); c != 0 {
-			return c
-		}
-		return bytes.Compare(x.Data, y.Data)
-	})
-	b.Parts = slices.CompactFunc(b.Parts, func(x, y Part) bool {
-		return x.Kind == y.Kind && bytes.Equal(x.Data, y.Data)
-	})
 }
 
 // of are the parts of a kind.
@@ -136,10 +153,15 @@ func (b *Bundle) of(k Kind) (list []*Part) {
 	return list
 }
 
-// Add keeps a part that verifies, in the place of those that it makes obsolete. It reports
-// whether the bundle changed: a part that the bundle has, or one that another makes obsolete,
-// changes nothing. The order of additions plays no part.
+// Add keeps a part that verifies, in the place of those that it makes obsolete, and of those of
+// the same data that do not verify. It reports whether the bundle changed: a part that the
+// bundle has, or one that another makes obsolete, changes nothing. The order of additions plays
+// no part.
 func (b *Bundle) Add(p Part, roots Roots) (changed bool, err error) {
+	if p.Chain, err = tidy(p.Chain); err != nil {
+		return false, err
+	}
+	p.read = newReading(&p)
 	info, err := p.Inspect(roots)
 	if err != nil {
 		return false, err
@@ -149,21 +171,37 @@ func (b *Bundle) Add(p Part, roots Roots) (changed bool, err error) {
 		if other.Kind != p.Kind {
 			continue
 		}
-		if bytes.Equal(other.Data, p.Data) {
+		o, err := other.Inspect(roots)
+		if err == nil && (bytes.Equal(other.Data, p.Data) || o.supersedes(info)) {
 			return false, nil
 		}
-		if o, err := other.Inspect(roots); err == nil && o.supersedes(info) {
-			return false, nil
-		}
+	}
+	if len(b.Parts) >= maxParts {
+		return false, fmt.Errorf("%w: it has %d parts already", ErrFormat, len(b.Parts))
 	}
 	b.Parts = slices.DeleteFunc(b.Parts, func(other Part) bool {
 		if other.Kind != p.Kind {
 			return false
 		}
 		o, err := other.Inspect(roots)
-		return err == nil && info.supersedes(o)
+		return err != nil && bytes.Equal(other.Data, p.Data) || err == nil && info.supersedes(o)
 	})
 	b.Parts = append(b.Parts, p)
-	b.sort()
+	b.settle()
 	return true, nil
+}
+
+// tidy is a chain without what stands between its certificates, which no signature covers.
+func tidy(chain []byte) (text []byte, err error) {
+	if chain == nil {
+		return nil, nil
+	}
+	list, err := pki.ParsePEM(chain)
+	if err != nil {
+		return nil, refusal.New(refusal.Chain).Because("%v", err)
+	}
+	for _, c := range list {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return text, nil
 }

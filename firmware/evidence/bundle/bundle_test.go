@@ -3,11 +3,13 @@ package bundle_test
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
@@ -167,7 +169,7 @@ func TestUse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := b.Endorsement(r)
+		got := b.Endorsement(r, w.roots)
 		if i == 3 { // another key with the name of the first: the judgement refuses the signature
 			if got == nil || r.SignedBy(got) {
 				t.Error("a key that has no certificate is taken for one that has")
@@ -181,17 +183,16 @@ func TestUse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := b.Endorsement(masked); got == nil || !bytes.Equal(got.X509.Raw, k.Cert.Raw) {
+		if got := b.Endorsement(masked, w.roots); got == nil || !bytes.Equal(got.X509.Raw, k.Cert.Raw) {
 			t.Errorf("key %d, masked: another certificate is found", i)
 		}
 	}
 	full := w.build(t, w.parts(t))
 	asOf := evidencetest.AsOf()
-	if c := full.CRL(kds.Milan, asOf.AddDate(0, 6, 0)); c == nil ||
-		c.X509.NextUpdate.Before(asOf.AddDate(0, 6, 0)) {
-		t.Errorf("the list for later is %+v, want the one that is valid then", c)
+	if list := full.CRLs(kds.Milan, w.roots); len(list) != 2 {
+		t.Errorf("%d lists, want the newest and the one that revokes more", len(list))
 	}
-	if c := full.CRL(kds.Turin, asOf); c != nil {
+	if list := full.CRLs(kds.Turin, w.roots); list != nil {
 		t.Error("a list of another line is found")
 	}
 	q, err := quote.Parse(w.intel.Platform(t, true).Quote(t))
@@ -203,7 +204,7 @@ func TestUse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Collateral = full.Collateral(pck, asOf); e.Collateral == nil {
+	if e.Collateral = full.Collateral(pck, asOf, w.roots); e.Collateral == nil {
 		t.Fatal("no collateral is found")
 	}
 	v, err := e.Verify(asOf, &quote.Policy{})
@@ -214,7 +215,7 @@ func TestUse(t *testing.T) {
 		switch full.Parts[i].Kind {
 		case bundle.RootCRL, bundle.PCKCRL:
 			less := &bundle.Bundle{Parts: slices.Delete(slices.Clone(full.Parts), i, i+1)}
-			if less.Collateral(pck, asOf) != nil {
+			if less.Collateral(pck, asOf, w.roots) != nil {
 				t.Errorf("collateral is found without a %s", full.Parts[i].Kind)
 			}
 		}
@@ -346,4 +347,136 @@ func FuzzRecognise(f *testing.F) {
 	f.Add(w.intel.Collateral(f))
 	f.Add(w.amd.CRL(f))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _ = bundle.Recognise(b) })
+}
+
+// collateralOf adds collateral of an evaluation, as it is after a change.
+func (w *world) collateralOf(
+	t testing.TB, b *bundle.Bundle, evaluation int, change func(*evidencetest.Parts), only ...bundle.Kind,
+) {
+	t.Helper()
+	c, err := collateral.Parse(w.intel.Collateral(t, func(p *evidencetest.Parts) {
+		p.TCBInfo["tcbEvaluationDataNumber"], p.QE["tcbEvaluationDataNumber"] = evaluation, evaluation
+		change(p)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range bundle.FromCollateral(c) {
+		if only != nil && !slices.Contains(only, p.Kind) {
+			continue
+		}
+		if _, err := b.Add(p, w.roots); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// verdict is the reason for which a good quote is refused by a bundle; "" if it is accepted.
+func (w *world) verdict(t testing.TB, b *bundle.Bundle) refusal.Reason {
+	t.Helper()
+	q, err := quote.Parse(w.intel.Platform(t, true).Quote(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pck, err := q.Claimed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &quote.Evidence{Quote: q, Root: w.roots.Intel, Collateral: b.Collateral(pck, evidencetest.AsOf(), w.roots)}
+	_, err = e.Verify(evidencetest.AsOf(), &quote.Policy{})
+	if err == nil {
+		return ""
+	}
+	return refusal.Of(err).Reason
+}
+
+// TestGenuineButOlder: what a host adds of the vendors' own cannot make a platform look better,
+// nor lock the owner out.
+func TestGenuineButOlder(t *testing.T) {
+	w := newWorld(t)
+	yesterday := func(p *evidencetest.Parts) {
+		p.TCBInfo["nextUpdate"] = evidencetest.AsOf().Add(-1e9).Format("2006-01-02T15:04:05Z")
+	}
+	b := bundle.New()
+	w.collateralOf(t, b, 20, yesterday)
+	if got := w.verdict(t, b); got != refusal.TCBInfoExpired {
+		t.Fatalf("%q, want %s", got, refusal.TCBInfoExpired)
+	}
+	w.collateralOf(t, b, 17, func(*evidencetest.Parts) {})
+	if got := w.verdict(t, b); got != refusal.TCBInfoExpired {
+		t.Errorf("with an older evaluation: %q, want %s", got, refusal.TCBInfoExpired)
+	}
+	b = bundle.New()
+	w.collateralOf(t, b, 18, func(*evidencetest.Parts) {})
+	w.collateralOf(t, b, 19, func(p *evidencetest.Parts) {
+		p.TCBInfo["tcbLevels"] = []any{evidencetest.PlatformLevel(1, 1, 1, "OutOfDate")}
+	}, bundle.TCBInfo)
+	if got := w.verdict(t, b); got != "" {
+		t.Errorf("with half of a later evaluation: %q, want it accepted", got)
+	}
+	revoked := func(p *evidencetest.Parts) { p.RevokedPCK = []int64{evidencetest.SerialPCK} }
+	w.collateralOf(t, b, 18, revoked, bundle.PCKCRL)
+	w.collateralOf(t, b, 18, func(*evidencetest.Parts) {}, bundle.PCKCRL)
+	if got := w.verdict(t, b); got != refusal.Revoked {
+		t.Errorf("with two lists, of which one revokes: %q, want %s", got, refusal.Revoked)
+	}
+}
+
+// TestDisplaced: parts that do not verify are never used, and do not keep others out.
+func TestDisplaced(t *testing.T) {
+	w := newWorld(t)
+	good := w.build(t, w.parts(t))
+	i := slices.IndexFunc(good.Parts, func(p bundle.Part) bool { return p.Kind == bundle.TCBInfo })
+	bad := good.Parts[i]
+	bad.Signature = bytes.Clone(bad.Signature)
+	bad.Signature[0] ^= 1
+	forged := bad
+	forged.Data = bytes.Replace(bad.Data, []byte("Number\":17"), []byte("Number\":99"), 1)
+	forged.Data = bytes.Replace(forged.Data, []byte("Number\":18"), []byte("Number\":99"), 1)
+	file, err := json.Marshal(&bundle.Bundle{Schema: bundle.Schema, Parts: append([]bundle.Part{bad, forged},
+		good.Parts...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := bundle.Parse(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.verdict(t, b); got != "" {
+		t.Errorf("next to forged parts: %q, want it accepted", got)
+	}
+	b = &bundle.Bundle{Schema: bundle.Schema, Parts: []bundle.Part{bad}}
+	if changed, err := b.Add(good.Parts[i], w.roots); !changed || err != nil || len(b.Parts) != 1 {
+		t.Errorf("a good part in the place of a bad one of the same data: %t, %v, %d parts", changed, err, len(b.Parts))
+	}
+	padded := good.Parts[i]
+	padded.Chain = append(bytes.Repeat([]byte("x\n"), bundle.MaxSize/2), padded.Chain...)
+	b = bundle.New()
+	if _, err := b.Add(padded, w.roots); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := b.Bytes(); err != nil || len(text) > 100<<10 {
+		t.Errorf("a padded chain: %d bytes, %v, want what its certificates take", len(text), err)
+	}
+}
+
+// TestTogether: several goroutines may judge by one bundle.
+func TestTogether(t *testing.T) {
+	w := newWorld(t)
+	b, err := bundle.Parse([]byte(text(t, w.build(t, w.parts(t)))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if got := w.verdict(t, b); got != "" {
+				t.Errorf("%q, want it accepted", got)
+			}
+			if _, err := b.Bytes(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -52,6 +52,20 @@ func (i *Info) supersedes(other *Info) bool {
 // Inspect verifies that a part is signed by its vendor, and says what it is. The error is a
 // refusal. Dates are not judged.
 func (p *Part) Inspect(roots Roots) (*Info, error) {
+	kept := p.kept()
+	if kept == nil || p.Kind == CEK {
+		return p.inspect(roots)
+	}
+	return kept.inspected(authority{roots.AMD, roots.Intel}, func() (*Info, error) { return p.inspect(roots) })
+}
+
+// verifies reports whether a part is signed by its vendor.
+func (p *Part) verifies(roots Roots) bool {
+	_, err := p.Inspect(roots)
+	return err == nil
+}
+
+func (p *Part) inspect(roots Roots) (*Info, error) {
 	var i *Info
 	var err error
 	switch p.Kind {
@@ -93,7 +107,8 @@ func (p *Part) endorsement(roots Roots) (*Info, error) {
 	return &Info{
 		About: fmt.Sprintf("%s of %s, %s: %s", c.Signer, c.Line, who, c.TCB.Text(c.Line)),
 		From:  c.X509.NotBefore, Until: c.X509.NotAfter,
-		subject: fmt.Sprintf("%s %s %x %s %+v", c.Signer, c.Line, c.HWID, c.CSP, c.TCB),
+		subject: fmt.Sprintf("%s %s %x %s %+v %x", c.Signer, c.Line, c.HWID, c.CSP, c.TCB,
+			sha256.Sum256(c.X509.RawSubjectPublicKeyInfo)),
 	}, nil
 }
 

@@ -39,10 +39,10 @@ func Recognise(b []byte) (*Found, error) {
 		return f, f.pem(b)
 	case bytes.Contains(bytes.ToLower(b), []byte("issuer-chain:")):
 		return f, f.headers(string(b))
+	case f.der(b):
+		return f, nil
 	case len(b) == sev.CertificateSize:
 		f.Parts = append(f.Parts, Part{Kind: CEK, Data: b})
-		return f, nil
-	case f.der(b):
 		return f, nil
 	}
 	if der, err := hex.DecodeString(string(trimmed)); err == nil && f.der(der) {

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/x509"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
@@ -9,11 +10,21 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
+// genuine are the parts of a kind that verify: others may have been put there to displace them.
+func (b *Bundle) genuine(k Kind, roots Roots) (list []*Part) {
+	for i := range b.Parts {
+		if p := &b.Parts[i]; p.Kind == k && p.verifies(roots) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 // Endorsement finds the certificate of the key that signed a report; nil if the bundle does not
-// have it. Whether it may be believed is for the judgement to say.
-func (b *Bundle) Endorsement(r *report.Report) *kds.Certificate {
+// have it.
+func (b *Bundle) Endorsement(r *report.Report, roots Roots) *kds.Certificate {
 	var found []*kds.Certificate
-	for _, p := range b.of(Endorsement) {
+	for _, p := range b.genuine(Endorsement, roots) {
 		if c := p.content().ek; c != nil && r.MayBeBy(c) {
 			found = append(found, c)
 		}
@@ -26,45 +37,32 @@ func (b *Bundle) Endorsement(r *report.Report) *kds.Certificate {
 			return c
 		}
 	}
+	for i := range b.Parts { // one that does not verify, so that the judgement can say why
+		if c := b.Parts[i].content().ek; c != nil && r.MayBeBy(c) {
+			return c
+		}
+	}
 	return nil
 }
 
-// CRL finds the list of a line that is valid at a time, or the last to expire; nil if there is
-// none.
-func (b *Bundle) CRL(l kds.Line, asOf time.Time) (best *kds.CRL) {
-	for _, p := range b.of(AMDCRL) {
-		r := p.content()
-		if r.crl == nil || r.line != l {
-			continue
-		}
-		if best == nil ||
-			better(asOf, r.crl.ThisUpdate, r.crl.NextUpdate, best.X509.ThisUpdate, best.X509.NextUpdate) {
-			best = &kds.CRL{Line: l, X509: r.crl}
+// CRLs are all lists of a line: what any of them has revoked is revoked.
+func (b *Bundle) CRLs(l kds.Line, roots Roots) (list []*kds.CRL) {
+	for _, p := range b.genuine(AMDCRL, roots) {
+		if r := p.content(); r.crl != nil && r.line == l {
+			list = append(list, &kds.CRL{Line: l, X509: r.crl})
 		}
 	}
-	return best
-}
-
-// better reports whether a part is of more use at a time than another: valid before invalid,
-// then the one that lasts longer.
-func better(at, from, until, otherFrom, otherUntil time.Time) bool {
-	valid := func(from, until time.Time) bool { return !at.Before(from) && !at.After(until) }
-	if v, o := valid(from, until), valid(otherFrom, otherUntil); v != o {
-		return v
-	}
-	return until.After(otherUntil)
+	return list
 }
 
 // Collateral puts together what a quote's platform is judged by; nil unless the bundle has all
-// of it. Of several evaluations the highest that is valid at the time counts.
-func (b *Bundle) Collateral(p *collateral.PCK, asOf time.Time) *collateral.Collateral {
-	info := b.tcbInfo(p, asOf)
-	if info == nil {
-		return nil
-	}
-	qe := b.qeIdentity(info.content().info.Evaluation, asOf)
-	root, pck := b.crlOf(RootCRL, nil, asOf), b.crlOf(PCKCRL, p.X509.RawIssuer, asOf)
-	if qe == nil || root == nil || pck == nil {
+// of it. Of several evaluations the highest counts, also if it has expired: an older one may not
+// know yet what is wrong with the platform.
+func (b *Bundle) Collateral(p *collateral.PCK, asOf time.Time, roots Roots) *collateral.Collateral {
+	info, qe := b.evaluation(p, roots)
+	root, others := b.lists(RootCRL, nil, asOf, roots)
+	pck, more := b.lists(PCKCRL, p.X509.RawIssuer, asOf, roots)
+	if info == nil || root == nil || pck == nil {
 		return nil
 	}
 	key := [4]*byte{&info.Data[0], &qe.Data[0], &root.Data[0], &pck.Data[0]}
@@ -76,6 +74,7 @@ func (b *Bundle) Collateral(p *collateral.PCK, asOf time.Time) *collateral.Colla
 	c := &collateral.Collateral{
 		TCBInfo: info.Data, TCBInfoChain: info.Chain, TCBInfoSig: info.Signature,
 		QE: qe.Data, QEChain: qe.Chain, QESig: qe.Signature, RootCRL: root.Data, PCKCRL: pck.Data,
+		Others: append(others, more...),
 	}
 	if b.sets == nil {
 		b.sets = map[[4]*byte]*collateral.Collateral{}
@@ -84,59 +83,53 @@ func (b *Bundle) Collateral(p *collateral.PCK, asOf time.Time) *collateral.Colla
 	return c
 }
 
-// crlOf finds the most useful list of an issuer.
-func (b *Bundle) crlOf(k Kind, issuer []byte, asOf time.Time) (best *Part) {
-	for _, p := range b.of(k) {
+// lists finds the list of an issuer that is valid at a time and the newest of these, or else the
+// newest of all; and the others.
+func (b *Bundle) lists(k Kind, issuer []byte, asOf time.Time, roots Roots) (best *Part, others []*x509.RevocationList) {
+	parts := b.genuine(k, roots)
+	valid := func(x *x509.RevocationList) bool { return !asOf.Before(x.ThisUpdate) && !asOf.After(x.NextUpdate) }
+	for _, p := range parts {
 		x := p.content().crl
-		if x == nil || issuer != nil && !bytes.Equal(x.RawIssuer, issuer) {
+		if issuer != nil && !bytes.Equal(x.RawIssuer, issuer) {
 			continue
 		}
-		if best == nil ||
-			better(asOf, x.ThisUpdate, x.NextUpdate, best.content().crl.ThisUpdate, best.content().crl.NextUpdate) {
+		if best == nil {
 			best = p
-		}
-	}
-	return best
-}
-
-func (b *Bundle) tcbInfo(p *collateral.PCK, asOf time.Time) (best *Part) {
-	for _, part := range b.of(TCBInfo) {
-		t := part.content().info
-		if t == nil || !bytes.Equal(t.FMSPC, p.FMSPC) {
 			continue
 		}
-		if best == nil || moreUseful(asOf, t.Dates(), best.content().info.Dates(), t.Evaluation,
-			best.content().info.Evaluation) {
-			best = part
+		y := best.content().crl
+		if v, w := valid(x), valid(y); v && !w || v == w && x.ThisUpdate.After(y.ThisUpdate) {
+			best, x = p, y
 		}
+		others = append(others, x)
 	}
-	return best
+	return best, others
 }
 
-// qeIdentity finds the identity of an evaluation, or else the most useful one.
-func (b *Bundle) qeIdentity(evaluation int, asOf time.Time) (best *Part) {
-	var found *collateral.QEIdentity
-	for _, part := range b.of(QEIdentity) {
+// evaluation finds the TCB info of a platform's family and the identity of the quoting enclave,
+// both of the highest evaluation of which both are there. Of one without the other a later
+// evaluation would lock the owner out, so it is not used.
+func (b *Bundle) evaluation(p *collateral.PCK, roots Roots) (info, qe *Part) {
+	identities := map[int]*Part{}
+	for _, part := range b.genuine(QEIdentity, roots) {
 		q := part.content().qe
-		if q == nil {
+		if old := identities[q.Evaluation]; old == nil || q.Dates().Until.After(old.content().qe.Dates().Until) {
+			identities[q.Evaluation] = part
+		}
+	}
+	for _, part := range b.genuine(TCBInfo, roots) {
+		t := part.content().info
+		if !bytes.Equal(t.FMSPC, p.FMSPC) || identities[t.Evaluation] == nil {
 			continue
 		}
-		same, had := q.Evaluation == evaluation, found != nil && found.Evaluation == evaluation
-		if found == nil || same && !had ||
-			same == had && moreUseful(asOf, q.Dates(), found.Dates(), q.Evaluation, found.Evaluation) {
-			best, found = part, q
+		if info != nil {
+			is := info.content().info
+			if t.Evaluation < is.Evaluation || t.Evaluation == is.Evaluation &&
+				!t.Dates().Until.After(is.Dates().Until) {
+				continue
+			}
 		}
+		info, qe = part, identities[t.Evaluation]
 	}
-	return best
-}
-
-// moreUseful prefers valid parts to others, then higher evaluations, then later dates.
-func moreUseful(at time.Time, a, b collateral.Dates, x, y int) bool {
-	if v, o := a.Valid(at), b.Valid(at); v != o {
-		return v
-	}
-	if x != y {
-		return x > y
-	}
-	return a.Until.After(b.Until)
+	return info, qe
 }

@@ -136,7 +136,7 @@ func (p *Platform) extension(t testing.TB, several bool) pkix.Extension {
 }
 
 // signerQE is the signer of the quoting enclave.
-func signerQE() []byte { return bytes.Repeat([]byte{0xdc}, 32) }
+func signerQE() []byte { return collateral.TDQESigner() }
 
 // QuoteParts are what a quote is made of, for changes before each is signed.
 type QuoteParts struct {
@@ -187,6 +187,7 @@ func (p *Platform) Quote(t testing.TB, change ...func(*QuoteParts)) []byte {
 	copy(q.Body[OffReportData:], bytes.Repeat([]byte{0xda}, 64))
 	copy(q.Body[OffTCBSVN2:], q.Body[:16])
 	copy(q.QEReport[128:], signerQE())
+	q.QEReport[48] = 0x11 // INIT and PROVISIONKEY, as Intel's
 	le.PutUint16(q.QEReport[256:], 2)
 	le.PutUint16(q.QEReport[258:], 8)
 	key := ecKey(t, elliptic.P256())
@@ -302,7 +303,7 @@ func (i *Intel) Collateral(t testing.TB, change ...func(*Parts)) []byte {
 		}),
 		QE: dates(map[string]any{
 			"id": "TD_QE", "version": 2, "miscselect": zeros(4), "miscselectMask": "ffffffff",
-			"attributes": zeros(16), "attributesMask": hex.EncodeToString(bytes.Repeat([]byte{0xff}, 16)),
+			"attributes": "11" + zeros(15), "attributesMask": hex.EncodeToString(bytes.Repeat([]byte{0xff}, 16)),
 			"mrsigner": hex.EncodeToString(signerQE()), "isvprodid": 2,
 			"tcbLevels": []any{SVNLevel(8, "UpToDate"), SVNLevel(4, "OutOfDate")},
 		}),

@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -158,7 +160,51 @@ func Parse(b []byte) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
+	var plain map[string]any
+	if err := toml.Unmarshal(b, &plain); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	if err := noEmptyDemand("", plain); err != nil {
+		return nil, err
+	}
 	return f, f.check()
+}
+
+// noEmptyDemand refuses what is written and demands nothing: empty texts, such as a template's
+// variable that was not set, and negative numbers; and keys that only the letter case makes.
+func noEmptyDemand(key string, value any) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s: %s", ErrPolicy, key, fmt.Sprintf(format, args...))
+	}
+	switch v := value.(type) {
+	case string:
+		if strings.TrimSpace(v) == "" {
+			return bad("is empty: leave it out, or say what is demanded")
+		}
+	case int64:
+		if v < 0 {
+			return bad("%d: must not be negative", v)
+		}
+	case map[string]any:
+		if len(v) == 0 && strings.HasPrefix(key, "sev-snp.min-tcb") {
+			return bad("is empty: leave it out, or say what is demanded")
+		}
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			if k != strings.ToLower(k) {
+				return bad("key %q: must be in lower case", k)
+			}
+			if err := noEmptyDemand(strings.TrimPrefix(key+"."+k, "."), v[k]); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for _, x := range v {
+			if err := noEmptyDemand(key, x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // isName reports whether a policy or a secret may be called so: it is looked up by name, and

@@ -36,11 +36,13 @@ func (f *File) Open(line string) []string {
 		}
 		if t.MinTCB == nil {
 			add("sev-snp: firmware of any age is accepted (min-tcb)")
+		} else {
+			add("sev-snp: processors without a min-tcb of their line are refused")
 		}
 	}
 	if t := f.TDX; t != nil {
-		if t.Chips == "any" && t.FMSPC == nil {
-			add("tdx: any platform of Intel's is accepted")
+		if t.Chips == "any" {
+			add("tdx: any platform is accepted, or any of a family: the key of a single one can forge every quote")
 		}
 		if t.Debug {
 			add("tdx: the host may read and write the guest's memory (debug = true)")

@@ -111,6 +111,15 @@ func TestRefusedPolicies(t *testing.T) {
 			head + snpTable + "[[release]]\nsecret = \"disk\"\nmode = \"once\"\nfile = \"x\"\nmax = \"6\"\n",
 			"max",
 		},
+		"an empty demand":  {head + snpTable + "host-data = \"\"\n", "sev-snp.host-data: is empty"},
+		"an empty version": {head + snpTable + "min-firmware = \" \"\n", "sev-snp.min-firmware: is empty"},
+		"an empty minimum": {head + snpTable + "min-tcb.milan = {}\n", "sev-snp.min-tcb.milan: is empty"},
+		"negative number":  {head + tdxTable + "min-evaluation = -3\n", "tdx.min-evaluation: -3"},
+		"another case":     {head + snpTable + "debug = false\nDebug = true\n", "lower case"},
+		"the same line twice": {head + snpTable + "min-tcb.milan = { snp = 24 }\nmin-tcb.Milan = { snp = 1 }\n",
+			"lower case"},
+		"short advisory": {head + tdxTable + "reject-advisories = [\"INTEL-SA-1192 \"]\n",
+			"tdx.reject-advisories"},
 		"the same twice": {
 			head + snpTable + strings.Repeat("[[release]]\nsecret = \"disk\"\nmode = \"once\"\nfile = \"x\"\n", 2),
 			"twice",
@@ -151,7 +160,7 @@ func TestDemands(t *testing.T) {
 	}
 	f, err = Parse([]byte(head + strings.Replace(snpTable, `"any"`, `["0102030405060708"]`, 1) +
 		"policy = [\"smt\", \"abi=1.55\"]\nmin-firmware = \"1.55\"\n" +
-		"min-tcb.Turin = { fmc = 1, snp = 4 }\nvmpl = 2\nvlek = true\n" +
+		"min-tcb.turin = { fmc = 1, snp = 4 }\nvmpl = 2\nvlek = true\n" +
 		"crl = false\nalias-check = false\n[tolerate]\ncrl-stale = \"30d\"\ncollateral-stale = \"12h\"\n" +
 		strings.Replace(tdxTable, "profile:a", "exact:"+strings.Repeat("cd", 48), 1) +
 		"attributes = [\"pks\"]\naccept-tcb = [\"UpToDate\", \"OutOfDate\"]\nmin-evaluation = 18\n"))

@@ -280,7 +280,8 @@ func (f *File) tdxPlatform(p *quote.Policy) (err error) {
 		p.AcceptStatus = append(p.AcceptStatus, collateral.Status(s))
 	}
 	for _, a := range t.Advisories {
-		if !strings.HasPrefix(a, "INTEL-SA-") {
+		n, ok := strings.CutPrefix(a, "INTEL-SA-")
+		if !ok || len(n) != 5 || strings.Trim(n, "0123456789") != "" {
 			return f.errorf("tdx.reject-advisories", "%q: must be an advisory such as INTEL-SA-01192", a)
 		}
 	}

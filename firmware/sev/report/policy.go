@@ -46,8 +46,8 @@ type Policy struct {
 	AnyChip     bool     // only says that none is demanded on purpose
 }
 
-// check judges a genuine report.
-func (p *Policy) check(r *Report, c *kds.Certificate) error {
+// Check holds the owner's demands against a genuine report. The error is a refusal.
+func (p *Policy) Check(r *Report, c *kds.Certificate) error {
 	for _, check := range []func(*Report, *kds.Certificate) error{
 		p.checkGuest, p.checkPlatform, p.checkLaunch, p.checkChip,
 	} {
@@ -98,6 +98,9 @@ func (p *Policy) checkPlatform(r *Report, c *kds.Certificate) error {
 		return refusal.New(refusal.AliasCheck)
 	}
 	reported := kds.ParseTCB(r.ReportedTCB, c.Line)
+	if p.MinTCB != nil && len(p.MinTCB[c.Line]) == 0 {
+		return refusal.New(refusal.TCBBelowMinimum).Because("you have given no minimum for %s", c.Line)
+	}
 	for _, component := range kds.Components() {
 		least := p.MinTCB[c.Line][component.Name]
 		if is := component.In(reported); is < least {

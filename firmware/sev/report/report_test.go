@@ -70,9 +70,11 @@ func (b *bench) verify(t testing.TB, raw []byte) error {
 		return err
 	}
 	if b.crl != nil {
-		if e.CRL, err = kds.ParseCRL(b.crl); err != nil {
+		crl, err := kds.ParseCRL(b.crl)
+		if err != nil {
 			return err
 		}
+		e.CRLs = append(e.CRLs, crl)
 	}
 	return e.Verify(b.at, &b.policy)
 }
@@ -154,6 +156,9 @@ func TestEveryReason(t *testing.T) {
 		},
 		"TCB below": {none, func(_ *testing.T, b *bench) {
 			b.policy.MinTCB = map[kds.Line]map[string]uint8{b.amd.Line: {"snp": 23}}
+		}, refusal.TCBBelowMinimum},
+		"minimum of another line": {none, func(_ *testing.T, b *bench) {
+			b.policy.MinTCB = map[kds.Line]map[string]uint8{"another": {"snp": 1}}
 		}, refusal.TCBBelowMinimum},
 		"firmware below": {none, func(_ *testing.T, b *bench) {
 			b.policy.MinFirmware = &sev.Build{Major: 1, Minor: 56}

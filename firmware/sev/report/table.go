@@ -57,13 +57,12 @@ func ParseTable(b []byte) (entries []Entry, err error) {
 	}
 }
 
-// Endorsement returns the certificate of a table that endorses the key of a report; nil if there
-// is none.
-func Endorsement(entries []Entry) []byte {
+// Endorsements are the certificates of a table that may endorse the key of a report.
+func Endorsements(entries []Entry) (list [][]byte) {
 	for _, e := range entries {
 		if e.GUID == GUIDVCEK || e.GUID == GUIDVLEK {
-			return e.Data
+			list = append(list, e.Data)
 		}
 	}
-	return nil
+	return list
 }

@@ -24,13 +24,14 @@ func table(entries ...Entry) []byte {
 func TestTable(t *testing.T) {
 	b := table(Entry{GUIDARK, []byte("ark")}, Entry{GUIDVLEK, []byte("vlek")}, Entry{GUIDASK, nil})
 	entries, err := ParseTable(b)
-	if err != nil || len(entries) != 3 || string(Endorsement(entries)) != "vlek" {
+	if err != nil || len(entries) != 3 || len(Endorsements(entries)) != 1 ||
+		string(Endorsements(entries)[0]) != "vlek" {
 		t.Errorf("%v, %v, want three entries, and the VLEK", entries, err)
 	}
 	for name, empty := range map[string][]byte{
 		"no bytes": nil, "an end alone": make([]byte, 24), "a page": make([]byte, 4096),
 	} {
-		if entries, err := ParseTable(empty); err != nil || entries != nil || Endorsement(entries) != nil {
+		if entries, err := ParseTable(empty); err != nil || entries != nil || Endorsements(entries) != nil {
 			t.Errorf("%s: %v, %v, want no entry", name, entries, err)
 		}
 	}
@@ -64,7 +65,7 @@ func FuzzParseTable(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		entries, err := ParseTable(b)
 		if err == nil {
-			_ = Endorsement(entries)
+			_ = Endorsements(entries)
 		}
 	})
 }

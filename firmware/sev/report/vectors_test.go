@@ -121,9 +121,11 @@ func judge(t *testing.T, v *evidencetest.Vector, p *report.Policy) error {
 		return err
 	}
 	if b := v.Input(t, "crl"); b != nil {
-		if e.CRL, err = kds.ParseCRL(b); err != nil {
+		crl, err := kds.ParseCRL(b)
+		if err != nil {
 			return err
 		}
+		e.CRLs = append(e.CRLs, crl)
 	}
 	return e.Verify(v.AsOf, p)
 }

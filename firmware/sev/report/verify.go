@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 )
@@ -17,13 +18,21 @@ import (
 type Evidence struct {
 	Report *Report
 	EK     *kds.Certificate // of the key that signed the report
-	CRL    *kds.CRL         // nil for none
+	CRLs   []*kds.CRL       // what any of them has revoked is revoked; one at least must be valid
 	Roots  *kds.Roots
 }
 
 // Verify checks that a report is genuine at a time, and then the owner's demands. The error is
 // the refusal of the first check that fails.
 func (e *Evidence) Verify(asOf time.Time, p *Policy) error {
+	if err := e.Genuine(asOf, p); err != nil {
+		return err
+	}
+	return p.Check(e.Report, e.EK)
+}
+
+// Genuine is the first half of Verify. Of a policy only what it says of revocation lists counts.
+func (e *Evidence) Genuine(asOf time.Time, p *Policy) error {
 	for _, check := range []func() error{
 		e.Report.Form,
 		e.certificate,
@@ -31,7 +40,6 @@ func (e *Evidence) Verify(asOf time.Time, p *Policy) error {
 		func() error { return e.revocation(asOf, p) },
 		e.signature,
 		e.consistent,
-		func() error { return p.check(e.Report, e.EK) },
 	} {
 		if err := check(); err != nil {
 			return err
@@ -63,13 +71,34 @@ func (e *Evidence) certificate() error {
 }
 
 func (e *Evidence) revocation(asOf time.Time, p *Policy) error {
-	switch {
-	case e.CRL != nil:
-		return e.Roots.NotRevoked(e.EK, e.CRL, asOf, p.CRLStale)
-	case p.RequireCRL:
-		return refusal.New(refusal.CRLMissing).Because("of ARK-%s", e.EK.Line)
+	if len(e.CRLs) == 0 {
+		if p.RequireCRL {
+			return refusal.New(refusal.CRLMissing).Because("of ARK-%s", e.EK.Line)
+		}
+		return nil
 	}
-	return nil
+	var invalid error
+	for _, x := range e.CRLs {
+		if err := e.Roots.NotRevoked(e.EK, x); err != nil {
+			return err
+		}
+	}
+	for _, x := range e.CRLs {
+		if invalid = pki.CRLValidAt(x.X509, asOf, p.CRLStale); invalid == nil {
+			return nil
+		}
+	}
+	return invalid
+}
+
+// CRLUntil is until when a list is valid by which the report is judged; zero for none.
+func (e *Evidence) CRLUntil() (until time.Time) {
+	for _, x := range e.CRLs {
+		if x.X509.NextUpdate.After(until) {
+			until = x.X509.NextUpdate
+		}
+	}
+	return until
 }
 
 // signature checks the report's own signature (SNP ABI, chapter 10, tables 135 and 136: both

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
@@ -28,6 +29,8 @@ type Collateral struct {
 	QEChain      []byte // PEM
 	QE           []byte // JSON
 	QESig        []byte
+	// Others are further lists of the same issuers: what any of them has revoked is revoked.
+	Others []*x509.RevocationList
 
 	once sync.Once
 	read readings
@@ -68,6 +71,15 @@ func (c *Collateral) readAll(root *Root) (r readings) {
 	r.tcb, r.tcbErr = ParseTCBInfo(c.TCBInfo)
 	r.identity, r.identErr = ParseQEIdentity(c.QE)
 	return r
+}
+
+// SignersUntil is until when the certificates are valid that vouch for the signed parts.
+func (c *Collateral) SignersUntil(root *Root) time.Time {
+	r := c.reading(root)
+	if r.qe.NotAfter.Before(r.info.NotAfter) {
+		return r.qe.NotAfter
+	}
+	return r.info.NotAfter
 }
 
 // Lists are the revocation lists of the root and of the platform's authority, which are not

@@ -115,6 +115,7 @@ func Judge(t *TCBInfo, q *QEIdentity, p *PCK, m *Measured, asOf time.Time, d Dem
 		return nil, refusal.New(refusal.TCBNotSupported).Because("no level of the quoting enclave fits")
 	}
 	s.QE, s.Status = l.Status, converge(s.Status, l.Status)
+	s.Advisories = append(s.Advisories, l.Advisories...)
 	slices.Sort(s.Advisories)
 	s.Advisories = slices.Compact(s.Advisories)
 	return s, nil
@@ -178,6 +179,28 @@ func (q *QEIdentity) is(r *QEReport) error {
 	return nil
 }
 
+// KnownQE is a refusal unless the enclave is Intel's, by what every published identity of the TD
+// quoting enclave says. It stands in for collateral, which says it newly each month.
+func KnownQE(r *QEReport) error {
+	identity := &QEIdentity{
+		MiscSelect: make([]byte, 4), MiscSelectMask: hexBytes{0xff, 0xff, 0xff, 0xff}, ISVProdID: 2,
+		identity: identity{
+			MRSigner:       TDQESigner(),
+			Attributes:     append(hexBytes{0x11}, make([]byte, 15)...),
+			AttributesMask: append(hexBytes{0xfb, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, make([]byte, 8)...),
+		},
+	}
+	return identity.is(r)
+}
+
+// TDQESigner is the signer of Intel's quoting enclaves (MRSIGNER, 32 bytes).
+func TDQESigner() []byte {
+	return []byte{
+		0xdc, 0x9e, 0x2a, 0x7c, 0x6f, 0x94, 0x8f, 0x17, 0x47, 0x4e, 0x34, 0xa7, 0xfc, 0x43, 0xed, 0x03,
+		0x0f, 0x7c, 0x15, 0x63, 0xf1, 0xba, 0xbd, 0xdf, 0x63, 0x40, 0xc8, 0x2e, 0x0e, 0x54, 0xa8, 0xc5,
+	}
+}
+
 // level is the first level of the platform that its versions reach; nil if there is none.
 func (t *TCBInfo) level(p *PCK, m *Measured) *platformLevel {
 	for i := range t.Levels {
@@ -207,7 +230,8 @@ func levelOf(levels []isvLevel, version uint16) *isvLevel {
 	return nil
 }
 
-// converge is the state of a platform with a component that has a state of its own.
+// converge is the state of a platform with a component that has a state of its own. It never
+// becomes better.
 func converge(platform, component Status) Status {
 	switch component {
 	case Revoked:
@@ -220,8 +244,8 @@ func converge(platform, component Status) Status {
 			return OutOfDateConfigurationNeeded
 		}
 	case UpToDate:
-	default: // a state that no component has: it is not overlooked
-		return component
+	default: // a state that no component is known to have, so that no owner can have accepted it
+		return Revoked
 	}
 	return platform
 }

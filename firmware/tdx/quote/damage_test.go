@@ -39,6 +39,8 @@ func TestStates(t *testing.T) {
 		{"UpToDate", "Revoked", "UpToDate", "Revoked"},
 		{"OutOfDate", "UpToDate", "Revoked", "Revoked"},
 		{"Revoked", "OutOfDate", "UpToDate", "Revoked"},
+		{"Revoked", "UpToDate", "SWHardeningNeeded", "Revoked"}, // which no component is known to have
+		{"OutOfDate", "Revoked", "SWHardeningNeeded", "Revoked"},
 	} {
 		b := newBench(t, true)
 		b.collateral = b.intel.Collateral(t, authority(true), func(p *evidencetest.Parts) {
@@ -48,7 +50,8 @@ func TestStates(t *testing.T) {
 			p.QE["tcbLevels"] = []any{evidencetest.SVNLevel(1, string(c.qe), "INTEL-SA-9")}
 		})
 		v, _ := b.judge(t)
-		if v.State.Status != c.want || !slices.Equal(v.State.Advisories, []string{"INTEL-SA-1", "INTEL-SA-2"}) {
+		if v.State.Status != c.want || !slices.Equal(v.State.Advisories, []string{"INTEL-SA-1", "INTEL-SA-2",
+			"INTEL-SA-9"}) {
 			t.Errorf("%s, %s, %s: %+v, want %s", c.platform, c.module, c.qe, v.State, c.want)
 		}
 	}

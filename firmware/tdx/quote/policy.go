@@ -40,7 +40,8 @@ type Policy struct {
 	AnyPlatform      bool     // only says that none is demanded on purpose
 }
 
-func (p *Policy) check(q *Quote, v *Verdict) error {
+// Check holds the owner's demands against a genuine quote. The error is a refusal.
+func (p *Policy) Check(q *Quote, v *Verdict) error {
 	for _, check := range []func(*Quote, *Verdict) error{
 		p.checkState, p.checkAttributes, p.checkMeasurements, p.checkPlatform,
 	} {

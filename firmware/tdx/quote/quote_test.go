@@ -124,6 +124,22 @@ func TestEveryReason(t *testing.T) {
 			})),
 			refusal.TDXModule,
 		},
+		"another enclave, none demanded": {
+			both(func(_ *testing.T, b *bench) {
+				b.collateral, b.policy.NoCollateral = nil, true
+			}, made(func(q *parts) {
+				q.QEReport[128] ^= 1
+			})),
+			refusal.QEIdentity,
+		},
+		"enclave in debug mode, none demanded": {
+			both(func(_ *testing.T, b *bench) {
+				b.collateral, b.policy.NoCollateral = nil, true
+			}, made(func(q *parts) {
+				q.QEReport[48] |= 2
+			})),
+			refusal.QEIdentity,
+		},
 		"another root": {
 			func(t *testing.T, b *bench) { b.root = evidencetest.NewIntel(t).Root(t) },
 			refusal.Chain,

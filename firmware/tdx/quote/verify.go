@@ -2,6 +2,7 @@ package quote
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -35,7 +36,16 @@ type Verdict struct {
 // Verify checks that a quote is genuine at a time, what state its platform is in, and then the
 // owner's demands. The error is the refusal of the first check that fails; the verdict is then
 // what was found before.
-func (e *Evidence) Verify(asOf time.Time, p *Policy) (v *Verdict, err error) {
+func (e *Evidence) Verify(asOf time.Time, p *Policy) (*Verdict, error) {
+	v, err := e.Genuine(asOf, p)
+	if err != nil {
+		return v, err
+	}
+	return v, p.Check(e.Quote, v)
+}
+
+// Genuine is the first half of Verify. Of a policy only what it tolerates counts.
+func (e *Evidence) Genuine(asOf time.Time, p *Policy) (v *Verdict, err error) {
 	v = &Verdict{}
 	q := e.Quote
 	leaf, ca, err := e.chain(asOf)
@@ -46,7 +56,7 @@ func (e *Evidence) Verify(asOf time.Time, p *Policy) (v *Verdict, err error) {
 	if v.PCK, err = q.Claimed(); err != nil { // the chain's first certificate is the leaf
 		return v, err
 	}
-	rootCRL, err := e.revocation(leaf, ca, asOf, p)
+	rootCRL, err := e.revocation(v, leaf, ca, asOf, p)
 	if err != nil {
 		return v, err
 	}
@@ -54,13 +64,12 @@ func (e *Evidence) Verify(asOf time.Time, p *Policy) (v *Verdict, err error) {
 		return v, err
 	}
 	if e.Collateral != nil {
-		if err := e.state(v, rootCRL, asOf, p); err != nil {
-			return v, err
-		}
-	} else if err := q.intelsModule(); err != nil {
+		return v, e.state(v, rootCRL, asOf, p)
+	}
+	if err := q.intelsModule(); err != nil {
 		return v, err
 	}
-	return v, p.check(q, v)
+	return v, collateral.KnownQE(&q.qe)
 }
 
 func earliest(times ...time.Time) time.Time {
@@ -79,7 +88,9 @@ func (e *Evidence) chain(asOf time.Time) (leaf, ca *x509.Certificate, err error)
 
 // revocation checks that neither the platform nor its authority is revoked, and returns the
 // root's list. Without collateral, which must be allowed, there is none.
-func (e *Evidence) revocation(leaf, ca *x509.Certificate, asOf time.Time, p *Policy) (*x509.RevocationList, error) {
+func (e *Evidence) revocation(
+	v *Verdict, leaf, ca *x509.Certificate, asOf time.Time, p *Policy,
+) (*x509.RevocationList, error) {
 	if e.Collateral == nil {
 		if p.NoCollateral {
 			return nil, nil
@@ -100,8 +111,19 @@ func (e *Evidence) revocation(leaf, ca *x509.Certificate, asOf time.Time, p *Pol
 		if err := pki.CRLValidAt(x, asOf, p.CRLStale); err != nil {
 			return nil, err
 		}
+		v.Until = earliest(v.Until, x.NextUpdate)
 	}
 	if err := pki.NotListed(root, ca); err != nil {
+		return nil, err
+	}
+	for _, x := range e.Collateral.Others { // of either issuer; older ones count as well
+		if pki.CRLSigned(x, e.Root.X509) == nil {
+			err = cmp.Or(err, pki.NotListed(x, ca))
+		} else if pki.CRLSigned(x, ca) == nil {
+			err = cmp.Or(err, pki.NotListed(x, leaf))
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return root, pki.NotListed(pck, leaf)
@@ -146,7 +168,7 @@ func (e *Evidence) state(v *Verdict, rootCRL *x509.RevocationList, asOf time.Tim
 	if err != nil {
 		return err
 	}
-	v.Until = earliest(v.Until, v.State.Until)
+	v.Until = earliest(v.Until, v.State.Until, e.Collateral.SignersUntil(e.Root))
 	v.Relaunch = q.Is15 && info.Relaunch(m, v.State, q.Body.TEETCBSVN2)
 	return nil
 }

@@ -37,7 +37,11 @@ type Fixed struct {
 
 // acpiData is what edk2 calls the ACPI tables that it measures (OvmfPkg,
 // Library/AcpiPlatformLib, QemuFwCfgAcpi.c).
-const acpiData = "ACPI DATA"
+const (
+	acpiData         = "ACPI DATA"
+	evPlatformConfig = 0x8000000a // EV_PLATFORM_CONFIG_FLAGS
+	holeACPI         = "acpi"
+)
 
 // NewHardware makes a profile of a trusted boot's log.
 func NewHardware(l *ccel.Log) *Hardware {
@@ -46,8 +50,8 @@ func NewHardware(l *ccel.Log) *Hardware {
 		e := &l.Events[i]
 		switch {
 		case e.Register != 0:
-		case bytes.HasPrefix(e.Data, []byte(acpiData)):
-			h.Events = append(h.Events, Fixed{Hole: "acpi", What: acpiData})
+		case e.Type == evPlatformConfig && bytes.Equal(e.Data, []byte(acpiData)):
+			h.Events = append(h.Events, Fixed{Hole: holeACPI, What: acpiData})
 		default:
 			h.Events = append(
 				h.Events,
@@ -69,12 +73,15 @@ func ParseHardware(b []byte) (*Hardware, error) {
 	if err := d.Decode(&h); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHardware, err)
 	}
+	if d.More() {
+		return nil, fmt.Errorf("%w: there is something behind it", ErrHardware)
+	}
 	if h.Schema != HardwareSchema || len(h.Events) == 0 {
 		return nil, fmt.Errorf("%w: schema is %q, with %d events", ErrHardware, h.Schema, len(h.Events))
 	}
 	for i, e := range h.Events {
 		d, err := hex.DecodeString(e.Digest)
-		if err != nil || (len(d) != 48) == (e.Hole != "acpi") || len(d) != 0 && len(d) != 48 {
+		if fixed := e.Hole == "" && len(d) == 48; err != nil || !fixed && (e.Hole != holeACPI || len(d) > 0) {
 			return nil, fmt.Errorf("%w: event %d is neither a digest nor a hole for ACPI", ErrHardware, i)
 		}
 	}
@@ -93,7 +100,7 @@ func (h *Hardware) Match(l *ccel.Log) error {
 		if n == len(h.Events) {
 			return refusal.New(refusal.RTMR).Because("RTMR0 has more than the %d measurements of its profile", n)
 		}
-		if want := h.Events[n]; want.Hole == "" && want.Digest != hex.EncodeToString(e.Digest[:]) {
+		if want := h.Events[n]; want.Hole != holeACPI && want.Digest != hex.EncodeToString(e.Digest[:]) {
 			return refusal.New(refusal.RTMR).
 				Because("measurement %d of RTMR0 differs from the profile (%s)", n+1, want.What)
 		}

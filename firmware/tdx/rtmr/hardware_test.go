@@ -55,7 +55,11 @@ func TestHardware(t *testing.T) {
 		"another hole": `{"schema":"latch-rtmr0/1","events":[{"hole":"boot","what":""}]}`,
 		"a hole and digest": `{"schema":"latch-rtmr0/1","events":[{"hole":"acpi","digest":"` +
 			strings.Repeat("0", 96) + `","what":""}]}`,
-		"unknown key": `{"schema":"latch-rtmr0/1","any":true,"events":[{"hole":"acpi","what":""}]}`,
+		"another hole with a digest": `{"schema":"latch-rtmr0/1","events":[{"hole":"no","digest":"` +
+			strings.Repeat("0", 96) +
+			`","what":""}]}`,
+		"something behind": string(b) + "{}",
+		"unknown key":      `{"schema":"latch-rtmr0/1","any":true,"events":[{"hole":"acpi","what":""}]}`,
 	} {
 		if _, err := ParseHardware([]byte(bad)); !errors.Is(err, ErrHardware) {
 			t.Errorf("%s: %v, want %v", name, err, ErrHardware)
