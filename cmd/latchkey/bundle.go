@@ -1,10 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -26,11 +25,12 @@ anywhere; it is verified before it is kept, and again when it is used.
 "urls" prints what to fetch for a report, a quote or a platform file, for a machine
 that has a network. "add BUNDLE FILE…" keeps parts, which are recognised by content:
 certificates (VCEK, VLEK, CEK) and revocation lists in DER, PEM or hex, answers of
-Intel's service with their headers (curl -D), collateral, and other bundles. "fetch
+Intel's service with their headers (curl -i), collateral, and other bundles. "fetch
 BUNDLE" does both: it is the only command that uses a network. "check BUNDLE" tells
 what is in it, and until when each part is valid.
 
-Exit code 0: all is well. 4: a part does not verify, or (check) has expired.
+Exit code 0: all is well. 4: a part does not verify, or (check) has expired or
+is not valid yet. 1: (fetch) a part could not be had.
 
 Examples:
 
@@ -38,12 +38,17 @@ Examples:
    latchkey bundle add bundle.json vcek.der crl.der
    latchkey bundle fetch bundle.json --quote quote.bin
    latchkey bundle check bundle.json --as-of 2027-01-01`,
+		BashComplete: actions(bundleActions...),
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "report", Usage: "urls, fetch: what this SEV-SNP report `FILE` needs"},
 			&urfave.StringFlag{Name: "quote", Usage: "urls, fetch: what this TDX quote `FILE` needs"},
 			&urfave.StringFlag{
 				Name:  "platform",
 				Usage: "urls, fetch: what this platform `FILE` needs (vmlatch platform)",
+			},
+			&urfave.StringFlag{
+				Name:  "product",
+				Usage: "urls, fetch: the processor is of this `LINE` (milan, genoa, turin); for reports of version 2",
 			},
 			&urfave.BoolFlag{
 				Name:  "early",
@@ -59,6 +64,9 @@ Examples:
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
 		Action: func(c *urfave.Context) error {
+			if err := noEmptyOption(c); err != nil {
+				return err
+			}
 			switch action := c.Args().First(); action {
 			case "urls":
 				if _, err := cli.Args(c, "urls"); err != nil {
@@ -72,14 +80,16 @@ Examples:
 			case "check":
 				return checkBundle(c, s)
 			case "":
-				_, err := cli.Args(c, "urls | add | fetch | check")
+				_, err := cli.Args(c, strings.Join(bundleActions, " | "))
 				return err
 			default:
-				return cli.Choice("", "action", action, []string{"urls", "add", "fetch", "check"})
+				return cli.Choice("", "action", action, bundleActions)
 			}
 		},
 	}
 }
+
+var bundleActions = []string{"urls", "add", "fetch", "check"}
 
 // readLimited reads a file or a pipe of at most so many bytes.
 func readLimited(file string, limit int64) ([]byte, error) { return regular.ReadInput(file, limit) }
@@ -123,134 +133,6 @@ func sevRoot(r sev.Root) bundle.SEVRoot {
 	}
 }
 
-// bundleRoots are the roots that parts must lead to: the vendors', and then a test root.
-func bundleRoots(c *urfave.Context) (list []bundle.Roots, err error) {
-	genuine := bundle.Genuine()
-	amd, err := sev.AMDRoots()
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range amd {
-		genuine.SEV = append(genuine.SEV, sevRoot(r))
-	}
-	list = append(list, genuine)
-	if file := c.String("trust-root"); file != "" {
-		test, err := readRoots(file)
-		if err != nil {
-			return nil, cli.Fail(cli.ExitUsage, err)
-		}
-		list = append(list, *test)
-	}
-	return list, nil
-}
-
-// addPart keeps a part under the first roots that it leads to.
-func addPart(b *bundle.Bundle, p bundle.Part, chains [][]byte, roots []bundle.Roots) (changed bool, err error) {
-	for _, r := range roots {
-		changed, e := b.AddWithChains(p, chains, r)
-		if e == nil {
-			return changed, nil
-		}
-		if err == nil {
-			err = e
-		}
-	}
-	return false, err
-}
-
-// openBundle reads a bundle that a command changes; one that does not exist is a new one.
-func openBundle(file string) (*bundle.Bundle, error) {
-	b, err := readBundle(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return bundle.New(), nil
-	}
-	return b, err
-}
-
-// writeBundle replaces a bundle as a whole, or not at all.
-func writeBundle(s *cli.IO, file string, b *bundle.Bundle) error {
-	text, err := b.Bytes()
-	if err != nil {
-		return err
-	}
-	out, err := s.PrepareOutput(file, 0o644)
-	if err != nil {
-		return cli.Fail(cli.ExitUsage, err)
-	}
-	defer out.Discard()
-	return out.Commit(text)
-}
-
-func addToBundle(c *urfave.Context, s *cli.IO) error {
-	if c.NArg() < 3 {
-		_, err := cli.Args(c, "add", "BUNDLE", "FILE")
-		return err
-	}
-	roots, err := bundleRoots(c)
-	if err != nil {
-		return err
-	}
-	var sources []source
-	for _, file := range c.Args().Slice()[2:] {
-		f, err := recogniseFile(file)
-		if err != nil {
-			return cli.Fail(cli.ExitUsage, err)
-		}
-		for _, n := range f.Notes {
-			s.Say("%s: %s", file, n)
-		}
-		sources = append(sources, source{file, f})
-	}
-	failed, err := keepParts(s, c.Args().Get(1), sources, roots)
-	if err == nil && failed > 0 {
-		err = cli.Fail(cli.ExitRefused, errors.New("not all parts verify; the others are kept"))
-	}
-	return err
-}
-
-// source is where parts came from.
-type source struct {
-	name  string
-	found *bundle.Found
-}
-
-// keepParts adds the parts that verify to a bundle, as it is by now. Of the others it says why,
-// and counts them.
-func keepParts(s *cli.IO, name string, sources []source, roots []bundle.Roots) (failed int, err error) {
-	unlock, err := lockBundle(name)
-	if err != nil {
-		return 0, err
-	}
-	defer unlock()
-	b, err := openBundle(name)
-	if err != nil {
-		return 0, err
-	}
-	var chains [][]byte
-	for _, x := range sources {
-		chains = append(chains, x.found.Chains...)
-	}
-	kept := 0
-	for _, x := range sources {
-		for _, p := range x.found.Parts {
-			changed, err := addPart(b, p, chains, roots)
-			if err != nil {
-				failed++
-				s.Fail(refused(fmt.Errorf("%s: %w", x.name, err)))
-			} else if changed {
-				kept++
-			}
-		}
-	}
-	if kept > 0 {
-		if err := writeBundle(s, name, b); err != nil {
-			return failed, err
-		}
-	}
-	s.Say("%s: %d parts, %d of them new", name, len(b.Parts), kept)
-	return failed, nil
-}
-
 // partReport is a part in "bundle check".
 type partReport struct {
 	*bundle.Info
@@ -282,7 +164,7 @@ func checkBundle(c *urfave.Context, s *cli.IO) error {
 	list, bad := []partReport{}, 0
 	for i := range b.Parts {
 		p := inspectPart(&b.Parts[i], roots, at)
-		if p.State == "expired" || p.State == "unverified" {
+		if p.State == "expired" || p.State == "not-yet" || p.State == "unverified" {
 			bad++
 		}
 		list = append(list, p)
@@ -292,6 +174,9 @@ func checkBundle(c *urfave.Context, s *cli.IO) error {
 		err = s.JSON(map[string]any{"schema": "latchkey.bundle-check/1", "as-of": at.UTC(), "parts": list})
 	} else {
 		err = printParts(s, list)
+	}
+	if len(list) == 0 {
+		s.Say("%s: it has no parts", args[1])
 	}
 	if err == nil && bad > 0 {
 		err = cli.Fail(cli.ExitRefused, fmt.Errorf("%s: %d of %d parts cannot be used", args[1], bad, len(list)),

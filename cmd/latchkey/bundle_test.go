@@ -4,6 +4,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -30,8 +32,9 @@ func TestBundleCommands(t *testing.T) {
 	matches(t, "again", errs, `6 parts, 0 of them new`)
 	j.write("bad.der", string(append(bytes.Clone(j.ek.Cert.Raw[:len(j.ek.Cert.Raw)-1]), 0)))
 	for line, want := range map[string]string{
-		"bundle add bundle.json bad.der --trust-root roots.pem": `not all parts verify`,
-		"bundle add bundle.json vcek.der":                       `\(chain\)[^!]*not all parts verify`,
+		"bundle add bundle.json bad.der --trust-root roots.pem":         `no part verifies`,
+		"bundle add bundle.json bad.der crl.der --trust-root roots.pem": `1 of 2 do not; the others are kept`,
+		"bundle add bundle.json vcek.der":                               `\(chain\)[^!]*no part verifies`,
 	} {
 		j.refused(line, cli.ExitRefused, want)
 	}
@@ -65,24 +68,97 @@ func TestBundleCommands(t *testing.T) {
 	matches(t, "urls", out, `fmspc=90c06f000000&update=early`)
 	out, _ = j.run("bundle urls --platform platform.json --json")
 	matches(t, "urls", out, `"amd-cek"`)
-	// Two that are at work at once lose nothing.
-	var wg sync.WaitGroup
-	j.write("b2.json", string(before))
+	code, out, _ = j.try("bundle check bundle.json --trust-root roots.pem --as-of 2020-01-01")
+	matches(t, "too early", out, `not-yet`)
+	if code != cli.ExitRefused {
+		t.Errorf("parts that are not valid yet: code %d", code)
+	}
+}
+
+// TestBundleFiles: what "bundle add" does with the file.
+func TestBundleFiles(t *testing.T) {
+	j := newJudge(t)
+	before := j.read("bundle.json")
+	add := func(name string) string { return "bundle add " + name + " vcek.der --trust-root roots.pem" }
+	j.refused("bundle add new.json vcek.der", cli.ExitRefused, `no part verifies: nothing is kept`)
+	if _, err := os.Lstat("new.json"); err == nil {
+		t.Error("a bundle is left behind that nothing is in")
+	}
+	j.refused("bundle add new.json roots.pem", cli.ExitUsage, `only vouch`)
+	j.refused(add("-"), cli.ExitUsage, `must be a file`)
+	j.refused(add("nowhere/b.json"), cli.ExitUsage, `nowhere`)
+	j.refused("bundle add new.json vcek.der --trust-root=", cli.ExitUsage, `--trust-root: is empty`)
+	j.write("empty.json", "")
+	j.run(add("empty.json"))
+
+	// A link and a mode stay as they are.
+	j.write("shared.json", string(before))
+	if err := errors.Join(os.Chmod("shared.json", 0o664), os.Symlink("shared.json", "link.json"),
+		os.Symlink("nothing.json", "lost.json")); err != nil {
+		t.Fatal(err)
+	}
+	j.write("e.der", string(j.amd.EndorsedFor(t, kds.TCB{SNP: 9}).Cert.Raw))
+	out, _ := j.run("bundle add link.json e.der --trust-root roots.pem --json")
+	matches(t, "summary", out, `"schema": "latchkey.bundle/1"`, `"parts": 7`, `"new": 1`, `"failed": \[\]`)
+	if info, err := os.Lstat("link.json"); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link was replaced: %v", err)
+	}
+	if info, err := os.Lstat("shared.json"); err != nil || info.Mode().Perm() != 0o664 {
+		t.Errorf("the mode changed to %v, %v", info.Mode(), err)
+	}
+	j.refused(add("lost.json"), cli.ExitUsage, `symbolic link to a file that does not exist`)
+	code, out, errs := j.try("bundle add link.json vcek.der --json")
+	matches(t, "summary of a refusal", out, `"reason": "chain"`, `"kind": "amd-endorsement"`)
+	matches(t, "what is in it", errs, `warning: link.json: 7 parts of it do not verify`)
+	if code != cli.ExitRefused {
+		t.Errorf("code %d", code)
+	}
+}
+
+// TestBundleTogether: commands that are at work at once lose nothing, also where none has
+// created the bundle yet, and where some have nothing for it.
+func TestBundleTogether(t *testing.T) {
+	j := newJudge(t)
+	j.write("b2.json", string(j.read("bundle.json")))
 	for i := range 6 {
 		j.write(fmt.Sprintf("e%d.der", i), string(j.amd.EndorsedFor(t, kds.TCB{SNP: uint8(i + 1)}).Cert.Raw))
 	}
-	for i := range 6 {
-		wg.Go(func() {
-			if code, _, errs := j.try(fmt.Sprintf("bundle add b2.json e%d.der --trust-root roots.pem",
-				i)); code != cli.ExitOK {
-				t.Errorf("add: code %d: %s", code, errs)
-			}
-		})
+	test, err := readRoots("roots.pem")
+	if err != nil {
+		t.Fatal(err)
 	}
-	wg.Wait()
-	b, err := bundle.Parse(j.read("b2.json"))
-	if err != nil || len(b.Parts) != 12 {
-		t.Errorf("%d parts, %v, want 12: an addition is lost", len(b.Parts), err)
+	keep := func(name, file string, roots bundle.Roots) (failed int) {
+		f, err := recogniseFile(file)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		s := &cli.IO{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &bytes.Buffer{}, Name: "latchkey"}
+		k := &keeping{Bundle: name}
+		if err := k.keep(s, []source{{file, f}}, []bundle.Roots{roots}); err != nil {
+			t.Errorf("%s into %s: %v", file, name, err)
+		}
+		return len(k.Failed)
+	}
+	for name, want := range map[string]int{"b2.json": 12, "b3.json": 6} {
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				if keep(name, fmt.Sprintf("e%d.der", i), *test) != 0 {
+					t.Errorf("%s: part %d is refused", name, i)
+				}
+			})
+			wg.Go(func() { // has nothing, and may create the file for it
+				if keep(name, "vcek.der", bundle.Genuine()) != 1 {
+					t.Errorf("%s: what does not verify is kept", name)
+				}
+			})
+		}
+		wg.Wait()
+		b, err := bundle.Parse(j.read(name))
+		if err != nil || len(b.Parts) != want {
+			t.Errorf("%s: %v, want %d parts: an addition is lost", name, err, want)
+		}
 	}
 }
 
@@ -220,7 +296,7 @@ func TestFetch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			list, _, err := reportNeeds(e)
+			list, _, err := reportNeeds(e, "")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -231,14 +307,15 @@ func TestFetch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, failed := f.all(t.Context(), s, append(list, more...))
+			k := &keeping{Bundle: "fetched.json"}
+			got := f.all(t.Context(), s, append(list, more...), k)
 			test, err := readRoots("roots.pem")
 			if err != nil {
 				t.Fatal(err)
 			}
 			_ = os.Remove("fetched.json")
-			err = keepFetched(s, "fetched.json", got, []bundle.Roots{bundle.Genuine(), *test}, failed)
-			if (err != nil) != x.failed || !strings.Contains(errs.String(), x.says) {
+			err = k.keep(s, got, []bundle.Roots{bundle.Genuine(), *test})
+			if err != nil || len(k.Failed) > 0 != x.failed || !strings.Contains(errs.String(), x.says) {
 				t.Errorf("%v: %s\nwant it to fail: %t, and to say %q", err, errs.String(), x.failed, x.says)
 			}
 			b, err := openBundle("fetched.json")
@@ -247,6 +324,66 @@ func TestFetch(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFetchEnds: a fetch ends in time, says what it did not try, and keeps what it has.
+func TestFetchEnds(t *testing.T) {
+	j := newJudge(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	server := httptest.NewServer(&vendors{answer: func(w http.ResponseWriter, r *http.Request, n int) {
+		if n == 2 { // the second answer does not come: it is interrupted here
+			cancel()
+			<-r.Context().Done()
+			return
+		}
+		_, _ = w.Write(j.read("vcek.der"))
+	}})
+	defer server.Close()
+	var errs bytes.Buffer
+	s := &cli.IO{In: strings.NewReader(""), Out: &bytes.Buffer{}, Err: &errs, Name: "latchkey"}
+	f := newFetcher(s)
+	f.pause = 0
+	f.at = func(string) string { return server.URL }
+	k := &keeping{Bundle: "new.json"}
+	got := f.all(ctx, s, []need{
+		{
+			Kind: bundle.Endorsement,
+			What: "first",
+		}, {Kind: bundle.AMDCRL, What: "second"}, {Kind: bundle.PCKCRL, What: "third"},
+	}, k)
+	if len(got) != 1 || len(k.Failed) != 2 {
+		t.Errorf("%d had, %d failed, want 1 and 2: %s", len(got), len(k.Failed), errs.String())
+	}
+	matches(t, "interrupted", errs.String(), `second: interrupted`, `third: interrupted`)
+
+	errs.Reset()
+	f.retry = time.Hour // nothing waits for a name that does not exist
+	f.at = func(string) string { return "http://nothing.invalid/" }
+	if got := f.all(t.Context(), s, []need{{Kind: bundle.AMDCRL, What: "list", URL: "address"}}, k); got != nil {
+		t.Error("a server that does not exist answers")
+	}
+	matches(t, "unknown host", errs.String(), `list: [^"]*nothing\.invalid`, `asked for at address`)
+	j.refused("bundle fetch new.json --report report.bin --timeout 0s", cli.ExitUsage, `must be above 0`)
+	j.refused("bundle fetch new.json --report report.bin --timeout 1ns", cli.ExitFailure, `no time left`)
+	if _, err := os.Lstat("new.json"); err == nil {
+		t.Error("a bundle is left behind that nothing is in")
+	}
+}
+
+// TestProduct: reports of version 2 do not name their processor, so that the owner has to.
+func TestProduct(t *testing.T) {
+	j := newJudge(t)
+	old := j.ek.Report(t, func(b []byte) { b[0] = 2; clear(b[0x188:0x18b]) })
+	j.write("old.bin", string(old))
+	j.refused(
+		"bundle urls --report old.bin",
+		cli.ExitUsage,
+		`does not name its processor[^!]*--product milan\|genoa\|turin`,
+	)
+	j.refused("bundle urls --report old.bin --product rome", cli.ExitUsage, `rome`)
+	j.refused("bundle urls --report report.bin --product genoa", cli.ExitUsage, `is of the line Milan, not Genoa`)
+	out, _ := j.run("bundle urls --report old.bin --product milan")
+	matches(t, "urls", out, `/vcek/v1/Milan/[0-9a-f]{128}\?`, `/vcek/v1/Milan/crl`)
 }
 
 // headless drops the chains that Intel's service gives in headers.
@@ -283,9 +420,9 @@ func TestRenewals(t *testing.T) {
 // session takes it from there.
 func TestCEKFromBundle(t *testing.T) {
 	d := newDesk(t)
-	d.refused("bundle add b.json cek.cert", cli.ExitRefused, `not all parts verify`)
+	d.refused("bundle add b.json cek.cert", cli.ExitRefused, `no part verifies`)
 	_, errs := d.run("bundle add b.json cek.cert --trust-root root.pem")
-	matches(t, "add", errs, `1 parts, 1 of them new`)
+	matches(t, "add", errs, `1 part, 1 of them new`)
 	out, _ := d.run("bundle check b.json --trust-root root.pem")
 	matches(t, "check", out, `amd-cek +valid \(emulated\) +- +signed CEK`)
 	d.refused("session --platform platform.json --trust-root root.pem --out .", cli.ExitRefused, `--cek`)

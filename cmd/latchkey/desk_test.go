@@ -239,10 +239,12 @@ func parse(t *testing.T, image []byte) *ovmf.Image {
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
 
-func matches(t *testing.T, what, got, pattern string) {
+func matches(t *testing.T, what, got string, patterns ...string) {
 	t.Helper()
-	if !regexp.MustCompile(pattern).MatchString(got) {
-		t.Errorf("%s: %q, want %s", what, got, pattern)
+	for _, p := range patterns {
+		if !regexp.MustCompile(p).MatchString(got) {
+			t.Errorf("%s: %q, want %s", what, got, p)
+		}
 	}
 }
 

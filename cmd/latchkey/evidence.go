@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ Examples:
    latchkey report verify report.bin --policy appliance.toml --bundle bundle.json \
       --report-data $(cat nonce.hex)
    latchkey report verify report.bin --genuine --ek vcek.der`,
+		BashComplete: actions("show", "verify"),
 		Flags: verifyFlags(
 			&urfave.StringFlag{
 				Name:  "ek",
@@ -60,6 +62,7 @@ Examples:
    latchkey quote verify quote.bin --policy appliance.toml --bundle bundle.json \
       --event-log CCEL --report-data $(cat nonce.hex)
    latchkey quote verify quote.bin --genuine --collateral collateral.json`,
+		BashComplete: actions("show", "verify"),
 		Flags: verifyFlags(
 			&urfave.StringFlag{Name: "collateral", Usage: "Intel's collateral `FILE`, instead of the bundle's"},
 			&urfave.StringFlag{
@@ -94,7 +97,9 @@ func asOf(c *urfave.Context) (time.Time, error) {
 	if text == "" {
 		return time.Now(), nil
 	}
-	for _, form := range []string{time.RFC3339, time.DateOnly} {
+	for _, form := range []string{
+		time.RFC3339, time.DateOnly, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, "2006-01-02 15:04",
+	} { // without a zone it is UTC
 		if t, err := time.Parse(form, text); err == nil {
 			return t, nil
 		}
@@ -102,17 +107,43 @@ func asOf(c *urfave.Context) (time.Time, error) {
 	return time.Time{}, cli.Usagef("--as-of %q: must be a time such as 2026-11-27 or 2026-11-27T12:00:00Z", text)
 }
 
+// actions completes the first argument of a command that does several things.
+func actions(names ...string) func(*urfave.Context) {
+	return func(c *urfave.Context) { fmt.Fprintln(c.App.Writer, strings.Join(names, "\n")) }
+}
+
+// actionArgs are an action and a FILE, and no option without a value: it may be a variable that
+// was not set, and would demand nothing.
+func actionArgs(c *urfave.Context, names ...string) ([]string, error) {
+	if err := noEmptyOption(c); err != nil {
+		return nil, err
+	}
+	if first := c.Args().First(); first != "" && !slices.Contains(names, first) {
+		if c.NArg() == 1 {
+			return nil, cli.Usagef("say what to do with %s: %s", first, strings.Join(names, " or "))
+		}
+		return nil, cli.Choice("", "action", first, names)
+	}
+	return cli.Args(c, strings.Join(names, " | "), "FILE")
+}
+
+func noEmptyOption(c *urfave.Context) error {
+	for _, f := range c.Command.Flags {
+		if s, ok := f.(*urfave.StringFlag); ok && c.IsSet(s.Name) && strings.TrimSpace(c.String(s.Name)) == "" {
+			return cli.Usagef("--%s: is empty", s.Name)
+		}
+	}
+	return nil
+}
+
 func runEvidence(c *urfave.Context, s *cli.IO, technology string) error {
 	if c.Bool("schema") {
 		_, err := fmt.Fprint(s.Out, verdictSchema)
 		return err
 	}
-	args, err := cli.Args(c, "show | verify", "FILE")
+	args, err := actionArgs(c, "show", "verify")
 	if err != nil {
 		return err
-	}
-	if args[0] != "show" && args[0] != "verify" {
-		return cli.Choice("", "action", args[0], []string{"show", "verify"})
 	}
 	b, err := s.ReadInput(args[1], evidence.MaxSize)
 	if err != nil {

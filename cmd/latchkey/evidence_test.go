@@ -211,7 +211,7 @@ func TestPolicyOfReport(t *testing.T) {
 		cli.ExitUsage,
 		`the policy says which roots count`,
 	)
-	j.refused("quote verify quote.bin --policy web.toml", cli.ExitUsage, `has no such table`)
+	j.refused("quote verify quote.bin --policy web.toml", cli.ExitRefused, `has no table for tdx`)
 	j.refused("policy check web.tom", cli.ExitUsage, `web.tom`)
 	j.write("bad.toml", strings.Replace(policy, "host-acpi", "host-apci", 1))
 	j.refused("policy check bad.toml", cli.ExitUsage, `line 13: unknown key sev-snp.host-apci`)

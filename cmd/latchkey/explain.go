@@ -46,7 +46,10 @@ Examples:
 				Name:  "evidence",
 				Usage: "an SEV-SNP report or a TDX quote `FILE`, for its technology and digest; it is not verified",
 			},
-			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			&urfave.StringFlag{
+				Name:  "measurement",
+				Usage: "the host's `FILE` (vmlatch measure), - for standard input",
+			},
 			passphraseFlag(),
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session, for --measurement"},
 			&urfave.StringSliceFlag{

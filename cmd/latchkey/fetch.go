@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	urfave "github.com/urfave/cli/v2"
@@ -48,10 +51,13 @@ func newFetcher(s *cli.IO) *fetcher {
 // sameServer follows a redirection only where it leads to the same server.
 func sameServer(r *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects || r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme {
-		return fmt.Errorf("the server leads to %s, which is not followed", r.URL.Redacted())
+		return fmt.Errorf("%w: %s", errElsewhere, r.URL.Redacted())
 	}
 	return nil
 }
+
+// errElsewhere means that a server leads to a different one.
+var errElsewhere = errors.New("the server leads elsewhere, which is not followed")
 
 // errLater means that a server asks to come back later.
 var errLater = errors.New("the server asks to come back later")
@@ -100,10 +106,15 @@ func (f *fetcher) once(ctx context.Context, n need) (found *bundle.Found, wait t
 	request.Header.Set("User-Agent", "latchkey")
 	answer, err := f.client.Do(request)
 	if err != nil {
-		if ctx.Err() != nil || strings.Contains(err.Error(), "is not followed") {
-			return nil, -1, errors.Unwrap(err)
+		wait := f.retry
+		var name *net.DNSError
+		if ctx.Err() != nil || errors.Is(err, errElsewhere) || errors.As(err, &name) && name.IsNotFound {
+			wait = -1
 		}
-		return nil, f.retry, err
+		if u := (*url.Error)(nil); errors.As(err, &u) { // whose text repeats the address
+			err = u.Err
+		}
+		return nil, wait, err
 	}
 	defer answer.Body.Close()
 	switch code := answer.StatusCode; {
@@ -154,6 +165,9 @@ func fetchBundle(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
+	if c.Duration("timeout") <= 0 {
+		return cli.Usagef("--timeout %v: must be above 0", c.Duration("timeout"))
+	}
 	roots, err := bundleRoots(c)
 	if err != nil {
 		return err
@@ -173,47 +187,55 @@ func fetchBundle(c *urfave.Context, s *cli.IO) error {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: there is nothing to renew in it", args[1]),
 			"name what is to be judged: --report, --quote or --platform")
 	}
-	ctx, cancel := context.WithTimeout(c.Context, c.Duration("timeout"))
+	signalled, stop := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer stop() // Ctrl-C ends the asking; what was had by then is kept
+	ctx, cancel := context.WithTimeout(signalled, c.Duration("timeout"))
 	defer cancel()
-	got, failed := newFetcher(s).all(ctx, s, list)
-	return keepFetched(s, args[1], got, roots, failed)
+	k := &keeping{Schema: keptSchema, Bundle: args[1], Failed: []failure{}}
+	got := newFetcher(s).all(ctx, s, list, k)
+	if len(got) > 0 {
+		err = k.keep(s, got, roots)
+	} else {
+		k.Parts = len(b.Parts)
+	}
+	if err == nil {
+		err = k.report(c, s)
+	}
+	if err != nil || len(k.Failed) == 0 {
+		return err
+	}
+	fail := &cli.Error{
+		Code: cli.ExitFailure, Quiet: c.Bool("json"),
+		Err: fmt.Errorf("%s could not be had", count(len(k.Failed), "part")),
+	}
+	if signalled.Err() != nil {
+		fail.Code, fail.Err = cli.ExitInterrupted, errors.New("interrupted; what was had by then is kept")
+	}
+	return fail
 }
 
-// all gets everything that can be had. What fails does not stop the rest.
-func (f *fetcher) all(ctx context.Context, s *cli.IO, list []need) (got []source, failed int) {
+// all gets everything that can be had. What fails does not stop the rest, but the end of the
+// time does.
+func (f *fetcher) all(ctx context.Context, s *cli.IO, list []need, k *keeping) (got []source) {
 	for _, n := range list {
-		found, err := f.get(ctx, n)
-		if err != nil {
-			failed++
-			s.Fail(cli.Fail(cli.ExitFailure, fmt.Errorf("%s: %w", n.What, err), "it was asked for at "+n.URL))
+		var found *bundle.Found
+		err := ctx.Err()
+		if err == nil {
+			found, err = f.get(ctx, n)
+		}
+		if err == nil {
+			got = append(got, source{n.What, found})
 			continue
 		}
-		got = append(got, source{n.What, found})
+		what := failure{Source: n.What, Kind: n.Kind, URL: n.URL}
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
+			k.fail(s, what, fmt.Errorf("no time left: %w", err), "--timeout allows more; it is at "+n.URL)
+		case ctx.Err() != nil:
+			k.fail(s, what, errors.New("interrupted"))
+		default:
+			k.fail(s, what, err, "it was asked for at "+n.URL)
+		}
 	}
-	return got, failed
-}
-
-// keepFetched adds what was got to a bundle.
-func keepFetched(s *cli.IO, name string, got []source, roots []bundle.Roots, failed int) error {
-	bad, err := keepParts(s, name, got, roots)
-	if failed += bad; err == nil && failed > 0 {
-		err = cli.Fail(cli.ExitFailure, fmt.Errorf("%d parts could not be had", failed))
-	}
-	return err
-}
-
-// lockBundle keeps other commands from changing a bundle that exists.
-func lockBundle(name string) (unlock func(), err error) {
-	l, err := lockOwner(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return func() {}, nil
-	}
-	if errors.Is(err, errOwnerFile) {
-		return nil, cli.Fail(cli.ExitFailure, fmt.Errorf("%s: another program is changing it", name), "try again")
-	}
-	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, err)
-	}
-	l.read()
-	return l.unlock, nil
+	return got
 }

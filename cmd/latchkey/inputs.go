@@ -232,8 +232,11 @@ func (in *inputs) readFirmware(file string) error {
 	case odd != "":
 		in.warn("%s", odd)
 	case len(b)%(64<<10) != 0 && in.VMM == launch.QEMU:
-		in.warn("--firmware %s: %d bytes, and QEMU takes only whole blocks of 64 KiB with -bios (cut off, or padded?)",
-			file, len(b))
+		in.warn(
+			"--firmware %s: %d bytes, and QEMU takes only whole blocks of 64 KiB with -bios (cut off, or padded?)",
+			file,
+			len(b),
+		)
 	}
 	if in.image, err = ovmf.Parse(b); err != nil {
 		return err

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -32,7 +34,10 @@ type judgement struct {
 }
 
 func newJudgement(c *urfave.Context, technology string) (*judgement, error) {
-	if (c.String("policy") == "") == !c.Bool("genuine") {
+	if c.String("policy") != "" && c.Bool("genuine") {
+		return nil, cli.Usagef("--policy and --genuine: not both")
+	}
+	if c.String("policy") == "" && !c.Bool("genuine") {
 		err := errors.New("say what is demanded: --policy FILE, or --genuine to judge only whether it is genuine")
 		return nil, cli.Fail(cli.ExitUsage, err, `"latchkey help appliance-policy" describes the file`)
 	}
@@ -76,9 +81,10 @@ func (j *judgement) readSources(c *urfave.Context) (err error) {
 		limit int64
 		kind  bundle.Kind
 		to    *[]byte
+		what  string
 	}{
-		{"ek", report.MaxTable, bundle.Endorsement, &s.EK},
-		{"crl", bundle.MaxSize, bundle.AMDCRL, &s.CRL},
+		{"ek", report.MaxTable, bundle.Endorsement, &s.EK, "endorsement certificate (VCEK or VLEK)"},
+		{"crl", bundle.MaxSize, bundle.AMDCRL, &s.CRL, "revocation list of AMD"},
 	} {
 		if c.String(f.flag) == "" {
 			continue
@@ -93,7 +99,7 @@ func (j *judgement) readSources(c *urfave.Context) (err error) {
 			}
 		}
 		if *f.to == nil {
-			return cli.Usagef("--%s %s: there is none in it", f.flag, c.String(f.flag))
+			return cli.Usagef("--%s %s: there is no %s in it", f.flag, c.String(f.flag), f.what)
 		}
 	}
 	if file := c.String("collateral"); file != "" {
@@ -119,8 +125,14 @@ func (j *judgement) readPolicy(file, technology string) (err error) {
 	if j.policy, err = policy.Read(file); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
+	if j.policy.Lacks(technology) {
+		return cli.Fail(
+			cli.ExitRefused,
+			fmt.Errorf("%s: the policy has no table for %s: such guests are refused", file, technology),
+		)
+	}
 	if j.demands, err = demandsOf(j.policy, technology); err != nil {
-		return cli.Fail(cli.ExitUsage, err)
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
 	}
 	if root := j.policy.Root(); root != "" { // that root alone, and no genuine one
 		if j.test, err = readRoots(root); err != nil {
@@ -191,13 +203,9 @@ func demandsOf(f *policy.File, technology string) (*evidence.Demands, error) {
 // readRest reads the flags that change demands and roots.
 func (j *judgement) readRest(c *urfave.Context) (err error) {
 	if text := c.String("report-data"); text != "" {
-		b, err := hex.DecodeString(strings.TrimSpace(text))
-		if err != nil || len(b) != 64 {
-			return cli.Fail(
-				cli.ExitUsage,
-				fmt.Errorf("--report-data: must be 64 bytes in hex (128 digits), not %d", len(text)),
-				"a shorter value is padded by whoever asked the guest: pad it as they did",
-			)
+		b, err := reportData(text)
+		if err != nil {
+			return err
 		}
 		if j.demands.Report != nil {
 			j.demands.Report.ReportData = b
@@ -220,6 +228,22 @@ func (j *judgement) readRest(c *urfave.Context) (err error) {
 	return nil
 }
 
+// reportData reads the 64 bytes that the guest was asked to show.
+func reportData(text string) ([]byte, error) {
+	b, err := hex.DecodeString(strings.TrimPrefix(strings.Join(strings.Fields(text), ""), "0x"))
+	if err != nil {
+		return nil, cli.Usagef("--report-data: must be 64 bytes in hex (128 digits): it is not hex")
+	}
+	if len(b) != 64 {
+		return nil, cli.Fail(
+			cli.ExitUsage,
+			fmt.Errorf("--report-data: must be 64 bytes in hex (128 digits), has %d bytes", len(b)),
+			"a shorter value is padded by whoever asked the guest: pad it as they did",
+		)
+	}
+	return b, nil
+}
+
 // judge judges by the vendors' roots, and if the chain leads to none of them by a test root.
 // Whether evidence is emulated follows from the root that it ends in.
 func (j *judgement) judge(e *evidence.Evidence) *evidence.Verdict {
@@ -240,6 +264,9 @@ func readRoots(file string) (*bundle.Roots, error) {
 	b, err := readLimited(file, bundle.MaxSize)
 	if err != nil {
 		return nil, err
+	}
+	if x, err := x509.ParseCertificate(b); err == nil { // DER
+		b = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: x.Raw})
 	}
 	r := &bundle.Roots{AMD: &kds.Roots{Emulated: true}, Intel: collateral.NoRoot()}
 	amd, err1 := kds.ParseRoots(b)

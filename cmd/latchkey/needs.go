@@ -30,12 +30,16 @@ const (
 
 // needsOf lists what the flags ask for.
 func needsOf(c *urfave.Context, s *cli.IO) (list []need, err error) {
+	product, known := kds.ParseLine(c.String("product"))
+	if !known && c.IsSet("product") {
+		return nil, cli.Choice("product", "product line", c.String("product"), lineNames())
+	}
 	if file := c.String("report"); file != "" {
 		e, err := evidenceOf(s, file)
 		if err != nil {
 			return nil, err
 		}
-		more, note, err := reportNeeds(e)
+		more, note, err := reportNeeds(e, product)
 		if err != nil {
 			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--report %s: %w", file, err))
 		}
@@ -69,15 +73,31 @@ func needsOf(c *urfave.Context, s *cli.IO) (list []need, err error) {
 }
 
 // reportNeeds is what a report is judged by, and what of it no server gives.
-func reportNeeds(e *evidence.Evidence) (list []need, note string, err error) {
+func reportNeeds(e *evidence.Evidence, product kds.Line) (list []need, note string, err error) {
 	if e.Report == nil {
 		return nil, "", fmt.Errorf("it is a quote of TDX: --quote")
 	}
 	r := e.Report
 	line, ok := r.Line()
-	if !ok {
-		return nil, "", fmt.Errorf("it does not name a processor that is known (version %d): its certificate must come"+
-			" from the host", r.Version)
+	if product != "" {
+		if ok && product != line {
+			return nil, "", fmt.Errorf("its processor is of the line %s, not %s", line, product)
+		}
+		line, ok = product, true
+	}
+	switch {
+	case !ok && r.Version < 3:
+		return nil, "", fmt.Errorf(
+			"a report of version %d does not name its processor: say which line it is of, with --product %s",
+			r.Version,
+			strings.Join(lineNames(), "|"),
+		)
+	case !ok:
+		return nil, "", fmt.Errorf(
+			"its processor is of no line that is known (family %#x, model %#x)",
+			r.Family,
+			r.Model,
+		)
 	}
 	crl := need{bundle.AMDCRL, kds.CRLURL(line, r.Signer()), "authorities that ARK-" + string(line) + " has revoked"}
 	switch {
@@ -91,6 +111,13 @@ func reportNeeds(e *evidence.Evidence) (list []need, note string, err error) {
 	tcb := kds.ParseTCB(r.ReportedTCB, line)
 	vcek := kds.VCEKURL(line, r.ChipID[:], tcb)
 	return []need{{bundle.Endorsement, vcek, "VCEK of the chip for " + tcb.Text(line)}, crl}, "", nil
+}
+
+func lineNames() (names []string) {
+	for _, l := range kds.Lines() {
+		names = append(names, strings.ToLower(string(l)))
+	}
+	return names
 }
 
 func quoteNeeds(e *evidence.Evidence, early bool) ([]need, error) {
@@ -191,6 +218,14 @@ func printURLs(c *urfave.Context, s *cli.IO) error {
 	}
 	if c.Bool("json") {
 		return s.JSON(map[string]any{"schema": "latchkey.bundle-urls/1", "urls": list})
+	}
+	for _, n := range list {
+		if strings.HasPrefix(n.URL, intelServer) && n.Kind != bundle.RootCRL {
+			s.Say(
+				"save Intel's answers with their headers (curl -i), where the chains are that vouch for them",
+			)
+			break
+		}
 	}
 	for _, n := range list {
 		fmt.Fprintf(s.Out, "# %s\n%s\n", cli.Escape(n.What), n.URL)

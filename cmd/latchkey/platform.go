@@ -32,8 +32,10 @@ Example:
    latchkey session --platform platform.json --cek cek.cert --out .
 
 The exit code is 0 for a platform that does not verify, too: "latchkey session" decides.`,
-		Flags: []urfave.Flag{cekFlag(), cekBundleFlag(), trustRootFlag(), &urfave.BoolFlag{Name: "json",
-			Usage: "print JSON"}},
+		Flags: []urfave.Flag{cekFlag(), cekBundleFlag(), trustRootFlag(), &urfave.BoolFlag{
+			Name:  "json",
+			Usage: "print JSON",
+		}},
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "show", "FILE")
 			if err != nil {
@@ -59,8 +61,10 @@ func cekFlag() urfave.Flag {
 }
 
 func cekBundleFlag() urfave.Flag {
-	return &urfave.StringFlag{Name: "bundle",
-		Usage: "take the chip's certificate from the bundle `FILE` (latchkey bundle)"}
+	return &urfave.StringFlag{
+		Name:  "bundle",
+		Usage: "take the chip's certificate from the bundle `FILE` (latchkey bundle)",
+	}
 }
 
 func trustRootFlag() urfave.Flag {

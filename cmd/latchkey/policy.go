@@ -25,29 +25,30 @@ describes the file.
 you trust: the exact sequence of the firmware's measurements, with holes for the host's
 ACPI tables. With --quote it must be the log of that boot's quote.
 
-Exit code 0: the policy can be used. 2: it cannot; the line or key is named.
+Exit code 0: the policy can be used. 2: it cannot; the key is named. 4: the log is damaged,
+or that of another boot than the quote's.
 
 Examples:
 
    latchkey policy check appliance.toml
    latchkey policy rtmr0 CCEL --quote quote.bin > appliance.rtmr0.json`,
 		Flags: []urfave.Flag{
-			&urfave.StringFlag{Name: "quote",
-				Usage: "rtmr0: the quote `FILE` of the same boot, which you have verified"},
+			&urfave.StringFlag{
+				Name:  "quote",
+				Usage: "rtmr0: the quote `FILE` of the same boot, which you have verified",
+			},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
+		BashComplete: actions("check", "rtmr0"),
 		Action: func(c *urfave.Context) error {
-			args, err := cli.Args(c, "check | rtmr0", "FILE")
+			args, err := actionArgs(c, "check", "rtmr0")
 			if err != nil {
 				return err
 			}
-			switch args[0] {
-			case "check":
+			if args[0] == "check" {
 				return checkPolicy(c, s, args[1])
-			case "rtmr0":
-				return makeHardware(c, s, args[1])
 			}
-			return cli.Choice("", "action", args[0], []string{"check", "rtmr0"})
+			return makeHardware(c, s, args[1])
 		},
 	}
 }
@@ -60,6 +61,11 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 	digests, err := f.Digests()
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
+	}
+	if root := f.Root(); root != "" {
+		if _, err := readRoots(root); err != nil {
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: emulated.root: %w", file, err))
+		}
 	}
 	if f.TDX != nil { // a profile that is missing is found now
 		if _, err := demandsOf(f, "tdx"); err != nil {

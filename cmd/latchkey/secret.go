@@ -37,7 +37,10 @@ Examples:
       --entry disk=key --out -`,
 		Flags: inputFlags(
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session"},
-			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			&urfave.StringFlag{
+				Name:  "measurement",
+				Usage: "the host's `FILE` (vmlatch measure), - for standard input",
+			},
 			&urfave.StringSliceFlag{
 				Name:  "entry",
 				Usage: "put the content of a file under a GUID: `GUID=FILE`; may be repeated",

@@ -104,9 +104,13 @@ func readPolicy(c *urfave.Context) (sev.Policy, error) {
 	}
 	for _, a := range allowances {
 		if policy&a.bit&^given != 0 {
-			return 0, cli.Fail(cli.ExitUsage, fmt.Errorf("policy %v lacks %s: %s", given, a.word,
-				missing(given, a.bit)),
-				"--"+a.flag+" makes such a session on purpose", "words are added to the default: leave out what it has")
+			return 0, cli.Fail(
+				cli.ExitUsage,
+				fmt.Errorf("policy %v lacks %s: %s", given, a.word,
+					missing(given, a.bit)),
+				"--"+a.flag+" makes such a session on purpose",
+				"words are added to the default: leave out what it has",
+			)
 		}
 	}
 	return given, nil

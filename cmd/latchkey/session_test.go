@@ -48,7 +48,11 @@ func TestSessionIsNotReplaced(t *testing.T) {
 	d.session("guest")
 	before := string(d.read("guest.owner"))
 	line := "session --platform platform.json --cek cek.cert --trust-root root.pem --out ."
-	d.refused(line, cli.ExitUsage, `guest\.owner exists\nhint: --force replaces it.*\nhint: --name NAME makes a second`)
+	d.refused(
+		line,
+		cli.ExitUsage,
+		`guest\.owner exists\nhint: --force replaces it.*\nhint: --name NAME makes a second`,
+	)
 	if after := string(d.read("guest.owner")); after != before {
 		t.Error("a refused session changed the owner file")
 	}

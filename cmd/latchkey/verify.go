@@ -28,7 +28,10 @@ Example:
       --firmware OVMF.amdsev.fd --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0`,
 		Flags: inputFlags(
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session"},
-			&urfave.StringFlag{Name: "measurement", Usage: "the host's `FILE` (vmlatch measure), - for standard input"},
+			&urfave.StringFlag{
+				Name:  "measurement",
+				Usage: "the host's `FILE` (vmlatch measure), - for standard input",
+			},
 			passphraseFlag(),
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		),
@@ -110,8 +113,14 @@ func checkAPI(o *ownerFile, m *exchange.Measurement) error {
 	if o.MinAPI == "" || err == nil && m.Firmware.AtLeast(major, minor) {
 		return nil
 	}
-	return cli.Fail(cli.ExitRefused,
-		fmt.Errorf("the platform's firmware is %v, older than the %s that the session asks for", m.Firmware, o.MinAPI))
+	return cli.Fail(
+		cli.ExitRefused,
+		fmt.Errorf(
+			"the platform's firmware is %v, older than the %s that the session asks for",
+			m.Firmware,
+			o.MinAPI,
+		),
+	)
 }
 
 // A matcher reports whether a measurement is of a digest under a policy.
@@ -135,7 +144,9 @@ func causes(o *ownerFile, m *exchange.Measurement, in *inputs, digest [32]byte, 
 		return hints
 	}
 	if m.Claims.Firmware != sha256.Sum256(in.image.Bytes) {
-		return []string{fmt.Sprintf("the host says that it loaded a different firmware: sha256 %x", m.Claims.Firmware)}
+		return []string{
+			fmt.Sprintf("the host says that it loaded a different firmware: sha256 %x", m.Claims.Firmware),
+		}
 	}
 	return []string{
 		"the host claims to have loaded your files, but the platform measured something else",

@@ -91,6 +91,9 @@ func Judge(e *Evidence, s *Sources, d *Demands, asOf time.Time) *Verdict {
 	}
 	v.Accepted = true
 	if v.Emulated {
+		for i, p := range v.Proven {
+			v.Proven[i] = "(emulated) " + p
+		}
 		v.NotProven = append(
 			[]string{"anything about protection: the chain ends in a test root, so this is emulated"},
 			v.NotProven...)
@@ -251,6 +254,7 @@ func (v *Verdict) reportWords(j *report.Evidence, d *Demands) {
 	)
 	v.say(p.Measurements != nil, "exactly your guest was launched: its digest is one that you expect",
 		"what was launched: the digest was not compared")
+	v.say(p.MinTCB != nil, "", "that the platform's firmware is not outdated: no minimum was demanded")
 	v.say(p.Chips != nil, "the chip is one of yours", "which chip it is: any is accepted")
 	v.say(p.ReportData != nil, "the guest made it for this purpose: the report data are what you expect",
 		"that it is fresh: the report data were not compared, so it may be an old one, or another's")
@@ -299,6 +303,7 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	default:
 		v.say(false, "", "firmware settings, boot order, keys and the host's ACPI code: RTMR0 was not judged")
 	}
+	v.say(v.LogMatches, "the event log is that of the quote: it leads to its registers", "")
 	v.say(q.Body.RTMR[3] == [48]byte{}, "", "what the guest has measured since it booted (RTMR3 is not zero)")
 	v.common()
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
@@ -109,6 +110,10 @@ func binaryEvidence(b []byte) (*Evidence, error) {
 		return &Evidence{Technology: TDX, Quote: q}, nil
 	case len(b) == report.Size:
 		return newReport(b, nil, "")
+	case len(b) == report.Size+1 && b[report.Size] == '\n':
+		return newReport(b[:report.Size], nil, "with a line's end behind it")
+	case len(b) == respReport+report.Size && le.Uint32(b) == 0 && le.Uint32(b[4:]) == report.Size:
+		return newReport(b[respReport:], nil, "inside a response of /dev/sev-guest")
 	case len(b) > hclType+4 && bytes.HasPrefix(b, []byte(hclMagic)):
 		if le.Uint32(b[hclType:]) == hclTDX {
 			return nil, unknown(
@@ -159,7 +164,16 @@ func whatItIs(b []byte) error {
 		}
 		return true
 	}
+	if f, err := bundle.Recognise(b); err == nil && len(f.Parts)+len(f.Chains) > 0 && b[0] != '{' {
+		return unknown("a certificate or a list: it belongs in a bundle (latchkey bundle add)")
+	}
 	switch {
+	case bytes.Contains(b[:min(len(b), 100)], []byte("Spec ID Event03")):
+		return unknown("an event log: it goes with a quote (--event-log)")
+	case has(bundle.Schema):
+		return unknown("a bundle (--bundle)")
+	case has("tcb_info_issuer_chain") || has("tcbInfo") || has("enclaveIdentity"):
+		return unknown("collateral: it belongs in a bundle (latchkey bundle add)")
 	case len(b) == 0:
 		return unknown("empty: the guest's kernel gives an empty file where the platform's service fails")
 	case len(b) == tdReportSize && b[0] == 0x81:

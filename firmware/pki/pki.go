@@ -30,11 +30,19 @@ func SignedBy(child, parent *x509.Certificate) error {
 func ValidAt(at time.Time, chain ...*x509.Certificate) error {
 	for _, x := range chain {
 		if at.Before(x.NotBefore) || at.After(x.NotAfter) {
-			return refusal.New(refusal.CertExpired).Because("%s is valid from %s to %s, not at %s",
-				x.Subject.CommonName, Date(x.NotBefore), Date(x.NotAfter), Date(at))
+			return later(refusal.New(refusal.CertExpired).Because("%s is valid from %s to %s, not at %s",
+				x.Subject.CommonName, Date(x.NotBefore), Date(x.NotAfter), Date(at)), at.Before(x.NotBefore))
 		}
 	}
 	return nil
+}
+
+// later changes the remedy for what is not valid yet.
+func later(e *refusal.Error, notYet bool) *refusal.Error {
+	if notYet {
+		e.Fix = "judge at a later time (--as-of), or give what was valid then"
+	}
+	return e
 }
 
 // Date writes a time as the vendors' documents do.
@@ -67,8 +75,8 @@ func CRLSigned(x *x509.RevocationList, issuer *x509.Certificate) error {
 // date as stale says.
 func CRLValidAt(x *x509.RevocationList, at time.Time, stale time.Duration) error {
 	if at.Before(x.ThisUpdate) || at.After(x.NextUpdate.Add(stale)) {
-		return refusal.New(refusal.CRLExpired).Because("that of %s is valid from %s to %s, not at %s",
-			x.Issuer.CommonName, Date(x.ThisUpdate), Date(x.NextUpdate), Date(at))
+		return later(refusal.New(refusal.CRLExpired).Because("that of %s is valid from %s to %s, not at %s",
+			x.Issuer.CommonName, Date(x.ThisUpdate), Date(x.NextUpdate), Date(at)), at.Before(x.ThisUpdate))
 	}
 	return nil
 }

@@ -165,7 +165,7 @@ var meanings = map[Reason]meaning{
 	},
 	Measurement: {
 		"the launch digest differs: something else was loaded into the guest",
-		"latchkey explain says what differs",
+		"latchkey explain --evidence FILE says what differs",
 	},
 	HostData:  {"the host data differ", relaunch},
 	IDKey:     {"the ID key is another than yours, or none was used", relaunch},
@@ -178,15 +178,21 @@ var meanings = map[Reason]meaning{
 	},
 	GuestPolicy: {"the guest's policy allows more than yours", relaunch},
 
-	Chain: {"no chain of signatures leads to the vendor's root", another},
+	Chain: {
+		"no chain of signatures leads to a root that is trusted",
+		"it is forged, or of a test platform, whose root must be named (--trust-root)",
+	},
 	CertExpired: {
 		"a certificate is not valid at the time of judgement",
 		"fetch a newer one, or judge for another time with --as-of",
 	},
 	CRLMalformed: {"a revocation list cannot be read", fresh},
-	CRLSignature: {"a revocation list is not signed by the authority that it speaks for", fresh},
-	CRLExpired:   {"a revocation list is not valid at the time of judgement", fresh},
-	CRLMissing:   {"there is no revocation list", fresh},
+	CRLSignature: {
+		"a revocation list is not signed by the authority that it speaks for",
+		"give the list of the same vendor and product line",
+	},
+	CRLExpired: {"a revocation list is not valid at the time of judgement", fresh},
+	CRLMissing: {"there is no revocation list", "fetch one: latchkey bundle fetch"},
 	Revoked: {
 		"the vendor has revoked a certificate of the chain",
 		"nothing of this platform is believed any more",
@@ -199,7 +205,7 @@ var meanings = map[Reason]meaning{
 	},
 	EKMissing: {
 		"there is no endorsement certificate for this chip and TCB",
-		"latchkey bundle urls --report FILE prints where AMD has it",
+		"latchkey bundle urls --report FILE prints where AMD has it (version 2: with --product)",
 	},
 
 	QuoteSize: {
@@ -248,8 +254,11 @@ var meanings = map[Reason]meaning{
 	SEPTVEDisable: {
 		"the host may inject exceptions through missing pages (SEPT_VE_DISABLE is off)", relaunch,
 	},
-	ServiceTD:     {"a service TD is bound to the trust domain, which may move it", relaunch},
-	MRTD:          {"the firmware's measurement differs (MRTD)", "latchkey explain says what differs"},
+	ServiceTD: {"a service TD is bound to the trust domain, which may move it", relaunch},
+	MRTD: {
+		"the firmware's measurement differs (MRTD)",
+		"latchkey explain --evidence FILE says what differs",
+	},
 	MRConfigID:    {"MRCONFIGID differs", relaunch},
 	MROwner:       {"MROWNER differs", relaunch},
 	MROwnerConfig: {"MROWNERCONFIG differs", relaunch},

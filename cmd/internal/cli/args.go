@@ -22,13 +22,16 @@ func optionsFirst(app *urfave.App, args []string) []string {
 	rest := args[2:]
 	for i := 0; i < len(rest); i++ {
 		arg := rest[i]
-		if arg == "--" {
-			arguments = append(arguments, rest[i:]...)
+		if arg == "--" { // it comes before all arguments, or it would be one
+			options, arguments = append(options, arg), append(arguments, rest[i+1:]...)
 			break
 		}
 		if len(arg) < 2 || arg[0] != '-' {
 			arguments = append(arguments, arg)
 			continue
+		}
+		if arg == "--help" || arg == "-h" { // of the command, whatever else is there
+			return []string{args[0], args[1], arg}
 		}
 		options = append(options, arg)
 		if takesValue(cmd, arg) && i+1 < len(rest) {

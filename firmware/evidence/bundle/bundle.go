@@ -143,16 +143,6 @@ func (b *Bundle) settle() {
 	}
 }
 
-// of are the parts of a kind.
-func (b *Bundle) of(k Kind) (list []*Part) {
-	for i := range b.Parts {
-		if b.Parts[i].Kind == k {
-			list = append(list, &b.Parts[i])
-		}
-	}
-	return list
-}
-
 // Add keeps a part that verifies, in the place of those that it makes obsolete, and of those of
 // the same data that do not verify. It reports whether the bundle changed: a part that the
 // bundle has, or one that another makes obsolete, changes nothing. The order of additions plays

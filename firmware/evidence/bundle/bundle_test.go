@@ -447,7 +447,12 @@ func TestDisplaced(t *testing.T) {
 	}
 	b = &bundle.Bundle{Schema: bundle.Schema, Parts: []bundle.Part{bad}}
 	if changed, err := b.Add(good.Parts[i], w.roots); !changed || err != nil || len(b.Parts) != 1 {
-		t.Errorf("a good part in the place of a bad one of the same data: %t, %v, %d parts", changed, err, len(b.Parts))
+		t.Errorf(
+			"a good part in the place of a bad one of the same data: %t, %v, %d parts",
+			changed,
+			err,
+			len(b.Parts),
+		)
 	}
 	padded := good.Parts[i]
 	padded.Chain = append(bytes.Repeat([]byte("x\n"), bundle.MaxSize/2), padded.Chain...)

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -23,6 +24,9 @@ type Found struct {
 	Notes  []string // what was left alone, and why
 }
 
+// quoteHead is where the type of a quote ends (DCAP, appendix A.3).
+const quoteHead = 8
+
 // ErrUnknown is wrapped by errors about files that hold nothing for a bundle.
 var ErrUnknown = errors.New("nothing for a bundle")
 
@@ -33,6 +37,16 @@ func Recognise(b []byte) (*Found, error) {
 	switch {
 	case len(trimmed) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrUnknown)
+	case len(b) == report.Size:
+		return nil, fmt.Errorf(
+			"%w: it is an SEV-SNP report: latchkey bundle urls --report says what belongs to it",
+			ErrUnknown,
+		)
+	case len(b) > quoteHead && b[0] >= 4 && b[1] == 0 && bytes.Equal(b[4:quoteHead], []byte{0x81, 0, 0, 0}):
+		return nil, fmt.Errorf(
+			"%w: it is a quote of TDX: latchkey bundle urls --quote says what belongs to it",
+			ErrUnknown,
+		)
 	case trimmed[0] == '{':
 		return f, f.json(trimmed)
 	case bytes.Contains(b, []byte("-----BEGIN ")):
@@ -45,8 +59,11 @@ func Recognise(b []byte) (*Found, error) {
 		f.Parts = append(f.Parts, Part{Kind: CEK, Data: b})
 		return f, nil
 	}
-	if der, err := hex.DecodeString(string(trimmed)); err == nil && f.der(der) {
-		return f, nil
+	text := string(bytes.Join(bytes.Fields(trimmed), nil))
+	for _, decode := range []func(string) ([]byte, error){hex.DecodeString, base64.StdEncoding.DecodeString} {
+		if der, err := decode(text); err == nil && f.der(der) {
+			return f, nil
+		}
 	}
 	if entries, err := report.ParseTable(b); err == nil && len(entries) > 0 {
 		for _, e := range entries {
@@ -119,8 +136,20 @@ func (f *Found) pem(text []byte) error {
 	return nil
 }
 
-// headers reads chains from the headers of an answer of Intel's service, as curl -D saves them.
+// headers reads chains from the headers of an answer of Intel's service, as curl -D saves them,
+// and with curl -i the answer behind them.
 func (f *Found) headers(text string) error {
+	text, body, found := strings.Cut(text, "\r\n\r\n")
+	if !found {
+		text, body, _ = strings.Cut(text, "\n\n")
+	}
+	if strings.TrimSpace(body) != "" {
+		answer, err := Recognise([]byte(body))
+		if err != nil {
+			return err
+		}
+		*f = *answer
+	}
 	for line := range strings.Lines(text) {
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || !strings.HasSuffix(strings.ToLower(name), "issuer-chain") {

@@ -85,7 +85,12 @@ func (b *Bundle) Collateral(p *collateral.PCK, asOf time.Time, roots Roots) *col
 
 // lists finds the list of an issuer that is valid at a time and the newest of these, or else the
 // newest of all; and the others.
-func (b *Bundle) lists(k Kind, issuer []byte, asOf time.Time, roots Roots) (best *Part, others []*x509.RevocationList) {
+func (b *Bundle) lists(
+	k Kind,
+	issuer []byte,
+	asOf time.Time,
+	roots Roots,
+) (best *Part, others []*x509.RevocationList) {
 	parts := b.genuine(k, roots)
 	valid := func(x *x509.RevocationList) bool { return !asOf.Before(x.ThisUpdate) && !asOf.After(x.NextUpdate) }
 	for _, p := range parts {

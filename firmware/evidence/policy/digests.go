@@ -54,7 +54,7 @@ func (f *File) Cmdline() (string, error) {
 	}
 	b, err := regular.Read(f.path(f.Guest.Cmdline), maxCmdline)
 	if err != nil {
-		return "", fmt.Errorf("%w: guest.cmdline: %w", ErrPolicy, err)
+		return "", fmt.Errorf("%w: guest.cmdline: %w (it names a file that holds the command line)", ErrPolicy, err)
 	}
 	line := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
 	if strings.ContainsAny(line, "\n\x00") {

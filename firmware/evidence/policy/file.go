@@ -143,6 +143,7 @@ func Read(name string) (*File, error) {
 
 // Parse reads a policy. Relative paths begin at the working directory.
 func Parse(b []byte) (*File, error) {
+	b = bytes.TrimPrefix(b, []byte("\uFEFF")) // which editors put there
 	f := &File{dir: "."}
 	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	err := d.Decode(f)
@@ -155,6 +156,14 @@ func Parse(b []byte) (*File, error) {
 	var syntax *toml.DecodeError
 	if errors.As(err, &syntax) {
 		row, _ := syntax.Position()
+		if key := strings.Join(syntax.Key(), "."); key != "" {
+			return nil, fmt.Errorf(
+				"%w: line %d: %s: the value is not of the kind that belongs there",
+				ErrPolicy,
+				row,
+				key,
+			)
+		}
 		return nil, fmt.Errorf("%w: line %d: %w", ErrPolicy, row, err)
 	}
 	if err != nil {
@@ -229,13 +238,18 @@ func (f *File) check() error {
 		return f.errorf("schema", "%q, must be %q", f.Schema, Schema)
 	case !isName(f.Name):
 		return f.errorf("name", "%q: must be up to 63 lower-case letters, digits, dots and dashes", f.Name)
-	case emulated != (f.Emulated != nil):
-		return f.errorf("name", "%q: policies with [emulated], and only they, have names that end in %s", f.Name,
-			EmulatedSuffix)
+	case emulated && f.Emulated == nil:
+		return f.errorf(
+			"emulated",
+			"is missing: the name ends in %s, which says that the platform is a test",
+			EmulatedSuffix,
+		)
+	case !emulated && f.Emulated != nil:
+		return f.errorf("name", "%q: must end in %s, as there is [emulated]", f.Name, EmulatedSuffix)
 	case f.Emulated != nil && f.Emulated.Root == "":
 		return f.errorf("emulated.root", "is missing")
 	case f.SNP == nil && f.TDX == nil && f.SEV == nil && f.SEVES == nil:
-		return f.errorf("sev-snp", "no technology has a table: [sev-snp], [tdx], [sev-es] or [sev]")
+		return fmt.Errorf("%w: no technology has a table: [sev-snp], [tdx], [sev-es] or [sev]", ErrPolicy)
 	case f.Guest != nil && f.Guest.Firmware == "":
 		return f.errorf("guest.firmware", "is missing: every digest covers it")
 	case f.Guest != nil && f.Guest.Kernel == "" && (f.Guest.Initrd != "" || f.Guest.Cmdline != ""):
@@ -325,8 +339,11 @@ func (f *File) chips(table string, value any, sizes ...int) (list [][]byte, all 
 			for _, n := range sizes {
 				fits = fits || len(b) == n
 			}
+			if text == "any" {
+				return nil, false, f.errorf(key, `to accept any, write chips = "any"`)
+			}
 			if !ok || err != nil || !fits {
-				return nil, false, f.errorf(key, "%v: must be hex of %d bytes", x, sizes)
+				return nil, false, f.errorf(key, "%v: must be hex of %s bytes", x, either(sizes))
 			}
 			list = append(list, b)
 		}
@@ -336,4 +353,13 @@ func (f *File) chips(table string, value any, sizes ...int) (list [][]byte, all 
 		return nil, false, f.errorf(key, "is empty: no chip would be accepted")
 	}
 	return nil, false, f.errorf(key, `%v: must be a list, or "any"`, value)
+}
+
+// either lists sizes.
+func either(sizes []int) string {
+	var list []string
+	for _, n := range sizes {
+		list = append(list, strconv.Itoa(n))
+	}
+	return strings.Join(list, " or ")
 }

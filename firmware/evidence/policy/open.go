@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +17,11 @@ func (f *File) Open(line string) []string {
 		add("emulated: evidence under the test root protects nothing")
 	}
 	if t := f.SNP; t != nil {
+		if !slices.Contains(t.Policy, "smt") {
+			add(
+				"sev-snp: guests whose own policy allows SMT are refused, and QEMU's default does (policy = [\"smt\"])",
+			)
+		}
 		if t.Chips == "any" {
 			add("sev-snp: any chip is accepted: the key of a single one, anywhere, can forge every report")
 		}

@@ -65,7 +65,7 @@ func TestRefusedPolicies(t *testing.T) {
 		"host data":         {head + snpTable + "host-data = \"00\"\n", "sev-snp.host-data"},
 		"stale":             {head + snpTable + "[tolerate]\ncrl-stale = \"1 month\"\n", "tolerate.crl-stale"},
 		"negative":          {head + snpTable + "[tolerate]\ncrl-stale = \"-5h\"\n", "tolerate.crl-stale"},
-		"emulated by name":  {strings.Replace(head, "appliance", "a-emulated", 1) + snpTable, "emulated"},
+		"emulated by name":  {strings.Replace(head, "appliance", "a-emulated", 1) + snpTable, "emulated: is missing"},
 		"emulated by table": {head + snpTable + "[emulated]\nroot = \"x\"\n", "-emulated"},
 		"emulated without root": {
 			strings.Replace(head, "appliance", "a-emulated", 1) + snpTable + "[emulated]\n",
@@ -116,10 +116,14 @@ func TestRefusedPolicies(t *testing.T) {
 		"an empty minimum": {head + snpTable + "min-tcb.milan = {}\n", "sev-snp.min-tcb.milan: is empty"},
 		"negative number":  {head + tdxTable + "min-evaluation = -3\n", "tdx.min-evaluation: -3"},
 		"another case":     {head + snpTable + "debug = false\nDebug = true\n", "lower case"},
-		"the same line twice": {head + snpTable + "min-tcb.milan = { snp = 24 }\nmin-tcb.Milan = { snp = 1 }\n",
-			"lower case"},
-		"short advisory": {head + tdxTable + "reject-advisories = [\"INTEL-SA-1192 \"]\n",
-			"tdx.reject-advisories"},
+		"the same line twice": {
+			head + snpTable + "min-tcb.milan = { snp = 24 }\nmin-tcb.Milan = { snp = 1 }\n",
+			"lower case",
+		},
+		"short advisory": {
+			head + tdxTable + "reject-advisories = [\"INTEL-SA-1192 \"]\n",
+			"tdx.reject-advisories",
+		},
 		"the same twice": {
 			head + snpTable + strings.Repeat("[[release]]\nsecret = \"disk\"\nmode = \"once\"\nfile = \"x\"\n", 2),
 			"twice",

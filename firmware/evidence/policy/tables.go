@@ -16,6 +16,11 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
 )
 
+// Lacks reports whether a policy says nothing of a technology, so that its guests are refused.
+func (f *File) Lacks(technology string) bool {
+	return technology == "sev-snp" && f.SNP == nil || technology == "tdx" && f.TDX == nil
+}
+
 const acceptACPI = "accept"
 
 // acpi refuses a policy that does not say what it leaves to the host.
@@ -133,7 +138,10 @@ func (f *File) leastFirmware(p *report.Policy) error {
 			)
 		}
 		for c := range least {
-			if !slices.Contains(components, c) || c == "fmc" && line != kds.Turin {
+			if c == "fmc" && line != kds.Turin {
+				return f.errorf("sev-snp.min-tcb."+name, "fmc: only Turin has one")
+			}
+			if !slices.Contains(components, c) {
 				return f.errorf("sev-snp.min-tcb."+name, "%v", nearest.Unknown("component", c, components))
 			}
 		}

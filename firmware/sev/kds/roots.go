@@ -59,6 +59,9 @@ func ParseRoots(text []byte) (*Roots, error) {
 		if a.ark == nil {
 			return nil, fmt.Errorf("%w: the root of %s is missing", ErrRoots, l)
 		}
+		if a.ask == nil && a.asvk == nil {
+			return nil, fmt.Errorf("%w: ARK-%s is there, and neither SEV-%[2]s nor SEV-VLEK-%[2]s", ErrRoots, l)
+		}
 	}
 	if len(r.lines) == 0 {
 		return nil, fmt.Errorf("%w: it has no certificate named ARK-…", ErrRoots)

@@ -111,10 +111,15 @@ func (e *Evidence) signature() error {
 		return new(big.Int).SetBytes(b)
 	}
 	sum := sha512.Sum384(raw[:offSignature])
-	if !ecdsa.Verify(e.EK.Key, sum[:], number(offSignature), number(offS)) {
-		return refusal.New(refusal.Signature)
+	if ecdsa.Verify(e.EK.Key, sum[:], number(offSignature), number(offS)) {
+		return nil
 	}
-	return nil
+	err := refusal.New(refusal.Signature)
+	if !e.Report.MayBeBy(e.EK) {
+		err.Text = "the certificate is for another chip or TCB than the report's, so the signature does not fit"
+		err.Fix = "give the certificate for this report: latchkey bundle urls --report FILE"
+	}
+	return err
 }
 
 // consistent holds what the report says against the certificate, and against itself.

@@ -50,8 +50,10 @@ func TestStates(t *testing.T) {
 			p.QE["tcbLevels"] = []any{evidencetest.SVNLevel(1, string(c.qe), "INTEL-SA-9")}
 		})
 		v, _ := b.judge(t)
-		if v.State.Status != c.want || !slices.Equal(v.State.Advisories, []string{"INTEL-SA-1", "INTEL-SA-2",
-			"INTEL-SA-9"}) {
+		if v.State.Status != c.want || !slices.Equal(v.State.Advisories, []string{
+			"INTEL-SA-1", "INTEL-SA-2",
+			"INTEL-SA-9",
+		}) {
 			t.Errorf("%s, %s, %s: %+v, want %s", c.platform, c.module, c.qe, v.State, c.want)
 		}
 	}
