@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -56,8 +55,8 @@ type Keys struct {
 // Wipe overwrites the keys.
 func (k *Keys) Wipe() { clear(k.TEK[:]); clear(k.TIK[:]) }
 
-// LogValue keeps the keys out of logs.
-func (k Keys) LogValue() slog.Value { return slog.StringValue("[redacted]") }
+// MarshalText keeps the keys out of logs (log/slog) and out of JSON.
+func (k Keys) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
 
 // String keeps the keys out of formatted text.
 func (k Keys) String() string { return "[redacted]" }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -157,7 +158,14 @@ func TestKeysNeverPrint(t *testing.T) {
 	k := session.Keys{TEK: [16]byte([]byte("sixteen-byte-tek")), TIK: [16]byte([]byte("sixteen-byte-tik"))}
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "keys", k)
-	for _, text := range []string{fmt.Sprint(k), fmt.Sprintf("%+v %#v %s", k, k, k), log.String()} {
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "keys", k, "pointer", &k)
+	encoded, err := json.Marshal(struct{ K session.Keys }{k})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		fmt.Sprint(k), fmt.Sprintf("%+v %#v %s", k, k, k), log.String(), string(encoded),
+	} {
 		if strings.Contains(text, "sixteen") || strings.Contains(text, "115") || !strings.Contains(text, "redacted") {
 			t.Errorf("keys in the clear: %s", text)
 		}
