@@ -3,12 +3,15 @@
 package report_test
 
 import (
+	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
@@ -148,6 +151,46 @@ func TestCertificateVectors(t *testing.T) {
 			if got[field] != want {
 				t.Errorf("%s is %q, want %q", field, got[field], want)
 			}
+		}
+	})
+}
+
+// TestFields: what other implementations read from recorded reports.
+func TestFields(t *testing.T) {
+	vectors.Each(t, "snp-report-fields", func(t *testing.T, v vectors.Vector) {
+		var in struct{ File string }
+		var want map[string]any
+		v.In(t, &in)
+		v.Want(t, &want)
+		r, err := report.Parse(vectors.File(t, in.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		number := func(n uint64) string { return fmt.Sprintf("%#x", n) }
+		fms := uint32(r.Family&^0xf)<<16 | uint32(r.Family&0xf)<<8 | uint32(r.Model>>4)<<16 |
+			uint32(r.Model&0xf)<<4 | uint32(r.Stepping)
+		for name, got := range map[string]any{
+			"version": float64(r.Version), "guest_svn": float64(r.GuestSVN), "vmpl": float64(r.VMPL),
+			"signature_algo": float64(r.Algorithm), "policy": number(uint64(r.Policy)),
+			"platform_info": number(uint64(r.Platform)), "signer_info": number(uint64(r.SignerInfo)),
+			"current_tcb": number(r.CurrentTCB), "reported_tcb": number(r.ReportedTCB),
+			"committed_tcb": number(r.CommittedTCB), "launch_tcb": number(r.LaunchTCB),
+			"current_version":   fmt.Sprintf("%d.%d.%d", r.Current.Major, r.Current.Minor, r.Current.Build),
+			"committed_version": fmt.Sprintf("%d.%d.%d", r.Committed.Major, r.Committed.Minor, r.Committed.Build),
+			"family_id":         hex.EncodeToString(r.FamilyID[:]), "image_id": hex.EncodeToString(r.ImageID[:]),
+			"report_data": hex.EncodeToString(r.ReportData[:]), "measurement": hex.EncodeToString(r.Measurement[:]),
+			"host_data": hex.EncodeToString(r.HostData[:]), "id_key_digest": hex.EncodeToString(r.IDKeyDigest[:]),
+			"author_key_digest": hex.EncodeToString(r.AuthorKey[:]), "report_id": hex.EncodeToString(r.ReportID[:]),
+			"report_id_ma": hex.EncodeToString(r.ReportIDMA[:]), "chip_id": hex.EncodeToString(r.ChipID[:]),
+			"cpuid1eax_fms": number(uint64(fms)),
+		} {
+			if want[name] != got {
+				t.Errorf("%s is %v, want %v", name, got, want[name])
+			}
+			delete(want, name)
+		}
+		for name := range want {
+			t.Errorf("%s is not compared", name)
 		}
 	})
 }

@@ -3,11 +3,15 @@
 package quote_test
 
 import (
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"strconv"
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
+	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
@@ -98,4 +102,55 @@ func judge(t *testing.T, v *evidencetest.Vector, p *quote.Policy) (*quote.Verdic
 		}
 	}
 	return e.Verify(v.AsOf, p)
+}
+
+// TestFields: what other implementations read from recorded quotes.
+func TestFields(t *testing.T) {
+	vectors.Each(t, "tdx-quote-fields", func(t *testing.T, v vectors.Vector) {
+		var in struct{ File string }
+		var all struct {
+			Version int `json:"quote_version"`
+			Body    struct {
+				V5 map[string]any `json:"td_quote_body_v5"`
+			}
+		}
+		var want map[string]any
+		v.In(t, &in)
+		v.Want(t, &all)
+		v.Want(t, &want)
+		q, err := quote.Parse(vectors.File(t, in.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int(q.Version) != all.Version {
+			t.Errorf("version %d, want %d", q.Version, all.Version)
+		}
+		if all.Version == 5 {
+			want = all.Body.V5
+		}
+		le := func(n uint64) string { return hex.EncodeToString(binary.LittleEndian.AppendUint64(nil, n)) }
+		b := &q.Body
+		got := map[string]string{
+			"tee_tcb_svn": hex.EncodeToString(b.TEETCBSVN[:]), "mr_seam": hex.EncodeToString(b.MRSEAM[:]),
+			"mr_signer_seam": hex.EncodeToString(b.MRSignerSEAM[:]), "td_attributes": le(uint64(b.Attributes)),
+			"seam_attributes": hex.EncodeToString(b.SEAMAttributes[:]), "xfam": hex.EncodeToString(b.XFAM[:]),
+			"mr_td": hex.EncodeToString(b.MRTD[:]), "mr_config_id": hex.EncodeToString(b.MRConfigID[:]),
+			"mr_owner": hex.EncodeToString(b.MROwner[:]), "mr_owner_config": hex.EncodeToString(b.MROwnerConfig[:]),
+			"report_data": hex.EncodeToString(b.ReportData[:]),
+			"rtmr0":       hex.EncodeToString(b.RTMR[0][:]), "rtmr1": hex.EncodeToString(b.RTMR[1][:]),
+			"rtmr2": hex.EncodeToString(b.RTMR[2][:]), "rtmr3": hex.EncodeToString(b.RTMR[3][:]),
+		}
+		if all.Version == 5 {
+			got["tee_tcb_svn2"] = hex.EncodeToString(b.TEETCBSVN2[:])
+			got["mr_service_td"] = hex.EncodeToString(b.MRServiceTD[:])
+			for i, r := range want["rtmrs"].([]any) {
+				want[fmt.Sprintf("rtmr%d", i)] = r
+			}
+		}
+		for name, value := range got {
+			if want[name] != value {
+				t.Errorf("%s is %v, want %v", name, value, want[name])
+			}
+		}
+	})
 }
