@@ -12,6 +12,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/evidence"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
@@ -150,8 +151,15 @@ func runEvidence(c *urfave.Context, s *cli.IO, technology string) error {
 		return cli.Fail(cli.ExitUsage, err)
 	}
 	e, err := evidence.Recognise(b)
-	if err != nil {
-		return refused(fmt.Errorf("%s: %w", args[1], err))
+	if r := refusal.Of(err); r != nil && args[0] == "verify" {
+		at, wrong := asOf(c)
+		if wrong != nil {
+			return wrong
+		}
+		return conclude(c, s, args[1], evidence.Refused(technology, at, r))
+	}
+	if err != nil { // to show it, or to say what it is, is no judgement
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", args[1], err), hintOf(err)...)
 	}
 	if e.Technology != technology {
 		other := map[string]string{evidence.SNP: "report", evidence.TDX: "quote"}[e.Technology]
@@ -165,19 +173,31 @@ func runEvidence(c *urfave.Context, s *cli.IO, technology string) error {
 	if err != nil {
 		return err
 	}
-	v := j.judge(e)
+	return conclude(c, s, args[1], j.judge(e))
+}
+
+// hintOf is what helps against a refusal.
+func hintOf(err error) []string {
+	if r := refusal.Of(err); r != nil {
+		return []string{r.Fix}
+	}
+	return nil
+}
+
+// conclude prints a verdict, and fails for one that refuses.
+func conclude(c *urfave.Context, s *cli.IO, file string, v *evidence.Verdict) (err error) {
 	if v.Emulated && v.Accepted {
 		s.Say("warning: emulated: the chain ends in a test root, and protects nothing")
 	}
 	if c.Bool("json") {
 		err = s.JSON(v)
 	} else {
-		err = printVerdict(s, args[1], v)
+		err = printVerdict(s, file, v)
 	}
 	if err == nil && !v.Accepted {
 		fail := &cli.Error{
 			Code:  cli.ExitRefused,
-			Err:   fmt.Errorf("%s: refused: %w", args[1], v.Refusal),
+			Err:   fmt.Errorf("%s: refused: %w", file, v.Refusal),
 			Quiet: c.Bool("json"),
 		}
 		fail.Hints = append(v.Explained, v.Refusal.Fix)

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -118,7 +120,17 @@ func TestGenuine(t *testing.T) {
 	out, errs := j.run("report show report.bin")
 	matches(t, "show", out, `measurement +1{96}`)
 	matches(t, "show", errs, `nothing here was verified`)
+	out, _ = j.run("report show report.bin --json")
+	matches(t, "show", out, `"signing-key": "vcek"`, `"family-id": "0{32}"`, `"version": \d`, `"snp": \d`)
 	j.run("quote show quote.bin --json")
+	j.write("two.pem", strings.Repeat(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: j.ek.Cert.Raw})), 2))
+	j.refused("report verify report.bin --genuine --ek two.pem", cli.ExitUsage, `several`)
+	// What is refused before it can be judged is a verdict for programs, too; to show it is none.
+	j.write("short.bin", string(j.read("quote.bin")[:600]))
+	if v := j.verdict("quote verify short.bin --genuine", cli.ExitRefused); reason(v) != "quote-size" {
+		t.Errorf("verdict %v", v)
+	}
+	j.refused("quote show short.bin", cli.ExitUsage, `quote-size`)
 	if out, _ := j.run("report --schema"); out != verdictSchema {
 		t.Error("the schema is not printed")
 	}
@@ -211,7 +223,7 @@ func TestPolicyOfReport(t *testing.T) {
 		cli.ExitUsage,
 		`the policy says which roots count`,
 	)
-	j.refused("quote verify quote.bin --policy web.toml", cli.ExitRefused, `has no table for tdx`)
+	j.refused("quote verify quote.bin --policy web.toml", cli.ExitRefused, `no-policy`)
 	j.refused("policy check web.tom", cli.ExitUsage, `web.tom`)
 	j.write("bad.toml", strings.Replace(policy, "host-acpi", "host-apci", 1))
 	j.refused("policy check bad.toml", cli.ExitUsage, `line 13: unknown key sev-snp.host-apci`)
@@ -233,11 +245,15 @@ func TestPolicyOfQuote(t *testing.T) {
 	j.refused("policy check td.toml", cli.ExitUsage, `td.rtmr0.json`)
 	boot := func(cmdline string) *ccel.Log {
 		events := []ccel.Event{
-			evidencetest.Hashed(0, 1, []byte("settings")),
-			evidencetest.Hashed(1, 0x80000003, []byte("x")),
+			evidencetest.Hashed(0, 1, []byte("settings")), evidencetest.Hashed(0, 4, make([]byte, 4)),
+		}
+		for i := range 3 {
+			table := evidencetest.Hashed(0, 0x0a, fmt.Appendf(nil, "table %d for %s", i, cmdline))
+			table.Data = []byte("ACPI DATA")
+			events = append(events, table)
 		}
 		events = append(events, evidencetest.DirectBoot([]byte(kernel), []byte("an initrd"), cmdline)...)
-		return &ccel.Log{Events: append(events[:1], events[2:]...)}
+		return &ccel.Log{Events: events}
 	}
 	show := func(cmdline string) {
 		l := boot(cmdline)
@@ -251,7 +267,7 @@ func TestPolicyOfQuote(t *testing.T) {
 	}
 	show("console=ttyS0")
 	profile, errs := j.run("policy rtmr0 CCEL --quote quote.bin")
-	matches(t, "rtmr0", errs, `1 measurements, 0 of them`)
+	matches(t, "rtmr0", errs, `5 measurements; left open for the host's ACPI tables: 3 4 5`)
 	j.write("td.rtmr0.json", profile)
 	out, _ := j.run("policy check td.toml")
 	matches(
@@ -272,6 +288,14 @@ func TestPolicyOfQuote(t *testing.T) {
 		t.Errorf("verdict %v", v)
 	}
 	j.refused(strings.TrimSuffix(line, " --event-log CCEL")+at, cli.ExitRefused, `needs the boot's event log`)
+	bare := strings.TrimSuffix(line, " --event-log CCEL")
+	if v := j.verdict(bare, cli.ExitRefused); reason(v) != "event-log-missing" {
+		t.Errorf("verdict %v", v)
+	}
+	posing := boot("console=ttyS0")
+	posing.Events[0].Type, posing.Events[0].Data = 0x0a, []byte("ACPI DATA")
+	j.write("posing", string(evidencetest.Log(posing.Events...)))
+	j.refused("policy rtmr0 posing --quote quote.bin", cli.ExitRefused, `measurements \[1 3 4 5\]`)
 	show("console=ttyS0 init=/bin/sh")
 	j.refused(
 		line+at,

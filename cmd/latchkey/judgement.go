@@ -94,9 +94,14 @@ func (j *judgement) readSources(c *urfave.Context) (err error) {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("--%s: %w", f.flag, err))
 		}
 		for _, p := range found.Parts {
-			if p.Kind == f.kind {
-				*f.to = p.Data
+			if p.Kind != f.kind {
+				continue
 			}
+			if *f.to != nil {
+				return cli.Fail(cli.ExitUsage, fmt.Errorf("--%s %s: there are several in it", f.flag, c.String(f.flag)),
+					"give the one that is meant, or keep them in a bundle, which finds it: latchkey bundle add")
+			}
+			*f.to = p.Data
 		}
 		if *f.to == nil {
 			return cli.Usagef("--%s %s: there is no %s in it", f.flag, c.String(f.flag), f.what)
@@ -125,13 +130,9 @@ func (j *judgement) readPolicy(file, technology string) (err error) {
 	if j.policy, err = policy.Read(file); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	if j.policy.Lacks(technology) {
-		return cli.Fail(
-			cli.ExitRefused,
-			fmt.Errorf("%s: the policy has no table for %s: such guests are refused", file, technology),
-		)
-	}
-	if j.demands, err = demandsOf(j.policy, technology); err != nil {
+	if j.policy.Lacks(technology) { // the verdict says so
+		j.demands = &evidence.Demands{Name: j.policy.Name}
+	} else if j.demands, err = demandsOf(j.policy, technology); err != nil {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
 	}
 	if root := j.policy.Root(); root != "" { // that root alone, and no genuine one

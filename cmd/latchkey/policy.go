@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -126,17 +127,12 @@ func makeHardware(c *urfave.Context, s *cli.IO, file string) error {
 	} else {
 		s.Say("warning: the log was held against no quote (--quote): whoever wrote it chose the profile")
 	}
-	h := rtmr.NewHardware(l)
-	if len(h.Events) == 0 {
-		return cli.Usagef("%s: it has no measurement in RTMR0", file)
+	h, err := rtmr.NewHardware(l)
+	if err != nil {
+		return cli.Fail(cli.ExitRefused, fmt.Errorf("%s: %w", file, err))
 	}
-	holes := 0
-	for _, e := range h.Events {
-		if e.Hole != "" {
-			holes++
-		}
-	}
-	s.Say("%d measurements, %d of them left open for the host's ACPI tables", len(h.Events), holes)
+	s.Say("%d measurements; left open for the host's ACPI tables: %s", len(h.Events),
+		cmp.Or(strings.Trim(fmt.Sprint(h.Holes()), "[]"), "none"))
 	out, err := json.MarshalIndent(h, "", " ")
 	if err != nil {
 		return err

@@ -110,7 +110,7 @@ func (f *fields) report(e *evidence.Evidence) {
 	} else {
 		f.hex("chip-id", r.ChipID[:])
 	}
-	f.add("signing-key", strings.ToLower(string(r.Signer())), "%s", r.Signer())
+	f.add("signing-key", strings.ToLower(r.Signer().String()), "%s", r.Signer())
 	for _, t := range []struct {
 		name string
 		raw  uint64

@@ -3,13 +3,13 @@ package evidence
 import (
 	"cmp"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
@@ -70,6 +70,14 @@ type Verdict struct {
 // Log is the event log, if one was given and leads to the quote's registers.
 func (v *Verdict) Log() *ccel.Log { return v.log }
 
+// Refused is the verdict on what cannot be judged for a reason that was found before.
+func Refused(technology string, asOf time.Time, r *refusal.Error) *Verdict {
+	return &Verdict{
+		Schema: VerdictSchema, Technology: technology, AsOf: asOf.UTC(), Refusal: r,
+		Proven: []string{}, NotProven: []string{},
+	}
+}
+
 // Judge judges evidence at a time. The verdict is never nil.
 func Judge(e *Evidence, s *Sources, d *Demands, asOf time.Time) *Verdict {
 	v := &Verdict{
@@ -101,12 +109,9 @@ func Judge(e *Evidence, s *Sources, d *Demands, asOf time.Time) *Verdict {
 	return v
 }
 
-// errNoPolicy means that the owner's demands say nothing of a technology.
-var errNoPolicy = errors.New("there are no demands for this technology")
-
 func (v *Verdict) judgeReport(e *Evidence, s *Sources, d *Demands, asOf time.Time) error {
 	if d.Report == nil {
-		return errNoPolicy
+		return refusal.New(refusal.NoPolicy)
 	}
 	r := e.Report
 	if err := r.Form(); err != nil {
@@ -192,7 +197,7 @@ func lists(c *kds.Certificate, s *Sources) ([]*kds.CRL, error) {
 
 func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time) error {
 	if d.Quote == nil {
-		return errNoPolicy
+		return refusal.New(refusal.NoPolicy)
 	}
 	j := &quote.Evidence{Quote: e.Quote, Root: s.Roots.Intel, Collateral: s.Collateral}
 	if j.Collateral == nil && s.Bundle != nil {
@@ -224,7 +229,7 @@ func (v *Verdict) judgeQuote(e *Evidence, s *Sources, d *Demands, asOf time.Time
 	v.LogMatches = v.log != nil
 	if d.Hardware != nil {
 		if v.log == nil {
-			return refusal.New(refusal.RTMR).Because("a profile of RTMR0 needs the boot's event log (--event-log)")
+			return refusal.New(refusal.EventLogMissing)
 		}
 		if err := d.Hardware.Match(v.log); err != nil {
 			return err
@@ -266,6 +271,12 @@ func (v *Verdict) reportWords(j *report.Evidence, d *Demands) {
 	}
 	v.say(!r.Policy.Debuggable(), "the host cannot read or write the guest's memory through the debug interface",
 		"that the host cannot read the guest's memory: debugging is allowed")
+	v.say(r.Policy&sev.SNPPolicyMigrate == 0, "",
+		"that it stays where it was launched: a migration agent of the host's may move it")
+	if r.VMPL > 0 {
+		v.say(false, "", fmt.Sprintf("what runs above the guest: the report is of VMPL %d", r.VMPL))
+	}
+	v.say(r.Provisional(c.Line) == nil, "", "that the firmware stays as new as it is: the host may roll it back (COMMITTED_TCB)")
 	v.say(false, "", "the host's ACPI code, which runs in the guest's kernel: no measurement covers it")
 	v.common()
 }
@@ -282,7 +293,12 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	} else {
 		v.say(false, "", "the platform's state, and that it was not revoked: there is no collateral")
 	}
-	v.say(q.Body.Attributes&quote.AttrDebug == 0, "", "that the host cannot read the guest's memory: debugging is on")
+	v.say(q.Body.Attributes&quote.AttrSEPTVEDisable != 0, "",
+		"that the host cannot inject exceptions by taking pages away: SEPT_VE_DISABLE is off")
+	v.say(q.Body.Attributes&quote.AttrMigratable == 0 && q.Body.MRServiceTD == [48]byte{}, "",
+		"that it stays where it was launched: a service TD may move it")
+	v.say(q.Body.Attributes&quote.AttrDebug == 0, "the host cannot read or write the domain's memory through debugging",
+		"that the host cannot read the guest's memory: debugging is on")
 	v.say(
 		p.MRTD != nil,
 		"exactly your firmware was launched (MRTD)",

@@ -91,6 +91,8 @@ const (
 	PlatformNotAllowed    Reason = "platform-not-allowed"
 	CCELMalformed         Reason = "ccel-malformed"
 	CCELMismatch          Reason = "ccel-mismatch"
+	NoPolicy              Reason = "no-policy"
+	EventLogMissing       Reason = "event-log-missing"
 )
 
 type meaning struct{ text, fix string }
@@ -98,7 +100,7 @@ type meaning struct{ text, fix string }
 // Remedies that several codes share.
 const (
 	another   = "compare the file with what the guest sent: it was damaged or forged"
-	fresh     = "fetch newer ones: latchkey bundle fetch"
+	fresh     = "fetch newer ones: latchkey bundle fetch BUNDLE"
 	hostFixes = "the host updates its firmware, or you demand less"
 	relaunch  = "the guest must be launched anew, with what you expect"
 )
@@ -192,7 +194,7 @@ var meanings = map[Reason]meaning{
 		"give the list of the same vendor and product line",
 	},
 	CRLExpired: {"a revocation list is not valid at the time of judgement", fresh},
-	CRLMissing: {"there is no revocation list", "fetch one: latchkey bundle fetch"},
+	CRLMissing: {"there is no revocation list", "fetch one: latchkey bundle fetch BUNDLE --report FILE"},
 	Revoked: {
 		"the vendor has revoked a certificate of the chain",
 		"nothing of this platform is believed any more",
@@ -271,5 +273,13 @@ var meanings = map[Reason]meaning{
 	FMSPCNotAllowed:    {"the platform's family is not on your list", "add it to fmspc if it is one of yours"},
 	PlatformNotAllowed: {"the platform is not on your list", "add it to chips if it is one of yours"},
 	CCELMalformed:      {"the event log cannot be read", "give it as it lies in /sys/firmware/acpi/tables/data/CCEL"},
-	CCELMismatch:       {"the event log is not that of the quote", "take both from the same boot"},
+	NoPolicy: {
+		"the policy says nothing of this technology, so its guests are refused",
+		"give the policy a table for it: latchkey help appliance-policy",
+	},
+	EventLogMissing: {
+		"the policy's profile of RTMR0 needs the boot's event log, and there is none: nothing was compared",
+		"give it with --event-log (in the guest it is /sys/firmware/acpi/tables/data/CCEL)",
+	},
+	CCELMismatch: {"the event log is not that of the quote", "take both from the same boot"},
 }

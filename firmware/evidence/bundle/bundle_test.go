@@ -258,6 +258,16 @@ func TestRecognise(t *testing.T) {
 		"chain": {c.TCBInfoChain, nil, 1},
 		"headers": {[]byte("HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: " +
 			url.PathEscape(string(c.TCBInfoChain)) + "\r\n\r\n"), nil, 1},
+		"answer with headers": {
+			append([]byte("HTTP/2 200\r\nContent-Type: application/pkix-crl\r\n\r\n"), c.RootCRL...),
+			[]bundle.Kind{bundle.RootCRL},
+			0,
+		},
+		"answer behind a redirection": {
+			append([]byte("HTTP/1.1 301 Moved\r\nLocation: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"), vcek...),
+			[]bundle.Kind{bundle.Endorsement},
+			0,
+		},
 		"SEV certificate": {make([]byte, 2084), []bundle.Kind{bundle.CEK}, 0},
 	} {
 		f, err := bundle.Recognise(x.content)
@@ -277,7 +287,9 @@ func TestRecognise(t *testing.T) {
 		t.Errorf("a bundle: %v, want its %d parts", err, n)
 	}
 	for name, bad := range map[string][]byte{
-		"nothing": nil, "noise": []byte("hello"), "an array": []byte("[]"), "another object": []byte(`{"x":1}`),
+		"an answer that fails": append([]byte("HTTP/1.1 404 Not Found\r\n\r\n"), vcek...),
+		"no status":            []byte("HTTP/"),
+		"nothing":              nil, "noise": []byte("hello"), "an array": []byte("[]"), "another object": []byte(`{"x":1}`),
 		"a cut block": []byte("-----BEGIN CERTIFICATE-----\nMIIB"), "a block of noise": block("CERTIFICATE",
 			[]byte("x")),
 	} {

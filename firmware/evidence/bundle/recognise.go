@@ -47,6 +47,8 @@ func Recognise(b []byte) (*Found, error) {
 			"%w: it is a quote of TDX: latchkey bundle urls --quote says what belongs to it",
 			ErrUnknown,
 		)
+	case bytes.HasPrefix(b, []byte("HTTP/")):
+		return f, f.answer(string(b))
 	case trimmed[0] == '{':
 		return f, f.json(trimmed)
 	case bytes.Contains(b, []byte("-----BEGIN ")):
@@ -134,6 +136,21 @@ func (f *Found) pem(text []byte) error {
 		return fmt.Errorf("%w: there is no whole block in it", ErrUnknown)
 	}
 	return nil
+}
+
+// answer reads what a server said, headers and all (curl -i). Of several answers, as with a
+// redirection, the last one counts.
+func (f *Found) answer(text string) error {
+	status, _, _ := strings.Cut(text, "\n")
+	code, _, _ := strings.Cut(strings.TrimSpace(strings.TrimLeft(status[strings.IndexByte(status, ' ')+1:], " ")), " ")
+	if code != "200" {
+		_, rest, _ := strings.Cut(strings.ReplaceAll(text, "\r\n\r\n", "\n\n"), "\n\n")
+		if strings.HasPrefix(rest, "HTTP/") {
+			return f.answer(rest)
+		}
+		return fmt.Errorf("%w: it is an answer of a server's that says %q", ErrUnknown, strings.TrimSpace(status))
+	}
+	return f.headers(text)
 }
 
 // headers reads chains from the headers of an answer of Intel's service, as curl -D saves them,

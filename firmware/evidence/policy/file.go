@@ -284,11 +284,22 @@ func days(text string) (time.Duration, error) {
 		if err != nil {
 			return 0, fmt.Errorf("%q: must be a number of days, such as 30d", text)
 		}
-		return time.Duration(d) * 24 * time.Hour, nil
+		return bounded(text, time.Duration(d)*24*time.Hour)
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 {
 		return 0, fmt.Errorf("%q: must be a time such as 30d or 12h", text)
+	}
+	return bounded(text, d)
+}
+
+// maxStale is how long after its date something may be used at the most: for that long a vendor
+// could have said anything.
+const maxStale = 366 * 24 * time.Hour
+
+func bounded(text string, d time.Duration) (time.Duration, error) {
+	if d > maxStale {
+		return 0, fmt.Errorf("%q: at most 366d", text)
 	}
 	return d, nil
 }

@@ -1,9 +1,13 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
 // Words of the guest's command line that name its broker and its policy.
@@ -17,10 +21,23 @@ func (f *File) Open(line string) []string {
 		add("emulated: evidence under the test root protects nothing")
 	}
 	if t := f.SNP; t != nil {
-		if !slices.Contains(t.Policy, "smt") {
+		bound, err := sev.ParseSNPPolicy(cmp.Or(strings.Join(t.Policy, ","), "smt"))
+		if err != nil { // which was said before
+			bound = 0
+		}
+		if bound&sev.SNPPolicyMigrate != 0 {
+			add("sev-snp: a migration agent of the host's may move the guest (policy: migrate)")
+		}
+		if len(t.Policy) == 0 || bound&sev.SNPPolicySMT == 0 {
 			add(
 				"sev-snp: guests whose own policy allows SMT are refused, and QEMU's default does (policy = [\"smt\"])",
 			)
+		}
+		if t.HostACPI == acceptACPI {
+			add("sev-snp: the host's ACPI code runs in the guest's kernel (host-acpi)")
+		}
+		if t.Digests != nil && f.Guest != nil {
+			add("sev-snp: [guest] plays no part: digests takes its place")
 		}
 		if t.Chips == "any" {
 			add("sev-snp: any chip is accepted: the key of a single one, anywhere, can forge every report")
@@ -56,10 +73,22 @@ func (f *File) Open(line string) []string {
 		if t.ServiceTD {
 			add("tdx: a service TD may move the guest (service-td = true)")
 		}
+		for _, s := range t.AcceptTCB {
+			if s == string(collateral.OutOfDate) || s == string(collateral.OutOfDateConfigurationNeeded) {
+				add("tdx: platforms are accepted that are known to be vulnerable (accept-tcb: %s)", s)
+			}
+		}
+		if slices.Contains(t.Attributes, "migratable") {
+			add("tdx: a migration TD of the host's may move the guest (attributes: migratable)")
+		}
+		if t.HostACPI == acceptACPI {
+			add("tdx: the host's ACPI code runs in the guest's kernel (host-acpi)")
+		}
 		if t.MinEvaluation == 0 {
 			add("tdx: collateral of an old TCB evaluation is accepted while it is valid (min-evaluation)")
 		}
 	}
+	f.openTolerance(add)
 	f.openSecrets(add)
 	for word := range strings.FieldsSeq(line) {
 		if name, ok := strings.CutPrefix(word, wordName); ok && name != f.Name {
@@ -67,6 +96,18 @@ func (f *File) Open(line string) []string {
 		}
 	}
 	return open
+}
+
+// openTolerance says how long vendors' lists may be used after their dates.
+func (f *File) openTolerance(add func(string, ...any)) {
+	for _, t := range []struct{ key, value string }{
+		{"crl-stale", f.Tolerate.CRLStale}, {"collateral-stale", f.Tolerate.CollateralStale},
+	} {
+		if d, err := days(t.value); err == nil && d > 0 {
+			add("what vendors have revoked or called out of date for up to %s after a list's end may be missed (tolerate.%s)",
+				t.value, t.key)
+		}
+	}
 }
 
 // openSecrets says where a secret is open to a weaker technology than another.

@@ -114,6 +114,10 @@ func TestRefusedPolicies(t *testing.T) {
 		"an empty demand":  {head + snpTable + "host-data = \"\"\n", "sev-snp.host-data: is empty"},
 		"an empty version": {head + snpTable + "min-firmware = \" \"\n", "sev-snp.min-firmware: is empty"},
 		"an empty minimum": {head + snpTable + "min-tcb.milan = {}\n", "sev-snp.min-tcb.milan: is empty"},
+		"a minimum of 0":   {head + snpTable + "min-tcb.genoa = { tee = 0, snp = 0 }\n", "sev-snp.min-tcb.genoa: demands nothing"},
+		"version 0.0":      {head + snpTable + "min-firmware = \"0.0\"\n", "sev-snp.min-firmware"},
+		"stale for ever":   {head + snpTable + "[tolerate]\ncrl-stale = \"65535d\"\n", "at most 366d"},
+		"stale in hours":   {head + tdxTable + "[tolerate]\ncollateral-stale = \"2562047h\"\n", "at most 366d"},
 		"negative number":  {head + tdxTable + "min-evaluation = -3\n", "tdx.min-evaluation: -3"},
 		"another case":     {head + snpTable + "debug = false\nDebug = true\n", "lower case"},
 		"the same line twice": {
@@ -270,4 +274,35 @@ func FuzzParse(f *testing.F) {
 			_ = p.Open("")
 		}
 	})
+}
+
+// TestOpen: what a policy leaves open is said.
+func TestOpen(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"migration agent":     {snpTable + "policy = [\"smt\", \"migrate\"]\n", "migration agent"},
+		"agent as a number":   {snpTable + "policy = [\"0x70000\"]\n", "migration agent"},
+		"no SMT":              {snpTable, "allows SMT are refused"},
+		"stale lists":         {snpTable + "[tolerate]\ncrl-stale = \"30d\"\n", "up to 30d"},
+		"out of date":         {tdxTable + "accept-tcb = [\"OutOfDate\"]\n", "known to be vulnerable"},
+		"migratable":          {tdxTable + "attributes = [\"migratable\"]\n", "migration TD"},
+		"ACPI":                {snpTable, "ACPI code"},
+		"ACPI of domains":     {tdxTable, "tdx: the host's ACPI code"},
+		"any age of firmware": {snpTable, "firmware of any age"},
+	} {
+		f, err := Parse([]byte(head + c.text))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := strings.Join(f.Open(""), "\n"); !strings.Contains(got, c.want) {
+			t.Errorf("%s: %s\nwant %q in it", name, got, c.want)
+		}
+	}
+	f, err := Parse([]byte(head + snpTable + "policy = [\"0x30000\"]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(f.Open(""), "\n"); strings.Contains(got, "SMT") {
+		t.Errorf("a number that allows SMT: %s", got)
+	}
 }

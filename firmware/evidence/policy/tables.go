@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"encoding/hex"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +49,9 @@ func (f *File) Report() (*report.Policy, error) {
 	}
 	if t.Digests == nil && f.Guest == nil {
 		return nil, f.errorf("sev-snp.digests", "is missing, and there is no [guest] to work them out from")
+	}
+	if t.Digests != nil && f.Guest != nil && f.TDX == nil && f.SEV == nil && f.SEVES == nil {
+		return nil, f.errorf("sev-snp.digests", "would take the place of what [guest] gives: leave one of them out")
 	}
 	if t.Digests != nil && len(t.Digests) == 0 {
 		return nil, f.errorf("sev-snp.digests", "is empty: no guest would be accepted")
@@ -122,6 +126,9 @@ func (f *File) leastFirmware(p *report.Policy) error {
 		if !ok {
 			return f.errorf("sev-snp.min-firmware", "%q: must be MAJOR.MINOR, such as 1.55", v)
 		}
+		if major == 0 && minor == 0 {
+			return f.errorf("sev-snp.min-firmware", "%q: demands nothing: leave it out, or say which version is needed", v)
+		}
 		p.MinFirmware = &sev.Build{Major: major, Minor: minor}
 	}
 	var components []string
@@ -147,6 +154,9 @@ func (f *File) leastFirmware(p *report.Policy) error {
 		}
 		if p.MinTCB == nil {
 			p.MinTCB = map[kds.Line]map[string]uint8{}
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Values(least)), func(n uint8) bool { return n > 0 }) {
+			return f.errorf("sev-snp.min-tcb."+name, "demands nothing: leave it out, or say which versions are needed")
 		}
 		p.MinTCB[line] = least
 	}

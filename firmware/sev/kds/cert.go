@@ -107,6 +107,11 @@ func ParseCertificate(der []byte) (*Certificate, error) {
 	if c.Line == Turin {
 		c.TCB.FMC = e.number(oidFMC)
 	}
+	for id, only := range map[string]Signer{oidHWID.String(): VCEK, oidCSP.String(): VLEK} {
+		if _, there := e.byID[id]; there && c.Signer != only {
+			return nil, bad("extension %s does not belong in that of a %s", id, c.Signer)
+		}
+	}
 	if c.Signer == VCEK {
 		c.HWID = hwid(e.raw(oidHWID), c.Line.HWIDSize())
 		if len(c.HWID) != c.Line.HWIDSize() {

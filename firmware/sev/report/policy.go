@@ -81,18 +81,25 @@ func (p *Policy) checkGuest(r *Report, c *kds.Certificate) error {
 	return nil
 }
 
+// Provisional is a refusal of firmware that the host may roll back: a newer one runs than is
+// committed.
+func (r *Report) Provisional(l kds.Line) error {
+	current, committed := kds.ParseTCB(r.CurrentTCB, l), kds.ParseTCB(r.CommittedTCB, l)
+	if below := committed.Below(current); below.Name != "" {
+		return refusal.New(refusal.Provisional).Because("%s is %d, and %d is committed", below.Name,
+			below.In(current), below.In(committed))
+	}
+	if olderBuild(r.Committed, r.Current) {
+		return refusal.New(refusal.Provisional).Because("the firmware is %v, and %v is committed",
+			r.Current, r.Committed)
+	}
+	return nil
+}
+
 // checkPlatform judges the host's firmware.
 func (p *Policy) checkPlatform(r *Report, c *kds.Certificate) error {
-	current, committed := kds.ParseTCB(r.CurrentTCB, c.Line), kds.ParseTCB(r.CommittedTCB, c.Line)
-	if !p.AllowProvisional {
-		if below := committed.Below(current); below.Name != "" {
-			return refusal.New(refusal.Provisional).Because("%s is %d, and %d is committed", below.Name,
-				below.In(current), below.In(committed))
-		}
-		if olderBuild(r.Committed, r.Current) {
-			return refusal.New(refusal.Provisional).Because("the firmware is %v, and %v is committed",
-				r.Current, r.Committed)
-		}
+	if err := r.Provisional(c.Line); err != nil && !p.AllowProvisional {
+		return err
 	}
 	if p.RequireAliasCheck && r.Platform&PlatformAliasCheck == 0 {
 		return refusal.New(refusal.AliasCheck)

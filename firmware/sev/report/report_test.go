@@ -283,6 +283,10 @@ func TestEveryReason(t *testing.T) {
 			func(t *testing.T, b *bench) { b.crl, b.policy.RequireCRL = b.amd.CRL(t), true },
 			"",
 		},
+		"list that revokes, too old": {none, func(t *testing.T, b *bench) {
+			b.crl = b.amd.CRL(t, evidencetest.SerialASK)
+			b.at = b.at.AddDate(0, 3, 0)
+		}, refusal.CRLExpired},
 		"serial 0 listed": {none, func(t *testing.T, b *bench) { b.crl = b.amd.CRL(t, 0) }, ""},
 		"ASK revoked": {
 			none,

@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/sha512"
 	"math/big"
@@ -77,18 +78,22 @@ func (e *Evidence) revocation(asOf time.Time, p *Policy) error {
 		}
 		return nil
 	}
-	var invalid error
+	var invalid, revoked error
 	for _, x := range e.CRLs {
-		if err := e.Roots.NotRevoked(e.EK, x); err != nil {
+		invalid = pki.CRLValidAt(x.X509, asOf, p.CRLStale)
+		if invalid == nil {
+			break
+		}
+	}
+	for _, x := range e.CRLs { // one that is too old to trust still tells what it revoked
+		err := e.Roots.NotRevoked(e.EK, x)
+		if r := refusal.Of(err); r != nil && r.Reason == refusal.Revoked {
+			revoked = cmp.Or(revoked, err)
+		} else if err != nil {
 			return err
 		}
 	}
-	for _, x := range e.CRLs {
-		if invalid = pki.CRLValidAt(x.X509, asOf, p.CRLStale); invalid == nil {
-			return nil
-		}
-	}
-	return invalid
+	return cmp.Or(invalid, revoked)
 }
 
 // CRLUntil is until when a list is valid by which the report is judged; zero for none.

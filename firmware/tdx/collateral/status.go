@@ -243,8 +243,8 @@ func converge(platform, component Status) Status {
 		case ConfigurationNeeded, ConfigurationAndSWHardeningNeeded:
 			return OutOfDateConfigurationNeeded
 		}
-	case UpToDate:
-	default: // a state that no component is known to have, so that no owner can have accepted it
+	}
+	if component != OutOfDate && !slices.Contains(Statuses(), component) { // no owner can have accepted it
 		return Revoked
 	}
 	return platform

@@ -159,6 +159,13 @@ func (c *Collateral) Signed(root *Root, crl *x509.RevocationList, asOf time.Time
 		if err := pki.NotListed(crl, part.signer); err != nil {
 			return nil, nil, err
 		}
+		for _, x := range c.Others { // of the root's: what any has revoked is revoked
+			if pki.CRLSigned(x, root.X509) == nil {
+				if err := pki.NotListed(x, part.signer); err != nil {
+					return nil, nil, err
+				}
+			}
+		}
 	}
 	return r.tcb, r.identity, cmp.Or(r.tcbErr, r.identErr)
 }

@@ -2,6 +2,7 @@ package quote_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"slices"
@@ -39,7 +40,10 @@ func TestStates(t *testing.T) {
 		{"UpToDate", "Revoked", "UpToDate", "Revoked"},
 		{"OutOfDate", "UpToDate", "Revoked", "Revoked"},
 		{"Revoked", "OutOfDate", "UpToDate", "Revoked"},
-		{"Revoked", "UpToDate", "SWHardeningNeeded", "Revoked"}, // which no component is known to have
+		{"UpToDate", "UpToDate", "SWHardeningNeeded", "UpToDate"},
+		{"OutOfDate", "ConfigurationNeeded", "UpToDate", "OutOfDate"},
+		{"UpToDate", "UpToDate", "AnotherState", "Revoked"},
+		{"Revoked", "UpToDate", "SWHardeningNeeded", "Revoked"},
 		{"OutOfDate", "Revoked", "SWHardeningNeeded", "Revoked"},
 	} {
 		b := newBench(t, true)
@@ -228,4 +232,46 @@ func FuzzCollateral(f *testing.F) {
 		b.collateral = text
 		_, _ = b.verify(t, raw)
 	})
+}
+
+// TestOtherLists: what any genuine list of the root has revoked is revoked, whichever list is
+// the one that is judged by.
+func TestOtherLists(t *testing.T) {
+	b := newBench(t, true)
+	q, err := quote.Parse(b.platform.Quote(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		serial int64
+		want   refusal.Reason
+	}{
+		"signer of TCB info": {evidencetest.SerialTCBSigning, refusal.Revoked},
+		"platform authority": {evidencetest.SerialPlatformCA, refusal.Revoked},
+		"something else":     {999, ""},
+	} {
+		own, err := collateral.Parse(b.collateral)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := collateral.Parse(b.intel.Collateral(t, authority(true), func(p *evidencetest.Parts) {
+			p.RevokedByRoot = []int64{c.serial}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := x509.ParseRevocationList(other.RootCRL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own.Others = append(own.Others, list)
+		_, err = (&quote.Evidence{Quote: q, Root: b.root, Collateral: own}).Verify(b.at, &b.policy)
+		var got refusal.Reason
+		if r := refusal.Of(err); r != nil {
+			got = r.Reason
+		}
+		if got != c.want {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
 }

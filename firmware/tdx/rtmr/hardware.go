@@ -2,10 +2,12 @@ package rtmr
 
 import (
 	"bytes"
+	"crypto/sha512"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
@@ -39,27 +41,60 @@ type Fixed struct {
 // Library/AcpiPlatformLib, QemuFwCfgAcpi.c).
 const (
 	acpiData         = "ACPI DATA"
-	evPlatformConfig = 0x8000000a // EV_PLATFORM_CONFIG_FLAGS
+	evPlatformConfig = 0x0a // EV_PLATFORM_CONFIG_FLAGS (TCG, table 27)
 	holeACPI         = "acpi"
 )
 
-// NewHardware makes a profile of a trusted boot's log.
-func NewHardware(l *ccel.Log) *Hardware {
+// separator is what firmware measures before it measures what it boots by: the hash of four
+// zero bytes (TCG, EV_SEPARATOR).
+var separator = sha512.Sum384(make([]byte, 4))
+
+// NewHardware makes a profile of a trusted boot's log. What an event calls itself is not
+// measured, so the place of the holes follows from a digest: they are the measurements behind
+// the first separator, and nothing else may pass for ACPI tables.
+func NewHardware(l *ccel.Log) (*Hardware, error) {
 	h := &Hardware{Schema: HardwareSchema, Events: []Fixed{}}
+	behind := 0 // the first separator: its number, counted from 1
 	for i := range l.Events {
 		e := &l.Events[i]
 		switch {
 		case e.Register != 0:
-		case e.Type == evPlatformConfig && bytes.Equal(e.Data, []byte(acpiData)):
+			continue
+		case e.Type == evPlatformConfig && string(e.Data) == acpiData:
 			h.Events = append(h.Events, Fixed{Hole: holeACPI, What: acpiData})
 		default:
-			h.Events = append(
-				h.Events,
-				Fixed{Digest: hex.EncodeToString(e.Digest[:]), What: fmt.Sprintf("type %#x", e.Type)},
-			)
+			h.Events = append(h.Events,
+				Fixed{Digest: hex.EncodeToString(e.Digest[:]), What: fmt.Sprintf("type %#x", e.Type)})
+		}
+		if behind == 0 && e.Digest == separator {
+			behind = len(h.Events)
 		}
 	}
-	return h
+	if len(h.Events) == 0 {
+		return nil, errors.New("it has no measurement in RTMR0")
+	}
+	return h, h.checkHoles(behind)
+}
+
+// checkHoles is an error unless the holes, if there are any, are those behind a measurement,
+// which is counted from 1.
+func (h *Hardware) checkHoles(behind int) error {
+	holes := h.Holes()
+	if len(holes) == 0 || behind > 0 && slices.Equal(holes, []int{behind + 1, behind + 2, behind + 3}) {
+		return nil
+	}
+	return fmt.Errorf("measurements %v of RTMR0 call themselves %q: firmware measures the three ACPI files of QEMU"+
+		" behind the first separator, and nowhere else", holes, acpiData)
+}
+
+// Holes are the measurements that are left open, counted from 1.
+func (h *Hardware) Holes() (list []int) {
+	for i, e := range h.Events {
+		if e.Hole != "" {
+			list = append(list, i+1)
+		}
+	}
+	return list
 }
 
 // ParseHardware reads a profile.
@@ -84,6 +119,10 @@ func ParseHardware(b []byte) (*Hardware, error) {
 		if fixed := e.Hole == "" && len(d) == 48; err != nil || !fixed && (e.Hole != holeACPI || len(d) > 0) {
 			return nil, fmt.Errorf("%w: event %d is neither a digest nor a hole for ACPI", ErrHardware, i)
 		}
+	}
+	behind := slices.IndexFunc(h.Events, func(e Fixed) bool { return e.Digest == hex.EncodeToString(separator[:]) })
+	if err := h.checkHoles(behind + 1); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHardware, err)
 	}
 	return &h, nil
 }
