@@ -161,9 +161,10 @@ func checkBundle(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	list, bad := []partReport{}, 0
+	list, bad, expired := []partReport{}, 0, false
 	for i := range b.Parts {
 		p := inspectPart(&b.Parts[i], roots, at)
+		expired = expired || p.State == "expired"
 		if p.State == "expired" || p.State == "not-yet" || p.State == "unverified" {
 			bad++
 		}
@@ -178,9 +179,13 @@ func checkBundle(c *urfave.Context, s *cli.IO) error {
 	if len(list) == 0 {
 		s.Say("%s: it has no parts", args[1])
 	}
+	var hint []string
+	if expired {
+		hint = append(hint, "newer ones: latchkey bundle fetch "+args[1])
+	}
 	if err == nil && bad > 0 {
 		err = cli.Fail(cli.ExitRefused, fmt.Errorf("%s: %d of %d parts cannot be used", args[1], bad, len(list)),
-			"newer ones: latchkey bundle fetch "+args[1])
+			hint...)
 	}
 	return err
 }

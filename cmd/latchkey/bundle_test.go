@@ -106,6 +106,21 @@ func TestBundleFiles(t *testing.T) {
 	if info, err := os.Lstat("shared.json"); err != nil || info.Mode().Perm() != 0o664 {
 		t.Errorf("the mode changed to %v, %v", info.Mode(), err)
 	}
+	answer, err := collateral.Parse(j.read("collateral.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.write("tcb.json", fmt.Sprintf(`{"tcbInfo":%s,"signature":"%x"}`, answer.TCBInfo, answer.TCBInfoSig))
+	j.refused(
+		"bundle add alone.json tcb.json --trust-root roots.pem",
+		cli.ExitRefused,
+		`vouch for it are missing\n *hint: [^!]*curl -i`,
+	)
+	j.write("page", "<!DOCTYPE html><p>Too many requests")
+	j.refused("bundle add alone.json page", cli.ExitUsage, `web page`)
+	j.write("cut.der", string(j.read("vcek.der")[:900]))
+	j.refused("bundle add alone.json cut.der", cli.ExitUsage, `cut off`)
+	j.refused("bundle fetch nowhere/b.json --report report.bin", cli.ExitUsage, `no directory nowhere`)
 	j.refused(add("lost.json"), cli.ExitUsage, `symbolic link to a file that does not exist`)
 	code, out, errs := j.try("bundle add link.json vcek.der --json")
 	matches(t, "summary of a refusal", out, `"reason": "chain"`, `"kind": "amd-endorsement"`)

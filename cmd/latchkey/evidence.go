@@ -125,7 +125,11 @@ func actionArgs(c *urfave.Context, names ...string) ([]string, error) {
 		}
 		return nil, cli.Choice("", "action", first, names)
 	}
-	return cli.Args(c, strings.Join(names, " | "), "FILE")
+	args, err := cli.Args(c, strings.Join(names, " | "), "FILE")
+	if err == nil && args[1] == "" {
+		err = cli.Usagef("FILE is empty")
+	}
+	return args, err
 }
 
 func noEmptyOption(c *urfave.Context) error {
@@ -158,7 +162,7 @@ func runEvidence(c *urfave.Context, s *cli.IO, technology string) error {
 		}
 		return conclude(c, s, args[1], evidence.Refused(technology, at, r))
 	}
-	if err != nil { // to show it, or to say what it is, is no judgement
+	if err != nil { // to show it, or to say what it is, is not a judgement
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", args[1], err), hintOf(err)...)
 	}
 	if e.Technology != technology {
@@ -167,6 +171,11 @@ func runEvidence(c *urfave.Context, s *cli.IO, technology string) error {
 			fmt.Sprintf("latchkey %s %s %s", other, args[0], args[1]))
 	}
 	if args[0] == "show" {
+		for _, f := range c.Command.Flags {
+			if name := f.Names()[0]; name != "json" && name != "help" && c.IsSet(name) {
+				return cli.Usagef("--%s is for verify: show judges nothing", name)
+			}
+		}
 		return showEvidence(c, s, e)
 	}
 	j, err := newJudgement(c, technology)

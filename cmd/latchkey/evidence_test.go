@@ -123,7 +123,10 @@ func TestGenuine(t *testing.T) {
 	out, _ = j.run("report show report.bin --json")
 	matches(t, "show", out, `"signing-key": "vcek"`, `"family-id": "0{32}"`, `"version": \d`, `"snp": \d`)
 	j.run("quote show quote.bin --json")
-	j.write("two.pem", strings.Repeat(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: j.ek.Cert.Raw})), 2))
+	j.write(
+		"two.pem",
+		strings.Repeat(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: j.ek.Cert.Raw})), 2),
+	)
 	j.refused("report verify report.bin --genuine --ek two.pem", cli.ExitUsage, `several`)
 	// What is refused before it can be judged is a verdict for programs, too; to show it is none.
 	j.write("short.bin", string(j.read("quote.bin")[:600]))
@@ -131,6 +134,7 @@ func TestGenuine(t *testing.T) {
 		t.Errorf("verdict %v", v)
 	}
 	j.refused("quote show short.bin", cli.ExitUsage, `quote-size`)
+	j.refused("report show report.bin --policy x", cli.ExitUsage, `--policy is for verify`)
 	if out, _ := j.run("report --schema"); out != verdictSchema {
 		t.Error("the schema is not printed")
 	}
@@ -295,6 +299,11 @@ func TestPolicyOfQuote(t *testing.T) {
 	posing := boot("console=ttyS0")
 	posing.Events[0].Type, posing.Events[0].Data = 0x0a, []byte("ACPI DATA")
 	j.write("posing", string(evidencetest.Log(posing.Events...)))
+	tpm := boot("console=ttyS0")
+	tpm.Events[3].Register = 8 // PCR 9
+	j.write("tpm", string(evidencetest.Log(tpm.Events...)))
+	j.refused("policy rtmr0 tpm", cli.ExitRefused, `log of a TPM`)
+	j.refused("policy check td.toml --quote quote.bin", cli.ExitUsage, `--quote is for rtmr0`)
 	j.refused("policy rtmr0 posing --quote quote.bin", cli.ExitRefused, `measurements \[1 3 4 5\]`)
 	show("console=ttyS0 init=/bin/sh")
 	j.refused(

@@ -90,7 +90,10 @@ func runExplain(c *urfave.Context, s *cli.IO) (*explain.Result, error) {
 		return explainMeasurement(c, s)
 	}
 	technology, digest := c.String("technology"), c.String("digest")
-	if file := c.String("evidence"); file != "" {
+	if file := c.String("evidence"); c.IsSet("evidence") {
+		if file == "" {
+			return nil, cli.Usagef("--evidence: is empty")
+		}
 		e, err := evidenceOf(s, file)
 		if err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -108,7 +109,8 @@ func (f *fetcher) once(ctx context.Context, n need) (found *bundle.Found, wait t
 	if err != nil {
 		wait := f.retry
 		var name *net.DNSError
-		if ctx.Err() != nil || errors.Is(err, errElsewhere) || errors.As(err, &name) && name.IsNotFound {
+		if ctx.Err() != nil || errors.Is(err, errElsewhere) || errors.Is(err, syscall.ECONNREFUSED) ||
+			errors.As(err, &name) && name.IsNotFound {
 			wait = -1
 		}
 		if u := (*url.Error)(nil); errors.As(err, &u) { // whose text repeats the address
@@ -175,6 +177,9 @@ func fetchBundle(c *urfave.Context, s *cli.IO) error {
 	list, err := needsOf(c, s)
 	if err != nil {
 		return err
+	}
+	if info, err := os.Stat(filepath.Dir(args[1])); err != nil || !info.IsDir() { // before a network is used for it
+		return cli.Usagef("%s: there is no directory %s", args[1], filepath.Dir(args[1]))
 	}
 	b, err := openBundle(args[1])
 	if err != nil {

@@ -98,8 +98,11 @@ func (j *judgement) readSources(c *urfave.Context) (err error) {
 				continue
 			}
 			if *f.to != nil {
-				return cli.Fail(cli.ExitUsage, fmt.Errorf("--%s %s: there are several in it", f.flag, c.String(f.flag)),
-					"give the one that is meant, or keep them in a bundle, which finds it: latchkey bundle add")
+				return cli.Fail(
+					cli.ExitUsage,
+					fmt.Errorf("--%s %s: there are several in it", f.flag, c.String(f.flag)),
+					"give the one that is meant, or keep them in a bundle, which finds it: latchkey bundle add",
+				)
 			}
 			*f.to = p.Data
 		}

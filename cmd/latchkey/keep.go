@@ -82,6 +82,9 @@ func (k *keeping) fail(s *cli.IO, f failure, err error, hints ...string) {
 	}
 	f.Error = err.Error()
 	k.Failed = append(k.Failed, f)
+	if errors.Is(err, bundle.ErrNoChain) {
+		hints = append(hints, "they stand in the headers of the server's answer: save it with them (curl -i)")
+	}
 	err = refused(fmt.Errorf("%s: %w", f.Source, err))
 	if len(hints) > 0 {
 		err = cli.Fail(cli.ExitFailure, err, hints...)
@@ -217,7 +220,10 @@ type heldBundle struct {
 // holdBundle locks a bundle. One that does not exist is created as an empty file, so that
 // there is something to lock: two commands that create one bundle lose nothing.
 func holdBundle(name string) (*heldBundle, error) {
-	if name == "-" {
+	switch name {
+	case "":
+		return nil, cli.Usagef("BUNDLE is empty")
+	case "-":
 		return nil, cli.Usagef("a bundle must be a file: it is changed in place")
 	}
 	h := &heldBundle{name: name, mode: 0o644}

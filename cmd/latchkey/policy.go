@@ -46,6 +46,9 @@ Examples:
 			if err != nil {
 				return err
 			}
+			if args[0] == "check" && c.IsSet("quote") {
+				return cli.Usagef("--quote is for rtmr0")
+			}
 			if args[0] == "check" {
 				return checkPolicy(c, s, args[1])
 			}

@@ -276,7 +276,11 @@ func (v *Verdict) reportWords(j *report.Evidence, d *Demands) {
 	if r.VMPL > 0 {
 		v.say(false, "", fmt.Sprintf("what runs above the guest: the report is of VMPL %d", r.VMPL))
 	}
-	v.say(r.Provisional(c.Line) == nil, "", "that the firmware stays as new as it is: the host may roll it back (COMMITTED_TCB)")
+	v.say(
+		r.Provisional(c.Line) == nil,
+		"",
+		"that the firmware stays as new as it is: the host may roll it back (COMMITTED_TCB)",
+	)
 	v.say(false, "", "the host's ACPI code, which runs in the guest's kernel: no measurement covers it")
 	v.common()
 }
@@ -297,8 +301,11 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 		"that the host cannot inject exceptions by taking pages away: SEPT_VE_DISABLE is off")
 	v.say(q.Body.Attributes&quote.AttrMigratable == 0 && q.Body.MRServiceTD == [48]byte{}, "",
 		"that it stays where it was launched: a service TD may move it")
-	v.say(q.Body.Attributes&quote.AttrDebug == 0, "the host cannot read or write the domain's memory through debugging",
-		"that the host cannot read the guest's memory: debugging is on")
+	v.say(
+		q.Body.Attributes&quote.AttrDebug == 0,
+		"the host cannot read or write the domain's memory through debugging",
+		"that the host cannot read the guest's memory: debugging is on",
+	)
 	v.say(
 		p.MRTD != nil,
 		"exactly your firmware was launched (MRTD)",

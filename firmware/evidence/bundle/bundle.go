@@ -86,6 +86,9 @@ func Parse(b []byte) (*Bundle, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFormat, len(b), MaxSize)
 	}
+	if text := bytes.TrimSpace(b); len(text) == 0 || text[0] != '{' {
+		return nil, fmt.Errorf("%w: it is not JSON", ErrFormat)
+	}
 	var x Bundle
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()

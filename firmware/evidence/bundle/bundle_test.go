@@ -289,8 +289,9 @@ func TestRecognise(t *testing.T) {
 	for name, bad := range map[string][]byte{
 		"an answer that fails": append([]byte("HTTP/1.1 404 Not Found\r\n\r\n"), vcek...),
 		"no status":            []byte("HTTP/"),
-		"nothing":              nil, "noise": []byte("hello"), "an array": []byte("[]"), "another object": []byte(`{"x":1}`),
-		"a cut block": []byte("-----BEGIN CERTIFICATE-----\nMIIB"), "a block of noise": block("CERTIFICATE",
+		"nothing":              nil, "noise": []byte("hello"), "an array": []byte("[]"),
+		"another object": []byte(`{"x":1}`),
+		"a cut block":    []byte("-----BEGIN CERTIFICATE-----\nMIIB"), "a block of noise": block("CERTIFICATE",
 			[]byte("x")),
 	} {
 		if f, err := bundle.Recognise(bad); err == nil {

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -51,6 +52,8 @@ func Recognise(b []byte) (*Found, error) {
 		return f, f.answer(string(b))
 	case trimmed[0] == '{':
 		return f, f.json(trimmed)
+	case trimmed[0] == '<':
+		return nil, fmt.Errorf("%w: it is a web page, or another text of a server's", ErrUnknown)
 	case bytes.Contains(b, []byte("-----BEGIN ")):
 		return f, f.pem(b)
 	case bytes.Contains(bytes.ToLower(b), []byte("issuer-chain:")):
@@ -76,6 +79,10 @@ func Recognise(b []byte) (*Found, error) {
 			}
 		}
 		return f, nil
+	}
+	var head asn1.RawValue
+	if _, err := asn1.Unmarshal(b, &head); b[0] == 0x30 && err != nil {
+		return nil, fmt.Errorf("%w: it begins as a certificate or a list does, and is cut off or damaged", ErrUnknown)
 	}
 	return nil, fmt.Errorf("%w: neither a certificate, nor a revocation list, nor collateral", ErrUnknown)
 }
@@ -142,7 +149,10 @@ func (f *Found) pem(text []byte) error {
 // redirection, the last one counts.
 func (f *Found) answer(text string) error {
 	status, _, _ := strings.Cut(text, "\n")
-	code, _, _ := strings.Cut(strings.TrimSpace(strings.TrimLeft(status[strings.IndexByte(status, ' ')+1:], " ")), " ")
+	code, _, _ := strings.Cut(
+		strings.TrimSpace(strings.TrimLeft(status[strings.IndexByte(status, ' ')+1:], " ")),
+		" ",
+	)
 	if code != "200" {
 		_, rest, _ := strings.Cut(strings.ReplaceAll(text, "\r\n\r\n", "\n\n"), "\n\n")
 		if strings.HasPrefix(rest, "HTTP/") {
@@ -258,7 +268,7 @@ func (b *Bundle) AddWithChains(p Part, chains [][]byte, roots Roots) (changed bo
 		if changed, e := b.Add(p, roots); e == nil {
 			return changed, nil
 		} else if errors.Is(err, ErrNoChain) {
-			err = fmt.Errorf("%s: %w, or are others (%w)", p.Kind, ErrNoChain, e)
+			err = fmt.Errorf("%s: %w, or are others (%v)", p.Kind, ErrNoChain, e)
 		}
 	}
 	return false, err

@@ -156,9 +156,11 @@ func Parse(b []byte) (*File, error) {
 	var syntax *toml.DecodeError
 	if errors.As(err, &syntax) {
 		row, _ := syntax.Position()
-		if key := strings.Join(syntax.Key(), "."); key != "" {
+		if key := strings.Join(syntax.Key(), "."); key != "" && strings.Contains(err.Error(), "already") {
+			return nil, fmt.Errorf("%w: line %d: %s: stands there twice", ErrPolicy, row, key)
+		} else if key != "" {
 			return nil, fmt.Errorf(
-				"%w: line %d: %s: the value is not of the kind that belongs there",
+				"%w: line %d: %s: the value is not of the kind, or out of the range, that belongs there",
 				ErrPolicy,
 				row,
 				key,

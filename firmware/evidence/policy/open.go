@@ -104,8 +104,11 @@ func (f *File) openTolerance(add func(string, ...any)) {
 		{"crl-stale", f.Tolerate.CRLStale}, {"collateral-stale", f.Tolerate.CollateralStale},
 	} {
 		if d, err := days(t.value); err == nil && d > 0 {
-			add("what vendors have revoked or called out of date for up to %s after a list's end may be missed (tolerate.%s)",
-				t.value, t.key)
+			add(
+				"what vendors have revoked or demoted in the %s after a list's end may be missed (tolerate.%s)",
+				t.value,
+				t.key,
+			)
 		}
 	}
 }

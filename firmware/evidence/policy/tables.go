@@ -127,7 +127,11 @@ func (f *File) leastFirmware(p *report.Policy) error {
 			return f.errorf("sev-snp.min-firmware", "%q: must be MAJOR.MINOR, such as 1.55", v)
 		}
 		if major == 0 && minor == 0 {
-			return f.errorf("sev-snp.min-firmware", "%q: demands nothing: leave it out, or say which version is needed", v)
+			return f.errorf(
+				"sev-snp.min-firmware",
+				"%q: demands nothing: leave it out, or say which version is needed",
+				v,
+			)
 		}
 		p.MinFirmware = &sev.Build{Major: major, Minor: minor}
 	}
@@ -156,7 +160,10 @@ func (f *File) leastFirmware(p *report.Policy) error {
 			p.MinTCB = map[kds.Line]map[string]uint8{}
 		}
 		if !slices.ContainsFunc(slices.Collect(maps.Values(least)), func(n uint8) bool { return n > 0 }) {
-			return f.errorf("sev-snp.min-tcb."+name, "demands nothing: leave it out, or say which versions are needed")
+			return f.errorf(
+				"sev-snp.min-tcb."+name,
+				"demands nothing: leave it out, or say which versions are needed",
+			)
 		}
 		p.MinTCB[line] = least
 	}

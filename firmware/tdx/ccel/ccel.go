@@ -45,7 +45,10 @@ type Event struct {
 func (e *Event) HashesData() bool { return sha512.Sum384(e.Data) == e.Digest }
 
 // Log is an event log.
-type Log struct{ Events []Event }
+type Log struct {
+	Events  []Event
+	Foreign int // events of registers that no trust domain has: it may be the log of a TPM
+}
 
 // reader takes a log apart. It never goes beyond the end.
 type reader struct {
@@ -118,7 +121,12 @@ func Parse(b []byte) (*Log, error) {
 		switch {
 		case r.bad:
 			return nil, bad("event %d is cut off", len(l.Events))
-		case e.Type == evNoAction || index < 1 || index > Registers:
+		case e.Type == evNoAction:
+			continue
+		case index < 1 || index > Registers:
+			if index > Registers {
+				l.Foreign++
+			}
 			continue
 		case !has:
 			return nil, bad("event %d has no SHA-384 digest", len(l.Events))

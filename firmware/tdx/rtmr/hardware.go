@@ -70,6 +70,12 @@ func NewHardware(l *ccel.Log) (*Hardware, error) {
 			behind = len(h.Events)
 		}
 	}
+	if l.Foreign > 0 {
+		return nil, fmt.Errorf(
+			"%d of its measurements are not of a trust domain's registers: it may be the log of a TPM",
+			l.Foreign,
+		)
+	}
 	if len(h.Events) == 0 {
 		return nil, errors.New("it has no measurement in RTMR0")
 	}

@@ -59,14 +59,14 @@ func TestHoles(t *testing.T) {
 	}
 	pose := func(l *ccel.Log, i int) { l.Events[i].Type, l.Events[i].Data = evPlatformConfig, []byte(acpiData) }
 	for name, l := range map[string]*ccel.Log{
-		"Secure Boot poses":  relabel(func(l *ccel.Log) { pose(l, 1) }),
-		"the separator":      relabel(func(l *ccel.Log) { pose(l, 2) }),
-		"a fourth":           relabel(func(l *ccel.Log) { pose(l, 7) }),
-		"one place further":  relabel(func(l *ccel.Log) { pose(l, 7); l.Events[3].Type = 1 }),
-		"only two":           relabel(func(l *ccel.Log) { l.Events[6].Type = 1 }),
-		"behind another one": relabel(func(l *ccel.Log) { l.Events[0] = l.Events[2] }),
-		"no separator":       relabel(func(l *ccel.Log) { l.Events[2].Digest[0] ^= 1; l.Events[8].Digest[0] ^= 1 }),
-		"nothing in RTMR0":   {},
+		"Secure Boot poses": relabel(func(l *ccel.Log) { pose(l, 1) }),
+		"the separator":     relabel(func(l *ccel.Log) { pose(l, 2) }),
+		"a fourth":          relabel(func(l *ccel.Log) { pose(l, 7) }),
+		"one place further": relabel(func(l *ccel.Log) { pose(l, 7); l.Events[3].Type = 1 }),
+		"only two":          relabel(func(l *ccel.Log) { l.Events[6].Type = 1 }),
+		"behind one more":   relabel(func(l *ccel.Log) { l.Events[0] = l.Events[2] }),
+		"no separator":      relabel(func(l *ccel.Log) { l.Events[2].Digest[0] ^= 1; l.Events[8].Digest[0] ^= 1 }),
+		"nothing in RTMR0":  {},
 	} {
 		if h, err := NewHardware(l); err == nil {
 			t.Errorf("%s: holes %v, want it refused", name, h.Holes())
