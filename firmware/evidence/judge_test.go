@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence"
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
@@ -26,11 +27,12 @@ type court struct {
 	intel   *evidencetest.Intel
 	sources evidence.Sources
 	demands evidence.Demands
+	at      time.Time
 }
 
 func newCourt(t *testing.T) *court {
 	t.Helper()
-	c := &court{amd: evidencetest.NewAMD(t, kds.Milan, 0), intel: evidencetest.NewIntel(t)}
+	c := &court{amd: evidencetest.NewAMD(t, kds.Milan, 0), intel: evidencetest.NewIntel(t), at: evidencetest.AsOf()}
 	c.ek = c.amd.VCEK(t)
 	c.sources.Roots = bundle.Roots{AMD: evidencetest.Roots(t, c.amd), Intel: c.intel.Root(t)}
 	bound := sev.SNPPolicyReserved | sev.SNPPolicySMT
@@ -59,7 +61,7 @@ func (c *court) judge(t *testing.T, raw []byte) (*evidence.Verdict, refusal.Reas
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := evidence.Judge(e, &c.sources, &c.demands, evidencetest.AsOf())
+	v := evidence.Judge(e, &c.sources, &c.demands, c.at)
 	if v.Refusal == nil {
 		if !v.Accepted || !v.Genuine || len(v.Proven) == 0 {
 			t.Errorf("not refused, and yet %+v", v)
@@ -277,4 +279,83 @@ func TestCollateralFromBundle(t *testing.T) {
 	if v, reason := c.judge(t, flipped); reason != refusal.Signature || v.Genuine {
 		t.Errorf("a bit of the body: %q, %+v", reason, v)
 	}
+}
+
+// TestForm: a report whose form is wrong is refused, whatever else is demanded.
+func TestForm(t *testing.T) {
+	c := newCourt(t)
+	c.sources.EK = c.ek.Cert.Raw
+	for name, x := range map[string]struct {
+		change func(b []byte)
+		want   refusal.Reason
+	}{
+		"version":        {func(b []byte) { b[0] = 6 }, refusal.ReportVersion},
+		"reserved":       {func(b []byte) { b[0x210] = 1 }, refusal.ReportReserved},
+		"the host asked": {func(b []byte) { copy(b[0x30:], "\xff\xff\xff\xff") }, refusal.VMPL},
+	} {
+		if _, reason := c.judge(t, c.ek.Report(t, x.change)); reason != x.want {
+			t.Errorf("%s: %q, want %q", name, reason, x.want)
+		}
+	}
+}
+
+// TestWhatIsNotProvenOfDomains is TestWhatIsNotProven for quotes.
+func TestWhatIsNotProvenOfDomains(t *testing.T) {
+	const attributes = 120 // in a quote's body
+	plain := func(*evidencetest.QuoteParts) {}
+	for name, x := range map[string]struct {
+		change func(q *evidencetest.QuoteParts)
+		set    func(c *court)
+		want   string
+		proven bool
+	}{
+		"debug":    {func(q *evidencetest.QuoteParts) { q.Body[attributes] |= 1 }, nil, "debugging is on", false},
+		"no debug": {plain, nil, "cannot read or write the domain's memory", true},
+		"pages": {
+			func(q *evidencetest.QuoteParts) { q.Body[attributes+3] &^= 0x10 },
+			nil, "SEPT_VE_DISABLE", false,
+		},
+		"no collateral": {plain, func(c *court) { c.sources.Collateral = nil }, "there is no collateral", false},
+		"what runs":     {plain, nil, "what runs now", false},
+		"RTMR0":         {plain, nil, "RTMR0 was not judged", false},
+		"exact RTMR0": {plain, func(c *court) {
+			c.demands.Quote.RTMR[0] = [][]byte{bytes.Repeat([]byte{0}, 48), evidenceRTMR0(t, c)}
+		}, "ACPI tables are the ones that you expect", true},
+		"stale": {plain, func(c *court) {
+			c.demands.Quote.CollateralStale, c.demands.Quote.CRLStale = 400*24*time.Hour, 400*24*time.Hour
+			c.at = evidencetest.AsOf().AddDate(1, 0, 0)
+		}, "tolerated", false},
+	} {
+		c := newCourt(t)
+		own, err := collateral.Parse(c.intel.Collateral(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.sources.Collateral = own
+		c.demands.Quote = &quote.Policy{
+			AllowDebug: true, AllowNoSEPTVEDisable: true, AnyPlatform: true, NoCollateral: true,
+		}
+		if x.set != nil {
+			x.set(c)
+		}
+		v, reason := c.judge(t, c.intel.Platform(t, true).Quote(t, x.change))
+		where, other := v.NotProven, v.Proven
+		if x.proven {
+			where, other = other, where
+		}
+		if reason != "" || !strings.Contains(strings.Join(where, "\n"), x.want) ||
+			strings.Contains(strings.Join(other, "\n"), x.want) {
+			t.Errorf("%s: %q\nproven %q\nnot proven %q\nwant %q", name, reason, v.Proven, v.NotProven, x.want)
+		}
+	}
+}
+
+// evidenceRTMR0 is what test quotes have in RTMR0.
+func evidenceRTMR0(t *testing.T, c *court) []byte {
+	t.Helper()
+	q, err := quote.Parse(c.intel.Platform(t, true).Quote(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q.Body.RTMR[0][:]
 }

@@ -96,6 +96,7 @@ const (
 	respSize     = 4000
 	tdReportSize = 1024
 	algorithm    = 0x34 // of a report's signature
+	laterVersion = 16   // up to which it is a report, of a version that may not be judged
 )
 
 // binaryEvidence reads evidence that is not written as text.
@@ -129,7 +130,7 @@ func binaryEvidence(b []byte) (*Evidence, error) {
 			"a response of /dev/sev-guest without a report: the firmware answered with status %#x",
 			le.Uint32(b),
 		)
-	case len(b) > report.Size && le.Uint32(b) >= 2 && le.Uint32(b) <= 5 && le.Uint32(b[algorithm:]) == 1:
+	case len(b) > report.Size && le.Uint32(b) <= laterVersion && le.Uint32(b[algorithm:]) == 1:
 		if table, err := report.ParseTable(b[report.Size:]); err == nil {
 			return newReport(b[:report.Size], table, "with a certificate table behind it")
 		}

@@ -33,6 +33,12 @@ func TestRecognise(t *testing.T) {
 	copy(hcl, "HCLA")
 	copy(hcl[0x20:], rep)
 	le.PutUint32(hcl[0x20+report.Size+8:], 2)
+	versioned := func(v byte) []byte {
+		b := slices.Clone(table)
+		b[0] = v
+		return b
+	}
+	headed := append(slices.Clone(response[:0x20]), rep...)
 	for name, c := range map[string]struct {
 		b        []byte
 		is       string
@@ -42,6 +48,11 @@ func TestRecognise(t *testing.T) {
 		"report with table":   {table, evidence.SNP, "table"},
 		"with an empty table": {append(slices.Clone(rep), make([]byte, 24)...), evidence.SNP, "table"},
 		"response":            {response, evidence.SNP, "/dev/sev-guest"},
+		"oldest with table":   {versioned(2), evidence.SNP, "table"},
+		"later with table":    {versioned(6), evidence.SNP, "table"},
+		"newest with table":   {versioned(5), evidence.SNP, "table"},
+		"short response":      {headed, evidence.SNP, "/dev/sev-guest"},
+		"a line's end":        {append(slices.Clone(rep), '\n'), evidence.SNP, "line's end"},
 		"paravisor":           {hcl, evidence.SNP, "paravisor"},
 		"report in hex":       {[]byte(hex.EncodeToString(rep) + "\n"), evidence.SNP, "in hex"},
 		"report in base64":    {[]byte(base64.StdEncoding.EncodeToString(rep)), evidence.SNP, "in base64"},
@@ -69,21 +80,22 @@ func TestRecognise(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		"nothing":           {nil, "empty"},
-		"a failed response": {failed, "status 0x16"},
-		"paravisor of TDX":  {td, "TDREPORT"},
-		"TDREPORT":          {tdReport, "TDREPORT"},
-		"SGX":               {sgx, "SGX"},
-		"trustee":           {[]byte(`{"attestation_report":{"version":3}}`), "trustee"},
-		"quote in JSON":     {[]byte(`{"cc_eventlog":null,"quote":"BAAC"}`), `"quote"`},
-		"other JSON":        {[]byte(`{"x":1}`), "JSON object"},
-		"token":             {[]byte("eyJhbGciOiJSUzI1NiJ9.e30."), "token"},
-		"certificate":       {evidencetest.NewAMD(t, kds.Milan, 0).RootPEM(), "bundle"},
-		"TPM":               {append([]byte{0xff, 'T', 'C', 'G'}, make([]byte, 200)...), "TPM"},
-		"cut":               {rep[:1000], "cut off"},
-		"one too many":      {append(slices.Clone(rep), 0), "unknown kind"},
-		"noise":             {bytes.Repeat([]byte{0x55}, 5000), "unknown kind"},
-		"too large":         {make([]byte, evidence.MaxSize+1), "at most"},
+		"nothing":            {nil, "empty"},
+		"a failed response":  {failed, "status 0x16"},
+		"a failed short one": {append([]byte{1}, headed[1:]...), "unknown kind"},
+		"paravisor of TDX":   {td, "TDREPORT"},
+		"TDREPORT":           {tdReport, "TDREPORT"},
+		"SGX":                {sgx, "SGX"},
+		"trustee":            {[]byte(`{"attestation_report":{"version":3}}`), "trustee"},
+		"quote in JSON":      {[]byte(`{"cc_eventlog":null,"quote":"BAAC"}`), `"quote"`},
+		"other JSON":         {[]byte(`{"x":1}`), "JSON object"},
+		"token":              {[]byte("eyJhbGciOiJSUzI1NiJ9.e30."), "token"},
+		"certificate":        {evidencetest.NewAMD(t, kds.Milan, 0).RootPEM(), "bundle"},
+		"TPM":                {append([]byte{0xff, 'T', 'C', 'G'}, make([]byte, 200)...), "TPM"},
+		"cut":                {rep[:1000], "cut off"},
+		"one too many":       {append(slices.Clone(rep), 0), "unknown kind"},
+		"noise":              {bytes.Repeat([]byte{0x55}, 5000), "unknown kind"},
+		"too large":          {make([]byte, evidence.MaxSize+1), "at most"},
 	} {
 		e, err := evidence.Recognise(c.b)
 		if !errors.Is(err, evidence.ErrUnknown) || !strings.Contains(err.Error(), c.want) {
