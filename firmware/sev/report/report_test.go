@@ -2,9 +2,6 @@ package report_test
 
 import (
 	"bytes"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/binary"
 	"slices"
 	"testing"
@@ -345,57 +342,6 @@ func TestEveryReason(t *testing.T) {
 }
 
 func fullOf(n int, v byte) []byte { return bytes.Repeat([]byte{v}, n) }
-
-// TestCertificates: what differs from the endorsement certificates that AMD makes is refused.
-func TestCertificates(t *testing.T) {
-	drop := func(id asn1.ObjectIdentifier) func(*x509.Certificate) {
-		return func(c *x509.Certificate) {
-			i := slices.IndexFunc(c.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
-			c.ExtraExtensions = slices.Delete(c.ExtraExtensions, i, i+1)
-		}
-	}
-	set := func(id asn1.ObjectIdentifier, value []byte) func(*x509.Certificate) {
-		return func(c *x509.Certificate) {
-			i := slices.IndexFunc(c.ExtraExtensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
-			c.ExtraExtensions[i].Value = value
-		}
-	}
-	for name, c := range map[string]struct {
-		change func(*x509.Certificate)
-		want   refusal.Reason
-	}{
-		"subject":           {func(c *x509.Certificate) { c.Subject.CommonName = "SEV-XCEK" }, refusal.CertProfile},
-		"no product":        {drop(evidencetest.OID(2)), refusal.CertProfile},
-		"another product":   {set(evidencetest.OID(2), []byte("\x16\x06Venice")), refusal.CertProfile},
-		"another line":      {set(evidencetest.OID(2), []byte("\x16\x05Genoa")), refusal.CertProfile},
-		"with a stepping":   {set(evidencetest.OID(2), []byte("\x16\x08Milan-B1")), ""},
-		"product as UTF-8":  {set(evidencetest.OID(2), []byte("\x0c\x05Milan")), ""},
-		"no microcode":      {drop(evidencetest.OID(3, 8)), refusal.CertProfile},
-		"microcode 256":     {set(evidencetest.OID(3, 8), []byte{2, 2, 1, 0}), refusal.CertProfile},
-		"negative":          {set(evidencetest.OID(3, 8), []byte{2, 1, 0x80}), refusal.CertProfile},
-		"number with tail":  {set(evidencetest.OID(3, 8), []byte{2, 1, 5, 0}), refusal.CertProfile},
-		"no chip":           {drop(evidencetest.OID(4)), refusal.CertProfile},
-		"short chip":        {set(evidencetest.OID(4), make([]byte, 63)), refusal.CertProfile},
-		"chip in a string":  {set(evidencetest.OID(4), append([]byte{4, 64}, evidencetest.HWID(kds.Milan)...)), ""},
-		"structure version": {set(evidencetest.OID(1), []byte{2, 1, 2}), refusal.CertProfile},
-	} {
-		t.Run(name, func(t *testing.T) {
-			b := newBench(t, kds.Milan)
-			b.ek = b.amd.VCEK(t, c.change)
-			if got := b.judge(t); got != c.want {
-				t.Errorf("reason %q, want %q", got, c.want)
-			}
-		})
-	}
-	for name, der := range map[string][]byte{
-		"none": nil, "noise": []byte("no certificate"), "an authority": newBench(t, kds.Milan).amd.RootPEM(),
-	} {
-		if _, err := kds.ParseCertificate(der); refusal.Of(err) == nil ||
-			refusal.Of(err).Reason != refusal.CertProfile {
-			t.Errorf("%s: %v, want %s", name, err, refusal.CertProfile)
-		}
-	}
-}
 
 // TestEveryBit: no bit of a report can be changed, and a report that was cut or continued is
 // none.
