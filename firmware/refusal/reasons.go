@@ -212,7 +212,7 @@ var meanings = map[Reason]meaning{
 
 	QuoteSize: {
 		"the quote, or a length in it, is out of bounds",
-		"give the quote alone, as the guest's kernel hands it out",
+		"give it whole and alone, as the guest's kernel hands it out",
 	},
 	QuoteVersion:       {"the quote's version is neither 4 nor 5", "a newer latchkey may know it"},
 	AttestationKeyType: {"the attestation key is not ECDSA P-256", another},
