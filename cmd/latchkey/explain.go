@@ -21,12 +21,12 @@ func newExplain(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "explain", Usage: "explain why a digest or measurement does not match",
 		Description: `Give what you predict as for "latchkey measure", and what was seen: a digest, the
-report or quote that it stands in,
-	or for SEV and SEV-ES a measurement with its owner file. Common differences are tried,
-alone and two at a time: kernel, initrd or command line missing, swapped, or with
-different white space; kernel-hashes off; a different number of CPUs (up to 512),
-CPU model or sev_features; INIT or INIT2; a different VMM; a different firmware of
-this machine; under a measurement, policy and firmware version and build.
+report or quote that it stands in, or for SEV and SEV-ES a measurement with its owner
+file. Common differences are tried, alone and two at a time: kernel, initrd or command
+line missing, swapped, or with different white space; kernel-hashes off; a different
+number of CPUs (up to 512), CPU model or sev_features; INIT or INIT2; a different VMM; a
+different firmware of this machine; under a measurement, policy and firmware version and
+build.
 
 Exit code 0: the smallest change that explains what was seen is named.
 Exit code 4: no combination that was tried explains it.
