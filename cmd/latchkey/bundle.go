@@ -103,6 +103,10 @@ func readBundle(file string) (*bundle.Bundle, error) {
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
+	return parseBundle(file, b)
+}
+
+func parseBundle(file string, b []byte) (*bundle.Bundle, error) {
 	x, err := bundle.Parse(b)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), `"latchkey bundle add" makes one`)

@@ -211,7 +211,7 @@ func fetchBundle(c *urfave.Context, s *cli.IO) error {
 	}
 	fail := &cli.Error{
 		Code: cli.ExitFailure, Quiet: c.Bool("json"),
-		Err: fmt.Errorf("%s could not be had", count(len(k.Failed), "part")),
+		Err: fmt.Errorf("%s could not be had", cli.Count(len(k.Failed), "part")),
 	}
 	if signalled.Err() != nil {
 		fail.Code, fail.Err = cli.ExitInterrupted, errors.New("interrupted; what was had by then is kept")

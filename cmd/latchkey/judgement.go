@@ -18,6 +18,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
@@ -64,7 +65,7 @@ func genuine() *evidence.Demands {
 			AllowDebug: true, AllowSMT: true, AllowMigrationAgent: true, AllowProvisional: true, AllowVLEK: true,
 		},
 		Quote: &quote.Policy{
-			AllowDebug: true, AllowNoSEPTVEDisable: true, AllowAttributes: ^quote.Attributes(0), AllowServiceTD: true,
+			AllowDebug: true, AllowNoSEPTVEDisable: true, AllowAttributes: ^attr.Attributes(0), AllowServiceTD: true,
 			AcceptStatus: collateral.Statuses(), NoCollateral: true,
 		},
 	}
@@ -187,21 +188,31 @@ func demandsOf(f *policy.File, technology string) (*evidence.Demands, error) {
 		return d, nil
 	}
 	r, err := f.RTMR0()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case r.Zero:
-		d.Quote.RTMR[0] = [][]byte{make([]byte, 48)}
-	case r.Profile != "":
-		b, err := readLimited(f.ProfilePath(r.Profile), rtmr.MaxHardware)
-		if err != nil {
-			return nil, err
-		}
-		if d.Hardware, err = rtmr.ParseHardware(b); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.ProfilePath(r.Profile), err)
-		}
 	}
-	return d, nil
+	if r.Zero {
+		d.Quote.RTMR[0] = [][]byte{make([]byte, 48)}
+	}
+	d.Hardware, err = hardwareOf(f, r)
+	return d, err
+}
+
+// hardwareOf reads the profile of RTMR0 that a policy names; nil for none.
+func hardwareOf(f *policy.File, r *policy.RTMR0) (*rtmr.Hardware, error) {
+	if r.Profile == "" {
+		return nil, nil
+	}
+	file := f.ProfilePath(r.Profile)
+	b, err := readLimited(file, rtmr.MaxHardware)
+	if err != nil {
+		return nil, err
+	}
+	h, err := rtmr.ParseHardware(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return h, nil
 }
 
 // readRest reads the flags that change demands and roots.

@@ -97,15 +97,8 @@ func (k *keeping) report(c *urfave.Context, s *cli.IO) error {
 	if c.Bool("json") {
 		return s.JSON(k)
 	}
-	s.Say("%s: %s, %d of them new", k.Bundle, count(k.Parts, "part"), k.New)
+	s.Say("%s: %s, %d of them new", k.Bundle, cli.Count(k.Parts, "part"), k.New)
 	return nil
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func addToBundle(c *urfave.Context, s *cli.IO) error {
@@ -190,7 +183,7 @@ func (k *keeping) keep(s *cli.IO, sources []source, roots []bundle.Roots) error 
 		s.Say(
 			"warning: %s: %s of it do not verify, and are not used: see latchkey bundle check",
 			k.Bundle,
-			count(bad, "part"),
+			cli.Count(bad, "part"),
 		)
 	}
 	if k.New == 0 {
@@ -206,7 +199,10 @@ func openBundle(file string) (*bundle.Bundle, error) {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(bytes.TrimSpace(b)) == 0 {
 		return bundle.New(), nil
 	}
-	return readBundle(file)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	return parseBundle(file, b)
 }
 
 // heldBundle is a bundle that no other command changes meanwhile.

@@ -128,11 +128,16 @@ func quoteNeeds(e *evidence.Evidence, early bool) ([]need, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca := "processor"
-	if strings.Contains(p.X509.Issuer.CommonName, "Platform") {
-		ca = "platform"
-	}
+	ca := authorityNamed(p.X509.Issuer.CommonName)
 	return intelNeeds([]string{hex.EncodeToString(p.FMSPC)}, []string{ca}, early), nil
+}
+
+// authorityNamed is what Intel's service calls an authority over platforms.
+func authorityNamed(commonName string) string {
+	if strings.Contains(commonName, "Platform CA") {
+		return "platform"
+	}
+	return "processor"
 }
 
 // intelNeeds is the collateral of families of platforms and of authorities.
@@ -172,11 +177,7 @@ func renewals(b *bundle.Bundle, early bool) (list []need) {
 				families = append(families, hex.EncodeToString(t.FMSPC))
 			}
 		case bundle.PCKCRL:
-			ca := "processor"
-			if strings.Contains(string(p.Data), "Platform CA") {
-				ca = "platform"
-			}
-			authorities = append(authorities, ca)
+			authorities = append(authorities, authorityNamed(string(p.Data)))
 		}
 	}
 	for _, l := range lines {

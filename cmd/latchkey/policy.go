@@ -72,7 +72,11 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 		}
 	}
 	if f.TDX != nil { // a profile that is missing is found now
-		if _, err := demandsOf(f, "tdx"); err != nil {
+		r, err := f.RTMR0()
+		if err == nil {
+			_, err = hardwareOf(f, r)
+		}
+		if err != nil {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
 		}
 	}

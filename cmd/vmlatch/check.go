@@ -157,11 +157,8 @@ func printChecks(s *cli.IO, rep checkReport) error {
 				r.Source)
 		}
 	}
-	warnings := fmt.Sprintf("%d warnings", counts[tee.Failed]-refused)
-	if counts[tee.Failed]-refused == 1 {
-		warnings = "1 warning"
-	}
-	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %s, %d unknown", counts[tee.OK], refused, warnings,
+	fmt.Fprintf(s.Out, "\n%d ok, %d refused, %s, %d unknown", counts[tee.OK], refused,
+		cli.Count(counts[tee.Failed]-refused, "warning"),
 		counts[tee.Unknown])
 	if n := counts[tee.NotApplicable]; n > 0 {
 		fmt.Fprintf(s.Out, ", %d not applicable", n)

@@ -12,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
@@ -297,12 +298,12 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 	} else {
 		v.say(false, "", "the platform's state, and that it was not revoked: there is no collateral")
 	}
-	v.say(q.Body.Attributes&quote.AttrSEPTVEDisable != 0, "",
+	v.say(q.Body.Attributes&attr.SEPTVEDisable != 0, "",
 		"that the host cannot inject exceptions by taking pages away: SEPT_VE_DISABLE is off")
-	v.say(q.Body.Attributes&quote.AttrMigratable == 0 && q.Body.MRServiceTD == [48]byte{}, "",
+	v.say(q.Body.Attributes&attr.Migratable == 0 && q.Body.MRServiceTD == [48]byte{}, "",
 		"that it stays where it was launched: a service TD may move it")
 	v.say(
-		q.Body.Attributes&quote.AttrDebug == 0,
+		q.Body.Attributes&attr.Debug == 0,
 		"the host cannot read or write the domain's memory through debugging",
 		"that the host cannot read the guest's memory: debugging is on",
 	)

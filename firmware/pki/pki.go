@@ -29,17 +29,21 @@ func SignedBy(child, parent *x509.Certificate) error {
 // ValidAt is an error unless all certificates are valid at a time.
 func ValidAt(at time.Time, chain ...*x509.Certificate) error {
 	for _, x := range chain {
-		if at.Before(x.NotBefore) || at.After(x.NotAfter) {
-			return later(refusal.New(refusal.CertExpired).Because("%s is valid from %s to %s, not at %s",
-				x.Subject.CommonName, Date(x.NotBefore), Date(x.NotAfter), Date(at)), at.Before(x.NotBefore))
+		if err := Within(refusal.CertExpired, x.Subject.CommonName, x.NotBefore, x.NotAfter, at, 0); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// later changes the remedy for what is not valid yet.
-func later(e *refusal.Error, notYet bool) *refusal.Error {
-	if notYet {
+// Within is a refusal unless what has dates is valid at a time. It may be used for so long after
+// its end as stale says. For what is not valid yet a newer one does not help.
+func Within(r refusal.Reason, what string, from, until, at time.Time, stale time.Duration) error {
+	if !at.Before(from) && !at.After(until.Add(stale)) {
+		return nil
+	}
+	e := refusal.New(r).Because("%s is valid from %s to %s, not at %s", what, Date(from), Date(until), Date(at))
+	if at.Before(from) {
 		e.Fix = "judge at a later time (--as-of), or give what was valid then"
 	}
 	return e
@@ -74,11 +78,7 @@ func CRLSigned(x *x509.RevocationList, issuer *x509.Certificate) error {
 // CRLValidAt is an error unless a list is valid at a time. It may be used for so long after its
 // date as stale says.
 func CRLValidAt(x *x509.RevocationList, at time.Time, stale time.Duration) error {
-	if at.Before(x.ThisUpdate) || at.After(x.NextUpdate.Add(stale)) {
-		return later(refusal.New(refusal.CRLExpired).Because("that of %s is valid from %s to %s, not at %s",
-			x.Issuer.CommonName, Date(x.ThisUpdate), Date(x.NextUpdate), Date(at)), at.Before(x.ThisUpdate))
-	}
-	return nil
+	return Within(refusal.CRLExpired, "that of "+x.Issuer.CommonName, x.ThisUpdate, x.NextUpdate, at, stale)
 }
 
 // NotListed is an error if a list names one of the certificates.

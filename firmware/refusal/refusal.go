@@ -3,9 +3,11 @@
 package refusal
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Reason is the code of a check that failed.
@@ -66,3 +68,27 @@ func Of(err error) *Error {
 
 // Meaning is what a code says, without a full stop; "" for one that does not exist.
 func Meaning(r Reason) string { return meanings[r].text }
+
+// Exactly is a refusal if a value is not the one that is demanded; nil demands nothing.
+func Exactly(r Reason, field string, got, want []byte) error {
+	if want == nil || bytes.Equal(got, want) {
+		return nil
+	}
+	return New(r).Differs(field, got, want)
+}
+
+// Among is a refusal if a value is none of those that are accepted; nil accepts any.
+func Among(r Reason, field string, got []byte, want [][]byte) error {
+	if want == nil || Contains(want, got) {
+		return nil
+	}
+	if len(want) == 1 {
+		return New(r).Differs(field, got, want[0])
+	}
+	return New(r).Value(field, hex.EncodeToString(got), fmt.Sprintf("one of %d digests", len(want)))
+}
+
+// Contains reports whether a list has a value.
+func Contains(list [][]byte, b []byte) bool {
+	return slices.ContainsFunc(list, func(x []byte) bool { return bytes.Equal(x, b) })
+}

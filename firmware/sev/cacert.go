@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/big"
 	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/octets"
 )
 
 // Layout of AMD's CA certificates (SEV API, appendix B.1, table 100). The
@@ -57,11 +59,11 @@ func ParseCACertificate(b []byte) (*CACertificate, []byte, error) {
 	if len(b) < caHeaderSize+3*n {
 		return nil, nil, fmt.Errorf("%w: %v: cut off at %d bytes", ErrCertificate, c.Usage, len(b))
 	}
-	exp := leInt(b[caHeaderSize : caHeaderSize+n])
+	exp := octets.Number(b[caHeaderSize : caHeaderSize+n])
 	if !exp.IsInt64() || exp.Int64() != 65537 {
 		return nil, nil, fmt.Errorf("%w: %v: public exponent is not 65537", ErrCertificate, c.Usage)
 	}
-	c.Key = &rsa.PublicKey{N: leInt(b[caHeaderSize+n : caHeaderSize+2*n]), E: 65537}
+	c.Key = &rsa.PublicKey{N: octets.Number(b[caHeaderSize+n : caHeaderSize+2*n]), E: 65537}
 	if c.Key.N.BitLen() != int(modBits) {
 		return nil, nil, fmt.Errorf("%w: %v: modulus has %d bits, not %d", ErrCertificate, c.Usage, c.Key.N.BitLen(),
 			modBits)
@@ -125,7 +127,7 @@ func (c *CACertificate) check(signer *CACertificate) error {
 // verifyPSS checks a little-endian signature; bytes behind it must be zero.
 func verifyPSS(key *rsa.PublicKey, h crypto.Hash, msg, sigLE []byte) error {
 	n := key.Size()
-	if len(sigLE) < n || !allZero(sigLE[n:]) {
+	if len(sigLE) < n || !octets.AllZero(sigLE[n:]) {
 		return rsa.ErrVerification
 	}
 	sig := slices.Clone(sigLE[:n])

@@ -13,6 +13,8 @@ import (
 	"io"
 	"math/big"
 	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/octets"
 )
 
 // Usage says what a certificate's key is for (SEV API, appendix C.4, table 113).
@@ -127,7 +129,7 @@ func ParseCertificate(b []byte) (*Certificate, error) {
 	for i, off := range []int{offSig1, offSig2} {
 		slot := b[off : off+sigSlotSize]
 		s := signature{Usage(le.Uint32(slot)), Algo(le.Uint32(slot[4:])), slices.Clone(slot[8:])}
-		if s.usage == UsageInvalid && (s.algo != AlgoNone || !allZero(s.value)) {
+		if s.usage == UsageInvalid && (s.algo != AlgoNone || !octets.AllZero(s.value)) {
 			return nil, fmt.Errorf("%w: %v: signature %d is unused but not empty", ErrCertificate, c.Usage, i+1)
 		}
 		c.sigs[i] = s
@@ -146,7 +148,7 @@ func (c *Certificate) parseKey(b []byte) error {
 	}
 	point := []byte{4} // uncompressed: X and Y, big-endian (SEC 1, section 2.3.3)
 	for _, coord := range [][]byte{b[4 : 4+coordSize], b[4+coordSize : 4+2*coordSize]} {
-		if !allZero(coord[p384Size:]) {
+		if !octets.AllZero(coord[p384Size:]) {
 			return fmt.Errorf("%w: %v: a coordinate has more than %d bytes", ErrCertificate, c.Usage, p384Size)
 		}
 		be := slices.Clone(coord[:p384Size])
@@ -250,10 +252,10 @@ func (c *Certificate) checkECDSA(signer Usage, key *ecdsa.PublicKey) error {
 		return fmt.Errorf("%w: %v: signature by %v has algorithm %#x, not ECDSA", ErrCertificate, c.Usage, signer,
 			uint32(s.algo))
 	}
-	if !allZero(s.value[2*coordSize:]) {
+	if !octets.AllZero(s.value[2*coordSize:]) {
 		return fmt.Errorf("%w: %v: bytes after the signature by %v are set", ErrCertificate, c.Usage, signer)
 	}
-	r, v := leInt(s.value[:coordSize]), leInt(s.value[coordSize:2*coordSize])
+	r, v := octets.Number(s.value[:coordSize]), octets.Number(s.value[coordSize:2*coordSize])
 	if !ecdsa.Verify(key, hashOf(s.algo.hash(), c.raw[:offSig1]), r, v) {
 		return fmt.Errorf("%w: %v: signature by %v does not verify", ErrCertificate, c.Usage, signer)
 	}
@@ -295,26 +297,10 @@ func (c *Certificate) signatures() int {
 	return n
 }
 
-func allZero(b []byte) bool {
-	for _, v := range b {
-		if v != 0 {
-			return false
-		}
-	}
-	return true
-}
-
 func hashOf(h crypto.Hash, b []byte) []byte {
 	d := h.New()
 	d.Write(b)
 	return d.Sum(nil)
-}
-
-// leInt reads a little-endian number.
-func leInt(b []byte) *big.Int {
-	be := slices.Clone(b)
-	slices.Reverse(be)
-	return new(big.Int).SetBytes(be)
 }
 
 // putLE writes a number little-endian over the whole of b.

@@ -11,6 +11,8 @@ import (
 	"io"
 	"math/big"
 	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/internal/octets"
 )
 
 // Sizes in bytes of the structures that bind an SNP launch to its owner (SNP
@@ -100,9 +102,7 @@ func putCoordinate(dst []byte, n *big.Int) {
 }
 
 func coordinate(b []byte) *big.Int {
-	be := slices.Clone(b[:72])
-	slices.Reverse(be)
-	return new(big.Int).SetBytes(be)
+	return octets.Number(b[:72])
 }
 
 func parsePublicKey(b []byte) (*ecdsa.PublicKey, error) {

@@ -35,7 +35,7 @@ var floors = [][]string{
 	{"firmware/pki"},
 	{"firmware/refusal"},
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage"},
-	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg"},
+	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg", "firmware/tdx/attr"},
 	{"firmware/regular"},
 }
 

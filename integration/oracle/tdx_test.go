@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-tdx-guest/verify"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
@@ -44,7 +45,7 @@ func ourQuote(raw, text []byte, root *collateral.Root, at time.Time) error {
 		}
 	}
 	_, err = e.Verify(at, &quote.Policy{
-		AllowDebug: true, AllowNoSEPTVEDisable: true, AllowAttributes: ^quote.Attributes(0), AllowServiceTD: true,
+		AllowDebug: true, AllowNoSEPTVEDisable: true, AllowAttributes: ^attr.Attributes(0), AllowServiceTD: true,
 		NoCollateral: true,
 	})
 	return err

@@ -111,7 +111,7 @@ func (q quoteService) dialVsock() (Verdict, string) {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		return Failed, where + ": this user may not connect"
 	default: // no transport to the CID: a service may still be reachable for QEMU
-		return Unknown, where + ": " + strings.ReplaceAll(err.Error(), "\n", ": ")
+		return Unknown, where + ": " + err.Error()
 	}
 }
 

@@ -3,12 +3,12 @@ package tee
 import (
 	"encoding/base64"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 )
@@ -62,54 +62,35 @@ func (tdx) traits() plan.Traits {
 
 func (tdx) hasVendor(h *host.Report) bool { return h.TDX != nil }
 
-// tdAttributes are the attributes of a trust domain (Intel TDX module ABI,
-// ATTRIBUTES).
-type tdAttributes uint64
+// tdAllowed are those that QEMU lets a guest have (QEMU, docs/system/i386/tdx.rst).
+const tdAllowed = attr.Debug | attr.SEPTVEDisable | attr.PKS | attr.Perfmon
 
-// Attributes that QEMU lets a guest have (QEMU, docs/system/i386/tdx.rst).
-const (
-	tdDebug         tdAttributes = 1 << 0
-	tdSEPTVEDisable tdAttributes = 1 << 28 // no exceptions that a host could force by taking pages away
-	tdPKS           tdAttributes = 1 << 30
-	tdPerfmon       tdAttributes = 1 << 63
-)
-
-var tdAttributeNames = []struct {
-	bit  tdAttributes
-	name string
-}{
-	{tdDebug, "debug"}, {tdSEPTVEDisable, "sept-ve-disable"}, {tdPKS, "pks"}, {tdPerfmon, "perfmon"},
-}
-
-func (a tdAttributes) String() string {
-	var words []string
-	for _, n := range tdAttributeNames {
-		if a&n.bit != 0 {
-			words = append(words, n.name)
-		}
-	}
-	return fmt.Sprintf("%#x (%s)", uint64(a), strings.Join(words, ","))
+func attributesText(a attr.Attributes) string {
+	return fmt.Sprintf("%#x (%s)", uint64(a), strings.Join((a&tdAllowed).Words(), ","))
 }
 
 // tdxPolicy reads a policy's words or number.
-func tdxPolicy(words []string) (tdAttributes, error) {
+func tdxPolicy(words []string) (attr.Attributes, error) {
 	if len(words) == 0 {
-		return tdSEPTVEDisable, nil
+		return attr.SEPTVEDisable, nil
 	}
 	if n, err := strconv.ParseUint(words[0], 0, 64); err == nil && len(words) == 1 {
-		return tdAttributes(n), nil
+		return attr.Attributes(n), nil
 	}
-	var a tdAttributes
-	var names []string
-	for _, n := range tdAttributeNames {
-		names = append(names, n.name)
+	var a attr.Attributes
+	bits := map[string]attr.Attributes{}
+	for _, n := range attr.All() {
+		if n.Bit&tdAllowed != 0 {
+			bits[n.Name] = n.Bit
+		}
 	}
 	for _, w := range words {
-		i := slices.Index(names, w)
-		if i < 0 {
-			return 0, fmt.Errorf("attributes: %w", nearest.Unknown("word", w, append(names, "a number")))
+		bit, ok := bits[w]
+		if !ok {
+			names := append(tdAllowed.Words(), "a number")
+			return 0, fmt.Errorf("attributes: %w", nearest.Unknown("word", w, names))
 		}
-		a |= tdAttributeNames[i].bit
+		a |= bit
 	}
 	return a, nil
 }
@@ -160,7 +141,7 @@ func (tdx) build(g *Guest, b *plan.Builder) error {
 	if b.Facts.Info.HasMachine("hpet") {
 		b.Machine.SetBool("hpet", false)
 	}
-	b.Choose("attributes", attributes.String(), g.File.From("confidential.policy"))
+	b.Choose("attributes", attributesText(attributes), g.File.From("confidential.policy"))
 	return b.Protect(tdxGuest(), props)
 }
 
@@ -182,10 +163,10 @@ func tdxSpecChecks() []Check {
 			Source:   "QEMU, docs/system/i386/tdx.rst; nova 0x10000000",
 			Look: func(s *Subject) (Verdict, string) {
 				a, _ := tdxPolicy(s.Confidential.Policy)
-				switch unknown := a &^ (tdDebug | tdSEPTVEDisable | tdPKS | tdPerfmon); {
-				case a&tdDebug != 0:
+				switch unknown := a &^ tdAllowed; {
+				case a&attr.Debug != 0:
 					return Failed, "debug: the host could read the guest's memory"
-				case a&tdSEPTVEDisable == 0:
+				case a&attr.SEPTVEDisable == 0:
 					return Failed, "lacks sept-ve-disable: by taking pages away the host could run" +
 						" the guest's exception handlers"
 				default:

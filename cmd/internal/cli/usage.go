@@ -97,6 +97,14 @@ func (a *App) commandName(c *urfave.Context) string {
 	return a.Name + " " + c.Command.Name
 }
 
+// Count writes a number of things: 1 part, 2 parts.
+func Count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
 func (a *App) unknownCommand(name string) error {
 	var names []string
 	for _, c := range a.Commands {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
@@ -92,7 +93,7 @@ func (b *Bundle) lists(
 	roots Roots,
 ) (best *Part, others []*x509.RevocationList) {
 	parts := b.genuine(k, roots)
-	valid := func(x *x509.RevocationList) bool { return !asOf.Before(x.ThisUpdate) && !asOf.After(x.NextUpdate) }
+	valid := func(x *x509.RevocationList) bool { return pki.CRLValidAt(x, asOf, 0) == nil }
 	for _, p := range parts {
 		x := p.content().crl
 		if issuer != nil && !bytes.Equal(x.RawIssuer, issuer) {
@@ -118,7 +119,7 @@ func (b *Bundle) evaluation(p *collateral.PCK, roots Roots) (info, qe *Part) {
 	identities := map[int]*Part{}
 	for _, part := range b.genuine(QEIdentity, roots) {
 		q := part.content().qe
-		if old := identities[q.Evaluation]; old == nil || q.Dates().Until.After(old.content().qe.Dates().Until) {
+		if old := identities[q.Evaluation]; old == nil || q.NextUpdate.After(old.content().qe.NextUpdate) {
 			identities[q.Evaluation] = part
 		}
 	}
@@ -130,7 +131,7 @@ func (b *Bundle) evaluation(p *collateral.PCK, roots Roots) (info, qe *Part) {
 		if info != nil {
 			is := info.content().info
 			if t.Evaluation < is.Evaluation || t.Evaluation == is.Evaluation &&
-				!t.Dates().Until.After(is.Dates().Until) {
+				!t.NextUpdate.After(is.NextUpdate) {
 				continue
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +47,7 @@ type edit struct {
 // VectorFiles are the files of evidence vectors that this machine has: those that may not be
 // distributed, if they are here, and those that VMLATCH_VECTORS names.
 func VectorFiles() (files []string) {
-	if own := filepath.Join(vectors.Top(), "../shared/facts/evidence-vectors.json"); exists(own) {
+	if own := vectors.Elsewhere("facts", "evidence-vectors.json"); exists(own) {
 		files = append(files, own)
 	}
 	return append(files, vectors.More("cvm-evidence-vectors/1")...)

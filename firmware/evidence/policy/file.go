@@ -175,7 +175,7 @@ func Parse(b []byte) (*File, error) {
 	if err := toml.Unmarshal(b, &plain); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrPolicy, err)
 	}
-	if err := noEmptyDemand("", plain); err != nil {
+	if err := f.noEmptyDemand("", plain); err != nil {
 		return nil, err
 	}
 	return f, f.check()
@@ -183,10 +183,8 @@ func Parse(b []byte) (*File, error) {
 
 // noEmptyDemand refuses what is written and demands nothing: empty texts, such as a template's
 // variable that was not set, and negative numbers; and keys that only the letter case makes.
-func noEmptyDemand(key string, value any) error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s: %s", ErrPolicy, key, fmt.Sprintf(format, args...))
-	}
+func (f *File) noEmptyDemand(key string, value any) error {
+	bad := func(format string, args ...any) error { return f.errorf(key, format, args...) }
 	switch v := value.(type) {
 	case string:
 		if strings.TrimSpace(v) == "" {
@@ -204,13 +202,13 @@ func noEmptyDemand(key string, value any) error {
 			if k != strings.ToLower(k) {
 				return bad("key %q: must be in lower case", k)
 			}
-			if err := noEmptyDemand(strings.TrimPrefix(key+"."+k, "."), v[k]); err != nil {
+			if err := f.noEmptyDemand(strings.TrimPrefix(key+"."+k, "."), v[k]); err != nil {
 				return err
 			}
 		}
 	case []any:
 		for _, x := range v {
-			if err := noEmptyDemand(key, x); err != nil {
+			if err := f.noEmptyDemand(key, x); err != nil {
 				return err
 			}
 		}
@@ -316,6 +314,23 @@ func (f *File) unhex(key, text string, size int) ([]byte, error) {
 		return nil, f.errorf(key, "%q: must be %d hex digits", text, 2*size)
 	}
 	return b, nil
+}
+
+// hexField is a key with bytes in hex.
+type hexField struct {
+	key, text string
+	size      int
+	to        *[]byte
+}
+
+// unhexEach reads the keys of a table.
+func (f *File) unhexEach(table string, fields []hexField) (err error) {
+	for _, x := range fields {
+		if *x.to, err = f.unhex(table+"."+x.key, x.text, x.size); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unhexAll reads a list of such bytes.

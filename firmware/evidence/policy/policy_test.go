@@ -11,7 +11,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
-	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 )
 
 const head = "schema = \"latch-policy/1\"\nname = \"appliance\"\n"
@@ -188,7 +188,7 @@ func TestDemands(t *testing.T) {
 		r.CRLStale.Hours() != 720 {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if q, err = f.Quote(); err != nil || q.AllowAttributes != quote.AttrPKS || len(q.AcceptStatus) != 2 ||
+	if q, err = f.Quote(); err != nil || q.AllowAttributes != attr.PKS || len(q.AcceptStatus) != 2 ||
 		len(q.RTMR[0]) != 1 ||
 		q.CollateralStale.Hours() != 12 ||
 		q.MinEvaluation != 18 {

@@ -12,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
@@ -78,20 +79,14 @@ func (f *File) Report() (*report.Policy, error) {
 	if p.Measurements, err = f.unhexAll("sev-snp.digests", t.Digests, 48); err != nil {
 		return nil, err
 	}
-	for _, x := range []struct {
-		key, text string
-		size      int
-		to        *[]byte
-	}{
+	if err := f.unhexEach("sev-snp", []hexField{
 		{"host-data", t.HostData, 32, &p.HostData},
 		{"id-key", t.IDKey, 48, &p.IDKeyDigest},
 		{"author-key", t.AuthorKey, 48, &p.AuthorKey},
 		{"family-id", t.FamilyID, 16, &p.FamilyID},
 		{"image-id", t.ImageID, 16, &p.ImageID},
-	} {
-		if *x.to, err = f.unhex("sev-snp."+x.key, x.text, x.size); err != nil {
-			return nil, err
-		}
+	}); err != nil {
+		return nil, err
 	}
 	if err := f.guestPolicy(p); err != nil {
 		return nil, err
@@ -313,12 +308,13 @@ func (f *File) tdxPlatform(p *quote.Policy) (err error) {
 	return nil
 }
 
-func (f *File) tdxWords(p *quote.Policy) (err error) {
+func (f *File) tdxWords(p *quote.Policy) error {
 	t := f.TDX
 	var names []string
-	for n, bit := range quote.AttributeNames() {
-		if bit != quote.AttrDebug && bit != quote.AttrSEPTVEDisable {
-			names = append(names, n)
+	bits := map[string]attr.Attributes{}
+	for _, n := range attr.All() {
+		if n.Bit != attr.Debug && n.Bit != attr.SEPTVEDisable {
+			names, bits[n.Name] = append(names, n.Name), n.Bit
 		}
 	}
 	slices.Sort(names)
@@ -326,24 +322,15 @@ func (f *File) tdxWords(p *quote.Policy) (err error) {
 		if !slices.Contains(names, a) {
 			return f.errorf("tdx.attributes", "%v", nearest.Unknown("attribute", a, names))
 		}
-		p.AllowAttributes |= quote.AttributeNames()[a]
+		p.AllowAttributes |= bits[a]
 	}
-	for _, x := range []struct {
-		key, text string
-		size      int
-		to        *[]byte
-	}{
+	return f.unhexEach("tdx", []hexField{
 		{"mrconfigid", t.MRConfigID, 48, &p.MRConfigID},
 		{"mrowner", t.MROwner, 48, &p.MROwner},
 		{"mrownerconfig", t.MROwnerConfig, 48, &p.MROwnerConfig},
 		{"mrseam", t.MRSEAM, 48, &p.MRSEAM},
 		{"xfam", t.XFAM, 8, &p.XFAM},
-	} {
-		if *x.to, err = f.unhex("tdx."+x.key, x.text, x.size); err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 func (f *File) checkSEV() error {

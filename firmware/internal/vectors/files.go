@@ -75,13 +75,19 @@ func Top() string {
 	return filepath.Join(filepath.Dir(self), "../../..")
 }
 
+// Elsewhere is where files lie that may not be distributed: next to the project. A machine need not
+// have them.
+func Elsewhere(elem ...string) string {
+	return filepath.Join(append([]string{Top(), "../shared"}, elem...)...)
+}
+
 // places are where a file may lie.
 func (f file) places(name string) []string {
 	top := Top()
 	return []string{
-		filepath.Join(top, ".cache/root", f.Rel),       // unpacked by scripts/setup
-		filepath.Join("/", f.Rel),                      // installed package
-		filepath.Join(top, "../shared/testdata", name), // may not be distributed
+		filepath.Join(top, ".cache/root", f.Rel), // unpacked by scripts/setup
+		filepath.Join("/", f.Rel),                // installed package
+		Elsewhere("testdata", name),
 		filepath.Join(top, ".cache/guest", filepath.Base(name)),
 		filepath.Join(top, ".cache", filepath.Base(name)), // by hand
 	}

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -146,13 +145,9 @@ func (p *Policy) checkLaunch(r *Report, _ *kds.Certificate) error {
 		return refusal.New(refusal.VMPL).Value("VMPL", fmt.Sprint(r.VMPL), "0 to 3")
 	case p.VMPL != nil && r.VMPL != *p.VMPL:
 		return refusal.New(refusal.VMPL).Value("VMPL", fmt.Sprint(r.VMPL), fmt.Sprint(*p.VMPL))
-	case p.Measurements != nil && !contains(p.Measurements, r.Measurement[:]):
-		e := refusal.New(refusal.Measurement)
-		if len(p.Measurements) == 1 {
-			return e.Differs("MEASUREMENT", r.Measurement[:], p.Measurements[0])
-		}
-		return e.Value("MEASUREMENT", hex.EncodeToString(r.Measurement[:]),
-			fmt.Sprintf("one of %d digests", len(p.Measurements)))
+	}
+	if err := refusal.Among(refusal.Measurement, "MEASUREMENT", r.Measurement[:], p.Measurements); err != nil {
+		return err
 	}
 	for _, f := range []struct {
 		reason    refusal.Reason
@@ -166,8 +161,8 @@ func (p *Policy) checkLaunch(r *Report, _ *kds.Certificate) error {
 		{refusal.FamilyID, "FAMILY_ID", r.FamilyID[:], p.FamilyID},
 		{refusal.ImageID, "IMAGE_ID", r.ImageID[:], p.ImageID},
 	} {
-		if f.want != nil && !bytes.Equal(f.got, f.want) {
-			return refusal.New(f.reason).Differs(f.field, f.got, f.want)
+		if err := refusal.Exactly(f.reason, f.field, f.got, f.want); err != nil {
+			return err
 		}
 	}
 	if p.AuthorKey != nil && !r.HasAuthorKey() {
@@ -186,12 +181,8 @@ func (p *Policy) checkChip(r *Report, c *kds.Certificate) error {
 		return refusal.New(refusal.ChipNotAllowed).Because("a VLEK names none")
 	case r.Masked():
 		return refusal.New(refusal.ChipNotAllowed).Because("the host masks its ID")
-	case !contains(p.Chips, c.HWID):
+	case !refusal.Contains(p.Chips, c.HWID):
 		return refusal.New(refusal.ChipNotAllowed).Value("CHIP_ID", hex.EncodeToString(c.HWID), "")
 	}
 	return nil
-}
-
-func contains(list [][]byte, b []byte) bool {
-	return slices.ContainsFunc(list, func(x []byte) bool { return bytes.Equal(x, b) })
 }

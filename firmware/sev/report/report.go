@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/internal/octets"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
@@ -173,7 +174,9 @@ func (r *Report) Signer() kds.Signer {
 func (r *Report) HasAuthorKey() bool { return r.SignerInfo&signerAuthorKey != 0 }
 
 // Masked reports whether the host keeps the chip's ID back.
-func (r *Report) Masked() bool { return r.SignerInfo&signerMaskChip != 0 || isZero(r.ChipID[:]) }
+func (r *Report) Masked() bool {
+	return r.SignerInfo&signerMaskChip != 0 || octets.AllZero(r.ChipID[:])
+}
 
 // Line is the line of processors that the report names. Version 2 names none.
 func (r *Report) Line() (l kds.Line, known bool) {
@@ -205,7 +208,7 @@ func (r *Report) Form() error {
 		zero = append(zero, struct{ from, to int }{offLaunchMit, offReserved208})
 	}
 	for _, z := range zero {
-		if !isZero(r.Raw[z.from:z.to]) {
+		if !octets.AllZero(r.Raw[z.from:z.to]) {
 			return refusal.New(refusal.ReportReserved).Because("bytes %#x to %#x must be zero", z.from, z.to-1)
 		}
 	}
@@ -222,13 +225,4 @@ func (r *Report) Form() error {
 		return refusal.New(refusal.Signer).Value("SIGNING_KEY", fmt.Sprint(uint8(s)), "")
 	}
 	return nil
-}
-
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -2,8 +2,10 @@ package report
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // MaxTable is the longest certificate table that is read, in bytes.
@@ -21,79 +23,20 @@ type Entry struct {
 // GUIDs of certificates (GHCB specification, publication 56421, chapter 4.1.8.1), as bytes in
 // the order of the text.
 var (
-	GUIDVCEK = [16]byte{
-		0x63,
-		0xda,
-		0x75,
-		0x8d,
-		0xe6,
-		0x64,
-		0x45,
-		0x64,
-		0xad,
-		0xc5,
-		0xf4,
-		0xb9,
-		0x3b,
-		0xe8,
-		0xac,
-		0xcd,
-	}
-	GUIDVLEK = [16]byte{
-		0xa8,
-		0x07,
-		0x4b,
-		0xc2,
-		0xa2,
-		0x5a,
-		0x48,
-		0x3e,
-		0xaa,
-		0xe6,
-		0x39,
-		0xc0,
-		0x45,
-		0xa0,
-		0xb8,
-		0xa1,
-	}
-	GUIDASK = [16]byte{
-		0x4a,
-		0xb7,
-		0xb3,
-		0x79,
-		0xbb,
-		0xac,
-		0x4f,
-		0xe4,
-		0xa0,
-		0x2f,
-		0x05,
-		0xae,
-		0xf3,
-		0x27,
-		0xc7,
-		0x82,
-	}
-	GUIDARK = [16]byte{
-		0xc0,
-		0xb4,
-		0x06,
-		0xa4,
-		0xa8,
-		0x03,
-		0x49,
-		0x52,
-		0x97,
-		0x43,
-		0x3f,
-		0xb6,
-		0x01,
-		0x4c,
-		0xd0,
-		0xae,
-	}
+	GUIDVCEK = inText("63da758d-e664-4564-adc5-f4b93be8accd")
+	GUIDVLEK = inText("a8074bc2-a25a-483e-aae6-39c045a0b8a1")
+	GUIDASK  = inText("4ab7b379-bbac-4fe4-a02f-05aef327c782")
+	GUIDARK  = inText("c0b406a4-a803-4952-9743-3fb6014cd0ae")
 )
+
+// inText are the bytes of a GUID in the order of its text; package guid has them as firmware does.
+func inText(s string) [16]byte {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil {
+		panic(err)
+	}
+	return [16]byte(b)
+}
 
 const tableEntrySize = 24
 

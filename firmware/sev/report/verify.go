@@ -6,9 +6,9 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha512"
 	"math/big"
-	"slices"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/internal/octets"
 	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
@@ -110,11 +110,7 @@ func (e *Evidence) CRLUntil() (until time.Time) {
 // numbers are little-endian).
 func (e *Evidence) signature() error {
 	raw := &e.Report.Raw
-	number := func(off int) *big.Int {
-		b := slices.Clone(raw[off : off+48])
-		slices.Reverse(b)
-		return new(big.Int).SetBytes(b)
-	}
+	number := func(off int) *big.Int { return octets.Number(raw[off : off+48]) }
 	sum := sha512.Sum384(raw[:offSignature])
 	if ecdsa.Verify(e.EK.Key, sum[:], number(offSignature), number(offS)) {
 		return nil
@@ -135,9 +131,9 @@ func (e *Evidence) consistent() error {
 	if reported != c.TCB {
 		return refusal.New(refusal.TCBMismatch).Value("REPORTED_TCB", reported.Text(c.Line), c.TCB.Text(c.Line))
 	}
-	if c.Signer == kds.VCEK && !isZero(r.ChipID[:]) {
+	if c.Signer == kds.VCEK && !octets.AllZero(r.ChipID[:]) {
 		n := len(c.HWID)
-		if !bytes.Equal(r.ChipID[:n], c.HWID) || !isZero(r.ChipID[n:]) {
+		if !bytes.Equal(r.ChipID[:n], c.HWID) || !octets.AllZero(r.ChipID[n:]) {
 			return refusal.New(refusal.ChipMismatch).Differs("CHIP_ID", r.ChipID[:n], c.HWID)
 		}
 	}
@@ -157,7 +153,7 @@ func (e *Evidence) consistent() error {
 // its kind, for its TCB, and of its chip unless that is masked.
 func (r *Report) MayBeBy(c *kds.Certificate) bool {
 	return c.Signer == r.Signer() && kds.ParseTCB(r.ReportedTCB, c.Line) == c.TCB &&
-		(isZero(r.ChipID[:]) || c.Signer != kds.VCEK || bytes.HasPrefix(r.ChipID[:], c.HWID))
+		(octets.AllZero(r.ChipID[:]) || c.Signer != kds.VCEK || bytes.HasPrefix(r.ChipID[:], c.HWID))
 }
 
 // SignedBy reports whether the report's signature is by a certificate's key.

@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
@@ -82,7 +83,7 @@ func (r *Root) signed(chain []*x509.Certificate, names ...[]string) error {
 		if i+1 < len(chain) {
 			parent = chain[i+1]
 		}
-		if !contains(names[i], x.Subject.CommonName) {
+		if !slices.Contains(names[i], x.Subject.CommonName) {
 			return refusal.New(refusal.Chain).Because("a certificate is %q, must be %q",
 				x.Subject.CommonName, names[i][0])
 		}
@@ -91,15 +92,6 @@ func (r *Root) signed(chain []*x509.Certificate, names ...[]string) error {
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // PCKChain checks the chain of a platform's certificate, by signatures and names, and returns

@@ -156,18 +156,24 @@ func (c *Collateral) Signed(root *Root, crl *x509.RevocationList, asOf time.Time
 		if err := pki.ValidAt(asOf, part.signer); err != nil {
 			return nil, nil, err
 		}
-		if err := pki.NotListed(crl, part.signer); err != nil {
+		if err := cmp.Or(pki.NotListed(crl, part.signer), c.NotListed(root.X509, part.signer)); err != nil {
 			return nil, nil, err
-		}
-		for _, x := range c.Others { // of the root's: what any has revoked is revoked
-			if pki.CRLSigned(x, root.X509) == nil {
-				if err := pki.NotListed(x, part.signer); err != nil {
-					return nil, nil, err
-				}
-			}
 		}
 	}
 	return r.tcb, r.identity, cmp.Or(r.tcbErr, r.identErr)
+}
+
+// NotListed is a refusal if one of the other lists of an issuer names a certificate: what any of
+// them has revoked is revoked.
+func (c *Collateral) NotListed(issuer, x *x509.Certificate) error {
+	for _, l := range c.Others {
+		if pki.CRLSigned(l, issuer) == nil {
+			if err := pki.NotListed(l, x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // ParseTCBInfo reads TCB info for trust domains. The error is a refusal.
@@ -205,18 +211,5 @@ func ParseQEIdentity(text []byte) (*QEIdentity, error) {
 // validAt is a refusal unless a part is valid at a time. It may be used for so long after its
 // date as stale says.
 func (p *signedPart) validAt(reason refusal.Reason, at time.Time, stale time.Duration) error {
-	if at.Before(p.IssueDate) || at.After(p.NextUpdate.Add(stale)) {
-		return refusal.New(reason).Because("it is valid from %s to %s, not at %s",
-			pki.Date(p.IssueDate), pki.Date(p.NextUpdate), pki.Date(at))
-	}
-	return nil
+	return pki.Within(reason, "it", p.IssueDate, p.NextUpdate, at, stale)
 }
-
-// Dates are between which a part may be used.
-type Dates struct{ From, Until time.Time }
-
-// Valid reports whether a time is between them.
-func (d Dates) Valid(at time.Time) bool { return !at.Before(d.From) && !at.After(d.Until) }
-
-// Dates are the part's.
-func (p *signedPart) Dates() Dates { return Dates{p.IssueDate, p.NextUpdate} }

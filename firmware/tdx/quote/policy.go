@@ -1,7 +1,6 @@
 package quote
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
@@ -26,7 +26,7 @@ type Policy struct {
 
 	AllowDebug           bool
 	AllowNoSEPTVEDisable bool
-	AllowAttributes      Attributes // besides SEPT_VE_DISABLE
+	AllowAttributes      attr.Attributes // besides SEPT_VE_DISABLE
 	AllowServiceTD       bool
 
 	NoCollateral     bool                // judge without, so without the platform's state
@@ -85,15 +85,15 @@ func (p *Policy) checkAttributes(q *Quote, _ *Verdict) error {
 	not := func(r refusal.Reason) *refusal.Error {
 		return refusal.New(r).Value("TDATTRIBUTES", strings.Join(a.Words(), ","), "")
 	}
-	allowed := p.AllowAttributes&^(AttrDebug|AttrUntrusted) | AttrSEPTVEDisable | AttrDebug
+	allowed := p.AllowAttributes&^(attr.Debug|attr.Untrusted) | attr.SEPTVEDisable | attr.Debug
 	switch {
-	case a&AttrDebug != 0 && !p.AllowDebug:
+	case a&attr.Debug != 0 && !p.AllowDebug:
 		return not(refusal.Debug)
-	case a&AttrMigratable != 0 && !q.Is15:
+	case a&attr.Migratable != 0 && !q.Is15:
 		return not(refusal.Attributes).Because("it may be moved, and this quote does not show by whom")
 	case a&^allowed != 0:
 		return not(refusal.Attributes)
-	case a&AttrSEPTVEDisable == 0 && !p.AllowNoSEPTVEDisable:
+	case a&attr.SEPTVEDisable == 0 && !p.AllowNoSEPTVEDisable:
 		return not(refusal.SEPTVEDisable)
 	case q.Body.MRServiceTD != [48]byte{} && !p.AllowServiceTD:
 		return refusal.New(refusal.ServiceTD).Value("MRSERVICETD", hex.EncodeToString(q.Body.MRServiceTD[:]), "")
@@ -103,8 +103,8 @@ func (p *Policy) checkAttributes(q *Quote, _ *Verdict) error {
 
 func (p *Policy) checkMeasurements(q *Quote, _ *Verdict) error {
 	b := &q.Body
-	if p.MRTD != nil && !contains(p.MRTD, b.MRTD[:]) {
-		return differs(refusal.MRTD, "MRTD", b.MRTD[:], p.MRTD)
+	if err := refusal.Among(refusal.MRTD, "MRTD", b.MRTD[:], p.MRTD); err != nil {
+		return err
 	}
 	for _, f := range []struct {
 		reason    refusal.Reason
@@ -118,40 +118,29 @@ func (p *Policy) checkMeasurements(q *Quote, _ *Verdict) error {
 		{refusal.MRSEAM, "MRSEAM", b.MRSEAM[:], p.MRSEAM},
 		{refusal.XFAM, "XFAM", b.XFAM[:], p.XFAM},
 	} {
-		if f.want != nil && !bytes.Equal(f.got, f.want) {
-			return refusal.New(f.reason).Differs(f.field, f.got, f.want)
+		if err := refusal.Exactly(f.reason, f.field, f.got, f.want); err != nil {
+			return err
 		}
 	}
 	for i, want := range p.RTMR {
-		if want != nil && !contains(want, b.RTMR[i][:]) {
-			return differs(refusal.RTMR, fmt.Sprintf("RTMR%d", i), b.RTMR[i][:], want)
+		if err := refusal.Among(refusal.RTMR, fmt.Sprintf("RTMR%d", i), b.RTMR[i][:], want); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func differs(r refusal.Reason, field string, got []byte, want [][]byte) error {
-	if len(want) == 1 {
-		return refusal.New(r).Differs(field, got, want[0])
-	}
-	return refusal.New(r).Value(field, hex.EncodeToString(got), fmt.Sprintf("one of %d digests", len(want)))
-}
-
 func (p *Policy) checkPlatform(_ *Quote, v *Verdict) error {
-	if p.FMSPC != nil && !contains(p.FMSPC, v.PCK.FMSPC) {
+	if p.FMSPC != nil && !refusal.Contains(p.FMSPC, v.PCK.FMSPC) {
 		return refusal.New(refusal.FMSPCNotAllowed).Value("FMSPC", hex.EncodeToString(v.PCK.FMSPC), "")
 	}
 	if p.Platforms == nil {
 		return nil
 	}
 	for _, id := range v.PCK.IDs() {
-		if contains(p.Platforms, id) {
+		if refusal.Contains(p.Platforms, id) {
 			return nil
 		}
 	}
 	return refusal.New(refusal.PlatformNotAllowed).Value("SHA-256 of PPID", hex.EncodeToString(v.PCK.IDs()[0]), "")
-}
-
-func contains(list [][]byte, b []byte) bool {
-	return slices.ContainsFunc(list, func(x []byte) bool { return bytes.Equal(x, b) })
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
@@ -40,51 +41,13 @@ var vendorIntel = [16]byte{
 	0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
 }
 
-// Attributes are those of a trust domain (TDX module, TD_ATTRIBUTES; Linux,
-// arch/x86/include/asm/shared/tdx.h).
-type Attributes uint64
-
-// Bits of TD_ATTRIBUTES.
-const (
-	AttrDebug         Attributes = 1 << 0
-	AttrUntrusted     Attributes = 0xfe // others of the group that makes a domain untrusted
-	AttrSEPTVEDisable Attributes = 1 << 28
-	AttrMigratable    Attributes = 1 << 29
-	AttrPKS           Attributes = 1 << 30
-	AttrKL            Attributes = 1 << 31
-	AttrTPA           Attributes = 1 << 62
-	AttrPerfmon       Attributes = 1 << 63
-)
-
-// AttributeNames are the names of attributes that an owner may allow.
-func AttributeNames() map[string]Attributes {
-	return map[string]Attributes{
-		"debug": AttrDebug, "sept-ve-disable": AttrSEPTVEDisable, "migratable": AttrMigratable, "pks": AttrPKS,
-		"kl": AttrKL, "tpa": AttrTPA, "perfmon": AttrPerfmon,
-	}
-}
-
-// Words names the attributes; those without a name are numbers.
-func (a Attributes) Words() []string {
-	words := []string{}
-	for _, n := range []string{"debug", "sept-ve-disable", "migratable", "pks", "kl", "tpa", "perfmon"} {
-		if bit := AttributeNames()[n]; a&bit != 0 {
-			words, a = append(words, n), a&^bit
-		}
-	}
-	if a != 0 {
-		words = append(words, fmt.Sprintf("%#x", uint64(a)))
-	}
-	return words
-}
-
 // Body is what the TDX module says of a trust domain (TDX module, TDREPORT_STRUCT).
 type Body struct {
 	TEETCBSVN      [16]byte
 	MRSEAM         [48]byte
 	MRSignerSEAM   [48]byte
 	SEAMAttributes [8]byte
-	Attributes     Attributes
+	Attributes     attr.Attributes
 	XFAM           [8]byte
 	MRTD           [48]byte
 	MRConfigID     [48]byte
@@ -210,7 +173,7 @@ func (t *Body) read(b []byte) {
 	for _, to := range [][]byte{t.TEETCBSVN[:], t.MRSEAM[:], t.MRSignerSEAM[:], t.SEAMAttributes[:]} {
 		copy(to, r.take(len(to)))
 	}
-	t.Attributes = Attributes(binary.LittleEndian.Uint64(r.take(8)))
+	t.Attributes = attr.Attributes(binary.LittleEndian.Uint64(r.take(8)))
 	for _, to := range [][]byte{
 		t.XFAM[:], t.MRTD[:], t.MRConfigID[:], t.MROwner[:], t.MROwnerConfig[:],
 		t.RTMR[0][:], t.RTMR[1][:], t.RTMR[2][:], t.RTMR[3][:], t.ReportData[:],

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
@@ -293,24 +294,24 @@ func TestEveryReason(t *testing.T) {
 			"",
 		},
 		"untrusted": {
-			both(attributes(ve|2), demand(func(p *quote.Policy) { p.AllowAttributes = ^quote.Attributes(0) })),
+			both(attributes(ve|2), demand(func(p *quote.Policy) { p.AllowAttributes = ^attr.Attributes(0) })),
 			refusal.Attributes,
 		},
 		"PKS": {attributes(ve | 1<<30), refusal.Attributes},
 		"PKS, allowed": {
-			both(attributes(ve|1<<30), demand(func(p *quote.Policy) { p.AllowAttributes = quote.AttrPKS })),
+			both(attributes(ve|1<<30), demand(func(p *quote.Policy) { p.AllowAttributes = attr.PKS })),
 			"",
 		},
 		"a bit without a name": {attributes(ve | 1<<40), refusal.Attributes},
 		"migratable": {
 			both(attributes(ve|1<<29), demand(func(p *quote.Policy) {
-				p.AllowAttributes = quote.AttrMigratable
+				p.AllowAttributes = attr.Migratable
 			})),
 			refusal.Attributes,
 		},
 		"migratable, TDX 1.5": {
 			both(version5, attributes(ve|1<<29), demand(func(p *quote.Policy) {
-				p.AllowAttributes = quote.AttrMigratable
+				p.AllowAttributes = attr.Migratable
 			})),
 			"",
 		},

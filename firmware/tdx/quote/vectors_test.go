@@ -13,6 +13,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
@@ -43,7 +44,7 @@ func (d *demands) policy(t *testing.T) *quote.Policy {
 	p := &quote.Policy{
 		ReportData: d.ReportData, MRConfigID: d.MRConfigID, MROwner: d.MROwner, MROwnerConfig: d.MROwnerConfig,
 		MRSEAM: d.MRSEAM, XFAM: d.XFAM, AllowDebug: d.AllowDebug, AllowNoSEPTVEDisable: d.AllowNoVE,
-		AllowAttributes: quote.AttrPKS | quote.AttrKL | quote.AttrPerfmon | quote.AttrTPA | quote.AttrMigratable,
+		AllowAttributes: attr.PKS | attr.KL | attr.Perfmon | attr.TPA | attr.Migratable,
 		AllowServiceTD:  !d.NoServiceTD, NoCollateral: d.NoCollateral, AcceptStatus: d.Accept,
 		RejectAdvisories: d.Advisories, MinEvaluation: d.Evaluation,
 	}

@@ -113,17 +113,8 @@ func (e *Evidence) revocation(
 		}
 		v.Until = earliest(v.Until, x.NextUpdate)
 	}
-	if err := pki.NotListed(root, ca); err != nil {
-		return nil, err
-	}
-	for _, x := range e.Collateral.Others { // of either issuer; older ones count as well
-		if pki.CRLSigned(x, e.Root.X509) == nil {
-			err = cmp.Or(err, pki.NotListed(x, ca))
-		} else if pki.CRLSigned(x, ca) == nil {
-			err = cmp.Or(err, pki.NotListed(x, leaf))
-		}
-	}
-	if err != nil {
+	c := e.Collateral
+	if err := cmp.Or(pki.NotListed(root, ca), c.NotListed(e.Root.X509, ca), c.NotListed(ca, leaf)); err != nil {
 		return nil, err
 	}
 	return root, pki.NotListed(pck, leaf)

@@ -3,6 +3,7 @@ package vsock
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +26,7 @@ const connectTimeout = 6
 func Reach(cid, port uint32, timeout time.Duration) error {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return errors.Join(ErrNoVsock, err)
+		return fmt.Errorf("%w: %w", ErrNoVsock, err)
 	}
 	defer unix.Close(fd)
 	wait := unix.NsecToTimeval(int64(timeout))
