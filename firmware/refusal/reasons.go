@@ -223,8 +223,11 @@ var meanings = map[Reason]meaning{
 		"the quote brings no chain of PCK certificates",
 		"the host's quoting service must put it there (type 5)",
 	},
-	PCKExtension:      {"the PCK certificate does not name its platform", another},
-	CollateralMissing: {"there is no collateral, without which the platform's state is not known", fresh},
+	PCKExtension: {"the PCK certificate does not name its platform", another},
+	CollateralMissing: {
+		"there is no collateral, without which the platform's state is not known",
+		"fetch it: latchkey bundle fetch BUNDLE --quote FILE",
+	},
 	QEReportSignature: {"the platform's key did not sign the report of the quoting enclave", another},
 	AttestationKeyBinding: {
 		"the quoting enclave does not vouch for the attestation key", another,
