@@ -89,24 +89,11 @@ func verifyFlags(more ...urfave.Flag) []urfave.Flag {
 }
 
 func asOfFlag() urfave.Flag {
-	return &urfave.StringFlag{Name: "as-of", Usage: "judge at this `TIME` (2026-11-27, or RFC 3339), not now"}
+	return cli.TimeFlag("as-of", "judge at this `TIME` (2026-11-27, or RFC 3339), not now")
 }
 
 // asOf is the time of judgement.
-func asOf(c *urfave.Context) (time.Time, error) {
-	text := c.String("as-of")
-	if text == "" {
-		return time.Now(), nil
-	}
-	for _, form := range []string{
-		time.RFC3339, time.DateOnly, "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime, "2006-01-02 15:04",
-	} { // without a zone it is UTC
-		if t, err := time.Parse(form, text); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, cli.Usagef("--as-of %q: must be a time such as 2026-11-27 or 2026-11-27T12:00:00Z", text)
-}
+func asOf(c *urfave.Context) (time.Time, error) { return cli.TimeOf(c, "as-of") }
 
 // actions completes the first argument of a command that does several things.
 func actions(names ...string) func(*urfave.Context) {

@@ -3,16 +3,11 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"unicode/utf8"
 
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
-	"github.com/vmlatch/vmlatch/firmware/swtee"
 )
 
 func main() { os.Exit(int(cli.Start("swtee", newApp))) }
@@ -52,7 +47,7 @@ func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "swtee", Usage: "run QEMU on an emulated secure processor",
 		Version: cli.Version(), Long: long, IO: s,
-		Commands: []*urfave.Command{newRoot(s), newCEK(s)},
+		Commands: []*urfave.Command{newRoot(s), newCEK(s), newCollateral(s)},
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{
 				Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto,
@@ -91,69 +86,5 @@ func platformFlag() urfave.Flag {
 	return &urfave.StringFlag{
 		Name: "platform", EnvVars: []string{"SWTEE_PLATFORM"},
 		Usage: "keep the emulated chip's keys in `DIR`",
-	}
-}
-
-func openPlatform(c *urfave.Context) (*swtee.Platform, error) {
-	dir := c.String("platform")
-	if dir == "" {
-		var err error
-		if dir, err = swtee.DefaultDir(); err != nil {
-			return nil, cli.WithHint(err, "name a directory with --platform")
-		}
-	}
-	p, err := swtee.OpenPlatform(dir)
-	if errors.Is(err, swtee.ErrPlatform) {
-		file := filepath.Join(dir, "platform.json")
-		return nil, cli.WithHint(err,
-			fmt.Sprintf("remove %s to have a new platform made; this ends sessions for the old one", file))
-	}
-	return p, err
-}
-
-func newRoot(s *cli.IO) *urfave.Command {
-	return &urfave.Command{
-		Name: "root", Usage: "print the test root certificate that owners must name to trust this platform",
-		Description: `Example:
-
-   swtee root > test-root.pem
-   latchkey session --platform platform.json --cek cek.cert --trust-root test-root.pem --out .`,
-		Flags:  []urfave.Flag{platformFlag()},
-		Action: prints(s, (*swtee.Platform).RootPEM),
-	}
-}
-
-func newCEK(s *cli.IO) *urfave.Command {
-	return &urfave.Command{
-		Name: "cek", Usage: "print the chip's certificate as its key server signed it",
-		Description: `A platform exports this certificate without a signature. For real chips AMD's key
-server gives the signed one; this command takes the server's place.
-
-Example:
-
-   swtee cek > cek.cert
-   latchkey session --platform platform.json --cek cek.cert --trust-root test-root.pem --out .`,
-		Flags:  []urfave.Flag{platformFlag()},
-		Action: prints(s, (*swtee.Platform).SignedCEK),
-	}
-}
-
-// prints is a command that shows a part of the platform.
-func prints(s *cli.IO, part func(*swtee.Platform) []byte) urfave.ActionFunc {
-	return func(c *urfave.Context) error {
-		if _, err := cli.Args(c); err != nil {
-			return err
-		}
-		p, err := openPlatform(c)
-		if err != nil {
-			return err
-		}
-		b := part(p)
-		if s.OutIsTerminal() && !utf8.Valid(b) {
-			return cli.WithHint(cli.Usagef("the certificate is binary, and standard output a terminal"),
-				"redirect it: swtee cek > cek.cert")
-		}
-		_, err = s.Out.Write(b)
-		return err
 	}
 }

@@ -21,12 +21,15 @@ type Fault struct {
 	Err      error         // a sev.Status or a unix.Errno; nil: the command takes place
 	Delay    time.Duration // before the command
 	Reset    bool          // the platform loses its guests first
-	text     string
+	// Condition is what the evidence shows that the command makes.
+	Condition Condition
+	text      string
 }
 
 // FaultHelp is the syntax that ParseFault accepts.
 const FaultHelp = `COMMAND[:N|:N-M|:N+]=WHAT, where WHAT is a firmware status (BAD_MEASUREMENT, 11), ` +
-	`an error of the kernel (EBUSY), "reset" or "delay:DURATION"`
+	`an error of the kernel (EBUSY), "reset" or "delay:DURATION"; of reports and quotes also "tcb-behind", ` +
+	`of reports "masked" and "vlek"`
 
 // ParseFault reads a fault, such as "LAUNCH_MEASURE=BAD_MEASUREMENT",
 // "LAUNCH_UPDATE_DATA:2=RESOURCE_LIMIT", "INIT2=EBUSY", "LAUNCH_MEASURE=reset",
@@ -94,6 +97,13 @@ func (f *Fault) parseWhat(what string) error {
 		return nil
 	}
 	words := []string{"reset"}
+	for _, c := range conditions[f.Command] {
+		if string(c) == what {
+			f.Condition = c
+			return nil
+		}
+		words = append(words, string(c))
+	}
 	for _, st := range sev.Statuses() {
 		if st == sev.StatusOK {
 			continue // a success is not a fault

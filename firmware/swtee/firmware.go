@@ -52,7 +52,7 @@ var commands = []Command{
 	CmdLaunchSecret, CmdLaunchFinish, CmdGuestStatus, CmdAttestation,
 	CmdSNPLaunchStart, CmdSNPLaunchUpdate, CmdSNPLaunchFinish,
 	CmdTDXCapabilities, CmdTDXInitVM, CmdTDXInitVCPU, CmdTDXInitMemRegion, CmdTDXFinalizeVM, CmdTDXGetCPUID,
-	CmdCreateGuestMemory,
+	CmdCreateGuestMemory, CmdSNPGuestRequest, CmdTDXGetQuote, CmdTDXExtend,
 }
 
 // Firmware is the emulated firmware while it runs: a platform's keys, the faults that
@@ -66,6 +66,9 @@ type Firmware struct {
 	// RecordPages puts every page into the report, which takes time: each page is also
 	// hashed on its own.
 	RecordPages bool
+	// ReportVersion and QuoteVersion are those of the evidence; 0 for the usual ones.
+	ReportVersion uint32
+	QuoteVersion  uint16
 
 	stop    chan struct{} // closed: all delays end
 	once    sync.Once

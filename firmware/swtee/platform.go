@@ -7,17 +7,16 @@ import (
 	"crypto/rsa"
 	"crypto/sha512"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/swtee/attest"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/keyfile"
 	"github.com/vmlatch/vmlatch/firmware/xdg"
 )
 
@@ -32,13 +31,24 @@ const (
 
 // Platform is an emulated chip with its keys and certificates.
 type Platform struct {
+	dir   string
 	root  sev.Root
 	chain *sev.Chain       // as exported
 	cek   *sev.Certificate // signed
 	// The private keys, parsed when one is first used: most launches need none, and
 	// making the curve's tables takes milliseconds.
 	keys func() (keyPair, error)
+
+	amd   func() (*attest.AMD, error)
+	intel func() (*attest.Intel, error)
 }
+
+// AMD returns the authorities over the keys of SEV-SNP, which are made when they are first
+// needed: that takes seconds.
+func (p *Platform) AMD() (*attest.AMD, error) { return p.amd() }
+
+// Intel returns the authorities over the keys of TDX.
+func (p *Platform) Intel() (*attest.Intel, error) { return p.intel() }
 
 // keyPair are a platform's private keys.
 type keyPair struct{ pdh, pek *ecdsa.PrivateKey }
@@ -84,50 +94,36 @@ var ErrPlatform = errors.New("emulated platform")
 // OpenPlatform loads the platform of a directory, making one there first if
 // it holds none. Two processes that do so at once get the same platform.
 func OpenPlatform(dir string) (*Platform, error) {
-	file := filepath.Join(dir, platformName)
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		if b, err = createPlatform(dir, file); err != nil {
-			return nil, fmt.Errorf("make an emulated platform: %w", err)
+	pf, err := keyfile.Open(dir, platformName, newPlatformFile)
+	if err == nil {
+		var p *Platform
+		if p, err = pf.platform(dir); err == nil {
+			return p, nil
 		}
+		err = &keyfile.Damaged{File: filepath.Join(dir, platformName), Err: err}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("emulated platform: %w", err)
-	}
-	p, err := parsePlatform(b)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrPlatform, file, err)
-	}
-	return p, nil
+	return nil, damaged(err)
 }
 
-// createPlatform writes a new platform under a temporary name and links it into
-// place; the first to link wins.
-func createPlatform(dir, file string) ([]byte, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+// DamagedFile is the file of a platform that an error is about, "" for another error.
+func DamagedFile(err error) string {
+	var d *keyfile.Damaged
+	if errors.As(err, &d) {
+		return d.File
 	}
-	pf, err := newPlatformFile()
-	if err != nil {
-		return nil, err
+	return ""
+}
+
+// damaged names what is wrong with a platform's file.
+func damaged(err error) error {
+	if err == nil {
+		return nil
 	}
-	b, err := json.MarshalIndent(pf, "", " ")
-	if err != nil {
-		return nil, err
+	var d *keyfile.Damaged
+	if errors.As(err, &d) {
+		return fmt.Errorf("%w: %w", ErrPlatform, err)
 	}
-	tmp, err := os.CreateTemp(dir, ".platform-*")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(b)
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(tmp.Name(), file); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	return os.ReadFile(file)
+	return fmt.Errorf("emulated platform: %w", err)
 }
 
 func newPlatformFile() (*platformFile, error) {
@@ -207,12 +203,8 @@ func ownersCertificate(key *ecdsa.PublicKey) (*sev.Certificate, error) {
 	return sev.ParseCertificate(b)
 }
 
-func parsePlatform(b []byte) (*Platform, error) {
-	var pf platformFile
-	if err := json.Unmarshal(b, &pf); err != nil {
-		return nil, err
-	}
-	p := &Platform{}
+func (pf *platformFile) platform(dir string) (*Platform, error) {
+	p := &Platform{dir: dir}
 	var err error
 	var chain *sev.Chain
 	if p.root, err = sev.ParseRoot("swtee test root", pf.Root); err != nil {
@@ -227,7 +219,15 @@ func parsePlatform(b []byte) (*Platform, error) {
 	if len(pf.PDH) == 0 || len(pf.PEK) == 0 {
 		return nil, errors.New("it holds no keys")
 	}
-	p.keys = sync.OnceValues(func() (keyPair, error) { return parseKeys(&pf, p.chain) })
+	p.amd = sync.OnceValues(func() (*attest.AMD, error) {
+		a, err := attest.OpenAMD(dir, p.ID())
+		return a, damaged(err)
+	})
+	p.intel = sync.OnceValues(func() (*attest.Intel, error) {
+		i, err := attest.OpenIntel(dir)
+		return i, damaged(err)
+	})
+	p.keys = sync.OnceValues(func() (keyPair, error) { return parseKeys(pf, p.chain) })
 	return p, nil
 }
 

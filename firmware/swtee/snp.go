@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/report"
 )
 
 // SNPGuest is the context of one SEV-SNP guest. Its methods are the commands of
@@ -20,7 +21,10 @@ type SNPGuest struct {
 	state  State
 	policy uint64
 	digest sev.SNPDigest
-	loaded map[uint64]bool // by guest frame number
+	claims report.Report // what the launch decides of reports
+	// vcekDisabled says that the chip's key signs no reports of this guest.
+	vcekDisabled bool
+	loaded       map[uint64]bool // by guest frame number
 	// The last page that was hashed: firmware images are full of equal ones.
 	last    []byte
 	lastSum [48]byte
@@ -155,6 +159,9 @@ func (g *SNPGuest) LaunchFinish(in SNPFinish) error {
 				return err
 			}
 			l.IDBlock, l.AuthorKey = true, in.AuthorKey
+		}
+		if err := g.claim(in); err != nil {
+			return refuse(sev.StatusInvalidParam, "%v", err)
 		}
 		g.state = StateRunning
 		return nil

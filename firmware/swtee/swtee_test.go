@@ -16,14 +16,21 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
 )
 
-var sharedPlatform = sync.OnceValues(func() (*Platform, error) {
+var sharedPlatform = sync.OnceValues(func() (*Platform, error) { return OpenPlatform(sharedDir) })
+
+// sharedDir holds the keys of the platform that tests share: making them takes seconds.
+var sharedDir string
+
+func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "swtee-test-*")
 	if err != nil {
-		return nil, err
+		panic(err)
 	}
-	defer os.RemoveAll(dir)
-	return OpenPlatform(dir)
-})
+	sharedDir = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
 
 func platform(t testing.TB) *Platform {
 	t.Helper()

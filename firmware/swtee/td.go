@@ -36,6 +36,8 @@ type TD struct {
 	pages  map[uint64]bool // by guest-physical address
 	mrtd   *tdx.MRTD
 	sum    *[48]byte // once finalized
+	params TDParams
+	rtmr   [registers][48]byte
 }
 
 // NewTD makes a context.
@@ -67,7 +69,7 @@ func (t *TD) InitVM(p TDParams) error {
 			return refuse(unix.EINVAL, "attributes %#x, XFAM %#x: the module supports %#x and %#x",
 				p.Attributes, p.XFAM, uint64(TDAttributes), uint64(TDXFAM))
 		}
-		t.inited, t.mrtd, t.fw.started = true, tdx.NewMRTD(), true
+		t.inited, t.mrtd, t.fw.started, t.params = true, tdx.NewMRTD(), true, p
 		t.vcpus, t.pages = map[int]bool{}, map[uint64]bool{}
 		t.fw.report.Technology = "tdx"
 		t.fw.launch().TD = &TDReport{

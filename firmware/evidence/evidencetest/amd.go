@@ -6,17 +6,16 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/binary"
 	"math/big"
-	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 )
@@ -86,7 +85,7 @@ func NewAMD(t testing.TB, l kds.Line, number int) *AMD {
 }
 
 // RootPEM is the line's authorities, as a file of test roots.
-func (a *AMD) RootPEM() []byte { return PEM(a.ark.cert, a.ask.cert, a.asvk.cert) }
+func (a *AMD) RootPEM() []byte { return pki.PEM(a.ark.Cert, a.ask.Cert, a.asvk.Cert) }
 
 // Roots are the authorities of some lines.
 func Roots(t testing.TB, lines ...*AMD) *kds.Roots {
@@ -179,42 +178,22 @@ func OID(last ...int) asn1.ObjectIdentifier {
 func (a *AMD) endorseTCB(t testing.TB, s kds.Signer, tcb kds.TCB, change ...func(*x509.Certificate)) *Endorsed {
 	t.Helper()
 	e := &Endorsed{Signer: s, Line: a.Line, TCB: tcb, Key: ecKey(t, elliptic.P384())}
-	template := &x509.Certificate{Subject: amdName("SEV-" + s.String()), SignatureAlgorithm: x509.SHA384WithRSAPSS}
-	add := func(value any, params string, last ...int) {
-		b, err := asn1.MarshalWithParams(value, params)
-		if err != nil {
-			t.Fatal(err)
-		}
-		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: OID(last...), Value: b})
-	}
-	version := 0
-	if a.Line == kds.Turin {
-		version = 1
-		add(int(tcb.FMC), "", 3, 9)
-	}
-	add(version, "", 1)
-	add(string(a.Line), "ia5", 2)
-	add(int(tcb.BootLoader), "", 3, 1)
-	add(int(tcb.TEE), "", 3, 2)
-	add(int(tcb.SNP), "", 3, 3)
-	for _, reserved := range []int{4, 5, 6, 7} {
-		if reserved > 4 || a.Line != kds.Turin {
-			add(0, "", 3, reserved)
-		}
-	}
-	add(int(tcb.Microcode), "", 3, 8)
 	parent := &a.ask
+	said := &kds.Certificate{Signer: s, Line: a.Line, Product: string(a.Line), TCB: tcb, CSP: "a provider"}
 	if s == kds.VLEK {
-		add("a provider", "ia5", 5)
 		parent = &a.asvk
 	} else {
 		e.HWID = HWID(a.Line)
-		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: OID(4), Value: e.HWID})
+		said.HWID = e.HWID
+	}
+	template := &x509.Certificate{
+		Subject: amdName("SEV-" + s.String()), SignatureAlgorithm: x509.SHA384WithRSAPSS,
+		ExtraExtensions: must(said.Extensions())(t),
 	}
 	for _, c := range change {
 		c(template)
 	}
-	e.Cert = issue(t, e.Key, parent, template).cert
+	e.Cert = issue(t, e.Key, parent, template).Cert
 	return e
 }
 
@@ -222,28 +201,20 @@ func (a *AMD) endorseTCB(t testing.TB, s kds.Signer, tcb kds.TCB, change ...func
 // signed.
 func (e *Endorsed) Report(t testing.TB, change ...func(b []byte)) []byte {
 	t.Helper()
-	b := make([]byte, report.Size)
-	le := binary.LittleEndian
-	le.PutUint32(b, 3)
-	le.PutUint32(b[4:], 7)       // guest SVN
-	le.PutUint64(b[8:], 0x30000) // policy
-	le.PutUint32(b[0x34:], 1)    // algorithm
-	le.PutUint64(b[0x40:], 1<<5) // alias check
-	le.PutUint32(b[0x48:], uint32(e.Signer)<<2)
-	copy(b[0x50:], bytes.Repeat([]byte{0xda}, 64))
-	copy(b[0x90:], bytes.Repeat([]byte{0x11}, 48))
-	copy(b[0x140:], bytes.Repeat([]byte{0x1d}, 32))
-	copy(b[0x160:], bytes.Repeat([]byte{0xff}, 32))
 	raw := e.TCB.Raw(e.Line)
-	for _, off := range []int{0x38, 0x180, 0x1e0, 0x1f0} {
-		le.PutUint64(b[off:], raw)
+	cpu := map[kds.Line][3]byte{kds.Milan: {0x19, 0x01, 0}, kds.Genoa: {0x19, 0x11, 1}, kds.Turin: {0x1a, 0x02, 1}}[e.Line]
+	build := sev.Build{Major: 1, Minor: 55, Build: 21}
+	r := &report.Report{
+		Version: 3, GuestSVN: 7, Policy: 0x30000, Algorithm: 1, Platform: report.PlatformAliasCheck,
+		SignerInfo:  report.SignerInfo(e.Signer, false, false),
+		ReportData:  [64]byte(bytes.Repeat([]byte{0xda}, 64)),
+		Measurement: [48]byte(bytes.Repeat([]byte{0x11}, 48)),
+		ReportID:    [32]byte(bytes.Repeat([]byte{0x1d}, 32)), ReportIDMA: [32]byte(bytes.Repeat([]byte{0xff}, 32)),
+		CurrentTCB: raw, ReportedTCB: raw, CommittedTCB: raw, LaunchTCB: raw,
+		Family: cpu[0], Model: cpu[1], Stepping: cpu[2], Current: build, Committed: build,
 	}
-	copy(b[0x188:], map[kds.Line][]byte{
-		kds.Milan: {0x19, 0x01, 0}, kds.Genoa: {0x19, 0x11, 1}, kds.Turin: {0x1a, 0x02, 1},
-	}[e.Line])
-	copy(b[0x1a0:], e.HWID)
-	copy(b[0x1e8:], []byte{21, 55, 1})
-	copy(b[0x1ec:], []byte{21, 55, 1})
+	copy(r.ChipID[:], e.HWID)
+	b := r.Bytes()
 	for _, c := range change {
 		c(b)
 	}
@@ -254,14 +225,7 @@ func (e *Endorsed) Report(t testing.TB, change ...func(b []byte)) []byte {
 // Sign signs a report's bytes.
 func (e *Endorsed) Sign(t testing.TB, b []byte) {
 	t.Helper()
-	sum := sha512.Sum384(b[:0x2a0])
-	r, s, err := ecdsa.Sign(rand.Reader, e.Key, sum[:])
-	if err != nil {
+	if err := report.Sign(b, e.Key); err != nil {
 		t.Fatal(err)
-	}
-	for off, n := range map[int]*big.Int{0x2a0: r, 0x2e8: s} {
-		le := n.FillBytes(make([]byte, 48))
-		slices.Reverse(le)
-		copy(b[off:], le)
 	}
 }

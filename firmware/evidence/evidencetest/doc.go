@@ -10,10 +10,11 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"math/big"
 	"testing"
 	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/pki"
 )
 
 // Begin is when the certificates begin to be valid.
@@ -26,20 +27,9 @@ func AsOf() time.Time { return time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC) }
 func End() time.Time { return time.Date(2032, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 // holder is a key with its certificate.
-type holder struct {
-	key  crypto.Signer
-	cert *x509.Certificate
-}
+type holder struct{ *pki.Authority }
 
-func (h holder) pem() []byte { return PEM(h.cert) }
-
-// PEM is the text of certificates.
-func PEM(chain ...*x509.Certificate) (text []byte) {
-	for _, c := range chain {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
-	}
-	return text
-}
+func (h holder) pem() []byte { return pki.PEM(h.Cert) }
 
 // issue makes a certificate for a key. Without a parent it is signed by the key itself.
 func issue(t testing.TB, key crypto.Signer, parent *holder, template *x509.Certificate) holder {
@@ -50,46 +40,37 @@ func issue(t testing.TB, key crypto.Signer, parent *holder, template *x509.Certi
 	if template.SerialNumber == nil {
 		template.SerialNumber = big.NewInt(0)
 	}
-	above, signer := template, key
+	sign := pki.SelfSigned
 	if parent != nil {
-		above, signer = parent.cert, parent.key
+		sign = parent.Issue
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, above, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return holder{key, c}
+	return holder{must(sign(key, template))(t)}
 }
 
 // revoke makes a list of revoked serial numbers, valid from a time on.
 func revoke(t testing.TB, issuer holder, from, until time.Time, serials ...int64) []byte {
 	t.Helper()
-	template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: from, NextUpdate: until}
-	if _, rsa := issuer.key.(*ecdsa.PrivateKey); !rsa {
-		template.SignatureAlgorithm = x509.SHA384WithRSAPSS
-	}
+	var numbers []*big.Int
 	for _, n := range serials {
-		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries,
-			x509.RevocationListEntry{SerialNumber: big.NewInt(n), RevocationTime: from})
+		numbers = append(numbers, big.NewInt(n))
 	}
-	der, err := x509.CreateRevocationList(rand.Reader, template, issuer.cert, issuer.key)
-	if err != nil {
-		t.Fatal(err)
+	return must(issuer.Revoke(from, until, numbers...))(t)
+}
+
+// must ends a test unless all went well.
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
 	}
-	return der
 }
 
 func ecKey(t testing.TB, c elliptic.Curve) *ecdsa.PrivateKey {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(c, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
+	return must(ecdsa.GenerateKey(c, rand.Reader))(t)
 }
 
 func named(cn string) pkix.Name { return pkix.Name{CommonName: cn} }

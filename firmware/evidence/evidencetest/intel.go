@@ -4,20 +4,18 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"math/big"
-	"slices"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
+	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
 
 // Intel has the authorities above platforms that run trust domains.
@@ -107,32 +105,18 @@ func (i *Intel) Platform(t testing.TB, several bool, change ...Change) *Platform
 	return p
 }
 
-func sgx(last ...int) asn1.ObjectIdentifier {
-	return append(asn1.ObjectIdentifier{1, 2, 840, 113741, 1, 13, 1}, last...)
-}
-
 func (p *Platform) extension(t testing.TB, several bool) pkix.Extension {
 	t.Helper()
-	type pair struct {
-		ID    asn1.ObjectIdentifier
-		Value any
+	said := &collateral.PCK{
+		PPID: PPID(), PCESVN: p.PCESVN, CPUSVN: bytes.Repeat([]byte{p.SVN}, 16), PCEID: []byte{0, 0}, FMSPC: FMSPC(),
 	}
-	tcb := []pair{}
-	for c := range 16 {
-		tcb = append(tcb, pair{sgx(2, c+1), int(p.SVN)})
-	}
-	tcb = append(tcb, pair{sgx(2, 17), int(p.PCESVN)}, pair{sgx(2, 18), bytes.Repeat([]byte{p.SVN}, 16)})
-	all := []pair{
-		{sgx(1), PPID()}, {sgx(2), tcb}, {sgx(3), []byte{0, 0}}, {sgx(4), FMSPC()}, {sgx(5), asn1.Enumerated(1)},
+	for i := range said.SVN {
+		said.SVN[i] = p.SVN
 	}
 	if several {
-		all = append(all, pair{sgx(6), bytes.Repeat([]byte{0x77}, 16)}, pair{sgx(7), []pair{}})
+		said.InstanceID = bytes.Repeat([]byte{0x77}, 16)
 	}
-	b, err := asn1.Marshal(all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pkix.Extension{Id: sgx(), Value: b}
+	return must(said.Extension())(t)
 }
 
 // signerQE is the signer of the quoting enclave.
@@ -167,15 +151,9 @@ func (p *Platform) Quote(t testing.TB, change ...func(*QuoteParts)) []byte {
 	t.Helper()
 	le := binary.LittleEndian
 	q := &QuoteParts{
-		Version: 4, Header: make([]byte, 48), Body: make([]byte, 648), QEReport: make([]byte, 384),
+		Version: 4, Header: quote.Header(4), Body: make([]byte, 648), QEReport: make([]byte, 384),
 		AuthData: []byte("some data of the enclave's"),
 	}
-	copy(
-		q.Header[12:],
-		[]byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 6, 7},
-	)
-	le.PutUint16(q.Header[2:], 2)
-	le.PutUint32(q.Header[4:], 0x81)
 	copy(q.Body, []byte{7, 3, 5}) // module SVN 7 of version 3, loader 5
 	for i := 3; i < 16; i++ {
 		q.Body[i] = 5
@@ -200,44 +178,17 @@ func (p *Platform) Quote(t testing.TB, change ...func(*QuoteParts)) []byte {
 
 func (q *QuoteParts) assemble(t testing.TB, p *Platform, key *ecdsa.PrivateKey) []byte {
 	t.Helper()
-	le := binary.LittleEndian
-	b := slices.Clone(q.Header)
-	switch {
-	case q.Version != 5:
-		b = append(b, q.Body[:584]...)
-	case q.Is15:
-		b = append(append(b, 3, 0, 0x88, 2, 0, 0), q.Body...)
-	default:
-		b = append(append(b, 2, 0, 0x48, 2, 0, 0), q.Body[:584]...)
+	parts := &quote.Parts{
+		Header: q.Header, Body: q.Body, QEReport: q.QEReport, AuthData: q.AuthData,
+		PCKChain: append(pki.PEM(p.pck.Cert, p.ca.Cert, p.root.Cert), p.ChainNote...),
 	}
-	point, err := key.PublicKey.Bytes()
-	if err != nil {
-		t.Fatal(err)
+	if q.Version != 5 || !q.Is15 {
+		parts.Body = q.Body[:584]
 	}
-	point = point[1:] // x and y
 	if !q.Unbound {
-		sum := sha256.Sum256(slices.Concat(point, q.AuthData))
-		copy(q.QEReport[320:], sum[:])
+		parts.Vouch(must(quote.Point(&key.PublicKey))(t))
 	}
-	inner := append(slices.Clone(q.QEReport), rawSign(t, p.pck.key.(*ecdsa.PrivateKey), q.QEReport)...)
-	inner = append(le.AppendUint16(inner, uint16(len(q.AuthData))), q.AuthData...)
-	chain := append(PEM(p.pck.cert, p.ca.cert, p.root.cert), p.ChainNote...)
-	inner = append(le.AppendUint32(le.AppendUint16(inner, 5), uint32(len(chain))), chain...)
-	data := append(rawSign(t, key, b), point...)
-	data = append(le.AppendUint32(le.AppendUint16(data, 6), uint32(len(inner))), inner...)
-	b = append(le.AppendUint32(b, uint32(len(data))), data...)
-	return append(b, q.Behind...)
-}
-
-// rawSign signs bytes with r and s, big-endian.
-func rawSign(t testing.TB, key *ecdsa.PrivateKey, b []byte) []byte {
-	t.Helper()
-	sum := sha256.Sum256(b)
-	r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
-	if err != nil {
-		t.Fatal(err)
-	}
-	return append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
+	return append(must(parts.Sign(key, p.pck.Key.(*ecdsa.PrivateKey)))(t), q.Behind...)
 }
 
 // Parts are what collateral is made of, for changes before each is signed.
@@ -311,14 +262,10 @@ func (i *Intel) Collateral(t testing.TB, change ...func(*Parts)) []byte {
 	for _, c := range change {
 		c(p)
 	}
-	b, err := json.Marshal(i.sign(t, p))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return must(i.sign(t, p).Bytes())(t)
 }
 
-func (i *Intel) sign(t testing.TB, p *Parts) map[string]string {
+func (i *Intel) sign(t testing.TB, p *Parts) *collateral.Collateral {
 	t.Helper()
 	from, until := AsOf().AddDate(0, -1, 0), AsOf().AddDate(0, 1, 0)
 	signer, ca := i.tcb, i.platform
@@ -331,23 +278,19 @@ func (i *Intel) sign(t testing.TB, p *Parts) map[string]string {
 	if p.PCKCRLByRoot {
 		ca = i.root
 	}
-	chain := string(PEM(signer.cert, i.root.cert))
-	text := func(m map[string]any) (body, sig string) {
-		b, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b), hex.EncodeToString(rawSign(t, signer.key.(*ecdsa.PrivateKey), b))
+	chain := pki.PEM(signer.Cert, i.root.Cert)
+	text := func(m map[string]any) (body, sig []byte) {
+		body = must(json.Marshal(m))(t)
+		return body, must(pki.SignRaw(signer.Key.(*ecdsa.PrivateKey), body))(t)
 	}
-	out := map[string]string{
-		"pck_crl_issuer_chain":  string(PEM(ca.cert, i.root.cert)),
-		"root_ca_crl":           hex.EncodeToString(revoke(t, i.root, from, until, p.RevokedByRoot...)),
-		"pck_crl":               hex.EncodeToString(revoke(t, ca, from, until, p.RevokedPCK...)),
-		"tcb_info_issuer_chain": chain, "qe_identity_issuer_chain": chain,
+	c := &collateral.Collateral{
+		PCKCRLChain: pki.PEM(ca.Cert, i.root.Cert), TCBInfoChain: chain, QEChain: chain,
+		RootCRL: revoke(t, i.root, from, until, p.RevokedByRoot...),
+		PCKCRL:  revoke(t, ca, from, until, p.RevokedPCK...),
 	}
-	out["tcb_info"], out["tcb_info_signature"] = text(p.TCBInfo)
-	out["qe_identity"], out["qe_identity_signature"] = text(p.QE)
-	return out
+	c.TCBInfo, c.TCBInfoSig = text(p.TCBInfo)
+	c.QE, c.QESig = text(p.QE)
+	return c
 }
 
 // Below is what a chain of certificates says, without the root at its end and without what

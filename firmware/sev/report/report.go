@@ -139,14 +139,10 @@ func Parse(b []byte) (*Report, error) {
 		LaunchTCB: le.Uint64(b[offLaunch:]), LaunchMit: le.Uint64(b[offLaunchMit:]),
 		CurrentMit: le.Uint64(b[offCurrentMit:]),
 	}
-	for off, to := range map[int][]byte{
-		offFamilyID: r.FamilyID[:], offImageID: r.ImageID[:], offReportData: r.ReportData[:],
-		offMeasurement: r.Measurement[:], offHostData: r.HostData[:], offIDKey: r.IDKeyDigest[:],
-		offAuthorKey: r.AuthorKey[:], offReportID: r.ReportID[:], offReportIDMA: r.ReportIDMA[:],
-		offChipID: r.ChipID[:], 0: r.Raw[:],
-	} {
+	for off, to := range r.arrays() {
 		copy(to, b[off:])
 	}
+	copy(r.Raw[:], b)
 	return r, nil
 }
 

@@ -92,23 +92,26 @@ func (c *Collateral) Lists(root *Root) (ofRoot, ofPCK *x509.RevocationList, err 
 // ErrFormat is wrapped by errors about collateral that is not a JSON object of texts.
 var ErrFormat = errors.New("malformed collateral")
 
+// file is collateral as one JSON object.
+type file struct {
+	PCKCRLChain  string `json:"pck_crl_issuer_chain"`
+	RootCRL      string `json:"root_ca_crl"`
+	PCKCRL       string `json:"pck_crl"`
+	TCBInfoChain string `json:"tcb_info_issuer_chain"`
+	TCBInfo      string `json:"tcb_info"`
+	TCBInfoSig   string `json:"tcb_info_signature"`
+	QEChain      string `json:"qe_identity_issuer_chain"`
+	QE           string `json:"qe_identity"`
+	QESig        string `json:"qe_identity_signature"`
+}
+
 // Parse reads collateral as one JSON object of texts: chains in PEM, revocation lists in hex,
 // signed parts exactly as they were signed, signatures in hex.
 func Parse(b []byte) (*Collateral, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFormat, len(b), MaxSize)
 	}
-	var f struct {
-		PCKCRLChain  string `json:"pck_crl_issuer_chain"`
-		RootCRL      string `json:"root_ca_crl"`
-		PCKCRL       string `json:"pck_crl"`
-		TCBInfoChain string `json:"tcb_info_issuer_chain"`
-		TCBInfo      string `json:"tcb_info"`
-		TCBInfoSig   string `json:"tcb_info_signature"`
-		QEChain      string `json:"qe_identity_issuer_chain"`
-		QE           string `json:"qe_identity"`
-		QESig        string `json:"qe_identity_signature"`
-	}
+	var f file
 	if err := json.Unmarshal(b, &f); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}

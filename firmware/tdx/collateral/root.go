@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	_ "embed"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,14 +49,17 @@ const (
 	nameTCBSigning = "Intel SGX TCB Signing"
 )
 
-// ParseRoot reads a test root: a PEM certificate with the name that Intel's has. Others are
-// left alone.
+// ParseRoot reads a test root: a PEM certificate with the name that Intel's has. Others, and
+// other blocks, are left alone.
 func ParseRoot(text []byte) (*Root, error) {
-	chain, err := pki.ParsePEM(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrRoot, err)
-	}
-	for _, x := range chain {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		x, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrRoot, err)
+		}
 		if x.Subject.CommonName == NameRoot {
 			return &Root{Emulated: true, X509: x}, nil
 		}
