@@ -8,19 +8,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/front"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -43,7 +39,7 @@ type machine struct {
 	opt   Options
 	cmd   *commandLine
 	image *ovmf.Image
-	qtest *qtest
+	qemu  *front.QEMU
 
 	mu    sync.Mutex   // guards guest
 	guest *swtee.Guest // nil without a SEV object
@@ -178,106 +174,53 @@ func readBase64(file string) ([]byte, error) {
 
 // run starts QEMU, finishes the launch and serves the monitors.
 func (t *machine) run(ctx context.Context) (int, error) {
-	clients, err := openMonitors(t.cmd.monitors)
-	if err != nil {
+	q, err := front.Start(ctx, front.Options{
+		Program: t.cmd.program, Args: t.cmd.Args, Stdin: t.opt.Stdin, Stdout: t.opt.Stdout, Stderr: t.opt.Stderr,
+	})
+	switch {
+	case errors.Is(err, front.ErrStart):
+		return 127, err
+	case errors.Is(err, front.ErrMonitor):
 		return 2, err
-	}
-	ours := make([]net.Conn, 0, len(t.cmd.monitors)+1)
-	var theirs []int
-	defer func() {
-		for _, c := range ours {
-			_ = c.Close()
-		}
-	}()
-	pair := func() (int, error) {
-		own, child, err := socketpair()
-		if err == nil {
-			ours, theirs = append(ours, own), append(theirs, child)
-		}
-		return child, err
-	}
-	if len(t.cmd.monitors) == 0 {
-		t.cmd.monitors = []monitorSpec{{arg: len(t.cmd.args) + 1, rest: "socket,id=swtee"}}
-		t.cmd.add("-chardev", "", "-mon", "chardev=swtee,mode=control")
-	}
-	for _, m := range t.cmd.monitors {
-		fd, err := pair()
-		if err != nil {
-			return 1, err
-		}
-		t.cmd.withMonitor(m, fd)
-	}
-	fd, err := pair()
-	if err != nil {
+	case err != nil:
 		return 1, err
 	}
-	t.cmd.add("-chardev", fmt.Sprintf("socket,id=qtest,fd=%d", fd), "-qtest", "chardev:qtest", "-qtest-log", "none")
-
-	qemu := exec.Command(t.cmd.program, t.cmd.args...)
-	qemu.Stdin, qemu.Stdout, qemu.Stderr = t.opt.Stdin, t.opt.Stdout, t.opt.Stderr
-	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err = qemu.Start()
-	for _, fd := range theirs {
-		_ = unix.Close(fd)
+	t.qemu = q
+	// If QEMU ended by itself it has printed why; otherwise the failure is ours.
+	failed := t.serve(ctx)
+	if errors.Is(failed, qmp.ErrClosed) {
+		failed = nil
+	} else if failed != nil {
+		q.Kill()
 	}
-	if err != nil {
-		return 127, err
+	code, err := q.Wait()
+	if failed != nil {
+		return 1, failed
 	}
-	stop := context.AfterFunc(ctx, func() { _ = qemu.Process.Signal(syscall.SIGTERM) })
-	defer stop()
-	t.qtest = newQtest(ours[len(ours)-1])
-
-	serveErr := t.serve(ctx, ours[:len(ours)-1], clients)
-	if serveErr != nil {
-		// If QEMU ended by itself it has printed why; otherwise the failure is ours.
-		if !errors.Is(serveErr, qmp.ErrClosed) {
-			_ = qemu.Process.Kill()
-		}
-	}
-	waitErr := qemu.Wait()
-	for _, c := range clients {
-		c.close()
-	}
-	if serveErr != nil && !errors.Is(serveErr, qmp.ErrClosed) {
-		return 1, serveErr
-	}
-	var exit *exec.ExitError
-	if errors.As(waitErr, &exit) {
-		if s, ok := exit.Sys().(syscall.WaitStatus); ok && s.Signaled() {
-			return 128 + int(s.Signal()), nil
-		}
-		return exit.ExitCode(), nil
-	}
-	return 0, waitErr
+	return code, err
 }
 
 // serve negotiates with every monitor of QEMU, loads and measures the guest,
 // and then starts to answer clients. It returns once they can connect.
-func (t *machine) serve(ctx context.Context, monitors []net.Conn, clients []*endpoint) error {
-	conns := make([]*qmp.Conn, len(monitors))
-	for i, nc := range monitors {
-		c, err := qmp.NewConn(ctx, nc, qmp.Options{})
-		if err != nil {
-			return err
-		}
-		conns[i] = c
+func (t *machine) serve(ctx context.Context) error {
+	if err := t.qemu.Connect(ctx); err != nil {
+		return err
 	}
 	if t.guest != nil {
 		if err := t.loadAndMeasure(); err != nil {
 			return err
 		}
 	}
-	go t.watchResume(conns[0].Subscribe(16, qmp.EventResume))
-	for i, e := range clients {
-		go e.serve(&monitorServer{tcg: t, up: conns[i]})
-	}
+	first := t.qemu.Monitors[0]
+	go t.watchResume(first.Subscribe(16, qmp.EventResume))
+	t.qemu.Serve(t.handle)
 	if t.cmd.paused {
 		return nil
 	}
 	if err := t.launchFinish(); err != nil {
 		return err
 	}
-	return qmp.Cont{}.Execute(ctx, conns[0])
+	return qmp.Cont{}.Execute(ctx, first)
 }
 
 // loadAndMeasure adds the kernel hash table to memory and digest, as QEMU does
@@ -332,16 +275,16 @@ func (t *machine) loadHashTable() error {
 
 	// QEMU 10.0 and newer also serve the kernel as it is, and firmware that verifies
 	// it takes that (edk2, QemuKernelLoaderFsDxe).
-	asItIs, err := t.qtest.fwHasFile("etc/boot/kernel")
+	asItIs, err := t.qemu.Test.HasFirmwareFile("etc/boot/kernel")
 	if err != nil {
 		return err
 	}
 	if asItIs {
-		return t.qtest.write(uint64(area.Base), measured[:])
+		return t.qemu.Test.Write(uint64(area.Base), measured[:])
 	}
 	// Older ones, without SEV, fill in its setup header. The firmware will not read the
 	// file as it is then: the table in memory must cover what it reads.
-	setup, err := t.qtest.fwItem(fwSetupSize, fwSetupData)
+	setup, err := t.qemu.Test.KernelSetup()
 	if err != nil {
 		return err
 	}
@@ -354,7 +297,7 @@ func (t *machine) loadHashTable() error {
 	}
 	hashes.Kernel = served.Kernel
 	inMemory := hashes.Table()
-	return t.qtest.write(uint64(area.Base), inMemory[:])
+	return t.qemu.Test.Write(uint64(area.Base), inMemory[:])
 }
 
 // watchResume also ends the launch if the guest is resumed by anything other than a QMP
@@ -379,17 +322,4 @@ func (t *machine) launchFinish() error {
 	err := t.guest.LaunchFinish()
 	t.command("LAUNCH_FINISH", err)
 	return err
-}
-
-// socketpair makes one end for this process and one that QEMU inherits.
-func socketpair() (net.Conn, int, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
-	if err != nil {
-		return nil, -1, err
-	}
-	unix.CloseOnExec(fds[0])
-	f := os.NewFile(uintptr(fds[0]), "socketpair")
-	defer f.Close()
-	c, err := net.FileConn(f)
-	return c, fds[1], err
 }

@@ -1,4 +1,4 @@
-package tcg
+package front
 
 import (
 	"bufio"
@@ -13,18 +13,18 @@ import (
 	"sync"
 )
 
-// qtest drives QEMU's memory and ports from outside (QEMU, docs/devel/testing/qtest.rst).
-type qtest struct {
+// Test drives QEMU's memory and ports from outside (QEMU, docs/devel/testing/qtest.rst).
+type Test struct {
 	mu   sync.Mutex
 	conn net.Conn
 	in   *bufio.Reader
 }
 
-func newQtest(conn net.Conn) *qtest {
-	return &qtest{conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
+func newTest(conn net.Conn) *Test {
+	return &Test{conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
 }
 
-func (q *qtest) command(format string, args ...any) (string, error) {
+func (q *Test) command(format string, args ...any) (string, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, err := fmt.Fprintf(q.conn, format+"\n", args...); err != nil {
@@ -41,7 +41,8 @@ func (q *qtest) command(format string, args ...any) (string, error) {
 	return strings.TrimSpace(result), nil
 }
 
-func (q *qtest) read(gpa uint64, n int) ([]byte, error) {
+// Read reads guest memory, ROM too.
+func (q *Test) Read(gpa uint64, n int) ([]byte, error) {
 	text, err := q.command("b64read %#x %#x", gpa, n)
 	if err != nil {
 		return nil, err
@@ -53,13 +54,13 @@ func (q *qtest) read(gpa uint64, n int) ([]byte, error) {
 	return b, err
 }
 
-// write writes guest memory and reads it back: a write to an address that has no memory
+// Write writes guest memory and reads it back: a write to an address that has no memory
 // is silently ignored.
-func (q *qtest) write(gpa uint64, b []byte) error {
+func (q *Test) Write(gpa uint64, b []byte) error {
 	if _, err := q.command("b64write %#x %#x %s", gpa, len(b), base64.StdEncoding.EncodeToString(b)); err != nil {
 		return err
 	}
-	back, err := q.read(gpa, len(b))
+	back, err := q.Read(gpa, len(b))
 	if err != nil {
 		return err
 	}
@@ -89,7 +90,7 @@ const (
 	maxItem        = 4 << 20
 )
 
-func (q *qtest) fwSize(item int) (int, error) {
+func (q *Test) fwSize(item int) (int, error) {
 	if _, err := q.command("outw %#x %#x", fwSelectPort, item); err != nil {
 		return 0, err
 	}
@@ -106,9 +107,9 @@ func (q *qtest) fwSize(item int) (int, error) {
 	return int(binary.LittleEndian.Uint32(b[:])), nil
 }
 
-// fwHasFile reports whether an item with a name exists (docs/specs/fw_cfg.rst, the
+// HasFirmwareFile reports whether an item with a name exists (docs/specs/fw_cfg.rst, the
 // directory: a count, then size, key and name of each, big-endian).
-func (q *qtest) fwHasFile(name string) (bool, error) {
+func (q *Test) HasFirmwareFile(name string) (bool, error) {
 	const entry, nameAt = 64, 8
 	count, err := q.fwSize(fwFileDir)
 	if err != nil {
@@ -127,18 +128,19 @@ func (q *qtest) fwHasFile(name string) (bool, error) {
 	return false, nil
 }
 
-// fwItem reads an item whose size is in another item.
-func (q *qtest) fwItem(sizeItem, item int) ([]byte, error) {
-	n, err := q.fwSize(sizeItem)
+// KernelSetup reads the beginning of the kernel as QEMU serves it, its setup header filled in;
+// nil without a kernel.
+func (q *Test) KernelSetup() ([]byte, error) {
+	n, err := q.fwSize(fwSetupSize)
 	if err != nil || n == 0 {
 		return nil, err
 	}
-	return q.fwRead(item, n)
+	return q.fwRead(fwSetupData, n)
 }
 
 // fwRead reads an item by DMA; byte by byte, a kernel's setup would take half a
 // second.
-func (q *qtest) fwRead(item, n int) (_ []byte, err error) {
+func (q *Test) fwRead(item, n int) (_ []byte, err error) {
 	if n > maxItem {
 		return nil, fmt.Errorf("fw_cfg item %#x has %d bytes, at most %d are expected", item, n, maxItem)
 	}
@@ -151,7 +153,7 @@ func (q *qtest) fwRead(item, n int) (_ []byte, err error) {
 	access := be.AppendUint32(nil, uint32(item)<<16|fwDMASelect|fwDMARead)
 	access = be.AppendUint32(access, uint32(n))
 	access = be.AppendUint64(access, scratchData)
-	if err := q.write(scratchControl, access); err != nil {
+	if err := q.Write(scratchControl, access); err != nil {
 		return nil, err
 	}
 	for i, half := range []uint32{0, scratchControl} { // the address, high half first, big-endian
@@ -160,12 +162,12 @@ func (q *qtest) fwRead(item, n int) (_ []byte, err error) {
 			return nil, err
 		}
 	}
-	status, err := q.read(scratchControl, 4)
+	status, err := q.Read(scratchControl, 4)
 	if err != nil {
 		return nil, err
 	}
 	if s := be.Uint32(status); s != 0 {
 		return nil, fmt.Errorf("fw_cfg: reading item %#x failed (%#x)", item, s)
 	}
-	return q.read(scratchData, n)
+	return q.Read(scratchData, n)
 }
