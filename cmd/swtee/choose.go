@@ -16,6 +16,7 @@ const (
 	accelAuto  = "auto"
 	accelUnder = "under"
 	accelTCG   = "tcg"
+	accelTwin  = "twin"
 )
 
 // choice is how QEMU runs.
@@ -27,6 +28,8 @@ type choice struct {
 
 func (c choice) what() string {
 	switch {
+	case c.accel == accelTwin:
+		return "QEMU's own code launches the guest on a fake KVM, and a second QEMU runs it under TCG"
 	case c.accel == accelTCG:
 		return "QEMU runs under TCG and boots the guest"
 	case c.fakeKVM:
@@ -50,15 +53,15 @@ func thisHost() hostKVM {
 
 // choose decides how to run a command line.
 func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, error) {
-	if fakeKVM && accel == accelTCG {
-		return choice{}, cli.Usagef("--fake-kvm and --accel tcg exclude each other")
+	if fakeKVM && (accel == accelTCG || accel == accelTwin) {
+		return choice{}, cli.Usagef("--fake-kvm and --accel %s exclude each other", accel)
 	}
 	switch accel {
-	case accelTCG:
-		return choice{accelTCG, false, "as asked"}, nil
+	case accelTCG, accelTwin:
+		return choice{accel, false, "as asked"}, nil
 	case accelAuto, accelUnder:
 	default:
-		return choice{}, cli.Choice("accel", "accelerator", accel, []string{accelAuto, accelUnder, accelTCG})
+		return choice{}, cli.Choice("accel", "accelerator", accel, []string{accelAuto, accelUnder, accelTwin, accelTCG})
 	}
 	if only := tcg.NeedsTCG(argv); only != "" {
 		if fakeKVM || accel == accelUnder {
@@ -76,8 +79,8 @@ func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, err
 	case kvm.runs:
 		return choice{accelUnder, false, "KVM can run the guest"}, nil
 	}
-	if needs := under.NeedsKVM(argv); needs != "" {
-		return choice{accelUnder, true, fmt.Sprintf("%s does not exist under TCG, and %s", needs, kvm.why)}, nil
+	if under.Confidential(argv) {
+		return choice{accelTwin, false, kvm.why}, nil
 	}
 	return choice{accelTCG, false, kvm.why}, nil
 }

@@ -21,9 +21,11 @@ func TestChoose(t *testing.T) {
 	}{
 		{accelAuto, false, sev, good, choice{accelUnder, false, "KVM can run the guest"}, ""},
 		{accelAuto, false, plain, none, choice{accelTCG, false, "no such file"}, ""},
-		{accelAuto, false, sev, weak, choice{accelTCG, false, "neither vmx nor svm"}, ""},
-		{accelAuto, false, es, weak, choice{accelUnder, true, "SEV-ES does not exist under TCG, and neither"}, ""},
-		{accelAuto, false, snp, none, choice{accelUnder, true, "sev-snp-guest does not exist under TCG"}, ""},
+		{accelAuto, false, sev, weak, choice{accelTwin, false, "neither vmx nor svm"}, ""},
+		{accelAuto, false, es, weak, choice{accelTwin, false, "neither vmx nor svm"}, ""},
+		{accelAuto, false, snp, none, choice{accelTwin, false, "no such file"}, ""},
+		{accelTwin, false, tdx, good, choice{accelTwin, false, "as asked"}, ""},
+		{accelTwin, true, tdx, good, choice{}, "exclude"},
 		{accelAuto, false, tdx, good, choice{accelUnder, false, "KVM can run"}, ""},
 		{accelAuto, true, sev, good, choice{accelUnder, true, "as asked"}, ""},
 		{accelUnder, false, sev, weak, choice{accelUnder, false, "as asked"}, ""},
@@ -31,7 +33,7 @@ func TestChoose(t *testing.T) {
 		{accelUnder, true, sev, none, choice{accelUnder, true, "as asked"}, ""},
 		{accelTCG, false, sev, good, choice{accelTCG, false, "as asked"}, ""},
 		{accelTCG, true, sev, good, choice{}, "exclude"},
-		{"kvm", false, sev, good, choice{}, `unknown accelerator "kvm": must be auto, under or tcg`},
+		{"kvm", false, sev, good, choice{}, `unknown accelerator "kvm": must be auto, under, twin or tcg`},
 		{"atuo", false, sev, good, choice{}, `did you mean "auto"?`},
 	} {
 		got, err := choose(c.accel, c.fake, strings.Fields(c.line), c.kvm)

@@ -8,6 +8,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/swtee/attest"
 )
 
 func main() { os.Exit(int(cli.Start("swtee", newApp))) }
@@ -19,15 +20,20 @@ const long = `   swtee runs an unmodified QEMU as if this machine had a secure p
    encrypted and the keys are in a file: it protects nothing, and its
    certificates end in a root that owners must name to trust ("swtee root").
 
-   QEMU runs in one of two ways:
+   QEMU runs in one of three ways:
 
-      under   QEMU's own SEV, SEV-ES, SEV-SNP and TDX code runs, and swtee answers
-              its system calls. The guest executes where KVM can run it; with
-              --fake-kvm it is launched and measured, but never executes.
-      tcg     QEMU runs under TCG, and the guest really boots. SEV only.
+      twin    QEMU runs twice with one command line: its own SEV, SEV-ES, SEV-SNP or
+              TDX code launches and measures the guest on a fake KVM, and a second QEMU
+              boots it under TCG, once that is done, with what the launch submitted. The
+              guest can ask for reports and quotes ("swtee guest" in test initrds).
+      under   QEMU's own code runs, and swtee answers its system calls. The guest
+              executes where KVM can run it; with --fake-kvm it is launched and
+              measured, but never executes.
+      tcg     QEMU runs under TCG, and swtee answers in the place of its code for SEV.
+              For plain guests and MKTME, and where "twin" cannot be had.
 
-   auto chooses "under" where KVM can run a guest; otherwise tcg for plain guests and
-   SEV, and "under" with a fake KVM for the others. It prints its choice, and why.
+   auto chooses "under" where KVM can run a guest; otherwise twin for confidential guests,
+   and tcg for others. It prints its choice, and why.
 
    Examples:
 
@@ -51,7 +57,7 @@ func newApp(s *cli.IO) *cli.App {
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{
 				Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto,
-				Usage: "how QEMU runs: auto, under or tcg",
+				Usage: "how QEMU runs: auto, twin, under or tcg",
 			},
 			&urfave.BoolFlag{
 				Name: "fake-kvm", EnvVars: []string{"SWTEE_FAKE_KVM"},
@@ -70,7 +76,30 @@ func newApp(s *cli.IO) *cli.App {
 			&urfave.StringFlag{
 				Name: "measure-kernel",
 				Usage: "act as a host that swaps the kernel: measure `FILE` while QEMU serves its own -kernel " +
-					"(tcg only)",
+					"(twin and tcg)",
+			},
+			&urfave.StringSliceFlag{
+				Name: "measure",
+				Usage: "act as a host that lies: launch with `OPTION=VALUE` of QEMU's " +
+					"(kernel, initrd, append, bios, smp, …), and run the guest with the one given; " +
+					"may be repeated (twin only)",
+			},
+			&urfave.BoolFlag{
+				Name:  "any-kernel",
+				Usage: "take kernels that cannot be a guest of SEV-SNP or TDX on silicon (twin only)",
+			},
+			&urfave.StringFlag{
+				Name: "rtmr-profile",
+				Usage: "measure RTMR1 and RTMR2 as firmware of this `PROFILE` does; the newest if left out " +
+					"(twin with TDX only)",
+			},
+			&urfave.UintFlag{
+				Name: "report-version", EnvVars: []string{"SWTEE_REPORT_VERSION"}, Value: attest.ReportVersion,
+				Usage: "version of SEV-SNP reports: 3, or 5 with mitigation vectors",
+			},
+			&urfave.UintFlag{
+				Name: "quote-version", EnvVars: []string{"SWTEE_QUOTE_VERSION"}, Value: attest.QuoteVersion,
+				Usage: "version of TDX quotes: 4, or 5 with what TDX 1.5 adds",
 			},
 			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "do not print how QEMU is run"},
 			&urfave.BoolFlag{

@@ -65,7 +65,7 @@ func TestUsage(t *testing.T) {
 		{"--acel tcg -- qemu", `no option --acel\nhint: did you mean --accel\?`},
 		{"--accel tgc -- qemu", `--accel: unknown accelerator "tgc": did you mean "tcg"\?`},
 		{"--accel tcg --fake-kvm -- qemu", `exclude each other`},
-		{"--fake-kvm --measure-kernel k -- qemu", `--measure-kernel works with --accel tcg only`},
+		{"--fake-kvm --measure-kernel k -- qemu", `--measure-kernel works with --accel twin and tcg only`},
 		{
 			"--accel tcg --fault LAUNCH_STRAT=reset -- qemu",
 			`--fault "LAUNCH_STRAT=reset": unknown command "LAUNCH_STRAT": did you mean "LAUNCH_START"\?`,

@@ -108,7 +108,11 @@ Examples:
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "out", Usage: "write the files into `DIR`, which is made if need be"},
 			cli.TimeFlag("as-of", "issue them at this `TIME` (2026-11-27, or RFC 3339), not now"),
-			&urfave.IntFlag{Name: "days", Value: int(attest.DefaultValid / day), Usage: "for how many days they are valid"},
+			&urfave.IntFlag{
+				Name:  "days",
+				Value: int(attest.DefaultValid / day),
+				Usage: "for how many days they are valid",
+			},
 			&urfave.BoolFlag{Name: "revoked", Usage: "revoke the platform's keys"},
 			platformFlag(),
 		},

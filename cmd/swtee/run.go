@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/firmware/swtee/tcg"
+	"github.com/vmlatch/vmlatch/firmware/swtee/twin"
 	"github.com/vmlatch/vmlatch/firmware/swtee/under"
 )
 
@@ -27,9 +29,19 @@ func run(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	if c.IsSet("measure-kernel") && how.accel != accelTCG {
-		return cli.Usagef("--measure-kernel works with --accel tcg only: " +
+	if c.IsSet("measure-kernel") && how.accel != accelTCG && how.accel != accelTwin {
+		return cli.Usagef("--measure-kernel works with --accel twin and tcg only: " +
 			"otherwise QEMU measures the kernel that it serves")
+	}
+	for _, name := range []string{"measure", "any-kernel", "rtmr-profile"} {
+		if c.IsSet(name) && how.accel != accelTwin {
+			return cli.Usagef("--%s works with --accel twin only", name)
+		}
+	}
+	for name, known := range map[string][]uint{"report-version": {3, 5}, "quote-version": {4, 5}} {
+		if v := c.Uint(name); !slices.Contains(known, v) {
+			return cli.Usagef("--%s %d: must be %d or %d", name, v, known[0], known[1])
+		}
 	}
 	faults, err := parseFaults(c.StringSlice("fault"))
 	if err != nil {
@@ -115,6 +127,7 @@ func (r *runner) open() {
 		return
 	}
 	r.fw = swtee.NewFirmware(p, r.faults...)
+	r.fw.ReportVersion, r.fw.QuoteVersion = uint32(r.c.Uint("report-version")), uint16(r.c.Uint("quote-version"))
 	if r.report != nil {
 		r.fw.RecordPages = true
 		r.fw.Changed = func(rep *swtee.Report) {
@@ -154,13 +167,44 @@ func (r *runner) execute(ctx context.Context) (int, error) {
 			Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 		})
 	}
+	if r.how.accel == accelTwin {
+		return r.twin(ctx, argv)
+	}
 	code, err := under.Run(ctx, under.Options{
 		Argv: argv, Firmware: r.firmware, FakeKVM: r.how.fakeKVM, Places: r.report != nil || r.c.Bool("verbose"),
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 	})
-	if errors.Is(err, under.ErrListenerTaken) {
-		return code, cli.Fail(cli.ExitFailure, err,
-			"run swtee outside the container, or tell the runtime to use no seccomp listener; --accel tcg needs none")
+	return code, listener(err)
+}
+
+// listener says what to do where another program has the seccomp listener.
+func listener(err error) error {
+	if !errors.Is(err, under.ErrListenerTaken) {
+		return err
 	}
-	return code, err
+	return cli.Fail(cli.ExitFailure, err,
+		"run swtee outside the container, or tell the runtime to use no seccomp listener",
+		"for SEV, --accel tcg needs none")
+}
+
+func (r *runner) twin(ctx context.Context, argv []string) (int, error) {
+	measure := map[string]string{}
+	if k := r.c.String("measure-kernel"); k != "" {
+		measure["kernel"] = k
+	}
+	for _, text := range r.c.StringSlice("measure") {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || name == "" {
+			return 2, cli.Usagef("--measure %q: must be OPTION=VALUE, such as kernel=FILE", text)
+		}
+		measure[strings.TrimLeft(name, "-")] = value
+	}
+	code, err := twin.Run(ctx, twin.Options{
+		Argv: argv, Firmware: r.firmware, Measure: measure, AnyKernel: r.c.Bool("any-kernel"),
+		Profile: r.c.String("rtmr-profile"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
+	})
+	if errors.Is(err, twin.ErrUsage) {
+		return code, cli.Fail(cli.ExitUsage, err)
+	}
+	return code, listener(err)
 }

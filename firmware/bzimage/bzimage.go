@@ -6,6 +6,7 @@
 package bzimage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -167,4 +168,24 @@ func (i *Image) Cut(cmdline string) string {
 	}
 	return fmt.Sprintf("the command line has %d bytes, of which this kernel takes the first %d and drops the rest",
 		len(cmdline), i.CmdlineSize)
+}
+
+// offRelease points to the release, from the end of the first sector (Linux, boot.rst,
+// kernel_version).
+const offRelease = 0x20e
+
+// Release is the release of a Linux kernel, as "6.12.95-amd64"; "" if the image has none. b is
+// the image, or its beginning up to the end of the setup code.
+func Release(b []byte) string {
+	if len(b) < offRelease+2 || string(b[offMagic:offMagic+4]) != "HdrS" {
+		return ""
+	}
+	at := int(binary.LittleEndian.Uint16(b[offRelease:]))
+	if at == 0 || at+0x200 >= len(b) {
+		return ""
+	}
+	text := b[at+0x200 : min(at+0x200+128, len(b))]
+	release, _, _ := bytes.Cut(text, []byte{0})
+	release, _, _ = bytes.Cut(release, []byte{' '})
+	return string(release)
 }

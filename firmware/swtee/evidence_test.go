@@ -263,7 +263,8 @@ func domain(t testing.TB, f *Firmware) *TD {
 	t.Helper()
 	d := f.NewTD()
 	p := TDParams{
-		Attributes: TDAttributes, XFAM: TDXFAM, MRConfigID: [48]byte{1}, MROwner: [48]byte{2}, MROwnerConfig: [48]byte{3},
+		Attributes: TDAttributes, XFAM: TDXFAM,
+		MRConfigID: [48]byte{1}, MROwner: [48]byte{2}, MROwnerConfig: [48]byte{3},
 	}
 	err := errors.Join(d.InitVM(p), d.InitMemRegion(0x1000, make([]byte, 4096), true), d.Finalize())
 	if err != nil {
@@ -416,7 +417,8 @@ func TestEvidenceKeysAreKept(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, bad := range []string{"", "{}", string(b[:len(b)/2]), strings.ReplaceAll(string(b), `"key": "M`, `"key": "N`)} {
+		mended := strings.ReplaceAll(string(b), `"key": "M`, `"key": "N`)
+		for _, bad := range []string{"", "{}", string(b[:len(b)/2]), mended} {
 			if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
 				t.Fatal(err)
 			}

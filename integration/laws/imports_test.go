@@ -24,7 +24,10 @@ var floors = [][]string{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
 		"launcher/internal/vsock", "launcher/internal/logfile",
 	},
-	{"firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee", "firmware/explain", "firmware/inspect"},
+	{
+		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/port", "firmware/swtee",
+		"firmware/swtee/attest", "firmware/explain", "firmware/inspect",
+	},
 	{"keyring", "qmp"},
 	{"firmware/evidence"},
 	{"firmware/evidence/policy", "firmware/evidence/bundle"},

@@ -202,7 +202,9 @@ func (a *AMD) endorseTCB(t testing.TB, s kds.Signer, tcb kds.TCB, change ...func
 func (e *Endorsed) Report(t testing.TB, change ...func(b []byte)) []byte {
 	t.Helper()
 	raw := e.TCB.Raw(e.Line)
-	cpu := map[kds.Line][3]byte{kds.Milan: {0x19, 0x01, 0}, kds.Genoa: {0x19, 0x11, 1}, kds.Turin: {0x1a, 0x02, 1}}[e.Line]
+	cpu := map[kds.Line][3]byte{
+		kds.Milan: {0x19, 0x01, 0}, kds.Genoa: {0x19, 0x11, 1}, kds.Turin: {0x1a, 0x02, 1},
+	}[e.Line]
 	build := sev.Build{Major: 1, Minor: 55, Build: 21}
 	r := &report.Report{
 		Version: 3, GuestSVN: 7, Policy: 0x30000, Algorithm: 1, Platform: report.PlatformAliasCheck,

@@ -18,7 +18,8 @@ func (r *Report) Bytes() []byte {
 	b := make([]byte, Size)
 	le := binary.LittleEndian
 	for off, v := range map[int]uint32{
-		offVersion: r.Version, offGuestSVN: r.GuestSVN, offVMPL: r.VMPL, offAlgorithm: r.Algorithm, offSigner: r.SignerInfo,
+		offVersion: r.Version, offGuestSVN: r.GuestSVN, offVMPL: r.VMPL, offAlgorithm: r.Algorithm,
+		offSigner: r.SignerInfo,
 	} {
 		le.PutUint32(b[off:], v)
 	}

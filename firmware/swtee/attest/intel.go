@@ -71,9 +71,10 @@ func OpenIntel(dir string) (*Intel, error) {
 	}
 	i := &Intel{file: f, kept: kept{filepath.Join(dir, FileIntel)}}
 	i.keys = sync.OnceValues(i.readKeys)
-	return i, i.certificates(map[*stored]**x509.Certificate{
+	err = i.certificates(map[*stored]**x509.Certificate{
 		&f.Root: &i.root, &f.CA: &i.ca, &f.TCB: &i.tcb, &f.PCK: &i.pck,
 	})
+	return i, err
 }
 
 func (i *Intel) readKeys() (k intelKeys, err error) {

@@ -30,7 +30,7 @@ func TestCommandLine(t *testing.T) {
 		"-append -S -daemonize -kernel k -initrd i -bios fw " +
 		"-chardev  -mon chardev=m,mode=control " + // filled in when QEMU starts
 		"-chardev socket,id=con,fd=6,server=on,wait=off " +
-		"-chardev  -mon chardev=swtee-qmp1,mode=control -S"
+		"-chardev  -qmp chardev:swtee-qmp1 -S"
 	if got != want {
 		t.Errorf("command line\n%s\nwant\n%s", got, want)
 	}

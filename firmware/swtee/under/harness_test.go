@@ -137,8 +137,8 @@ func start(t testing.TB, qemu string, o options) *run {
 	opt.Firmware = func() (*swtee.Firmware, error) { return r.fw, nil }
 	opt.Stdin, opt.Stdout, opt.Stderr = null, r.stderr, r.stderr
 	opt.Logger = slog.New(slog.NewTextHandler(r.log, nil))
-	next := opt.started
-	opt.started = func(pid int) { // QEMU has its copy now
+	next := opt.Started
+	opt.Started = func(pid int) { // QEMU has its copy now
 		unix.Close(fds[1])
 		if next != nil {
 			next(pid)

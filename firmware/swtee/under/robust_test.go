@@ -41,7 +41,7 @@ func TestSignals(t *testing.T) {
 				for range 5 {
 					ctx, stop := context.WithCancel(t.Context())
 					u := fake(Options{interruptible: interruptible})
-					u.started = func(pid int) { go storm(ctx, pid) }
+					u.Started = func(pid int) { go storm(ctx, pid) }
 					r := start(t, qemu, options{under: u, args: sevArgs(firmware, "policy=1")}).up()
 					if got := r.digest(); got != hexString(want[:]) {
 						t.Errorf("digest %s, want %x", got, want)
@@ -116,7 +116,7 @@ func TestKilled(t *testing.T) {
 	for _, ms := range []time.Duration{0, 1, 5, 20, 40} {
 		delay := ms * time.Millisecond
 		u := fake(Options{})
-		u.started = func(pid int) { time.AfterFunc(delay, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
+		u.Started = func(pid int) { time.AfterFunc(delay, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
 		r := start(t, qemus.Newest(t), options{under: u, args: sevArgs(firmware)})
 		r.wait()
 		if r.code != 128+int(unix.SIGKILL) || r.err != nil {
@@ -303,7 +303,7 @@ func TestFailedIdentity(t *testing.T) {
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		started := make(chan int, 1)
 		u := fake(Options{})
-		u.started = func(p int) { started <- p }
+		u.Started = func(p int) { started <- p }
 		args := sevArgs(guestFile(t, "OVMF.amdsev.fd"))
 		r := start(t, qemu, options{under: u, args: args, faults: []string{"GET_ID:1=EIO"}}).up()
 		if err := r.conn.Execute(r.ctx(), "query-sev-capabilities", nil, nil); err == nil {
@@ -352,7 +352,7 @@ func TestRebuiltVM(t *testing.T) {
 // TestDelayEnds: a slow platform does not delay the end of QEMU.
 func TestDelayEnds(t *testing.T) {
 	u := fake(Options{})
-	u.started = func(pid int) { time.AfterFunc(300*time.Millisecond, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
+	u.Started = func(pid int) { time.AfterFunc(300*time.Millisecond, func() { _ = unix.Kill(pid, unix.SIGKILL) }) }
 	began := time.Now()
 	args := sevArgs(guestFile(t, "OVMF.amdsev.fd"))
 	r := start(t, qemus.Newest(t), options{under: u, args: args, faults: []string{"LAUNCH_START=delay:1h"}})
@@ -363,15 +363,14 @@ func TestDelayEnds(t *testing.T) {
 }
 
 func TestCommandLineHelpers(t *testing.T) {
-	for line, want := range map[string]string{
-		"qemu -object sev-guest,id=a":                              "",
-		"qemu -object sev-guest,id=a,policy=0x5":                   "SEV-ES",
-		`qemu -object {"qom-type":"sev-snp-guest","id":"a"}`:       "sev-snp-guest",
-		"qemu --object tdx-guest,id=a":                             "tdx-guest",
-		"qemu -object rng-random,id=sev-snp-guest -append -object": "",
+	for line, want := range map[string]bool{
+		"qemu -object sev-guest,id=a":                              true,
+		`qemu -object {"qom-type":"sev-snp-guest","id":"a"}`:       true,
+		"qemu --object tdx-guest,id=a":                             true,
+		"qemu -object rng-random,id=sev-snp-guest -append -object": false,
 	} {
-		if got := NeedsKVM(strings.Fields(line)); got != want {
-			t.Errorf("%s: %q, want %q", line, got, want)
+		if got := Confidential(strings.Fields(line)); got != want {
+			t.Errorf("%s: %t, want %t", line, got, want)
 		}
 	}
 	for line, want := range map[string]error{

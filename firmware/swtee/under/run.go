@@ -31,17 +31,22 @@ type Options struct {
 	FakeKVM  bool // answer for /dev/kvm too
 	// Places tracks where guest memory is even if only reports and logs need that.
 	Places bool
-	Stdin  *os.File
-	Stdout *os.File
-	Stderr *os.File
-	Logger *slog.Logger // what is emulated and when; may be nil
+	// Record, if set, keeps what the launch submits. It implies Places.
+	Record *Record
+	// OwnGroup keeps a terminal's signals from QEMU.
+	OwnGroup bool
+	// Started, if set, is called with QEMU's process once it runs.
+	Started func(pid int)
+	Stdin   *os.File
+	Stdout  *os.File
+	Stderr  *os.File
+	Logger  *slog.Logger // what is emulated and when; may be nil
 
 	// For tests: kernels and processors with fewer features, and hooks for what happens
 	// while a thread is attached.
 	interruptible   bool
 	noCPUIDFaulting bool
 	attached        func(pid int)
-	started         func(pid int)
 }
 
 // ErrDaemonize is why -daemonize is refused.
@@ -104,8 +109,9 @@ func Run(ctx context.Context, opt Options) (int, error) {
 		args = s.withHostCBit(args)
 	}
 	p, err := trap.Start(trap.Options{
-		Path: path, Args: args, Filter: filterFor(args, opt.FakeKVM, opt.Places), Interruptible: opt.interruptible,
-		Files: []*os.File{opt.Stdin, opt.Stdout, opt.Stderr},
+		Path: path, Args: args, Filter: filterFor(args, opt.FakeKVM, opt.Places || opt.Record != nil),
+		Interruptible: opt.interruptible, OwnGroup: opt.OwnGroup,
+		Files:    []*os.File{opt.Stdin, opt.Stdout, opt.Stderr},
 	})
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
@@ -113,8 +119,8 @@ func Run(ctx context.Context, opt Options) (int, error) {
 		}
 		return 1, err
 	}
-	if opt.started != nil {
-		opt.started(p.PID)
+	if opt.Started != nil {
+		opt.Started(p.PID)
 	}
 	if s.fw, err = opt.Firmware(); err != nil {
 		_ = p.Signal(unix.SIGKILL)
@@ -252,16 +258,5 @@ func (s *supervisor) withHostCBit(argv []string) []string {
 // ErrListenerTaken means that another supervisor watches this process already.
 var ErrListenerTaken = trap.ErrListenerTaken
 
-// NeedsKVM names what a command line asks for that does not work under TCG, "" if there
-// is no such thing.
-func NeedsKVM(argv []string) string {
-	for _, o := range sevObjects(argv) {
-		if o.Type != "sev-guest" {
-			return o.Type
-		}
-		if measuresRegisters(o) {
-			return "SEV-ES"
-		}
-	}
-	return ""
-}
+// Confidential reports whether a command line has an object for a confidential guest.
+func Confidential(argv []string) bool { return len(sevObjects(argv)) > 0 }

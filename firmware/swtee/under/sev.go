@@ -179,9 +179,11 @@ func (s *supervisor) sevCommand(c *trap.Call, id uint32, data uint64) error {
 		if err != nil {
 			return unix.EFAULT
 		}
-		if err := s.guest.LaunchUpdateData(s.gpaOf(addr), contents); err != nil {
+		gpa := s.gpaOf(addr)
+		if err := s.guest.LaunchUpdateData(gpa, contents); err != nil {
 			return err
 		}
+		s.opt.Record.add(Region{GPA: gpa, Type: sev.PageNormal, Measured: true, Contents: contents, hva: addr})
 		s.notePlace(addr)
 		return nil
 	case sevLaunchUpdateVMSA:
@@ -244,6 +246,7 @@ func (s *supervisor) initialise(c *trap.Call, id uint32, data uint64) error {
 	if s.vmType == vmSNP {
 		s.features |= 1 // SNP active
 		s.snp = s.fw.NewSNPGuest()
+		s.opt.Record.guest(s.snp, nil)
 		return s.snp.Init(s.features)
 	}
 	if s.guest == nil {
@@ -296,6 +299,7 @@ func (s *supervisor) launchMeasure(c *trap.Call, data uint64) error {
 		return err
 	}
 	s.place()
+	s.opt.Record.place(s.gpaOf)
 	m, err := s.guest.LaunchMeasure()
 	if err != nil {
 		return err
@@ -327,5 +331,6 @@ func (s *supervisor) launchSecret(c *trap.Call, data uint64) error {
 	}
 	defer clear(plain)
 	s.log.Info("LAUNCH_SECRET", "gpa", fmt.Sprintf("%#x", s.gpaOf(guestAddr)), "bytes", len(plain))
+	s.opt.Record.inject(s.gpaOf(guestAddr), plain)
 	return fault(c.Write(guestAddr, plain))
 }

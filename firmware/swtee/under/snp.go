@@ -66,6 +66,7 @@ func (s *supervisor) snpLaunchUpdate(c *trap.Call, data uint64) error {
 	if err != nil {
 		return err
 	}
+	s.opt.Record.add(Region{GPA: frame << 12, Type: t, Measured: t.Measured(), Contents: contents})
 	next := le.AppendUint64(nil, frame+n>>12)
 	next = le.AppendUint64(next, addr+n)
 	return fault(c.Write(data, le.AppendUint64(next, 0)))

@@ -62,12 +62,14 @@ func (s *supervisor) newVM(vmType uint64) {
 	s.guest, s.snp, s.td, s.vmType, s.features = nil, nil, nil, vmType, 0
 	s.slots, s.vcpus, s.cpuids, s.unplaced = map[uint32]slot{}, map[int]*vcpu{}, map[int][]byte{}, map[int]uint64{}
 	s.fw.BeginLaunch()
+	s.opt.Record.reset()
 }
 
 func (s *supervisor) guestWipe() {
 	if s.guest != nil {
 		s.guest.Wipe()
 	}
+	s.opt.Record.wipe()
 }
 
 // leafFor is the CPUID leaf that QEMU must see when it makes a VM; nil if that does not

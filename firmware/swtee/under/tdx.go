@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/trap"
 	"github.com/vmlatch/vmlatch/firmware/tdx"
@@ -23,6 +24,7 @@ const (
 func (s *supervisor) tdxCommand(c *trap.Call, id, flags uint32, data uint64) error {
 	if s.td == nil {
 		s.td = s.fw.NewTD()
+		s.opt.Record.guest(nil, s.td)
 	}
 	if flags != 0 && id != tdxInitMemRegion {
 		return fmt.Errorf("%w: TDX command %d with flags %#x", unix.EINVAL, id, flags)
@@ -87,9 +89,11 @@ func (s *supervisor) tdxInitMemRegion(c *trap.Call, flags uint32, data uint64) e
 	if err != nil {
 		return unix.EFAULT
 	}
-	if err := s.td.InitMemRegion(gpa, contents, flags&flagMeasure != 0); err != nil {
+	measured := flags&flagMeasure != 0
+	if err := s.td.InitMemRegion(gpa, contents, measured); err != nil {
 		return err
 	}
+	s.opt.Record.add(Region{GPA: gpa, Type: sev.PageNormal, Measured: measured, Contents: contents})
 	// The module copies pages into the guest's private memory, which here is the
 	// same as its shared memory.
 	if hva, ok := s.hvaOf(gpa); ok && hva != src {

@@ -51,7 +51,9 @@ func (p *PCK) Extension() (pkix.Extension, error) {
 // Bytes is collateral as one JSON object, the reverse of Parse.
 func (c *Collateral) Bytes() ([]byte, error) {
 	return json.Marshal(file{
-		PCKCRLChain: string(c.PCKCRLChain), RootCRL: hex.EncodeToString(c.RootCRL), PCKCRL: hex.EncodeToString(c.PCKCRL),
+		PCKCRLChain: string(
+			c.PCKCRLChain,
+		), RootCRL: hex.EncodeToString(c.RootCRL), PCKCRL: hex.EncodeToString(c.PCKCRL),
 		TCBInfoChain: string(c.TCBInfoChain), TCBInfo: string(c.TCBInfo), TCBInfoSig: hex.EncodeToString(c.TCBInfoSig),
 		QEChain: string(c.QEChain), QE: string(c.QE), QESig: hex.EncodeToString(c.QESig),
 	})

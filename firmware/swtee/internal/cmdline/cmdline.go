@@ -114,6 +114,26 @@ func (es Elements) Get(key string) string {
 	return ""
 }
 
+// Set returns the elements with a value changed in its place, or added.
+func (es Elements) Set(key, value string) Elements {
+	es = slices.Clone(es)
+	for i := range es {
+		if es[i].Key == key {
+			es[i].Value, es[i].Bare = value, false
+			return es
+		}
+	}
+	return append(es, Element{Key: key, Value: value})
+}
+
+// Type is the bare word or the value of type= with which a value may begin: "" if it has none.
+func (es Elements) Type() string {
+	if len(es) > 0 && es[0].Bare {
+		return es[0].Key
+	}
+	return es.Get("type")
+}
+
 // Drop returns the elements without those of the keys.
 func (es Elements) Drop(keys ...string) Elements {
 	return slices.DeleteFunc(slices.Clone(es), func(e Element) bool { return slices.Contains(keys, e.Key) })
@@ -152,8 +172,11 @@ func ParseObject(value string) (Object, error) {
 }
 
 // On reports whether a property is set as QEMU reads booleans.
-func (o Object) On(key string) bool {
-	switch o.Props[key] {
+func (o Object) On(key string) bool { return IsOn(o.Props[key]) }
+
+// IsOn reports whether a text means yes to QEMU.
+func IsOn(text string) bool {
+	switch text {
 	case "on", "true", "yes", "y":
 		return true
 	}

@@ -94,7 +94,7 @@ func (a *Args) TakeQMP(o cmdline.Option) error {
 	if err := a.TakeChardev(cmdline.Option{Name: "chardev", Value: long.String()}); err != nil {
 		return err
 	}
-	a.Add("-mon", "chardev="+id+",mode=control")
+	a.Add("-qmp", "chardev:"+id)
 	return nil
 }
 

@@ -44,7 +44,7 @@ func TestMonitors(t *testing.T) {
 	got := strings.Join(a.List(), " ")
 	want := "-chardev socket,id=m,logfile=x,,y,fd=40 -mon chardev=m,mode=control " +
 		"-chardev socket,id=con,fd=6,server=on,wait=off " +
-		"-chardev socket,id=swtee-qmp1,fd=41 -mon chardev=swtee-qmp1,mode=control"
+		"-chardev socket,id=swtee-qmp1,fd=41 -qmp chardev:swtee-qmp1"
 	if got != want {
 		t.Errorf("command line\n%s\nwant\n%s", got, want)
 	}

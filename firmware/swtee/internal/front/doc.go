@@ -1,6 +1,6 @@
 // Package front runs QEMU with its monitors behind this program: clients talk to the emulated
 // platform, which answers some commands itself and passes the others on. It also drives QEMU's
-// memory through qtest. Neither QEMU's monitors nor its qtest can be reached by anybody else.
+// memory through qtest. QEMU's monitors and its qtest can be reached in no other way.
 //
 // Sources: QEMU, docs/devel/testing/qtest.rst, docs/specs/fw_cfg.rst, docs/interop/qmp-spec.rst.
 package front

@@ -56,7 +56,7 @@ func Start(ctx context.Context, opt Options) (_ *QEMU, err error) {
 	monitors := a.monitors
 	if len(monitors) == 0 {
 		monitors = []monitor{{arg: len(a.list) + 1, rest: "socket,id=swtee"}}
-		a.Add("-chardev", "", "-mon", "chardev=swtee,mode=control")
+		a.Add("-chardev", "", "-qmp", "chardev:swtee")
 	}
 	var theirs []int
 	defer func() {

@@ -16,11 +16,16 @@ import (
 // answer, HangUp to close the client's connection without an answer, an *Error, or a *qmp.Error.
 type Handler func(ctx context.Context, command string, args json.RawMessage) (any, error)
 
-// What a Handler may return instead of an answer.
-var (
-	Pass   = errors.New("for QEMU")
-	HangUp = errors.New("the launch has failed, and QEMU has ended")
+// Instead is what a Handler may return instead of an answer.
+type Instead string
+
+// What is done instead.
+const (
+	Pass   Instead = "for QEMU"
+	HangUp Instead = "the launch has failed, and QEMU has ended"
 )
+
+func (i Instead) Error() string { return string(i) }
 
 // Error is the answer to a command that is refused.
 type Error struct {

@@ -22,6 +22,9 @@ type Options struct {
 	// Interruptible leaves out SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, as kernels
 	// before 5.19 do: any signal then interrupts a call while it is answered.
 	Interruptible bool
+	// OwnGroup starts the program in a process group of its own, which a terminal's signals do
+	// not reach.
+	OwnGroup bool
 }
 
 // Process is a running program with its filter.
@@ -85,7 +88,7 @@ func (p *Process) start(opt Options) error {
 		return err
 	}
 	proc, err := os.StartProcess(opt.Path, opt.Args, &os.ProcAttr{
-		Files: opt.Files, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &p.pidfd},
+		Files: opt.Files, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &p.pidfd, Setpgid: opt.OwnGroup},
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,96 @@
+package twin
+
+import (
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/bzimage"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
+)
+
+// check refuses what cannot be a guest.
+func (l *lines) check(anyKernel bool) error {
+	if l.firmware == nil {
+		return errors.New("a confidential guest needs its firmware by -bios or as the first pflash drive")
+	}
+	image, err := ovmf.Parse(l.firmware.bytes)
+	if err != nil {
+		return fmt.Errorf("%s: %w", l.firmware.path, err)
+	}
+	if l.bound {
+		if why := image.AcceptsTDX(); why != "" {
+			return fmt.Errorf("%s: %s", l.firmware.path, why)
+		}
+	}
+	if l.kernel == nil || anyKernel || l.object.Type == "sev-guest" {
+		return nil
+	}
+	return oldKernel(l.kernel, l.object.Type)
+}
+
+// oldKernel refuses kernels in which no guest of SEV-SNP or TDX finds its reports: configfs-tsm
+// came with Linux 6.7.
+func oldKernel(f *file, object string) error {
+	const leastMajor, leastMinor = 6, 7
+	release := bzimage.Release(f.bytes)
+	first, rest, _ := strings.Cut(release, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	major, err1 := strconv.Atoi(first)
+	minor, err2 := strconv.Atoi(second)
+	if err1 != nil || err2 != nil || major > leastMajor || major == leastMajor && minor >= leastMinor {
+		return nil
+	}
+	return fmt.Errorf("%s: Linux %s cannot be a guest of %s that proves itself on silicon: "+
+		"configfs-tsm, which has its reports, came with Linux %d.%d; --any-kernel takes it all the same",
+		f.path, release, object, leastMajor, leastMinor)
+}
+
+// boot is what firmware and kernel measure as they boot, in whose place swtee measures: under TCG
+// they find no TDX.
+type boot struct {
+	profile rtmr.Profile
+	events  []rtmr.Event
+}
+
+func newBoot(l *lines, profile string) (*boot, error) {
+	if l.kernel == nil {
+		return nil, errors.New("TDX without -kernel: swtee does not see what the firmware loads from a disk, " +
+			"so that nothing could be measured into RTMR1 and RTMR2")
+	}
+	p := rtmr.Profiles()[0]
+	if profile != "" {
+		var err error
+		if p, err = rtmr.ProfileNamed(profile); err != nil {
+			return nil, err
+		}
+	}
+	b := &rtmr.Boot{Kernel: l.kernel.bytes, Cmdline: l.append, HasInit: l.initrd != nil}
+	if l.initrd != nil {
+		b.Initrd = sha512.Sum384(l.initrd.bytes)
+	}
+	events, err := p.Events(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", l.kernel.path, err)
+	}
+	l.note("RTMR1 and RTMR2 are measured by swtee as firmware of profile %s would; RTMR0 stays zero", p.Name)
+	return &boot{p, events}, nil
+}
+
+// measureBoot extends the registers.
+func (t *machine) measureBoot() error {
+	if t.boot == nil {
+		return nil
+	}
+	td := t.oracle.record.TD()
+	if td == nil {
+		return errors.New("the launch made no trust domain")
+	}
+	for _, e := range t.boot.events {
+		td.Measure(e.Register, e.Digest)
+	}
+	return nil
+}

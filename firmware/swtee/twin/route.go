@@ -1,0 +1,87 @@
+package twin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/front"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// oracles are the commands that QEMU's confidential code answers.
+var oracles = map[string]bool{
+	"query-sev": true, "query-sev-capabilities": true, "query-sev-launch-measure": true,
+	"query-sev-attestation-report": true,
+}
+
+// handle answers a client's command, or says who is to.
+func (t *machine) handle(ctx context.Context, command string, args json.RawMessage) (any, error) {
+	if words, ok := forbidden[command]; ok {
+		return nil, front.Generic("%s", words)
+	}
+	switch {
+	case command == "cont":
+		return nil, t.cont(ctx)
+	case command == "sev-inject-launch-secret":
+		return t.inject(ctx, args)
+	case oracles[command] || t.aboutObject(command, args):
+		return t.ask(ctx, command, args)
+	case command == "device_add" && hotplug(args):
+		return nil, front.Generic("swtee: a confidential guest gets no CPUs and no memory while it runs")
+	}
+	return nil, front.Pass
+}
+
+// ask has the oracle answer.
+func (t *machine) ask(ctx context.Context, command string, args json.RawMessage) (any, error) {
+	ret, err := front.Forward(ctx, t.oracle.conn, command, args)
+	if errors.Is(err, qmp.ErrClosed) {
+		return nil, front.HangUp
+	}
+	return ret, err
+}
+
+// aboutObject reports whether a command is about the confidential object, which the twin lacks.
+func (t *machine) aboutObject(command string, args json.RawMessage) bool {
+	if command != "qom-get" && command != "qom-list" && command != "qom-set" {
+		return false
+	}
+	var a struct{ Path string }
+	if json.Unmarshal(args, &a) != nil {
+		return false
+	}
+	id := t.lines.object.Props["id"]
+	return a.Path == id || a.Path == "/objects/"+id || a.Path == "/machine/confidential-guest-support"
+}
+
+// hotplug reports whether a device is a CPU or memory.
+func hotplug(args json.RawMessage) bool {
+	var a struct{ Driver string }
+	if json.Unmarshal(args, &a) != nil {
+		return false
+	}
+	return strings.HasSuffix(a.Driver, "-cpu") || strings.HasSuffix(a.Driver, "dimm") ||
+		strings.HasPrefix(a.Driver, "virtio-mem") || strings.HasPrefix(a.Driver, "virtio-pmem")
+}
+
+// inject has the platform authenticate and decrypt a secret, and puts it where the guest looks.
+func (t *machine) inject(ctx context.Context, args json.RawMessage) (any, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ret, err := t.ask(ctx, "sev-inject-launch-secret", args)
+	if err != nil {
+		return nil, err
+	}
+	s := t.oracle.record.TakeSecret()
+	if s == nil || s.GPA == swtee.UnknownGPA {
+		return nil, front.Generic("swtee: the secret went to no place that the guest has")
+	}
+	defer clear(s.Plain)
+	if err := t.qemu.Test.Write(s.GPA, s.Plain); err != nil {
+		return nil, front.Generic("swtee: the secret does not reach the guest: %v", err)
+	}
+	return ret, nil
+}

@@ -1,0 +1,291 @@
+package twin
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/nearest"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/front"
+)
+
+// Technologies, as reports name them.
+const (
+	sevGuest = "sev"
+	esGuest  = "sev-es"
+	snpGuest = "sev-snp"
+	tdxGuest = "tdx"
+)
+
+// lines are a command line, split in two.
+type lines struct {
+	program string
+	object  cmdline.Object // the confidential one
+	oracle  []string
+	twin    *front.Args
+	paused  bool     // the caller gave -S
+	notes   []string // what was changed, for the user
+	machine string   // its type
+
+	files    *files // what both are given
+	firmware *file
+	kernel   *file
+	initrd   *file
+	append   string
+	measure  map[string]string // options of which the oracle gets another value
+	flash    map[string]bool   // nodes of the first pflash
+	bound    bool              // the firmware's log binds a kernel: TDX
+}
+
+func (l *lines) note(format string, a ...any) { l.notes = append(l.notes, fmt.Sprintf(format, a...)) }
+
+// split takes a command line apart. measure has values of options that only the oracle gets: as on
+// a host that lies.
+func split(argv []string, measure map[string]string, fs *files) (*lines, error) {
+	if len(argv) == 0 {
+		return nil, errors.New("no QEMU command line given")
+	}
+	opts, err := cmdline.Parse(argv[1:])
+	if err != nil {
+		return nil, err
+	}
+	l := &lines{program: argv[0], files: fs, measure: maps.Clone(measure), twin: front.NewArgs(opts)}
+	if err := l.look(opts); err != nil {
+		return nil, err
+	}
+	l.oracle = append(l.oracle, "-nodefaults", "-no-user-config", "-display", "none", "-accel", kvmOptions(opts))
+	l.twin.Add("-accel", "tcg")
+	for _, o := range opts {
+		if err := l.take(o); err != nil {
+			return nil, err
+		}
+	}
+	if err := l.lie(); err != nil {
+		return nil, err
+	}
+	l.oracle = append(l.oracle, "-S")
+	// What QEMU does to virtio devices of machines with confidential guest support
+	// (hw/core/machine.c), and that a guest's reset ends its launch.
+	l.twin.Add("-global", "virtio-device.iommu_platform=on", "-action", "reboot=shutdown", "-S")
+	return l, nil
+}
+
+// kvmOptions are the accelerator's, if they are KVM's.
+func kvmOptions(opts []cmdline.Option) string {
+	for _, o := range opts {
+		if o.Name == "accel" && (o.Value == "kvm" || strings.HasPrefix(o.Value, "kvm,")) {
+			return o.Value
+		}
+	}
+	return "kvm"
+}
+
+// look finds what the rest depends on: the confidential object, and the first pflash.
+func (l *lines) look(opts []cmdline.Option) error {
+	used, objects, nodes := "", map[string]cmdline.Object{}, map[string]string{}
+	flash := ""
+	for _, o := range opts {
+		switch kvs := cmdline.Split(o.Value); o.Name {
+		case "machine", "M":
+			l.machine = kvs.Type()
+			used = firstNonEmpty(kvs.Get("confidential-guest-support"), kvs.Get("memory-encryption"), used)
+			flash = firstNonEmpty(kvs.Get("pflash0"), flash)
+			if kvs.Get("igvm-cfg") != "" {
+				return errors.New(
+					"-machine igvm-cfg: firmware in IGVM files runs only on the emulated platform itself: " +
+						"use --accel under --fake-kvm",
+				)
+			}
+		case "object":
+			obj, err := cmdline.ParseObject(o.Value)
+			if err != nil {
+				return err
+			}
+			objects[obj.Props["id"]] = obj
+		case "blockdev":
+			n, err := cmdline.ParseNode(o.Value)
+			if err != nil {
+				return err
+			}
+			nodes[n.Name] = n.Child
+		}
+	}
+	obj, ok := objects[used]
+	if !ok || !slices.Contains(confidentialTypes, obj.Type) {
+		return errors.New("no confidential guest: -machine confidential-guest-support= must name a sev-guest, " +
+			"sev-snp-guest or tdx-guest object")
+	}
+	l.object, l.bound = obj, obj.Type == "tdx-guest"
+	l.flash = map[string]bool{}
+	for flash != "" && !l.flash[flash] {
+		l.flash[flash] = true
+		flash = nodes[flash]
+	}
+	return nil
+}
+
+var confidentialTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest"}
+
+func firstNonEmpty(texts ...string) string {
+	for _, t := range texts {
+		if t != "" {
+			return t
+		}
+	}
+	return ""
+}
+
+// give gives an option to both.
+func (l *lines) give(o cmdline.Option) {
+	l.measured(o)
+	l.twin.Keep(o)
+}
+
+// measured gives an option to the oracle.
+func (l *lines) measured(o cmdline.Option) { l.oracle = append(l.oracle, o.Args()...) }
+
+// take handles one option.
+func (l *lines) take(o cmdline.Option) error {
+	switch sides[o.Name] {
+	case unknown:
+		return fmt.Errorf("-%s: swtee does not know whether this option is measured: %w", o.Name,
+			nearest.Unknown("option", o.Name, slices.Sorted(maps.Keys(sides))))
+	case refused:
+		return fmt.Errorf(
+			"-%s: %s",
+			o.Name,
+			firstNonEmpty(why[o.Name], "not for a confidential guest that really boots"),
+		)
+	case twinOnly:
+		return l.takeTwins(o)
+	}
+	switch o.Name {
+	case "S":
+		l.paused = true
+	case "nodefaults", "no-user-config", "nouserconfig":
+		l.twin.Keep(o)
+	case "enable-kvm", "accel":
+		l.note("-%s %s left out: the guest runs under TCG", o.Name, o.Value)
+	case "machine", "M":
+		l.takeMachine(o)
+	case "cpu":
+		return l.takeCPU(o)
+	case "object":
+		return l.takeObject(o)
+	case "bios", "kernel", "initrd", "shim":
+		return l.takeFile(o)
+	case "append":
+		l.append = o.Value
+		l.give(o)
+	case "drive":
+		return l.takeDrive(o)
+	case "blockdev":
+		return l.takeBlockdev(o)
+	default:
+		l.give(o)
+	}
+	return nil
+}
+
+func (l *lines) takeMachine(o cmdline.Option) {
+	kvs := cmdline.Split(o.Value)
+	l.measured(cmdline.Option{Name: "machine", Value: kvs.Drop("accel", "pflash1", "audiodev").String()})
+	kvs = kvs.Drop(
+		"accel",
+		"confidential-guest-support",
+		"memory-encryption",
+		"kernel_irqchip",
+		"kernel-irqchip",
+		"mem-merge",
+	)
+	l.twin.Add("-machine", append(kvs, cmdline.Element{Key: "mem-merge", Value: "off"}).String())
+}
+
+func (l *lines) takeCPU(o cmdline.Option) error {
+	l.measured(o)
+	model, rest, _ := strings.Cut(o.Value, ",")
+	if model == "host" || slices.ContainsFunc(serverCPUs, func(p string) bool { return strings.HasPrefix(model, p) }) {
+		l.note("-cpu %s became max: TCG has no such model", model)
+		o.Value = strings.TrimSuffix("max,"+rest, ",")
+	}
+	l.twin.Keep(o)
+	return nil
+}
+
+// serverCPUs are models of processors that have the technologies, and more than TCG can do.
+var serverCPUs = []string{
+	"EPYC",
+	"SapphireRapids",
+	"EmeraldRapids",
+	"GraniteRapids",
+	"SierraForest",
+	"ClearwaterForest",
+}
+
+func (l *lines) takeObject(o cmdline.Option) error {
+	obj, err := cmdline.ParseObject(o.Value)
+	switch {
+	case err != nil:
+		return err
+	case obj.Props["id"] == l.object.Props["id"]:
+		l.measured(o)
+	case strings.HasPrefix(obj.Type, "memory-backend-"):
+		// Memory of its own, which no other process maps, and which takes no room before it is
+		// used.
+		l.oracle = append(l.oracle, "-object",
+			cmdline.Elements{
+				{Key: "memory-backend-ram", Bare: true},
+				{Key: "id", Value: obj.Props["id"]},
+				{Key: "size", Value: obj.Props["size"]},
+			}.String())
+		l.twin.Keep(o)
+	case obj.Type == "igvm-cfg":
+		return errors.New("-object igvm-cfg: firmware in IGVM files runs only on the emulated platform itself: " +
+			"use --accel under --fake-kvm")
+	default:
+		l.twin.Keep(o)
+	}
+	return nil
+}
+
+// takeFile gives both the same bytes of a file that is measured.
+func (l *lines) takeFile(o cmdline.Option) error {
+	f, err := l.files.open(o.Value)
+	if err != nil {
+		return fmt.Errorf("-%s: %w", o.Name, err)
+	}
+	switch o.Name {
+	case "bios":
+		l.firmware = f
+	case "kernel":
+		l.kernel = f
+	case "initrd":
+		l.initrd = f
+	}
+	l.give(cmdline.Option{Name: o.Name, Value: f.name()})
+	return nil
+}
+
+// lie gives the oracle other values of options.
+func (l *lines) lie() error {
+	for _, name := range slices.Sorted(maps.Keys(l.measure)) {
+		value := l.measure[name]
+		i := slices.Index(l.oracle, "-"+name)
+		if i < 0 {
+			return fmt.Errorf("measure %s: the command line has no option -%s that is measured", name, name)
+		}
+		if slices.Contains([]string{"bios", "kernel", "initrd", "shim"}, name) {
+			f, err := l.files.open(value)
+			if err != nil {
+				return fmt.Errorf("measure %s: %w", name, err)
+			}
+			value = f.name()
+		}
+		l.oracle[i+1] = value
+		l.note("a host that lies: the launch is measured with another -%s", name)
+	}
+	return nil
+}
