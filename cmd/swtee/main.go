@@ -53,7 +53,7 @@ func newApp(s *cli.IO) *cli.App {
 	return &cli.App{
 		Name: "swtee", Usage: "run QEMU on an emulated secure processor",
 		Version: cli.Version(), Long: long, IO: s,
-		Commands: []*urfave.Command{newRoot(s), newCEK(s), newCollateral(s)},
+		Commands: []*urfave.Command{newRoot(s), newCEK(s), newCollateral(s), newGuest(s)},
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{
 				Name: "accel", EnvVars: []string{"SWTEE_ACCEL"}, Value: accelAuto,

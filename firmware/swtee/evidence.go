@@ -167,6 +167,16 @@ func (t *TD) Measure(register int, digest [48]byte) {
 	t.rtmr[register] = ccel.Extend(t.rtmr[register], digest)
 }
 
+// Registers are the values of the registers, one behind the other.
+func (t *TD) Registers() (b []byte) {
+	t.fw.mu.Lock()
+	defer t.fw.mu.Unlock()
+	for _, r := range t.rtmr {
+		b = append(b, r[:]...)
+	}
+	return b
+}
+
 func (t *TD) requireFinal(cmd Command) error {
 	if t.resets != t.fw.resets {
 		return refuse(unix.EIO, "%v", errReset)

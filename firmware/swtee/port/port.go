@@ -29,9 +29,10 @@ type Type uint32
 
 // Requests.
 const (
-	Hello  Type = iota // the answer is an About, in JSON
-	Report             // 64 bytes and u32 privilege level; a report or a quote, and a certificate table
-	Extend             // u32 register and 48 bytes
+	Hello     Type = iota // the answer is an About, in JSON
+	Report                // 64 bytes and u32 privilege level; a report or a quote, and a certificate table
+	Extend                // u32 register and 48 bytes
+	Registers             // the values of RTMR0 to RTMR3, 48 bytes each
 )
 
 // Limits, in bytes.

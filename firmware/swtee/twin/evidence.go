@@ -70,6 +70,12 @@ func (t *machine) answer(kind port.Type, payload []byte) port.Answer {
 			return port.Answer{Status: unix.ENOTTY}
 		}
 		return result(nil, td.Extend(int(register), digest))
+	case port.Registers:
+		td := t.oracle.record.TD()
+		if td == nil {
+			return port.Answer{Status: unix.ENOTTY}
+		}
+		return port.Answer{Data: td.Registers()}
 	}
 	return port.Answer{Status: unix.ENOTTY}
 }

@@ -111,7 +111,7 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	p, err := trap.Start(trap.Options{
 		Path: path, Args: args, Filter: filterFor(args, opt.FakeKVM, opt.Places || opt.Record != nil),
 		Interruptible: opt.interruptible, OwnGroup: opt.OwnGroup,
-		Files:    []*os.File{opt.Stdin, opt.Stdout, opt.Stderr},
+		Files: []*os.File{opt.Stdin, opt.Stdout, opt.Stderr},
 	})
 	if err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {

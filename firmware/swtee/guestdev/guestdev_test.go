@@ -1,0 +1,418 @@
+package guestdev
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee/port"
+	"github.com/vmlatch/vmlatch/integration/guest/tsmprobe"
+)
+
+// host plays the platform: its reports say which data, and how many there were.
+type host struct {
+	technology string
+	mu         sync.Mutex
+	asked      int
+	fail       []port.Answer // for the next requests; status 0 passes
+	rtmr       [4][48]byte
+}
+
+func (h *host) answer(t port.Type, b []byte) port.Answer {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch t {
+	case port.Hello:
+		text, _ := json.Marshal(port.About{Emulated: true, Technology: h.technology, Label: "for a test"})
+		return port.Answer{Data: text}
+	case port.Report:
+		h.asked++
+		if len(h.fail) > 0 {
+			a := h.fail[0]
+			if h.fail = h.fail[1:]; a.Status != 0 {
+				return a
+			}
+		}
+		data, vmpl, ok := port.ParseReport(b)
+		if !ok {
+			return port.Answer{Status: unix.EINVAL}
+		}
+		return port.Answer{Data: slices.Concat(data[:], []byte(fmt.Sprintf("vmpl %d, request %6d", vmpl, h.asked)),
+			bytes.Repeat([]byte{7}, 1000))}
+	case port.Extend:
+		n, digest, ok := port.ParseExtend(b)
+		if !ok || n != 3 {
+			return port.Answer{Status: unix.EINVAL}
+		}
+		h.rtmr[n] = digest
+		return port.Answer{}
+	case port.Registers:
+		var all []byte
+		for _, r := range h.rtmr {
+			all = append(all, r[:]...)
+		}
+		return port.Answer{Data: all}
+	}
+	return port.Answer{Status: unix.ENOTTY}
+}
+
+func newTestPlatform(t testing.TB, h *host) *platform {
+	t.Helper()
+	guest, hostEnd := net.Pipe()
+	go func() { _ = port.Serve(hostEnd, h.answer) }()
+	t.Cleanup(func() { _ = guest.Close() })
+	p, err := newPlatform(guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.wait = func(context.Context, time.Duration) error { return nil }
+	return p
+}
+
+// mountHere mounts a tree on this machine.
+func mountHere(t testing.TB, tr tree) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	c, m, err := mount(tr, dir)
+	if err != nil {
+		t.Skipf("mount fuse: %v", err)
+	}
+	go func() { _ = c.serve(m.answer) }()
+	t.Cleanup(func() {
+		if err := m.unmount(); err != nil {
+			t.Error(err)
+		}
+		_ = unix.Close(c.fd)
+	})
+	return dir
+}
+
+// kernels is how Linux 6.12's own configfs-tsm answers, with a provider like sev-guest; sizes of
+// reports are those of the test's platform.
+const kernels = `mkdir: ok
+mkdir again: EEXIST
+mkdir below an entry: EPERM
+mkdir beside report: EPERM
+file beside an entry: open EACCES
+%sgeneration: "0\n"
+provider: %q
+outblob before inblob: read EINVAL
+inblob of 32 bytes: ok
+outblob after it: read EINVAL
+generation: "1\n"
+inblob of 65 bytes: EFBIG
+inblob of 64 bytes: ok
+outblob: 1086 bytes
+outblob again: 1086 bytes
+inblob is read: open EACCES
+outblob is written: open EACCES
+provider is written: open EACCES
+first half: 100 bytes, ok
+inblob meanwhile: ok
+second half of the old one: true, ok
+a new one then: true
+file is removed: EPERM
+rmdir: ok
+rmdir again: ENOENT
+rmdir of report: EPERM
+`
+
+const filesSNP = `file auxblob: mode 444, size 0
+file generation: mode 444, size 4096
+file inblob: mode 200, size 0
+file outblob: mode 444, size 0
+file privlevel: mode 200, size 4096
+file privlevel_floor: mode 444, size 4096
+file provider: mode 444, size 4096
+`
+
+const filesTDX = `file generation: mode 444, size 4096
+file inblob: mode 200, size 0
+file outblob: mode 444, size 0
+file provider: mode 444, size 4096
+`
+
+func TestConfigfsTSM(t *testing.T) {
+	for technology, want := range map[string]string{
+		snpGuest: fmt.Sprintf(kernels, filesSNP, "sev_guest\n"),
+		tdxGuest: fmt.Sprintf(kernels, filesTDX, "tdx_guest\n"),
+	} {
+		dir := mountHere(t, newTSM(newTestPlatform(t, &host{technology: technology})))
+		if got := strings.Join(tsmprobe.Probe(dir+"/tsm/report"), "\n") + "\n"; got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", technology, got, want)
+		}
+	}
+	dir := mountHere(t, newTSM(newTestPlatform(t, &host{technology: snpGuest})))
+	got := strings.Join(tsmprobe.Levels(dir+"/tsm/report"), "\n") + "\n"
+	want := `auxblob before inblob: read EINVAL
+privlevel_floor: "0\n"
+privlevel "1": ok
+privlevel "3\n": ok
+privlevel "4": EINVAL
+privlevel "9": EINVAL
+privlevel "-1": EINVAL
+privlevel "x": EINVAL
+privlevel is read: open EACCES
+generation: "2\n"
+inblob of 64 bytes: ok
+generation: "3\n"
+`
+	if got != want {
+		t.Errorf("levels:\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestReportsOfAnEntry: one report for each generation, which has the data and the level.
+func TestReportsOfAnEntry(t *testing.T) {
+	h := &host{technology: snpGuest}
+	tr := newTSM(newTestPlatform(t, h))
+	node, errno := tr.mkdir(nodeReport, "a")
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	file := func(name string, flags uint32) handle {
+		n, ok := tr.lookup(node, name)
+		if !ok {
+			t.Fatal(name)
+		}
+		f, errno := tr.open(n, flags)
+		if errno != 0 {
+			t.Fatal(name, errno)
+		}
+		return f
+	}
+	ask := func(data byte) {
+		in := file("inblob", unix.O_WRONLY)
+		for i := range maxInblob { // in parts
+			if errno := in.write(uint64(i), []byte{data}); errno != 0 {
+				t.Fatal(errno)
+			}
+		}
+		in.flush()
+	}
+	out := func() string {
+		b, errno := file("outblob", 0).read(t.Context())
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		return string(b[:64+24])
+	}
+	ask(5)
+	first := out()
+	if want := strings.Repeat("\x05", 64) + "vmpl 0, request      1"; !strings.HasPrefix(first, want) {
+		t.Errorf("report %q, want %q", first, want)
+	}
+	if again := out(); again != first || h.asked != 1 {
+		t.Errorf("a second report of the same generation: %q after %d requests", again, h.asked)
+	}
+	if errno := file("privlevel", unix.O_WRONLY).write(0, []byte("2\n")); errno != 0 {
+		t.Fatal(errno)
+	}
+	if next := out(); !strings.Contains(next, "vmpl 2, request      2") {
+		t.Errorf("another level: %q", next)
+	}
+	if errno := file("inblob", unix.O_WRONLY).write(60, make([]byte, 5)); errno != unix.EFBIG {
+		t.Errorf("beyond the end: %v", errno)
+	}
+}
+
+// TestPlatformFails as those of silicon do, and the driver with it.
+func TestPlatformFails(t *testing.T) {
+	busy := port.Answer{Status: unix.EAGAIN}
+	for name, c := range map[string]struct {
+		technology string
+		fail       []port.Answer
+		want, then unix.Errno
+	}{
+		"throttled twice":          {snpGuest, []port.Answer{busy, busy}, 0, 0},
+		"throttled for a minute":   {snpGuest, slices.Repeat([]port.Answer{busy}, 31), unix.ETIMEDOUT, unix.ENOTTY},
+		"message refused":          {snpGuest, []port.Answer{{Status: unix.EIO, Firmware: 0x16}}, unix.EIO, unix.ENOTTY},
+		"error of the host's":      {snpGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
+		"no quoting service":       {tdxGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
+		"quoting service is busy":  {tdxGuest, []port.Answer{busy}, unix.EAGAIN, 0},
+		"firmware of TDX, unknown": {tdxGuest, []port.Answer{{Status: unix.EIO, Firmware: 1}}, unix.EIO, 0},
+	} {
+		h := &host{technology: c.technology, fail: c.fail}
+		p := newTestPlatform(t, h)
+		if _, _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != c.want {
+			t.Errorf("%s: %v, want %v", name, f.errno, c.want)
+		}
+		if _, _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != c.then {
+			t.Errorf("%s, and then: %v, want %v", name, f.errno, c.then)
+		}
+	}
+	p := newTestPlatform(t, &host{technology: snpGuest, fail: []port.Answer{busy}})
+	p.wait = sleep
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, _, f := p.report(ctx, [64]byte{}, 0); f.errno != unix.EINTR {
+		t.Errorf("interrupted while it is throttled: %v", f.errno)
+	}
+}
+
+// TestPlatformGoes: a guest whose platform has gone gets errors.
+func TestPlatformGoes(t *testing.T) {
+	guest, hostEnd := net.Pipe()
+	go func() { _ = port.Serve(hostEnd, (&host{technology: tdxGuest}).answer) }()
+	p, err := newPlatform(guest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = guest.Close()
+	if _, _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != unix.EIO {
+		t.Errorf("report: %v", f.errno)
+	}
+	if _, errno := p.registers(); errno != unix.EIO {
+		t.Errorf("registers: %v", errno)
+	}
+	if errno := p.extend(3, [48]byte{}); errno != unix.EIO {
+		t.Errorf("extend: %v", errno)
+	}
+}
+
+func TestRegisters(t *testing.T) {
+	h := &host{technology: tdxGuest}
+	dir := mountHere(t, &registerTree{newTestPlatform(t, h)}) + "/tdx_guest/measurements/"
+	write := func(name string, b []byte) error {
+		fd, err := unix.Open(dir+name, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		_, err = unix.Write(fd, b)
+		_ = unix.Close(fd)
+		return err
+	}
+	digest := bytes.Repeat([]byte{9}, 48)
+	for _, c := range []struct {
+		name string
+		b    []byte
+		want error
+	}{
+		{"rtmr3:sha384", digest[:47], unix.EINVAL},
+		{"rtmr3:sha384", append(digest, 1), unix.EINVAL},
+		{"rtmr2:sha384", digest, unix.EACCES},
+		{"rtmr4:sha384", digest, unix.ENOENT},
+		{"rtmr3:sha384", digest, nil},
+	} {
+		if err := write(c.name, c.b); err != c.want {
+			t.Errorf("%s, %d bytes: %v, want %v", c.name, len(c.b), err, c.want)
+		}
+	}
+	fd, err := unix.Open(dir+"rtmr3:sha384", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	got := make([]byte, 100)
+	if n, err := unix.Read(fd, got); err != nil || !bytes.Equal(got[:n], digest) {
+		t.Errorf("RTMR3 is %x, %v", got[:n], err)
+	}
+}
+
+// ioctlRound is a round of an ioctl as the kernel makes it.
+func ioctlRound(cmd uint32, in []byte, room uint32) []byte {
+	b := make([]byte, 32)
+	le.PutUint32(b[12:], cmd)
+	le.PutUint64(b[16:], 0x1000)
+	le.PutUint32(b[24:], uint32(len(in)))
+	le.PutUint32(b[28:], room)
+	return append(b, in...)
+}
+
+// TestSEVGuestDevice plays the kernel's side of an ioctl, round by round.
+func TestSEVGuestDevice(t *testing.T) {
+	h := &host{technology: snpGuest}
+	d := &device{newTestPlatform(t, h)}
+	head := make([]byte, sizeRequest)
+	head[0] = 1
+	le.PutUint64(head[8:], 0x2000)
+	le.PutUint64(head[16:], 0x3000)
+	body := bytes.Repeat([]byte{5}, 64)
+	body = append(le.AppendUint32(body, 2), make([]byte, 28)...)
+	round := func(cmd uint32, in []byte, room uint32) []byte {
+		out, errno := d.answer(t.Context(), message{op: opIoctl, body: ioctlRound(cmd, in, room)})
+		if errno != 0 {
+			t.Fatalf("errno %v", errno)
+		}
+		return out
+	}
+	if out := round(snpGetReport, nil, 0); le.Uint32(out[4:]) != 4 || len(out) != 16+2*16 {
+		t.Errorf("first round %x", out)
+	}
+	if out := round(snpGetReport, head, sizeRequest); le.Uint32(out[4:]) != 4 || len(out) != 16+4*16 {
+		t.Errorf("second round %x", out)
+	}
+	out := round(snpGetReport, append(head, body...), sizeRequest+sizeReportRsp)
+	report := out[16+sizeRequest+offRspReport:]
+	if le.Uint32(out) != 0 || !bytes.HasPrefix(report, append(body[:64:64], "vmpl 2, request"...)) {
+		t.Errorf("third round %.200q", out)
+	}
+	bad := bytes.Clone(head)
+	bad[0] = 0
+	if out := round(snpGetReport, bad, sizeRequest); int32(le.Uint32(out)) != -int32(unix.EINVAL) {
+		t.Errorf("version 0: %x", out)
+	}
+	level := bytes.Clone(body)
+	level[64] = 4
+	if out := round(snpGetReport, append(head, level...), 0); le.Uint32(out) != 0 || out[16+sizeRequest] != 0x16 {
+		t.Errorf("level 4: %x", out[:80])
+	}
+	ext := append(bytes.Clone(body), make([]byte, 16)...)
+	out = round(snpGetExtReport, append(head, ext...), sizeRequest+sizeReportRsp)
+	if le.Uint32(out) != 0 || len(out) != 16+sizeRequest+sizeReportRsp {
+		t.Errorf("an extended report without room for certificates: %d bytes", len(out))
+	}
+	le.PutUint64(ext[offCerts:], 0x4000)
+	le.PutUint32(ext[offCertsLen:], pageSize)
+	if out := round(snpGetExtReport, append(head, ext...), sizeRequest+sizeReportRsp); le.Uint32(out[4:]) != 4 {
+		t.Errorf("a round for the certificates is missing: %x", out[:16])
+	}
+	out = round(snpGetExtReport, append(head, ext...), sizeRequest+sizeReportRsp+pageSize)
+	if page := out[16+sizeRequest+sizeReportRsp:]; len(page) != pageSize || !bytes.Equal(page, make([]byte, pageSize)) {
+		t.Error("the table is not empty, as hosts give it")
+	}
+	for _, length := range []uint32{1, pageSize + 1, maxCerts + pageSize} {
+		le.PutUint32(ext[offCertsLen:], length)
+		if out := round(snpGetExtReport, append(head, ext...), 0); int32(le.Uint32(out)) != -int32(unix.EINVAL) {
+			t.Errorf("room of %d bytes: %x", length, out[:16])
+		}
+	}
+	if _, errno := d.answer(t.Context(), message{op: opIoctl, body: ioctlRound(0xC0205301, nil, 0)}); errno != unix.ENOTTY {
+		t.Errorf("a derived key: %v", errno)
+	}
+	h.fail = []port.Answer{{Status: unix.EIO, Firmware: 0x16}}
+	out = round(snpGetReport, append(head, body...), 0)
+	if int32(le.Uint32(out)) != -int32(unix.EIO) || le.Uint32(out[16+24:]) != 0x16 {
+		t.Errorf("a refused message: %x", out[:48])
+	}
+}
+
+// TestShortRequests: the kernel sends nothing of the kind, and a file system must not crash.
+func TestShortRequests(t *testing.T) {
+	m := &mounted{tree: newTSM(newTestPlatform(t, &host{technology: snpGuest})), handles: map[uint64]handle{}}
+	d := &device{newTestPlatform(t, &host{technology: snpGuest})}
+	for op := range uint32(60) {
+		for n := range 70 {
+			r := message{op: op, node: uint64(n), body: make([]byte, n)}
+			_, _ = m.answer(t.Context(), r)
+			_, _ = d.answer(t.Context(), r)
+		}
+	}
+}
+
+func TestUpWithoutAPort(t *testing.T) {
+	log := t.TempDir() + "/log"
+	if _, err := Up(Options{Port: log + "-port", Log: log}); !os.IsNotExist(err) {
+		t.Errorf("%v, want that there is no such device", err)
+	}
+}

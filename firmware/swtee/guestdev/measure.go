@@ -1,0 +1,101 @@
+package guestdev
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// registersDir is where Linux 6.16 and newer shows the registers of a trust domain, and lets those
+// be extended that are the guest's (Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest).
+const registersDir = "/sys/devices/virtual/misc"
+
+// registerTree is tdx_guest/measurements: the registers by name. Writing extends.
+type registerTree struct{ p *platform }
+
+// Nodes: the root, two directories, and the registers.
+const (
+	nodeGuest         = 2
+	nodeMeasurements  = 3
+	nodeFirstRegister = 4
+	registerCount     = 4
+	digestSize        = 48
+)
+
+// guestRegister is the one that no firmware and no kernel extends.
+const guestRegister = 3
+
+func registerName(i int) string { return fmt.Sprintf("rtmr%d:sha384", i) }
+
+func (t *registerTree) lookup(parent uint64, name string) (uint64, bool) {
+	for _, e := range t.list(parent) {
+		if e.name == name {
+			return e.node, true
+		}
+	}
+	return 0, false
+}
+
+func (t *registerTree) attr(node uint64) (mode uint32, size uint64, ok bool) {
+	switch {
+	case node >= rootNode && node < nodeFirstRegister:
+		return directory, 0, true
+	case node < nodeFirstRegister+registerCount:
+		mode = unix.S_IFREG | 0o444
+		if node == nodeFirstRegister+guestRegister {
+			mode |= 0o200
+		}
+		return mode, digestSize, true
+	}
+	return 0, 0, false
+}
+
+func (t *registerTree) list(node uint64) (all []listed) {
+	switch node {
+	case rootNode:
+		return []listed{{"tdx_guest", nodeGuest}}
+	case nodeGuest:
+		return []listed{{"measurements", nodeMeasurements}}
+	case nodeMeasurements:
+		for i := range registerCount {
+			all = append(all, listed{registerName(i), nodeFirstRegister + uint64(i)})
+		}
+	}
+	return all
+}
+
+func (t *registerTree) mkdir(uint64, string) (uint64, unix.Errno) { return 0, unix.EPERM }
+func (t *registerTree) rmdir(uint64, string) unix.Errno           { return unix.EPERM }
+
+func (t *registerTree) open(node uint64, flags uint32) (handle, unix.Errno) {
+	mode, _, ok := t.attr(node)
+	switch {
+	case !ok || node < nodeFirstRegister:
+		return nil, unix.ENOENT
+	case flags&unix.O_ACCMODE != unix.O_RDONLY && mode&0o200 == 0:
+		return nil, unix.EACCES
+	}
+	return &register{t.p, int(node - nodeFirstRegister)}, 0
+}
+
+// register is an open register.
+type register struct {
+	p *platform
+	n int
+}
+
+func (r *register) read(context.Context) ([]byte, unix.Errno) {
+	list, errno := r.p.registers()
+	return list[r.n][:], errno
+}
+
+// write extends the register by a digest, which is written as a whole.
+func (r *register) write(off uint64, b []byte) unix.Errno {
+	if off != 0 || len(b) != digestSize {
+		return unix.EINVAL
+	}
+	return r.p.extend(uint32(r.n), [digestSize]byte(b))
+}
+
+func (r *register) flush() unix.Errno { return 0 }
