@@ -289,7 +289,7 @@ func TestChoiceOfAccelerator(t *testing.T) {
 		want string
 	}{
 		{[]string{"--fake-kvm", "--accel", "tcg", "--", "qemu"}, "exclude each other"},
-		{[]string{"--accel", "xen", "--", "qemu"}, "must be auto, under or tcg"},
+		{[]string{"--accel", "xen", "--", "qemu"}, "must be auto, under, twin or tcg"},
 		{[]string{"--fault", "LAUNCH_NOTHING=EIO", "--", "qemu"}, "unknown command \"LAUNCH_NOTHING\""},
 		{[]string{"--fake-kvm", "--", "qemu-system-x86_64", "-daemonize"}, "would go on without swtee"},
 		{[]string{"--accel", "tcg", "--", "qemu-system-x86_64", "-daemonize"}, "would outlive swtee"},

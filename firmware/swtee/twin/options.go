@@ -55,7 +55,6 @@ var why = map[string]string{
 // forbidden are QMP commands that show or change what silicon protects, or that go around the
 // launch, and what is answered. The words are QEMU's where a confidential guest has some.
 var forbidden = map[string]string{
-	"human-monitor-command": "swtee: HMP would go around the launch",
 	"getfd":                 "swtee: files cannot be passed over this monitor",
 	"add-fd":                "swtee: files cannot be passed over this monitor",
 	"migrate":               "SEV: Migration is not implemented",

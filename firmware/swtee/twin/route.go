@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/swtee"
@@ -23,6 +24,8 @@ func (t *machine) handle(ctx context.Context, command string, args json.RawMessa
 		return nil, front.Generic("%s", words)
 	}
 	switch {
+	case command == "human-monitor-command" && !t.harmless(args):
+		return nil, front.Generic("swtee: of HMP only what \"info\" shows of a confidential guest on silicon")
 	case command == "cont":
 		return nil, t.cont(ctx)
 	case command == "sev-inject-launch-secret":
@@ -55,6 +58,26 @@ func (t *machine) aboutObject(command string, args json.RawMessage) bool {
 	}
 	id := t.lines.object.Props["id"]
 	return a.Path == id || a.Path == "/objects/"+id || a.Path == "/machine/confidential-guest-support"
+}
+
+// hidden are topics of HMP's info that show registers, which SEV-ES, SEV-SNP and TDX encrypt, or
+// what is in memory.
+var hidden = []string{"registers", "lapic", "tlb", "mem"}
+
+// harmless reports whether a command of HMP shows only what silicon shows, too, and changes
+// nothing: others would go around the launch.
+func (t *machine) harmless(args json.RawMessage) bool {
+	var a struct {
+		Line string `json:"command-line"`
+	}
+	if json.Unmarshal(args, &a) != nil {
+		return false
+	}
+	words := strings.Fields(a.Line)
+	if len(words) < 2 || words[0] != "info" {
+		return false
+	}
+	return !slices.Contains(hidden, words[1]) || words[1] == "registers" && !t.lines.hidesRegisters()
 }
 
 // hotplug reports whether a device is a CPU or memory.

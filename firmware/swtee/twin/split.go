@@ -5,19 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/nearest"
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/front"
-)
-
-// Technologies, as reports name them.
-const (
-	sevGuest = "sev"
-	esGuest  = "sev-es"
-	snpGuest = "sev-snp"
-	tdxGuest = "tdx"
 )
 
 // lines are a command line, split in two.
@@ -71,6 +65,12 @@ func split(argv []string, measure map[string]string, fs *files) (*lines, error) 
 	// (hw/core/machine.c), and that a guest's reset ends its launch.
 	l.twin.Add("-global", "virtio-device.iommu_platform=on", "-action", "reboot=shutdown", "-S")
 	return l, nil
+}
+
+// hidesRegisters reports whether the technology encrypts registers.
+func (l *lines) hidesRegisters() bool {
+	policy, err := strconv.ParseUint(l.object.Props["policy"], 0, 32)
+	return l.object.Type != "sev-guest" || err == nil && sev.Policy(policy)&sev.PolicyES != 0
 }
 
 // kvmOptions are the accelerator's, if they are KVM's.

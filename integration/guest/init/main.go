@@ -1,6 +1,7 @@
 // Command init is the test guest: PID 1 of a Linux that proves that it received
 // the launch secret. It prints the SHA-256 of each secret, never the secret,
-// and powers off.
+// and powers off. On an emulated platform that gives evidence it also asks for that, as a
+// guest on silicon does, and prints it.
 //
 // It looks in securityfs (secrets/coco, kernels with efi_secret) first, then in
 // the area that the kernel command line names as vmlatch.secret=BASE+SIZE. The
@@ -28,6 +29,10 @@ import (
 const coco = "/sys/kernel/security/secrets/coco"
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == helperName {
+		helper()
+		return
+	}
 	mount()
 	cmdline, _ := os.ReadFile("/proc/cmdline")
 	version, _ := os.ReadFile("/proc/version")
@@ -42,6 +47,9 @@ func main() {
 		}
 	}
 	report()
+	if err := evidence(string(cmdline)); err != nil {
+		say("no evidence: %v", err)
+	}
 	if strings.Contains(string(cmdline), "vmlatch.stay") {
 		say("staying up")
 		stay()

@@ -22,6 +22,7 @@ type File struct {
 const (
 	ModeDir  = 0o040755
 	ModeExec = 0o100755
+	ModeFile = 0o100644
 )
 
 // Write writes the archive. Parent directories must come before what is in them.

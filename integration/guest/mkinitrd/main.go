@@ -1,39 +1,53 @@
-// Command mkinitrd packs the test guest's init into an initrd.
+// Command mkinitrd packs the test guest's init into an initrd, and modules of its kernel, which
+// the guest loads in the order in which they are given. Compressed ones (.xz) are unpacked.
 package main
 
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/ulikunitz/xz"
 
 	"github.com/vmlatch/vmlatch/integration/guest/initrd"
 )
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: mkinitrd INIT OUT")
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "usage: mkinitrd INIT OUT [MODULE...]")
 		os.Exit(2)
 	}
-	if err := pack(os.Args[1], os.Args[2]); err != nil {
+	if err := pack(os.Args[1], os.Args[2], os.Args[3:]); err != nil {
 		fmt.Fprintln(os.Stderr, "mkinitrd:", err)
 		os.Exit(1)
 	}
 }
 
-func pack(program, out string) error {
+func pack(program, out string, modules []string) error {
 	init, err := os.ReadFile(program)
 	if err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	err = initrd.Write(&b, []initrd.File{
+	files := []initrd.File{
 		{Name: "dev", Mode: initrd.ModeDir},
+		{Name: "modules", Mode: initrd.ModeDir},
 		{Name: "proc", Mode: initrd.ModeDir},
 		{Name: "sys", Mode: initrd.ModeDir},
 		{Name: "init", Mode: initrd.ModeExec, Data: init},
-	})
-	if err != nil {
+	}
+	for i, m := range modules {
+		b, err := module(m)
+		if err != nil {
+			return fmt.Errorf("%s: %w", m, err)
+		}
+		name := strings.TrimSuffix(filepath.Base(m), ".xz")
+		files = append(files, initrd.File{Name: fmt.Sprintf("modules/%d-%s", i, name), Mode: initrd.ModeFile, Data: b})
+	}
+	var b bytes.Buffer
+	if err := initrd.Write(&b, files); err != nil {
 		return err
 	}
 	tmp := filepath.Join(filepath.Dir(out), "."+filepath.Base(out)+".tmp")
@@ -41,4 +55,17 @@ func pack(program, out string) error {
 		return err
 	}
 	return os.Rename(tmp, out)
+}
+
+// module reads a kernel module.
+func module(name string) ([]byte, error) {
+	b, err := os.ReadFile(name)
+	if err != nil || !strings.HasSuffix(name, ".xz") {
+		return b, err
+	}
+	r, err := xz.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
 }

@@ -11,7 +11,7 @@ import (
 
 // Options without a value, of all QEMU versions since 7.2 (QEMU, qemu-options.hx).
 var flagOptions = map[string]bool{
-	"S": true, "daemonize": true, "enable-kvm": true, "full-screen": true, "h": true, "help": true,
+	"S": true, "s": true, "daemonize": true, "enable-kvm": true, "full-screen": true, "h": true, "help": true,
 	"mem-prealloc": true, "no-acpi": true, "no-fd-bootchk": true, "no-hpet": true, "no-quit": true,
 	"no-reboot": true, "no-shutdown": true, "no-user-config": true, "nodefaults": true, "nographic": true,
 	"nouserconfig": true, "old-param": true, "only-migratable": true, "preconfig": true, "singlestep": true,

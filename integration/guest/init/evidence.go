@@ -1,0 +1,182 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev"
+	"github.com/vmlatch/vmlatch/firmware/swtee/port"
+	"github.com/vmlatch/vmlatch/integration/guest/tsmprobe"
+)
+
+// Words on the kernel command line:
+//
+//	vmlatch.nonce=HEX     64 bytes over which the guest asks for evidence; zeros if left out
+//	vmlatch.by=WAY        configfs-tsm (the default), or sev-guest
+//	vmlatch.rtmr3=HEX     48 bytes by which it first extends RTMR3
+//	vmlatch.probe         it also shows how configfs-tsm behaves at its edges
+//	vmlatch.times=N       it asks N times
+const tsmReports = "/sys/kernel/config/tsm/report"
+
+// word is the value of a word on the command line.
+func word(cmdline, name string) string {
+	for w := range strings.FieldsSeq(cmdline) {
+		if v, ok := strings.CutPrefix(w, "vmlatch."+name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
+
+// emulated reports whether the platform is an emulated one that gives evidence.
+func emulated() bool {
+	names, _ := filepath.Glob("/sys/class/virtio-ports/*/name")
+	return slices.ContainsFunc(names, func(f string) bool {
+		b, err := os.ReadFile(f)
+		return err == nil && strings.TrimSpace(string(b)) == port.Name
+	})
+}
+
+// helperName is the argument with which this program serves the interfaces: a process of its own
+// must do that.
+const helperName = "swtee-guest"
+
+func helper() {
+	ready := os.NewFile(3, "ready")
+	d, err := guestdev.Up(guestdev.Options{})
+	if err != nil {
+		fmt.Fprintln(ready, err)
+		os.Exit(1)
+	}
+	_, _ = fmt.Fprintf(ready, "ready %v", d.Made)
+	_ = ready.Close()
+	_ = d.Wait()
+}
+
+// startHelper does what "swtee guest" does.
+func startHelper() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("/proc/self/exe", helperName)
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{w}, os.Stderr
+	if err = cmd.Start(); err != nil {
+		return err
+	}
+	_ = w.Close()
+	b, err := io.ReadAll(r)
+	if made, ok := strings.CutPrefix(string(b), "ready "); ok {
+		say("interfaces %s", made)
+		return nil
+	}
+	return errors.Join(errors.New(strings.TrimSpace(string(b))), err)
+}
+
+// modules loads those of the initrd.
+func modules() error {
+	files, _ := filepath.Glob("/modules/*.ko")
+	slices.Sort(files)
+	for _, f := range files {
+		fd, err := unix.Open(f, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = unix.FinitModule(fd, "", 0)
+			_ = unix.Close(fd)
+		}
+		if err != nil && err != unix.EEXIST {
+			return fmt.Errorf("%s: %w", f, err)
+		}
+	}
+	return nil
+}
+
+func evidence(cmdline string) error {
+	if !emulated() {
+		return nil
+	}
+	if err := modules(); err != nil {
+		return err
+	}
+	if err := startHelper(); err != nil {
+		return err
+	}
+	var nonce [64]byte
+	if b, err := hex.DecodeString(word(cmdline, "nonce")); err == nil {
+		copy(nonce[:], b)
+	}
+	if digest, err := hex.DecodeString(word(cmdline, "rtmr3")); err == nil && len(digest) > 0 {
+		const file = "/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384"
+		say("RTMR3 extended: %v", os.WriteFile(file, digest, 0))
+	}
+	if strings.Contains(cmdline, "vmlatch.probe") {
+		for _, l := range append(tsmprobe.Probe(tsmReports), tsmprobe.Levels(tsmReports)...) {
+			say("probe %s", l)
+		}
+	}
+	ask := byConfigfs
+	if word(cmdline, "by") == "sev-guest" {
+		ask = bySEVGuest
+	}
+	times := 1
+	_, _ = fmt.Sscan(word(cmdline, "times"), &times)
+	for range times {
+		provider, b, err := ask(nonce)
+		if err != nil {
+			return err
+		}
+		say("evidence %s %s", provider, base64.StdEncoding.EncodeToString(b))
+	}
+	return nil
+}
+
+// byConfigfs asks as a guest of SEV-SNP or TDX does (Linux,
+// Documentation/ABI/testing/configfs-tsm-report).
+func byConfigfs(nonce [64]byte) (provider string, report []byte, err error) {
+	dir := tsmReports + "/vmlatch"
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		return "", nil, err
+	}
+	defer os.Remove(dir)
+	if err := os.WriteFile(dir+"/inblob", nonce[:], 0); err != nil {
+		return "", nil, err
+	}
+	name, err := os.ReadFile(dir + "/provider")
+	if err != nil {
+		return "", nil, err
+	}
+	b, err := os.ReadFile(dir + "/outblob")
+	return strings.TrimSpace(string(name)), b, err
+}
+
+// bySEVGuest asks by the ioctl of /dev/sev-guest (Linux, include/uapi/linux/sev-guest.h).
+func bySEVGuest(nonce [64]byte) (provider string, report []byte, err error) {
+	fd, err := unix.Open("/dev/sev-guest", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", nil, fmt.Errorf("/dev/sev-guest: %w", err)
+	}
+	defer unix.Close(fd)
+	var request [96]byte
+	var response [4000]byte
+	copy(request[:], nonce[:])
+	arg := struct {
+		version            uint64
+		req, rsp, exitinfo uint64
+	}{1, uint64(uintptr(unsafe.Pointer(&request))), uint64(uintptr(unsafe.Pointer(&response))), 0}
+	const getReport = 0xC0205300
+	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), getReport, uintptr(unsafe.Pointer(&arg))); e != 0 {
+		return "", nil, fmt.Errorf("SNP_GET_REPORT: %w (exitinfo2 %#x)", e, arg.exitinfo)
+	}
+	const at, size = 32, 0x4a0
+	return "/dev/sev-guest", response[at : at+size], nil
+}
