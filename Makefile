@@ -7,7 +7,7 @@ FLAGS := -trimpath -tags urfave_cli_no_docs,nethttpomithttp2
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
 
-.PHONY: help build setup qemu-matrix demo quick test lint fuzz bench man deb release clean mutate cover prose oracle
+.PHONY: help build setup qemu-matrix tsm-module demo quick test lint fuzz bench man deb release clean mutate cover prose oracle
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +19,12 @@ build: ## build vmlatch, latchkey and swtee into .cache/bin
 setup: ## install and fetch what demo and test need; safe to repeat
 	@scripts/setup --test
 
-qemu-matrix: ## fetch QEMU 7.2, 10.0 and 11.1, which the tests run; safe to repeat
+qemu-matrix: ## fetch QEMU 7.2, 10.0 and 11.1, and a guest for SEV-SNP and TDX; safe to repeat
 	@scripts/qemu-matrix
+	@scripts/coco-guest
+
+tsm-module: qemu-matrix ## build the module by which tests compare configfs-tsm with the kernel's own
+	@scripts/tsm-module
 
 demo: ## a measured launch from beginning to end, emulated
 	@scripts/setup
@@ -33,7 +37,7 @@ demo: ## a measured launch from beginning to end, emulated
 quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
 
-test: setup qemu-matrix lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
+test: setup qemu-matrix tsm-module lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
 	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 20m -json ./...
 	@$(MAKE) --no-print-directory oracle
 

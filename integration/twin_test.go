@@ -62,7 +62,9 @@ func (g guestLine) args() []string {
 		g.qemu, "-machine", "q35,vmport=off,confidential-guest-support=cgs0" + g.machine, "-accel", "kvm",
 		"-cpu", g.cpu, "-smp", "1", "-m", "384", "-bios", g.bios, "-nodefaults", "-display", "none",
 		"-serial", "stdio", "-no-reboot", "-object", g.object,
-		"-kernel", g.kernel, "-initrd", g.initrd, "-append", g.append,
+	}
+	if g.kernel != "" {
+		args = append(args, "-kernel", g.kernel, "-initrd", g.initrd, "-append", g.append)
 	}
 	return append(args, g.more...)
 }

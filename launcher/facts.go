@@ -128,7 +128,8 @@ func findQEMU(name string) (string, error) {
 	if err != nil {
 		return "", &fault.Error{
 			Kind: fault.Host, Op: "run QEMU", Err: err, Check: fault.QEMUObject,
-			Fix: "install it (Debian: qemu-system-x86), or name one with qemu = in the spec or in host.toml",
+			Fix: "install it (Debian: qemu-system-x86), or name one with qemu = in the spec or in host.toml; " +
+				`the examples' own comes with "make qemu-matrix"`,
 		}
 	}
 	return filepath.Abs(path)

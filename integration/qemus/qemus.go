@@ -24,6 +24,12 @@ func program(version string) (string, bool) {
 	return p, err == nil
 }
 
+// Path is where a version's program is, if it is there.
+func Path(version string) string {
+	p, _ := program(version)
+	return p
+}
+
 // Each runs a test as a subtest on every version, starting with the one that is named.
 func Each(t *testing.T, from string, test func(t *testing.T, qemu string)) {
 	t.Helper()

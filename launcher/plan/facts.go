@@ -78,7 +78,8 @@ func (f *Facts) lacks(want, since, what string) error {
 		version = f.Info.Version
 	}
 	if since != "" {
-		fix = "install QEMU " + since + " or newer, or name one with qemu = in the spec"
+		fix = "install QEMU " + since + " or newer, or name one with qemu = in the spec; " +
+			"\"make qemu-matrix\" in the sources of vmlatch fetches some"
 		what += " (QEMU " + since + " or newer has it)"
 	}
 	return &fault.Error{

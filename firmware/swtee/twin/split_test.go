@@ -52,7 +52,8 @@ func splits(t testing.TB, dir, line string, measure map[string]string) (*lines, 
 const (
 	snp       = "-object sev-snp-guest,id=s,cbitpos=51 -machine q35,confidential-guest-support=s "
 	oracleEnd = " -S"
-	twinEnd   = " -global virtio-device.iommu_platform=on -action reboot=shutdown -S"
+	twinEnd   = " -global virtio-device.iommu_platform=on -global virtio-blk-pci.disable-legacy=on " +
+		"-global virtio-net-pci.disable-legacy=on -action reboot=shutdown -S"
 	oracleTop = "-nodefaults -no-user-config -display none -accel kvm "
 	twinTop   = "-accel tcg "
 )

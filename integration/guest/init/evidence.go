@@ -27,6 +27,7 @@ import (
 //	vmlatch.rtmr3=HEX     48 bytes by which it first extends RTMR3
 //	vmlatch.probe         it also shows how configfs-tsm behaves at its edges
 //	vmlatch.times=N       it asks N times
+//	vmlatch.kernel-tsm    it shows that of the kernel's own instead
 const tsmReports = "/sys/kernel/config/tsm/report"
 
 // word is the value of a word on the command line.

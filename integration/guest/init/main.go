@@ -47,7 +47,11 @@ func main() {
 		}
 	}
 	report()
-	if err := evidence(string(cmdline)); err != nil {
+	if wantsKernelTSM(string(cmdline)) {
+		if err := kernelTSM(); err != nil {
+			say("no configfs-tsm: %v", err)
+		}
+	} else if err := evidence(string(cmdline)); err != nil {
 		say("no evidence: %v", err)
 	}
 	if strings.Contains(string(cmdline), "vmlatch.stay") {
