@@ -38,7 +38,8 @@ func TestTwinOfAHostThatLies(t *testing.T) {
 	h.write("initrd", "another initrd")
 
 	t.Run("swapped", func(t *testing.T) { // in parallel: each waits for what must not come
-		for _, lie := range []string{"kernel=" + h.work + "/kernel", "initrd=" + h.work + "/initrd", "append=" + cocoLine + " x"} {
+		lies := []string{"kernel=" + h.work + "/kernel", "initrd=" + h.work + "/initrd", "append=" + cocoLine + " x"}
+		for _, lie := range lies {
 			t.Run(strings.Split(lie, "=")[0], func(t *testing.T) {
 				t.Parallel()
 				ctx := t.Context()
@@ -76,7 +77,8 @@ func TestTwinOfAHostThatLies(t *testing.T) {
 	firmware[0x1000] ^= 1
 	h.write("OVMF.other.fd", string(firmware))
 	out, code := h.twin(g, "", "--measure", "bios="+h.work+"/OVMF.other.fd")
-	if code != 1 || !strings.Contains(out, "is not the one that was measured") || strings.Contains(out, "vmlatch-guest") {
+	if code != 1 || !strings.Contains(out, "is not the one that was measured") ||
+		strings.Contains(out, "vmlatch-guest") {
 		t.Errorf("other firmware: code %d: %s", code, out)
 	}
 	digest := regexp.MustCompile(`digest=([0-9a-f]{96})`)
@@ -159,7 +161,9 @@ func (h *host) startPair(g guestLine, files []*os.File, options ...string) *pair
 	socket := filepath.Join(h.work, "qmp.sock")
 	g.more = append(g.more, "-S", "-qmp", "unix:"+socket+",server=on,wait=off")
 	p := &pair{out: &watched{}, ended: make(chan error, 1)}
-	p.cmd = h.command("swtee", append(append([]string{"--accel", "twin"}, options...), append([]string{"--"}, g.args()...)...)...)
+	p.cmd = h.command(
+		"swtee",
+		append(append([]string{"--accel", "twin"}, options...), append([]string{"--"}, g.args()...)...)...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.ExtraFiles = p.out, p.out, files
 	if err := p.cmd.Start(); err != nil {
 		h.t.Fatal(err)
@@ -306,7 +310,15 @@ func TestTwinDeaths(t *testing.T) {
 			t.Fatal(err)
 		}
 		if code := p.code(t); code != c.code || !strings.Contains(p.out.String(), c.words) {
-			t.Errorf("%s killed, running %t: code %d, %q, want %d, %q", c.victim, c.running, code, p.out.String(), c.code, c.words)
+			t.Errorf(
+				"%s killed, running %t: code %d, %q, want %d, %q",
+				c.victim,
+				c.running,
+				code,
+				p.out.String(),
+				c.code,
+				c.words,
+			)
 		}
 		waitNothing(t, h.work)
 		_ = os.Remove(filepath.Join(h.work, "qmp.sock"))
@@ -330,8 +342,8 @@ func TestTwinDeaths(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestTwinIsPrivate: the two QEMUs share nothing but what is measured and what the caller holds, and
-// clients cannot go around the launch.
+// TestTwinIsPrivate: the two QEMUs share nothing but what is measured and what the caller holds,
+// and clients cannot go around the launch.
 func TestTwinIsPrivate(t *testing.T) {
 	h := newHost(t)
 	g := h.bare(qemus.Version(t, "11.1"))
@@ -366,12 +378,14 @@ func TestTwinIsPrivate(t *testing.T) {
 		}
 	}
 	for command, args := range map[string]string{
-		"human-monitor-command": `{"command-line":"cont"}`, "getfd": `{"fdname":"x"}`, "add-fd": "", "migrate": `{"uri":"exec:cat"}`,
+		"human-monitor-command": `{"command-line":"cont"}`, "getfd": `{"fdname":"x"}`, "add-fd": "",
+		"migrate":           `{"uri":"exec:cat"}`,
 		"dump-guest-memory": `{"paging":false,"protocol":"file:x"}`, "pmemsave": `{"val":0,"size":1,"filename":"x"}`,
 		"memsave": `{"val":0,"size":1,"filename":"x"}`, "balloon": `{"value":1}`,
 		"device_add": `{"driver":"pc-dimm"}`, "snapshot-save": `{}`,
 	} {
-		if got := p.do(t, command, args); !strings.Contains(got, "swtee: ") && !strings.Contains(got, "not implemented") {
+		if got := p.do(t, command, args); !strings.Contains(got, "swtee: ") &&
+			!strings.Contains(got, "not implemented") {
 			t.Errorf("%s: %s", command, got)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -97,7 +98,7 @@ func (h *host) sevLine(qemu string, policy int) guestLine {
 	}
 }
 
-// twin runs a guest until it ends, or until what it prints matches; with options of swtee's.
+// twin runs a guest until it ends, or until what it prints matches; with options for swtee.
 func (h *host) twin(g guestLine, until string, options ...string) (out string, code int) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
@@ -185,7 +186,8 @@ cpu = "EPYC-Milan"
 
 const (
 	snpTables = "[sev-snp]\nchips = \"any\"\nhost-acpi = \"accept\"\npolicy = [\"smt\"]\n"
-	tdxTables = "[tdx]\nchips = \"any\"\nhost-acpi = \"accept\"\nrtmr0 = \"emulated-zero\"\naccept-tcb = [\"UpToDate\"]\n" +
+	tdxTables = "[tdx]\nchips = \"any\"\nhost-acpi = \"accept\"\nrtmr0 = \"emulated-zero\"\n" +
+		"accept-tcb = [\"UpToDate\"]\n" +
 		"firmware-profile = \"edk2-2026.08\"\n"
 )
 
@@ -193,7 +195,8 @@ const (
 func (h *host) verdict(kind string, b []byte, more ...string) (accepted bool, reason string) {
 	h.t.Helper()
 	h.write("evidence.bin", string(b))
-	args := append([]string{kind, "verify", "evidence.bin", "--policy", "policy.toml", "--bundle", "bundle.json", "--json"},
+	args := append(
+		[]string{kind, "verify", "evidence.bin", "--policy", "policy.toml", "--bundle", "bundle.json", "--json"},
 		more...)
 	cmd := h.command("latchkey", args...)
 	out, err := cmd.Output()
@@ -220,7 +223,7 @@ func TestTwinSNP(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			h := newHost(t)
 			g := h.snpLine(c, qemus.Version(t, version))
-			g.append = cocoLine + " vmlatch.nonce=" + nonce + " vmlatch.by=" + way
+			g.append = cocoLine + " vmlatch.probe vmlatch.nonce=" + nonce + " vmlatch.by=" + way
 			h.write("cmdline", g.append)
 			h.ownersDesk(g.policyFor(snpTables))
 			out, code := h.twin(g, "", "--report", "report.json")
@@ -235,7 +238,8 @@ func TestTwinSNP(t *testing.T) {
 			if ok, why := h.verdict("report", b, "--report-data", nonce); !ok {
 				t.Errorf("refused: %s", why)
 			}
-			if ok, why := h.verdict("report", b, "--report-data", strings.Repeat("00", 64)); ok || why != "report-data" {
+			if ok, why := h.verdict("report", b, "--report-data", strings.Repeat("00", 64)); ok ||
+				why != "report-data" {
 				t.Errorf("with another nonce: accepted %t, %q", ok, why)
 			}
 			for _, bit := range []int{0x90, 0x50, 0x2a0} {
@@ -251,6 +255,7 @@ func TestTwinSNP(t *testing.T) {
 			}
 			h.write("cmdline", g.append)
 			h.withoutTheRoot("report", b)
+			h.asTheKernels(c, "sev", out)
 			report, err := os.ReadFile(filepath.Join(h.work, "report.json"))
 			if err != nil || !strings.Contains(string(report), hex.EncodeToString(b[0x90:0xc0])) {
 				t.Errorf("the platform's report has another digest, %v", err)
@@ -277,7 +282,7 @@ func TestTwinTDX(t *testing.T) {
 	c.needTDXFirmware(t)
 	h := newHost(t)
 	g := h.tdxLine(c, qemus.Version(t, "11.1"))
-	g.append = cocoLine + " vmlatch.nonce=" + nonce
+	g.append = cocoLine + " vmlatch.probe vmlatch.nonce=" + nonce
 	h.write("cmdline", g.append)
 	policy := g.policyFor(tdxTables)
 	h.ownersDesk(policy)
@@ -290,6 +295,7 @@ func TestTwinTDX(t *testing.T) {
 		t.Errorf("by %s, refused: %s", provider, why)
 	}
 	h.withoutTheRoot("quote", b)
+	h.asTheKernels(c, "tdx", out)
 	h.write("policy.toml", strings.Replace(policy, `"emulated-zero"`, `"exact:`+strings.Repeat("11", 48)+`"`, 1))
 	if ok, why := h.verdict("quote", b); ok || why != "rtmr" {
 		t.Errorf("with a demand for RTMR0: accepted %t, %q", ok, why)
@@ -340,4 +346,59 @@ func (w *watched) String() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.b.String()
+}
+
+var (
+	probeLine = regexp.MustCompile(`vmlatch-guest: probe ([^\r\n]*)`)
+	sizeWord  = regexp.MustCompile(`\d{3,} bytes`)
+)
+
+// asTheKernels holds the configfs-tsm that a guest has shown against the kernel's own.
+func (h *host) asTheKernels(c coco, technology, out string) {
+	h.t.Run("configfs-tsm as the kernel's", func(t *testing.T) {
+		var got []string
+		for _, m := range probeLine.FindAllStringSubmatch(out, -1) {
+			got = append(got, sizeWord.ReplaceAllString(m[1], "a report")) // quotes have sizes of their own
+		}
+		want := c.kernelsTSM(t)[technology]
+		if technology == "tdx" { // the rest is about levels, which trust domains do not have
+			got = got[:min(len(got), len(want))]
+		}
+		if len(want) < 20 || !slices.Equal(got, want) {
+			t.Errorf("it shows\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	})
+}
+
+var kernelsTSM = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(top(), ".cache/guest/coco")
+	cmd := exec.Command(qemus.Path("10.0"), "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none",
+		"-serial", "stdio", "-no-reboot", "-kernel", filepath.Join(dir, "vmlinuz"),
+		"-initrd", filepath.Join(dir, "initrd-tsm.img"), "-append", "console=ttyS0 quiet vmlatch.kernel-tsm")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+})
+
+// kernelsTSM is what the kernel's own configfs-tsm shows, by technology.
+func (c *coco) kernelsTSM(t *testing.T) map[string][]string {
+	t.Helper()
+	dir := filepath.Dir(c.initrd)
+	if why, err := os.ReadFile(filepath.Join(dir, "tsm.unavailable")); err == nil {
+		t.Skip(string(bytes.TrimSpace(why)))
+	}
+	if _, err := os.Stat(filepath.Join(dir, "initrd-tsm.img")); err != nil {
+		t.Skipf("%v: run make tsm-module", err)
+	}
+	if qemus.Path("10.0") == "" {
+		qemus.Version(t, "10.0")
+	}
+	out, err := kernelsTSM()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	lines := map[string][]string{}
+	for _, m := range regexp.MustCompile(`vmlatch-guest: kernel (sev|tdx) ([^\r\n]*)`).FindAllStringSubmatch(out, -1) {
+		lines[m[1]] = append(lines[m[1]], sizeWord.ReplaceAllString(m[2], "a report"))
+	}
+	return lines
 }

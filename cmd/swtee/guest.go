@@ -39,7 +39,11 @@ Examples:
 				Usage: "make this `INTERFACE` only: configfs-tsm, sev-guest or rtmr; may be repeated. " +
 					"If left out, those that a kernel like this one has on silicon",
 			},
-			&urfave.StringFlag{Name: "configfs", Value: guestdev.DefaultConfigfs, Usage: "mount configfs-tsm over `DIR`"},
+			&urfave.StringFlag{
+				Name:  "configfs",
+				Value: guestdev.DefaultConfigfs,
+				Usage: "mount configfs-tsm over `DIR`",
+			},
 			&urfave.StringFlag{Name: "port", Usage: "talk to the platform by this `DEVICE`; if left out, look for it"},
 			&urfave.StringFlag{Name: "log", Value: "/dev/kmsg", Usage: "say in `FILE` that this is emulated"},
 			&urfave.BoolFlag{Name: "foreground", Usage: "serve in this process"},

@@ -85,7 +85,8 @@ func (b *bench) run(bin string) (err error) {
 		return err
 	}
 	for _, step := range []func() error{
-		b.version, b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.twin, b.measure, b.evidence, b.sizes,
+		b.version, b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.twin, b.measure,
+		b.evidence, b.sizes,
 	} {
 		if err := step(); err != nil {
 			return err

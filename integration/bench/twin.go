@@ -21,6 +21,9 @@ func (b *bench) twin() error {
 	}
 	qemu := qemus.Path("11.1")
 	firmware := filepath.Join(coco, "OVMF.fd")
+	if qemu == "" {
+		qemu = "QEMU 11.1"
+	}
 	for _, f := range []string{qemu, firmware, filepath.Join(coco, "vmlinuz")} {
 		if _, err := os.Stat(f); err != nil {
 			fmt.Fprintf(os.Stderr, "bench: no guest by two QEMUs is timed: %v (make qemu-matrix)\n", err)
@@ -28,13 +31,17 @@ func (b *bench) twin() error {
 		}
 	}
 	common := []string{
-		"-smp", "1", "-m", "384", "-bios", firmware, "-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
+		"-smp", "1", "-m", "384", "-bios", firmware, "-nodefaults", "-display", "none", "-serial", "stdio",
+		"-no-reboot",
 		"-kernel", filepath.Join(coco, "vmlinuz"), "-initrd", filepath.Join(coco, "initrd.img"),
 		"-append", "console=ttyS0 quiet",
 	}
 	plain := append([]string{qemu, "-accel", "tcg", "-machine", "q35,vmport=off", "-cpu", "max"}, common...)
 	launched := append([]string{
-		filepath.Join(b.bin, "swtee"), "--quiet", "--accel", "twin", "--platform", filepath.Join(b.work, "platform"), "--",
+		filepath.Join(
+			b.bin,
+			"swtee",
+		), "--quiet", "--accel", "twin", "--platform", filepath.Join(b.work, "platform"), "--",
 		qemu, "-accel", "kvm", "-machine", "q35,vmport=off,kernel_irqchip=split,confidential-guest-support=t0",
 		"-cpu", "host", "-object", "tdx-guest,id=t0",
 	}, common...)
@@ -51,7 +58,13 @@ func (b *bench) twin() error {
 		}
 		floors, times = append(floors, f), append(times, l)
 	}
-	b.row("TDX launch to the guest's init, by two QEMUs", median(times), median(floors), medianRatio(times, floors), "1.25")
+	b.row(
+		"TDX launch to the guest's init, by two QEMUs",
+		median(times),
+		median(floors),
+		medianRatio(times, floors),
+		"1.25",
+	)
 	return nil
 }
 

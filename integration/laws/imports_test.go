@@ -25,8 +25,8 @@ var floors = [][]string{
 		"launcher/internal/vsock", "launcher/internal/logfile",
 	},
 	{
-		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/port", "firmware/swtee",
-		"firmware/swtee/attest", "firmware/explain", "firmware/inspect",
+		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/guestdev",
+		"firmware/swtee/port", "firmware/swtee", "firmware/swtee/attest", "firmware/explain", "firmware/inspect",
 	},
 	{"keyring", "qmp"},
 	{"firmware/evidence"},

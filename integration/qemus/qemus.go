@@ -24,10 +24,12 @@ func program(version string) (string, bool) {
 	return p, err == nil
 }
 
-// Path is where a version's program is, if it is there.
+// Path is where a version's program is; "" if it is not there.
 func Path(version string) string {
-	p, _ := program(version)
-	return p
+	if p, ok := program(version); ok {
+		return p
+	}
+	return ""
 }
 
 // Each runs a test as a subtest on every version, starting with the one that is named.

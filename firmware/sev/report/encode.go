@@ -75,19 +75,3 @@ func SignerInfo(signer kds.Signer, authorKey, masked bool) uint32 {
 	}
 	return info
 }
-
-// TableBytes is a certificate table, the reverse of ParseTable. Without entries it is empty.
-func TableBytes(entries []Entry) []byte {
-	if len(entries) == 0 {
-		return nil
-	}
-	var head, body []byte
-	start := tableEntrySize * (len(entries) + 1)
-	for _, e := range entries {
-		head = append(head, e.GUID[:]...)
-		head = binary.LittleEndian.AppendUint32(head, uint32(start+len(body)))
-		head = binary.LittleEndian.AppendUint32(head, uint32(len(e.Data)))
-		body = append(body, e.Data...)
-	}
-	return slices.Concat(head, make([]byte, tableEntrySize), body)
-}

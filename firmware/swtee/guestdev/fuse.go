@@ -197,7 +197,8 @@ func mount(t tree, dir string) (*channel, *mounted, error) {
 		return nil, nil, err
 	}
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", c.fd)
-	if err := unix.Mount("swtee-emulated", dir, "fuse.swtee", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := unix.Mount("swtee-emulated", dir, "fuse.swtee", flags, options); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("mount on %s: %w", dir, err), unix.Close(c.fd))
 	}
 	return c, &mounted{tree: t, dir: dir, handles: map[uint64]handle{}}, nil

@@ -102,8 +102,8 @@ func mountHere(t testing.TB, tr tree) (dir string) {
 const kernels = `mkdir: ok
 mkdir again: EEXIST
 mkdir below an entry: EPERM
-mkdir beside report: EPERM
-file beside an entry: open EACCES
+mkdir next to report: EPERM
+file next to an entry: open EACCES
 %sgeneration: "0\n"
 provider: %q
 outblob before inblob: read EINVAL
@@ -228,7 +228,7 @@ func TestReportsOfAnEntry(t *testing.T) {
 
 // TestPlatformFails as those of silicon do, and the driver with it.
 func TestPlatformFails(t *testing.T) {
-	busy := port.Answer{Status: unix.EAGAIN}
+	busy, refused := port.Answer{Status: unix.EAGAIN}, port.Answer{Status: unix.EIO, Firmware: 0x16}
 	for name, c := range map[string]struct {
 		technology string
 		fail       []port.Answer
@@ -236,7 +236,7 @@ func TestPlatformFails(t *testing.T) {
 	}{
 		"throttled twice":          {snpGuest, []port.Answer{busy, busy}, 0, 0},
 		"throttled for a minute":   {snpGuest, slices.Repeat([]port.Answer{busy}, 31), unix.ETIMEDOUT, unix.ENOTTY},
-		"message refused":          {snpGuest, []port.Answer{{Status: unix.EIO, Firmware: 0x16}}, unix.EIO, unix.ENOTTY},
+		"message refused":          {snpGuest, []port.Answer{refused}, unix.EIO, unix.ENOTTY},
 		"error of the host's":      {snpGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
 		"no quoting service":       {tdxGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
 		"quoting service is busy":  {tdxGuest, []port.Answer{busy}, unix.EAGAIN, 0},
@@ -387,7 +387,9 @@ func TestSEVGuestDevice(t *testing.T) {
 			t.Errorf("room of %d bytes: %x", length, out[:16])
 		}
 	}
-	if _, errno := d.answer(t.Context(), message{op: opIoctl, body: ioctlRound(0xC0205301, nil, 0)}); errno != unix.ENOTTY {
+	const derivedKey = 0xC0205301
+	request := message{op: opIoctl, body: ioctlRound(derivedKey, nil, 0)}
+	if _, errno := d.answer(t.Context(), request); errno != unix.ENOTTY {
 		t.Errorf("a derived key: %v", errno)
 	}
 	h.fail = []port.Answer{{Status: unix.EIO, Firmware: 0x16}}

@@ -8,7 +8,8 @@ import (
 )
 
 // registersDir is where Linux 6.16 and newer shows the registers of a trust domain, and lets those
-// be extended that are the guest's (Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest).
+// be extended that are the guest's (Linux, Documentation/ABI/testing,
+// sysfs-devices-virtual-misc-tdx_guest).
 const registersDir = "/sys/devices/virtual/misc"
 
 // registerTree is tdx_guest/measurements: the registers by name. Writing extends.

@@ -47,7 +47,7 @@ func (l *lines) takeTwins(o cmdline.Option) error {
 }
 
 var errHMP = errors.New("a monitor for people (HMP) would go around the launch: use QMP, " +
-	"and a serial console without mon:")
+	"and a serial console without the prefix \"mon:\"")
 
 // takeDevice keeps a device. With TDX it takes out the order of booting: firmware that falls
 // through to a disk would run what RTMR1 does not name.

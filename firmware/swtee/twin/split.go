@@ -62,8 +62,8 @@ func split(argv []string, measure map[string]string, fs *files) (*lines, error) 
 	}
 	l.oracle = append(l.oracle, "-S")
 	// What QEMU does to virtio devices of machines with confidential guest support
-	// (hw/core/machine.c), also to those that -drive and -nic make, and that a guest's reset ends its
-	// launch.
+	// (hw/core/machine.c), also to those that -drive and -nic make, and that a guest's reset ends
+	// its launch.
 	l.twin.Add("-global", "virtio-device.iommu_platform=on", "-global", "virtio-blk-pci.disable-legacy=on",
 		"-global", "virtio-net-pci.disable-legacy=on", "-action", "reboot=shutdown", "-S")
 	return l, nil

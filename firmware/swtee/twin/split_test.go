@@ -86,7 +86,8 @@ func TestSplit(t *testing.T) {
 		},
 		{ // firmware by nodes, as libvirt has it
 			`-blockdev {"driver":"file","filename":"DIR/fw","node-name":"f0"} ` +
-				`-blockdev {"driver":"raw","file":"f0","node-name":"f1","read-only":true} -blockdev file,node-name=d,filename=disk ` +
+				`-blockdev {"driver":"raw","file":"f0","node-name":"f1","read-only":true} ` +
+				"-blockdev file,node-name=d,filename=disk " +
 				"-object sev-guest,id=s -machine q35,pflash0=f1,pflash1=v,confidential-guest-support=s",
 			`-blockdev {"driver":"file","filename":"COPY(fw)","node-name":"f0","read-only":true} ` +
 				`-blockdev {"driver":"raw","file":"f0","node-name":"f1","read-only":true} ` +
@@ -296,7 +297,8 @@ func TestOldKernels(t *testing.T) {
 		return &file{path: "kernel", bytes: b}
 	}
 	for release, old := range map[string]bool{
-		"6.1.0-56-cloud-amd64": true, "5.10.1": true, "6.6.99": true, "6.7.0": false, "6.12.95+deb12": false, "7.3": false,
+		"6.1.0-56-cloud-amd64": true, "5.10.1": true, "6.6.99": true,
+		"6.7.0": false, "6.12.95+deb12": false, "7.3": false,
 		"": false, "x.y": false,
 	} {
 		if err := oldKernel(image(release), "tdx-guest"); (err != nil) != old {
@@ -307,7 +309,9 @@ func TestOldKernels(t *testing.T) {
 
 func FuzzSplit(f *testing.F) {
 	f.Add(strings.ReplaceAll(snp, " ", "\n") + "-device\n{}")
-	f.Add("-blockdev\n{\"node-name\":\"a\",\"file\":\"a\"}\n-machine\npflash0=a,confidential-guest-support=s\n-object\nsev-guest,id=s")
+	f.Add(
+		"-blockdev\n{\"node-name\":\"a\",\"file\":\"a\"}\n-machine\npflash0=a,confidential-guest-support=s\n-object\nsev-guest,id=s",
+	)
 	f.Fuzz(func(t *testing.T, s string) {
 		fs := &files{}
 		defer fs.close()

@@ -1,10 +1,10 @@
 // The floor that the benchmarks compare with: what a C program without any
 // library needs to start QEMU and to talk to it.
 //
-//   floor start QEMU ARGS...   spawn QEMU with socketpairs as descriptors 4 and 6
-//                              and listening sockets as 5 and 7, wait for the
-//                              reply to query-status on 4, then kill it; prints
-//                              nanoseconds: start, kill
+//   floor start QEMU ARGS...   spawn QEMU with socketpairs as descriptors 4 and 6,
+//                              listening sockets as 5 and 8, and logs as 7 and 9,
+//                              wait for the reply to query-status on 4, then kill
+//                              it; prints nanoseconds: start, kill
 //   floor run PROGRAM ARGS...  time a whole process, from fork to its end; prints
 //                              nanoseconds
 //   floor qmp SOCKET N         N blocking query-status; prints the median
@@ -66,14 +66,14 @@ static int listening(void) {
 static int start(char **argv) {
 	int qmp[2], events[2], status;
 	long t0 = now();
-	int monitor = listening(), console = listening();
+	int monitor = listening(), console = listening(), log = open("/dev/null", O_WRONLY | O_APPEND | O_CLOEXEC);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, events)) die("socketpair");
 	pid_t pid = vfork();
 	if (pid < 0) die("vfork");
 	if (pid == 0) {
-		int from[] = {qmp[1], monitor, events[1], console};
-		for (int i = 0; i < 4; i++) from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 20);
-		for (int i = 0; i < 4; i++) dup2(from[i], 4 + i);
+		int from[] = {qmp[1], monitor, events[1], log, console, log};
+		for (int i = 0; i < 6; i++) from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 20);
+		for (int i = 0; i < 6; i++) dup2(from[i], 4 + i);
 		execv(argv[0], argv);
 		_exit(127);
 	}

@@ -28,6 +28,8 @@ import (
 //	vmlatch.probe         it also shows how configfs-tsm behaves at its edges
 //	vmlatch.times=N       it asks N times
 //	vmlatch.kernel-tsm    it shows that of the kernel's own instead
+//	vmlatch.interface=I   it has this interface alone
+//	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way
 const tsmReports = "/sys/kernel/config/tsm/report"
 
 // word is the value of a word on the command line.
@@ -55,7 +57,11 @@ const helperName = "swtee-guest"
 
 func helper() {
 	ready := os.NewFile(3, "ready")
-	d, err := guestdev.Up(guestdev.Options{})
+	var opt guestdev.Options
+	for _, name := range os.Args[2:] {
+		opt.Interfaces = append(opt.Interfaces, guestdev.Interface(name))
+	}
+	d, err := guestdev.Up(opt)
 	if err != nil {
 		fmt.Fprintln(ready, err)
 		os.Exit(1)
@@ -66,12 +72,12 @@ func helper() {
 }
 
 // startHelper does what "swtee guest" does.
-func startHelper() error {
+func startHelper(interfaces ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe", helperName)
+	cmd := exec.Command("/proc/self/exe", append([]string{helperName}, interfaces...)...)
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{w}, os.Stderr
 	if err = cmd.Start(); err != nil {
 		return err
@@ -109,8 +115,17 @@ func evidence(cmdline string) error {
 	if err := modules(); err != nil {
 		return err
 	}
-	if err := startHelper(); err != nil {
+	var only []string
+	if name := word(cmdline, "interface"); name != "" {
+		only = []string{name}
+	}
+	if err := startHelper(only...); err != nil {
 		return err
+	}
+	if program := word(cmdline, "run"); program != "" {
+		cmd := exec.Command(program)
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		return cmd.Run()
 	}
 	var nonce [64]byte
 	if b, err := hex.DecodeString(word(cmdline, "nonce")); err == nil {

@@ -20,8 +20,8 @@ func Probe(root string) (lines []string) {
 	say("mkdir: %s", name(unix.Mkdir(d, 0o755)))
 	say("mkdir again: %s", name(unix.Mkdir(d, 0o755)))
 	say("mkdir below an entry: %s", name(unix.Mkdir(d+"/x", 0o755)))
-	say("mkdir beside report: %s", name(unix.Mkdir(root+"/../x", 0o755)))
-	say("file beside an entry: %s", write(root+"/f", []byte("x"), unix.O_CREAT))
+	say("mkdir next to report: %s", name(unix.Mkdir(root+"/../x", 0o755)))
+	say("file next to an entry: %s", write(root+"/f", []byte("x"), unix.O_CREAT))
 	for _, f := range list(d) {
 		say("file %s", f)
 	}
@@ -64,7 +64,7 @@ func Levels(root string) (lines []string) {
 	return lines
 }
 
-// halves reads a report in two parts, while another one is asked for.
+// halves reads a report in two parts, while a new one is asked for.
 func halves(d string, say func(string, ...any)) {
 	fd, err := unix.Open(d+"/outblob", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

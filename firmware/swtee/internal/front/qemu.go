@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +34,7 @@ type QEMU struct {
 	conns   []net.Conn // of the monitors
 	clients []*endpoint
 	stop    func() bool
+	busy    sync.WaitGroup // commands that are being answered
 }
 
 // Errors of Start.
@@ -97,9 +100,6 @@ func Start(ctx context.Context, opt Options) (_ *QEMU, err error) {
 	return q, nil
 }
 
-// PID is QEMU's process.
-func (q *QEMU) PID() int { return q.cmd.Process.Pid }
-
 // Connect negotiates with all monitors. It returns qmp.ErrClosed if QEMU ends.
 func (q *QEMU) Connect(ctx context.Context) error {
 	for _, nc := range q.conns {
@@ -115,7 +115,7 @@ func (q *QEMU) Connect(ctx context.Context) error {
 // Serve begins to answer clients.
 func (q *QEMU) Serve(handle Handler) {
 	for i, e := range q.clients {
-		go e.serve(&server{handle: handle, up: q.Monitors[i]})
+		go e.serve(&server{handle: handle, up: q.Monitors[i], busy: &q.busy})
 	}
 }
 
@@ -134,6 +134,7 @@ func (q *QEMU) Kill() { _ = q.cmd.Process.Kill() }
 func (q *QEMU) Wait() (int, error) {
 	err := q.cmd.Wait()
 	q.stop()
+	q.finish()
 	q.close()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -143,6 +144,20 @@ func (q *QEMU) Wait() (int, error) {
 		return exit.ExitCode(), nil
 	}
 	return 0, err
+}
+
+// finish lets the last answers reach their clients, such as that to "quit".
+func (q *QEMU) finish() {
+	answered := make(chan struct{})
+	go func() {
+		q.busy.Wait()
+		close(answered)
+	}()
+	const patience = time.Second // for a client that does not read
+	select {
+	case <-answered:
+	case <-time.After(patience):
+	}
 }
 
 func (q *QEMU) close() {

@@ -47,6 +47,7 @@ const maxCommand = 1 << 20
 type server struct {
 	handle Handler
 	up     *qmp.Conn
+	busy   *sync.WaitGroup // commands that are being answered
 }
 
 // client is one connection.
@@ -54,6 +55,7 @@ type client struct {
 	s          *server
 	conn       net.Conn
 	wmu        sync.Mutex
+	answering  sync.Mutex // held while a command is being answered
 	negotiated bool
 }
 
@@ -85,8 +87,7 @@ func (s *server) serve(nc net.Conn) {
 			_ = c.send(response{Error: &Error{"GenericError", "swtee: not a QMP command"}})
 			continue
 		}
-		ret, err := c.execute(ctx, req)
-		if !c.reply(req.ID, ret, err) {
+		if !c.answer(ctx, req) {
 			return
 		}
 	}
@@ -98,6 +99,16 @@ func (s *server) greeting() map[string]json.RawMessage {
 	_ = json.Unmarshal(s.up.Greeting(), &g)
 	g["capabilities"] = json.RawMessage("[]")
 	return g
+}
+
+// answer answers a command, and reports whether the client may send another.
+func (c *client) answer(ctx context.Context, req request) bool {
+	c.s.busy.Add(1)
+	defer c.s.busy.Done()
+	c.answering.Lock()
+	defer c.answering.Unlock()
+	ret, err := c.execute(ctx, req)
+	return c.reply(req.ID, ret, err)
 }
 
 func (c *client) execute(ctx context.Context, req request) (any, error) {
@@ -157,6 +168,8 @@ func (c *client) events(ctx context.Context, sub *qmp.Subscription) {
 			return
 		}
 		if e.Name == qmp.EventConnectionLost {
+			c.answering.Lock() // the last answer, such as that to "quit", still reaches the client
+			defer c.answering.Unlock()
 			_ = c.conn.Close()
 			return
 		}
