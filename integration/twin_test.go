@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"crypto/sha512"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -282,7 +283,9 @@ func TestTwinTDX(t *testing.T) {
 	c.needTDXFirmware(t)
 	h := newHost(t)
 	g := h.tdxLine(c, qemus.Version(t, "11.1"))
-	g.append = cocoLine + " vmlatch.probe vmlatch.nonce=" + nonce
+	digest := strings.Repeat("3b", 48)
+	g.append = cocoLine + " vmlatch.probe vmlatch.interface=configfs-tsm,rtmr vmlatch.rtmr3=" + digest +
+		" vmlatch.nonce=" + nonce
 	h.write("cmdline", g.append)
 	policy := g.policyFor(tdxTables)
 	h.ownersDesk(policy)
@@ -296,6 +299,12 @@ func TestTwinTDX(t *testing.T) {
 	}
 	h.withoutTheRoot("quote", b)
 	h.asTheKernels(c, "tdx", out)
+	h.shows("the guest's extension", out, "RTMR3 extended: <nil>")
+	const header, rtmr3 = 48, 328 + 3*48
+	extended := sha512.Sum384(append(make([]byte, 48), bytes.Repeat([]byte{0x3b}, 48)...))
+	if got := b[header+rtmr3:][:48]; !bytes.Equal(got, extended[:]) {
+		t.Errorf("RTMR3 is %x, want %x", got, extended)
+	}
 	h.write("policy.toml", strings.Replace(policy, `"emulated-zero"`, `"exact:`+strings.Repeat("11", 48)+`"`, 1))
 	if ok, why := h.verdict("quote", b); ok || why != "rtmr" {
 		t.Errorf("with a demand for RTMR0: accepted %t, %q", ok, why)

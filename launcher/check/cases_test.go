@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -150,6 +151,7 @@ var checkCases = map[string]checkCase{
 	"firmware-knows":     {tech: "sev-snp", files: map[string]string{"fw": "no table"}},
 	"kernel-hashes-area": {tech: "sev", files: map[string]string{"fw": "no table"}},
 	"secret-area":        {tech: "sev", files: map[string]string{"fw": "no table"}},
+	"secure-boot-kernel": {tech: "sev", files: map[string]string{"fw": string(ovmftest.WithPlatformKey())}},
 	"igvm-alone":         {tech: "sev-snp", argv: [2]string{"q35,", "q35,igvm-cfg=igvm0,"}},
 	"session-files":      {tech: "sev", files: map[string]string{"session": "AAAA"}},
 	"cbitpos":            {tech: "sev", argv: [2]string{`"cbitpos":51`, `"cbitpos":47`}},

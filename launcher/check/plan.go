@@ -104,6 +104,23 @@ func planChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "secure-boot-kernel",
+			Severity: tee.Warn,
+			Stage:    tee.PlanStage,
+			Key:      "firmware",
+			When: func(s *tee.Subject) bool {
+				return confidential(s) && s.Options.One("-kernel") != "" && s.Options.One("-shim") == ""
+			},
+			Cause: "the firmware has Secure Boot keys of its own, and starts a kernel directly only if one of" +
+				" them has signed it: no distribution's kernel is",
+			Fix: "use a build without keys, such as OVMF.fd: a measured kernel needs no Secure Boot",
+			Source: "edk2, OvmfPkg/Library/X86QemuLoadImageLib; tianocore/edk2#10628; seen with Debian's" +
+				" OVMF.inteltdx.ms.fd",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return s.ReadImage(func(i *plan.Image) (tee.Verdict, string) { return tee.Verify(!i.PlatformKey, "") })
+			},
+		},
+		{
 			ID:       "igvm-alone",
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,

@@ -32,7 +32,8 @@ type Facts struct {
 type Image struct {
 	IGVM                 bool
 	HashArea, SecretArea bool
-	Size                 int // bytes
+	PlatformKey          bool // its Secure Boot is on, with keys of its own
+	Size                 int  // bytes
 	// Odd says why the file can be no firmware image; "" if it may be one.
 	Odd string
 	// Reach is, by technology, where the memory ends that the image's metadata names below

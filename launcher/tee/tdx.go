@@ -244,7 +244,7 @@ func tdxHostChecks() []Check {
 			Severity: Warn,
 			Stage:    HostStage,
 			Key:      "confidential.quote-socket",
-			When:     isTDX,
+			When:     OnHardware(isTDX),
 			Cause:    "the guest cannot get quotes, which alone prove what it is",
 			Fix: `run Intel's quote generation service, and name where it listens: quote-socket = "vsock:2:4050", or` +
 				" the path of its socket, which this user must be able to write to",

@@ -188,6 +188,7 @@ func readImage(b []byte, to *plan.Image) {
 	if a, ok, err := img.SecretArea(); err == nil && ok {
 		to.SecretArea = a.Size > 0
 	}
+	to.PlatformKey = img.HasPlatformKey()
 	to.Reach = reach(img)
 	for _, t := range all() {
 		to.Lacks[t.traits().Name] = t.lacks(img)

@@ -1,8 +1,10 @@
 package ovmftest
 
 import (
+	"encoding/binary"
 	"slices"
 
+	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 )
 
@@ -46,6 +48,22 @@ func Generic(options ...Option) []byte {
 }
 
 // build makes an image with the tables of a build, and with what both builds have.
+// WithPlatformKey makes the AmdSev build with a store of variables in which Secure Boot is on.
+func WithPlatformKey() []byte {
+	image := AmdSev(ResetVector())
+	store := guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
+	le := binary.LittleEndian
+	b := append(store[:], make([]byte, 12)...)
+	v := make([]byte, 60)
+	le.PutUint16(v, 0x55aa)
+	v[2] = 0x3f // valid
+	le.PutUint32(v[36:], 6)
+	le.PutUint32(v[40:], 4)
+	b = append(append(b, v...), "P\x00K\x00\x00\x00key."...)
+	copy(image[0x48:], b)
+	return image
+}
+
 func build(options []Option, tables ...Option) []byte {
 	size := sizeOf(options)
 	return Image(slices.Concat(tables, []Option{tdvf(size)}, volumes(size), options)...)

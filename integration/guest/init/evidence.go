@@ -28,7 +28,7 @@ import (
 //	vmlatch.probe         it also shows how configfs-tsm behaves at its edges
 //	vmlatch.times=N       it asks N times
 //	vmlatch.kernel-tsm    it shows that of the kernel's own instead
-//	vmlatch.interface=I   it has this interface alone
+//	vmlatch.interface=I   it has these interfaces alone, separated by commas
 //	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way
 const tsmReports = "/sys/kernel/config/tsm/report"
 
@@ -117,7 +117,7 @@ func evidence(cmdline string) error {
 	}
 	var only []string
 	if name := word(cmdline, "interface"); name != "" {
-		only = []string{name}
+		only = strings.Split(name, ",")
 	}
 	if err := startHelper(only...); err != nil {
 		return err
