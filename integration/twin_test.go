@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmlatch/vmlatch/integration/guest/initrd"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -329,6 +330,41 @@ func TestTwinTDX(t *testing.T) {
 	if ok, why := h.verdict("quote", b); ok || why != "rtmr" {
 		t.Errorf("for another command line: accepted %t, %q", ok, why)
 	}
+	waitNothing(t, h.work)
+}
+
+// TestSwteeGuest runs swtee itself in a guest: it returns once programs can ask, and says in the
+// kernel's log that this is emulated.
+func TestSwteeGuest(t *testing.T) {
+	c := needCoco(t)
+	h := newHost(t)
+	program := filepath.Join(h.work, "swtee")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "../cmd/swtee")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	binary, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.ReadFile(c.initrd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var second bytes.Buffer
+	if err := initrd.Write(&second, []initrd.File{{Name: "swtee", Mode: initrd.ModeExec, Data: binary}}); err != nil {
+		t.Fatal(err)
+	}
+	h.write("initrd", string(append(first, second.Bytes()...)))
+	g := h.snpLine(c, qemus.Version(t, "10.0"))
+	g.initrd, g.append = filepath.Join(h.work, "initrd"), "console=ttyS0 vmlatch.helper=/swtee"
+	out, code := h.twin(g, "")
+	if code != 0 {
+		t.Errorf("code %d", code)
+	}
+	h.shows("the guest's console", out, "swtee: serving, process ", "swtee: EMULATED sev-snp: configfs-tsm, sev-guest",
+		"vmlatch-guest: evidence sev_guest ")
 	waitNothing(t, h.work)
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/swtee/tcg"
+	"github.com/vmlatch/vmlatch/firmware/swtee/twin"
 	"github.com/vmlatch/vmlatch/firmware/swtee/under"
 	"github.com/vmlatch/vmlatch/launcher/host"
 )
@@ -80,6 +81,9 @@ func choose(accel string, fakeKVM bool, argv []string, kvm hostKVM) (choice, err
 		return choice{accelUnder, false, "KVM can run the guest"}, nil
 	}
 	if under.Confidential(argv) {
+		if cannot := twin.Cannot(argv); cannot != "" {
+			return choice{accelUnder, true, fmt.Sprintf("%s does not boot by two QEMUs, and %s", cannot, kvm.why)}, nil
+		}
 		return choice{accelTwin, false, kvm.why}, nil
 	}
 	return choice{accelTCG, false, kvm.why}, nil

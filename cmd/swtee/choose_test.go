@@ -24,6 +24,12 @@ func TestChoose(t *testing.T) {
 		{accelAuto, false, sev, weak, choice{accelTwin, false, "neither vmx nor svm"}, ""},
 		{accelAuto, false, es, weak, choice{accelTwin, false, "neither vmx nor svm"}, ""},
 		{accelAuto, false, snp, none, choice{accelTwin, false, "no such file"}, ""},
+		{accelAuto, false, tdx, none, choice{accelUnder, true, "TDX without -kernel does not boot"}, ""},
+		{accelAuto, false, tdx + " -kernel k", none, choice{accelTwin, false, "no such file"}, ""},
+		{
+			accelAuto, false, snp + " -object igvm-cfg,id=i,file=f", none,
+			choice{accelUnder, true, "firmware in an IGVM file does not"}, "",
+		},
 		{accelTwin, false, tdx, good, choice{accelTwin, false, "as asked"}, ""},
 		{accelTwin, true, tdx, good, choice{}, "exclude"},
 		{accelAuto, false, tdx, good, choice{accelUnder, false, "KVM can run"}, ""},

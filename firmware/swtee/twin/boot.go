@@ -9,8 +9,37 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/swtee/internal/cmdline"
 	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
 )
+
+// Cannot says why a command line cannot run in two QEMUs, though it can be launched; "" if it can.
+func Cannot(argv []string) string {
+	if len(argv) == 0 {
+		return ""
+	}
+	opts, err := cmdline.Parse(argv[1:])
+	if err != nil {
+		return ""
+	}
+	tdx, kernel := false, false
+	for _, o := range opts {
+		switch o.Name {
+		case "kernel":
+			kernel = true
+		case "object":
+			obj, err := cmdline.ParseObject(o.Value)
+			if err == nil && obj.Type == "igvm-cfg" {
+				return "firmware in an IGVM file"
+			}
+			tdx = tdx || err == nil && obj.Type == "tdx-guest"
+		}
+	}
+	if tdx && !kernel {
+		return "TDX without -kernel"
+	}
+	return ""
+}
 
 // check refuses what cannot be a guest.
 func (l *lines) check(anyKernel bool) error {

@@ -29,6 +29,7 @@ import (
 //	vmlatch.times=N       it asks N times
 //	vmlatch.kernel-tsm    it shows that of the kernel's own instead
 //	vmlatch.interface=I   it has these interfaces alone, separated by commas
+//	vmlatch.helper=FILE   a program of the initrd makes the interfaces: swtee itself
 //	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way
 const tsmReports = "/sys/kernel/config/tsm/report"
 
@@ -119,7 +120,13 @@ func evidence(cmdline string) error {
 	if name := word(cmdline, "interface"); name != "" {
 		only = strings.Split(name, ",")
 	}
-	if err := startHelper(only...); err != nil {
+	if program := word(cmdline, "helper"); program != "" {
+		cmd := exec.Command(program, "guest")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return err
+		}
+	} else if err := startHelper(only...); err != nil {
 		return err
 	}
 	if program := word(cmdline, "run"); program != "" {
