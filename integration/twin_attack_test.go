@@ -442,6 +442,28 @@ func TestTwinIDBlock(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
+// TestTwinOfTwoVersions: QEMU 10.0 launches a guest of SEV-SNP, and 7.2 runs it, which serves the
+// kernel with its header filled in.
+func TestTwinOfTwoVersions(t *testing.T) {
+	c := needCoco(t)
+	h := newHost(t)
+	g := h.snpLine(c, qemus.Version(t, "10.0"))
+	g.append = cocoLine + " swiotlb=force"
+	h.write("cmdline", g.append)
+	h.ownersDesk(g.policyFor(snpTables))
+	old := qemus.Version(t, "7.2")
+	out, code := h.twin(g, "", "-v", "--twin-qemu", old)
+	if code != 0 {
+		t.Fatalf("code %d: %s", code, out)
+	}
+	_, b := h.evidence(out)
+	if ok, why := h.verdict("report", b); !ok {
+		t.Errorf("refused: %s", why)
+	}
+	h.shows("swtee", out, "and runs in "+old, "its header filled in")
+	waitNothing(t, h.work)
+}
+
 // TestTwinStorm: many clients at once ask, and one of them lets the guest run; all are answered.
 func TestTwinStorm(t *testing.T) {
 	h := newHost(t)

@@ -89,6 +89,10 @@ func newApp(s *cli.IO) *cli.App {
 				Usage: "take kernels that cannot be a guest of SEV-SNP or TDX on silicon (twin only)",
 			},
 			&urfave.StringFlag{
+				Name:  "twin-qemu",
+				Usage: "run the guest in this `QEMU`, and launch it with the one of the command line (twin only)",
+			},
+			&urfave.StringFlag{
 				Name: "rtmr-profile",
 				Usage: "measure RTMR1 and RTMR2 as firmware of this `PROFILE` does; the newest if left out " +
 					"(twin with TDX only)",

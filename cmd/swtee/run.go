@@ -33,7 +33,7 @@ func run(c *urfave.Context, s *cli.IO) error {
 		return cli.Usagef("--measure-kernel works with --accel twin and tcg only: " +
 			"otherwise QEMU measures the kernel that it serves")
 	}
-	for _, name := range []string{"measure", "any-kernel", "rtmr-profile"} {
+	for _, name := range []string{"measure", "any-kernel", "rtmr-profile", "twin-qemu"} {
 		if c.IsSet(name) && how.accel != accelTwin {
 			return cli.Usagef("--%s works with --accel twin only", name)
 		}
@@ -201,7 +201,13 @@ func (r *runner) twin(ctx context.Context, argv []string) (int, error) {
 	}
 	code, err := twin.Run(ctx, twin.Options{
 		Argv: argv, Firmware: r.firmware, Measure: measure, AnyKernel: r.c.Bool("any-kernel"),
-		Profile: r.c.String("rtmr-profile"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
+		Profile: r.c.String("rtmr-profile"), TwinQEMU: r.c.String("twin-qemu"),
+		Say: func(text string) {
+			if !r.c.Bool("quiet") {
+				fmt.Fprintln(os.Stderr, "swtee:", text)
+			}
+		},
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Logger: r.logger,
 	})
 	if errors.Is(err, twin.ErrUsage) {
 		return code, cli.Fail(cli.ExitUsage, err)

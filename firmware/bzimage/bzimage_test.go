@@ -140,3 +140,31 @@ func TestUnusual(t *testing.T) {
 		}
 	}
 }
+
+func TestRelease(t *testing.T) {
+	image := func(at uint16, text string) []byte {
+		b := make([]byte, 0x800)
+		copy(b[0x202:], "HdrS")
+		binary.LittleEndian.PutUint16(b[0x20e:], at)
+		if at > 0 && int(at)+0x200 < len(b) {
+			copy(b[int(at)+0x200:], text)
+		}
+		return b
+	}
+	for name, c := range map[string]struct {
+		b    []byte
+		want string
+	}{
+		"Debian's":       {image(0x300, "6.12.95-amd64 (debian@host) #1 SMP\x00"), "6.12.95-amd64"},
+		"no spaces":      {image(0x300, "6.1\x00 x"), "6.1"},
+		"none":           {image(0, ""), ""},
+		"beyond the end": {image(0xffff, ""), ""},
+		"at the end":     {image(0x5ff, "7"), "7"},
+		"no kernel":      {make([]byte, 0x800), ""},
+		"short":          {[]byte("HdrS"), ""},
+	} {
+		if got := bzimage.Release(c.b); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}

@@ -177,6 +177,15 @@ func (t *TD) Registers() (b []byte) {
 	return b
 }
 
+// SetProfile says in the report as which firmware the registers were measured.
+func (t *TD) SetProfile(name string) {
+	t.fw.WithReport(func(r *Report) {
+		if r.Launch != nil && r.Launch.TD != nil {
+			r.Launch.TD.RTMRProfile = name
+		}
+	})
+}
+
 func (t *TD) requireFinal(cmd Command) error {
 	if t.resets != t.fw.resets {
 		return refuse(unix.EIO, "%v", errReset)

@@ -54,6 +54,9 @@ type TDReport struct {
 	MROwner       string `json:"mrowner"`
 	MROwnerConfig string `json:"mrownerconfig"`
 	VCPUs         int    `json:"vcpus"`
+	// RTMRProfile is the firmware as which RTMR1 and RTMR2 were measured by the emulator: RTMR0 is
+	// zero then.
+	RTMRProfile string `json:"rtmr-profile,omitempty"`
 }
 
 // CommandRecord is one command and how it ended.

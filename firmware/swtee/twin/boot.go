@@ -105,7 +105,6 @@ func newBoot(l *lines, profile string) (*boot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", l.kernel.path, err)
 	}
-	l.note("RTMR1 and RTMR2 are measured by swtee as firmware of profile %s would; RTMR0 stays zero", p.Name)
 	return &boot{p, events}, nil
 }
 
@@ -121,5 +120,6 @@ func (t *machine) measureBoot() error {
 	for _, e := range t.boot.events {
 		td.Measure(e.Register, e.Digest)
 	}
+	td.SetProfile(t.boot.profile.Name)
 	return nil
 }

@@ -28,6 +28,8 @@ func (t *machine) handle(ctx context.Context, command string, args json.RawMessa
 		return nil, front.Generic("swtee: of HMP only what \"info\" shows of a confidential guest on silicon")
 	case command == "cont":
 		return nil, t.cont(ctx)
+	case command == "system_reset" && !t.isLaunched():
+		return nil, front.Generic("swtee: the guest has not been launched yet")
 	case command == "sev-inject-launch-secret":
 		return t.inject(ctx, args)
 	case oracles[command] || t.aboutObject(command, args):
@@ -36,6 +38,12 @@ func (t *machine) handle(ctx context.Context, command string, args json.RawMessa
 		return nil, front.Generic("swtee: a confidential guest gets no CPUs and no memory while it runs")
 	}
 	return nil, front.Pass
+}
+
+func (t *machine) isLaunched() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.launched
 }
 
 // ask has the oracle answer.

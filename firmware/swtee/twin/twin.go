@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -24,6 +25,10 @@ type Options struct {
 	// Measure has values of options that only the launch gets, like a host that lies: QEMU's
 	// options by name, without the dash. The guest, or whoever judges its evidence, must notice.
 	Measure map[string]string
+	// TwinQEMU is the program that runs the guest; "" for the one that launches it.
+	TwinQEMU string
+	// Say, if set, is told what must be said of the guest whatever is logged.
+	Say func(text string)
 	// AnyKernel takes kernels that cannot be a guest's of SEV-SNP or TDX on silicon.
 	AnyKernel bool
 	// Profile is how the firmware measures into RTMR1 and RTMR2; "" for the newest known.
@@ -74,6 +79,9 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	if err != nil {
 		return 2, usageError{err}
 	}
+	if opt.Say == nil {
+		opt.Say = func(string) {}
+	}
 	t := &machine{opt: &opt, log: opt.Logger, lines: l}
 	if l.bound {
 		if t.boot, err = newBoot(l, opt.Profile); err != nil {
@@ -82,6 +90,13 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	}
 	for _, n := range l.notes {
 		opt.Logger.Info(n)
+	}
+	if opt.TwinQEMU != "" {
+		opt.Say("the guest is launched by " + l.program + ", and runs in " + opt.TwinQEMU)
+	}
+	if t.boot != nil {
+		opt.Say("RTMR1 and RTMR2 are measured by swtee, as firmware of profile " + t.boot.profile.Name +
+			" would: they say what was served, not what ran; RTMR0 is zero")
 	}
 	code, err := t.run(ctx)
 	var ended *errOracle
@@ -102,7 +117,8 @@ func (t *machine) run(ctx context.Context) (int, error) {
 		return 1, err
 	}
 	t.qemu, err = front.Start(ctx, front.Options{
-		Program: t.lines.program, Args: t.lines.twin, Stdin: t.opt.Stdin, Stdout: t.opt.Stdout, Stderr: t.opt.Stderr,
+		Program: cmp.Or(t.opt.TwinQEMU, t.lines.program), Args: t.lines.twin,
+		Stdin: t.opt.Stdin, Stdout: t.opt.Stdout, Stderr: t.opt.Stderr,
 	})
 	port.child()
 	defer port.own.Close()
