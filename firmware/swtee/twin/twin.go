@@ -112,6 +112,7 @@ func (t *machine) run(ctx context.Context) (int, error) {
 		return 1, err
 	}
 	defer t.oracle.end()
+	go t.makeKeys()
 	port, err := t.addPort()
 	if err != nil {
 		return 1, err
@@ -148,6 +149,24 @@ func (t *machine) run(ctx context.Context) (int, error) {
 		return 1, failed
 	}
 	return code, err
+}
+
+// makeKeys makes the keys that sign evidence while the guest boots, as they are needed only when it
+// asks: for SEV-SNP they take seconds, once for each platform.
+func (t *machine) makeKeys() {
+	fw, err := t.opt.Firmware()
+	if err != nil {
+		return // said elsewhere
+	}
+	switch t.lines.object.Type {
+	case "sev-snp-guest":
+		_, err = fw.AMD()
+	case "tdx-guest":
+		_, err = fw.Intel()
+	}
+	if err != nil {
+		t.log.Warn("the guest will get no evidence", "err", err)
+	}
 }
 
 // serve answers the clients, and the guest.
