@@ -381,7 +381,7 @@ func TestTwinIsPrivate(t *testing.T) {
 		"human-monitor-command": `{"command-line":"cont"}`, "getfd": `{"fdname":"x"}`, "add-fd": "",
 		"migrate":           `{"uri":"exec:cat"}`,
 		"dump-guest-memory": `{"paging":false,"protocol":"file:x"}`, "pmemsave": `{"val":0,"size":1,"filename":"x"}`,
-		"memsave": `{"val":0,"size":1,"filename":"x"}`, "balloon": `{"value":1}`,
+		"memsave":    `{"val":0,"size":1,"filename":"x"}`,
 		"device_add": `{"driver":"pc-dimm"}`, "snapshot-save": `{}`,
 	} {
 		if got := p.do(t, command, args); !strings.Contains(got, "swtee: ") &&

@@ -64,7 +64,6 @@ var forbidden = map[string]string{
 	"dump-guest-memory":     "swtee: it would show in clear what is encrypted on silicon",
 	"memsave":               "swtee: it would show in clear what is encrypted on silicon",
 	"pmemsave":              "swtee: it would show in clear what is encrypted on silicon",
-	"balloon":               "swtee: the memory of a confidential guest cannot be discarded",
 	"gdbstub":               "swtee: a debugger would see what is encrypted on silicon",
 	"x-colo-lost-heartbeat": "swtee: not for confidential guests",
 }
