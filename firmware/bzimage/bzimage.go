@@ -11,6 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"unicode"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
@@ -188,4 +190,14 @@ func Release(b []byte) string {
 	release, _, _ := bytes.Cut(text, []byte{0})
 	release, _, _ = bytes.Cut(release, []byte{' '})
 	return string(release)
+}
+
+// AtLeast reports whether a release, such as "6.12.95-amd64", is of a version or a newer one; known is
+// false if it does not begin with a version.
+func AtLeast(release string, major, minor int) (newer, known bool) {
+	first, rest, _ := strings.Cut(release, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	a, err1 := strconv.Atoi(first)
+	b, err2 := strconv.Atoi(strings.TrimRight(second, "abcdefghijklmnopqrstuvwxyz-+_"))
+	return a > major || a == major && b >= minor, err1 == nil && err2 == nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -33,12 +34,13 @@ const (
 	TCBBehind Condition = "tcb-behind" // the firmware should have been updated
 	Masked    Condition = "masked"     // the host keeps the chip's ID back
 	ByVLEK    Condition = "vlek"       // a provider's key signs
+	NoService Condition = "no-service" // the host has no quoting service
 )
 
 // conditions are what commands can be asked for.
 var conditions = map[Command][]Condition{
 	CmdSNPGuestRequest: {TCBBehind, Masked, ByVLEK},
-	CmdTDXGetQuote:     {TCBBehind},
+	CmdTDXGetQuote:     {TCBBehind, NoService},
 }
 
 // in reports whether a condition was requested for this call of a command.
@@ -50,6 +52,18 @@ func (f *Firmware) in(cmd Command, c Condition) bool {
 // VMPLs is the number of privilege levels of a guest.
 const VMPLs = 4
 
+// ResponseStatus is the status in the answer to a guest's message that the firmware received and did
+// not fulfil (SNP ABI, table 25, MSG_REPORT_RSP). The guest's driver goes on.
+type ResponseStatus uint32
+
+// Statuses of responses.
+const (
+	ResponseInvalidParam ResponseStatus = 0x16
+	ResponseInvalidKey   ResponseStatus = 0x27
+)
+
+func (s ResponseStatus) Error() string { return fmt.Sprintf("the response has status %#x", uint32(s)) }
+
 // errNoKeys is the status of a platform whose keys cannot be read.
 func errNoKeys(err error) error { return refuse(sev.StatusHardwarePlatform, "%v", err) }
 
@@ -60,7 +74,7 @@ func (g *SNPGuest) Report(data [64]byte, vmpl uint32) (b []byte, err error) {
 			return err
 		}
 		if vmpl >= VMPLs {
-			return refuse(sev.StatusInvalidParam, "VMPL %d, at most %d", vmpl, VMPLs-1)
+			return refuse(ResponseInvalidParam, "VMPL %d, at most %d", vmpl, VMPLs-1)
 		}
 		amd, err := g.fw.AMD()
 		if err != nil {
@@ -68,14 +82,14 @@ func (g *SNPGuest) Report(data [64]byte, vmpl uint32) (b []byte, err error) {
 		}
 		r := g.claims
 		r.VMPL, r.ReportData = vmpl, data
-		attest.SetBuild(&r, FirmwareBuild())
+		r.Current, r.Committed = FirmwareBuild(), FirmwareBuild()
 		how := attest.How{Version: cmp.Or(g.fw.ReportVersion, attest.ReportVersion)}
 		how.Masked = g.fw.in(CmdSNPGuestRequest, Masked)
 		switch {
 		case g.fw.in(CmdSNPGuestRequest, ByVLEK):
 			how.Key = attest.VLEK
 		case g.vcekDisabled:
-			return refuse(sev.StatusInvalidConfig, "the launch disabled the chip's key, and there is no provider's")
+			return refuse(ResponseInvalidKey, "the launch disabled the chip's key, and there is no provider's")
 		case g.fw.in(CmdSNPGuestRequest, TCBBehind):
 			how.Key = attest.OldVCEK
 		}
@@ -114,18 +128,18 @@ func (g *SNPGuest) claim(in SNPFinish) error {
 	return err
 }
 
-// Registers of a trust domain that are extended while it runs. The guest extends one of them
-// itself; firmware and kernel the others.
-const (
-	RegisterGuest = 3
-	registers     = 4
-)
+// registers is the number of those of a trust domain that are extended while it runs.
+const registers = 4
 
-// Quote is a quote over 64 bytes of the guest's.
+// Quote is a quote over 64 bytes of the guest's. Without a quoting service it is empty: the guest's
+// driver does not look at the status.
 func (t *TD) Quote(data [64]byte) (b []byte, err error) {
 	err = t.fw.do(CmdTDXGetQuote, func() error {
 		if err := t.requireFinal(CmdTDXGetQuote); err != nil {
 			return err
+		}
+		if t.fw.in(CmdTDXGetQuote, NoService) {
+			return nil
 		}
 		intel, err := t.fw.Intel()
 		if err != nil {
@@ -145,15 +159,14 @@ func (t *TD) Quote(data [64]byte) (b []byte, err error) {
 	return b, err
 }
 
-// Extend extends the register that belongs to the guest. The module would let it extend all; a
-// guest's kernel offers those that firmware does not use.
+// Extend extends a register, from 0 to 3, for the guest. The module lets it extend all.
 func (t *TD) Extend(register int, digest [48]byte) error {
 	return t.fw.do(CmdTDXExtend, func() error {
 		if err := t.requireFinal(CmdTDXExtend); err != nil {
 			return err
 		}
-		if register != RegisterGuest {
-			return refuse(unix.EINVAL, "RTMR%d is not the guest's", register)
+		if register < 0 || register >= registers {
+			return refuse(unix.EINVAL, "there is no RTMR%d", register)
 		}
 		t.rtmr[register] = ccel.Extend(t.rtmr[register], digest)
 		return nil
@@ -167,14 +180,18 @@ func (t *TD) Measure(register int, digest [48]byte) {
 	t.rtmr[register] = ccel.Extend(t.rtmr[register], digest)
 }
 
-// Registers are the values of the registers, one behind the other.
+// Registers are RTMR0 to RTMR3, MRTD, MRCONFIGID, MROWNER and MROWNERCONFIG, 48 bytes each.
 func (t *TD) Registers() (b []byte) {
 	t.fw.mu.Lock()
 	defer t.fw.mu.Unlock()
 	for _, r := range t.rtmr {
 		b = append(b, r[:]...)
 	}
-	return b
+	p := &t.params
+	if t.sum == nil {
+		return nil
+	}
+	return slices.Concat(b, t.sum[:], p.MRConfigID[:], p.MROwner[:], p.MROwnerConfig[:])
 }
 
 // SetProfile says in the report as which firmware the registers were measured.

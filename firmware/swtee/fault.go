@@ -29,7 +29,7 @@ type Fault struct {
 // FaultHelp is the syntax that ParseFault accepts.
 const FaultHelp = `COMMAND[:N|:N-M|:N+]=WHAT, where WHAT is a firmware status (BAD_MEASUREMENT, 11), ` +
 	`an error of the kernel (EBUSY), "reset" or "delay:DURATION"; of reports and quotes also "tcb-behind", ` +
-	`of reports "masked" and "vlek"`
+	`of reports "masked" and "vlek", of quotes "no-service"`
 
 // ParseFault reads a fault, such as "LAUNCH_MEASURE=BAD_MEASUREMENT",
 // "LAUNCH_UPDATE_DATA:2=RESOURCE_LIMIT", "INIT2=EBUSY", "LAUNCH_MEASURE=reset",

@@ -45,6 +45,7 @@ var floors = [][]string{
 // support are packages that only tests and the builders of test guests import.
 var support = []string{
 	"firmware/evidence/evidencetest", "firmware/internal/vectors", "firmware/ovmf/ovmftest",
+	"firmware/swtee/guestdev/tsmprobe",
 	"launcher/internal/testdir", "launcher/internal/testhost", "qmp/qmptest",
 }
 

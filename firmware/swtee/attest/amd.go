@@ -8,11 +8,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"math/big"
 	"path/filepath"
 	"sync"
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
-	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/keyfile"
@@ -113,7 +113,7 @@ func newAMD(chip []byte) (*amdFile, error) {
 	}
 	authority := func(cn string, s kds.Signer, number int64) *x509.Certificate {
 		t := &x509.Certificate{
-			Subject: amdName(cn), SerialNumber: bigInt(number), IsCA: true, BasicConstraintsValid: true,
+			Subject: amdName(cn), SerialNumber: big.NewInt(number), IsCA: true, BasicConstraintsValid: true,
 			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, SignatureAlgorithm: x509.SHA384WithRSAPSS,
 			CRLDistributionPoints: []string{kds.CRLURL(Line, s)},
 		}
@@ -168,7 +168,7 @@ func endorse(k Key, chip []byte, ask, asvk *pki.Authority) (*pki.Authority, erro
 		return nil, err
 	}
 	t := &x509.Certificate{
-		Subject: amdName("SEV-" + said.Signer.String()), SerialNumber: bigInt(0),
+		Subject: amdName("SEV-" + said.Signer.String()), SerialNumber: big.NewInt(0),
 		SignatureAlgorithm: x509.SHA384WithRSAPSS, ExtraExtensions: extensions,
 	}
 	t.NotBefore, t.NotAfter = years(7)
@@ -216,9 +216,6 @@ func (a *AMD) Report(r report.Report, how How) ([]byte, error) {
 	b := r.Bytes()
 	return b, report.Sign(b, key)
 }
-
-// SetBuild says which firmware a report is of.
-func SetBuild(r *report.Report, b sev.Build) { r.Current, r.Committed = b, b }
 
 // RootPEM are the authorities, as owners name them to trust them.
 func (a *AMD) RootPEM() []byte { return pki.PEM(a.ark, a.ask, a.asvk) }

@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"math/big"
 	"path/filepath"
 	"sync"
 	"time"
@@ -22,8 +21,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 )
-
-func bigInt(n int64) *big.Int { return big.NewInt(n) }
 
 // What the emulated platform says of itself. It is invented.
 var (
@@ -124,7 +121,9 @@ func newIntel() (*intelFile, error) {
 	said := &collateral.PCK{
 		PPID: make([]byte, 16), SVN: svns, PCESVN: pceSVN, CPUSVN: svns[:], PCEID: pceid, FMSPC: fmspc,
 	}
-	_, _ = rand.Read(said.PPID) // never fails (crypto/rand)
+	said.InstanceID = make([]byte, 16) // a platform under the Platform CA has one
+	_, _ = rand.Read(said.PPID)        // never fails (crypto/rand)
+	_, _ = rand.Read(said.InstanceID)
 	ext, err := said.Extension()
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ const (
 	maxCerts      = 0x4000 // SEV_FW_BLOB_MAX_SIZE
 	pageSize      = 4096
 
-	statusInvalidParameters = 0x16 // of MSG_REPORT_RSP (SNP ABI, table 25)
+	statusInvalidParam = 0x16 // of MSG_REPORT_RSP (SNP ABI, table 25)
 )
 
 // iovec is memory of the caller's that an ioctl needs.
@@ -119,38 +119,29 @@ func certsOf(cmd uint32, body []byte) (iovec, unix.Errno) {
 		return iovec{}, 0
 	}
 	v := iovec{le.Uint64(body[offCerts:]), uint64(le.Uint32(body[offCertsLen:]))}
-	if v.size > maxCerts || v.size%pageSize != 0 {
-		return v, unix.EINVAL
-	}
-	if v.addr == 0 {
+	switch {
+	case v.addr == 0:
 		v.size = 0
+	case v.size > maxCerts || v.size%pageSize != 0:
+		return v, unix.EINVAL
 	}
 	return v, 0
 }
 
 func (d *device) report(ctx context.Context, head, body []byte, certs uint64) ([]byte, unix.Errno) {
 	response := make([]byte, sizeReportRsp)
-	level := le.Uint32(body[64:])
-	if level > maxLevel { // the firmware answers, and says so
-		le.PutUint32(response, statusInvalidParameters)
-		return result(0, head, response)
-	}
-	report, table, f := d.p.report(ctx, [64]byte(body), level)
+	report, f := d.p.report(ctx, [64]byte(body), le.Uint32(body[64:]))
 	head = bytes.Clone(head)
-	if f.errno == 0 && uint64(len(table)) > certs && certs > 0 {
-		f = failure{errno: unix.EIO, host: hostInvalidLen}
-	}
 	le.PutUint32(head[24:], f.firmware)
 	le.PutUint32(head[28:], f.host)
 	if f.errno == 0 {
+		le.PutUint32(response, f.response)
 		le.PutUint32(response[4:], uint32(len(report)))
 		copy(response[offRspReport:], report)
 	}
 	written := [][]byte{head, response}
 	if certs > 0 {
-		page := make([]byte, certs) // hosts give an empty table
-		copy(page, table)
-		written = append(written, page)
+		written = append(written, make([]byte, certs)) // hosts give an empty table
 	}
 	return result(f.errno, written...)
 }

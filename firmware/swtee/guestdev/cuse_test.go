@@ -52,10 +52,9 @@ func TestSEVGuestDevice(t *testing.T) {
 	if out := round(snpGetReport, bad, sizeRequest); int32(le.Uint32(out)) != -int32(unix.EINVAL) {
 		t.Errorf("version 0: %x", out)
 	}
-	level := bytes.Clone(body)
-	level[64] = 4
-	if out := round(snpGetReport, append(head, level...), 0); le.Uint32(out) != 0 || out[16+sizeRequest] != 0x16 {
-		t.Errorf("level 4: %x", out[:80])
+	h.fail = []port.Answer{{Firmware: 0x27}}
+	if out := round(snpGetReport, append(head, body...), 0); le.Uint32(out) != 0 || out[16+sizeRequest] != 0x27 {
+		t.Errorf("a key that is disabled: %x", out[:80])
 	}
 	ext := append(bytes.Clone(body), make([]byte, 16)...)
 	out = round(snpGetExtReport, append(head, ext...), sizeRequest+sizeReportRsp)
@@ -71,6 +70,12 @@ func TestSEVGuestDevice(t *testing.T) {
 	if page := out[16+sizeRequest+sizeReportRsp:]; len(page) != pageSize || !bytes.Equal(page, make([]byte, pageSize)) {
 		t.Error("the table is not empty, as hosts give it")
 	}
+	le.PutUint64(ext[offCerts:], 0)
+	le.PutUint32(ext[offCertsLen:], 1)
+	if out := round(snpGetExtReport, append(head, ext...), 0); le.Uint32(out) != 0 {
+		t.Errorf("a length without an address: %x", out[:16])
+	}
+	le.PutUint64(ext[offCerts:], 0x4000)
 	for _, length := range []uint32{1, pageSize + 1, maxCerts + pageSize} {
 		le.PutUint32(ext[offCertsLen:], length)
 		if out := round(snpGetExtReport, append(head, ext...), 0); int32(le.Uint32(out)) != -int32(unix.EINVAL) {

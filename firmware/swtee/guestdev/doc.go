@@ -5,7 +5,8 @@
 // it asks through package port.
 //
 // It behaves as the drivers of Linux 6.12 do, edge by edge, as far as a file system in user space
-// can. It is for test guests: whoever can change the guest could do the same, and needs root in it.
+// can. It needs root and is for test guests only; it gives no power that changing the guest would
+// not.
 // The protocol of FUSE and CUSE is spoken here and not by a library, because none has both.
 //
 // Sources: Linux, include/uapi/linux/fuse.h, include/uapi/linux/sev-guest.h,

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -61,31 +62,37 @@ type message struct {
 
 // channel is an open /dev/fuse or /dev/cuse.
 type channel struct {
-	fd int
-	mu sync.Mutex
+	fd   int
+	name string
+	// dev is the descriptor once it is connected, which a mount does: before that it cannot be
+	// polled. Its Close ends serve.
+	dev *os.File
+	mu  sync.Mutex
 	// What is being answered, so that it can be interrupted.
 	running map[uint64]context.CancelFunc
 }
 
 func openChannel(name string) (*channel, error) {
-	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &channel{fd: fd, running: map[uint64]context.CancelFunc{}}, nil
+	return &channel{fd: fd, name: name, running: map[uint64]context.CancelFunc{}}, nil
 }
 
-// serve answers requests until the file system is unmounted. Each is answered on its own: one that
-// waits for the platform must not hold up the others.
+func (c *channel) connected() { c.dev = os.NewFile(uintptr(c.fd), c.name) }
+
+// serve answers requests until the file system is unmounted or the channel closed. Each is answered
+// on its own: one that waits for the platform holds up others that need it, and no more.
 func (c *channel) serve(answer func(context.Context, message) ([]byte, unix.Errno)) error {
 	buf := make([]byte, maxWrite+4096)
 	for {
-		n, err := unix.Read(c.fd, buf)
-		switch err {
-		case nil:
-		case unix.EINTR, unix.ENOENT, unix.EAGAIN: // a request that was interrupted before it was read
+		n, err := c.dev.Read(buf)
+		switch {
+		case err == nil:
+		case errors.Is(err, unix.ENOENT): // a request that was interrupted before it was read
 			continue
-		case unix.ENODEV:
+		case errors.Is(err, unix.ENODEV), errors.Is(err, os.ErrClosed):
 			return nil
 		default:
 			return fmt.Errorf("read from the kernel: %w", err)
@@ -146,7 +153,7 @@ func (c *channel) reply(unique uint64, out []byte, errno unix.Errno) {
 	h = le.AppendUint32(h, uint32(-int32(errno)))
 	h = le.AppendUint64(h, unique)
 	// It fails if the one who asked has gone.
-	_, _ = unix.Write(c.fd, append(h, out...))
+	_, _ = c.dev.Write(append(h, out...))
 }
 
 // text is a name in a request, which ends with a zero.
@@ -201,6 +208,7 @@ func mount(t tree, dir string) (*channel, *mounted, error) {
 	if err := unix.Mount("swtee-emulated", dir, "fuse.swtee", flags, options); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("mount on %s: %w", dir, err), unix.Close(c.fd))
 	}
+	c.connected()
 	return c, &mounted{tree: t, dir: dir, handles: map[uint64]handle{}}, nil
 }
 

@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev/tsmprobe"
 	"github.com/vmlatch/vmlatch/firmware/swtee/port"
-	"github.com/vmlatch/vmlatch/integration/guest/tsmprobe"
 )
 
 // host plays the platform: its reports say which data, and how many there were.
@@ -24,8 +24,9 @@ type host struct {
 	technology string
 	mu         sync.Mutex
 	asked      int
-	fail       []port.Answer // for the next requests; status 0 passes
-	rtmr       [4][48]byte
+	fail       []port.Answer // for the next requests; the zero value passes
+	release    chan struct{} // if set, reports wait for it
+	registers  [registerCount][48]byte
 }
 
 func (h *host) answer(t port.Type, b []byte) port.Answer {
@@ -37,9 +38,12 @@ func (h *host) answer(t port.Type, b []byte) port.Answer {
 		return port.Answer{Data: text}
 	case port.Report:
 		h.asked++
+		if h.release != nil {
+			<-h.release
+		}
 		if len(h.fail) > 0 {
 			a := h.fail[0]
-			if h.fail = h.fail[1:]; a.Status != 0 {
+			if h.fail = h.fail[1:]; a.Status != 0 || a.Firmware != 0 {
 				return a
 			}
 		}
@@ -51,14 +55,14 @@ func (h *host) answer(t port.Type, b []byte) port.Answer {
 			bytes.Repeat([]byte{7}, 1000))}
 	case port.Extend:
 		n, digest, ok := port.ParseExtend(b)
-		if !ok || n != 3 {
+		if !ok || n > 3 {
 			return port.Answer{Status: unix.EINVAL}
 		}
-		h.rtmr[n] = digest
+		h.registers[n] = digest
 		return port.Answer{}
 	case port.Registers:
 		var all []byte
-		for _, r := range h.rtmr {
+		for _, r := range h.registers {
 			all = append(all, r[:]...)
 		}
 		return port.Answer{Data: all}
@@ -75,7 +79,12 @@ func newTestPlatform(t testing.TB, h *host) *platform {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.wait = func(context.Context, time.Duration) error { return nil }
+	p.wait = func(ctx context.Context, _ time.Duration) error {
+		if h.technology == tdxGuest { // a quote that is waited for comes
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}
 	return p
 }
 
@@ -92,7 +101,7 @@ func mountHere(t testing.TB, tr tree) (dir string) {
 		if err := m.unmount(); err != nil {
 			t.Error(err)
 		}
-		_ = unix.Close(c.fd)
+		_ = c.dev.Close()
 	})
 	return dir
 }
@@ -111,6 +120,8 @@ inblob of 32 bytes: ok
 outblob after it: read EINVAL
 generation: "1\n"
 inblob of 65 bytes: EFBIG
+inblob in two parts, by two descriptors: ok, ok
+generation: "2\n"
 inblob of 64 bytes: ok
 outblob: 1086 bytes
 outblob again: 1086 bytes
@@ -238,16 +249,15 @@ func TestPlatformFails(t *testing.T) {
 		"throttled for a minute":   {snpGuest, slices.Repeat([]port.Answer{busy}, 31), unix.ETIMEDOUT, unix.ENOTTY},
 		"message refused":          {snpGuest, []port.Answer{refused}, unix.EIO, unix.ENOTTY},
 		"error of the host's":      {snpGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
-		"no quoting service":       {tdxGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
-		"quoting service is busy":  {tdxGuest, []port.Answer{busy}, unix.EAGAIN, 0},
+		"a call that fails":        {tdxGuest, []port.Answer{{Status: unix.EIO}}, unix.EIO, 0},
 		"firmware of TDX, unknown": {tdxGuest, []port.Answer{{Status: unix.EIO, Firmware: 1}}, unix.EIO, 0},
 	} {
 		h := &host{technology: c.technology, fail: c.fail}
 		p := newTestPlatform(t, h)
-		if _, _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != c.want {
+		if _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != c.want {
 			t.Errorf("%s: %v, want %v", name, f.errno, c.want)
 		}
-		if _, _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != c.then {
+		if _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != c.then {
 			t.Errorf("%s, and then: %v, want %v", name, f.errno, c.then)
 		}
 	}
@@ -255,8 +265,56 @@ func TestPlatformFails(t *testing.T) {
 	p.wait = sleep
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, _, f := p.report(ctx, [64]byte{}, 0); f.errno != unix.EINTR {
+	if _, f := p.report(ctx, [64]byte{}, 0); f.errno != unix.EINTR {
 		t.Errorf("interrupted while it is throttled: %v", f.errno)
+	}
+}
+
+// TestQuotesThatAreLate: the driver gives up after half a minute, or at a signal, and has one buffer.
+func TestQuotesThatAreLate(t *testing.T) {
+	h := &host{technology: tdxGuest, release: make(chan struct{})}
+	p := newTestPlatform(t, h)
+	p.wait = func(_ context.Context, d time.Duration) error {
+		if d != 30*time.Second {
+			t.Errorf("it waits %v", d)
+		}
+		return nil
+	}
+	if _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != unix.ETIMEDOUT {
+		t.Errorf("a quote that is late: %v", f.errno)
+	}
+	if _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != unix.EBUSY {
+		t.Errorf("while it is in flight: %v", f.errno)
+	}
+	close(h.release)
+	p.wait = sleep
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		_, f := p.report(t.Context(), [64]byte{}, 0)
+		if f.errno == 0 {
+			break
+		}
+		if f.errno != unix.EBUSY || time.Now().After(deadline) {
+			t.Fatalf("after it has come: %v", f.errno)
+		}
+	}
+	h.release = make(chan struct{})
+	defer close(h.release)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, f := p.report(ctx, [64]byte{}, 0); f.errno != unix.EINTR {
+		t.Errorf("a signal: %v", f.errno)
+	}
+}
+
+// TestResponses: what the firmware answers is no failure of the request.
+func TestResponses(t *testing.T) {
+	h := &host{technology: snpGuest, fail: []port.Answer{{Firmware: 0x27}, {Firmware: 0x16}}}
+	tr := newTSM(newTestPlatform(t, h))
+	e := &tsmEntry{in: make([]byte, 64)}
+	for _, want := range []unix.Errno{unix.ENXIO, unix.EINVAL, 0} {
+		if errno := e.fetch(t.Context(), tr.p); errno != want {
+			t.Errorf("%v, want %v", errno, want)
+		}
 	}
 }
 
@@ -269,7 +327,7 @@ func TestPlatformGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = guest.Close()
-	if _, _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != unix.EIO {
+	if _, f := p.report(t.Context(), [64]byte{}, 0); f.errno != unix.EIO {
 		t.Errorf("report: %v", f.errno)
 	}
 	if _, errno := p.registers(); errno != unix.EIO {
@@ -300,8 +358,10 @@ func TestRegisters(t *testing.T) {
 	}{
 		{"rtmr3:sha384", digest[:47], unix.EINVAL},
 		{"rtmr3:sha384", append(digest, 1), unix.EINVAL},
-		{"rtmr2:sha384", digest, unix.EACCES},
+		{"mrtd:sha384", digest, unix.EACCES},
+		{"mrowner", digest, unix.EACCES},
 		{"rtmr4:sha384", digest, unix.ENOENT},
+		{"rtmr0:sha384", digest, nil},
 		{"rtmr3:sha384", digest, nil},
 	} {
 		if err := write(c.name, c.b); err != c.want {
@@ -317,6 +377,28 @@ func TestRegisters(t *testing.T) {
 	if n, err := unix.Read(fd, got); err != nil || !bytes.Equal(got[:n], digest) {
 		t.Errorf("RTMR3 is %x, %v", got[:n], err)
 	}
+}
+
+// FuzzRequests: whatever comes, no request is answered with more than it may, or crashes.
+func FuzzRequests(f *testing.F) {
+	f.Add(uint32(opMkdir), uint64(nodeReport), []byte("\xff\x01\x00\x00\x00\x00\x00\x00a\x00"))
+	f.Add(uint32(opWrite), uint64(256+3), make([]byte, 48))
+	f.Add(uint32(opIoctl), uint64(1), ioctlRound(snpGetExtReport, make([]byte, sizeRequest+sizeExtReq), 0))
+	f.Fuzz(func(t *testing.T, op uint32, node uint64, body []byte) {
+		tr := newTSM(newTestPlatform(t, &host{technology: snpGuest}))
+		_, _ = tr.mkdir(nodeReport, "a")
+		m := &mounted{tree: tr, handles: map[uint64]handle{}}
+		for _, file := range tr.list(firstEntry) {
+			_, _ = m.answer(t.Context(), message{op: opOpen, node: file.node, body: append([]byte{1}, make([]byte, 7)...)})
+		}
+		r := message{op: op, node: node, body: body}
+		if out, _ := m.answer(t.Context(), r); len(out) > maxWrite {
+			t.Errorf("%d bytes", len(out))
+		}
+		if out, _ := (&device{tr.p}).answer(t.Context(), r); len(out) > 16+sizeRequest+sizeReportRsp+maxCerts {
+			t.Errorf("%d bytes", len(out))
+		}
+	})
 }
 
 // TestShortRequests: the kernel sends nothing of the kind, and a file system must not crash.

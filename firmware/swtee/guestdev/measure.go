@@ -2,17 +2,15 @@ package guestdev
 
 import (
 	"context"
-	"fmt"
 
 	"golang.org/x/sys/unix"
 )
 
-// registersDir is where Linux 6.16 and newer shows the registers of a trust domain, and lets those
-// be extended that are the guest's (Linux, Documentation/ABI/testing,
-// sysfs-devices-virtual-misc-tdx_guest).
+// registersDir is where Linux 6.16 and newer shows the registers of a trust domain, and lets RTMRs
+// be extended (Linux, Documentation/ABI/testing, sysfs-devices-virtual-misc-tdx_guest).
 const registersDir = "/sys/devices/virtual/misc"
 
-// registerTree is tdx_guest/measurements: the registers by name. Writing extends.
+// registerTree is tdx_guest/measurements: the registers by name. Writing to an RTMR extends it.
 type registerTree struct{ p *platform }
 
 // Nodes: the root, two directories, and the registers.
@@ -20,14 +18,16 @@ const (
 	nodeGuest         = 2
 	nodeMeasurements  = 3
 	nodeFirstRegister = 4
-	registerCount     = 4
+	registerCount     = 8
+	rtmrCount         = 4
 	digestSize        = 48
 )
 
-// guestRegister is the one that no firmware and no kernel extends.
-const guestRegister = 3
-
-func registerName(i int) string { return fmt.Sprintf("rtmr%d:sha384", i) }
+// registerNames are in the order in which the port has the registers.
+var registerNames = [registerCount]string{
+	"rtmr0:sha384", "rtmr1:sha384", "rtmr2:sha384", "rtmr3:sha384", "mrtd:sha384", "mrconfigid", "mrowner",
+	"mrownerconfig",
+}
 
 func (t *registerTree) lookup(parent uint64, name string) (uint64, bool) {
 	for _, e := range t.list(parent) {
@@ -44,7 +44,7 @@ func (t *registerTree) attr(node uint64) (mode uint32, size uint64, ok bool) {
 		return directory, 0, true
 	case node < nodeFirstRegister+registerCount:
 		mode = unix.S_IFREG | 0o444
-		if node == nodeFirstRegister+guestRegister {
+		if node < nodeFirstRegister+rtmrCount {
 			mode |= 0o200
 		}
 		return mode, digestSize, true
@@ -59,8 +59,8 @@ func (t *registerTree) list(node uint64) (all []listed) {
 	case nodeGuest:
 		return []listed{{"measurements", nodeMeasurements}}
 	case nodeMeasurements:
-		for i := range registerCount {
-			all = append(all, listed{registerName(i), nodeFirstRegister + uint64(i)})
+		for i, name := range registerNames {
+			all = append(all, listed{name, nodeFirstRegister + uint64(i)})
 		}
 	}
 	return all

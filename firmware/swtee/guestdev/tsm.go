@@ -70,7 +70,6 @@ type tsmEntry struct {
 	read    uint64 // the generation of what follows
 	have    bool
 	out     []byte
-	aux     []byte
 }
 
 // Limits of the driver's (TSM_INBLOB_MAX, TSM_PRIVLEVEL_MAX).
@@ -217,8 +216,9 @@ type tsmHandle struct {
 	mu    sync.Mutex
 	known bool
 	text  []byte // as it was first read
-	input []byte // of inblob, which counts when it is closed
+	input []byte // of inblob
 	dirty bool
+	taken uint64 // the generation that this handle has made; 0 for none
 }
 
 func (h *tsmHandle) read(ctx context.Context) ([]byte, unix.Errno) {
@@ -250,7 +250,7 @@ func (h *tsmHandle) contents(ctx context.Context) ([]byte, unix.Errno) {
 			return nil, errno
 		}
 		if h.kind == auxblob {
-			return e.aux, 0
+			return nil, 0 // the certificate table, which hosts leave empty
 		}
 		return e.out, 0
 	}
@@ -265,11 +265,16 @@ func (e *tsmEntry) fetch(ctx context.Context, p *platform) unix.Errno {
 	if len(e.in) != maxInblob { // also before there is any
 		return unix.EINVAL
 	}
-	out, aux, f := p.report(ctx, [64]byte(e.in), e.level)
-	if f.errno != 0 {
+	out, f := p.report(ctx, [64]byte(e.in), e.level)
+	switch {
+	case f.errno != 0:
 		return f.errno
+	case f.response == statusInvalidParam:
+		return unix.EINVAL
+	case f.response != 0:
+		return unix.ENXIO
 	}
-	e.out, e.aux, e.read, e.have = out, aux, e.written, true
+	e.out, e.read, e.have = out, e.written, true
 	return 0
 }
 
@@ -298,16 +303,21 @@ func (h *tsmHandle) write(off uint64, b []byte) unix.Errno {
 	return 0
 }
 
-// flush takes over what was written: the kernel does that when the file is closed.
+// flush takes over what was written. The kernel does that when the file is closed for good; here the
+// close of each of its descriptors shows, and what a later one adds belongs to the same input.
 func (h *tsmHandle) flush() unix.Errno {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.dirty {
-		h.e.mu.Lock()
-		defer h.e.mu.Unlock()
-		h.e.in = h.input
-		h.e.written++
-		h.dirty, h.input = false, nil
+	if !h.dirty {
+		return 0
 	}
+	h.dirty = false
+	h.e.mu.Lock()
+	defer h.e.mu.Unlock()
+	h.e.in = bytes.Clone(h.input)
+	if unread := !h.e.have || h.e.read != h.e.written; h.taken == 0 || h.taken != h.e.written || !unread {
+		h.e.written++
+	}
+	h.taken = h.e.written
 	return 0
 }

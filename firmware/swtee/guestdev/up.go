@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/swtee/port"
 )
 
@@ -26,7 +26,7 @@ const (
 	RTMRs       Interface = "rtmr"         // TDX, Linux 6.16 and newer
 )
 
-// Interfaces are all that there are.
+// Interfaces lists all interfaces.
 func Interfaces() []Interface { return []Interface{ConfigfsTSM, SEVGuest, RTMRs} }
 
 // Options say where things are.
@@ -34,7 +34,7 @@ type Options struct {
 	Interfaces []Interface // none: those that a kernel like this one has on silicon
 	Port       string      // the device of the port; "" to look for it
 	Configfs   string      // where configfs is mounted; "" for its usual place
-	Log        string      // who is told what is emulated; "" for the kernel's log
+	Log        string      // the file that says what is emulated; "" for the kernel's log
 }
 
 // Devices are interfaces that are being served.
@@ -121,11 +121,8 @@ func atLeast(major, minor int) bool {
 	if unix.Uname(&u) != nil {
 		return false
 	}
-	first, rest, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), ".")
-	second, _, _ := strings.Cut(rest, ".")
-	a, err1 := strconv.Atoi(first)
-	b, err2 := strconv.Atoi(second)
-	return err1 == nil && err2 == nil && (a > major || a == major && b >= minor)
+	newer, known := bzimage.AtLeast(unix.ByteSliceToString(u.Release[:]), major, minor)
+	return known && newer
 }
 
 // findPort looks for the port's device by its name.
@@ -183,6 +180,7 @@ func (d *Devices) device(p *platform) error {
 	if err != nil {
 		return fmt.Errorf("%w: load the module cuse first", err)
 	}
+	c.connected()
 	d.serve(c, (&device{p}).answer)
 	for deadline := time.Now().Add(patience); !exists(name); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -193,8 +191,15 @@ func (d *Devices) device(p *platform) error {
 }
 
 func (d *Devices) serve(c *channel, answer func(context.Context, message) ([]byte, unix.Errno)) {
-	go func() { d.failed <- c.serve(answer) }()
-	d.undo = append(d.undo, func() { _ = unix.Close(c.fd) })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.failed <- c.serve(answer)
+	}()
+	d.undo = append(d.undo, func() {
+		_ = c.dev.Close()
+		<-ended
+	})
 }
 
 // tell says what is emulated.

@@ -4,8 +4,6 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
@@ -61,21 +59,16 @@ func (l *lines) check(anyKernel bool) error {
 	return oldKernel(l.kernel, l.object.Type)
 }
 
-// oldKernel refuses kernels in which no guest of SEV-SNP or TDX finds its reports: configfs-tsm
-// came with Linux 6.7.
+// oldKernel refuses kernels without configfs-tsm, which came with Linux 6.7.
 func oldKernel(f *file, object string) error {
 	const leastMajor, leastMinor = 6, 7
 	release := bzimage.Release(f.bytes)
-	first, rest, _ := strings.Cut(release, ".")
-	second, _, _ := strings.Cut(rest, ".")
-	major, err1 := strconv.Atoi(first)
-	minor, err2 := strconv.Atoi(second)
-	if err1 != nil || err2 != nil || major > leastMajor || major == leastMajor && minor >= leastMinor {
+	if newer, known := bzimage.AtLeast(release, leastMajor, leastMinor); newer || !known {
 		return nil
 	}
-	return fmt.Errorf("%s: Linux %s cannot be a guest of %s that proves itself on silicon: "+
-		"configfs-tsm, which has its reports, came with Linux %d.%d; --any-kernel takes it all the same",
-		f.path, release, object, leastMajor, leastMinor)
+	technology := map[string]string{"sev-snp-guest": "SEV-SNP", "tdx-guest": "TDX"}[object]
+	return fmt.Errorf("%s: Linux %s has no configfs-tsm, by which a guest of %s proves itself (Linux %d.%d or newer "+
+		"has); --any-kernel takes it all the same", f.path, release, technology, leastMajor, leastMinor)
 }
 
 // boot is what firmware and kernel measure as they boot, in whose place swtee measures: under TCG

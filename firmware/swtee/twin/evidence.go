@@ -64,7 +64,7 @@ func (t *machine) answer(kind port.Type, payload []byte) port.Answer {
 		register, digest, ok := port.ParseExtend(payload)
 		td := t.oracle.record.TD()
 		switch {
-		case !ok || register > 3:
+		case !ok:
 			return port.Answer{Status: unix.EINVAL}
 		case td == nil:
 			return port.Answer{Status: unix.ENOTTY}
@@ -108,6 +108,10 @@ func (t *machine) evidence(data [64]byte, vmpl uint32) port.Answer {
 func result(b []byte, err error) port.Answer {
 	if err == nil {
 		return port.Answer{Data: b}
+	}
+	var response swtee.ResponseStatus
+	if errors.As(err, &response) {
+		return port.Answer{Firmware: uint32(response)}
 	}
 	a := port.Answer{Status: swtee.Errno(err)}
 	if s := swtee.Status(err); s != sev.StatusOK {

@@ -42,7 +42,12 @@ func (p *PCK) Extension() (pkix.Extension, error) {
 		{element(elemType), typeScalable},
 	}
 	if p.InstanceID != nil {
-		all = append(all, pair{element(elemInstance), p.InstanceID}, pair{element(elemConfiguration), []pair{}})
+		configuration := []pair{ // dynamic platform, cached keys, SMT
+			{element(elemConfiguration, 1), true},
+			{element(elemConfiguration, 2), true},
+			{element(elemConfiguration, 3), true},
+		}
+		all = append(all, pair{element(elemInstance), p.InstanceID}, pair{element(elemConfiguration), configuration})
 	}
 	b, err := asn1.Marshal(all)
 	return pkix.Extension{Id: oidSGX, Value: b}, err
@@ -51,9 +56,8 @@ func (p *PCK) Extension() (pkix.Extension, error) {
 // Bytes is collateral as one JSON object, the reverse of Parse.
 func (c *Collateral) Bytes() ([]byte, error) {
 	return json.Marshal(file{
-		PCKCRLChain: string(
-			c.PCKCRLChain,
-		), RootCRL: hex.EncodeToString(c.RootCRL), PCKCRL: hex.EncodeToString(c.PCKCRL),
+		PCKCRLChain: string(c.PCKCRLChain),
+		RootCRL:     hex.EncodeToString(c.RootCRL), PCKCRL: hex.EncodeToString(c.PCKCRL),
 		TCBInfoChain: string(c.TCBInfoChain), TCBInfo: string(c.TCBInfo), TCBInfoSig: hex.EncodeToString(c.TCBInfoSig),
 		QEChain: string(c.QEChain), QE: string(c.QE), QESig: hex.EncodeToString(c.QESig),
 	})

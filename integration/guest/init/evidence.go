@@ -17,7 +17,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev"
 	"github.com/vmlatch/vmlatch/firmware/swtee/port"
-	"github.com/vmlatch/vmlatch/integration/guest/tsmprobe"
+	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev/tsmprobe"
 )
 
 // Words on the kernel command line:

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vmlatch/vmlatch/integration/guest/tsmprobe"
+	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev/tsmprobe"
 )
 
 // kernelTSM shows how the kernel's own configfs-tsm behaves, with a provider that has the

@@ -32,6 +32,8 @@ func Probe(root string) (lines []string) {
 	say("outblob after it: %s", read(d+"/outblob"))
 	say("generation: %s", read(d+"/generation"))
 	say("inblob of 65 bytes: %s", write(d+"/inblob", make([]byte, 65), 0))
+	say("inblob in two parts, by two descriptors: %s", parts(d+"/inblob"))
+	say("generation: %s", read(d+"/generation"))
 	say("inblob of 64 bytes: %s", write(d+"/inblob", make([]byte, 64), 0))
 	say("outblob: %s", read(d+"/outblob"))
 	say("outblob again: %s", read(d+"/outblob"))
@@ -140,6 +142,24 @@ func write(file string, b []byte, flags int) string {
 		return "close " + name(e)
 	}
 	return name(err)
+}
+
+// parts writes a file in two parts, of which the first is followed by the close of a descriptor, as
+// two programs of a shell do that write to one file.
+func parts(file string) string {
+	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "open " + name(err)
+	}
+	second, err := unix.Dup(fd)
+	if err != nil {
+		return "dup " + name(err)
+	}
+	_, err1 := unix.Write(second, make([]byte, 32))
+	_ = unix.Close(second)
+	_, err2 := unix.Write(fd, make([]byte, 32))
+	_ = unix.Close(fd)
+	return name(err1) + ", " + name(err2)
 }
 
 // list tells name, mode and size of what a directory has.
