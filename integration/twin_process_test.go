@@ -163,7 +163,7 @@ func TestTwinDeaths(t *testing.T) {
 		code    int
 		words   string
 	}{
-		{"oracle", false, killed, ""},
+		{"oracle", false, killed, "the QEMU that launches the guest was ended by signal 9"},
 		{"oracle", true, 1, "the platform has gone"},
 		{"twin", false, killed, ""},
 		{"twin", true, killed, ""},
@@ -257,7 +257,8 @@ func TestTwinIsPrivate(t *testing.T) {
 		"migrate":           `{"uri":"exec:cat"}`,
 		"dump-guest-memory": `{"paging":false,"protocol":"file:x"}`, "pmemsave": `{"val":0,"size":1,"filename":"x"}`,
 		"memsave":    `{"val":0,"size":1,"filename":"x"}`,
-		"device_add": `{"driver":"pc-dimm"}`, "snapshot-save": `{}`,
+		"device_add": `{"driver":"pc-dimm"}`, "snapshot-save": `{}`, "set-action": `{"reboot":"reset"}`,
+		"xen-save-devices-state": "",
 	} {
 		if got := p.do(t, command, args); !strings.Contains(got, "swtee: ") &&
 			!strings.Contains(got, "not implemented") {
@@ -272,6 +273,9 @@ func TestTwinIsPrivate(t *testing.T) {
 	}
 	if got := p.do(t, "query-sev-capabilities", ""); !strings.Contains(got, `"cert-chain"`) {
 		t.Errorf("capabilities: %s", got)
+	}
+	if got := p.do(t, "human-monitor-command", `{"command-line":"info sev"}`); !strings.Contains(got, "launch-secret") {
+		t.Errorf("info sev: %s", got)
 	}
 	if got := p.do(t, "human-monitor-command", `{"command-line":"info version"}`); !strings.Contains(got, "11.1") {
 		t.Errorf("info version: %s", got)
@@ -295,14 +299,17 @@ func open(pid int) (names []string) {
 // TestTwinStorm: many clients at once ask, and one of them lets the guest run; all are answered.
 func TestTwinStorm(t *testing.T) {
 	h := newHost(t)
-	p := h.startPair(h.bare(qemus.Version(t, "11.1")), nil)
-	_ = p.qmp.Close() // a monitor has one client at a time
+	g := h.bare(qemus.Version(t, "11.1"))
+	g.more = []string{"-qmp", "unix:" + filepath.Join(h.work, "second.sock") + ",server=on,wait=off"}
+	p := h.startPair(g, nil)
+	_ = p.qmp.Close() // a monitor has one client at a time, and there are two
+	sockets := []string{"qmp.sock", "second.sock"}
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	answered := 0
 	for i := range 20 {
 		all.Go(func() {
-			c, err := net.Dial("unix", filepath.Join(h.work, "qmp.sock"))
+			c, err := net.Dial("unix", filepath.Join(h.work, sockets[i%2]))
 			if err != nil {
 				t.Error(err)
 				return

@@ -369,7 +369,12 @@ func TestSwteeGuest(t *testing.T) {
 	if code != 0 {
 		t.Errorf("code %d", code)
 	}
-	h.shows("the guest's console", out, "swtee: serving, process ", "swtee: EMULATED sev-snp: configfs-tsm, sev-guest",
-		"vmlatch-guest: evidence sev_guest ")
+	h.shows(
+		"the guest's console",
+		out,
+		"swtee: EMULATED sev-snp, served by process ",
+		"swtee: EMULATED sev-snp: configfs-tsm, sev-guest",
+		"vmlatch-guest: evidence sev_guest ",
+	)
 	waitNothing(t, h.work)
 }

@@ -28,7 +28,8 @@ func TestChoose(t *testing.T) {
 		{accelAuto, false, tdx + " -kernel k", none, choice{accelTwin, false, "no such file"}, ""},
 		{
 			accelAuto, false, snp + " -object igvm-cfg,id=i,file=f", none,
-			choice{accelUnder, true, "firmware in an IGVM file does not"}, "",
+			choice{accelUnder, true, "firmware in an IGVM file does not"},
+			"",
 		},
 		{accelTwin, false, tdx, good, choice{accelTwin, false, "as asked"}, ""},
 		{accelTwin, true, tdx, good, choice{}, "exclude"},

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 
 	urfave "github.com/urfave/cli/v2"
@@ -81,7 +82,11 @@ func guest(c *urfave.Context, s *cli.IO) error {
 	defer d.Close()
 	if fd := c.Int("ready-fd"); fd > 0 {
 		ready := os.NewFile(uintptr(fd), "ready")
-		_, err := ready.WriteString("ready")
+		// Whoever waits for the end of what this prints, as $(swtee guest) does, waits no longer.
+		if err := quiet(); err != nil {
+			return err
+		}
+		_, err := ready.WriteString("ready " + d.About.Technology)
 		if err = errors.Join(err, ready.Close()); err != nil {
 			return err
 		}
@@ -94,6 +99,15 @@ func guest(c *urfave.Context, s *cli.IO) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// quiet lets go of the caller's output.
+func quiet() error {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Dup2(null, 1), unix.Dup2(null, 2), unix.Close(null))
 }
 
 // background starts this program anew, and waits until the interfaces can be used.
@@ -116,8 +130,9 @@ func background(ctx context.Context, s *cli.IO) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Process.Signal(unix.SIGTERM) })
 	defer stop()
-	if b, err := io.ReadAll(r); err == nil && string(b) == "ready" {
-		fmt.Fprintf(s.Out, "swtee: serving, process %d\n", server.Process.Pid)
+	b, err := io.ReadAll(r)
+	if technology, ok := strings.CutPrefix(string(b), "ready "); ok && err == nil {
+		fmt.Fprintf(s.Out, "swtee: EMULATED %s, served by process %d\n", technology, server.Process.Pid)
 		return server.Process.Release()
 	}
 	err = server.Wait() // it has said why

@@ -71,7 +71,8 @@ func newApp(s *cli.IO) *cli.App {
 			&urfave.StringSliceFlag{
 				Name: "fault", EnvVars: []string{"SWTEE_FAULT"},
 				Usage: "fail on purpose, `COMMAND[:N|:N-M|:N+]=WHAT`: " +
-					"a status, an errno, reset or delay:300ms; may be repeated",
+					"a status, an errno, reset or delay:300ms; of SNP_GUEST_REQUEST also tcb-behind, masked, vlek, " +
+					"of TDX_GET_QUOTE tcb-behind, no-service; may be repeated",
 			},
 			&urfave.StringFlag{
 				Name: "measure-kernel",

@@ -46,7 +46,7 @@ Examples:
 
    swtee root > test-root.pem
    latchkey session --platform platform.json --cek cek.cert --trust-root test-root.pem --out .
-   latchkey verify report.bin --policy policy.toml --bundle bundle.json --trust-root test-root.pem`,
+   latchkey report verify report.bin --genuine --bundle bundle.json --trust-root test-root.pem`,
 		Flags:  []urfave.Flag{platformFlag()},
 		Action: prints(s, (*swtee.Platform).AllRootsPEM),
 	}

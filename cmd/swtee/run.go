@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"os/signal"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/firmware/swtee/tcg"
 	"github.com/vmlatch/vmlatch/firmware/swtee/twin"
@@ -24,6 +26,9 @@ func run(c *urfave.Context, s *cli.IO) error {
 	if c.NArg() == 0 {
 		return cli.WithHint(cli.Usagef("no QEMU command line given"),
 			`usage: swtee [OPTIONS] -- qemu-system-x86_64 …`, `"swtee --help" shows an example`)
+	}
+	if err := mistyped(c); err != nil {
+		return err
 	}
 	how, err := choose(c.String("accel"), c.Bool("fake-kvm"), c.Args().Slice(), thisHost())
 	if err != nil {
@@ -80,6 +85,26 @@ func run(c *urfave.Context, s *cli.IO) error {
 		return &cli.Error{Code: cli.ExitCode(code), Err: fmt.Errorf("QEMU exited with code %d", code), Quiet: true}
 	}
 	return nil
+}
+
+// mistyped fails if there is no program to run, and a command has a name like it.
+func mistyped(c *urfave.Context) error {
+	name := c.Args().First()
+	_, err := exec.LookPath(name)
+	if err == nil {
+		return nil
+	}
+	var commands []string
+	for _, cmd := range c.App.Commands {
+		if !cmd.Hidden {
+			commands = append(commands, cmd.Name)
+		}
+	}
+	const notFound = 127 // as a shell's
+	if hint := nearest.Hint(name, commands); strings.Contains(hint, "did you mean") {
+		return cli.Fail(notFound, err, "of the commands of swtee: "+hint)
+	}
+	return nil // said when it is started
 }
 
 // parseFaults reads the values of --fault, each of which may be a list.

@@ -192,8 +192,8 @@ func Release(b []byte) string {
 	return string(release)
 }
 
-// AtLeast reports whether a release, such as "6.12.95-amd64", is of a version or a newer one; known is
-// false if it does not begin with a version.
+// AtLeast reports whether a release, such as "6.12.95-amd64", is of a version or a newer one; known
+// is false if it does not begin with a version.
 func AtLeast(release string, major, minor int) (newer, known bool) {
 	first, rest, _ := strings.Cut(release, ".")
 	second, _, _ := strings.Cut(rest, ".")

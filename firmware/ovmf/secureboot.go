@@ -27,12 +27,21 @@ var platformKey = []byte("P\x00K\x00\x00\x00")
 // HasPlatformKey reports whether the image has a platform key in its own store of variables:
 // its Secure Boot is on, with the keys that are there.
 func (img *Image) HasPlatformKey() bool {
-	le, b := binary.LittleEndian, img.Bytes
-	at := bytes.Index(b, guidVariableStore[:])
-	if at < 0 {
-		return false
+	for b := img.Bytes; ; {
+		at := bytes.Index(b, guidVariableStore[:])
+		if at < 0 {
+			return false
+		}
+		if b = b[at+len(guidVariableStore):]; hasPlatformKey(b) { // it may stand elsewhere by chance
+			return true
+		}
 	}
-	for at += storeHeader; at+variableHeader <= len(b) && le.Uint16(b[at:]) == variableStart; {
+}
+
+// hasPlatformKey reads a store behind its GUID.
+func hasPlatformKey(b []byte) bool {
+	le := binary.LittleEndian
+	for at := storeHeader - len(guidVariableStore); at+variableHeader <= len(b) && le.Uint16(b[at:]) == variableStart; {
 		name, data := uint64(le.Uint32(b[at+offNameSize:])), uint64(le.Uint32(b[at+offDataSize:]))
 		end := uint64(at) + variableHeader + name + data
 		if end > uint64(len(b)) {

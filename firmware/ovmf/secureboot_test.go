@@ -1,6 +1,7 @@
 package ovmf
 
 import (
+	"bytes"
 	"encoding/binary"
 	"testing"
 )
@@ -45,6 +46,7 @@ func TestPlatformKey(t *testing.T) {
 		"with a PK":         {store(kek, pk), true},
 		"other keys":        {store(kek, variable("PKI", variableAdded, 5)), false},
 		"a deleted PK":      {store(variable("PK", 0x3c, 1005), kek), false},
+		"behind its GUID":   {&Image{Bytes: append(bytes.Clone(guidVariableStore[:]), store(pk).Bytes...)}, true},
 		"an empty PK":       {store(variable("PK", variableAdded, 0)), false},
 		"cut off in the PK": {cut, false},
 	} {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Authority is a key with its certificate: for those who play AMD and Intel.
+// Authority is a key with its certificate: for emulators and tests.
 type Authority struct {
 	Key  crypto.Signer
 	Cert *x509.Certificate

@@ -52,8 +52,8 @@ func (f *Firmware) in(cmd Command, c Condition) bool {
 // VMPLs is the number of privilege levels of a guest.
 const VMPLs = 4
 
-// ResponseStatus is the status in the answer to a guest's message that the firmware received and did
-// not fulfil (SNP ABI, table 25, MSG_REPORT_RSP). The guest's driver goes on.
+// ResponseStatus is the status in the answer to a guest's message that the firmware received and
+// did not fulfil (SNP ABI, table 25, MSG_REPORT_RSP). The guest's driver goes on.
 type ResponseStatus uint32
 
 // Statuses of responses.

@@ -123,7 +123,15 @@ func (f *Fault) parseWhat(what string) error {
 	if hint := nearest.Hint(what, words); hint != "" {
 		return fmt.Errorf("unknown fault %q: %s", what, hint)
 	}
-	return fmt.Errorf("unknown fault %q: want a firmware status, an errno, \"reset\" or \"delay:DURATION\"", what)
+	states := ""
+	for _, c := range conditions[f.Command] {
+		states += fmt.Sprintf(", %q", c)
+	}
+	return fmt.Errorf(
+		"unknown fault %q: want a firmware status, an errno, \"reset\", \"delay:DURATION\"%s",
+		what,
+		states,
+	)
 }
 
 func (f *Fault) hits(cmd Command, n int) bool {

@@ -95,6 +95,10 @@ func address(gpa uint64) *uint64 {
 func hexSHA256(b []byte) string { s := sha256.Sum256(b); return hex.EncodeToString(s[:]) }
 func hexSHA384(b []byte) string { s := sha512.Sum384(b); return hex.EncodeToString(s[:]) }
 
+// maxCommands bounds the commands in a report: a guest may ask for evidence without end. SEV-SNP
+// launches have a command for each region.
+const maxCommands = 1 << 16
+
 func (f *Firmware) record(cmd Command, err error) {
 	r := CommandRecord{Command: cmd, Count: f.counts[cmd], Status: sev.StatusOK.Name()}
 	if err != nil {
@@ -105,7 +109,9 @@ func (f *Firmware) record(cmd Command, err error) {
 			r.Status = unix.ErrnoName(Errno(err))
 		}
 	}
-	f.report.Commands = append(f.report.Commands, r)
+	if len(f.report.Commands) < maxCommands { // a guest may go on asking
+		f.report.Commands = append(f.report.Commands, r)
+	}
 	switch cmd {
 	case CmdLaunchMeasure, CmdLaunchSecret, CmdLaunchFinish, CmdSNPLaunchFinish, CmdTDXFinalizeVM:
 		if f.Changed != nil {

@@ -5,8 +5,8 @@ import (
 	"encoding/asn1"
 )
 
-// Extensions are AMD's extensions of a certificate, as ParseCertificate reads them: for those who
-// play AMD.
+// Extensions are AMD's extensions of a certificate, as ParseCertificate reads them: for emulators
+// and tests.
 func (c *Certificate) Extensions() ([]pkix.Extension, error) {
 	var list []pkix.Extension
 	var failed error

@@ -12,8 +12,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 )
 
-// Bytes is the report as firmware writes it, without a signature: the reverse of Parse, for those
-// who play the firmware. Fields that its version does not have must be zero.
+// Bytes is the report as firmware writes it, without a signature: the reverse of Parse, for
+// emulators and tests. Fields that its version does not have must be zero.
 func (r *Report) Bytes() []byte {
 	b := make([]byte, Size)
 	le := binary.LittleEndian

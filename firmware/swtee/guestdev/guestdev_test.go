@@ -270,7 +270,8 @@ func TestPlatformFails(t *testing.T) {
 	}
 }
 
-// TestQuotesThatAreLate: the driver gives up after half a minute, or at a signal, and has one buffer.
+// TestQuotesThatAreLate: the driver gives up after half a minute, or at a signal, and has one
+// buffer.
 func TestQuotesThatAreLate(t *testing.T) {
 	h := &host{technology: tdxGuest, release: make(chan struct{})}
 	p := newTestPlatform(t, h)
@@ -306,7 +307,7 @@ func TestQuotesThatAreLate(t *testing.T) {
 	}
 }
 
-// TestResponses: what the firmware answers is no failure of the request.
+// TestResponses: the request succeeds, whatever status the firmware answers.
 func TestResponses(t *testing.T) {
 	h := &host{technology: snpGuest, fail: []port.Answer{{Firmware: 0x27}, {Firmware: 0x16}}}
 	tr := newTSM(newTestPlatform(t, h))
@@ -389,7 +390,10 @@ func FuzzRequests(f *testing.F) {
 		_, _ = tr.mkdir(nodeReport, "a")
 		m := &mounted{tree: tr, handles: map[uint64]handle{}}
 		for _, file := range tr.list(firstEntry) {
-			_, _ = m.answer(t.Context(), message{op: opOpen, node: file.node, body: append([]byte{1}, make([]byte, 7)...)})
+			_, _ = m.answer(
+				t.Context(),
+				message{op: opOpen, node: file.node, body: append([]byte{1}, make([]byte, 7)...)},
+			)
 		}
 		r := message{op: op, node: node, body: body}
 		if out, _ := m.answer(t.Context(), r); len(out) > maxWrite {

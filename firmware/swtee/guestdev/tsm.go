@@ -303,8 +303,8 @@ func (h *tsmHandle) write(off uint64, b []byte) unix.Errno {
 	return 0
 }
 
-// flush takes over what was written. The kernel does that when the file is closed for good; here the
-// close of each of its descriptors shows, and what a later one adds belongs to the same input.
+// flush takes over what was written. The kernel does that when the file is closed for good; here
+// the close of each of its descriptors shows, and what a later one adds belongs to the same input.
 func (h *tsmHandle) flush() unix.Errno {
 	h.mu.Lock()
 	defer h.mu.Unlock()

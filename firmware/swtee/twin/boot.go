@@ -53,6 +53,9 @@ func (l *lines) check(anyKernel bool) error {
 			return fmt.Errorf("%s: %s", l.firmware.path, why)
 		}
 	}
+	if l.kernel == nil && l.object.Type == "sev-snp-guest" && l.object.On("kernel-hashes") {
+		return errors.New("kernel-hashes=on without -kernel: QEMU would abort when it launches the guest")
+	}
 	if l.kernel == nil || anyKernel || l.object.Type == "sev-guest" {
 		return nil
 	}

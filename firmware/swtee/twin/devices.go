@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,14 +17,24 @@ func (l *lines) takeTwins(o cmdline.Option) error {
 	case "qmp":
 		return l.twin.TakeQMP(o)
 	case "mon":
-		if kvs.Get("mode") != "control" {
+		if !controls(kvs) {
 			return errHMP
+		}
+	case "d":
+		if !harmlessLog(o.Value) {
+			return errors.New("-d: it would log what the guest executes, which silicon hides; " +
+				"guest_errors, unimp and trace: are taken")
+		}
+	case "fw_cfg":
+		if strings.Contains(o.Value, "name=etc/boot/") || strings.HasPrefix(o.Value, "etc/boot/") {
+			return errors.New("-fw_cfg etc/boot/…: the firmware would start it in the place of the kernel, " +
+				"and no measurement covers it")
 		}
 	case "monitor":
 		if o.Value != "none" {
 			return errHMP
 		}
-	case "serial", "parallel":
+	case "serial", "parallel", "debugcon":
 		if strings.HasPrefix(o.Value, "mon:") {
 			return errHMP
 		}
@@ -38,7 +49,7 @@ func (l *lines) takeTwins(o cmdline.Option) error {
 	case "device":
 		return l.takeDevice(o)
 	case "boot":
-		if l.bound && (kvs.Get("menu") == "on" || kvs.Get("order") != "" || kvs.Get("once") != "") {
+		if l.bound && o.Value != "strict=on" && o.Value != "strict=off" {
 			return errors.New("-boot: with TDX the twin boots the kernel that RTMR1 names, and nothing else")
 		}
 	}
@@ -48,6 +59,34 @@ func (l *lines) takeTwins(o cmdline.Option) error {
 
 var errHMP = errors.New("a monitor for people (HMP) would go around the launch: use QMP, " +
 	"and a serial console without the prefix \"mon:\"")
+
+// controls reports whether a monitor is a plain QMP monitor: each property once, as QEMU takes the
+// last of several.
+func controls(kvs cmdline.Elements) bool {
+	seen := map[string]bool{}
+	for i, e := range kvs {
+		if e.Bare && i > 0 || seen[e.Key] {
+			return false
+		}
+		seen[e.Key] = true
+	}
+	return kvs.Get("mode") == "control"
+}
+
+// harmlessLog reports whether the items of -d are about QEMU, and not about the guest's state.
+func harmlessLog(items string) bool {
+	for item := range strings.SplitSeq(items, ",") {
+		if item != "guest_errors" && item != "unimp" && !strings.HasPrefix(item, "trace:") {
+			return false
+		}
+	}
+	return true
+}
+
+// unmeasured are devices that put something into a guest which its measurement should have.
+func unmeasured(driver string) bool {
+	return driver == "loader" || driver == "guest-loader" || hotplugged(driver)
+}
 
 // takeDevice keeps a device. With TDX it takes out the order of booting: firmware that falls
 // through to a disk would run what RTMR1 does not name.
@@ -61,6 +100,9 @@ func (l *lines) takeDevice(o cmdline.Option) error {
 			return errNoIOMMU
 		}
 		driver, _ := dev["driver"].(string)
+		if unmeasured(driver) {
+			return errUnmeasured(driver)
+		}
 		if _, ok := dev["disable-legacy"]; !ok && isVirtioPCI(driver) {
 			dev["disable-legacy"] = "on"
 		}
@@ -75,6 +117,9 @@ func (l *lines) takeDevice(o cmdline.Option) error {
 		return nil
 	}
 	kvs := cmdline.Split(o.Value)
+	if driver := cmp.Or(kvs.Get("driver"), kvs.Type()); unmeasured(driver) {
+		return errUnmeasured(driver)
+	}
 	if off := kvs.Get("iommu_platform"); off != "" && !cmdline.IsOn(off) {
 		return errNoIOMMU
 	}
@@ -82,7 +127,7 @@ func (l *lines) takeDevice(o cmdline.Option) error {
 		kvs = kvs.Drop("bootindex")
 		l.note(noBootindex)
 	}
-	if isVirtioPCI(firstNonEmpty(kvs.Get("driver"), kvs.Type())) && kvs.Get("disable-legacy") == "" {
+	if isVirtioPCI(cmp.Or(kvs.Get("driver"), kvs.Type())) && kvs.Get("disable-legacy") == "" {
 		kvs = append(kvs, cmdline.Element{Key: "disable-legacy", Value: "on"})
 	}
 	l.twin.Keep(cmdline.Option{Name: "device", Value: kvs.String()})
@@ -94,7 +139,13 @@ const noBootindex = "bootindex left out: RTMR1 names the kernel that is given, a
 // isVirtioPCI reports whether a device may speak virtio of the legacy kind, which QEMU takes from
 // confidential guests.
 func isVirtioPCI(driver string) bool {
-	return strings.HasPrefix(driver, "virtio-") && (strings.HasSuffix(driver, "-pci") || driver == "virtio-vga")
+	return (strings.HasPrefix(driver, "virtio-") || strings.HasPrefix(driver, "vhost-")) &&
+		(strings.HasSuffix(driver, "-pci") || driver == "virtio-vga")
+}
+
+func errUnmeasured(driver string) error {
+	return fmt.Errorf("-device %s: what it adds to the guest is not measured; a confidential guest has its CPUs by "+
+		"-smp, its memory by -m, and loads what its firmware loads", driver)
 }
 
 var errNoIOMMU = errors.New("-device …,iommu_platform=off: a confidential guest cannot use such a device on silicon")

@@ -29,7 +29,7 @@ func (fs *files) open(path string) (*file, error) {
 	if f := fs.copies[path]; f != nil {
 		return f, nil
 	}
-	in, err := os.Open(path)
+	in, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe must not block
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -110,20 +111,45 @@ func (o *oracle) failed(err error) error {
 		}
 		return err
 	}
-	<-o.ended
-	if o.code == 0 && o.err == nil {
+	select {
+	case <-o.ended:
+	case <-time.After(grace): // its monitor has gone, and it lives
+		o.end()
+	}
+	return o.ending(err)
+}
+
+// ending is how the oracle ended. After a signal QEMU has said nothing.
+func (o *oracle) ending(err error) error {
+	const signalled = 128
+	switch {
+	case o.err != nil:
+		return &errOracle{max(o.code, 1), o.err}
+	case o.code > signalled:
+		return &errOracle{
+			o.code,
+			fmt.Errorf("the QEMU that launches the guest was ended by signal %d", o.code-signalled),
+		}
+	case o.code == 0:
 		return &errOracle{1, err}
 	}
-	return &errOracle{o.code, o.err}
+	return &errOracle{o.code, nil}
 }
+
+// grace is how long QEMU may take to end.
+const grace = 10 * time.Second
 
 // end ends the oracle, and waits.
 func (o *oracle) end() {
+	o.stop()
+	<-o.ended
+}
+
+func (o *oracle) stop() {
 	o.cancel()
 	if o.kill != nil {
 		o.kill()
 	}
-	<-o.ended
 }
 
 // numbers finds descriptors in the value of an option: fd=3, fds=3:4, "fd":"3", vhostfd=5, the

@@ -24,6 +24,8 @@ func (t *machine) handle(ctx context.Context, command string, args json.RawMessa
 		return nil, front.Generic("%s", words)
 	}
 	switch {
+	case command == "human-monitor-command" && isInfoSEV(args):
+		return t.ask(ctx, command, args)
 	case command == "human-monitor-command" && !t.harmless(args):
 		return nil, front.Generic("swtee: of HMP only what \"info\" shows of a confidential guest on silicon")
 	case command == "cont":
@@ -72,6 +74,14 @@ func (t *machine) aboutObject(command string, args json.RawMessage) bool {
 // what is in memory.
 var hidden = []string{"registers", "lapic", "tlb", "mem"}
 
+// isInfoSEV reports whether a command of HMP is one that QEMU's confidential code answers.
+func isInfoSEV(args json.RawMessage) bool {
+	var a struct {
+		Line string `json:"command-line"`
+	}
+	return json.Unmarshal(args, &a) == nil && strings.Join(strings.Fields(a.Line), " ") == "info sev"
+}
+
 // harmless reports whether a command of HMP shows only what silicon shows, too, and changes
 // nothing: others would go around the launch.
 func (t *machine) harmless(args json.RawMessage) bool {
@@ -94,8 +104,12 @@ func hotplug(args json.RawMessage) bool {
 	if json.Unmarshal(args, &a) != nil {
 		return false
 	}
-	return strings.HasSuffix(a.Driver, "-cpu") || strings.HasSuffix(a.Driver, "dimm") ||
-		strings.HasPrefix(a.Driver, "virtio-mem") || strings.HasPrefix(a.Driver, "virtio-pmem")
+	return hotplugged(a.Driver)
+}
+
+func hotplugged(driver string) bool {
+	return strings.HasSuffix(driver, "-cpu") || strings.HasSuffix(driver, "dimm") ||
+		strings.HasPrefix(driver, "virtio-mem") || strings.HasPrefix(driver, "virtio-pmem")
 }
 
 // inject has the platform authenticate and decrypt a secret, and puts it where the guest looks.

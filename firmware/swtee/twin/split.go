@@ -1,6 +1,7 @@
 package twin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -92,14 +93,16 @@ func (l *lines) look(opts []cmdline.Option) error {
 	for _, o := range opts {
 		switch kvs := cmdline.Split(o.Value); o.Name {
 		case "machine", "M":
-			l.machine = kvs.Type()
-			used = firstNonEmpty(kvs.Get("confidential-guest-support"), kvs.Get("memory-encryption"), used)
-			flash = firstNonEmpty(kvs.Get("pflash0"), flash)
+			l.machine = cmp.Or(kvs.Type(), l.machine)
+			used = cmp.Or(kvs.Get("confidential-guest-support"), kvs.Get("memory-encryption"), used)
+			flash = cmp.Or(kvs.Get("pflash0"), flash)
+			for _, key := range overriding {
+				if kvs.Get(key) != "" {
+					return fmt.Errorf("-machine %s=: write -%s, which swtee knows to be measured", key, key)
+				}
+			}
 			if kvs.Get("igvm-cfg") != "" {
-				return errors.New(
-					"-machine igvm-cfg: firmware in IGVM files runs only on the emulated platform itself: " +
-						"use --accel under --fake-kvm",
-				)
+				return errIGVM
 			}
 		case "object":
 			obj, err := cmdline.ParseObject(o.Value)
@@ -129,16 +132,13 @@ func (l *lines) look(opts []cmdline.Option) error {
 	return nil
 }
 
-var confidentialTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest"}
+// overriding are properties of the machine that stand for options.
+var overriding = []string{"kernel", "initrd", "append", "shim", "firmware", "dtb"}
 
-func firstNonEmpty(texts ...string) string {
-	for _, t := range texts {
-		if t != "" {
-			return t
-		}
-	}
-	return ""
-}
+var errIGVM = errors.New("igvm-cfg: firmware in IGVM files runs only on the emulated platform itself: " +
+	"use --accel under --fake-kvm")
+
+var confidentialTypes = []string{"sev-guest", "sev-snp-guest", "tdx-guest"}
 
 // give gives an option to both.
 func (l *lines) give(o cmdline.Option) {
@@ -159,7 +159,7 @@ func (l *lines) take(o cmdline.Option) error {
 		return fmt.Errorf(
 			"-%s: %s",
 			o.Name,
-			firstNonEmpty(why[o.Name], "not for a confidential guest that really boots"),
+			cmp.Or(why[o.Name], "not for a confidential guest that really boots"),
 		)
 	case twinOnly:
 		return l.takeTwins(o)
@@ -177,13 +177,16 @@ func (l *lines) take(o cmdline.Option) error {
 		return l.takeCPU(o)
 	case "object":
 		return l.takeObject(o)
-	case "bios", "kernel", "initrd", "shim":
+	case "bios", "kernel", "initrd":
 		return l.takeFile(o)
 	case "append":
 		l.append = o.Value
 		l.give(o)
 	case "drive":
 		return l.takeDrive(o)
+	case "pflash":
+		return l.takeDrive(cmdline.Option{Name: "drive", Value: "if=pflash,format=raw,file=" +
+			strings.ReplaceAll(o.Value, ",", ",,")})
 	case "blockdev":
 		return l.takeBlockdev(o)
 	default:
@@ -245,8 +248,7 @@ func (l *lines) takeObject(o cmdline.Option) error {
 			}.String())
 		l.twin.Keep(o)
 	case obj.Type == "igvm-cfg":
-		return errors.New("-object igvm-cfg: firmware in IGVM files runs only on the emulated platform itself: " +
-			"use --accel under --fake-kvm")
+		return errIGVM
 	default:
 		l.twin.Keep(o)
 	}
@@ -274,19 +276,29 @@ func (l *lines) takeFile(o cmdline.Option) error {
 // lie gives the oracle other values of options.
 func (l *lines) lie() error {
 	for _, name := range slices.Sorted(maps.Keys(l.measure)) {
-		value := l.measure[name]
-		i := slices.Index(l.oracle, "-"+name)
-		if i < 0 {
+		value, last := l.measure[name], -1
+		for i := 0; i+1 < len(l.oracle); i += 2 {
+			if name == "object" && !strings.Contains(l.oracle[i+1], l.object.Type) {
+				continue
+			}
+			if l.oracle[i] == "-"+name {
+				last = i + 1 // of several QEMU takes the last
+			}
+			if flag := l.oracle[i]; flag == "-nodefaults" || flag == "-no-user-config" {
+				i-- // these have no value
+			}
+		}
+		if last < 0 || name == "accel" || name == "display" {
 			return fmt.Errorf("measure %s: the command line has no option -%s that is measured", name, name)
 		}
-		if slices.Contains([]string{"bios", "kernel", "initrd", "shim"}, name) {
+		if slices.Contains([]string{"bios", "kernel", "initrd"}, name) {
 			f, err := l.files.open(value)
 			if err != nil {
 				return fmt.Errorf("measure %s: %w", name, err)
 			}
 			value = f.name()
 		}
-		l.oracle[i+1] = value
+		l.oracle[last] = value
 		l.note("a host that lies: the launch is measured with another -%s", name)
 	}
 	return nil

@@ -4,14 +4,18 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/firmware/swtee/internal/front"
 	"github.com/vmlatch/vmlatch/qmp"
@@ -27,7 +31,7 @@ type Options struct {
 	Measure map[string]string
 	// TwinQEMU is the program that runs the guest; "" for the one that launches it.
 	TwinQEMU string
-	// Say, if set, is told what must be said of the guest whatever is logged.
+	// Say, if set, prints what the user must be told whatever the log level.
 	Say func(text string)
 	// AnyKernel takes kernels that cannot be a guest's of SEV-SNP or TDX on silicon.
 	AnyKernel bool
@@ -51,6 +55,7 @@ type machine struct {
 	mu       sync.Mutex // of the launch; one command at a time
 	launched bool
 	failed   error // why the launch failed
+	lost     bool  // the twin had ended before
 }
 
 // ErrUsage is among errors about the command line.
@@ -101,9 +106,31 @@ func Run(ctx context.Context, opt Options) (int, error) {
 	code, err := t.run(ctx)
 	var ended *errOracle
 	if errors.As(err, &ended) {
-		return ended.code, ended.err // QEMU has said why
+		if ended.err == nil { // QEMU has said why
+			ended.err = tooOld(l)
+		}
+		return ended.code, ended.err
 	}
 	return code, err
+}
+
+// since are the versions of QEMU that brought objects.
+var since = map[string]struct{ major, minor int }{"sev-snp-guest": {9, 1}, "tdx-guest": {10, 1}}
+
+// tooOld says if a QEMU that has ended is older than the object of the guest, which it does not
+// say.
+func tooOld(l *lines) error {
+	need, ok := since[l.object.Type]
+	if !ok {
+		return nil
+	}
+	out, err := exec.Command(l.program, "--version").Output()
+	_, version, found := strings.Cut(string(out), "version ")
+	if newer, known := bzimage.AtLeast(version, need.major, need.minor); err != nil || !found || newer || !known {
+		return nil
+	}
+	return fmt.Errorf("%s needs QEMU %d.%d or newer, and this is %s", l.object.Type, need.major, need.minor,
+		strings.Fields(version)[0])
 }
 
 func (t *machine) run(ctx context.Context) (int, error) {
@@ -140,10 +167,11 @@ func (t *machine) run(ctx context.Context) (int, error) {
 		failed = nil // it has said why it ended
 	}
 	code, err := t.qemu.Wait()
+	t.oracle.stop() // a launch that goes on is of no use any more
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case t.failed != nil:
+	case t.failed != nil && !t.lost:
 		return 1, t.failed
 	case failed != nil:
 		return 1, failed
@@ -188,7 +216,7 @@ func (t *machine) serve(ctx context.Context, port net.Conn) error {
 	return qmp.Cont{}.Execute(ctx, t.qemu.Monitors[0])
 }
 
-// errGone is why a guest ends whose platform has ended.
+// errGone: the oracle ended while the guest ran.
 var errGone = errors.New("the platform has gone: the QEMU that launched the guest has ended")
 
 // watchOracle ends the twin when the oracle ends.
@@ -200,10 +228,10 @@ func (t *machine) watchOracle() (stop func()) {
 		case <-t.oracle.ended:
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			if t.failed == nil {
+			if t.failed == nil && !t.qemu.Ended() {
 				t.failed = errGone
 				if !t.launched {
-					t.failed = &errOracle{max(t.oracle.code, 1), t.oracle.err}
+					t.failed = t.oracle.ending(errGone)
 				}
 			}
 			t.qemu.Kill()
@@ -250,7 +278,7 @@ func (t *machine) cont(ctx context.Context) error {
 
 // fail ends the guest: no client is answered any more.
 func (t *machine) fail(err error) error {
-	t.failed = err
+	t.failed, t.lost = err, t.qemu.Ended()
 	t.qemu.HangUp()
 	t.qemu.Kill()
 	return front.HangUp

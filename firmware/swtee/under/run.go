@@ -248,7 +248,12 @@ func (s *supervisor) withHostCBit(argv []string) []string {
 		if err != nil {
 			continue
 		}
-		s.log.Warn("this processor cannot trap CPUID: cbitpos becomes the processor's own, with which QEMU compares it",
+		level := slog.LevelWarn
+		if s.kvm != nil { // the guest does not run here
+			level = slog.LevelInfo
+		}
+		s.log.Log(context.Background(), level,
+			"this processor cannot trap CPUID: cbitpos becomes the processor's own, with which QEMU compares it",
 			"cbitpos", s.cbit)
 		out[i+1] = changed
 	}

@@ -27,7 +27,7 @@ const (
 )
 
 // Extension is Intel's extension of the certificate of a platform's key, as ParsePCK reads it: for
-// those who play Intel.
+// emulators and tests.
 func (p *PCK) Extension() (pkix.Extension, error) {
 	tcb := []pair{}
 	for i, n := range p.SVN {

@@ -11,7 +11,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
 
-// Parts are what a quoting enclave makes a quote of: for those who play one.
+// Parts are what a quoting enclave makes a quote of: for emulators and tests.
 type Parts struct {
 	Header   []byte // 48 bytes
 	Body     []byte // 584 bytes, or the 648 of TDX 1.5

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev"
-	"github.com/vmlatch/vmlatch/firmware/swtee/port"
 	"github.com/vmlatch/vmlatch/firmware/swtee/guestdev/tsmprobe"
+	"github.com/vmlatch/vmlatch/firmware/swtee/port"
 )
 
 // Words on the kernel command line:

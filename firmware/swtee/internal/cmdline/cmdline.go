@@ -150,10 +150,13 @@ func ParseObject(value string) (Object, error) {
 	o := Object{Props: map[string]string{}}
 	if !strings.HasPrefix(strings.TrimSpace(value), "{") {
 		for i, e := range Split(value) {
-			if i == 0 {
+			if i == 0 && e.Bare {
 				o.Type = e.Key
 			}
 			o.Props[e.Key] = e.Value
+		}
+		if o.Type == "" {
+			o.Type = o.Props["qom-type"]
 		}
 		return o, nil
 	}

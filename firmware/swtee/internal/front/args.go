@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -31,7 +32,7 @@ func NewArgs(opts []cmdline.Option) *Args {
 	a := &Args{control: map[string]bool{}}
 	for _, o := range opts {
 		if kvs := cmdline.Split(o.Value); o.Name == "mon" && kvs.Get("mode") == "control" {
-			a.control[kvs.Get("chardev")] = true
+			a.control[cmp.Or(kvs.Get("chardev"), kvs.Type())] = true // it may stand first, bare
 		}
 	}
 	return a

@@ -34,7 +34,8 @@ type QEMU struct {
 	conns   []net.Conn // of the monitors
 	clients []*endpoint
 	stop    func() bool
-	busy    sync.WaitGroup // commands that are being answered
+	busy    sync.RWMutex  // held for reading while a command is being answered
+	ended   chan struct{} // closed once QEMU has
 }
 
 // Errors of Start.
@@ -46,7 +47,7 @@ var (
 // Start runs QEMU, paused if the arguments say so. It dies when the calling thread does, which the
 // caller must have locked. When ctx ends, QEMU is asked to end.
 func Start(ctx context.Context, opt Options) (_ *QEMU, err error) {
-	q := &QEMU{}
+	q := &QEMU{ended: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			q.close()
@@ -96,9 +97,19 @@ func Start(ctx context.Context, opt Options) (_ *QEMU, err error) {
 	if err := q.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStart, err)
 	}
-	q.stop = context.AfterFunc(ctx, func() { _ = q.cmd.Process.Signal(syscall.SIGTERM) })
+	q.stop = context.AfterFunc(ctx, func() {
+		_ = q.cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-time.After(grace):
+			q.Kill()
+		case <-q.ended:
+		}
+	})
 	return q, nil
 }
+
+// grace is how long QEMU may take to end after it was asked to.
+const grace = 10 * time.Second
 
 // Connect negotiates with all monitors. It returns qmp.ErrClosed if QEMU ends.
 func (q *QEMU) Connect(ctx context.Context) error {
@@ -126,6 +137,16 @@ func (q *QEMU) HangUp() {
 	}
 }
 
+// Ended reports whether QEMU has ended.
+func (q *QEMU) Ended() bool {
+	select {
+	case <-q.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Kill ends QEMU.
 func (q *QEMU) Kill() { _ = q.cmd.Process.Kill() }
 
@@ -133,6 +154,7 @@ func (q *QEMU) Kill() { _ = q.cmd.Process.Kill() }
 // ended it.
 func (q *QEMU) Wait() (int, error) {
 	err := q.cmd.Wait()
+	close(q.ended)
 	q.stop()
 	q.finish()
 	q.close()
@@ -150,7 +172,8 @@ func (q *QEMU) Wait() (int, error) {
 func (q *QEMU) finish() {
 	answered := make(chan struct{})
 	go func() {
-		q.busy.Wait()
+		q.busy.Lock()
+		defer q.busy.Unlock()
 		close(answered)
 	}()
 	const patience = time.Second // for a client that does not read

@@ -84,7 +84,7 @@ const (
 	fwDMARead    = 2
 	fwDMASelect  = 8
 
-	// Guest memory used for transfers before the guest runs, and cleared after.
+	// Guest memory used for transfers before the guest runs, and restored after.
 	scratchControl = 0x1000
 	scratchData    = 0x100000
 	maxItem        = 4 << 20
@@ -144,10 +144,14 @@ func (q *Test) fwRead(item, n int) (_ []byte, err error) {
 	if n > maxItem {
 		return nil, fmt.Errorf("fw_cfg item %#x has %d bytes, at most %d are expected", item, n, maxItem)
 	}
-	defer func() {
-		_, e1 := q.command("memset %#x %#x 0", scratchData, n)
-		_, e2 := q.command("memset %#x 16 0", scratchControl)
-		err = errors.Join(err, e1, e2)
+	control, err1 := q.Read(scratchControl, 16)
+	data, err2 := q.Read(scratchData, n)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	defer func() { // a secret may have been put there
+		err = errors.Join(err, q.Write(scratchData, data), q.Write(scratchControl, control))
+		clear(data)
 	}()
 	be := binary.BigEndian
 	access := be.AppendUint32(nil, uint32(item)<<16|fwDMASelect|fwDMARead)

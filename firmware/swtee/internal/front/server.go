@@ -47,7 +47,7 @@ const maxCommand = 1 << 20
 type server struct {
 	handle Handler
 	up     *qmp.Conn
-	busy   *sync.WaitGroup // commands that are being answered
+	busy   *sync.RWMutex // held for reading while a command is being answered
 }
 
 // client is one connection.
@@ -103,8 +103,8 @@ func (s *server) greeting() map[string]json.RawMessage {
 
 // answer answers a command, and reports whether the client may send another.
 func (c *client) answer(ctx context.Context, req request) bool {
-	c.s.busy.Add(1)
-	defer c.s.busy.Done()
+	c.s.busy.RLock()
+	defer c.s.busy.RUnlock()
 	c.answering.Lock()
 	defer c.answering.Unlock()
 	ret, err := c.execute(ctx, req)
