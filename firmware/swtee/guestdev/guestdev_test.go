@@ -121,7 +121,7 @@ outblob after it: read EINVAL
 generation: "1\n"
 inblob of 65 bytes: EFBIG
 inblob in two parts, by two descriptors: ok, ok
-generation: "2\n"
+generation: "3\n"
 inblob of 64 bytes: ok
 outblob: 1086 bytes
 outblob again: 1086 bytes

@@ -292,6 +292,7 @@ func (h *tsmHandle) write(off uint64, b []byte) unix.Errno {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.dirty = true // the kernel counts a write that fails, and takes what was written before
 	if off > maxInblob || off+uint64(len(b)) > maxInblob {
 		return unix.EFBIG
 	}
@@ -299,7 +300,6 @@ func (h *tsmHandle) write(off uint64, b []byte) unix.Errno {
 		h.input = append(h.input, make([]byte, need-len(h.input))...)
 	}
 	copy(h.input[off:], b)
-	h.dirty = true
 	return 0
 }
 
