@@ -12,7 +12,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/evidence"
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/regular"
-	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
 func newBundle(s *cli.IO) *urfave.Command {
@@ -124,17 +123,6 @@ func recogniseFile(file string) (*bundle.Found, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return f, nil
-}
-
-// sevRoot verifies the certificate of a chip under an SEV root.
-func sevRoot(r sev.Root) bundle.SEVRoot {
-	return func(cek []byte) error {
-		c, err := sev.ParseCertificate(cek)
-		if err != nil {
-			return err
-		}
-		return r.Endorses(c)
-	}
 }
 
 // partReport is a part in "bundle check".

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,13 +14,11 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
-	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/attr"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
-	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
 )
 
 // judgement is all that evidence is judged by.
@@ -136,7 +132,7 @@ func (j *judgement) readPolicy(file, technology string) (err error) {
 	}
 	if j.policy.Lacks(technology) { // the verdict says so
 		j.demands = &evidence.Demands{Name: j.policy.Name}
-	} else if j.demands, err = demandsOf(j.policy, technology); err != nil {
+	} else if j.demands, err = evidence.DemandsOf(j.policy, technology); err != nil {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))
 	}
 	if root := j.policy.Root(); root != "" { // that root alone, and no genuine one
@@ -146,73 +142,6 @@ func (j *judgement) readPolicy(file, technology string) (err error) {
 		j.sources.Roots = *j.test
 	}
 	return nil
-}
-
-// demandsOf is what a policy demands of a technology.
-func demandsOf(f *policy.File, technology string) (*evidence.Demands, error) {
-	d := &evidence.Demands{Name: f.Name}
-	var err error
-	if technology == evidence.SNP {
-		d.Report, err = f.Report()
-	} else {
-		d.Quote, err = f.Quote()
-	}
-	if err != nil {
-		return nil, err
-	}
-	digests, err := f.Digests()
-	if err != nil {
-		return nil, err
-	}
-	if d.Report != nil {
-		d.Report.Measurements = [][]byte{}
-	} else {
-		d.Quote.MRTD, d.Quote.RTMR[1], d.Quote.RTMR[2] = [][]byte{}, [][]byte{}, [][]byte{}
-	}
-	for _, x := range digests {
-		if x.Technology != technology {
-			continue
-		}
-		switch x.Register {
-		case "MEASUREMENT":
-			d.Report.Measurements = append(d.Report.Measurements, x.Value)
-		case "MRTD":
-			d.Quote.MRTD = append(d.Quote.MRTD, x.Value)
-		case "RTMR1":
-			d.Quote.RTMR[1] = append(d.Quote.RTMR[1], x.Value)
-		case "RTMR2":
-			d.Quote.RTMR[2] = append(d.Quote.RTMR[2], x.Value)
-		}
-	}
-	if technology == evidence.SNP {
-		return d, nil
-	}
-	r, err := f.RTMR0()
-	if err != nil {
-		return nil, err
-	}
-	if r.Zero {
-		d.Quote.RTMR[0] = [][]byte{make([]byte, 48)}
-	}
-	d.Hardware, err = hardwareOf(f, r)
-	return d, err
-}
-
-// hardwareOf reads the profile of RTMR0 that a policy names; nil for none.
-func hardwareOf(f *policy.File, r *policy.RTMR0) (*rtmr.Hardware, error) {
-	if r.Profile == "" {
-		return nil, nil
-	}
-	file := f.ProfilePath(r.Profile)
-	b, err := readLimited(file, rtmr.MaxHardware)
-	if err != nil {
-		return nil, err
-	}
-	h, err := rtmr.ParseHardware(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return h, nil
 }
 
 // readRest reads the flags that change demands and roots.
@@ -280,24 +209,5 @@ func readRoots(file string) (*bundle.Roots, error) {
 	if err != nil {
 		return nil, err
 	}
-	if x, err := x509.ParseCertificate(b); err == nil { // DER
-		b = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: x.Raw})
-	}
-	r := &bundle.Roots{AMD: &kds.Roots{Emulated: true}, Intel: collateral.NoRoot()}
-	amd, err1 := kds.ParseRoots(b)
-	intel, err2 := collateral.ParseRoot(b)
-	test, err3 := readTestRoot(file)
-	if err1 != nil && err2 != nil && err3 != nil {
-		return nil, fmt.Errorf("%s: it holds no test root: %w; %w; %w", file, err1, err2, err3)
-	}
-	if err1 == nil {
-		r.AMD = amd
-	}
-	if err2 == nil {
-		r.Intel = intel
-	}
-	if err3 == nil {
-		r.SEV = append(r.SEV, sevRoot(test))
-	}
-	return r, nil
+	return bundle.ParseRoots(file, b)
 }

@@ -24,9 +24,7 @@ func bundleRoots(c *urfave.Context) (list []bundle.Roots, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, r := range amd {
-		genuine.SEV = append(genuine.SEV, sevRoot(r))
-	}
+	genuine.SEV = amd
 	list = append(list, genuine)
 	if file := c.String("trust-root"); file != "" {
 		test, err := readRoots(file)

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -171,23 +169,12 @@ func (p *platform) verify(trustRoot string) (root sev.Root, emulated bool, err e
 	return root, true, err
 }
 
-// testRootPEM is the type of the PEM block that "swtee root" prints.
-const testRootPEM = "SWTEE TEST ROOT"
-
 func readTestRoot(file string) (sev.Root, error) {
 	b, err := readSmall(file)
 	if err != nil {
 		return sev.Root{}, err
 	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != testRootPEM {
-		return sev.Root{}, fmt.Errorf("%s: does not hold a %q; \"swtee root\" prints it", file, testRootPEM)
-	}
-	root, err := sev.ParseRoot("the test root "+filepath.Base(file), block.Bytes)
-	if err != nil {
-		return sev.Root{}, fmt.Errorf("%s: %w", file, err)
-	}
-	return root, nil
+	return bundle.ParseSEVRoot(file, b)
 }
 
 // api is the version of the platform's firmware, which the PDH's signature covers.

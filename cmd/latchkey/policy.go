@@ -9,6 +9,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/evidence"
 	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
@@ -74,7 +75,7 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 	if f.TDX != nil { // a profile that is missing is found now
 		r, err := f.RTMR0()
 		if err == nil {
-			_, err = hardwareOf(f, r)
+			_, err = evidence.HardwareOf(f, r)
 		}
 		if err != nil {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err))

@@ -35,6 +35,7 @@ var floors = [][]string{
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
 	{"firmware/sev/report", "firmware/tdx/quote"},
 	{"firmware/sev/kds", "firmware/tdx/collateral", "firmware/tdx/ccel", "firmware/authenticode"},
+	{"firmware/evidence/exchange"},
 	{"firmware/pki"},
 	{"firmware/refusal"},
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage"},

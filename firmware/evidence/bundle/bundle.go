@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
@@ -71,12 +72,9 @@ func New() *Bundle { return &Bundle{Schema: Schema, Parts: []Part{}} }
 type Roots struct {
 	AMD    *kds.Roots
 	Intel  *collateral.Root
-	SEV    []SEVRoot
+	SEV    []sev.Root
 	Vendor bool // they are the vendors' own
 }
-
-// SEVRoot verifies the certificates of SEV chips; nil if there is none.
-type SEVRoot func(cek []byte) error
 
 // Genuine are the vendors' own roots, which are compiled in.
 func Genuine() Roots { return Roots{AMD: kds.AMD(), Intel: collateral.Intel(), Vendor: true} }

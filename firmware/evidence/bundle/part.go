@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
@@ -182,9 +183,13 @@ func (p *Part) intelPart(roots Roots) (*Info, error) {
 }
 
 func (p *Part) cek(roots Roots) (*Info, error) {
-	var err error = fmt.Errorf("%w: no root for certificates of SEV chips", ErrFormat)
-	for _, verify := range roots.SEV {
-		if err = verify(p.Data); err == nil {
+	c, err := sev.ParseCertificate(p.Data)
+	if err != nil {
+		return nil, err
+	}
+	err = fmt.Errorf("%w: no root for certificates of SEV chips", ErrFormat)
+	for _, root := range roots.SEV {
+		if err = root.Endorses(c); err == nil {
 			sum := sha256.Sum256(p.Data)
 			return &Info{
 				About: fmt.Sprintf("signed CEK of an SEV chip, SHA-256 %x…", sum[:8]), subject: string(sum[:]),

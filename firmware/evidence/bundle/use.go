@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/x509"
+	"fmt"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/pki"
@@ -138,4 +139,28 @@ func (b *Bundle) evaluation(p *collateral.PCK, roots Roots) (info, qe *Part) {
 		info, qe = part, identities[t.Evaluation]
 	}
 	return info, qe
+}
+
+// Marks are the highest numbers of a bundle's parts that verify: of revocation lists by their
+// issuer, and of evaluations by what they are about. An owner who remembers them notices a bundle
+// that went back in time.
+func (b *Bundle) Marks(roots Roots) map[string]uint64 {
+	marks := map[string]uint64{}
+	add := func(key string, n uint64) { marks[key] = max(marks[key], n) }
+	for i := range b.Parts {
+		p := &b.Parts[i]
+		info, err := p.Inspect(roots)
+		if err != nil {
+			continue
+		}
+		switch c := p.content(); {
+		case c.crl != nil && c.crl.Number != nil && c.crl.Number.IsUint64():
+			add(fmt.Sprintf("%s %s", p.Kind, c.crl.Issuer), c.crl.Number.Uint64())
+		case c.info != nil:
+			add(fmt.Sprintf("%s %x", p.Kind, []byte(c.info.FMSPC)), uint64(info.evaluation))
+		case c.qe != nil:
+			add(string(p.Kind), uint64(info.evaluation))
+		}
+	}
+	return marks
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
@@ -37,6 +38,7 @@ type File struct {
 	SEV      *SEV      `toml:"sev"`
 	Release  []Release `toml:"release"`
 	Emulated *Emulated `toml:"emulated"`
+	KEM      []string  `toml:"kem"` // key encapsulation mechanisms beside the hybrid one
 	Tolerate Tolerate  `toml:"tolerate"`
 
 	dir string // what relative paths begin at
@@ -216,14 +218,6 @@ func (f *File) noEmptyDemand(key string, value any) error {
 	return nil
 }
 
-// isName reports whether a policy or a secret may be called so: it is looked up by name, and
-// never by path.
-func isName(name string) bool {
-	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
-	return name != "" && len(name) <= 63 && strings.ContainsRune(first, rune(name[0])) &&
-		strings.Trim(name, first+".-") == ""
-}
-
 // EmulatedSuffix ends the names of policies for test platforms.
 const EmulatedSuffix = "-emulated"
 
@@ -236,7 +230,7 @@ func (f *File) check() error {
 	switch emulated := strings.HasSuffix(f.Name, EmulatedSuffix); {
 	case f.Schema != Schema:
 		return f.errorf("schema", "%q, must be %q", f.Schema, Schema)
-	case !isName(f.Name):
+	case !exchange.IsName(f.Name):
 		return f.errorf("name", "%q: must be up to 63 lower-case letters, digits, dots and dashes", f.Name)
 	case emulated && f.Emulated == nil:
 		return f.errorf(
@@ -255,7 +249,7 @@ func (f *File) check() error {
 	case f.Guest != nil && f.Guest.Kernel == "" && (f.Guest.Initrd != "" || f.Guest.Cmdline != ""):
 		return f.errorf("guest.kernel", "is missing: initrd and command line are measured only with it")
 	}
-	for _, check := range []func() error{f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate} {
+	for _, check := range []func() error{f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate, f.checkKEM} {
 		if err := check(); err != nil {
 			return err
 		}

@@ -6,12 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/tdx/collateral"
 )
-
-// Words of the guest's command line that name its broker and its policy.
-const wordName = "latch.name="
 
 // Open says what a policy leaves open, a sentence each. line is the guest's command line.
 func (f *File) Open(line string) []string {
@@ -89,13 +87,28 @@ func (f *File) Open(line string) []string {
 		}
 	}
 	f.openTolerance(add)
-	f.openSecrets(add)
-	for word := range strings.FieldsSeq(line) {
-		if name, ok := strings.CutPrefix(word, wordName); ok && name != f.Name {
-			add("guest.cmdline: %s%s is not the policy's name, %s", wordName, name, f.Name)
-		}
-	}
+	f.openSecrets(line, add)
 	return open
+}
+
+// CheckWords refuses a guest whose command line names another policy, or another broker than one
+// of these keys, if any is given: it would ask in vain.
+func (f *File) CheckWords(line string, keys ...exchange.Key) error {
+	if !exchange.HasWords(line) {
+		return nil
+	}
+	w, err := exchange.ParseWords(line)
+	switch {
+	case err != nil:
+		return f.errorf("guest.cmdline", "%v", err)
+	case w.Name != f.Name:
+		return f.errorf("guest.cmdline", "latch.name=%s is not the policy's name, %s", w.Name, f.Name)
+	case len(keys) > 0 && !slices.Contains(keys, w.Key):
+		return f.errorf("guest.cmdline", "latch.key=%v is not this broker's key, %v", w.Key, keys[0])
+	case w.KEM != exchange.Hybrid && !slices.Contains(f.KEM, w.KEM):
+		return f.errorf("guest.cmdline", "latch.kem=%s is not allowed (kem)", w.KEM)
+	}
+	return nil
 }
 
 // openTolerance says how long vendors' lists may be used after their dates.
@@ -114,7 +127,7 @@ func (f *File) openTolerance(add func(string, ...any)) {
 }
 
 // openSecrets says where a secret is open to a weaker technology than another.
-func (f *File) openSecrets(add func(string, ...any)) {
+func (f *File) openSecrets(line string, add func(string, ...any)) {
 	if len(f.Release) == 0 {
 		return
 	}
@@ -126,8 +139,16 @@ func (f *File) openSecrets(add func(string, ...any)) {
 		add("secrets are open to SEV-ES, which does not protect the integrity of memory," +
 			" though stronger technologies are there")
 	}
+	if f.Guest != nil && f.Guest.Kernel != "" {
+		if !exchange.HasWords(line) {
+			add("secrets: the guest's command line names no broker (latch.key, latch.name, latch.broker)")
+		}
+		for _, door := range exchange.Doors(line) {
+			add("guest.cmdline: %s", door)
+		}
+	}
 	for _, r := range f.Release {
-		if r.LUKSHeader == "unchecked" {
+		if r.LUKSHeader == exchange.Unchecked {
 			add("release %s: the host may put a disk without encryption in its place (luks-header)", r.Secret)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
@@ -216,7 +217,7 @@ func TestDigests(t *testing.T) {
 	write("fw", ovmftest.AmdSev(ovmftest.ResetVector()))
 	write("k", ovmftest.Kernel())
 	write("i", []byte("an initrd"))
-	write("cmdline", []byte("console=ttyS0 latch.name=other\n"))
+	write("cmdline", []byte("console=ttyS0 name=other\n"))
 	write(
 		"p.toml",
 		[]byte(
@@ -246,11 +247,11 @@ func TestDigests(t *testing.T) {
 		t.Errorf("digests of %s, want each technology's", got)
 	}
 	line, err := f.Cmdline()
-	if err != nil || line != "console=ttyS0 latch.name=other" {
+	if err != nil || line != "console=ttyS0 name=other" {
 		t.Errorf("command line %q, %v", line, err)
 	}
 	open := strings.Join(f.Open(line), "\n")
-	for _, want := range []string{"any chip", "SEV, which protects neither", "unchecked", "latch.name=other"} {
+	for _, want := range []string{"any chip", "SEV, which protects neither", "unchecked", "names no broker"} {
 		if want == "unchecked" {
 			want = "a disk without encryption"
 		}
@@ -308,5 +309,31 @@ func TestOpen(t *testing.T) {
 	}
 	if got := strings.Join(f.Open(""), "\n"); strings.Contains(got, "SMT") {
 		t.Errorf("a number that allows SMT: %s", got)
+	}
+}
+
+// TestWords: a guest that would ask another broker, or for another policy, is refused.
+func TestWords(t *testing.T) {
+	const pin = "ed25519:P7W-b7FGobDZs_B-_0huli6SrHTSeDAXdx2xFNQoDro"
+	key, err := exchange.ParseKey(pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &File{Name: "appliance"}
+	for line, want := range map[string]string{
+		"console=ttyS0": "",
+		"latch.key=" + pin + " latch.name=appliance latch.broker=port":                  "",
+		"latch.key=" + pin + " latch.name=other latch.broker=port":                      "latch.name=other is not",
+		"latch.key=" + pin + " latch.name=appliance":                                    "latch.broker is missing",
+		"latch.name=appliance latch.broker=port":                                        "latch.key is missing",
+		"latch.key=" + pin + " latch.name=appliance latch.broker=port latch.kem=x25519": "latch.kem=x25519",
+	} {
+		err := f.CheckWords(line, key)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", line, err, want)
+		}
+	}
+	if err := f.CheckWords("latch.key="+pin+" latch.name=appliance latch.broker=port", exchange.Key{1}); err == nil {
+		t.Error("a guest of another broker is taken")
 	}
 }

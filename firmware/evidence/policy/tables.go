@@ -2,12 +2,11 @@ package policy
 
 import (
 	"cmp"
-	"encoding/hex"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/kds"
@@ -197,7 +196,7 @@ func (f *File) RTMR0() (*RTMR0, error) {
 		}
 		return &RTMR0{Exact: b}, err
 	}
-	if x, ok := strings.CutPrefix(v, rtmr0Profile); ok && isName(x) {
+	if x, ok := strings.CutPrefix(v, rtmr0Profile); ok && exchange.IsName(x) {
 		return &RTMR0{Profile: x}, nil
 	}
 	if v == rtmr0Zero && f.Emulated != nil {
@@ -349,55 +348,4 @@ func (f *File) checkSEV() error {
 		}
 	}
 	return nil
-}
-
-// isMax reports whether a text says how often a secret is given: a number and a time, as 6/h.
-func isMax(text string) bool {
-	n, unit, _ := strings.Cut(text, "/")
-	times, err := strconv.ParseUint(n, 10, 20)
-	return err == nil && times > 0 && slices.Contains([]string{"s", "m", "h", "d"}, unit)
-}
-
-// kinds and modes of releases.
-var (
-	kinds = []string{"raw", "luks"}
-	modes = []string{"repeat", "once", "ask", "first-ask"}
-)
-
-func (f *File) checkReleases() error {
-	seen := map[string]bool{}
-	for _, r := range f.Release {
-		key := "release " + r.Secret
-		bad := func(k, format string, args ...any) error { return f.errorf(key+": "+k, format, args...) }
-		switch {
-		case !isName(r.Secret):
-			return bad("secret", "%q: must be up to 63 lower-case letters, digits, dots and dashes", r.Secret)
-		case seen[r.Secret]:
-			return bad("secret", "stands there twice")
-		case r.Kind != "" && !slices.Contains(kinds, r.Kind):
-			return bad("kind", "%v", nearest.Unknown("kind", r.Kind, kinds))
-		case !slices.Contains(modes, r.Mode):
-			return bad("mode", "%v", nearest.Unknown("mode", r.Mode, modes))
-		case r.Max != "" && !isMax(r.Max):
-			return bad("max", "%q: must be a number of launches and a time, such as 6/h", r.Max)
-		case (r.File == "") == (len(r.Command) == 0):
-			return bad("file", "must be there, or command, and not both")
-		case r.Kind == "luks" && !isHeader(r.LUKSHeader):
-			return bad(
-				"luks-header",
-				`%q: must be the SHA-256 of the disk's header, or "unchecked": the host could`+
-					` put in one without encryption`,
-				r.LUKSHeader,
-			)
-		case r.Kind != "luks" && r.LUKSHeader != "":
-			return bad("luks-header", `is for kind = "luks"`)
-		}
-		seen[r.Secret] = true
-	}
-	return nil
-}
-
-func isHeader(text string) bool {
-	b, err := hex.DecodeString(text)
-	return text == "unchecked" || err == nil && len(b) == 32
 }

@@ -1,0 +1,236 @@
+package exchange
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// ErrWords is wrapped by errors about latch words of a command line.
+var ErrWords = errors.New("command line")
+
+// maxCmdline is the shortest command line that Linux may have cut off (COMMAND_LINE_SIZE on x86):
+// what was measured may be longer than what the kernel shows.
+const maxCmdline = 2048
+
+// Sources of secrets.
+const (
+	FromEvidence = "evidence"
+	FromInjected = "injected"
+)
+
+// Words are what a guest's measured command line says of its broker.
+type Words struct {
+	Key     Key    // latch.key
+	Name    string // latch.name: of the policy
+	Broker  Way    // latch.broker: the way to the broker; zero for none
+	Source  string // latch.source: FromEvidence or FromInjected
+	NoClose bool   // latch.close=no: the kernel cannot close the launch (RTMR3)
+	KEM     string // latch.kem
+}
+
+// Way is how a guest reaches its broker.
+type Way struct {
+	Network string // port, vsock or tcp
+	CID     uint32 // of vsock
+	Port    uint32 // of vsock and tcp
+	Addr    netip.Addr
+}
+
+// String is the way as ParseWay reads it.
+func (w Way) String() string {
+	switch w.Network {
+	case "vsock":
+		return fmt.Sprintf("vsock:%d:%d", w.CID, w.Port)
+	case "tcp":
+		return "tcp:" + netip.AddrPortFrom(w.Addr, uint16(w.Port)).String()
+	}
+	return w.Network
+}
+
+// ParseWay reads port, vsock:CID:PORT or tcp:ADDRESS:PORT. A guest that has no secret yet has no
+// resolver either, so an address is one of IP.
+func ParseWay(text string) (w Way, err error) {
+	network, rest, _ := strings.Cut(text, ":")
+	w.Network = network
+	switch network {
+	case "port":
+		if text == "port" {
+			return w, nil
+		}
+	case "vsock":
+		cid, port, ok := strings.Cut(rest, ":")
+		c, err1 := strconv.ParseUint(cid, 10, 32)
+		p, err2 := strconv.ParseUint(port, 10, 32)
+		if ok && err1 == nil && err2 == nil && p > 0 {
+			w.CID, w.Port = uint32(c), uint32(p)
+			return w, nil
+		}
+	case "tcp":
+		if a, err := netip.ParseAddrPort(rest); err == nil && a.Port() > 0 {
+			w.Addr, w.Port = a.Addr(), uint32(a.Port())
+			return w, nil
+		}
+	}
+	return Way{}, fmt.Errorf("%w: latch.broker must be port, vsock:CID:PORT or tcp:ADDRESS:PORT", ErrWords)
+}
+
+const wordPrefix = "latch."
+
+// HasWords reports whether a command line has a word of latch, well-formed or not.
+func HasWords(line string) bool {
+	words, _ := split(line)
+	for _, w := range words {
+		if strings.HasPrefix(w, wordPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// split cuts a command line into words as the kernel does: at white space outside of double
+// quotes, up to a word that is "--" (lib/cmdline.c, next_arg; init/main.c). Words with quotes are
+// left out: what they say differs between readers.
+func split(line string) (words []string, quoted bool) {
+	var word strings.Builder
+	in, has := false, false
+	flush := func() bool {
+		w := word.String()
+		word.Reset()
+		if w == "--" && !has {
+			return false
+		}
+		if w != "" && !has {
+			words = append(words, w)
+		}
+		quoted, has = quoted || has, false
+		return true
+	}
+	for _, c := range []byte(line) {
+		switch {
+		case c == '"':
+			in, has = !in, true
+		case !in && (c == ' ' || c >= '\t' && c <= '\r'):
+			if !flush() {
+				return words, quoted
+			}
+			continue
+		}
+		word.WriteByte(c)
+	}
+	flush()
+	return words, quoted
+}
+
+// ParseWords reads the latch words of a guest's command line. Each may stand there once; unknown
+// and malformed ones are errors, and latch.key and latch.name are required.
+func ParseWords(line string) (*Words, error) {
+	line = strings.TrimSuffix(line, "\n")
+	if len(line) >= maxCmdline {
+		return nil, fmt.Errorf("%w: %d bytes: the kernel cuts it off at %d", ErrWords, len(line), maxCmdline)
+	}
+	w := &Words{Source: FromEvidence, KEM: Hybrid}
+	seen := map[string]bool{}
+	words, _ := split(line)
+	for _, word := range words {
+		rest, ok := strings.CutPrefix(word, wordPrefix)
+		if !ok {
+			continue
+		}
+		key, value, _ := strings.Cut(rest, "=")
+		if seen[key] {
+			return nil, fmt.Errorf("%w: latch.%s stands there twice", ErrWords, escaped(key))
+		}
+		seen[key] = true
+		if err := w.set(key, value); err != nil {
+			return nil, err
+		}
+	}
+	for _, key := range []string{"key", "name"} {
+		if !seen[key] {
+			return nil, fmt.Errorf("%w: latch.%s is missing", ErrWords, key)
+		}
+	}
+	if w.Source == FromEvidence && !seen["broker"] {
+		return nil, fmt.Errorf("%w: latch.broker is missing", ErrWords)
+	}
+	return w, nil
+}
+
+func (w *Words) set(key, value string) (err error) {
+	oneOf := func(list ...string) error {
+		for _, x := range list {
+			if value == x {
+				return nil
+			}
+		}
+		return fmt.Errorf("%w: latch.%s must be %s", ErrWords, key, strings.Join(list, " or "))
+	}
+	switch key {
+	case "key":
+		if w.Key, err = ParseKey(value); err != nil {
+			err = fmt.Errorf("%w: latch.key: %w", ErrWords, err)
+		}
+	case "name":
+		if w.Name = value; !IsName(value) {
+			err = fmt.Errorf("%w: latch.name must be a policy's name", ErrWords)
+		}
+	case "broker":
+		w.Broker, err = ParseWay(value)
+	case "source":
+		w.Source, err = value, oneOf(FromEvidence, FromInjected)
+	case "close":
+		w.NoClose, err = value == "no", oneOf("no", "yes")
+	case "kem":
+		w.KEM, err = value, oneOf(Hybrid, X25519)
+	default:
+		err = fmt.Errorf("%w: latch.%s is unknown", ErrWords, escaped(key))
+	}
+	return err
+}
+
+// escaped is a word that may be printed.
+func escaped(text string) string {
+	q := strconv.QuoteToASCII(text)
+	return q[1 : len(q)-1]
+}
+
+// Doors are what of a command line lets somebody at the guest's console in, a sentence each. What
+// its host types there would run beside the secrets.
+func Doors(line string) (open []string) {
+	words, _ := split(line)
+	safe, dracut := false, 0
+	for _, w := range words {
+		key, value, _ := strings.Cut(w, "=")
+		switch key {
+		case "break", "rd.break", "init", "single", "s", "S", "1", "emergency", "rescue", "systemd.debug_shell",
+			"systemd.debug-shell", "rd.systemd.debug_shell":
+			open = append(open, fmt.Sprintf("%s opens a shell, or lets another program take the place of init", escaped(w)))
+		case "systemd.unit", "rd.systemd.unit":
+			if strings.HasPrefix(value, "emergency") || strings.HasPrefix(value, "rescue") {
+				open = append(open, escaped(w)+" opens a shell")
+			}
+		case "panic": // of initramfs-tools: any number keeps its shell away
+			if n, err := strconv.Atoi(value); err == nil && n != 0 {
+				safe = true
+			}
+		case "rd.shell":
+			if value == "0" {
+				dracut |= 1
+			} else {
+				open = append(open, escaped(w)+" opens a shell")
+			}
+		case "rd.emergency":
+			if value == "poweroff" || value == "halt" || value == "reboot" {
+				dracut |= 2
+			}
+		}
+	}
+	if !safe && dracut != 3 {
+		open = append(open, "a shell opens where the initrd fails: add panic=-1 (initramfs-tools), or rd.shell=0"+
+			" rd.emergency=poweroff (dracut)")
+	}
+	return open
+}
