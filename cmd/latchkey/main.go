@@ -1,5 +1,6 @@
 // Command latchkey is the guest owner's side of a confidential launch: it makes
-// sessions, verifies measurements and packs secrets. It runs on a machine that
+// sessions, verifies measurements and evidence, and packs secrets, also as a broker that
+// guests ask. It runs on a machine that
 // the owner trusts, and it alone sees the owner's keys.
 package main
 
@@ -11,6 +12,7 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/cmd/latchkey/broker"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 )
 
@@ -49,10 +51,13 @@ func newApp(s *cli.IO) *cli.App {
 		Long:  long, Version: cli.Version(), IO: s,
 		Explain: advise, Topics: topics, Interruptible: true,
 		Commands: []*urfave.Command{
-			newPlatform(
-				s,
-			), newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s), newSecret(s),
-			newReport(s), newQuote(s), newBundle(s), newPolicy(s),
+			newPlatform(s), newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s),
+			newSecret(s), newReport(s), newQuote(s), newBundle(s), newPolicy(s), newBroker(s), newServe(s),
+			newRequests(s), newDecision(s, broker.DoApprove, "approve a request that waits at a running broker",
+				"The guest gets what it asked for when it asks again, within ten minutes."),
+			newDecision(s, broker.DoDeny, "deny a request that waits at a running broker",
+				"The guest is told, and powers off."),
+			newAudit(s), newDisk(s),
 		},
 	}
 }

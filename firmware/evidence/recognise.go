@@ -39,6 +39,14 @@ func (e *Evidence) Digest() []byte {
 	return e.Quote.Body.MRTD[:]
 }
 
+// ReportData are the 64 bytes that the guest chose.
+func (e *Evidence) ReportData() [64]byte {
+	if e.Report != nil {
+		return e.Report.ReportData
+	}
+	return e.Quote.Body.ReportData
+}
+
 // ErrUnknown is wrapped by errors about files that are not evidence, and say what they are.
 var ErrUnknown = errors.New("not evidence")
 

@@ -12,7 +12,10 @@ import (
 // floors are the rooms of the house, from the top down. A room may import those on
 // lower floors, and those on its own floor that stand after it on the line.
 var floors = [][]string{
-	{"cmd/vmlatch", "cmd/latchkey", "cmd/swtee", "cmd/internal/sdnotify", "cmd/internal/cli"},
+	{
+		"cmd/vmlatch", "cmd/latchkey", "cmd/swtee", "cmd/latchguest", "cmd/latchkey/broker", "cmd/internal/sdnotify",
+		"cmd/internal/cli",
+	},
 	{"launcher"},
 	{"launcher/check", "launcher/advice"},
 	{"launcher/tee"},
@@ -40,7 +43,7 @@ var floors = [][]string{
 	{"firmware/refusal"},
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage"},
 	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg", "firmware/tdx/attr"},
-	{"firmware/regular"},
+	{"firmware/regular", "firmware/luks"},
 }
 
 // support are packages that only tests and the builders of test guests import.

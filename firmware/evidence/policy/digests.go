@@ -299,3 +299,21 @@ func hashFile(name string) (sum [48]byte, err error) {
 	}
 	return [48]byte(h.Sum(nil)), nil
 }
+
+// SecretRoom is the size in bytes of the area that the guest's firmware keeps for the secrets of
+// SEV; 0 for none.
+func (f *File) SecretRoom() (uint32, error) {
+	b, err := ovmf.ReadFile(f.path(f.Guest.Firmware))
+	if err != nil {
+		return 0, err
+	}
+	img, err := ovmf.Parse(b)
+	if err != nil {
+		return 0, err
+	}
+	area, ok, err := img.SecretArea()
+	if !ok {
+		return 0, err
+	}
+	return area.Size, err
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -78,7 +79,7 @@ type Entry struct {
 var (
 	guidTable = sev.MustGUID("1e74f542-71dd-4d66-963e-ef4287ff173b")
 	// GUIDDiskPassphrase is the entry that grub and guests read a disk key from.
-	GUIDDiskPassphrase = sev.MustGUID("736869e5-84f0-4973-92ec-06879ce3da0b")
+	GUIDDiskPassphrase = guid.DiskPassphrase
 )
 
 const entryHeader = 16 + 4 // GUID, u32 length that counts the header too

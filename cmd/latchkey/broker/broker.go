@@ -1,0 +1,404 @@
+package broker
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence"
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+	"github.com/vmlatch/vmlatch/firmware/refusal"
+	"github.com/vmlatch/vmlatch/firmware/sev/report"
+	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
+)
+
+// Config is what a broker runs with.
+type Config struct {
+	Keys       []ed25519.PrivateKey // the first is the one that new guests pin
+	Rules      *Rules
+	State      string // its directory
+	AcceptLoss bool   // of the audit
+	DryRun     bool   // judge, and give nothing
+	Now        func() time.Time
+	Log        func(format string, args ...any) // a line for the owner; nil for none
+}
+
+// Broker serves guests. Its methods may be called by several goroutines.
+type Broker struct {
+	keys    map[exchange.Key]*exchange.Broker
+	first   *exchange.Broker
+	rules   atomic.Pointer[Rules]
+	store   *store
+	waiting *waiting
+	now     func() time.Time
+	log     func(format string, args ...any)
+	dry     bool
+	judging chan struct{} // as many as may be judged at once
+
+	nonces map[exchange.Bytes32]time.Time // that were used; only decisions touch them
+	tokens tokens
+	noise  noise
+}
+
+// verifications is how many requests are judged at once, and judgeWait how long others wait.
+const (
+	verifications = 4
+	judgeWait     = 10 * time.Second
+	maxNonces     = 4096
+)
+
+// New opens the state and makes a broker.
+func New(c Config) (*Broker, error) {
+	if len(c.Keys) == 0 || len(c.Keys) > 2 {
+		return nil, fmt.Errorf("%w: %d keys, must be one or two", ErrConfig, len(c.Keys))
+	}
+	b := &Broker{
+		keys: map[exchange.Key]*exchange.Broker{}, waiting: &waiting{}, log: c.Log, dry: c.DryRun,
+		judging: make(chan struct{}, verifications), nonces: map[exchange.Bytes32]time.Time{}, now: c.Now,
+	}
+	if b.now == nil {
+		b.now = time.Now
+	}
+	if b.log == nil {
+		b.log = func(string, ...any) {}
+	}
+	if err := b.tokens.init(); err != nil {
+		return nil, err
+	}
+	for _, k := range c.Keys {
+		x, err := exchange.NewBroker(k, rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		if b.keys[x.Key] != nil {
+			return nil, fmt.Errorf("%w: one key is given twice", ErrConfig)
+		}
+		b.keys[x.Key] = x
+		if b.first == nil {
+			b.first = x
+		}
+	}
+	var err error
+	if b.store, err = openStore(c.State, c.AcceptLoss, b.now); err != nil {
+		return nil, err
+	}
+	for _, n := range b.store.notes {
+		b.log("%s", n)
+	}
+	if err := b.Reload(c.Rules); err != nil {
+		return nil, errors.Join(err, b.store.close())
+	}
+	return b, nil
+}
+
+// Reload judges by other rules from now on. A bundle with older lists than one that was loaded
+// before is refused: whoever could put it there could hide a revocation.
+func (b *Broker) Reload(r *Rules) error {
+	var behind error
+	err := b.store.do(func(t *tx) {
+		marks := map[string]uint64{}
+		for what, n := range r.marks {
+			if was := t.marks[what]; n < was {
+				behind = fmt.Errorf("%w: the bundle has gone back: %s is number %d, and was %d", ErrConfig, what, n, was)
+				return
+			} else if n > was {
+				marks[what] = n
+			}
+		}
+		if len(marks) > 0 {
+			t.add(&Event{Event: evLoad, Marks: marks})
+		}
+	})
+	if err = cmp.Or(behind, err); err != nil {
+		return err
+	}
+	b.rules.Store(r)
+	return nil
+}
+
+// Key is the key that new guests pin.
+func (b *Broker) Key() exchange.Key { return b.first.Key }
+
+// Close ends the broker. What it answered is durable.
+func (b *Broker) Close() error {
+	b.noise.flush(b)
+	return b.store.close()
+}
+
+// Answer answers a line; nil if there is nothing to say.
+func (b *Broker) Answer(ctx context.Context, line []byte) []byte {
+	switch exchange.Want(line) {
+	case exchange.WantChallenge:
+		ask, err := exchange.ReadAsk(line)
+		if err != nil {
+			return b.drop(reasonMalformed)
+		}
+		k := b.keys[ask.Broker]
+		if k == nil { // whoever pins another key would believe nothing that this one signs
+			return b.drop("other-broker")
+		}
+		answer, err := k.Challenge(ask, b.now())
+		if err != nil {
+			return b.drop(reasonUnavailable)
+		}
+		return answer
+	case exchange.WantRelease:
+		return b.release(ctx, line)
+	case exchange.WantReceipt:
+		b.receipt(line)
+		return nil
+	case exchange.WantStatus:
+		return b.status(line)
+	case exchange.WantSession:
+		return b.session(line)
+	case exchange.WantPacket:
+		return b.packet(ctx, line)
+	}
+	return b.drop(reasonMalformed)
+}
+
+// drop counts what is not answered.
+func (b *Broker) drop(reason string) []byte {
+	b.noise.count(b, reason)
+	return nil
+}
+
+// release judges a request and answers it.
+func (b *Broker) release(ctx context.Context, line []byte) []byte {
+	key, err := exchange.ClaimedKey(line)
+	k := b.keys[key]
+	if err != nil || k == nil {
+		k = b.first // its denial says why, if the statement can be named
+	}
+	s, hash, err := k.ReadRequest(line, b.now())
+	if err != nil {
+		return b.unverified(k, hash, reasonOf(err))
+	}
+	x := b.rules.Load().rules[s.Statement.Name]
+	if x == nil || x.demands[s.Statement.Technology] == nil {
+		return b.unverified(k, hash, reasonNoPolicy)
+	}
+	for _, name := range s.Statement.Secrets {
+		if x.release[name] == nil {
+			return b.unverified(k, hash, reasonNoSecret)
+		}
+	}
+	if s.Statement.CanSeal(x.kems...) != nil {
+		return b.unverified(k, hash, reasonKEM)
+	}
+	if !b.clockIsRight() {
+		return b.unverified(k, hash, reasonClock)
+	}
+	v, a, reason := b.judge(ctx, x, s)
+	if reason != "" {
+		return b.unverified(k, hash, reason)
+	}
+	if !v.Accepted {
+		return b.denyVerified(k, s, a, verdictReason(v), v.Refusal.Error())
+	}
+	return b.give(ctx, k, s, a)
+}
+
+// unverified answers what has proven nothing. Nothing is remembered of it but a count.
+func (b *Broker) unverified(k *exchange.Broker, hash exchange.SHA512, reason string) []byte {
+	b.noise.count(b, reason)
+	if hash == (exchange.SHA512{}) {
+		return nil
+	}
+	b.noise.note(hash, outcome{k.Key.String(), string(exchange.Denied), reason, ""})
+	return k.Deny(hash, reason, retryable[reason])
+}
+
+// clockIsRight reports whether the clock is not before the last line of the audit: dates could not
+// be judged by it.
+func (b *Broker) clockIsRight() (ok bool) {
+	now := b.now()
+	b.store.view(func(s *state) { ok = !now.Before(s.head.At) })
+	return ok
+}
+
+// judge verifies evidence and holds it against the policy. The reason is "" if it is genuine.
+func (b *Broker) judge(
+	ctx context.Context,
+	x *rule,
+	s *exchange.Shown,
+) (v *evidence.Verdict, a *asked, reason string) {
+	timer := time.NewTimer(judgeWait)
+	defer timer.Stop()
+	select {
+	case b.judging <- struct{}{}:
+		defer func() { <-b.judging }()
+	case <-timer.C:
+		return nil, nil, reasonBusy
+	case <-ctx.Done():
+		return nil, nil, reasonBusy
+	}
+	e, err := evidenceOf(s)
+	if err != nil {
+		return nil, nil, reasonMalformed
+	}
+	// A genuine report that was made for something else proves nothing about who asks: others
+	// may have seen it.
+	if data := e.ReportData(); subtle.ConstantTimeCompare(data[:], s.ReportData[:]) == 0 {
+		return nil, nil, string(refusal.ReportData)
+	}
+	d := *x.demands[s.Statement.Technology]
+	if d.Report != nil {
+		p := *d.Report
+		p.ReportData = s.ReportData[:]
+		d.Report = &p
+	}
+	if d.Quote != nil {
+		p := *d.Quote
+		p.ReportData = s.ReportData[:]
+		d.Quote = &p
+	}
+	sources := &evidence.Sources{Roots: x.roots, Bundle: b.rules.Load().bundle, Log: s.Log}
+	v = evidence.Judge(e, sources, &d, b.now())
+	if !v.Genuine {
+		return v, nil, string(v.Refusal.Reason)
+	}
+	h := s.KeyHash()
+	a = &asked{
+		broker: s.Statement.Broker.String(), rule: x, technology: e.Technology, key: h.String(), chip: v.Chip, digest: hex.EncodeToString(e.Digest()),
+		statement: s.Hash.String(), secrets: s.Statement.Secrets, emulated: v.Emulated, notProven: v.NotProven,
+	}
+	// A trust domain has no number of its own, so each key is a launch. That there is one is what
+	// RTMR3 tells: the agent closes the launch before it hands a secret on.
+	a.launch = "tdx:" + a.key
+	if e.Report != nil {
+		a.launch = "snp:" + hex.EncodeToString(e.Report.ReportID[:])
+	}
+	return v, a, ""
+}
+
+// evidenceOf reads evidence as it is, and in no wrapping.
+func evidenceOf(s *exchange.Shown) (e *evidence.Evidence, err error) {
+	e = &evidence.Evidence{Technology: s.Statement.Technology}
+	if e.Technology == evidence.TDX {
+		e.Quote, err = quote.Parse(s.Evidence)
+		return e, err
+	}
+	if e.Report, err = report.Parse(s.Evidence); err == nil && len(s.Table) > 0 {
+		e.Table, err = report.ParseTable(s.Table)
+	}
+	return e, err
+}
+
+// useNonce marks a nonce as used; "" if it was not.
+func (b *Broker) useNonce(nonce exchange.Bytes32, now time.Time) (reason string) {
+	for n, until := range b.nonces {
+		if now.After(until) {
+			delete(b.nonces, n)
+		}
+	}
+	switch _, used := b.nonces[nonce]; {
+	case used:
+		return reasonNonce
+	case len(b.nonces) >= maxNonces:
+		return reasonBusy
+	}
+	b.nonces[nonce] = now.Add(exchange.Lifetime)
+	return ""
+}
+
+// denyVerified refuses genuine evidence, and remembers that.
+func (b *Broker) denyVerified(k *exchange.Broker, s *exchange.Shown, a *asked, reason, detail string) []byte {
+	err := b.store.do(func(t *tx) {
+		if r := b.useNonce(s.Nonce, t.now); r != "" {
+			reason, detail = r, ""
+			return
+		}
+		if b.dry {
+			return
+		}
+		e := a.event(evDeny)
+		e.Launch, e.Key, e.Reason, e.Detail = "", "", reason, detail
+		t.add(e)
+	})
+	if err != nil {
+		reason, detail = reasonUnavailable, err.Error()
+	}
+	b.log("denied %s to %s on %s: %s", list(a.secrets), a.rule.Name, a.where(), cmp.Or(detail, reason))
+	return k.Deny(s.Hash, reason, retryable[reason])
+}
+
+// where is the technology and chip, for people.
+func (a *asked) where() string {
+	chip := "a chip without a name"
+	if a.chip != "" {
+		chip = "chip " + a.chip[:min(len(a.chip), 16)]
+	}
+	if a.emulated {
+		return "emulated " + a.technology + ", " + chip
+	}
+	return a.technology + ", " + chip
+}
+
+// noise counts what proves nothing. One line of the audit tells of a minute, and is not waited for.
+type noise struct {
+	mu      sync.Mutex
+	counts  map[string]int
+	since   time.Time
+	reasons map[exchange.SHA512]outcome
+	recent  []exchange.SHA512
+}
+
+// maxNoise bounds how many reasons of unverified denials are remembered, so that a host that asks
+// for the status is told.
+const maxNoise = 1024
+
+func (n *noise) count(b *Broker, reason string) {
+	n.mu.Lock()
+	if n.counts == nil {
+		n.counts, n.since = map[string]int{}, b.now()
+	}
+	n.counts[reason]++
+	due := b.now().Sub(n.since) >= time.Minute
+	n.mu.Unlock()
+	if due {
+		n.flush(b)
+	}
+}
+
+// flush writes what was counted.
+func (n *noise) flush(b *Broker) {
+	n.mu.Lock()
+	counts := n.counts
+	n.counts = nil
+	n.mu.Unlock()
+	if len(counts) == 0 || b.dry {
+		return
+	}
+	_ = b.store.do(func(t *tx) { t.add(&Event{Event: evNoise, Counts: counts}) })
+}
+
+func (n *noise) note(hash exchange.SHA512, o outcome) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.reasons == nil {
+		n.reasons = map[exchange.SHA512]outcome{}
+	}
+	if _, had := n.reasons[hash]; !had {
+		n.recent = append(n.recent, hash)
+	}
+	n.reasons[hash] = o
+	if len(n.recent) > maxNoise {
+		delete(n.reasons, n.recent[0])
+		n.recent = n.recent[1:]
+	}
+}
+
+func (n *noise) outcome(hash exchange.SHA512) outcome {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.reasons[hash]
+}

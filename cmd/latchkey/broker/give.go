@@ -1,0 +1,175 @@
+package broker
+
+import (
+	"context"
+	"crypto/subtle"
+	"strings"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence"
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+)
+
+func list(names []string) string { return strings.Join(names, ", ") }
+
+// pollPending is how long a guest waits before it asks again.
+const pollPending = 5 * time.Second
+
+// give decides on a request that the policy accepts, and answers it.
+func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown, a *asked) []byte {
+	if reason := closed(s); reason != "" {
+		return b.denyVerified(k, s, a, reason, "RTMR3 is not zero: the launch has been served and closed")
+	}
+	// What a decision would be now tells whether the secrets are fetched before it is made: a
+	// command may take seconds, and decisions wait for each other.
+	var likely decision
+	b.store.view(func(st *state) { likely = b.check(st, a, b.now()) })
+	var line []byte
+	var receipt exchange.SHA256
+	if likely.reason == "" && likely.pending == 0 && !b.dry {
+		values, err := a.rule.fetch(ctx, a.secrets)
+		if err == nil {
+			line, receipt, err = k.Release(s, values)
+		}
+		exchange.Wipe(values)
+		if err != nil {
+			return b.denyVerified(k, s, a, reasonUnavailable, err.Error())
+		}
+	}
+	d, err := b.decide(s.Nonce, a, line != nil, receipt.String())
+	if err != nil {
+		b.log("%s for %s: cannot be recorded: %v", list(a.secrets), a.rule.Name, err)
+		return k.Deny(s.Hash, reasonUnavailable, true)
+	}
+	switch {
+	case d.reason != "":
+		b.log("denied %s to %s on %s: %s", list(a.secrets), a.rule.Name, a.where(), d.reason)
+		return k.Deny(s.Hash, d.reason, retryable[d.reason])
+	case d.pending != 0:
+		return k.Pend(s.Hash, d.pending, pollPending)
+	}
+	b.log("released %s to %s on %s", list(a.secrets), a.rule.Name, a.where())
+	return line
+}
+
+// closed refuses a trust domain whose agent has closed the launch already: what asks came later.
+func closed(s *exchange.Shown) string {
+	e, err := evidenceOf(s)
+	if err != nil || e.Technology == evidence.TDX && e.Quote.Body.RTMR[3] != [48]byte{} {
+		return reasonClosed
+	}
+	return ""
+}
+
+// decide makes a decision and records it. It returns once it is durable.
+func (b *Broker) decide(nonce exchange.Bytes32, a *asked, ready bool, receipt string) (d decision, err error) {
+	err = b.store.do(func(t *tx) {
+		if d.reason = b.useNonce(nonce, t.now); d.reason != "" {
+			return
+		}
+		d = b.settle(t, a, ready, receipt)
+	})
+	return d, err
+}
+
+// settle decides and notes the event.
+func (b *Broker) settle(t *tx, a *asked, ready bool, receipt string) (d decision) {
+	d = b.check(t.state, a, t.now)
+	switch {
+	case b.dry:
+		if d.reason == "" {
+			d.reason = reasonDryRun
+		}
+	case d.reason == reasonCoolDown: // it would prolong itself
+	case d.reason != "":
+		e := a.event(evDeny)
+		e.Launch, e.Key, e.Reason = "", "", d.reason
+		t.add(e)
+	case d.pending != 0:
+		b.wait(t, a, &d)
+	case !ready: // it changed between the look and the decision
+		d.reason = reasonBusy
+	default:
+		e := a.event(evRelease)
+		e.Again, e.Receipt, e.NotProven, e.Request = d.again, receipt, a.notProven, d.number
+		t.add(e)
+		if d.number != 0 {
+			b.waiting.remove(d.number)
+		}
+	}
+	return d
+}
+
+// wait lets a request wait for a person.
+func (b *Broker) wait(t *tx, a *asked, d *decision) {
+	if w := b.waiting.find(a, t.now); w != nil {
+		w.Seen = t.now
+		return
+	}
+	w := &Request{
+		Number: d.pending, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated, Secrets: a.secrets,
+		Chip: a.chip, Digest: a.digest, Launch: a.launch, Key: a.key, Since: t.now, Seen: t.now,
+		NotProven: a.notProven, Changed: t.changes(a),
+	}
+	if !b.waiting.add(w) {
+		d.pending, d.reason = 0, reasonBusy
+		return
+	}
+	e := a.event(evPending)
+	e.Request = w.Number
+	t.add(e)
+	b.log("request %d waits for you: %s for %s on %s (latchkey requests)", w.Number, list(a.secrets), a.rule.Name,
+		a.where())
+}
+
+// receipt notes that a release was opened. It changes what is shown, never what is allowed.
+func (b *Broker) receipt(line []byte) {
+	hash, mac, err := exchange.ReadReceipt(line)
+	if err != nil {
+		b.drop(reasonMalformed)
+		return
+	}
+	ok := false
+	statement := hash.String()
+	matches := func(s *state) bool {
+		o := s.outcomes[statement]
+		return o.state == string(exchange.Released) &&
+			subtle.ConstantTimeCompare([]byte(o.receipt), []byte(mac.String())) == 1
+	}
+	b.store.view(func(s *state) { ok = matches(s) })
+	if !ok {
+		b.drop("receipt")
+		return
+	}
+	_ = b.store.do(func(t *tx) {
+		if matches(t.state) {
+			t.add(&Event{Event: evReceipt, Broker: t.outcomes[statement].broker, Statement: statement, Receipt: mac.String()})
+		}
+	})
+}
+
+// status says what became of a statement.
+func (b *Broker) status(line []byte) []byte {
+	hash, err := exchange.ReadAskStatus(line)
+	if err != nil {
+		return b.drop(reasonMalformed)
+	}
+	o := outcome{state: string(exchange.Unknown)}
+	b.store.view(func(s *state) {
+		if x, ok := s.outcomes[hash.String()]; ok {
+			o = x
+		}
+	})
+	if o.state == string(exchange.Unknown) {
+		if x := b.noise.outcome(hash); x.state != "" && !retryable[x.reason] {
+			o = x
+		}
+	}
+	k := b.first
+	for _, x := range b.keys {
+		if x.Key.String() == o.broker {
+			k = x
+		}
+	}
+	return k.Status(hash, exchange.State(o.state), o.reason)
+}

@@ -1,0 +1,270 @@
+//go:build linux
+
+package broker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+)
+
+// serve lets the broker listen at a socket.
+func (w *world) serve() (path string) {
+	w.t.Helper()
+	path = filepath.Join(w.dir, fmt.Sprintf("s%d", seeds.Add(1)))
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.Serve(ctx, l) }()
+	w.t.Cleanup(func() {
+		stop()
+		select {
+		case err := <-done:
+			if err != nil {
+				w.t.Errorf("Serve: %v, want nil", err)
+			}
+		case <-time.After(20 * time.Second):
+			w.t.Error("Serve does not end")
+		}
+	})
+	return path
+}
+
+// over asks over a connection.
+func (g *guest) over(path string) (*exchange.Answer, error) {
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	r := bufio.NewReaderSize(conn, exchange.MaxLine)
+	var hello [16]byte
+	_, _ = rand.Read(hello[:])
+	if _, err := conn.Write(g.Ask(hello)); err != nil {
+		return nil, err
+	}
+	line, err := r.ReadBytes('\n')
+	if err != nil {
+		return nil, err
+	}
+	data, err := g.Agent.Challenge(line)
+	if err != nil {
+		return nil, err
+	}
+	if line, err = g.Request(g.evidence(data), nil, nil); err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(line); err != nil {
+		return nil, err
+	}
+	if line, err = r.ReadBytes('\n'); err != nil {
+		return nil, err
+	}
+	return g.Agent.Answer(line)
+}
+
+// TestMany: of a thousand requests at once, each gets its answer, and what is given once is given
+// to one.
+func TestMany(t *testing.T) {
+	w := newWorld(t, secret("rare", "once")+secret("disk", "repeat"))
+	w.log = func(string, ...any) {}
+	path := w.serve()
+	n := 1000
+	if testing.Short() {
+		n = 100
+	}
+	var once, all, refused atomic.Int64
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, 48)
+	for i := range n {
+		g := w.guest(byte(i), exchange.SNP, "disk")
+		if i%10 == 0 {
+			g = w.guest(byte(i), exchange.SNP, "disk", "rare")
+		}
+		id := [32]byte{byte(i), byte(i >> 8), 1}
+		g.change = append(g.change, func(b []byte) { copy(b[offReportID:], id[:]) })
+		wg.Go(func() {
+			gate <- struct{}{}
+			defer func() { <-gate }()
+			a, err := g.over(path)
+			switch {
+			case err != nil:
+				t.Errorf("launch %d: %v", i, err)
+			case got(a) == "released" && len(a.Secrets) == 2:
+				once.Add(1)
+				all.Add(1)
+			case got(a) == "released":
+				all.Add(1)
+			case got(a) == reasonOnce || got(a) == reasonCoolDown:
+				refused.Add(1)
+			default:
+				t.Errorf("launch %d: %s", i, got(a))
+			}
+		})
+	}
+	wg.Wait()
+	if once.Load() > 1 || all.Load()+refused.Load() != int64(n) {
+		t.Errorf("%d got what is given once, %d anything, %d nothing, of %d", once.Load(), all.Load(), refused.Load(), n)
+	}
+	if got := len(w.events(evRelease)); got != int(all.Load()) {
+		t.Errorf("%d releases in the audit, want %d", got, all.Load())
+	}
+}
+
+// TestConnections: slow and silent ones, floods and long lines take nothing from others.
+func TestConnections(t *testing.T) {
+	w := newWorld(t, secret("disk", "repeat"))
+	path := w.serve()
+	dial := func() net.Conn {
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	for range 2 * maxConns { // silent ones, as guests that have their secret
+		dial()
+	}
+	half := dial()
+	if _, err := half.Write([]byte(`{"want":"chal`)); err != nil {
+		t.Fatal(err)
+	}
+	long := dial()
+	go func() {
+		for {
+			if _, err := long.Write(bytes.Repeat([]byte("x"), 64<<10)); err != nil {
+				return
+			}
+		}
+	}()
+	start := time.Now()
+	if a, err := w.guest(1, exchange.SNP).over(path); err != nil || got(a) != "released" {
+		t.Errorf("beside them: %v, %v", a, err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("beside them it takes %v", took)
+	}
+	_ = long.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := long.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("a line without an end: %v, want the connection closed", err)
+	}
+	_ = half.SetReadDeadline(time.Now().Add(messageTime + 5*time.Second))
+	if _, err := half.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+		t.Errorf("half a message: %v, want the connection closed", err)
+	}
+}
+
+const childVar = "LATCHKEY_TEST_BROKER"
+
+// TestKilled: a broker that is killed at any moment gives nothing twice that is given once, and
+// what it gave is in its audit.
+func TestKilled(t *testing.T) {
+	if dir := os.Getenv(childVar); dir != "" {
+		serveChild(t, dir)
+		return
+	}
+	w := newWorld(t, secret("rare", "once")+secret("disk", "repeat"))
+	_ = w.Close()
+	key, _, err := encodeKey(w.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("key.pem", string(key))
+	rounds := 40
+	if testing.Short() {
+		rounds = 5
+	}
+	var once, answered atomic.Int64
+	launches := byte(0)
+	for round := range rounds {
+		path := filepath.Join(w.dir, fmt.Sprintf("k%d", round))
+		c := exec.Command(os.Args[0], "-test.run=^TestKilled$")
+		c.Env = append(os.Environ(), childVar+"="+w.dir, childVar+"_SOCKET="+path)
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+			t.Fatalf("round %d: %q, %v", round, line, err)
+		}
+		var wg sync.WaitGroup
+		for range 4 {
+			launches++
+			g := w.guest(launches, exchange.SNP, "disk")
+			if launches%2 == 0 {
+				g = w.guest(launches, exchange.SNP, "rare", "disk")
+			}
+			wg.Go(func() {
+				a, err := g.over(path)
+				if err != nil || got(a) != "released" {
+					return
+				}
+				answered.Add(1)
+				if len(a.Secrets) == 2 {
+					once.Add(1)
+				}
+			})
+		}
+		var b [1]byte
+		_, _ = rand.Read(b[:])
+		time.Sleep(time.Duration(b[0]) * 100 * time.Microsecond)
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		wg.Wait()
+	}
+	if once.Load() > 1 {
+		t.Errorf("what is given once was given %d times", once.Load())
+	}
+	w.start()
+	releases := w.events(evRelease)
+	first := map[string]bool{}
+	for _, e := range releases {
+		if strings.Contains(strings.Join(e.Secrets, " "), "rare") {
+			first[e.Launch] = true
+		}
+	}
+	if len(first) > 1 || len(releases) < int(answered.Load()) {
+		t.Errorf("the audit has %d releases, %d launches with what is given once; %d were answered", len(releases),
+			len(first), answered.Load())
+	}
+	t.Logf("%d answered of %d, %d in the audit", answered.Load(), 4*rounds, len(releases))
+}
+
+// serveChild is a broker that is killed.
+func serveChild(t *testing.T, dir string) {
+	w := &world{t: t, dir: dir}
+	private, err := ParseKey(w.read("key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.key = private
+	w.at.Store(time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC).UnixNano())
+	w.start()
+	l, err := net.Listen("unix", os.Getenv(childVar+"_SOCKET"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("ready")
+	_ = w.Serve(context.Background(), l)
+}

@@ -1,0 +1,7 @@
+package main
+
+import "os"
+
+var terminate = os.Interrupt
+
+func notifyReload(chan<- os.Signal) {}
