@@ -9,7 +9,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
-	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 	"github.com/vmlatch/vmlatch/firmware/tdx"
 )
 
@@ -35,7 +35,7 @@ var advice = [...]struct {
 	{igvm.ErrFormat, cli.ExitUsage, nil},
 	{igvm.ErrPlatform, cli.ExitUsage, nil},
 	{ovmf.ErrFormat, cli.ExitUsage, nil},
-	{session.ErrTable, cli.ExitUsage, nil},
+	{table.ErrTable, cli.ExitUsage, nil},
 	{errMismatch, cli.ExitRefused, nil},
 	{errUnexplained, cli.ExitRefused, []string{
 		"name files that may have been used instead: --other and --other-firmware",

@@ -19,6 +19,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 )
 
 func newSecret(s *cli.IO) *urfave.Command {
@@ -187,7 +188,7 @@ func pack(o *ownerFile, m *exchange.Measurement, in *inputs, table []byte) ([]by
 }
 
 // guidNames are short names for common GUIDs.
-var guidNames = map[string]sev.GUID{"disk": session.GUIDDiskPassphrase}
+var guidNames = map[string]sev.GUID{"disk": table.GUIDDiskPassphrase}
 
 // secretRoom is the size in bytes of the area that the firmware keeps for secrets.
 func (in *inputs) secretRoom() (uint32, error) {
@@ -211,7 +212,7 @@ func fits(table []byte, room uint32) error {
 }
 
 func readEntries(s *cli.IO, args []string) ([]byte, error) {
-	var entries []session.Entry
+	var entries []table.Entry
 	defer func() {
 		for _, e := range entries {
 			clear(e.Data)
@@ -233,12 +234,12 @@ func readEntries(s *cli.IO, args []string) ([]byte, error) {
 		if err != nil {
 			return nil, cli.Fail(cli.ExitUsage, err)
 		}
-		if guid == session.GUIDDiskPassphrase {
+		if guid == table.GUIDDiskPassphrase {
 			warnOfText(s, file, data)
 		}
-		entries = append(entries, session.Entry{GUID: guid, Data: data})
+		entries = append(entries, table.Entry{GUID: guid, Data: data})
 	}
-	table, err := session.PackTable(entries)
+	table, err := table.Pack(entries)
 	if err != nil {
 		return nil, err
 	}

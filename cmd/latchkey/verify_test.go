@@ -15,6 +15,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 )
 
 const (
@@ -235,9 +236,9 @@ func TestSecret(t *testing.T) {
 	must(t, err)
 	plain, err := g.LaunchSecret(packet.Header, packet.Secret, len(packet.Secret))
 	must(t, err)
-	entries, err := session.ParseTable(plain)
+	entries, err := table.Parse(plain)
 	must(t, err)
-	if len(entries) != 2 || entries[0].GUID != session.GUIDDiskPassphrase ||
+	if len(entries) != 2 || entries[0].GUID != table.GUIDDiskPassphrase ||
 		string(entries[0].Data) != "correct horse" || string(entries[1].Data) != "an initrd" {
 		t.Errorf("the platform decrypted %+v, want the passphrase and the second file", entries)
 	}

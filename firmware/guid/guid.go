@@ -4,11 +4,10 @@
 package guid
 
 import (
-	"encoding/binary"
-	"encoding/hex"
-	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // GUID is a GUID as it lies in memory: the first three fields little-endian.
@@ -17,10 +16,10 @@ type GUID [16]byte
 // Parse reads the usual text form, 8-4-4-4-12 hex digits.
 func Parse(s string) (GUID, error) {
 	var g GUID
-	raw, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	raw, err := smallfmt.Unhex(strings.ReplaceAll(s, "-", ""))
 	dashes := len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-'
 	if err != nil || len(raw) != len(g) || !dashes {
-		return g, fmt.Errorf("%q is not a GUID", s)
+		return g, smallfmt.Errorf("%q is not a GUID", s)
 	}
 	copy(g[:], raw)
 	for _, field := range [][]byte{g[0:4], g[4:6], g[6:8]} {
@@ -39,6 +38,9 @@ func MustParse(s string) GUID {
 }
 
 func (g GUID) String() string {
-	le := binary.LittleEndian
-	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(g[:]), le.Uint16(g[4:]), le.Uint16(g[6:]), g[8:10], g[10:])
+	for _, field := range [][]byte{g[0:4], g[4:6], g[6:8]} {
+		slices.Reverse(field)
+	}
+	s := smallfmt.Hex(g[:])
+	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]
 }

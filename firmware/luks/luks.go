@@ -9,11 +9,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // ErrFormat is wrapped by errors about volumes that are not of LUKS.
@@ -53,7 +53,7 @@ func Copy(to io.Writer, volume io.Reader) (sum [32]byte, n int64, err error) {
 	}
 	rest := size - int64(len(head))
 	if m, err := io.CopyN(out, volume, rest); err != nil {
-		return sum, 0, fmt.Errorf("%w: its header has %d bytes, of which %d are there: %w", ErrFormat, size,
+		return sum, 0, smallfmt.Errorf("%w: its header has %d bytes, of which %d are there: %w", ErrFormat, size,
 			int64(len(head))+m, err)
 	}
 	return [32]byte(h.Sum(nil)), size, nil
@@ -63,18 +63,18 @@ func Copy(to io.Writer, volume io.Reader) (sum [32]byte, n int64, err error) {
 func readHead(volume io.Reader) ([]byte, error) {
 	b := make([]byte, binarySize)
 	if _, err := io.ReadFull(volume, b); err != nil {
-		return nil, fmt.Errorf("%w: shorter than a header", ErrFormat)
+		return nil, smallfmt.Errorf("%w: shorter than a header", ErrFormat)
 	}
 	if !bytes.HasPrefix(b, magic) || binary.BigEndian.Uint16(b[offset.version:]) != 2 {
 		return b, nil
 	}
 	size := binary.BigEndian.Uint64(b[offset.hdrSize:])
 	if size <= binarySize || size > maxMetadata {
-		return nil, fmt.Errorf("%w: metadata of %d bytes", ErrFormat, size)
+		return nil, smallfmt.Errorf("%w: metadata of %d bytes", ErrFormat, size)
 	}
 	more := make([]byte, size-binarySize)
 	if _, err := io.ReadFull(volume, more); err != nil {
-		return nil, fmt.Errorf("%w: its metadata are cut off", ErrFormat)
+		return nil, smallfmt.Errorf("%w: its metadata are cut off", ErrFormat)
 	}
 	return append(b, more...), nil
 }
@@ -95,32 +95,29 @@ func Size(head []byte) (int64, error) {
 			return 0, err
 		}
 	default:
-		return 0, fmt.Errorf("%w of version 1 or 2, but of %d", ErrFormat, v)
+		return 0, smallfmt.Errorf("%w of version 1 or 2, but of %d", ErrFormat, v)
 	}
 	if size < binarySize || size > MaxHeader {
-		return 0, fmt.Errorf("%w: its data begin at byte %d, must be at %d to %d", ErrFormat, size, binarySize, MaxHeader)
+		return 0, smallfmt.Errorf("%w: its data begin at byte %d, must be at %d to %d", ErrFormat, size, binarySize, MaxHeader)
 	}
 	return int64(size), nil
 }
 
-// dataOffset is where the data begin, by the metadata of LUKS2: the lowest offset of a segment.
+// dataOffset is where the data begin, by the metadata of LUKS2: the lowest offset of a segment. The
+// owner's hash covers all of the metadata, so they need to be understood only as far as that.
 func dataOffset(area []byte) (low uint64, err error) {
 	end := bytes.IndexByte(area, 0)
 	if end < 0 {
-		return 0, fmt.Errorf("%w: its metadata have no end", ErrFormat)
+		return 0, smallfmt.Errorf("%w: its metadata have no end", ErrFormat)
 	}
-	var m struct {
-		Segments map[string]struct {
-			Offset string `json:"offset"`
-		} `json:"segments"`
+	offsets, err := segmentOffsets(area[:end])
+	if err != nil || len(offsets) == 0 {
+		return 0, smallfmt.Errorf("%w: its metadata cannot be read", ErrFormat)
 	}
-	if json.Unmarshal(area[:end], &m) != nil || len(m.Segments) == 0 {
-		return 0, fmt.Errorf("%w: its metadata cannot be read", ErrFormat)
-	}
-	for _, s := range m.Segments {
-		n, err := strconv.ParseUint(s.Offset, 10, 63)
+	for _, text := range offsets {
+		n, err := strconv.ParseUint(text, 10, 63)
 		if err != nil {
-			return 0, fmt.Errorf("%w: a segment without an offset", ErrFormat)
+			return 0, smallfmt.Errorf("%w: a segment without an offset", ErrFormat)
 		}
 		if low == 0 || n < low {
 			low = n

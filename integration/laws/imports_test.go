@@ -41,7 +41,7 @@ var floors = [][]string{
 	{"firmware/evidence/exchange"},
 	{"firmware/pki"},
 	{"firmware/refusal"},
-	{"firmware/igvm", "firmware/sev", "firmware/bzimage"},
+	{"firmware/igvm", "firmware/sev", "firmware/bzimage", "firmware/sev/table"},
 	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg", "firmware/tdx/attr"},
 	{"firmware/regular", "firmware/luks"},
 }

@@ -43,7 +43,7 @@ type Broker struct {
 	dry     bool
 	judging chan struct{} // as many as may be judged at once
 
-	nonces map[exchange.Bytes32]time.Time // that were used; only decisions touch them
+	nonces map[[32]byte]time.Time // that were used; only decisions touch them
 	tokens tokens
 	noise  noise
 }
@@ -62,7 +62,7 @@ func New(c Config) (*Broker, error) {
 	}
 	b := &Broker{
 		keys: map[exchange.Key]*exchange.Broker{}, waiting: &waiting{}, log: c.Log, dry: c.DryRun,
-		judging: make(chan struct{}, verifications), nonces: map[exchange.Bytes32]time.Time{}, now: c.Now,
+		judging: make(chan struct{}, verifications), nonces: map[[32]byte]time.Time{}, now: c.Now,
 	}
 	if b.now == nil {
 		b.now = time.Now
@@ -294,7 +294,7 @@ func evidenceOf(s *exchange.Shown) (e *evidence.Evidence, err error) {
 }
 
 // useNonce marks a nonce as used; "" if it was not.
-func (b *Broker) useNonce(nonce exchange.Bytes32, now time.Time) (reason string) {
+func (b *Broker) useNonce(nonce [32]byte, now time.Time) (reason string) {
 	for n, until := range b.nonces {
 		if now.After(until) {
 			delete(b.nonces, n)

@@ -62,7 +62,7 @@ func closed(s *exchange.Shown) string {
 }
 
 // decide makes a decision and records it. It returns once it is durable.
-func (b *Broker) decide(nonce exchange.Bytes32, a *asked, ready bool, receipt string) (d decision, err error) {
+func (b *Broker) decide(nonce [32]byte, a *asked, ready bool, receipt string) (d decision, err error) {
 	err = b.store.do(func(t *tx) {
 		if d.reason = b.useNonce(nonce, t.now); d.reason != "" {
 			return

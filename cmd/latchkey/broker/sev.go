@@ -18,10 +18,10 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
-	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 )
 
 // tokens carry sessions' keys to the host and back, sealed with a key of this process, so that
@@ -315,12 +315,12 @@ func (b *Broker) pack(
 			values[name+headerSuffix] = exchange.Secret{Value: []byte(v.LUKSHeader)}
 		}
 	}
-	var entries []session.Entry
+	var entries []table.Entry
 	for _, name := range slices.Sorted(maps.Keys(values)) {
-		entries = append(entries, session.Entry{GUID: guid.OfSecret(name), Data: values[name].Value})
+		entries = append(entries, table.Entry{GUID: table.Named(name), Data: values[name].Value})
 	}
-	entries = append(entries, session.Entry{GUID: guid.Injected, Data: k.Inject(a.rule.Name, values)})
-	table, err := session.PackTable(entries)
+	entries = append(entries, table.Entry{GUID: table.GUIDInjected, Data: k.Inject(a.rule.Name, values)})
+	table, err := table.Pack(entries)
 	if err != nil {
 		return nil, nil, err
 	}

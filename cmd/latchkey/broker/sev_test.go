@@ -15,10 +15,9 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
-	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
-	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 )
 
@@ -108,7 +107,7 @@ func (w *sevWorld) policy(chip string) {
 
 func (w *sevWorld) question() *exchange.AskSession {
 	return &exchange.AskSession{
-		Broker: w.Key(), Name: name, Technology: exchange.SEV, Hello: exchange.Bytes16{1},
+		Broker: w.Key(), Name: name, Technology: exchange.SEV, Hello: [16]byte{1},
 		PDH: w.platform.Chain().PDH.Bytes(), Chain: w.platform.Chain().Bytes(),
 	}
 }
@@ -165,7 +164,7 @@ func TestSEV(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries, err := session.ParseTable(plain)
+	entries, err := table.Parse(plain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,12 +174,12 @@ func TestSEV(t *testing.T) {
 	}
 	values := map[string][]byte{}
 	for _, n := range []string{"disk", "api", "disk" + headerSuffix} {
-		values[n] = found[guid.OfSecret(n)]
+		values[n] = found[table.Named(n)]
 	}
 	if string(values["disk"]) != "value of disk" || string(values["api"]) != "value of api" {
 		t.Errorf("the guest finds %q", values)
 	}
-	if err := exchange.CheckInjected(found[guid.Injected], w.Key(), name, values); err != nil {
+	if err := exchange.CheckInjected(found[table.GUIDInjected], w.Key(), name, values); err != nil {
 		t.Errorf("the envelope: %v", err)
 	}
 	if again := w.Answer(context.Background(), q.Line()); !bytes.Equal(again, first) {

@@ -3,8 +3,8 @@ package exchange
 import (
 	"crypto/hpke"
 	"errors"
-	"fmt"
-	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // ErrAnswer is wrapped by errors about answers that are none: of another attempt, or not what a
@@ -21,7 +21,7 @@ type Agent struct {
 	kem        string
 	key        hpke.PrivateKey
 
-	hello     Bytes16
+	hello     [16]byte
 	challenge *Envelope
 	statement []byte
 	hash      SHA512
@@ -41,7 +41,7 @@ type AgentConfig struct {
 func NewAgent(c AgentConfig) (*Agent, error) {
 	defer clear(c.Seed)
 	if len(c.Seed) < 32 {
-		return nil, fmt.Errorf("agent's key: %d bytes of seed, must be at least 32", len(c.Seed))
+		return nil, smallfmt.Errorf("agent's key: %d bytes of seed, must be at least 32", len(c.Seed))
 	}
 	if c.KEM == "" {
 		c.KEM = Hybrid
@@ -50,11 +50,12 @@ func NewAgent(c AgentConfig) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Agent{pin: c.Broker, name: c.Name, technology: c.Technology, kem: c.KEM, secrets: slices.Clone(c.Secrets)}
-	slices.Sort(a.secrets)
-	a.secrets = slices.Compact(a.secrets)
+	a := &Agent{pin: c.Broker, name: c.Name, technology: c.Technology, kem: c.KEM}
+	for _, name := range c.Secrets {
+		a.secrets = insert(a.secrets, name)
+	}
 	if a.key, err = k.DeriveKeyPair(c.Seed); err != nil {
-		return nil, fmt.Errorf("agent's key: %w", err)
+		return nil, smallfmt.Errorf("agent's key: %w", err)
 	}
 	_, err = parseStatement(a.encodeStatement(SHA256{}))
 	return a, err
@@ -88,7 +89,7 @@ func (a *Agent) Challenge(line []byte) (data [64]byte, err error) {
 		return data, err
 	}
 	if c.Hello != a.hello {
-		return data, fmt.Errorf("%w: the challenge is of another attempt", ErrAnswer)
+		return data, smallfmt.Errorf("%w: the challenge is of another attempt", ErrAnswer)
 	}
 	a.challenge, a.statement = &e, a.encodeStatement(challengeHash(e.Payload))
 	a.hash = hashOf(a.statement)
@@ -102,9 +103,9 @@ func openChallenge(e *Envelope, k Key) (*Challenge, error) {
 	}
 	switch {
 	case c.Version != Version:
-		return nil, fmt.Errorf("%w: challenge of version %d", ErrMessage, c.Version)
+		return nil, smallfmt.Errorf("%w: challenge of version %d", ErrMessage, c.Version)
 	case c.Broker != k:
-		return nil, fmt.Errorf("%w: the challenge is of another broker", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: the challenge is of another broker", ErrAnswer)
 	}
 	return c, nil
 }
@@ -119,7 +120,7 @@ func (a *Agent) Request(evidence, table, log []byte) ([]byte, error) {
 		Table: table, Log: log,
 	}), '\n')
 	if len(line) > MaxLine {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrMessage, len(line), MaxLine)
+		return nil, smallfmt.Errorf("%w: %d bytes, at most %d", ErrMessage, len(line), MaxLine)
 	}
 	return line, nil
 }
@@ -140,7 +141,7 @@ func (a *Agent) Answer(line []byte) (*Answer, error) {
 		return nil, err
 	}
 	if a.statement == nil {
-		return nil, fmt.Errorf("%w: nothing was asked", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: nothing was asked", ErrAnswer)
 	}
 	switch e.PayloadType {
 	case kindRelease.payloadType():
@@ -151,7 +152,7 @@ func (a *Agent) Answer(line []byte) (*Answer, error) {
 			return nil, err
 		}
 		if !isCode(d.Reason) {
-			return nil, fmt.Errorf("%w: a denial without a code", ErrMessage)
+			return nil, smallfmt.Errorf("%w: a denial without a code", ErrMessage)
 		}
 		return &Answer{Denial: d}, a.mine(d.Version, d.Statement)
 	case kindPending.payloadType():
@@ -162,16 +163,16 @@ func (a *Agent) Answer(line []byte) (*Answer, error) {
 		p.Retry = min(max(p.Retry, 1), 60)
 		return &Answer{Pending: p}, a.mine(p.Version, p.Statement)
 	}
-	return nil, fmt.Errorf("%w: an envelope of another kind", ErrAnswer)
+	return nil, smallfmt.Errorf("%w: an envelope of another kind", ErrAnswer)
 }
 
 // mine refuses what does not answer this agent's statement.
 func (a *Agent) mine(version int, statement SHA512) error {
 	if version != Version {
-		return fmt.Errorf("%w: answer of version %d", ErrMessage, version)
+		return smallfmt.Errorf("%w: answer of version %d", ErrMessage, version)
 	}
 	if statement != a.hash {
-		return fmt.Errorf("%w: it answers another statement", ErrAnswer)
+		return smallfmt.Errorf("%w: it answers another statement", ErrAnswer)
 	}
 	return nil
 }
@@ -186,15 +187,15 @@ func (a *Agent) release(e *Envelope) (*Answer, error) {
 	}
 	n := encSize(a.kem)
 	if len(r.Ciphertext) < n {
-		return nil, fmt.Errorf("%w: the ciphertext is cut off", ErrMessage)
+		return nil, smallfmt.Errorf("%w: the ciphertext is cut off", ErrMessage)
 	}
 	from, err := hpke.NewRecipient(r.Ciphertext[:n], a.key, hpke.HKDFSHA256(), hpke.AES256GCM(), info(a.hash))
 	if err != nil {
-		return nil, fmt.Errorf("%w: the release does not open", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: the release does not open", ErrAnswer)
 	}
 	plain, err := from.Open(nil, r.Ciphertext[n:])
 	if err != nil {
-		return nil, fmt.Errorf("%w: the release does not open", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: the release does not open", ErrAnswer)
 	}
 	defer clear(plain)
 	var s secrets
@@ -220,15 +221,15 @@ func (a *Agent) release(e *Envelope) (*Answer, error) {
 // asked refuses a release that has not exactly the secrets that were asked for.
 func (a *Agent) asked(s *secrets) error {
 	if s.Version != Version {
-		return fmt.Errorf("%w: secrets of version %d", ErrMessage, s.Version)
+		return smallfmt.Errorf("%w: secrets of version %d", ErrMessage, s.Version)
 	}
 	for _, name := range a.secrets {
 		x, ok := s.Secrets[name]
 		if !ok || len(s.Secrets) != len(a.secrets) {
-			return fmt.Errorf("%w: these are not the secrets that were asked for", ErrAnswer)
+			return smallfmt.Errorf("%w: these are not the secrets that were asked for", ErrAnswer)
 		}
 		if x.LUKSHeader != "" && x.LUKSHeader != Unchecked && !IsSHA256(x.LUKSHeader) {
-			return fmt.Errorf("%w: not a SHA-256 of a LUKS header", ErrMessage)
+			return smallfmt.Errorf("%w: not a SHA-256 of a LUKS header", ErrMessage)
 		}
 	}
 	return nil

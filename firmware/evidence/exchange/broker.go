@@ -4,18 +4,19 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // Errors about requests that do not answer a challenge of this broker. They wrap ErrMessage.
 var (
-	ErrChallenge = fmt.Errorf("%w: the challenge is not of this broker, or of before it started", ErrMessage)
-	ErrExpired   = fmt.Errorf("%w: the challenge has expired", ErrMessage)
-	ErrMismatch  = fmt.Errorf("%w: the statement does not answer the challenge", ErrMessage)
+	ErrChallenge = smallfmt.Errorf("%w: the challenge is not of this broker, or of before it started", ErrMessage)
+	ErrExpired   = smallfmt.Errorf("%w: the challenge has expired", ErrMessage)
+	ErrMismatch  = smallfmt.Errorf("%w: the statement does not answer the challenge", ErrMessage)
 )
 
 // Broker is the owner's side of the exchange: it holds one key. It keeps no state; whoever serves
@@ -23,7 +24,7 @@ var (
 type Broker struct {
 	Key      Key
 	private  ed25519.PrivateKey
-	instance Bytes16
+	instance [16]byte
 	random   io.Reader
 }
 
@@ -44,7 +45,7 @@ func ReadAsk(line []byte) (*Ask, error) {
 		return nil, err
 	}
 	if a.Want != WantChallenge || a.Version != Version || !IsName(a.Name) {
-		return nil, fmt.Errorf("%w: not a question for a challenge", ErrMessage)
+		return nil, smallfmt.Errorf("%w: not a question for a challenge", ErrMessage)
 	}
 	return a, nil
 }
@@ -53,7 +54,7 @@ func ReadAsk(line []byte) (*Ask, error) {
 func (b *Broker) Challenge(a *Ask, now time.Time) ([]byte, error) {
 	c := &Challenge{
 		Version: Version, Broker: b.Key, Instance: b.instance, Hello: a.Hello,
-		Expires: now.UTC().Truncate(time.Second).Add(Lifetime),
+		Expires: now.UTC().Truncate(time.Second).Add(Lifetime).Format(time.RFC3339),
 	}
 	if _, err := io.ReadFull(b.random, c.Nonce[:]); err != nil {
 		return nil, err
@@ -61,7 +62,7 @@ func (b *Broker) Challenge(a *Ask, now time.Time) ([]byte, error) {
 	return b.line(kindChallenge, c), nil
 }
 
-func (b *Broker) line(k kind, payload any) []byte {
+func (b *Broker) line(k kind, payload message) []byte {
 	return append(encode(sign(b.private, k, payload)), '\n')
 }
 
@@ -71,7 +72,7 @@ type Shown struct {
 	*Request
 	Statement  *Statement
 	Hash       SHA512 // names the statement
-	Nonce      Bytes32
+	Nonce      [32]byte
 	ReportData [64]byte // what the evidence must carry
 }
 
@@ -88,14 +89,14 @@ func (b *Broker) ReadRequest(line []byte, now time.Time) (*Shown, SHA512, error)
 		return nil, SHA512{}, err
 	}
 	if r.Want != WantRelease || r.Version != Version || len(r.Evidence) == 0 || len(r.Log) > MaxLog {
-		return nil, SHA512{}, fmt.Errorf("%w: not a request for a release", ErrMessage)
+		return nil, SHA512{}, smallfmt.Errorf("%w: not a request for a release", ErrMessage)
 	}
 	s.Hash, s.ReportData = hashOf(r.Statement), ReportData(r.Statement)
 	c, err := openChallenge(&r.Challenge, b.Key)
 	if err != nil || c.Instance != b.instance {
 		return nil, s.Hash, ErrChallenge
 	}
-	if now.After(c.Expires) {
+	if until, err := time.Parse(time.RFC3339, c.Expires); err != nil || now.After(until) {
 		return nil, s.Hash, ErrExpired
 	}
 	s.Nonce = c.Nonce
@@ -126,7 +127,7 @@ func ClaimedKey(line []byte) (k Key, err error) {
 // allowed: what is asked for is consumed only if it can be given.
 func (s *Statement) CanSeal(allowed ...string) error {
 	if !slices.Contains(allowed, s.KEM) {
-		return fmt.Errorf("%w: statement: kem is not allowed", ErrMessage)
+		return smallfmt.Errorf("%w: statement: kem is not allowed", ErrMessage)
 	}
 	_, _, err := sender(s, SHA512{})
 	return err
@@ -153,7 +154,7 @@ func (b *Broker) Release(s *Shown, values map[string]Secret) (line []byte, recei
 	e := sign(b.private, kindRelease, &Release{Version: Version, Statement: s.Hash, Ciphertext: append(enc, sealed...)})
 	line = append(encode(e), '\n')
 	if len(line) > MaxLine {
-		return nil, receipt, fmt.Errorf("release: %d bytes, at most %d: the secrets are too long", len(line), MaxLine)
+		return nil, receipt, smallfmt.Errorf("release: %d bytes, at most %d: the secrets are too long", len(line), MaxLine)
 	}
 	mac := receiptMAC(key, e.Payload)
 	return line, sha256.Sum256(mac[:]), nil
@@ -184,7 +185,7 @@ func ReadReceipt(line []byte) (statement SHA512, hash SHA256, err error) {
 		return statement, hash, err
 	}
 	if r.Want != WantReceipt || r.Version != Version {
-		return statement, hash, fmt.Errorf("%w: not a receipt", ErrMessage)
+		return statement, hash, smallfmt.Errorf("%w: not a receipt", ErrMessage)
 	}
 	return r.Statement, sha256.Sum256(r.MAC[:]), nil
 }
@@ -196,7 +197,7 @@ func ReadAskStatus(line []byte) (statement SHA512, err error) {
 		return statement, err
 	}
 	if a.Want != WantStatus || a.Version != Version {
-		return statement, fmt.Errorf("%w: not a question for a status", ErrMessage)
+		return statement, smallfmt.Errorf("%w: not a question for a status", ErrMessage)
 	}
 	return a.Statement, nil
 }
@@ -218,12 +219,12 @@ func ReadStatus(line []byte, pin Key, statement SHA512) (*Status, error) {
 	}
 	switch {
 	case s.Version != Version:
-		return nil, fmt.Errorf("%w: status of version %d", ErrMessage, s.Version)
+		return nil, smallfmt.Errorf("%w: status of version %d", ErrMessage, s.Version)
 	case s.Statement != statement:
-		return nil, fmt.Errorf("%w: it is the status of another statement", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: it is the status of another statement", ErrAnswer)
 	case !slices.Contains([]State{Unknown, Waiting, Denied, Released, Received}, s.State),
 		s.Reason != "" && !isCode(s.Reason):
-		return nil, fmt.Errorf("%w: not a state", ErrMessage)
+		return nil, smallfmt.Errorf("%w: not a state", ErrMessage)
 	}
 	return s, nil
 }
@@ -259,14 +260,14 @@ func CheckInjected(envelope []byte, pin Key, name string, values map[string][]by
 		return err
 	}
 	if p.Version != Version || p.Name != name {
-		return fmt.Errorf("%w: the secrets are for another guest", ErrAnswer)
+		return smallfmt.Errorf("%w: the secrets are for another guest", ErrAnswer)
 	}
 	if len(p.Secrets) != len(values) {
-		return fmt.Errorf("%w: other secrets than the broker gave", ErrAnswer)
+		return smallfmt.Errorf("%w: other secrets than the broker gave", ErrAnswer)
 	}
 	for n, v := range values {
 		if want, ok := p.Secrets[n]; !ok || want != sha256.Sum256(v) {
-			return fmt.Errorf("%w: other secrets than the broker gave", ErrAnswer)
+			return smallfmt.Errorf("%w: other secrets than the broker gave", ErrAnswer)
 		}
 	}
 	return nil
@@ -275,4 +276,21 @@ func CheckInjected(envelope []byte, pin Key, name string, values map[string][]by
 // IsSHA256 reports whether a text is a SHA-256 in lower-case hex.
 func IsSHA256(text string) bool {
 	return len(text) == 64 && strings.Trim(text, "0123456789abcdef") == ""
+}
+
+// InjectedNames are the secrets that an envelope of injected ones speaks of. Nothing has been
+// verified.
+func InjectedNames(envelope []byte) (names []string, err error) {
+	var e Envelope
+	if err := decode(envelope, &e); err != nil {
+		return nil, err
+	}
+	var p injected
+	if err := decode(e.Payload, &p); err != nil {
+		return nil, err
+	}
+	for n := range p.Secrets {
+		names = append(names, n)
+	}
+	return names, nil
 }

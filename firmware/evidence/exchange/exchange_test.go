@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -284,7 +285,7 @@ func TestSmallOrder(t *testing.T) {
 
 func TestSessions(t *testing.T) {
 	b, other := newBroker(t), newBroker(t)
-	ask := &AskSession{Broker: b.Key, Name: "appliance", Technology: SEVES, Hello: Bytes16{1}, PDH: []byte{1}, Chain: []byte{2}}
+	ask := &AskSession{Broker: b.Key, Name: "appliance", Technology: SEVES, Hello: [16]byte{1}, PDH: []byte{1}, Chain: []byte{2}}
 	read, err := ReadAskSession(ask.Line())
 	if err != nil {
 		t.Fatal(err)
@@ -347,12 +348,12 @@ func TestWords(t *testing.T) {
 		strings.Replace(base, "=port", "=tcp:10.0.2.2:8440\n", 1): {},
 	} {
 		w, err := ParseWords(line)
-		if err != nil || w.Name != "appliance" || w.Key.String() != pin || want.Network != "" && w.Broker != want ||
+		if err != nil || w.Name != "appliance" || w.Key.String() != pin || want.Network != "" && (w.Broker.Network != want.Network || w.Broker.CID != want.CID || w.Broker.Port != want.Port) ||
 			w.Source != FromEvidence {
 			t.Errorf("%q: %+v, %v", line, w, err)
 			continue
 		}
-		if again, err := ParseWay(w.Broker.String()); err != nil || again != w.Broker {
+		if again, err := ParseWay(w.Broker.String()); err != nil || again.String() != w.Broker.String() {
 			t.Errorf("%v is read again as %v, %v", w.Broker, again, err)
 		}
 	}
@@ -376,6 +377,22 @@ func TestWords(t *testing.T) {
 	}
 	if HasWords("a b=latch.c -- latch.d") || !HasWords("x latch.bad") {
 		t.Error("HasWords sees other words")
+	}
+}
+
+// TestIP: addresses are read as package net/netip reads them.
+func TestIP(t *testing.T) {
+	for _, text := range []string{
+		"1.2.3.4", "0.0.0.0", "255.255.255.255", "256.1.1.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "1..2.3", "", "a.b.c.d",
+		"[::]", "[::1]", "[fe80::1]", "[1:2:3:4:5:6:7:8]", "[1:2:3:4:5:6:7]", "[1:2:3:4:5:6:7:8:9]", "[1::2::3]",
+		"[1:2:3:4:5:6:7::]", "[::2:3:4:5:6:7:8]", "[1:2:3:4::5:6:7:8]", "[12345::]", "[g::]", "[2001:db8::ff]", "[:]", "[]", "::1",
+	} {
+		want, err := netip.ParseAddr(strings.Trim(text, "[]"))
+		bracketed := strings.HasPrefix(text, "[")
+		if got := parseIP(text); (got != nil) != (err == nil && bracketed == want.Is6()) ||
+			got != nil && !bytes.Equal(got, want.AsSlice()) {
+			t.Errorf("%s: %v, want %v, %v", text, got, want, err)
+		}
 	}
 }
 
@@ -435,10 +452,10 @@ func FuzzLines(f *testing.F) {
 	f.Add((&AskPacket{Broker: b.Key, Measurement: make([]byte, 48)}).Line())
 	f.Add(AskForStatus(a.Statement()))
 	f.Fuzz(func(t *testing.T, line []byte) {
-		for _, read := range []func() (any, error){
-			func() (any, error) { return ReadAsk(line) },
-			func() (any, error) { return ReadAskSession(line) },
-			func() (any, error) { return ReadAskPacket(line) },
+		for _, read := range []func() (message, error){
+			func() (message, error) { return ReadAsk(line) },
+			func() (message, error) { return ReadAskSession(line) },
+			func() (message, error) { return ReadAskPacket(line) },
 		} {
 			if m, err := read(); err == nil && !bytes.Equal(encode(m), trimLine(line)) {
 				t.Errorf("%q is taken, and is not the one form", line)

@@ -6,8 +6,9 @@ import (
 	"crypto/hpke"
 	"crypto/sha256"
 	"crypto/sha512"
-	"fmt"
 	"slices"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // Key encapsulation mechanisms (RFC 9180, section 7.1; draft-ietf-hpke-pq).
@@ -23,7 +24,7 @@ func kemNamed(name string) (hpke.KEM, error) {
 	case X25519:
 		return hpke.DHKEM(ecdh.X25519()), nil
 	}
-	return nil, fmt.Errorf("%w: unknown kem", ErrMessage)
+	return nil, smallfmt.Errorf("%w: unknown kem", ErrMessage)
 }
 
 // info binds a ciphertext to the statement that it answers.
@@ -35,7 +36,7 @@ func info(statement SHA512) []byte {
 const exporter = "vmlatch receipt v1"
 
 // receiptMAC shows that a release was opened, to the broker that made it.
-func receiptMAC(key, release []byte) (mac Bytes32) {
+func receiptMAC(key, release []byte) (mac [32]byte) {
 	sum := sha512.Sum512(release)
 	m := hmac.New(sha256.New, key)
 	m.Write(sum[:])
@@ -55,7 +56,7 @@ func sender(s *Statement, hash SHA512) (enc []byte, to *hpke.Sender, err error) 
 		enc, to, err = hpke.NewSender(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), info(hash))
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: statement: not a key of %s", ErrMessage, s.KEM)
+		return nil, nil, smallfmt.Errorf("%w: statement: not a key of %s", ErrMessage, s.KEM)
 	}
 	return enc, to, nil
 }

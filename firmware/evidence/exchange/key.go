@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // ErrKey is wrapped by errors about keys of brokers.
@@ -22,30 +22,21 @@ const keyPrefix = "ed25519:"
 func ParseKey(text string) (k Key, err error) {
 	raw, ok := strings.CutPrefix(text, keyPrefix)
 	if !ok {
-		return k, fmt.Errorf("%w: must begin with %s", ErrKey, keyPrefix)
+		return k, smallfmt.Errorf("%w: must begin with %s", ErrKey, keyPrefix)
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(raw)
 	if err != nil || len(b) != len(k) || strings.ContainsAny(raw, "\r\n") {
-		return k, fmt.Errorf("%w: must be %s and 43 characters of base64url", ErrKey, keyPrefix)
+		return k, smallfmt.Errorf("%w: must be %s and 43 characters of base64url", ErrKey, keyPrefix)
 	}
 	copy(k[:], b)
 	if k.smallOrder() {
-		return Key{}, fmt.Errorf("%w: it is of small order, so that anybody could sign in its name", ErrKey)
+		return Key{}, smallfmt.Errorf("%w: it is of small order, so that anybody could sign in its name", ErrKey)
 	}
 	return k, nil
 }
 
 // String is the key as ParseKey reads it.
 func (k Key) String() string { return keyPrefix + base64.RawURLEncoding.EncodeToString(k[:]) }
-
-// MarshalText writes the key as String does.
-func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
-
-// UnmarshalText reads the key as ParseKey does.
-func (k *Key) UnmarshalText(text []byte) (err error) {
-	*k, err = ParseKey(string(text))
-	return err
-}
 
 // smallOrder are the encodings of the points whose order is 1, 2, 4 or 8, but for the sign bit:
 // y is 0, 1, -1 and two roots, and p and p+1 are other forms of 0 and 1 (RFC 8032, section 5.1.3,
@@ -63,7 +54,7 @@ var smallOrder = [...]string{
 func (k Key) smallOrder() bool {
 	k[31] &= 0x7f
 	for _, text := range smallOrder {
-		if b, err := hex.DecodeString(text); err != nil || bytes.Equal(b, k[:]) {
+		if b, err := smallfmt.Unhex(text); err != nil || bytes.Equal(b, k[:]) {
 			return true
 		}
 	}
@@ -88,18 +79,24 @@ func (k kind) payloadType() string { return "application/vnd.vmlatch." + string(
 
 // Envelope is a signed payload (DSSE, protocol.md).
 type Envelope struct {
-	PayloadType string `json:"payloadType"`
-	Payload     Bytes  `json:"payload"`
-	Signature   Bytes  `json:"signature"` // Ed25519, 64 bytes
+	PayloadType string
+	Payload     []byte
+	Signature   []byte // Ed25519, 64 bytes
+}
+
+func (m *Envelope) code(c *codec) {
+	c.text("payloadType", &m.PayloadType)
+	c.blob("payload", &m.Payload)
+	c.blob("signature", &m.Signature)
 }
 
 // pae is what is signed: DSSE's pre-authentication encoding.
 func pae(k kind, payload []byte) []byte {
 	t := k.payloadType()
-	return append(fmt.Appendf(nil, "DSSEv1 %d %s %d ", len(t), t, len(payload)), payload...)
+	return append([]byte(smallfmt.Sprintf("DSSEv1 %d %s %d ", len(t), t, len(payload))), payload...)
 }
 
-func sign(key ed25519.PrivateKey, k kind, payload any) *Envelope {
+func sign(key ed25519.PrivateKey, k kind, payload message) *Envelope {
 	b := encode(payload)
 	return &Envelope{PayloadType: k.payloadType(), Payload: b, Signature: ed25519.Sign(key, pae(k, b))}
 }
@@ -109,12 +106,12 @@ func sign(key ed25519.PrivateKey, k kind, payload any) *Envelope {
 var ErrSignature = errors.New("not signed by the broker")
 
 // open verifies an envelope and decodes its payload.
-func (e *Envelope) open(k Key, want kind, payload any) error {
+func (e *Envelope) open(k Key, want kind, payload message) error {
 	if e.PayloadType != want.payloadType() {
-		return fmt.Errorf("%w as a %s", ErrSignature, want)
+		return smallfmt.Errorf("%w as a %s", ErrSignature, string(want))
 	}
 	if len(e.Signature) != ed25519.SignatureSize || !ed25519.Verify(k[:], pae(want, e.Payload), e.Signature) {
-		return fmt.Errorf("%w with the key %s", ErrSignature, k)
+		return smallfmt.Errorf("%w with the key %s", ErrSignature, k.String())
 	}
 	return decode(e.Payload, payload)
 }

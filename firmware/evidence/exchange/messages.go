@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/sha512"
-	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // Version is the version of all messages.
@@ -26,13 +26,12 @@ const (
 
 // Want is what a line wants; "" if it is none. Nothing else of it has been checked.
 func Want(line []byte) string {
-	var m struct {
-		Want string `json:"want"`
-	}
-	if json.Unmarshal(line, &m) != nil {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"want":"`))
+	word, _, found := bytes.Cut(rest[:min(len(rest), 32)], []byte(`"`))
+	if !ok || !found {
 		return ""
 	}
-	return m.Want
+	return string(word)
 }
 
 // Technologies.
@@ -45,22 +44,40 @@ const (
 
 // Ask is an agent's first message. Its name and technology are hints: the statement's count.
 type Ask struct {
-	Want       string  `json:"want"`
-	Version    int     `json:"version"`
-	Broker     Key     `json:"broker"`
-	Name       string  `json:"name"`
-	Technology string  `json:"technology"`
-	Hello      Bytes16 `json:"hello"` // random, of this attempt
+	Want       string
+	Version    int
+	Broker     Key
+	Name       string
+	Technology string
+	Hello      [16]byte // random, of this attempt
+}
+
+func (m *Ask) code(c *codec) {
+	c.text("want", &m.Want)
+	c.integer("version", &m.Version)
+	c.key("broker", &m.Broker)
+	c.text("name", &m.Name)
+	c.text("technology", &m.Technology)
+	c.fixed("hello", m.Hello[:])
 }
 
 // Challenge is what the agent must show evidence for.
 type Challenge struct {
-	Version  int       `json:"version"`
-	Broker   Key       `json:"broker"`
-	Instance Bytes16   `json:"instance"` // random, of this start of the broker
-	Nonce    Bytes32   `json:"nonce"`
-	Hello    Bytes16   `json:"hello"`
-	Expires  time.Time `json:"expires"` // for the broker: a guest's clock is its host's
+	Version  int
+	Broker   Key
+	Instance [16]byte // random, of this start of the broker
+	Nonce    [32]byte
+	Hello    [16]byte
+	Expires  string // RFC 3339, in UTC; for the broker: a guest's clock is its host's
+}
+
+func (m *Challenge) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.key("broker", &m.Broker)
+	c.fixed("instance", m.Instance[:])
+	c.fixed("nonce", m.Nonce[:])
+	c.fixed("hello", m.Hello[:])
+	c.text("expires", &m.Expires)
 }
 
 // Lifetime is how long a challenge can be answered. The host may make a report take a minute.
@@ -68,13 +85,23 @@ const Lifetime = 120 * time.Second
 
 // Request shows evidence for a challenge.
 type Request struct {
-	Want      string   `json:"want"`
-	Version   int      `json:"version"`
-	Challenge Envelope `json:"challenge"`
-	Statement Bytes    `json:"statement"`
-	Evidence  Bytes    `json:"evidence"`
-	Table     Bytes    `json:"table,omitempty"` // of certificates, from the host
-	Log       Bytes    `json:"log,omitempty"`   // of events
+	Want      string
+	Version   int
+	Challenge Envelope
+	Statement []byte
+	Evidence  []byte
+	Table     []byte // of certificates, from the host
+	Log       []byte // of events
+}
+
+func (m *Request) code(c *codec) {
+	c.text("want", &m.Want)
+	c.integer("version", &m.Version)
+	c.nested("challenge", &m.Challenge)
+	c.blob("statement", &m.Statement)
+	c.blob("evidence", &m.Evidence)
+	c.optBlob("table", &m.Table)
+	c.optBlob("log", &m.Log)
 }
 
 // MaxLog is the longest event log in a request, in bytes, without its padding.
@@ -82,14 +109,25 @@ const MaxLog = 128 << 10
 
 // Statement is what the evidence's report data commit to.
 type Statement struct {
-	Version    int      `json:"version"`
-	Broker     Key      `json:"broker"`
-	Challenge  SHA256   `json:"challenge"` // of the challenge's payload
-	Technology string   `json:"technology"`
-	Name       string   `json:"name"`    // of the policy
-	Secrets    []string `json:"secrets"` // sorted, each once
-	KEM        string   `json:"kem"`
-	Key        Bytes    `json:"key"`
+	Version    int
+	Broker     Key
+	Challenge  SHA256 // of the challenge's payload
+	Technology string
+	Name       string   // of the policy
+	Secrets    []string // sorted, each once
+	KEM        string
+	Key        []byte
+}
+
+func (m *Statement) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.key("broker", &m.Broker)
+	c.hash("challenge", m.Challenge[:])
+	c.text("technology", &m.Technology)
+	c.text("name", &m.Name)
+	c.list("secrets", &m.Secrets)
+	c.text("kem", &m.KEM)
+	c.blob("key", &m.Key)
 }
 
 // ReportData is what the evidence over a statement's bytes must carry.
@@ -107,7 +145,7 @@ func parseStatement(b []byte) (*Statement, error) {
 		return nil, err
 	}
 	bad := func(format string, args ...any) (*Statement, error) {
-		return nil, fmt.Errorf("%w: statement: %s", ErrMessage, fmt.Sprintf(format, args...))
+		return nil, smallfmt.Errorf("%w: statement: %s", ErrMessage, smallfmt.Sprintf(format, args...))
 	}
 	switch {
 	case s.Version != Version:
@@ -118,12 +156,13 @@ func parseStatement(b []byte) (*Statement, error) {
 		return bad("not a policy's name")
 	case len(s.Secrets) == 0 || len(s.Secrets) > maxSecrets:
 		return bad("%d secrets, must be 1 to %d", len(s.Secrets), maxSecrets)
-	case !slices.IsSorted(s.Secrets) || len(slices.Compact(slices.Clone(s.Secrets))) < len(s.Secrets):
-		return bad("secrets must be sorted, each once")
 	}
-	for _, name := range s.Secrets {
+	for i, name := range s.Secrets {
 		if !IsName(name) {
 			return bad("not a secret's name")
+		}
+		if i > 0 && name <= s.Secrets[i-1] {
+			return bad("secrets must be sorted, each once")
 		}
 	}
 	return s, nil
@@ -139,37 +178,67 @@ func IsName(text string) bool {
 
 // Release carries the secrets, sealed to the statement's key.
 type Release struct {
-	Version    int    `json:"version"`
-	Statement  SHA512 `json:"statement"`
-	Ciphertext Bytes  `json:"ciphertext"` // HPKE: encapsulated key, then ciphertext
+	Version    int
+	Statement  SHA512
+	Ciphertext []byte // HPKE: encapsulated key, then ciphertext
+}
+
+func (m *Release) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.hash("statement", m.Statement[:])
+	c.blob("ciphertext", &m.Ciphertext)
 }
 
 // Denial refuses a request.
 type Denial struct {
-	Version   int    `json:"version"`
-	Statement SHA512 `json:"statement"`
-	Reason    string `json:"reason"` // a code
-	Retry     bool   `json:"retry"`
+	Version   int
+	Statement SHA512
+	Reason    string // a code
+	Retry     bool
+}
+
+func (m *Denial) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.hash("statement", m.Statement[:])
+	c.text("reason", &m.Reason)
+	c.flag("retry", &m.Retry)
 }
 
 // Pending says that a person will decide.
 type Pending struct {
-	Version   int    `json:"version"`
-	Statement SHA512 `json:"statement"`
-	Request   uint64 `json:"request"` // its number
-	Retry     int    `json:"retry"`   // seconds
+	Version   int
+	Statement SHA512
+	Request   uint64 // its number
+	Retry     int    // seconds
+}
+
+func (m *Pending) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.hash("statement", m.Statement[:])
+	c.number("request", &m.Request)
+	c.integer("retry", &m.Retry)
 }
 
 // secrets is the plaintext of a release.
 type secrets struct {
-	Version int               `json:"version"`
-	Secrets map[string]Secret `json:"secrets"`
+	Version int
+	Secrets map[string]Secret
+}
+
+func (m *secrets) code(c *codec) {
+	c.integer("version", &m.Version)
+	dictionary(c, "secrets", &m.Secrets, func(s *Secret) { c.object(s) })
 }
 
 // Secret is one of a release.
 type Secret struct {
-	Value      Bytes  `json:"value"`
-	LUKSHeader string `json:"luks-header,omitempty"` // SHA-256 of the volume's header area, or "unchecked"
+	Value      []byte
+	LUKSHeader string // SHA-256 of the volume's header area, or "unchecked"
+}
+
+func (m *Secret) code(c *codec) {
+	c.blob("value", &m.Value)
+	c.optText("luks-header", &m.LUKSHeader)
 }
 
 // Unchecked is the LUKS header of a volume whose owner does not bind it.
@@ -177,17 +246,30 @@ const Unchecked = "unchecked"
 
 // Receipt says that a release was opened.
 type Receipt struct {
-	Want      string  `json:"want"`
-	Version   int     `json:"version"`
-	Statement SHA512  `json:"statement"`
-	MAC       Bytes32 `json:"mac"`
+	Want      string
+	Version   int
+	Statement SHA512
+	MAC       [32]byte
+}
+
+func (m *Receipt) code(c *codec) {
+	c.text("want", &m.Want)
+	c.integer("version", &m.Version)
+	c.hash("statement", m.Statement[:])
+	c.fixed("mac", m.MAC[:])
 }
 
 // AskStatus asks what became of a statement.
 type AskStatus struct {
-	Want      string `json:"want"`
-	Version   int    `json:"version"`
-	Statement SHA512 `json:"statement"`
+	Want      string
+	Version   int
+	Statement SHA512
+}
+
+func (m *AskStatus) code(c *codec) {
+	c.text("want", &m.Want)
+	c.integer("version", &m.Version)
+	c.hash("statement", m.Statement[:])
 }
 
 // State is what became of a statement.
@@ -204,18 +286,33 @@ const (
 
 // Status is the answer, which a host can check with the key that its guest pins.
 type Status struct {
-	Version   int    `json:"version"`
-	Statement SHA512 `json:"statement"`
-	State     State  `json:"state"`
-	Reason    string `json:"reason,omitempty"`
+	Version   int
+	Statement SHA512
+	State     State
+	Reason    string
+}
+
+func (m *Status) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.hash("statement", m.Statement[:])
+	state := string(m.State)
+	c.text("state", &state)
+	m.State = State(state)
+	c.optText("reason", &m.Reason)
 }
 
 // injected vouches for the secrets that a SEV guest finds in its memory: its host packs none of
 // its own beside it.
 type injected struct {
-	Version int               `json:"version"`
-	Name    string            `json:"name"`
-	Secrets map[string]SHA256 `json:"secrets"` // of the values
+	Version int
+	Name    string
+	Secrets map[string]SHA256 // of the values
+}
+
+func (m *injected) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.text("name", &m.Name)
+	dictionary(c, "secrets", &m.Secrets, func(h *SHA256) { c.hex(h[:]) })
 }
 
 // isCode reports whether a text is a reason's code, which is safe to print.

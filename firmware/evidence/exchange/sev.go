@@ -1,56 +1,102 @@
 package exchange
 
 import (
-	"fmt"
 	"time"
 
 	"crypto/sha256"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // AskSession is a host's question for a launch session of SEV or SEV-ES: there the broker is
 // asked by the host, before the guest exists.
 type AskSession struct {
-	Want       string  `json:"want"`
-	Version    int     `json:"version"`
-	Broker     Key     `json:"broker"`
-	Name       string  `json:"name"` // of the policy
-	Technology string  `json:"technology"`
-	Hello      Bytes16 `json:"hello"`
-	PDH        Bytes   `json:"pdh"`   // certificate
-	Chain      Bytes   `json:"chain"` // PEK, OCA, CEK
+	Want       string
+	Version    int
+	Broker     Key
+	Name       string // of the policy
+	Technology string
+	Hello      [16]byte
+	PDH        []byte // certificate
+	Chain      []byte // PEK, OCA, CEK
+}
+
+func (m *AskSession) code(c *codec) {
+	c.text("want", &m.Want)
+	c.integer("version", &m.Version)
+	c.key("broker", &m.Broker)
+	c.text("name", &m.Name)
+	c.text("technology", &m.Technology)
+	c.fixed("hello", m.Hello[:])
+	c.blob("pdh", &m.PDH)
+	c.blob("chain", &m.Chain)
 }
 
 // Session is what a launch begins with: the guest's policy is the broker's.
 type Session struct {
-	Version    int     `json:"version"`
-	Broker     Key     `json:"broker"`
-	Name       string  `json:"name"`
-	Technology string  `json:"technology"`
-	Hello      Bytes16 `json:"hello"`
-	Policy     uint32  `json:"policy"`
-	GODH       Bytes   `json:"godh"`    // certificate of the owner's Diffie-Hellman key
-	Session    Bytes   `json:"session"` // blob of 128 bytes
-	Token      Bytes   `json:"token"`   // the session's keys, which only this broker reads
+	Version    int
+	Broker     Key
+	Name       string
+	Technology string
+	Hello      [16]byte
+	Policy     uint32
+	GODH       []byte // certificate of the owner's Diffie-Hellman key
+	Session    []byte // blob of 128 bytes
+	Token      []byte // the session's keys, which only this broker reads
+}
+
+func (m *Session) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.key("broker", &m.Broker)
+	c.text("name", &m.Name)
+	c.text("technology", &m.Technology)
+	c.fixed("hello", m.Hello[:])
+	policy := uint64(m.Policy)
+	if c.number("policy", &policy); policy > 1<<32-1 {
+		c.fail("a policy has 32 bits")
+	}
+	m.Policy = uint32(policy)
+	c.blob("godh", &m.GODH)
+	c.blob("session", &m.Session)
+	c.blob("token", &m.Token)
 }
 
 // AskPacket shows a measurement, for which the broker packs secrets.
 type AskPacket struct {
-	Want        string `json:"want"`
-	Version     int    `json:"version"`
-	Broker      Key    `json:"broker"`
-	Token       Bytes  `json:"token"`
-	Measurement Bytes  `json:"measurement"` // MAC and nonce, 48 bytes
-	Major       uint8  `json:"major"`       // of the platform's firmware, as the MAC covers it
-	Minor       uint8  `json:"minor"`
-	Build       uint8  `json:"build"`
+	Want        string
+	Version     int
+	Broker      Key
+	Token       []byte
+	Measurement []byte // MAC and nonce, 48 bytes
+	Major       uint8  // of the platform's firmware, as the MAC covers it
+	Minor       uint8
+	Build       uint8
+}
+
+func (m *AskPacket) code(c *codec) {
+	c.text("want", &m.Want)
+	c.integer("version", &m.Version)
+	c.key("broker", &m.Broker)
+	c.blob("token", &m.Token)
+	c.blob("measurement", &m.Measurement)
+	c.small("major", &m.Major)
+	c.small("minor", &m.Minor)
+	c.small("build", &m.Build)
 }
 
 // Packet is an encrypted secret for one launch.
 type Packet struct {
-	Version int    `json:"version"`
-	Answers SHA256 `json:"answers"` // the line that asked
-	Header  Bytes  `json:"header"`
-	Secret  Bytes  `json:"secret"`
+	Version int
+	Answers SHA256 // the line that asked
+	Header  []byte
+	Secret  []byte
+}
+
+func (m *Packet) code(c *codec) {
+	c.integer("version", &m.Version)
+	c.hash("answers", m.Answers[:])
+	c.blob("header", &m.Header)
+	c.blob("secret", &m.Secret)
 }
 
 // TokenLifetime is how long a session can be used.
@@ -83,7 +129,7 @@ func ReadAskSession(line []byte) (*AskSession, error) {
 	}
 	if a.Want != WantSession || a.Version != Version || !IsName(a.Name) || len(a.PDH) > maxPDH ||
 		len(a.Chain) > maxChain || a.Technology != SEV && a.Technology != SEVES {
-		return nil, fmt.Errorf("%w: not a question for a session", ErrMessage)
+		return nil, smallfmt.Errorf("%w: not a question for a session", ErrMessage)
 	}
 	return a, nil
 }
@@ -95,7 +141,7 @@ func ReadAskPacket(line []byte) (*AskPacket, error) {
 		return nil, err
 	}
 	if a.Want != WantPacket || a.Version != Version || len(a.Token) > maxToken || len(a.Measurement) != 48 {
-		return nil, fmt.Errorf("%w: not a question for a packet", ErrMessage)
+		return nil, smallfmt.Errorf("%w: not a question for a packet", ErrMessage)
 	}
 	return a, nil
 }
@@ -133,7 +179,7 @@ func (e *Envelope) refused(pin Key, asked []byte) error {
 		return err
 	}
 	if d.Version != Version || d.Statement != LineHash(asked) || !isCode(d.Reason) {
-		return fmt.Errorf("%w: a denial of something else", ErrAnswer)
+		return smallfmt.Errorf("%w: a denial of something else", ErrAnswer)
 	}
 	return &RefusedError{d}
 }
@@ -154,7 +200,7 @@ func ReadSession(line []byte, pin Key, asked *AskSession) (*Session, error) {
 	}
 	if s.Version != Version || s.Broker != pin || s.Hello != asked.Hello || s.Name != asked.Name ||
 		s.Technology != asked.Technology {
-		return nil, fmt.Errorf("%w: the session is for another question", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: the session is for another question", ErrAnswer)
 	}
 	return s, nil
 }
@@ -175,7 +221,7 @@ func ReadPacket(line []byte, pin Key, asked *AskPacket) (*Packet, error) {
 		return nil, err
 	}
 	if p.Version != Version || p.Answers != sha256.Sum256(trimLine(question)) {
-		return nil, fmt.Errorf("%w: the packet is for another question", ErrAnswer)
+		return nil, smallfmt.Errorf("%w: the packet is for another question", ErrAnswer)
 	}
 	return p, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/hpke"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"testing"
@@ -13,7 +14,7 @@ import (
 )
 
 type vectorFile struct {
-	Pin     Key
+	Pin     string
 	Vectors []json.RawMessage
 }
 
@@ -82,7 +83,11 @@ func eachFile(t *testing.T, f func(t *testing.T, pin Key, list []*vector)) {
 		for _, raw := range file.Vectors {
 			list = append(list, parseVector(t, raw))
 		}
-		f(t, file.Pin, list)
+		pin, err := ParseKey(file.Pin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f(t, pin, list)
 	}
 }
 
@@ -90,7 +95,7 @@ func eachFile(t *testing.T, f func(t *testing.T, pin Key, list []*vector)) {
 func agentOf(t *testing.T, pin Key, v *vector) *Agent {
 	t.Helper()
 	var s Statement
-	if err := json.Unmarshal(v.Statement, &s); err != nil {
+	if err := decode(v.Statement, &s); err != nil {
 		t.Fatal(err)
 	}
 	k, err := kemNamed(v.KEM)
@@ -102,7 +107,7 @@ func agentOf(t *testing.T, pin Key, v *vector) *Agent {
 		t.Fatal(err)
 	}
 	var ask Ask
-	if err := json.Unmarshal([]byte(v.Message1), &ask); err != nil {
+	if err := decode([]byte(v.Message1), &ask); err != nil {
 		t.Fatal(err)
 	}
 	a.hello = ask.Hello
@@ -199,17 +204,21 @@ func holdVector(t *testing.T, pin Key, v *vector) {
 func requestTo(t *testing.T, pin Key, v *vector, statement []byte) (*Shown, SHA512, error) {
 	t.Helper()
 	var e Envelope
-	if err := json.Unmarshal(v.Challenge, &e); err != nil {
+	if err := decode(compact(t, v.Challenge), &e); err != nil {
 		t.Fatal(err)
 	}
 	var c Challenge
-	if err := json.Unmarshal(e.Payload, &c); err != nil {
+	if err := decode(e.Payload, &c); err != nil {
+		t.Fatal(err)
+	}
+	until, err := time.Parse(time.RFC3339, c.Expires)
+	if err != nil {
 		t.Fatal(err)
 	}
 	b := &Broker{Key: pin, instance: c.Instance}
 	return b.ReadRequest(encode(&Request{
 		Want: WantRelease, Version: Version, Challenge: e, Statement: statement, Evidence: []byte("evidence"),
-	}), c.Expires.Add(-time.Second))
+	}), until.Add(-time.Second))
 }
 
 // TestVectorsRefused: what must be refused is, by the side that must.
@@ -264,8 +273,8 @@ func offer(t *testing.T, pin Key, first, v *vector) error {
 		_, err := challenged(t, pin, first).Answer(compact(t, v.Value))
 		return err
 	case "broker statement":
-		var b Bytes
-		if err := b.UnmarshalText(text()); err != nil {
+		b, err := base64.StdEncoding.DecodeString(string(text()))
+		if err != nil {
 			t.Fatal(err)
 		}
 		s, _, err := requestTo(t, pin, first, b)
@@ -298,10 +307,10 @@ func TestKnownExport(t *testing.T) {
 			a := challenged(t, pin, v)
 			var e Envelope
 			var r Release
-			if err := json.Unmarshal(v.Release, &e); err != nil {
+			if err := decode(compact(t, v.Release), &e); err != nil {
 				t.Fatal(err)
 			}
-			if err := json.Unmarshal(e.Payload, &r); err != nil {
+			if err := decode(e.Payload, &r); err != nil {
 				t.Fatal(err)
 			}
 			from, err := hpke.NewRecipient(

@@ -2,10 +2,10 @@ package exchange
 
 import (
 	"errors"
-	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
 // ErrWords is wrapped by errors about latch words of a command line.
@@ -34,27 +34,20 @@ type Words struct {
 // Way is how a guest reaches its broker.
 type Way struct {
 	Network string // port, vsock or tcp
+	Host    []byte // of tcp: an address of IP, 4 or 16 bytes
 	CID     uint32 // of vsock
 	Port    uint32 // of vsock and tcp
-	Addr    netip.Addr
+	text    string
 }
 
-// String is the way as ParseWay reads it.
-func (w Way) String() string {
-	switch w.Network {
-	case "vsock":
-		return fmt.Sprintf("vsock:%d:%d", w.CID, w.Port)
-	case "tcp":
-		return "tcp:" + netip.AddrPortFrom(w.Addr, uint16(w.Port)).String()
-	}
-	return w.Network
-}
+// String is the way as ParseWay read it.
+func (w Way) String() string { return w.text }
 
 // ParseWay reads port, vsock:CID:PORT or tcp:ADDRESS:PORT. A guest that has no secret yet has no
 // resolver either, so an address is one of IP.
 func ParseWay(text string) (w Way, err error) {
 	network, rest, _ := strings.Cut(text, ":")
-	w.Network = network
+	w.Network, w.text = network, text
 	switch network {
 	case "port":
 		if text == "port" {
@@ -69,12 +62,69 @@ func ParseWay(text string) (w Way, err error) {
 			return w, nil
 		}
 	case "tcp":
-		if a, err := netip.ParseAddrPort(rest); err == nil && a.Port() > 0 {
-			w.Addr, w.Port = a.Addr(), uint32(a.Port())
-			return w, nil
+		i := strings.LastIndexByte(rest, ':')
+		p, err := strconv.ParseUint(rest[i+1:], 10, 16)
+		if i >= 0 && err == nil && p > 0 {
+			w.Host, w.Port = parseIP(rest[:i]), uint32(p)
+			if w.Host != nil {
+				return w, nil
+			}
 		}
 	}
-	return Way{}, fmt.Errorf("%w: latch.broker must be port, vsock:CID:PORT or tcp:ADDRESS:PORT", ErrWords)
+	return Way{}, smallfmt.Errorf("%w: latch.broker must be port, vsock:CID:PORT or tcp:ADDRESS:PORT", ErrWords)
+}
+
+// parseIP reads an address of IPv4, or one of IPv6 in brackets (RFC 4291, section 2.2); nil if it
+// is neither. Package net/netip would be a twentieth of an agent.
+func parseIP(text string) []byte {
+	if inner, ok := strings.CutPrefix(text, "["); ok && strings.HasSuffix(inner, "]") {
+		return parseIPv6(strings.TrimSuffix(inner, "]"))
+	}
+	parts := strings.Split(text, ".")
+	addr := make([]byte, 4)
+	for i, p := range parts {
+		n, err := strconv.ParseUint(p, 10, 8)
+		if len(parts) != len(addr) || err != nil || len(p) > 1 && p[0] == '0' {
+			return nil
+		}
+		addr[i] = byte(n)
+	}
+	return addr
+}
+
+func parseIPv6(text string) []byte {
+	addr := make([]byte, 0, 16)
+	read := func(text string) bool {
+		if text == "" {
+			return true
+		}
+		for part := range strings.SplitSeq(text, ":") {
+			n, err := strconv.ParseUint(part, 16, 16)
+			if err != nil || len(part) > 4 || len(addr) == 16 {
+				return false
+			}
+			addr = append(addr, byte(n>>8), byte(n))
+		}
+		return true
+	}
+	before, behind, gap := strings.Cut(text, "::")
+	if !read(before) {
+		return nil
+	}
+	at := len(addr)
+	if !gap {
+		if at != 16 {
+			return nil
+		}
+		return addr
+	}
+	if !read(behind) || len(addr) > 14 { // the gap stands for one field at least
+		return nil
+	}
+	full := make([]byte, 16)
+	copy(full, addr[:at])
+	copy(full[16-(len(addr)-at):], addr[at:])
+	return full
 }
 
 const wordPrefix = "latch."
@@ -129,7 +179,7 @@ func split(line string) (words []string, quoted bool) {
 func ParseWords(line string) (*Words, error) {
 	line = strings.TrimSuffix(line, "\n")
 	if len(line) >= maxCmdline {
-		return nil, fmt.Errorf("%w: %d bytes: the kernel cuts it off at %d", ErrWords, len(line), maxCmdline)
+		return nil, smallfmt.Errorf("%w: %d bytes: the kernel cuts it off at %d", ErrWords, len(line), maxCmdline)
 	}
 	w := &Words{Source: FromEvidence, KEM: Hybrid}
 	seen := map[string]bool{}
@@ -141,7 +191,7 @@ func ParseWords(line string) (*Words, error) {
 		}
 		key, value, _ := strings.Cut(rest, "=")
 		if seen[key] {
-			return nil, fmt.Errorf("%w: latch.%s stands there twice", ErrWords, escaped(key))
+			return nil, smallfmt.Errorf("%w: latch.%s stands there twice", ErrWords, smallfmt.Escape(key))
 		}
 		seen[key] = true
 		if err := w.set(key, value); err != nil {
@@ -150,11 +200,11 @@ func ParseWords(line string) (*Words, error) {
 	}
 	for _, key := range []string{"key", "name"} {
 		if !seen[key] {
-			return nil, fmt.Errorf("%w: latch.%s is missing", ErrWords, key)
+			return nil, smallfmt.Errorf("%w: latch.%s is missing", ErrWords, key)
 		}
 	}
 	if w.Source == FromEvidence && !seen["broker"] {
-		return nil, fmt.Errorf("%w: latch.broker is missing", ErrWords)
+		return nil, smallfmt.Errorf("%w: latch.broker is missing", ErrWords)
 	}
 	return w, nil
 }
@@ -166,16 +216,16 @@ func (w *Words) set(key, value string) (err error) {
 				return nil
 			}
 		}
-		return fmt.Errorf("%w: latch.%s must be %s", ErrWords, key, strings.Join(list, " or "))
+		return smallfmt.Errorf("%w: latch.%s must be %s", ErrWords, key, strings.Join(list, " or "))
 	}
 	switch key {
 	case "key":
 		if w.Key, err = ParseKey(value); err != nil {
-			err = fmt.Errorf("%w: latch.key: %w", ErrWords, err)
+			err = smallfmt.Errorf("%w: latch.key: %w", ErrWords, err)
 		}
 	case "name":
 		if w.Name = value; !IsName(value) {
-			err = fmt.Errorf("%w: latch.name must be a policy's name", ErrWords)
+			err = smallfmt.Errorf("%w: latch.name must be a policy's name", ErrWords)
 		}
 	case "broker":
 		w.Broker, err = ParseWay(value)
@@ -186,15 +236,9 @@ func (w *Words) set(key, value string) (err error) {
 	case "kem":
 		w.KEM, err = value, oneOf(Hybrid, X25519)
 	default:
-		err = fmt.Errorf("%w: latch.%s is unknown", ErrWords, escaped(key))
+		err = smallfmt.Errorf("%w: latch.%s is unknown", ErrWords, smallfmt.Escape(key))
 	}
 	return err
-}
-
-// escaped is a word that may be printed.
-func escaped(text string) string {
-	q := strconv.QuoteToASCII(text)
-	return q[1 : len(q)-1]
 }
 
 // Doors are what of a command line lets somebody at the guest's console in, a sentence each. What
@@ -207,10 +251,10 @@ func Doors(line string) (open []string) {
 		switch key {
 		case "break", "rd.break", "init", "single", "s", "S", "1", "emergency", "rescue", "systemd.debug_shell",
 			"systemd.debug-shell", "rd.systemd.debug_shell":
-			open = append(open, fmt.Sprintf("%s opens a shell, or lets another program take the place of init", escaped(w)))
+			open = append(open, smallfmt.Sprintf("%s opens a shell, or lets another program take the place of init", smallfmt.Escape(w)))
 		case "systemd.unit", "rd.systemd.unit":
 			if strings.HasPrefix(value, "emergency") || strings.HasPrefix(value, "rescue") {
-				open = append(open, escaped(w)+" opens a shell")
+				open = append(open, smallfmt.Escape(w)+" opens a shell")
 			}
 		case "panic": // of initramfs-tools: any number keeps its shell away
 			if n, err := strconv.Atoi(value); err == nil && n != 0 {
@@ -220,7 +264,7 @@ func Doors(line string) (open []string) {
 			if value == "0" {
 				dracut |= 1
 			} else {
-				open = append(open, escaped(w)+" opens a shell")
+				open = append(open, smallfmt.Escape(w)+" opens a shell")
 			}
 		case "rd.emergency":
 			if value == "poweroff" || value == "halt" || value == "reboot" {

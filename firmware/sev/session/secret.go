@@ -5,9 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -66,77 +64,4 @@ func (k *Keys) packetMAC(p *Packet, guestLen int, m sev.Measurement) []byte {
 	le := binary.LittleEndian
 	return mac(k.TIK[:], []byte{1}, p.Header[:4], p.Header[4:20],
 		le.AppendUint32(nil, uint32(guestLen)), le.AppendUint32(nil, uint32(len(p.Data))), p.Data, m.MAC[:])
-}
-
-// Entry is one secret in the table that the guest finds.
-type Entry struct {
-	GUID sev.GUID
-	Data []byte
-}
-
-// Well-known GUIDs of the secret table (Linux, drivers/virt/coco/efi_secret;
-// OVMF, AmdSev/SecretDxe; grub, efisecret).
-var (
-	guidTable = sev.MustGUID("1e74f542-71dd-4d66-963e-ef4287ff173b")
-	// GUIDDiskPassphrase is the entry that grub and guests read a disk key from.
-	GUIDDiskPassphrase = guid.DiskPassphrase
-)
-
-const entryHeader = 16 + 4 // GUID, u32 length that counts the header too
-
-// ErrTable is wrapped by errors about a secret table's content.
-var ErrTable = errors.New("secret table")
-
-// PackTable lays secrets out as the guest reads them, padded with zeros to 16
-// bytes. The same GUID twice is an error: a reader would find only one.
-func PackTable(entries []Entry) ([]byte, error) {
-	if len(entries) == 0 {
-		return nil, fmt.Errorf("%w: no entries", ErrTable)
-	}
-	total := entryHeader
-	for i, e := range entries {
-		if slices.ContainsFunc(entries[:i], func(o Entry) bool { return o.GUID == e.GUID }) {
-			return nil, fmt.Errorf("%w: %v is given twice", ErrTable, e.GUID)
-		}
-		if e.GUID == guidTable || e.GUID == (sev.GUID{}) {
-			return nil, fmt.Errorf("%w: %v is the table's own mark", ErrTable, e.GUID)
-		}
-		total += entryHeader + len(e.Data)
-	}
-	if total > MaxSecret {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d fit", ErrTable, total, MaxSecret)
-	}
-	t := make([]byte, 0, (total+15)&^15) // as large as needed: secrets are never copied away
-	t = append(t, guidTable[:]...)
-	t = binary.LittleEndian.AppendUint32(t, uint32(total))
-	for _, e := range entries {
-		t = append(t, e.GUID[:]...)
-		t = binary.LittleEndian.AppendUint32(t, uint32(entryHeader+len(e.Data)))
-		t = append(t, e.Data...)
-	}
-	return t[:cap(t)], nil
-}
-
-// ParseTable reads a table, ignoring what follows its end.
-func ParseTable(b []byte) ([]Entry, error) {
-	if len(b) < entryHeader || sev.GUID(b[:16]) != guidTable {
-		return nil, fmt.Errorf("%w: none here", ErrTable)
-	}
-	total := binary.LittleEndian.Uint32(b[16:])
-	if total < entryHeader || uint64(total) > uint64(len(b)) {
-		return nil, fmt.Errorf("%w: length %d does not fit %d bytes", ErrTable, total, len(b))
-	}
-	var entries []Entry
-	for b = b[entryHeader:total]; len(b) > 0; {
-		if len(b) < entryHeader {
-			return nil, fmt.Errorf("%w: %d bytes after the last entry", ErrTable, len(b))
-		}
-		size := binary.LittleEndian.Uint32(b[16:])
-		if size < entryHeader || uint64(size) > uint64(len(b)) {
-			return nil, fmt.Errorf("%w: an entry's length %d leaves the table", ErrTable, size)
-		}
-		entries = append(entries, Entry{GUID: sev.GUID(b[:16]), Data: b[entryHeader:size]})
-		b = b[size:]
-	}
-	return entries, nil
 }

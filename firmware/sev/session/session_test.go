@@ -17,6 +17,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 )
 
 func platform(t *testing.T) (*ecdsa.PrivateKey, *sev.Certificate) {
@@ -94,19 +95,19 @@ func TestSecretVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var entries []session.Entry
+		var entries []table.Entry
 		for _, s := range in.Secrets {
 			data := unhex(t, s.Hex)
 			if s.File != "" {
 				data = vectors.File(t, s.File)
 			}
-			entries = append(entries, session.Entry{GUID: sev.MustGUID(s.GUID), Data: data})
+			entries = append(entries, table.Entry{GUID: sev.MustGUID(s.GUID), Data: data})
 		}
-		table, err := session.PackTable(entries)
+		packed, err := table.Pack(entries)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := k.Seal(table, [16]byte(unbase64(t, in.IV)), m)
+		p, err := k.Seal(packed, [16]byte(unbase64(t, in.IV)), m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,33 +175,6 @@ func TestKeysNeverPrint(t *testing.T) {
 	if k.TEK != [16]byte{} || k.TIK != [16]byte{} {
 		t.Error("Wipe leaves key bytes")
 	}
-}
-
-func TestTable(t *testing.T) {
-	a, b := session.GUIDDiskPassphrase, sev.MustGUID("736869e5-aaaa-4973-92ec-06879ce3da0b")
-	raw, err := session.PackTable([]session.Entry{{a, []byte("one")}, {b, nil}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(raw)%16 != 0 {
-		t.Errorf("%d bytes are not a multiple of 16", len(raw))
-	}
-	got, err := session.ParseTable(append(raw, 1, 2, 3))
-	if err != nil || len(got) != 2 || string(got[0].Data) != "one" || got[1].GUID != b || len(got[1].Data) != 0 {
-		t.Errorf("reads back as %v, %v", got, err)
-	}
-	if _, err := session.PackTable([]session.Entry{{a, nil}, {a, nil}}); err == nil {
-		t.Error("the same GUID twice is packed")
-	}
-	if _, err := session.PackTable([]session.Entry{{a, make([]byte, session.MaxSecret)}}); err == nil {
-		t.Error("a table over the limit is packed")
-	}
-}
-
-func FuzzParseTable(f *testing.F) {
-	raw, _ := session.PackTable([]session.Entry{{session.GUIDDiskPassphrase, []byte("one")}})
-	f.Add(raw)
-	f.Fuzz(func(t *testing.T, b []byte) { _, _ = session.ParseTable(b) })
 }
 
 func unhex(t *testing.T, s string) []byte {

@@ -23,6 +23,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 	"github.com/vmlatch/vmlatch/firmware/swtee"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 	"github.com/vmlatch/vmlatch/qmp"
@@ -79,8 +80,8 @@ func TestStory(t *testing.T) {
 			t.Fatalf("the measurement does not match the predicted digest %x; QEMU submitted %s", digest, r.digest())
 		}
 
-		secret, err := session.PackTable([]session.Entry{{
-			GUID: session.GUIDDiskPassphrase,
+		secret, err := table.Pack([]table.Entry{{
+			GUID: table.GUIDDiskPassphrase,
 			Data: []byte("correct horse battery"),
 		}})
 		if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -30,7 +31,8 @@ import (
 //	vmlatch.kernel-tsm    it shows that of the kernel's own instead
 //	vmlatch.interface=I   it has these interfaces alone, separated by commas
 //	vmlatch.helper=FILE   a program of the initrd makes the interfaces: swtee itself
-//	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way
+//	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way,
+//	vmlatch.args=A,B      with these arguments, and shows what it wrote below /run/secrets
 const tsmReports = "/sys/kernel/config/tsm/report"
 
 // word is the value of a word on the command line.
@@ -130,9 +132,7 @@ func evidence(cmdline string) error {
 		return err
 	}
 	if program := word(cmdline, "run"); program != "" {
-		cmd := exec.Command(program)
-		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		return cmd.Run()
+		return runProgram(program, word(cmdline, "args"))
 	}
 	var nonce [64]byte
 	if b, err := hex.DecodeString(word(cmdline, "nonce")); err == nil {
@@ -161,6 +161,28 @@ func evidence(cmdline string) error {
 		say("evidence %s %s", provider, base64.StdEncoding.EncodeToString(b))
 	}
 	return nil
+}
+
+// runProgram runs a program of the initrd, and shows the secrets that it wrote by their hash.
+func runProgram(program, args string) error {
+	cmd := exec.Command(program)
+	if args != "" {
+		cmd.Args = append(cmd.Args, strings.Split(args, ",")...)
+	}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return err
+	}
+	files, err := filepath.Glob("/run/secrets/*")
+	for _, f := range files {
+		info, e1 := os.Stat(f)
+		b, e2 := os.ReadFile(f)
+		if err := errors.Join(e1, e2); err != nil {
+			return err
+		}
+		say("file %s: mode %04o, sha256 %x", f, info.Mode().Perm(), sha256.Sum256(b))
+	}
+	return err
 }
 
 // byConfigfs asks as a guest of SEV-SNP or TDX does (Linux,

@@ -24,6 +24,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/session"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
 )
 
 const coco = "/sys/kernel/security/secrets/coco"
@@ -82,9 +83,9 @@ func mount() {
 	}
 }
 
-func secrets(cmdline string) ([]session.Entry, string, error) {
+func secrets(cmdline string) ([]table.Entry, string, error) {
 	if files, _ := filepath.Glob(coco + "/*"); len(files) > 0 {
-		var entries []session.Entry
+		var entries []table.Entry
 		for _, f := range files {
 			guid, err := sev.ParseGUID(filepath.Base(f))
 			if err != nil {
@@ -94,7 +95,7 @@ func secrets(cmdline string) ([]session.Entry, string, error) {
 			if err != nil {
 				return nil, "", err
 			}
-			entries = append(entries, session.Entry{GUID: guid, Data: data})
+			entries = append(entries, table.Entry{GUID: guid, Data: data})
 		}
 		return entries, "securityfs", nil
 	}
@@ -107,7 +108,7 @@ func secrets(cmdline string) ([]session.Entry, string, error) {
 	return nil, "", errors.New("neither securityfs nor vmlatch.secret= on the command line")
 }
 
-func fromMemory(area string) ([]session.Entry, error) {
+func fromMemory(area string) ([]table.Entry, error) {
 	base, size, ok := strings.Cut(area, "+")
 	b, err1 := strconv.ParseInt(base, 0, 64)
 	n, err2 := strconv.ParseInt(size, 0, 32)
@@ -123,7 +124,7 @@ func fromMemory(area string) ([]session.Entry, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(mem, b, n), buf); err != nil {
 		return nil, err
 	}
-	return session.ParseTable(buf)
+	return table.Parse(buf)
 }
 
 // report prints the devices that the guest sees, for tests of plain VMs.

@@ -1,0 +1,178 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/integration/guest/initrd"
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+// broker is an owner's broker, and the guest that asks it.
+type broker struct {
+	*host
+	pin    string
+	socket string
+	image  string // initrd with the agent
+	stop   func()
+}
+
+// newBroker makes a broker's key, and an initrd whose init runs latchguest.
+func (h *host) newBroker(first string) *broker {
+	h.t.Helper()
+	b := &broker{host: h, socket: filepath.Join(h.work, "broker.sock"), image: filepath.Join(h.work, "initrd-agent")}
+	b.pin = strings.TrimSpace(h.run("latchkey", "broker", "init", "keys"))
+	head, err := os.ReadFile(first)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	agent, err := os.ReadFile(filepath.Join(binaries, "latchguest"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var more bytes.Buffer
+	if err := initrd.Write(&more, []initrd.File{{Name: "latchguest", Mode: initrd.ModeExec, Data: agent}}); err != nil {
+		h.t.Fatal(err)
+	}
+	h.write("initrd-agent", string(head)+more.String())
+	return b
+}
+
+// serve starts the broker, and waits until it listens.
+func (b *broker) serve(more ...string) {
+	b.t.Helper()
+	args := append([]string{
+		"serve", "--key", "keys", "--listen", "unix:" + b.socket, "--policy", "policy.toml", "--bundle", "bundle.json",
+		"--state", "broker-state",
+	}, more...)
+	cmd := b.command("latchkey", args...)
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	r := bufio.NewReader(log)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil {
+			b.t.Fatalf("latchkey serve: %v", cmd.Wait())
+		}
+		if strings.Contains(line, "listening on") {
+			break
+		}
+		b.t.Log(strings.TrimSpace(line))
+	}
+	go func() {
+		for {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return
+			}
+			b.t.Log(strings.TrimSpace(line))
+		}
+	}()
+	b.stop = func() {
+		_ = cmd.Process.Signal(os.Interrupt)
+		_ = cmd.Wait()
+		b.stop = func() {}
+	}
+	b.t.Cleanup(func() { b.stop() })
+}
+
+// line is a command line that names the broker.
+func (b *broker) line(words string) string {
+	return cocoLine + " panic=-1 " + b.pin + " latch.name=test-emulated latch.broker=port vmlatch.run=/latchguest " +
+		"vmlatch.args=--secret,disk=/run/secrets/disk,--timeout,30s " + words
+}
+
+// port is the way to the broker, which QEMU connects by itself.
+func (b *broker) port() []string {
+	return []string{
+		"-device", "virtio-serial-pci,id=latch", "-chardev", "socket,id=broker,path=" + b.socket + ",reconnect-ms=500",
+		"-device", "virtserialport,bus=latch.0,chardev=broker,name=org.vmlatch.broker.0",
+	}
+}
+
+// audit are the events of the broker's log, by their kind.
+func (b *broker) audit() map[string][]map[string]any {
+	b.t.Helper()
+	b.run("latchkey", "audit", "verify", "broker-state/audit.jsonl")
+	text, err := os.ReadFile(filepath.Join(b.work, "broker-state/audit.jsonl"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	found := map[string][]map[string]any{}
+	for line := range strings.Lines(string(text)) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			b.t.Fatal(err)
+		}
+		kind, _ := e["event"].(string)
+		found[kind] = append(found[kind], e)
+	}
+	return found
+}
+
+const brokerSecret = "correct horse battery staple"
+
+const releaseTable = "[[release]]\nsecret = \"disk\"\nfile = \"secret\"\nmode = \"repeat\"\n"
+
+var gotSecret = regexp.MustCompile(fmt.Sprintf(`file /run/secrets/disk: mode 0600, sha256 %x`,
+	sha256.Sum256([]byte(brokerSecret))))
+
+// TestBroker: a guest of SEV-SNP and one of TDX prove themselves over a port that its host carries,
+// and get their secret; what is not exactly the owner's guest gets nothing, and powers off.
+func TestBroker(t *testing.T) {
+	c := needCoco(t)
+	for technology, words := range map[string]string{
+		"sev-snp": "", "tdx": "vmlatch.interface=configfs-tsm,rtmr",
+	} {
+		t.Run(technology, func(t *testing.T) {
+			h := newHost(t)
+			g, tables := h.snpLine(c, qemus.Version(t, "11.1")), snpTables
+			if technology == "tdx" {
+				c.needTDXFirmware(t)
+				g, tables = h.tdxLine(c, qemus.Version(t, "11.1")), tdxTables
+			}
+			b := h.newBroker(c.initrd)
+			g.initrd, g.append, g.more = b.image, b.line(words), b.port()
+			h.write("secret", brokerSecret)
+			h.write("cmdline", g.append)
+			h.ownersDesk(g.policyFor(tables) + releaseTable)
+			b.serve()
+			out, code := h.twin(g, "")
+			if code != 0 || !gotSecret.MatchString(out) {
+				t.Fatalf("code %d: %s", code, out)
+			}
+			if strings.Contains(out, brokerSecret) {
+				t.Error("the secret is on the console")
+			}
+			events := b.audit()
+			if len(events["release"]) != 1 || len(events["receipt"]) != 1 || events["release"][0]["technology"] != technology {
+				t.Errorf("the audit says %v", events)
+			}
+
+			g.append += " quiet" // a host that changes the command line
+			out, code = h.twin(g, "")
+			if gotSecret.MatchString(out) || !strings.Contains(out, "the broker denies the secret: measurement") ||
+				!strings.Contains(out, "hint: what was launched is not what the owner's policy names") {
+				t.Errorf("another command line: code %d: %s", code, out)
+			}
+			if events := b.audit(); len(events["deny"]) != 1 || len(events["release"]) != 1 {
+				t.Errorf("the audit says %v", events)
+			}
+			b.stop()
+			waitNothing(t, h.work)
+		})
+	}
+}
