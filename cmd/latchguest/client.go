@@ -11,11 +11,9 @@ import (
 
 // Times and counts of an exchange.
 const (
-	firstPause  = 500 * time.Millisecond
-	longPause   = 10 * time.Second
-	replyTime   = 15 * time.Second
-	verdictTime = 30 * time.Second
-	maxStale    = 16 // lines of an earlier attempt that a port may have kept
+	firstPause = 500 * time.Millisecond
+	longPause  = 10 * time.Second
+	maxStale   = 16 // lines of an earlier attempt that a port may have kept
 )
 
 // client asks the broker.
@@ -90,11 +88,11 @@ func (c *client) attempt() (*exchange.Answer, error) {
 	}
 	var hello [16]byte
 	_, _ = rand.Read(hello[:]) // never fails (crypto/rand)
-	if err := c.stream.write(c.agent.Ask(hello), c.by(replyTime)); err != nil {
+	if err := c.stream.write(c.agent.Ask(hello), c.by(c.g.reply)); err != nil {
 		return nil, hint(smallfmt.Errorf("the broker cannot be asked by %v: %w", c.way.String(), err), reachHint(c.way))
 	}
 	var data [64]byte
-	err := c.lines(replyTime, func(line []byte) (err error) {
+	err := c.lines(c.g.reply, func(line []byte) (err error) {
 		data, err = c.agent.Challenge(line)
 		return err
 	})
@@ -109,11 +107,11 @@ func (c *client) attempt() (*exchange.Answer, error) {
 	if err != nil {
 		return nil, &finalError{err}
 	}
-	if err := c.stream.write(line, c.by(replyTime)); err != nil {
+	if err := c.stream.write(line, c.by(c.g.reply)); err != nil {
 		return nil, err
 	}
 	var a *exchange.Answer
-	err = c.lines(verdictTime, func(line []byte) (err error) {
+	err = c.lines(c.g.judge, func(line []byte) (err error) {
 		a, err = c.agent.Answer(line)
 		return err
 	})

@@ -39,7 +39,9 @@ func linux() paths {
 // guest does the work.
 type guest struct {
 	paths
-	out   io.Writer // the console
+	out   io.Writer     // the console
+	reply time.Duration // for the broker's first answer
+	judge time.Duration // for its verdict
 	now   func() time.Time
 	sleep func(time.Duration)
 	off   func()                                                // turns the power off; nil for the real one

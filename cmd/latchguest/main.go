@@ -58,7 +58,7 @@ exit codes: 0 done; 2 wrong use; 4 (--check) the command line is not safe
 
 func main() {
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // keys stay out of core dumps
-	g := &guest{paths: linux(), out: file(2), now: time.Now, sleep: time.Sleep}
+	g := &guest{paths: linux(), out: file(2), reply: 15 * time.Second, judge: 30 * time.Second, now: time.Now, sleep: time.Sleep}
 	os.Exit(run(g, os.Args[1:], file(1)))
 }
 

@@ -21,6 +21,9 @@ type stream struct {
 	have []byte
 }
 
+// connectTime is how long a connection may take.
+const connectTime = 15 * time.Second
+
 var errSlow = errors.New("no answer in time")
 
 // connect opens the way that the command line names.
@@ -59,7 +62,7 @@ func socket(family int, to unix.Sockaddr) (*stream, error) {
 	s := &stream{fd: fd}
 	err = unix.Connect(fd, to)
 	if errors.Is(err, unix.EINPROGRESS) {
-		if err = s.wait(unix.POLLOUT, time.Now().Add(replyTime)); err == nil {
+		if err = s.wait(unix.POLLOUT, time.Now().Add(connectTime)); err == nil {
 			var n int
 			if n, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && n != 0 {
 				err = unix.Errno(n)

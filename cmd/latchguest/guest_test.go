@@ -1,0 +1,552 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha512"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+	"github.com/vmlatch/vmlatch/firmware/sev/table"
+)
+
+// platform is a TEE that vouches for anything.
+type platform struct {
+	kind string
+	err  error
+	data [64]byte
+	asks int
+}
+
+func (p *platform) technology() string { return p.kind }
+
+func (p *platform) report(data [64]byte) (*evidence, error) {
+	p.asks++
+	p.data = data
+	return &evidence{evidence: data[:], log: []byte("log")}, p.err
+}
+
+// world is a guest with a broker, which answers as a test says.
+type world struct {
+	*guest
+	t        *testing.T
+	dir      string
+	broker   *exchange.Broker
+	private  ed25519.PrivateKey
+	console  bytes.Buffer
+	platform *platform
+	off      int
+	slept    time.Duration
+	// answer is what the broker says to a request; nil releases the secrets.
+	answer   func(*exchange.Shown) []byte
+	before   [][]byte // lines before each answer
+	receipts int
+	dials    int
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, dir: t.TempDir(), platform: &platform{kind: exchange.SNP}}
+	var err error
+	if _, w.private, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	if w.broker, err = exchange.NewBroker(w.private, rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	w.guest = &guest{
+		out: &w.console, now: func() time.Time { return at.Add(w.slept) }, sleep: func(d time.Duration) { w.slept += d },
+		tsm: w.platform, reply: 2 * time.Second, judge: 500 * time.Millisecond,
+	}
+	w.guest.off = func() { w.off++ }
+	w.paths = paths{
+		cmdline: w.file("cmdline"), rtmr3: w.file("rtmr3"), coco: w.file("coco"), mem: w.file("mem"),
+		ports: w.file("ports"), devices: w.file("dev"), reports: w.file("reports"), sev: w.file("sev-guest"),
+	}
+	w.dial = w.connect
+	w.write("cmdline", "console=ttyS0 panic=-1 latch.name=appliance latch.broker=port latch.key="+w.broker.Key.String()+"\n")
+	return w
+}
+
+func (w *world) file(name string) string { return filepath.Join(w.dir, name) }
+
+func (w *world) write(name, text string) {
+	w.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(w.file(name)), 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.WriteFile(w.file(name), []byte(text), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// connect leads to the broker.
+func (w *world) connect(exchange.Way) (*stream, error) {
+	w.dials++
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	far := &stream{fd: fds[1]}
+	go w.serve(far)
+	return &stream{fd: fds[0]}, nil
+}
+
+func (w *world) serve(s *stream) {
+	defer s.close()
+	for {
+		line, err := s.line(time.Now().Add(10 * time.Second))
+		if err != nil {
+			return
+		}
+		for _, l := range w.before {
+			_ = s.write(l, time.Now().Add(time.Second))
+		}
+		var answer []byte
+		switch exchange.Want(line) {
+		case exchange.WantChallenge:
+			ask, err := exchange.ReadAsk(line)
+			if err != nil {
+				w.t.Errorf("the guest asks %q: %v", line, err)
+				return
+			}
+			answer, _ = w.broker.Challenge(ask, time.Now())
+		case exchange.WantRelease:
+			shown, _, err := w.broker.ReadRequest(line, time.Now())
+			if err != nil || shown.ReportData != [64]byte(shown.Evidence) {
+				w.t.Errorf("the guest requests %.80q: %v", line, err)
+				return
+			}
+			if w.answer != nil {
+				answer = w.answer(shown)
+			} else {
+				answer = w.release(shown)
+			}
+		case exchange.WantReceipt:
+			w.receipts++
+		}
+		if answer == nil {
+			continue
+		}
+		if err := s.write(answer, time.Now().Add(time.Second)); err != nil {
+			return
+		}
+	}
+}
+
+func (w *world) release(s *exchange.Shown) []byte {
+	values := map[string]exchange.Secret{}
+	for _, n := range s.Statement.Secrets {
+		values[n] = exchange.Secret{Value: []byte("value of " + n)}
+	}
+	line, _, err := w.broker.Release(s, values)
+	if err != nil {
+		w.t.Error(err)
+	}
+	return line
+}
+
+// memory is a directory in memory, as an initrd is.
+func memory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "latchguest-*")
+	if err != nil {
+		t.Skipf("no directory in memory: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := inMemory(dir); err != nil {
+		t.Skip(err)
+	}
+	return dir
+}
+
+// run runs the program, and checks that the power is off exactly if it fails.
+func (w *world) run(want int, args ...string) string {
+	w.t.Helper()
+	w.console.Reset()
+	w.off, w.slept = 0, 0
+	var out bytes.Buffer
+	code := run(w.guest, args, &out)
+	said := w.console.String()
+	if code != want {
+		w.t.Errorf("%q: code %d, want %d: %s", args, code, want, said)
+	}
+	if (w.off > 0) != (code == 4 && !strings.Contains(strings.Join(args, " "), "--check")) {
+		w.t.Errorf("%q: code %d, and the power was turned off %d times: %s", args, code, w.off, said)
+	}
+	if strings.Contains(said+out.String(), "value of") {
+		w.t.Errorf("a secret is on the console: %s", said)
+	}
+	return said + out.String()
+}
+
+func TestReleased(t *testing.T) {
+	w := newWorld(t)
+	dir := memory(t)
+	w.run(0, "--secret", "disk="+dir+"/sub/disk", "--secret=api="+dir+"/api")
+	for name, file := range map[string]string{"disk": dir + "/sub/disk", "api": dir + "/api"} {
+		b, err := os.ReadFile(file)
+		if err != nil || string(b) != "value of "+name {
+			t.Errorf("%s: %q, %v", file, b, err)
+		}
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, want mode 0600", file, info)
+		}
+	}
+	w.write("disk", "")
+	said := w.run(4, "--secret", "disk="+w.file("not-in-memory"))
+	if !strings.Contains(said, "is not in memory") && inMemory(w.dir) != nil {
+		t.Errorf("a file on a disk: %s", said)
+	}
+	w.run(4, "--secret", "disk="+dir+"/api") // exists: whoever made it may read it
+}
+
+// TestNoWayIn: each failure powers off, and says what to do.
+func TestNoWayIn(t *testing.T) {
+	base := func(w *world) string {
+		return "latch.name=appliance latch.broker=port latch.key=" + w.broker.Key.String()
+	}
+	for name, c := range map[string]struct {
+		change func(*world)
+		say    string
+	}{
+		"denied":          {func(w *world) { w.deny("measurement", false) }, "hint: what was launched"},
+		"denied by code":  {func(w *world) { w.deny("something-new", false) }, "the owner's log says more"},
+		"always busy":     {func(w *world) { w.deny("busy", true) }, "no secret in time"},
+		"never approved":  {func(w *world) { w.pend() }, "the owner has not approved request 7"},
+		"no evidence":     {func(w *world) { w.platform.err = errors.New("empty") }, "no secret in time: empty"},
+		"a broken chip":   {func(w *world) { w.platform.err = &finalError{errors.New("broken")} }, "broken"},
+		"no broker":       {func(w *world) { w.dial = nil }, "cannot be reached by port"},
+		"a shell":         {func(w *world) { w.write("cmdline", base(w)) }, "lets somebody at the console in"},
+		"another init":    {func(w *world) { w.write("cmdline", "panic=-1 init=/bin/sh "+base(w)) }, "init=/bin/sh"},
+		"no key":          {func(w *world) { w.write("cmdline", "panic=-1 latch.name=a latch.broker=port") }, "latch.key is missing"},
+		"a doubled word":  {func(w *world) { w.write("cmdline", "panic=-1 latch.name=b "+base(w)) }, "stands there twice"},
+		"an unknown word": {func(w *world) { w.write("cmdline", "panic=-1 latch.x=b "+base(w)) }, "latch.x is unknown"},
+		"a long line":     {func(w *world) { w.write("cmdline", "panic=-1 "+base(w)+strings.Repeat(" x", 1024)) }, "cuts it off"},
+		"no injection":    {func(w *world) { w.write("cmdline", "panic=-1 latch.source=injected "+base(w)) }, "no secret was injected"},
+		"open RTMR3":      {func(w *world) { w.platform.kind = exchange.TDX }, "cannot extend RTMR3"},
+		"other secrets": {func(w *world) {
+			w.answer = func(s *exchange.Shown) []byte {
+				line, _, _ := w.broker.Release(s, map[string]exchange.Secret{"x": {Value: []byte("y")}})
+				return line
+			}
+		}, "not the secrets that were asked for"},
+		"no disk":       {func(w *world) { w.luks("unchecked") }, "the disk is missing"},
+		"raw for disks": {func(w *world) { w.write("disk.img", "x") }, "is not for a disk"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			c.change(w)
+			args := []string{"--secret", "disk", "--device", w.file("disk.img"), "--open", "root", "--timeout", "30s"}
+			w.crypt = func(string, string, string, []byte) error {
+				t.Error("a disk was opened")
+				return nil
+			}
+			said := w.run(4, args...)
+			if !strings.Contains(said, c.say) || !strings.Contains(said, "powers off") {
+				t.Errorf("it says %q, want %q", said, c.say)
+			}
+		})
+	}
+}
+
+func (w *world) deny(reason string, retry bool) {
+	w.answer = func(s *exchange.Shown) []byte { return w.broker.Deny(s.Hash, reason, retry) }
+}
+
+func (w *world) pend() {
+	w.answer = func(s *exchange.Shown) []byte { return w.broker.Pend(s.Hash, 7, 5*time.Second) }
+}
+
+func (w *world) luks(header string) {
+	w.answer = func(s *exchange.Shown) []byte {
+		line, _, err := w.broker.Release(s, map[string]exchange.Secret{"disk": {Value: []byte("key"), LUKSHeader: header}})
+		if err != nil {
+			w.t.Error(err)
+		}
+		return line
+	}
+}
+
+// TestLies: a host that answers in the broker's place is not heard.
+func TestLies(t *testing.T) {
+	dir := memory(t)
+	other, err := exchange.NewBroker(ed25519.NewKeyFromSeed(make([]byte, 32)), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for name, lie := range map[string]func(w *world, s *exchange.Shown) []byte{
+		"a denial of its own":    func(_ *world, s *exchange.Shown) []byte { return other.Deny(s.Hash, "policy", false) },
+		"a pending of its own":   func(_ *world, s *exchange.Shown) []byte { return other.Pend(s.Hash, 1, time.Hour) },
+		"a secret of its own":    func(_ *world, s *exchange.Shown) []byte { l, _, _ := other.Release(s, nil); return l },
+		"a denial of another":    func(w *world, _ *exchange.Shown) []byte { return w.broker.Deny(exchange.SHA512{1}, "policy", false) },
+		"a status":               func(w *world, s *exchange.Shown) []byte { return w.broker.Status(s.Hash, exchange.Denied, "policy") },
+		"nothing like a message": func(*world, *exchange.Shown) []byte { return []byte("{\"denied\":\"policy\",\"retry\":false}\n") },
+		"a flood":                func(*world, *exchange.Shown) []byte { return bytes.Repeat([]byte("{}\n"), 100) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			lies := 0
+			w.answer = func(s *exchange.Shown) []byte {
+				if lies++; lies == 1 {
+					return lie(w, s)
+				}
+				return w.release(s)
+			}
+			n++
+			w.run(0, "--secret", "disk="+dir+"/"+string(rune('a'+n)), "--timeout", "5m")
+			if lies < 2 {
+				t.Error("the lie was not told")
+			}
+		})
+	}
+	// Lines of an earlier attempt, which a port has kept, are passed over.
+	w := newWorld(t)
+	ask, _ := exchange.ReadAsk((&exchangeAsk{w.broker.Key}).line())
+	stale, err := w.broker.Challenge(ask, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.before = [][]byte{stale, []byte("noise\n"), w.broker.Deny(exchange.SHA512{}, "policy", false)}
+	w.run(0, "--secret", "disk="+dir+"/stale")
+	if w.dials != 1 {
+		t.Errorf("%d connections, want 1", w.dials)
+	}
+}
+
+// exchangeAsk is the first message of another attempt.
+type exchangeAsk struct{ key exchange.Key }
+
+func (a *exchangeAsk) line() []byte {
+	agent, err := exchange.NewAgent(exchange.AgentConfig{
+		Broker: a.key, Name: "appliance", Technology: exchange.SNP, Secrets: []string{"disk"}, Seed: make([]byte, 32),
+	})
+	if err != nil {
+		return nil
+	}
+	return agent.Ask([16]byte{9})
+}
+
+// TestClosing: a trust domain's launch is closed before the secret is anywhere, and one whose
+// kernel cannot is told by a measured word.
+func TestClosing(t *testing.T) {
+	dir := memory(t)
+	w := newWorld(t)
+	w.platform.kind = exchange.TDX
+	w.write("rtmr3", "")
+	w.run(0, "--secret", "disk="+dir+"/closed")
+	want := sha512.Sum384([]byte("vmlatch closed v1"))
+	if b, err := os.ReadFile(w.rtmr3); err != nil || !bytes.Equal(b, want[:]) {
+		t.Errorf("RTMR3 is extended by %x, %v, want %x", b, err, want)
+	}
+	line, err := os.ReadFile(w.cmdline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = newWorld(t)
+	w.platform.kind = exchange.TDX
+	line = bytes.Replace(line, []byte("latch.key="), []byte("latch.close=no latch.key="), 1)
+	line = append(line[:bytes.Index(line, []byte("latch.key="))], []byte("latch.key="+w.broker.Key.String())...)
+	w.write("cmdline", string(line))
+	w.run(0, "--secret", "disk="+dir+"/open")
+}
+
+// TestInjected: secrets in memory count only if the pinned broker has signed them, all of them.
+func TestInjected(t *testing.T) {
+	dir := memory(t)
+	w := newWorld(t)
+	line := "panic=-1 latch.name=appliance latch.source=injected latch.key=" + w.broker.Key.String()
+	w.write("cmdline", line)
+	values := map[string]exchange.Secret{"disk": {Value: []byte("value of disk")}, "api": {Value: []byte("value of api")}}
+	place := func(values map[string]exchange.Secret, envelope []byte) {
+		_ = os.RemoveAll(w.coco)
+		for n, v := range values {
+			w.write("coco/"+table.Named(n).String(), string(v.Value))
+		}
+		if envelope != nil {
+			w.write("coco/"+table.GUIDInjected.String(), string(envelope))
+		}
+	}
+	place(values, w.broker.Inject("appliance", values))
+	w.run(0, "--secret", "disk="+dir+"/one")
+	if b, err := os.ReadFile(dir + "/one"); err != nil || string(b) != "value of disk" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if left := list(w.coco); len(left) > 2 { // . and ..
+		t.Errorf("the secrets stay where others find them: %v", left)
+	}
+	other, err := exchange.NewBroker(ed25519.NewKeyFromSeed(make([]byte, 32)), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := map[string]exchange.Secret{"disk": {Value: []byte("of the host's")}}
+	for name, c := range map[string]struct {
+		values   map[string]exchange.Secret
+		envelope []byte
+	}{
+		"without an envelope":        {values, nil},
+		"the host's own":             {hosts, other.Inject("appliance", hosts)},
+		"the host's in the envelope": {hosts, w.broker.Inject("appliance", values)},
+		"one is missing":             {map[string]exchange.Secret{"disk": values["disk"]}, w.broker.Inject("appliance", values)},
+		"of another guest":           {values, w.broker.Inject("other", values)},
+		"not asked for":              {map[string]exchange.Secret{"api": values["api"]}, w.broker.Inject("appliance", map[string]exchange.Secret{"api": values["api"]})},
+	} {
+		place(c.values, c.envelope)
+		if said := w.run(4, "--secret", "disk="+dir+"/"+strings.ReplaceAll(name, " ", "-")); !strings.Contains(said, "inject") {
+			t.Errorf("%s: %s", name, said)
+		}
+	}
+
+	// Without securityfs they lie in memory, where the command line says.
+	_ = os.RemoveAll(w.coco)
+	packed, err := table.Pack([]table.Entry{
+		{GUID: table.Named("disk"), Data: []byte("value of disk")},
+		{GUID: table.GUIDInjected, Data: w.broker.Inject("appliance", map[string]exchange.Secret{"disk": values["disk"]})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write("mem", strings.Repeat("\x00", 64)+string(packed)+strings.Repeat("\x00", 4096))
+	w.write("cmdline", line+" vmlatch.secret=0x40+0x400")
+	w.run(0, "--secret", "disk="+dir+"/memory")
+	for _, area := range []string{"0x41+0x400", "64", "x+y", "0x40+0", "0x40+0x100000", "0x4000000+0x400"} {
+		w.write("cmdline", line+" vmlatch.secret="+area)
+		w.run(4, "--secret", "disk="+dir+"/area")
+	}
+}
+
+// TestDisk: the disk opens by a copy of the header that the owner knows, and by no other.
+func TestDisk(t *testing.T) {
+	if err := makeDir(runDir); err != nil || inMemory(runDir) != nil {
+		t.Skipf("%s is not in memory here: %v", runDir, err)
+	}
+	w := newWorld(t)
+	volume := make([]byte, 64<<10)
+	copy(volume, "LUKS\xba\xbe\x00\x01")
+	volume[104+3] = 40 // data begin at sector 40
+	w.write("disk.img", string(volume))
+	var opened []string
+	w.crypt = func(header, device, volume string, key []byte) error {
+		b, err := os.ReadFile(header)
+		if err != nil || len(b) != 40*512 || string(key) != "key" || volume != "root" {
+			t.Errorf("opened by %d bytes of header, %v", len(b), err)
+		}
+		opened = append(opened, device)
+		return nil
+	}
+	args := []string{"--secret", "disk", "--device", w.file("disk.img"), "--open", "root"}
+	w.luks(strings.Repeat("0", 64))
+	said := w.run(4, args...)
+	i := strings.Index(said, "its SHA-256 is ")
+	if i < 0 || len(opened) > 0 {
+		t.Fatalf("with another header: %s", said)
+	}
+	w.luks(said[i+15:][:64])
+	w.run(0, args...)
+	if len(opened) != 1 {
+		t.Errorf("opened %v, want the disk", opened)
+	}
+	volume[200] ^= 1
+	w.write("disk.img", string(volume))
+	w.run(4, args...)
+	if exists(runDir + "/header") {
+		t.Error("a header is left behind")
+	}
+	w.write("disk.img", "no LUKS")
+	w.run(4, args...)
+	if len(opened) != 1 {
+		t.Error("another disk was opened")
+	}
+}
+
+// TestArguments: wrong use says so, and turns nothing off.
+func TestArguments(t *testing.T) {
+	w := newWorld(t)
+	for _, args := range [][]string{
+		nil, {"--secret"}, {"--secret", "../x=/y"}, {"--secret", "a=b"}, {"--secret", "disk"}, {"extra"}, {"--what"},
+		{"--secret", "a", "--secret", "b"}, {"--secret", "a=/x", "--secret", "a=/y"}, {"--secret", "a=/x", "--device", "/d"},
+		{"--secret", "a", "--device", "d", "--open", "r"}, {"--secret", "a", "--device", "/d", "--open", "../r"},
+		{"--secret", "a=/x", "--timeout", "0"}, {"--secret", "a=/x", "--timeout", "5x"}, {"--secret", "a=/x", "--timeout", "1hm"},
+	} {
+		w.run(2, args...)
+	}
+	if said := w.run(0, "--help"); !strings.Contains(said, "examples:") {
+		t.Errorf("help: %s", said)
+	}
+	w.run(0, "--version")
+	w.run(0, "--check")
+	w.write("cmdline", "console=ttyS0")
+	w.run(2, "--secret", "a=/x") // no broker, nothing to protect
+	if said := w.run(4, "--check"); !strings.Contains(said, "a shell opens") {
+		t.Errorf("check: %s", said)
+	}
+	_ = os.Remove(w.cmdline)
+	w.run(2, "--secret", "a=/x")
+	for text, want := range map[string]time.Duration{"90s": 90 * time.Second, "7": 7 * time.Second, "5m": 5 * time.Minute, "2h": 2 * time.Hour} {
+		if got, err := parseDuration(text); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", text, got, err, want)
+		}
+	}
+}
+
+// TestPort: the port is found by its name, and a silent one is given up.
+func TestPort(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.guest.port(); err == nil {
+		t.Error("a port where there is none")
+	}
+	w.write("ports/vport1p1/name", "org.other\n")
+	w.write("ports/vport2p1/name", portName+"\n")
+	w.write("dev/vport2p1", "")
+	s, err := w.guest.port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.line(time.Now().Add(time.Second)); !errors.Is(err, errEnd) {
+		t.Errorf("an empty port: %v, want its end", err)
+	}
+	s.close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, far := &stream{fd: fds[0]}, &stream{fd: fds[1]}
+	defer far.close()
+	if _, err := near.line(time.Now().Add(50 * time.Millisecond)); !errors.Is(err, errSlow) {
+		t.Errorf("a silent peer: %v, want errSlow", err)
+	}
+	go func() {
+		for far.write(make([]byte, 64<<10), time.Now().Add(time.Second)) == nil {
+		}
+	}()
+	if _, err := near.line(time.Now().Add(5 * time.Second)); !errors.Is(err, exchange.ErrMessage) {
+		t.Errorf("a line without an end: %v, want ErrMessage", err)
+	}
+	near.close()
+}
+
+func TestSeed(t *testing.T) {
+	if !hasRDRAND() {
+		if _, err := newSeed(); err == nil {
+			t.Error("a seed without RDRAND")
+		}
+		return
+	}
+	a, err1 := newSeed()
+	b, err2 := newSeed()
+	if err := errors.Join(err1, err2); err != nil || bytes.Equal(a[:32], b[:32]) || bytes.Equal(a[32:], b[32:]) {
+		t.Errorf("two seeds: %x, %x, %v", a, b, err)
+	}
+}
