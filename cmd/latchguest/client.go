@@ -123,10 +123,7 @@ func (c *client) attempt() (*exchange.Answer, error) {
 
 // by is when something must be done, at the latest.
 func (c *client) by(d time.Duration) time.Time {
-	if t := c.g.now().Add(d); t.Before(c.end) {
-		return t
-	}
-	return c.end
+	return time.Now().Add(min(d, c.end.Sub(c.g.now())))
 }
 
 // lines reads lines until one is taken. Others may be of an earlier attempt, or the host's.
