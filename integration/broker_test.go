@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -174,5 +176,105 @@ func TestBroker(t *testing.T) {
 			b.stop()
 			waitNothing(t, h.work)
 		})
+	}
+}
+
+// unattended is a spec whose guest gets its secret from a broker.
+const unattended = `name = "vm"
+memory = "384MiB"
+cpus = 1
+%s[firmware]
+image = %q
+[kernel]
+image = %q
+initrd = %q
+cmdline = %q
+[confidential]
+technology = %q
+[broker]
+connect = "unix:broker.sock"
+[latch]
+timeout = %q
+`
+
+// TestUnattended: with a broker in the spec a VM starts by itself, whatever its technology, and the
+// command ends once the guest has its secret, or is refused it.
+func TestUnattended(t *testing.T) {
+	c := needCoco(t)
+	for _, x := range []struct {
+		technology, version, tables string
+		tdx                         bool
+	}{
+		{"sev", "7.2", "[sev]\nchips = \"any\"\n", false},
+		{"sev-es", "11.1", "[sev-es]\nchips = \"any\"\n", false},
+		{"sev-snp", "10.0", snpTables, false},
+		{"tdx", "11.1", tdxTables, true},
+	} {
+		t.Run(x.technology, func(t *testing.T) {
+			h := newHost(t)
+			g := guestLine{
+				bios: filepath.Join(h.work, "OVMF.amdsev.fd"), kernel: c.kernel, initrd: c.initrd,
+			}
+			words := ""
+			switch {
+			case x.tdx:
+				c.needTDXFirmware(t)
+				g.bios, words = c.ovmf, "vmlatch.interface=configfs-tsm,rtmr"
+			case x.technology != "sev-snp":
+				g.kernel, g.initrd = filepath.Join(h.work, "vmlinuz"), filepath.Join(h.work, "initrd.img")
+				words = "latch.source=injected vmlatch.secret=0x810000+0xc00"
+			}
+			b := h.newBroker(g.initrd)
+			g.initrd, g.append = b.image, b.line(words)
+			h.write("secret", brokerSecret)
+			h.write("cmdline", g.append)
+			h.ownersDesk(g.policyFor(x.tables) + releaseTable)
+			spec := func(line, timeout string) {
+				cpu := "cpu = \"EPYC-Milan\"\n"
+				if x.tdx {
+					cpu = ""
+				}
+				text := fmt.Sprintf(unattended, cpu, g.bios, g.kernel, g.initrd, line, x.technology, timeout)
+				h.write("vm.toml", "qemu = \""+qemus.Version(t, x.version)+"\"\n"+text)
+			}
+			spec(g.append, "2m")
+			if x.technology == "sev" { // a broker that is away is waited for by SNP and TDX guests, and not here
+				h.refused("start --emulate vm.toml", 1, "get a session of the broker")
+			}
+			b.serve()
+			out, err := h.attempt(h.command("vmlatch", "start", "--emulate", "vm.toml"))
+			if err != nil {
+				logs, _ := h.attempt(h.command("vmlatch", "logs", "vm"))
+				t.Fatalf("%v: %s\n%s", err, out, logs)
+			}
+			want := "its owner's broker accepted its evidence, and it has its secret"
+			if x.technology == "sev" || x.technology == "sev-es" {
+				want = "its owner's secret was accepted"
+			}
+			h.shows("start", out, want)
+			h.run("vmlatch", "wait", "vm")
+			if logs := h.run("vmlatch", "logs", "vm"); !gotSecret.MatchString(logs) {
+				t.Errorf("the guest's console: %s", logs)
+			}
+			if n := len(b.audit()["release"]); n != 1 {
+				t.Errorf("%d releases in the audit, want 1", n)
+			}
+
+			spec(g.append+" quiet", "60s")
+			h.refused("start --emulate vm.toml", 4, "measurement")
+			h.run("vmlatch", "rm", "vm")
+			b.stop()
+			waitNothing(t, h.work)
+		})
+	}
+}
+
+// refused is a command that must fail with a code and a text.
+func (h *host) refused(line string, code int, want string) {
+	h.t.Helper()
+	out, err := h.attempt(h.command("vmlatch", strings.Fields(line)...))
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != code || !strings.Contains(out, want) {
+		h.t.Errorf("vmlatch %s: %v: %s\nwant code %d and %q", line, err, out, code, want)
 	}
 }

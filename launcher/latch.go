@@ -14,7 +14,6 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
-	"github.com/vmlatch/vmlatch/launcher/tee"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -183,10 +182,16 @@ func (m *Machine) latchClosed(err error) error {
 	}
 }
 
-// open takes a paused machine through its latch: measured, its owner asked, the secret
-// injected, released.
-func (m *Machine) open(ctx context.Context, g *tee.Guest, opt StartOptions) error {
-	if g.Latch.Until == plan.UntilSecret {
+// open takes a paused machine through its latch: measured, its owner or broker asked, the secret
+// injected, released; or released, and proven by its own evidence.
+func (m *Machine) open(ctx context.Context, p *Plan, opt StartOptions) error {
+	if p.Guest.Latch.Until == plan.UntilEvidence {
+		if opt.AskingOwner != nil {
+			opt.AskingOwner()
+		}
+		return m.prove(ctx, p)
+	}
+	if p.Guest.Latch.Until == plan.UntilSecret {
 		measurement, err := m.Measure(ctx)
 		if err != nil {
 			return err
@@ -194,7 +199,12 @@ func (m *Machine) open(ctx context.Context, g *tee.Guest, opt StartOptions) erro
 		if opt.AskingOwner != nil {
 			opt.AskingOwner()
 		}
-		packet, err := m.AskOwner(ctx, g, measurement, opt)
+		var packet *exchange.Packet
+		if m.session != nil {
+			packet, err = m.askPacket(ctx, p, measurement)
+		} else {
+			packet, err = m.AskOwner(ctx, p.guest, measurement, opt)
+		}
 		if err != nil {
 			return err
 		}

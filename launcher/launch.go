@@ -81,7 +81,7 @@ func (p *Plan) Launch(ctx context.Context, opt StartOptions) (*Machine, error) {
 		err = opt.Paused(m)
 	}
 	if err == nil && !opt.Hold {
-		err = m.open(ctx, p.guest, opt)
+		err = m.open(ctx, p, opt)
 	}
 	if err != nil {
 		return nil, errors.Join(err, m.Discard(context.WithoutCancel(ctx)))
@@ -92,7 +92,17 @@ func (p *Plan) Launch(ctx context.Context, opt StartOptions) (*Machine, error) {
 // CanFinish refuses a launch that would stop half-way, with nothing to take it further.
 func (p *Plan) CanFinish(hold bool) error {
 	l := p.Guest.Latch
-	if hold || l.Until != plan.UntilSecret || len(l.Owner) > 0 {
+	if hold && l.Until == plan.UntilEvidence {
+		return &fault.Error{
+			Kind: fault.Usage, Op: p.Name, Err: errors.New("--hold: a guest that proves itself to a broker must run for that"),
+		}
+	}
+	if hold && p.guest.FromBroker() {
+		return &fault.Error{
+			Kind: fault.Usage, Op: p.Name, Err: errors.New("--hold: its broker gives session and secret in one start"),
+		}
+	}
+	if hold || l.Until != plan.UntilSecret || len(l.Owner) > 0 || p.guest.FromBroker() {
 		return nil
 	}
 	return &fault.Error{

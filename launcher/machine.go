@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -22,6 +23,8 @@ type Machine struct {
 	conn    *qmp.Conn
 	own     *child // the process, if this process started it
 	helpers []helper
+	session *brokerSession // that the owner's broker gave for this launch
+	asks    *os.File       // shows what the guest asks its broker
 	// unknown is a state that the machine may have come to: its command was sent, and the
 	// answer lost. The staged record tells the next command.
 	unknown State
@@ -111,6 +114,10 @@ func (m *Machine) State() State { return State(m.rec.State) }
 // Close lets go of the machine and leaves it as it is.
 func (m *Machine) Close() {
 	m.disconnect()
+	if m.asks != nil {
+		_ = m.asks.Close()
+		m.asks = nil
+	}
 	m.dir.Close()
 }
 
@@ -182,6 +189,20 @@ func (m *Machine) hasEnded() bool {
 // that, and put in place after: a full disk fails before anything has happened. If the
 // answer is lost, the outcome is a third one, neither done nor refused: the staged record
 // stays, and QEMU is asked.
+// amend records something about the machine, whose state stays.
+func (m *Machine) amend(change func(*rundir.Record)) error {
+	next := *m.rec
+	change(&next)
+	if err := m.dir.StageRecord(&next); err != nil {
+		return fmt.Errorf("%s: record: %w", m.rec.Name, err)
+	}
+	if err := m.dir.CommitRecord(); err != nil {
+		return fmt.Errorf("%s: record: %w", m.rec.Name, err)
+	}
+	m.rec = &next
+	return nil
+}
+
 func (m *Machine) step(to State, change func(*rundir.Record), act func() error) error {
 	if err := m.mayBecome(to); err != nil {
 		return err

@@ -83,6 +83,13 @@ func (p *Plan) startOnce(ctx context.Context, opt StartOptions) (*Machine, error
 }
 
 func (s *starter) run(ctx context.Context) error {
+	var session *brokerSession
+	if s.plan.guest.FromBroker() {
+		var err error
+		if session, err = s.plan.askSession(ctx, s.dir); err != nil {
+			return err
+		}
+	}
 	s.step("sockets")
 	if err := s.open(); err != nil {
 		return err
@@ -91,6 +98,7 @@ func (s *starter) run(ctx context.Context) error {
 	if err := s.exec(); err != nil {
 		return err
 	}
+	s.machine.session = session
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	s.step("connect")
@@ -176,6 +184,8 @@ func (s *starter) exec() error {
 		return s.failed(fmt.Errorf("QEMU did not start: %w", err))
 	}
 	s.step("started")
+	s.machine.asks = s.opening.Read[plan.RoleBroker]
+	delete(s.opening.Read, plan.RoleBroker)
 	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
 	s.dir.DropVMLock()
 	s.machine.own = reap(pid, ended)

@@ -19,6 +19,7 @@ const (
 	Provisioned State = "provisioned" // paused, and the platform has accepted the secret
 	Running     State = "running"
 	Stopping    State = "stopping" // asked to end
+	Proving     State = "proving"  // running, and not accepted by its broker yet
 	// Of commands that were sent, and whose answer is not known:
 	Provisioning State = "provisioning" // measured; the platform may have accepted the secret
 	Releasing    State = "releasing"    // running, or about to

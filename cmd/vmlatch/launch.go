@@ -64,7 +64,11 @@ func (l *launch) options(p *launcher.Plan) launcher.StartOptions {
 		Notice: func(text string) { l.io.Say("%s", text) },
 		Warn:   func(r check.Result) { l.io.Say("warning: %s: %s (%s)", p.Name, r.Cause, r.ID) },
 		AskingOwner: func() {
-			_ = l.manager.Status("%s: measured; waiting for its owner", p.Name)
+			what := "measured; waiting for its owner"
+			if p.Guest.Latch.Until == plan.UntilEvidence {
+				what = "running; waiting until its owner's broker accepts it"
+			}
+			_ = l.manager.Status("%s: %s", p.Name, what)
 			_ = l.manager.Extend(time.Duration(p.Guest.Latch.Timeout) + time.Minute)
 		},
 	}
@@ -159,6 +163,10 @@ func (l *launch) outcome(rec *rundir.Record) string {
 		return fmt.Sprintf("%s: paused%s; nothing of the guest has run", rec.Name, label(rec.Emulated))
 	case rec.Latch.Verified && rec.Latch.Until == plan.UntilIDBlock:
 		state += "; the platform found it to be what its ID block says"
+	case rec.Latch.Proof == launcher.ProofReceived:
+		state += "; its owner's broker accepted its evidence, and it has its secret"
+	case rec.Latch.Proof == launcher.ProofReleased:
+		state += "; its owner's broker accepted its evidence and released the secret; the guest has not said that it has it"
 	case rec.Latch.Verified:
 		state += "; its owner's secret was accepted"
 	case rec.Latch.Until == plan.UntilNothing:

@@ -208,6 +208,10 @@ func latchWord(l latchState) string {
 	switch {
 	case l.Until == plan.UntilNone:
 		return "-"
+	case l.Proof == launcher.ProofWaits:
+		return "broker, not yet"
+	case l.Proof == launcher.ProofReleased:
+		return "open: released, no receipt"
 	case l.Verified:
 		return "open: verified"
 	case l.Until == plan.UntilIDBlock:
@@ -350,6 +354,8 @@ func (v *vmInfo) stateText() string {
 		return "running, or about to: a release was begun, and its outcome is not known"
 	case launcher.Provisioning:
 		return "measured: a secret was handed over, and whether it was accepted is not known; inject it again"
+	case launcher.Proving:
+		return "running, without its secret: its owner's broker has not accepted its evidence yet"
 	case launcher.Running:
 		if v.Record != nil && v.Record.Released == nil {
 			return "running, though never released: another program has let it run past its latch"

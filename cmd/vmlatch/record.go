@@ -61,9 +61,11 @@ func publishFailure(f *rundir.Failure) *failure {
 }
 
 type latchState struct {
-	Until    string `json:"until"`
-	Open     bool   `json:"open"`
-	Verified bool   `json:"verified"`
+	Until     string `json:"until"`
+	Open      bool   `json:"open"`
+	Verified  bool   `json:"verified"`
+	Proof     string `json:"proof,omitempty"`
+	Statement string `json:"statement,omitempty"`
 }
 
 type origin struct {

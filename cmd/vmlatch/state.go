@@ -47,8 +47,11 @@ func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) string {
 	switch running, known := launcher.CPUs(log); {
 	case known && !running && recorded == launcher.Running:
 		return string(launcher.Paused)
-	case known && running && recorded != launcher.Stopping:
+	case known && running && recorded != launcher.Stopping && recorded != launcher.Running:
 		return string(launcher.Running)
+	}
+	if recorded == launcher.Running && e.Record.Latch.Proof == launcher.ProofWaits {
+		return string(launcher.Proving)
 	}
 	return string(recorded)
 }

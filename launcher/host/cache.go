@@ -28,7 +28,7 @@ type Cache struct {
 }
 
 // cacheSchema changes with the meaning of an entry: others are asked for again.
-const cacheSchema = "vmlatch.qemu/4"
+const cacheSchema = "vmlatch.qemu/5"
 
 type cacheEntry struct {
 	Schema string   `json:"schema"`

@@ -31,6 +31,7 @@ type QEMU struct {
 	MaxCPUs  map[string]int    `json:"max-cpus"`           // of q35 and its versions
 	Types    Names             `json:"machine-types"`      // all of them, without aliases
 	CPUs     Names             `json:"cpus"`
+	Sockets  Names             `json:"socket-options"` // of -chardev socket
 }
 
 // Names are written as one text with spaces between, which is read faster than a
@@ -56,6 +57,9 @@ func (q *QEMU) HasObject(name string, properties ...string) bool {
 func (q *QEMU) HasFeature(name, feature string) bool {
 	return slices.Contains(q.Features[name], feature)
 }
+
+// HasSocket reports whether a chardev of the kind socket has an option.
+func (q *QEMU) HasSocket(option string) bool { return slices.Contains(q.Sockets, option) }
 
 // MachineTypes are all machine types, with the aliases; nil if they are not known.
 func (q *QEMU) MachineTypes() []string {
@@ -205,6 +209,7 @@ func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
 			}
 		}
 	}
+	q.Sockets = socketOptions(entries)
 	machines, err := qmp.QueryMachines{}.Execute(ctx, c)
 	if err != nil {
 		return err
@@ -247,6 +252,24 @@ type schemaEntry struct {
 }
 
 type described struct{ properties, features []string }
+
+// socketOptions are those of a chardev of the kind socket. A schema gives its types numbers, but
+// only one has these members (qapi/char.json, ChardevSocket).
+func socketOptions(entries []json.RawMessage) (names Names) {
+	for _, raw := range entries {
+		if !bytes.Contains(raw, []byte(`"telnet"`)) || !bytes.Contains(raw, []byte(`"tn3270"`)) {
+			continue
+		}
+		var e schemaEntry
+		if json.Unmarshal(raw, &e) != nil {
+			continue
+		}
+		for _, m := range e.Members {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
 
 // objectsOf follows object-add's argument to the types that it can make.
 func objectsOf(entries []json.RawMessage) (map[string]described, error) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"maps"
+	"path/filepath"
 	"slices"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
@@ -39,6 +40,9 @@ func (b *Builder) Read(path, use string) {
 
 // Emulated reports whether the platform is an emulated one.
 func (b *Builder) Emulated() bool { return b.plan.Emulated }
+
+// InDir is the path of a file in the VM's own directory, which exists while the VM does.
+func (b *Builder) InDir(name string) string { return filepath.Join(b.plan.Dirs.Run, b.plan.Name, name) }
 
 // ObjectID is the id of the object that protects the guest.
 const ObjectID = "cgs0"

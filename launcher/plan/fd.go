@@ -36,6 +36,7 @@ type Opener func(*Opening) (*os.File, error)
 type Opening struct {
 	Dir   *rundir.Dir
 	Kept  map[string]net.Conn // connections to the VM's processes
+	Read  map[string]*os.File // pipes from them
 	pairs map[string]*os.File // the other ends of pairs
 	lock  *os.File            // of the helpers
 }
@@ -116,4 +117,20 @@ func listen(path string) (*os.File, error) {
 		return nil, &os.PathError{Op: "listen", Path: path, Err: err}
 	}
 	return f, nil
+}
+
+// readable makes a pipe whose other end the launcher reads.
+func (o *Opening) readable(role string) (*os.File, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	if o.Read == nil {
+		o.Read = map[string]*os.File{}
+	}
+	o.Read[role] = os.NewFile(uintptr(fds[0]), role)
+	return os.NewFile(uintptr(fds[1]), role), nil
 }

@@ -32,6 +32,7 @@ type Guest struct {
 	Devices  Devices
 	Objects  Objects
 	Latch    Latch
+	Broker   Broker
 
 	// KernelHashes reports whether kernel, initrd and command line are measured.
 	KernelHashes bool
@@ -45,7 +46,8 @@ type part interface {
 
 // parts lists them in the order in which they are built.
 func (g *Guest) parts() []part {
-	return []part{(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Objects, &g.Devices}
+	return []part{(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Broker,
+		&g.Objects, &g.Devices}
 }
 
 // NewGuest is a guest as it is where a spec says nothing.
@@ -59,6 +61,7 @@ func (g *Guest) Tables() spec.Tables {
 		"name": &g.Name, "memory": &g.Memory, "cpus": &g.CPUs, "accel": &g.Accel, "machine": &g.Machine,
 		"cpu": &g.CPU, "qemu": &g.QEMU, "firmware": &g.Firmware, "kernel": &g.Kernel, "memory-backend": &g.Backend,
 		"disk": &g.Disks, "network": &g.Networks, "device": &g.Devices, "object": &g.Objects, "latch": &g.Latch,
+		"broker": &g.Broker,
 	}
 }
 

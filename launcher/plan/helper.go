@@ -91,5 +91,8 @@ func (o *Opening) Close() {
 	for _, c := range o.Kept {
 		_ = c.Close()
 	}
-	o.pairs, o.Kept = nil, nil
+	for _, f := range o.Read {
+		_ = f.Close()
+	}
+	o.pairs, o.Kept, o.Read = nil, nil, nil
 }

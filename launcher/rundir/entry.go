@@ -60,9 +60,13 @@ type Origin struct {
 
 // Latch is what holds the VM until it is verified.
 type Latch struct {
-	Until    string `json:"until"` // secret, id-block, nothing, or none for plain VMs
+	Until    string `json:"until"` // secret, id-block, evidence, nothing, or none for plain VMs
 	Open     bool   `json:"open"`
 	Verified bool   `json:"verified"` // opened by proof, not by omission
+	// Proof is what became of the guest's proof to its broker, by the broker's word: proving,
+	// released (no receipt yet) or received; "" where none is waited for.
+	Proof     string `json:"proof,omitempty"`
+	Statement string `json:"statement,omitempty"` // SHA-512 of what it stated, in hex
 }
 
 // Choice says where a value of the launch came from.

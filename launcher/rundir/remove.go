@@ -15,7 +15,7 @@ import (
 // removed from one.
 var runFiles = []string{
 	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock,
-	QMPSocket, MonitorSocket, ConsoleSocket,
+	QMPSocket, MonitorSocket, ConsoleSocket, SessionFile, OwnerCertFile,
 	VarsFile, recordFile, recordTemporary,
 }
 

@@ -38,6 +38,8 @@ const (
 	VMLock          = "vm.lock"
 	LaunchLock      = "launch.lock"
 	QMPSocket       = "qmp.sock"
+	SessionFile     = "broker.session" // that a broker gave for a launch of SEV or SEV-ES
+	OwnerCertFile   = "broker.godh"
 	MonitorSocket   = "monitor.sock"
 	ConsoleSocket   = "console.sock"
 	consoleLock     = "console.lock"

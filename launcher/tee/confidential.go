@@ -1,10 +1,12 @@
 package tee
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/nearest"
+	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 )
@@ -172,6 +174,49 @@ func (g *Guest) latchNothing(why string) error {
 		return g.File.Errorf("latch.until", `%s; write until = "nothing" to accept that`, why)
 	}
 	return g.File.Errorf("latch.until", `%q: must be "nothing"`, g.Latch.Until)
+}
+
+// FromBroker reports whether the session of this launch comes from the owner's broker.
+func (g *Guest) FromBroker() bool {
+	return g.Broker.Connect != "" && g.traits.Measurable && g.Confidential.Session == "" &&
+		g.Latch.Until == plan.UntilSecret
+}
+
+// SEVPolicy is the policy that the platform enforces for a guest of SEV or SEV-ES.
+func (g *Guest) SEVPolicy() (sev.Policy, error) {
+	t, ok := g.tech.(sevs)
+	if !ok {
+		return 0, errors.New("not a guest of SEV or SEV-ES")
+	}
+	return t.policy(g.Confidential.Policy)
+}
+
+// noBroker refuses a broker for a guest that has nothing to show it.
+func (g *Guest) noBroker() error {
+	if g.Broker.Connect == "" {
+		return nil
+	}
+	return g.File.Errorf("broker", "%s shows nothing that a broker could judge", g.traits.Name)
+}
+
+// latchEvidence checks latch.until of a guest that proves itself to a broker while it runs. It
+// reports whether that is what the latch waits for.
+func (g *Guest) latchEvidence() (done bool, err error) {
+	if g.Latch.Until == "" && g.Broker.Connect != "" {
+		g.Latch.Until = plan.UntilEvidence
+	}
+	switch {
+	case g.Latch.Until != plan.UntilEvidence:
+		return false, nil
+	case g.Broker.Connect == "":
+		return true, g.File.Errorf("latch.until", "evidence: there is no broker that could judge it: [broker] connect")
+	case g.Kernel.Image == "":
+		return true, g.File.Errorf("latch.until", "evidence: without a kernel in the spec the broker's key is not known here;"+
+			` write until = "nothing": the guest asks its broker all the same`)
+	case len(g.Latch.Owner) > 0:
+		return true, g.File.Errorf("latch.owner", "not used with a broker")
+	}
+	return true, nil
 }
 
 // conflict is an error about a guest that does not do what a disk image demands; it

@@ -1,6 +1,8 @@
 package tee
 
 import (
+	"cmp"
+
 	"github.com/vmlatch/vmlatch/launcher/plan"
 )
 
@@ -15,7 +17,7 @@ func (none) complete(g *Guest) error {
 	if g.Latch.Until == "" {
 		g.Latch.Until = plan.UntilNone
 	}
-	if err := g.foreign(); err != nil {
+	if err := cmp.Or(g.foreign(), g.noBroker()); err != nil {
 		return err
 	}
 	if g.Latch.Until != plan.UntilNone {

@@ -93,7 +93,7 @@ const (
 
 func (t sevs) complete(g *Guest) error {
 	c, f := &g.Confidential, g.File
-	if g.Latch.Until == "" && c.Session != "" {
+	if g.Latch.Until == "" && (c.Session != "" || g.Broker.Connect != "") {
 		g.Latch.Until = plan.UntilSecret
 	}
 	p, err := t.policy(c.Policy)
@@ -111,7 +111,13 @@ func (t sevs) complete(g *Guest) error {
 		return err
 	}
 	switch l := g.Latch; {
-	case l.Until == plan.UntilSecret && c.Session == "":
+	case g.Broker.Connect != "" && c.Session != "":
+		return f.Errorf("broker", "the broker gives a session for each launch: leave owner-cert and session out")
+	case g.Broker.Connect != "" && l.Until == plan.UntilNothing:
+		return f.Errorf("broker", `not used with until = "nothing"`)
+	case g.Broker.Connect != "" && len(l.Owner) > 0:
+		return f.Errorf("latch.owner", "not used with a broker")
+	case l.Until == plan.UntilSecret && c.Session == "" && g.Broker.Connect == "":
 		return f.Errorf("latch.until", "secret: without a session there are no keys that could authenticate one")
 	case l.Until == plan.UntilNothing && len(l.Owner) > 0:
 		return f.Errorf("latch.owner", `not used with until = "nothing"`)
@@ -167,6 +173,10 @@ func (t sevs) build(g *Guest, b *plan.Builder) error {
 		props["dh-cert-file"], props["session-file"] = c.OwnerCert, c.Session
 		b.Read(c.OwnerCert, "owner-cert")
 		b.Read(c.Session, "session")
+	} else if g.FromBroker() {
+		props["dh-cert-file"] = b.InDir(rundir.OwnerCertFile)
+		props["session-file"] = b.InDir(rundir.SessionFile)
+		b.Choose("session", "of the broker at "+g.Broker.Connect, "the broker, for each launch")
 	}
 	if err := vmType(g, b, props); err != nil {
 		return err

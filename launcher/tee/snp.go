@@ -81,7 +81,7 @@ func (snp) parse(words []string) error {
 
 func (snp) complete(g *Guest) error {
 	c, f := &g.Confidential, g.File
-	if g.Latch.Until == "" && c.IDBlock != "" {
+	if g.Latch.Until == "" && c.IDBlock != "" && g.Broker.Connect == "" {
 		g.Latch.Until = plan.UntilIDBlock
 	}
 	if _, err := snpPolicy(c.Policy); err != nil {
@@ -97,6 +97,9 @@ func (snp) complete(g *Guest) error {
 	if err := g.confidential(); err != nil {
 		return err
 	}
+	if done, err := g.latchEvidence(); done {
+		return err
+	}
 	switch l := g.Latch; {
 	case l.Until == plan.UntilIDBlock && len(l.Owner) == 0 && c.IDBlock == "":
 		return f.Errorf("latch.until",
@@ -104,10 +107,10 @@ func (snp) complete(g *Guest) error {
 	case l.Until == plan.UntilIDBlock && len(l.Owner) == 0:
 		return nil
 	case l.Until != "" && l.Until != plan.UntilSecret && l.Until != plan.UntilNothing && l.Until != plan.UntilIDBlock:
-		return f.Errorf("latch.until", `%q: must be "id-block" or "nothing"`, l.Until)
+		return f.Errorf("latch.until", `%q: must be "evidence", "id-block" or "nothing"`, l.Until)
 	}
 	return g.latchNothing(`SEV-SNP shows no measurement while the guest is paused;` +
-		` write until = "id-block" and give one, or only reports from inside the guest tell`)
+		` write until = "id-block" and give one, or name a broker that judges reports from inside the guest ([broker])`)
 }
 
 func (snp) lacks(img *ovmf.Image) string {

@@ -73,7 +73,7 @@ func TestSpecsThatMakeNoSense(t *testing.T) {
 		{latched("sev-snp", "until = 'secret'"), "SEV-SNP shows no measurement"},
 		{latched("sev-snp", "until = 'id-block'"), "latch.until: id-block: none is given"},
 		{latched("sev-snp", "until = 'id-block'\nowner = ['x']"), "latch.owner: not used with sev-snp"},
-		{latched("sev-snp", "until = 'later'"), `latch.until: "later": must be "id-block" or "nothing"`},
+		{latched("sev-snp", "until = 'later'"), `latch.until: "later": must be "evidence", "id-block" or "nothing"`},
 		{latched("sev-snp", "until = 'nothing'\nowner = ['x']"), "latch.owner: not used with sev-snp"},
 
 		{with("tdx", "policy = ['sept-ve']"), "confidential.policy: attributes: "},

@@ -107,6 +107,9 @@ func (tdx) complete(g *Guest) error {
 	if err := g.confidential(); err != nil {
 		return err
 	}
+	if done, err := g.latchEvidence(); done {
+		return err
+	}
 	return g.latchNothing("TDX shows no measurement while the guest is paused: only quotes from inside it tell")
 }
 

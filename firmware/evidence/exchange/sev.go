@@ -169,8 +169,27 @@ type RefusedError struct{ Denial }
 
 func (e *RefusedError) Error() string { return "the broker refuses: " + e.Reason }
 
-// refused is the error of a denial that answers a question; nil if the envelope is none.
+// PendingError says that a person will decide on what a host asked.
+type PendingError struct{ Pending }
+
+func (e *PendingError) Error() string {
+	return smallfmt.Sprintf("request %d waits for the owner's approval", e.Request)
+}
+
+// refused is the error of a denial, or of a pending request, that answers a question; nil if the
+// envelope is neither.
 func (e *Envelope) refused(pin Key, asked []byte) error {
+	if e.PayloadType == kindPending.payloadType() {
+		var p Pending
+		if err := e.open(pin, kindPending, &p); err != nil {
+			return err
+		}
+		if p.Version != Version || p.Statement != LineHash(asked) {
+			return smallfmt.Errorf("%w: a pending request of something else", ErrAnswer)
+		}
+		p.Retry = min(max(p.Retry, 1), 60)
+		return &PendingError{p}
+	}
 	if e.PayloadType != kindDenial.payloadType() {
 		return nil
 	}

@@ -113,6 +113,9 @@ func modules() error {
 
 func evidence(cmdline string) error {
 	if !emulated() {
+		if program := word(cmdline, "run"); program != "" {
+			return runProgram(program, word(cmdline, "args"))
+		}
 		return nil
 	}
 	if err := modules(); err != nil {

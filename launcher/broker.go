@@ -1,0 +1,309 @@
+package launcher
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	evidence "github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
+	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// brokerTime bounds one question to a broker, and brokerPause is what lies between two.
+const (
+	brokerTime  = 20 * time.Second
+	brokerPause = time.Second
+)
+
+// ErrBroker is wrapped by errors about a guest that its owner's broker did not accept.
+var ErrBroker = errors.New("the owner's broker")
+
+// askBroker sends a line to the broker and reads its answer.
+func askBroker(ctx context.Context, b *plan.Broker, line []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, brokerTime)
+	defer cancel()
+	var d net.Dialer
+	network, address := b.Address()
+	conn, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	if _, err := conn.Write(line); err != nil {
+		return nil, err
+	}
+	answer, err := bufio.NewReader(io.LimitReader(conn, evidence.MaxLine)).ReadBytes('\n')
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("it does not answer")
+	} else if errors.Is(err, io.EOF) {
+		err = errors.New("it hangs up: it holds another key than the guest's command line names (latch.key)")
+	}
+	return answer, err
+}
+
+// brokerFailed is the error of a broker that gave nothing.
+func (p *Plan) brokerFailed(what string, err error) error {
+	e := &fault.Error{
+		Kind: fault.Failure, Op: what + " of the broker at " + p.Guest.Broker.Connect, Err: err,
+		Fix: `the owner's broker must run there ("latchkey serve"); [broker] connect says where`,
+	}
+	var refused *evidence.RefusedError
+	if errors.As(err, &refused) {
+		e.Kind, e.Fix = fault.Refused, "the owner's log and audit say more (latchkey serve)"
+	}
+	return e
+}
+
+// brokerSession is a session that a broker gave for one launch.
+type brokerSession struct {
+	pin   evidence.Key
+	token []byte
+}
+
+// askSession gets a session for this launch, and puts it where QEMU reads it.
+func (p *Plan) askSession(ctx context.Context, dir *rundir.Dir) (*brokerSession, error) {
+	step(ctx, "session")
+	w, err := p.Guest.BrokerWords()
+	if err != nil {
+		return nil, err
+	}
+	platform, err := QueryPlatform(ctx, p.Facts)
+	if err != nil {
+		return nil, err
+	}
+	ask := &evidence.AskSession{
+		Broker: w.Key, Name: w.Name, Technology: p.Technology, PDH: platform.PDH, Chain: platform.CertChain,
+	}
+	_, _ = rand.Read(ask.Hello[:]) // never fails (crypto/rand)
+	line, err := askBroker(ctx, &p.Guest.Broker, ask.Line())
+	if err != nil {
+		return nil, p.brokerFailed("get a session", err)
+	}
+	s, err := evidence.ReadSession(line, w.Key, ask)
+	if err != nil {
+		return nil, p.brokerFailed("get a session", err)
+	}
+	if own, err := p.guest.SEVPolicy(); err != nil {
+		return nil, err
+	} else if sev.Policy(s.Policy) != own {
+		return nil, &fault.Error{
+			Kind: fault.Spec, Op: p.Name,
+			Err: fmt.Errorf("its policy is %v, and its broker's %v", own, sev.Policy(s.Policy)),
+			Fix: fmt.Sprintf(`write policy = ["%s"] into [confidential]`, strings.Join(sev.Policy(s.Policy).Words(), `", "`)),
+		}
+	}
+	for name, b := range map[string][]byte{rundir.OwnerCertFile: s.GODH, rundir.SessionFile: s.Session} {
+		text := base64.StdEncoding.AppendEncode(nil, b)
+		if err := os.WriteFile(dir.Path(name), append(text, '\n'), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return &brokerSession{pin: w.Key, token: s.Token}, nil
+}
+
+// askPacket shows a measurement to the broker that gave the session, which answers with the secret.
+// A person may have to approve it.
+func (m *Machine) askPacket(ctx context.Context, p *Plan, measured *exchange.Measurement) (*exchange.Packet, error) {
+	step(ctx, "owner")
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Guest.Latch.Timeout))
+	defer cancel()
+	b := measured.Firmware
+	ask := &evidence.AskPacket{
+		Broker: m.session.pin, Token: m.session.token, Measurement: measured.Measurement, Major: b.Major, Minor: b.Minor,
+		Build: b.Build,
+	}
+	for {
+		line, err := askBroker(ctx, &p.Guest.Broker, ask.Line())
+		if err != nil {
+			return nil, p.brokerFailed("get the secret", err)
+		}
+		packet, err := evidence.ReadPacket(line, m.session.pin, ask)
+		var pending *evidence.PendingError
+		if !errors.As(err, &pending) {
+			if err != nil {
+				return nil, p.brokerFailed("get the secret", err)
+			}
+			return &exchange.Packet{Schema: exchange.PacketSchema, Header: packet.Header, Secret: packet.Secret}, nil
+		}
+		select {
+		case <-time.After(time.Duration(pending.Retry) * time.Second):
+		case <-ctx.Done():
+			return nil, p.brokerFailed("get the secret", fmt.Errorf("%w: %w", err, ctx.Err()))
+		}
+	}
+}
+
+// prove lets the guest run and waits until its broker says what became of its evidence. A guest
+// that is refused, or is unknown to the broker when the time is over, is ended by the caller. One
+// that was given its secret and sent no receipt is left alone: the record says so.
+func (m *Machine) prove(ctx context.Context, p *Plan) error {
+	w, err := p.Guest.BrokerWords()
+	if err != nil {
+		return err
+	}
+	if err := m.Release(ctx); err != nil {
+		return err
+	}
+	step(ctx, "prove")
+	if err := m.proved(ProofWaits, evidence.SHA512{}); err != nil {
+		return err
+	}
+	limit := time.Duration(p.Guest.Latch.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	statements := m.statements(ctx)
+	v := &verdict{m: m, broker: &p.Guest.Broker, pin: w.Key}
+	tick := time.NewTicker(brokerPause)
+	defer tick.Stop()
+	for {
+		select {
+		case s, ok := <-statements:
+			if ok {
+				v.latest = s
+				continue
+			}
+			// The guest has ended, perhaps because it was refused, or after a short life.
+			if done, err := v.ask(ctx); done || err != nil {
+				return err
+			}
+			if m.rec.Latch.Proof == ProofReleased {
+				return nil
+			}
+			return m.failed(fault.Failure, errors.New("the guest ended before its broker accepted it"))
+		case <-tick.C:
+			if done, err := v.ask(ctx); done || err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return m.unproven(ctx, limit, v)
+		}
+	}
+}
+
+// verdict is what the broker says of a guest's statement.
+type verdict struct {
+	m           *Machine
+	broker      *plan.Broker
+	pin         evidence.Key
+	latest      evidence.SHA512 // the statement; zero if there is none yet
+	state       evidence.State
+	unreachable error
+}
+
+// ask asks the broker what became of the statement. It is done once the guest has its secret; a
+// refusal is an error.
+func (v *verdict) ask(ctx context.Context) (done bool, err error) {
+	if v.latest == (evidence.SHA512{}) {
+		return false, nil
+	}
+	line, err := askBroker(ctx, v.broker, evidence.AskForStatus(v.latest))
+	var s *evidence.Status
+	if err == nil {
+		s, err = evidence.ReadStatus(line, v.pin, v.latest)
+	}
+	if v.unreachable = err; err != nil {
+		return false, nil
+	}
+	switch v.state = s.State; s.State {
+	case evidence.Received:
+		return true, v.m.proved(ProofReceived, v.latest)
+	case evidence.Released:
+		if v.m.rec.Latch.Proof != ProofReleased {
+			return false, v.m.proved(ProofReleased, v.latest)
+		}
+	case evidence.Denied:
+		return false, &fault.Error{
+			Kind: fault.Refused, Op: v.m.rec.Name, Err: fmt.Errorf("%w denies its secret: %s", ErrBroker, s.Reason),
+			Fix: "the guest's console and the owner's audit say more",
+		}
+	}
+	return false, nil
+}
+
+// proved records what became of the guest's proof.
+func (m *Machine) proved(word string, statement evidence.SHA512) error {
+	return m.amend(func(r *rundir.Record) {
+		r.Latch.Proof, r.Latch.Verified = word, word != ProofWaits
+		if word != ProofWaits {
+			r.Latch.Statement = statement.String()
+		}
+	})
+}
+
+// unproven is what it means that the time is over.
+func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict) error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ctx.Err()
+	}
+	if m.rec.Latch.Proof == ProofReleased {
+		return nil // it has its secret, or may have: ending it would help nobody
+	}
+	e := &fault.Error{
+		Kind: fault.Refused, Op: m.rec.Name,
+		Err: fmt.Errorf("%w has not accepted it within %v ([latch] timeout)", ErrBroker, limit),
+		Fix: `"vmlatch logs NAME" shows the guest's console, on which latchguest says what it waits for`,
+	}
+	switch {
+	case v.unreachable != nil:
+		e.Err = fmt.Errorf("%w; it cannot be asked: %w", e.Err, v.unreachable)
+	case v.state == evidence.Waiting:
+		e.Err = fmt.Errorf("%w; its request waits for approval", e.Err)
+		e.Fix = `the owner approves it ("latchkey requests"); a longer [latch] timeout waits longer`
+	}
+	return e
+}
+
+// What became of a guest's proof, in records.
+const (
+	ProofWaits    = "proving"
+	ProofReleased = "released"
+	ProofReceived = "received"
+)
+
+// statements are the hashes of what the guest states to its broker, as the pipe shows them. They
+// are only names to ask for: the guest may write anything. The channel is closed with the pipe.
+func (m *Machine) statements(ctx context.Context) <-chan evidence.SHA512 {
+	found := make(chan evidence.SHA512, 16)
+	pipe := m.asks
+	m.asks = nil
+	stop := context.AfterFunc(ctx, func() { _ = pipe.Close() })
+	go func() {
+		defer close(found)
+		defer stop()
+		defer pipe.Close()
+		r := bufio.NewReaderSize(pipe, evidence.MaxLine)
+		for {
+			line, err := r.ReadSlice('\n')
+			if errors.Is(err, bufio.ErrBufferFull) {
+				continue // no message is as long
+			}
+			if err != nil {
+				if ctx.Err() != nil { // the pipe was closed here: the guest may run on
+					<-ctx.Done()
+				}
+				return
+			}
+			if s, ok := evidence.StatementOf(line); ok {
+				select {
+				case found <- s:
+				default: // a guest that floods is asked about by one of its statements
+				}
+			}
+		}
+	}()
+	return found
+}
