@@ -160,7 +160,8 @@ func TestBroker(t *testing.T) {
 				t.Error("the secret is on the console")
 			}
 			events := b.audit()
-			if len(events["release"]) != 1 || len(events["receipt"]) != 1 || events["release"][0]["technology"] != technology {
+			if len(events["release"]) != 1 || len(events["receipt"]) != 1 ||
+				events["release"][0]["technology"] != technology {
 				t.Errorf("the audit says %v", events)
 			}
 

@@ -103,7 +103,8 @@ func (p *Plan) askSession(ctx context.Context, dir *rundir.Dir) (*brokerSession,
 		return nil, &fault.Error{
 			Kind: fault.Spec, Op: p.Name,
 			Err: fmt.Errorf("its policy is %v, and its broker's %v", own, sev.Policy(s.Policy)),
-			Fix: fmt.Sprintf(`write policy = ["%s"] into [confidential]`, strings.Join(sev.Policy(s.Policy).Words(), `", "`)),
+			Fix: fmt.Sprintf(`write policy = ["%s"] into [confidential]`,
+				strings.Join(sev.Policy(s.Policy).Words(), `", "`)),
 		}
 	}
 	for name, b := range map[string][]byte{rundir.OwnerCertFile: s.GODH, rundir.SessionFile: s.Session} {
@@ -123,7 +124,8 @@ func (m *Machine) askPacket(ctx context.Context, p *Plan, measured *exchange.Mea
 	defer cancel()
 	b := measured.Firmware
 	ask := &evidence.AskPacket{
-		Broker: m.session.pin, Token: m.session.token, Measurement: measured.Measurement, Major: b.Major, Minor: b.Minor,
+		Broker: m.session.pin, Token: m.session.token, Measurement: measured.Measurement,
+		Major: b.Major, Minor: b.Minor,
 		Build: b.Build,
 	}
 	for {
@@ -250,7 +252,7 @@ func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict)
 		return ctx.Err()
 	}
 	if m.rec.Latch.Proof == ProofReleased {
-		return nil // it has its secret, or may have: ending it would help nobody
+		return nil // it has its secret, or may have: ending it would not help
 	}
 	e := &fault.Error{
 		Kind: fault.Refused, Op: m.rec.Name,

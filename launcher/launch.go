@@ -94,12 +94,14 @@ func (p *Plan) CanFinish(hold bool) error {
 	l := p.Guest.Latch
 	if hold && l.Until == plan.UntilEvidence {
 		return &fault.Error{
-			Kind: fault.Usage, Op: p.Name, Err: errors.New("--hold: a guest that proves itself to a broker must run for that"),
+			Kind: fault.Usage, Op: p.Name,
+			Err: errors.New("--hold: a guest that proves itself to a broker must run for that"),
 		}
 	}
 	if hold && p.guest.FromBroker() {
 		return &fault.Error{
-			Kind: fault.Usage, Op: p.Name, Err: errors.New("--hold: its broker gives session and secret in one start"),
+			Kind: fault.Usage, Op: p.Name,
+			Err: errors.New("--hold: its broker gives session and secret in one start"),
 		}
 	}
 	if hold || l.Until != plan.UntilSecret || len(l.Owner) > 0 || p.guest.FromBroker() {

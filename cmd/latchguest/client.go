@@ -82,7 +82,10 @@ func (c *client) attempt() (*exchange.Answer, error) {
 		}
 		s, err := dial(c.way)
 		if err != nil {
-			return nil, hint(smallfmt.Errorf("the broker cannot be reached by %v: %w", c.way.String(), err), reachHint(c.way))
+			return nil, hint(
+				smallfmt.Errorf("the broker cannot be reached by %v: %w", c.way.String(), err),
+				reachHint(c.way),
+			)
 		}
 		c.stream = s
 	}

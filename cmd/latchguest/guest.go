@@ -110,7 +110,7 @@ func (g *guest) get(o *options, line string) error {
 		return err
 	}
 	if open := exchange.Doors(line); open != nil {
-		return hint(errors.New("the command line lets somebody at the console in: "+open[0]),
+		return hint(errors.New("the command line lets a person at the console in: "+open[0]),
 			"change the command line, and the policy's copy of it")
 	}
 	end := g.now().Add(o.timeout)
@@ -171,7 +171,7 @@ func (g *guest) released(w *exchange.Words, names []string, end time.Time) (map[
 	return values, nil
 }
 
-// newSeed is what the key is made of: the kernel's randomness, and the processor's own beside it,
+// newSeed is what the key is made of: the kernel's randomness, and the processor's own next to it,
 // for all other devices of a guest are its host's.
 func newSeed() ([]byte, error) {
 	if !hasRDRAND() {

@@ -66,8 +66,9 @@ func newWorld(t *testing.T) *world {
 	}
 	at := time.Now()
 	w.guest = &guest{
-		out: &w.console, now: func() time.Time { return at.Add(w.slept) }, sleep: func(d time.Duration) { w.slept += d },
-		tsm: w.platform, reply: 2 * time.Second, judge: 500 * time.Millisecond,
+		out: &w.console, now: func() time.Time { return at.Add(w.slept) },
+		sleep: func(d time.Duration) { w.slept += d },
+		tsm:   w.platform, reply: 2 * time.Second, judge: 500 * time.Millisecond,
 	}
 	w.guest.off = func() { w.off++ }
 	w.paths = paths{
@@ -75,7 +76,10 @@ func newWorld(t *testing.T) *world {
 		ports: w.file("ports"), devices: w.file("dev"), reports: w.file("reports"), sev: w.file("sev-guest"),
 	}
 	w.dial = w.connect
-	w.write("cmdline", "console=ttyS0 panic=-1 latch.name=appliance latch.broker=port latch.key="+w.broker.Key.String()+"\n")
+	w.write(
+		"cmdline",
+		"console=ttyS0 panic=-1 latch.name=appliance latch.broker=port latch.key="+w.broker.Key.String()+"\n",
+	)
 	return w
 }
 
@@ -217,6 +221,10 @@ func TestNoWayIn(t *testing.T) {
 	base := func(w *world) string {
 		return "latch.name=appliance latch.broker=port latch.key=" + w.broker.Key.String()
 	}
+	cmdline := func(line string) func(*world) { return func(w *world) { w.write("cmdline", line) } }
+	onto := func(before, after string) func(*world) {
+		return func(w *world) { w.write("cmdline", before+base(w)+after) }
+	}
 	for name, c := range map[string]struct {
 		change func(*world)
 		say    string
@@ -228,13 +236,13 @@ func TestNoWayIn(t *testing.T) {
 		"no evidence":     {func(w *world) { w.platform.err = errors.New("empty") }, "no secret in time: empty"},
 		"a broken chip":   {func(w *world) { w.platform.err = &finalError{errors.New("broken")} }, "broken"},
 		"no broker":       {func(w *world) { w.dial = nil }, "cannot be reached by port"},
-		"a shell":         {func(w *world) { w.write("cmdline", base(w)) }, "lets somebody at the console in"},
-		"another init":    {func(w *world) { w.write("cmdline", "panic=-1 init=/bin/sh "+base(w)) }, "init=/bin/sh"},
-		"no key":          {func(w *world) { w.write("cmdline", "panic=-1 latch.name=a latch.broker=port") }, "latch.key is missing"},
-		"a doubled word":  {func(w *world) { w.write("cmdline", "panic=-1 latch.name=b "+base(w)) }, "stands there twice"},
-		"an unknown word": {func(w *world) { w.write("cmdline", "panic=-1 latch.x=b "+base(w)) }, "latch.x is unknown"},
-		"a long line":     {func(w *world) { w.write("cmdline", "panic=-1 "+base(w)+strings.Repeat(" x", 1024)) }, "cuts it off"},
-		"no injection":    {func(w *world) { w.write("cmdline", "panic=-1 latch.source=injected "+base(w)) }, "no secret was injected"},
+		"a shell":         {onto("", ""), "lets a person at the console in"},
+		"another init":    {onto("panic=-1 init=/bin/sh ", ""), "init=/bin/sh"},
+		"no key":          {cmdline("panic=-1 latch.name=a latch.broker=port"), "latch.key is missing"},
+		"a doubled word":  {onto("panic=-1 latch.name=b ", ""), "stands there twice"},
+		"an unknown word": {onto("panic=-1 latch.x=b ", ""), "latch.x is unknown"},
+		"a long line":     {onto("panic=-1 ", strings.Repeat(" x", 1024)), "cuts it off"},
+		"no injection":    {onto("panic=-1 latch.source=injected ", ""), "no secret was injected"},
 		"open RTMR3":      {func(w *world) { w.platform.kind = exchange.TDX }, "cannot extend RTMR3"},
 		"other secrets": {func(w *world) {
 			w.answer = func(s *exchange.Shown) []byte {
@@ -271,7 +279,10 @@ func (w *world) pend() {
 
 func (w *world) luks(header string) {
 	w.answer = func(s *exchange.Shown) []byte {
-		line, _, err := w.broker.Release(s, map[string]exchange.Secret{"disk": {Value: []byte("key"), LUKSHeader: header}})
+		line, _, err := w.broker.Release(
+			s,
+			map[string]exchange.Secret{"disk": {Value: []byte("key"), LUKSHeader: header}},
+		)
 		if err != nil {
 			w.t.Error(err)
 		}
@@ -288,13 +299,24 @@ func TestLies(t *testing.T) {
 	}
 	n := 0
 	for name, lie := range map[string]func(w *world, s *exchange.Shown) []byte{
-		"a denial of its own":    func(_ *world, s *exchange.Shown) []byte { return other.Deny(s.Hash, "policy", false) },
-		"a pending of its own":   func(_ *world, s *exchange.Shown) []byte { return other.Pend(s.Hash, 1, time.Hour) },
-		"a secret of its own":    func(_ *world, s *exchange.Shown) []byte { l, _, _ := other.Release(s, nil); return l },
-		"a denial of another":    func(w *world, _ *exchange.Shown) []byte { return w.broker.Deny(exchange.SHA512{1}, "policy", false) },
-		"a status":               func(w *world, s *exchange.Shown) []byte { return w.broker.Status(s.Hash, exchange.Denied, "policy") },
-		"nothing like a message": func(*world, *exchange.Shown) []byte { return []byte("{\"denied\":\"policy\",\"retry\":false}\n") },
-		"a flood":                func(*world, *exchange.Shown) []byte { return bytes.Repeat([]byte("{}\n"), 100) },
+		"a denial of its own": func(_ *world, s *exchange.Shown) []byte {
+			return other.Deny(s.Hash, "policy", false)
+		},
+		"a pending of its own": func(_ *world, s *exchange.Shown) []byte { return other.Pend(s.Hash, 1, time.Hour) },
+		"a secret of its own": func(_ *world, s *exchange.Shown) []byte {
+			l, _, _ := other.Release(s, nil)
+			return l
+		},
+		"a denial of another": func(w *world, _ *exchange.Shown) []byte {
+			return w.broker.Deny(exchange.SHA512{1}, "policy", false)
+		},
+		"a status": func(w *world, s *exchange.Shown) []byte {
+			return w.broker.Status(s.Hash, exchange.Denied, "policy")
+		},
+		"nothing like a message": func(*world, *exchange.Shown) []byte {
+			return []byte(`{"denied":"policy","retry":false}` + "\n")
+		},
+		"a flood": func(*world, *exchange.Shown) []byte { return bytes.Repeat([]byte("{}\n"), 100) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -369,7 +391,10 @@ func TestInjected(t *testing.T) {
 	w := newWorld(t)
 	line := "panic=-1 latch.name=appliance latch.source=injected latch.key=" + w.broker.Key.String()
 	w.write("cmdline", line)
-	values := map[string]exchange.Secret{"disk": {Value: []byte("value of disk")}, "api": {Value: []byte("value of api")}}
+	values := map[string]exchange.Secret{
+		"disk": {Value: []byte("value of disk")},
+		"api":  {Value: []byte("value of api")},
+	}
 	place := func(values map[string]exchange.Secret, envelope []byte) {
 		_ = os.RemoveAll(w.coco)
 		for n, v := range values {
@@ -392,6 +417,7 @@ func TestInjected(t *testing.T) {
 		t.Fatal(err)
 	}
 	hosts := map[string]exchange.Secret{"disk": {Value: []byte("of the host's")}}
+	disk, api := map[string]exchange.Secret{"disk": values["disk"]}, map[string]exchange.Secret{"api": values["api"]}
 	for name, c := range map[string]struct {
 		values   map[string]exchange.Secret
 		envelope []byte
@@ -399,12 +425,13 @@ func TestInjected(t *testing.T) {
 		"without an envelope":        {values, nil},
 		"the host's own":             {hosts, other.Inject("appliance", hosts)},
 		"the host's in the envelope": {hosts, w.broker.Inject("appliance", values)},
-		"one is missing":             {map[string]exchange.Secret{"disk": values["disk"]}, w.broker.Inject("appliance", values)},
+		"one is missing":             {disk, w.broker.Inject("appliance", values)},
 		"of another guest":           {values, w.broker.Inject("other", values)},
-		"not asked for":              {map[string]exchange.Secret{"api": values["api"]}, w.broker.Inject("appliance", map[string]exchange.Secret{"api": values["api"]})},
+		"not asked for":              {api, w.broker.Inject("appliance", api)},
 	} {
 		place(c.values, c.envelope)
-		if said := w.run(4, "--secret", "disk="+dir+"/"+strings.ReplaceAll(name, " ", "-")); !strings.Contains(said, "inject") {
+		said := w.run(4, "--secret", "disk="+dir+"/"+strings.ReplaceAll(name, " ", "-"))
+		if !strings.Contains(said, "inject") {
 			t.Errorf("%s: %s", name, said)
 		}
 	}
@@ -413,7 +440,10 @@ func TestInjected(t *testing.T) {
 	_ = os.RemoveAll(w.coco)
 	packed, err := table.Pack([]table.Entry{
 		{GUID: table.Named("disk"), Data: []byte("value of disk")},
-		{GUID: table.GUIDInjected, Data: w.broker.Inject("appliance", map[string]exchange.Secret{"disk": values["disk"]})},
+		{
+			GUID: table.GUIDInjected,
+			Data: w.broker.Inject("appliance", map[string]exchange.Secret{"disk": values["disk"]}),
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -475,10 +505,21 @@ func TestDisk(t *testing.T) {
 func TestArguments(t *testing.T) {
 	w := newWorld(t)
 	for _, args := range [][]string{
-		nil, {"--secret"}, {"--secret", "../x=/y"}, {"--secret", "a=b"}, {"--secret", "disk"}, {"extra"}, {"--what"},
-		{"--secret", "a", "--secret", "b"}, {"--secret", "a=/x", "--secret", "a=/y"}, {"--secret", "a=/x", "--device", "/d"},
-		{"--secret", "a", "--device", "d", "--open", "r"}, {"--secret", "a", "--device", "/d", "--open", "../r"},
-		{"--secret", "a=/x", "--timeout", "0"}, {"--secret", "a=/x", "--timeout", "5x"}, {"--secret", "a=/x", "--timeout", "1hm"},
+		nil,
+		{"--secret"},
+		{"--secret", "../x=/y"},
+		{"--secret", "a=b"},
+		{"--secret", "disk"},
+		{"extra"},
+		{"--what"},
+		{"--secret", "a", "--secret", "b"},
+		{"--secret", "a=/x", "--secret", "a=/y"},
+		{"--secret", "a=/x", "--device", "/d"},
+		{"--secret", "a", "--device", "d", "--open", "r"},
+		{"--secret", "a", "--device", "/d", "--open", "../r"},
+		{"--secret", "a=/x", "--timeout", "0"},
+		{"--secret", "a=/x", "--timeout", "5x"},
+		{"--secret", "a=/x", "--timeout", "1hm"},
 	} {
 		w.run(2, args...)
 	}
@@ -494,7 +535,9 @@ func TestArguments(t *testing.T) {
 	}
 	_ = os.Remove(w.cmdline)
 	w.run(2, "--secret", "a=/x")
-	for text, want := range map[string]time.Duration{"90s": 90 * time.Second, "7": 7 * time.Second, "5m": 5 * time.Minute, "2h": 2 * time.Hour} {
+	for text, want := range map[string]time.Duration{
+		"90s": 90 * time.Second, "7": 7 * time.Second, "5m": 5 * time.Minute, "2h": 2 * time.Hour,
+	} {
 		if got, err := parseDuration(text); err != nil || got != want {
 			t.Errorf("%s: %v, %v, want %v", text, got, err, want)
 		}

@@ -25,8 +25,11 @@ const headerSuffix = ".luks-header"
 func (g *guest) injected(w *exchange.Words, line string, names []string) (map[string]exchange.Secret, error) {
 	entries, err := g.entries(line)
 	if err != nil {
-		return nil, hint(smallfmt.Errorf("no secret was injected: %w", err),
-			"the host's launch must be measured and given its packet ([broker] in the spec); the kernel needs EFI_SECRET")
+		return nil, hint(
+			smallfmt.Errorf("no secret was injected: %w", err),
+			"the host's launch must be measured and given its packet ([broker] in the spec); "+
+				"the kernel needs EFI_SECRET",
+		)
 	}
 	envelope, ok := entries[table.GUIDInjected]
 	if !ok {
@@ -165,7 +168,10 @@ func (g *guest) openDisk(o *options, s exchange.Secret, end time.Time) error {
 	header := ""
 	switch s.LUKSHeader {
 	case "":
-		return hint(smallfmt.Errorf("the secret %s is not for a disk", o.disk), `the policy's release needs kind = "luks"`)
+		return hint(
+			smallfmt.Errorf("the secret %s is not for a disk", o.disk),
+			`the policy's release needs kind = "luks"`,
+		)
 	case exchange.Unchecked:
 		g.say("warning: the disk's header is not checked, as the owner wants")
 	default:
@@ -241,8 +247,10 @@ func cryptsetup(header, device, volume string, key []byte) error {
 	if program == "" {
 		return errors.New("the initrd has no cryptsetup")
 	}
-	args := []string{program, "open", "--type", "luks", "--key-file", "-", "--keyfile-size", strconv.Itoa(len(key)),
-		"--tries", "1"}
+	args := []string{
+		program, "open", "--type", "luks", "--key-file", "-", "--keyfile-size", strconv.Itoa(len(key)),
+		"--tries", "1",
+	}
 	if header != "" {
 		args = append(args, "--header", header)
 	}

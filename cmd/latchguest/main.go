@@ -9,8 +9,8 @@
 //	latch.source=injected        SEV and SEV-ES: the secrets were injected before the guest ran
 //	latch.close=no               TDX: the kernel cannot extend RTMR3 (before Linux 6.16)
 //
-// On such a command line there is no way in beside the exchange: every failure powers the guest
-// off, and so does a command line that lets somebody at the console in.
+// On such a command line there is no way in besides the exchange: every failure powers the guest
+// off, and so does a command line that lets a person at the console in.
 package main
 
 import (
@@ -45,7 +45,7 @@ guest's measurement covers. If anything fails, the guest powers off.
   --device DEVICE      the disk; its header must be the one that the owner bound
   --open VOLUME        the disk becomes /dev/mapper/VOLUME
   --timeout DURATION   give up after this time (default 5m)
-  --check              only check the command line, and say what lets somebody in
+  --check              only check the command line, and say what lets a person in
   --version
 
 examples:
@@ -58,7 +58,14 @@ exit codes: 0 done; 2 wrong use; 4 (--check) the command line is not safe
 
 func main() {
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // keys stay out of core dumps
-	g := &guest{paths: linux(), out: file(2), reply: 15 * time.Second, judge: 30 * time.Second, now: time.Now, sleep: time.Sleep}
+	g := &guest{
+		paths: linux(),
+		out:   file(2),
+		reply: 15 * time.Second,
+		judge: 30 * time.Second,
+		now:   time.Now,
+		sleep: time.Sleep,
+	}
 	os.Exit(run(g, os.Args[1:], file(1)))
 }
 

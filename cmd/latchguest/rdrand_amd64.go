@@ -6,5 +6,6 @@ func rdrand() (v uint64, ok bool)
 // features are those of CPUID leaf 1, register ECX.
 func features() uint32
 
-// hasRDRAND reports whether the processor has the instruction (Intel SDM, CPUID leaf 1, ECX bit 30).
+// hasRDRAND reports whether the processor has the instruction (Intel SDM, CPUID leaf 1, ECX bit
+// 30).
 func hasRDRAND() bool { return features()&(1<<30) != 0 }

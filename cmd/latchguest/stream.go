@@ -92,7 +92,7 @@ func (s *stream) wait(events int16, by time.Time) error {
 			return err
 		case n > 0 && p[0].Revents&events != 0:
 			return nil
-		case n > 0: // POLLHUP: nobody is at the other end of a port yet
+		case n > 0: // POLLHUP: nothing is at the other end of a port yet
 			time.Sleep(min(left, 100*time.Millisecond))
 			if p[0].Revents&unix.POLLERR != 0 {
 				return unix.EIO

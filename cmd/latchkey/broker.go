@@ -341,7 +341,13 @@ func runAudit(c *urfave.Context, s *cli.IO) error {
 	if c.Bool("json") {
 		return s.JSON(map[string]any{"schema": "latchkey.audit/1", "head": head, "events": counts})
 	}
-	_, err = fmt.Fprintf(s.Out, "%s: whole, %s; head %d:%s\n", cli.Escape(name), cli.Count(int(head.Seq), "line"), head.Seq,
-		head.Hash)
+	_, err = fmt.Fprintf(
+		s.Out,
+		"%s: whole, %s; head %d:%s\n",
+		cli.Escape(name),
+		cli.Count(int(head.Seq), "line"),
+		head.Seq,
+		head.Hash,
+	)
 	return err
 }

@@ -43,15 +43,27 @@ Examples:
       --state state --approve 127.0.0.1:8441
    latchkey serve --key keys --listen tcp:127.0.0.1:8440 --policy appliance.toml --dry-run`,
 		Flags: []urfave.Flag{
-			&urfave.StringSliceFlag{Name: "key", Usage: "key `FILE`, or its directory (latchkey broker); a second one while keys change"},
+			&urfave.StringSliceFlag{
+				Name:  "key",
+				Usage: "key `FILE`, or its directory (latchkey broker); a second one while keys change",
+			},
 			&urfave.StringSliceFlag{Name: "listen", Usage: "`ADDRESS`: tcp:HOST:PORT or unix:PATH"},
 			&urfave.StringSliceFlag{Name: "policy", Usage: "policy `FILE`, or a directory of them"},
 			&urfave.StringFlag{Name: "bundle", Usage: "certificates and lists `FILE` (latchkey bundle)"},
 			stateFlag(),
-			&urfave.StringFlag{Name: "approve", Usage: "show the approvals page at `ADDRESS`: 127.0.0.1:PORT or unix:PATH"},
-			&urfave.StringSliceFlag{Name: "approve-host", Usage: "a further `HOST:PORT` under which the page may be opened, as by a tunnel"},
+			&urfave.StringFlag{
+				Name:  "approve",
+				Usage: "show the approvals page at `ADDRESS`: 127.0.0.1:PORT or unix:PATH",
+			},
+			&urfave.StringSliceFlag{
+				Name:  "approve-host",
+				Usage: "a further `HOST:PORT` under which the page may be opened, as by a tunnel",
+			},
 			&urfave.BoolFlag{Name: "dry-run", Usage: "judge and say what would be given, but give and record nothing"},
-			&urfave.BoolFlag{Name: "accept-audit-loss", Usage: "go on after the audit was lost or changed; it will say so"},
+			&urfave.BoolFlag{
+				Name:  "accept-audit-loss",
+				Usage: "go on after the audit was lost or changed; it will say so",
+			},
 		},
 		Action: func(c *urfave.Context) error { return runServe(c, s) },
 	}
@@ -137,9 +149,14 @@ func (v *server) open() (err error) {
 	v.broker, err = broker.New(config)
 	switch {
 	case errors.Is(err, broker.ErrAudit):
-		return cli.Fail(cli.ExitRefused, err, "somebody, or a restored backup, has taken decisions back: put the newest"+
-			" audit.jsonl and state.json in their place", "--accept-audit-loss goes on without: guests that were served"+
-			" may be served again")
+		return cli.Fail(
+			cli.ExitRefused,
+			err,
+			"a person, or a restored backup, has taken decisions back: put the newest"+
+				" audit.jsonl and state.json in their place",
+			"--accept-audit-loss goes on without: guests that were served"+
+				" may be served again",
+		)
 	case errors.Is(err, broker.ErrInUse):
 		return cli.Fail(cli.ExitFailure, err, "one key has one state directory and one process")
 	case errors.Is(err, broker.ErrConfig):
@@ -161,7 +178,7 @@ func (v *server) rules() (*broker.Rules, error) {
 	return r, nil
 }
 
-// listen opens the sockets. A socket of unix that nobody listens at any more is replaced.
+// listen opens the sockets. A socket of unix that has no listener any more is replaced.
 func (v *server) listen(passed map[string][]net.Listener) error {
 	for name, list := range passed {
 		if name == "approve" {
@@ -178,7 +195,11 @@ func (v *server) listen(passed map[string][]net.Listener) error {
 		v.listeners = append(v.listeners, l)
 	}
 	if len(v.listeners) == 0 {
-		return cli.Fail(cli.ExitUsage, errors.New("there is no address to listen at"), "--listen tcp:HOST:PORT or unix:PATH")
+		return cli.Fail(
+			cli.ExitUsage,
+			errors.New("there is no address to listen at"),
+			"--listen tcp:HOST:PORT or unix:PATH",
+		)
 	}
 	var err error
 	if text := v.c.String("approve"); text != "" {

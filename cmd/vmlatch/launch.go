@@ -166,7 +166,8 @@ func (l *launch) outcome(rec *rundir.Record) string {
 	case rec.Latch.Proof == launcher.ProofReceived:
 		state += "; its owner's broker accepted its evidence, and it has its secret"
 	case rec.Latch.Proof == launcher.ProofReleased:
-		state += "; its owner's broker accepted its evidence and released the secret; the guest has not said that it has it"
+		state += "; its owner's broker accepted its evidence and released the secret; " +
+			"the guest has not said that it has it"
 	case rec.Latch.Verified:
 		state += "; its owner's secret was accepted"
 	case rec.Latch.Until == plan.UntilNothing:

@@ -98,7 +98,13 @@ func Size(head []byte) (int64, error) {
 		return 0, smallfmt.Errorf("%w of version 1 or 2, but of %d", ErrFormat, v)
 	}
 	if size < binarySize || size > MaxHeader {
-		return 0, smallfmt.Errorf("%w: its data begin at byte %d, must be at %d to %d", ErrFormat, size, binarySize, MaxHeader)
+		return 0, smallfmt.Errorf(
+			"%w: its data begin at byte %d, must be at %d to %d",
+			ErrFormat,
+			size,
+			binarySize,
+			MaxHeader,
+		)
 	}
 	return int64(size), nil
 }

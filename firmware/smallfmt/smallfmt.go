@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Sprintf is fmt.Sprintf for the verbs %s, %v, %d, %q (of Quote) and %w without flags, and for texts, integers
-// and errors. Anything else is written as ?: a call of String would link that of every type.
+// Sprintf is fmt.Sprintf for the verbs %s, %v, %d, %q (of Quote) and %w without flags, and for
+// texts, integers and errors. Anything else is written as ?: a call of String would link that of
+// every type.
 func Sprintf(format string, args ...any) string {
 	s, _ := sprintf(format, args)
 	return s

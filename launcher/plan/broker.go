@@ -57,7 +57,7 @@ func (b *Broker) complete(g *Guest) error {
 		return nil
 	}
 	if _, err := g.BrokerWords(); err != nil {
-		e := g.File.Errorf("kernel.cmdline", "%v: without its broker's key the guest would believe anybody", err)
+		e := g.File.Errorf("kernel.cmdline", "%v: without its broker's key the guest would believe any broker", err)
 		e.Fix = `"latchkey broker key" prints latch.key=…; the guest needs latch.name and latch.broker, too`
 		return e
 	}
@@ -89,9 +89,13 @@ func (b *Broker) build(p *Builder) error {
 		chardev.SetInt("reconnect", 1)
 	}
 	if p.Guest.Latch.Until == UntilEvidence {
-		fd := p.Inherit(RoleBroker, "a pipe that shows vmlatch what the guest asks its broker", func(o *Opening) (*os.File, error) {
-			return o.readable(RoleBroker)
-		})
+		fd := p.Inherit(
+			RoleBroker,
+			"a pipe that shows vmlatch what the guest asks its broker",
+			func(o *Opening) (*os.File, error) {
+				return o.readable(RoleBroker)
+			},
+		)
 		path := filepath.Join(p.plan.Dirs.Run, p.plan.Name, RoleBroker)
 		p.Option("-add-fd", argv.Key("fd", strconv.Itoa(fd)).SetInt("set", fd).Set("opaque", path).String())
 		chardev.Set("logfile", fmt.Sprintf("/dev/fdset/%d", fd)).SetBool("logappend", true)

@@ -46,8 +46,10 @@ type part interface {
 
 // parts lists them in the order in which they are built.
 func (g *Guest) parts() []part {
-	return []part{(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Broker,
-		&g.Objects, &g.Devices}
+	return []part{
+		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Broker,
+		&g.Objects, &g.Devices,
+	}
 }
 
 // NewGuest is a guest as it is where a spec says nothing.

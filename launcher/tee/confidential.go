@@ -211,8 +211,11 @@ func (g *Guest) latchEvidence() (done bool, err error) {
 	case g.Broker.Connect == "":
 		return true, g.File.Errorf("latch.until", "evidence: there is no broker that could judge it: [broker] connect")
 	case g.Kernel.Image == "":
-		return true, g.File.Errorf("latch.until", "evidence: without a kernel in the spec the broker's key is not known here;"+
-			` write until = "nothing": the guest asks its broker all the same`)
+		return true, g.File.Errorf(
+			"latch.until",
+			"evidence: without a kernel in the spec the broker's key is not known here;"+
+				` write until = "nothing": the guest asks its broker all the same`,
+		)
 	case len(g.Latch.Owner) > 0:
 		return true, g.File.Errorf("latch.owner", "not used with a broker")
 	}

@@ -107,7 +107,13 @@ func (b *Broker) Reload(r *Rules) error {
 		marks := map[string]uint64{}
 		for what, n := range r.marks {
 			if was := t.marks[what]; n < was {
-				behind = fmt.Errorf("%w: the bundle has gone back: %s is number %d, and was %d", ErrConfig, what, n, was)
+				behind = fmt.Errorf(
+					"%w: the bundle has gone back: %s is number %d, and was %d",
+					ErrConfig,
+					what,
+					n,
+					was,
+				)
 				return
 			} else if n > was {
 				marks[what] = n
@@ -268,7 +274,8 @@ func (b *Broker) judge(
 	}
 	h := s.KeyHash()
 	a = &asked{
-		broker: s.Statement.Broker.String(), rule: x, technology: e.Technology, key: h.String(), chip: v.Chip, digest: hex.EncodeToString(e.Digest()),
+		broker: s.Statement.Broker.String(), rule: x, technology: e.Technology, key: h.String(), chip: v.Chip,
+		digest:    hex.EncodeToString(e.Digest()),
 		statement: s.Hash.String(), secrets: s.Statement.Secrets, emulated: v.Emulated, notProven: v.NotProven,
 	}
 	// A trust domain has no number of its own, so each key is a launch. That there is one is what

@@ -33,7 +33,6 @@ type world struct {
 	platform *evidencetest.Platform
 	key      ed25519.PrivateKey
 	at       atomic.Int64 // the clock
-	logs     strings.Builder
 	*Broker
 }
 
@@ -66,7 +65,13 @@ func digest(b byte) string { return strings.Repeat(fmt.Sprintf("%02x", b), 48) }
 
 // secret is a release of the policy.
 func secret(name, mode string, more ...string) string {
-	return fmt.Sprintf("[[release]]\nsecret = %q\nfile = %q\nmode = %q\n%s\n", name, name, mode, strings.Join(more, "\n"))
+	return fmt.Sprintf(
+		"[[release]]\nsecret = %q\nfile = %q\nmode = %q\n%s\n",
+		name,
+		name,
+		mode,
+		strings.Join(more, "\n"),
+	)
 }
 
 func newWorld(t testing.TB, releases string) *world {
@@ -294,8 +299,10 @@ func TestRelease(t *testing.T) {
 			g.quoted = append(g.quoted, closedWith(0))
 		}
 		a := w.want(g, "released")
-		if string(a.Secrets["disk"].Value) != "value of disk" || a.Secrets["disk"].LUKSHeader != strings.Repeat("ab", 32) ||
-			string(a.Secrets["api"].Value) != "value of api" || a.Secrets["api"].LUKSHeader != "" {
+		if string(a.Secrets["disk"].Value) != "value of disk" ||
+			a.Secrets["disk"].LUKSHeader != strings.Repeat("ab", 32) ||
+			string(a.Secrets["api"].Value) != "value of api" ||
+			a.Secrets["api"].LUKSHeader != "" {
 			t.Errorf("%s: %+v", technology, a.Secrets)
 		}
 		status := func() exchange.State {
@@ -331,7 +338,10 @@ func TestRelease(t *testing.T) {
 			t.Errorf("the audit says %+v", e)
 		}
 	}
-	if text := string(w.read("state/audit.jsonl")) + string(w.read("state/state.json")); strings.Contains(text, "value of") ||
+	if text := string(w.read("state/audit.jsonl")) + string(w.read("state/state.json")); strings.Contains(
+		text,
+		"value of",
+	) ||
 		strings.Contains(text, hex.EncodeToString([]byte("value of"))) {
 		t.Error("a secret is in the state")
 	}
@@ -357,10 +367,11 @@ func TestDenials(t *testing.T) {
 		{"debug", false, func(b []byte) { b[offPolicy+2] |= 0x08 }},
 		{"policy", false, func(b []byte) { b[offPolicy+2] |= 0x04 }},
 		{"policy", false, func(b []byte) { b[offVMPL] = 1 }},
-		{"report-data", false, func(b []byte) { b[offReportData]++ }},                         // evidence of another purpose
-		{"report-data", false, func(b []byte) { clear(b[offReportData : offReportData+64]) }}, // asked for by the host
-		{"certificate-missing", true, func(b []byte) { b[offChip]++ }},                        // another chip
-		{reasonChip, false, func(b []byte) { clear(b[offChip : offChip+64]) }},                // a masked one
+		// Of another purpose; asked for by the host; of another chip.
+		{"report-data", false, func(b []byte) { b[offReportData]++ }},
+		{"report-data", false, func(b []byte) { clear(b[offReportData : offReportData+64]) }},
+		{"certificate-missing", true, func(b []byte) { b[offChip]++ }},
+		{reasonChip, false, func(b []byte) { clear(b[offChip : offChip+64]) }}, // a masked one
 		{"report-reserved", false, func(b []byte) { b[0x29f] = 1 }},
 	} {
 		w.pass(coolDown)
@@ -423,12 +434,14 @@ func TestReplay(t *testing.T) {
 	g = w.guest(2, exchange.SNP)
 	line = g.request()
 	w.pass(exchange.Lifetime + time.Second)
-	if a, err := g.Agent.Answer(w.Answer(context.Background(), line)); err != nil || got(a) != reasonExpired || !a.Denial.Retry {
+	if a, err := g.Agent.Answer(w.Answer(context.Background(), line)); err != nil || got(a) != reasonExpired ||
+		!a.Denial.Retry {
 		t.Errorf("late: %+v, %v, want %s", a, err, reasonExpired)
 	}
 	line = g.request()
 	w.restart()
-	if a, err := g.Agent.Answer(w.Answer(context.Background(), line)); err != nil || got(a) != reasonChallenge || !a.Denial.Retry {
+	if a, err := g.Agent.Answer(w.Answer(context.Background(), line)); err != nil || got(a) != reasonChallenge ||
+		!a.Denial.Retry {
 		t.Errorf("after a restart: %+v, %v, want %s", a, err, reasonChallenge)
 	}
 	// A denial of genuine evidence uses the nonce up, too.
@@ -486,7 +499,7 @@ func TestAsk(t *testing.T) {
 	if err := w.Decide(n+1, true, ""); !errors.Is(err, ErrNoRequest) {
 		t.Errorf("an approval of no request: %v, want ErrNoRequest", err)
 	}
-	if err := w.Decide(n, true, "somebody else's"); !errors.Is(err, ErrChanged) {
+	if err := w.Decide(n, true, "another approver's"); !errors.Is(err, ErrChanged) {
 		t.Errorf("an approval of what was not shown: %v, want ErrChanged", err)
 	}
 	if err := w.Decide(n, true, waiting[0].Shown()); err != nil {
@@ -534,7 +547,7 @@ func TestAsk(t *testing.T) {
 	w.want(late, reasonDebug)
 }
 
-// TestCoolDown: only what proves itself counts, and nobody else can lock an owner out.
+// TestCoolDown: only what proves itself counts, so that no stranger can lock an owner out.
 func TestCoolDown(t *testing.T) {
 	w := newWorld(t, secret("disk", "repeat"))
 	for range 3 * maxDenials {
@@ -656,7 +669,8 @@ func TestDryRun(t *testing.T) {
 // TestCommands: a secret may come from a command, which never gets a word from a guest.
 func TestCommands(t *testing.T) {
 	give := func(command string) string {
-		return "[[release]]\nsecret = \"disk\"\nmode = \"repeat\"\ncommand = [\"/bin/sh\", \"-c\", '''" + command + "''']\n"
+		return "[[release]]\nsecret = \"disk\"\nmode = \"repeat\"\n" +
+			"command = [\"/bin/sh\", \"-c\", '''" + command + "''']\n"
 	}
 	w := newWorld(t, give("cat disk; echo -n \" $#\"; env | grep -ci appliance; exit 0"))
 	a := w.want(w.guest(1, exchange.SNP), "released")

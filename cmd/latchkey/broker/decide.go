@@ -25,8 +25,9 @@ type asked struct {
 
 func (a *asked) event(kind string) *Event {
 	return &Event{
-		Event: kind, Broker: a.broker, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated, Secrets: a.secrets,
-		Launch: a.launch, Key: a.key, Chip: a.chip, Digest: a.digest, Statement: a.statement,
+		Event: kind, Broker: a.broker, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated,
+		Secrets: a.secrets,
+		Launch:  a.launch, Key: a.key, Chip: a.chip, Digest: a.digest, Statement: a.statement,
 	}
 }
 

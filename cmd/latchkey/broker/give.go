@@ -20,7 +20,7 @@ func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown
 	if reason := closed(s); reason != "" {
 		return b.denyVerified(k, s, a, reason, "RTMR3 is not zero: the launch has been served and closed")
 	}
-	// What a decision would be now tells whether the secrets are fetched before it is made: a
+	// What a decision would be now decides whether the secrets are fetched before it is made: a
 	// command may take seconds, and decisions wait for each other.
 	var likely decision
 	b.store.view(func(st *state) { likely = b.check(st, a, b.now()) })
@@ -143,7 +143,14 @@ func (b *Broker) receipt(line []byte) {
 	}
 	_ = b.store.do(func(t *tx) {
 		if matches(t.state) {
-			t.add(&Event{Event: evReceipt, Broker: t.outcomes[statement].broker, Statement: statement, Receipt: mac.String()})
+			t.add(
+				&Event{
+					Event:     evReceipt,
+					Broker:    t.outcomes[statement].broker,
+					Statement: statement,
+					Receipt:   mac.String(),
+				},
+			)
 		}
 	})
 }

@@ -35,7 +35,11 @@ func encodeKey(private ed25519.PrivateKey) (file []byte, pin exchange.Key, err e
 		return nil, pin, err
 	}
 	defer clear(der)
-	return pem.EncodeToMemory(&pem.Block{Type: keyPEM, Bytes: der}), exchange.Key(private.Public().(ed25519.PublicKey)), nil
+	return pem.EncodeToMemory(
+			&pem.Block{Type: keyPEM, Bytes: der},
+		), exchange.Key(
+			private.Public().(ed25519.PublicKey),
+		), nil
 }
 
 // ParseKey reads a broker's key.

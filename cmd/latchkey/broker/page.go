@@ -60,7 +60,8 @@ func (p *Page) Link() string {
 // Server is a server of the page, with limits.
 func (p *Page) Server() *http.Server {
 	return &http.Server{
-		Handler: p, ReadTimeout: messageTime, WriteTimeout: messageTime, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		Handler: p, ReadTimeout: messageTime, WriteTimeout: messageTime, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10,
 	}
 }
 
@@ -87,7 +88,11 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/" && r.URL.Query().Has("token"):
 		p.enter(w, r)
 	case !p.admitted(r):
-		fail(w, http.StatusForbidden, "open the link that the broker printed; “latchkey requests --page” prints a new one")
+		fail(
+			w,
+			http.StatusForbidden,
+			"open the link that the broker printed; “latchkey requests --page” prints a new one",
+		)
 	case r.URL.Path == "/decide":
 		p.decide(w, r)
 	default:

@@ -10,14 +10,18 @@ import (
 	"time"
 )
 
-const style = `body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem;color:#1c2330;background:#f6f7f9}
+const style = `body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;
+padding:0 1rem;color:#1c2330;background:#f6f7f9}
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin:0 0 .5rem}
 section{background:#fff;border:1px solid #d5d9e0;border-radius:8px;padding:1rem 1.2rem;margin:1rem 0}
-dl{display:grid;grid-template-columns:8rem 1fr;gap:.2rem .8rem;margin:.5rem 0}dt{color:#5b6472}dd{margin:0;overflow-wrap:anywhere}
-code{font-size:.85rem}.new{background:#fff4d6;border-radius:4px;padding:.1rem .4rem}.emulated{color:#a33;font-weight:600}
+dl{display:grid;grid-template-columns:8rem 1fr;gap:.2rem .8rem;margin:.5rem 0}
+dt{color:#5b6472}dd{margin:0;overflow-wrap:anywhere}
+code{font-size:.85rem}
+.new{background:#fff4d6;border-radius:4px;padding:.1rem .4rem}.emulated{color:#a33;font-weight:600}
 .note{background:#e7effd;border-radius:6px;padding:.5rem .8rem}form{display:flex;gap:.8rem;margin-top:1rem}
 button{font:inherit;padding:.45rem 1.2rem;border-radius:6px;border:1px solid #8891a0;background:#fff;cursor:pointer}
-button.yes{background:#1a6b3c;border-color:#1a6b3c;color:#fff}ul{margin:.3rem 0;padding-left:1.2rem}footer{color:#5b6472;font-size:.9rem}`
+button.yes{background:#1a6b3c;border-color:#1a6b3c;color:#fff}
+ul{margin:.3rem 0;padding-left:1.2rem}footer{color:#5b6472;font-size:.9rem}`
 
 func styleHash() string {
 	sum := sha256.Sum256([]byte(style))
@@ -46,7 +50,8 @@ func (p *Page) show(w http.ResponseWriter, note string) {
 	}
 	h := p.broker.Head()
 	fmt.Fprintf(&b, "<footer><p>Broker <code>%s</code>.<br>The audit has %d lines, the last <code>%s</code>."+
-		" The page looks again every 15 seconds.</p></footer></html>", html.EscapeString(p.broker.Key().String()), h.Seq,
+		" The page looks again every 15 seconds.</p></footer></html>",
+		html.EscapeString(p.broker.Key().String()), h.Seq,
 		html.EscapeString(h.Hash))
 	_, _ = w.Write([]byte(b.String()))
 }
@@ -65,8 +70,12 @@ func (r *Request) html(b *strings.Builder) {
 	}
 	b.WriteString("<dl>")
 	for _, x := range [][2]string{
-		{"Technology", r.Technology}, {"Chip", chip}, {"Digest", r.Digest}, {"Launch", r.Launch},
-		{"Since", r.Since.Format(time.RFC3339)}, {"Last asked", r.Seen.Format(time.RFC3339)},
+		{"Technology", r.Technology},
+		{"Chip", chip},
+		{"Digest", r.Digest},
+		{"Launch", r.Launch},
+		{"Since", r.Since.Format(time.RFC3339)},
+		{"Last asked", r.Seen.Format(time.RFC3339)},
 	} {
 		fmt.Fprintf(b, "<dt>%s<dd><code>%s</code>", e(x[0]), e(x[1]))
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
-// Codes of denials, beside those of evidence that is not genuine (refusal). After the evidence's
+// Codes of denials, besides those of evidence that is not genuine (refusal). After the evidence's
 // signature the code is reasonPolicy but for a few: a host that asks with its own chips must not
 // learn by trial what the owner expects. The owner's log has the detail.
 const (

@@ -121,7 +121,13 @@ func TestMany(t *testing.T) {
 	}
 	wg.Wait()
 	if once.Load() > 1 || all.Load()+refused.Load() != int64(n) {
-		t.Errorf("%d got what is given once, %d anything, %d nothing, of %d", once.Load(), all.Load(), refused.Load(), n)
+		t.Errorf(
+			"%d got what is given once, %d anything, %d nothing, of %d",
+			once.Load(),
+			all.Load(),
+			refused.Load(),
+			n,
+		)
 	}
 	if got := len(w.events(evRelease)); got != int(all.Load()) {
 		t.Errorf("%d releases in the audit, want %d", got, all.Load())
@@ -157,10 +163,10 @@ func TestConnections(t *testing.T) {
 	}()
 	start := time.Now()
 	if a, err := w.guest(1, exchange.SNP).over(path); err != nil || got(a) != "released" {
-		t.Errorf("beside them: %v, %v", a, err)
+		t.Errorf("with them: %v, %v", a, err)
 	}
 	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("beside them it takes %v", took)
+		t.Errorf("with them it takes %v", took)
 	}
 	_ = long.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := long.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {

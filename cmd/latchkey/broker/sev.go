@@ -277,7 +277,9 @@ func (b *Broker) measured(ask *exchange.AskPacket) (
 	a = &asked{
 		rule: x, technology: t.Technology, launch: "sev:" + hex.EncodeToString(launch[:]),
 		key: hex.EncodeToString(key[:]), chip: t.Chip, digest: hex.EncodeToString(digest),
-		secrets: slices.Sorted(maps.Keys(x.release)), emulated: t.Emulated, notProven: notProven(t.Technology, t.Emulated),
+		secrets: slices.Sorted(
+			maps.Keys(x.release),
+		), emulated: t.Emulated, notProven: notProven(t.Technology, t.Emulated),
 	}
 	return a, keys, m, "", ""
 }

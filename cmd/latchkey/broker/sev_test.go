@@ -186,14 +186,19 @@ func TestSEV(t *testing.T) {
 		t.Error("the same question gets other bytes")
 	}
 	_, other := w.launch(s, "console=ttyS0") // the session replayed: another nonce of the platform's
-	if _, err := exchange.ReadPacket(w.Answer(context.Background(), other.Line()), w.Key(), other); reasonOfError(err) != reasonLaunchKey {
+	if _, err := exchange.ReadPacket(w.Answer(context.Background(), other.Line()), w.Key(), other); reasonOfError(
+		err,
+	) != reasonLaunchKey {
 		t.Errorf("a second measurement for one session: %v, want %s", err, reasonLaunchKey)
 	}
 	if n := len(w.events(evRelease)); n != 1 {
 		t.Errorf("%d releases in the audit, want 1", n)
 	}
-	status, err := exchange.ReadStatus(w.Answer(context.Background(), exchange.AskForStatus(exchange.LineHash(q.Line()))),
-		w.Key(), exchange.LineHash(q.Line()))
+	status, err := exchange.ReadStatus(
+		w.Answer(context.Background(), exchange.AskForStatus(exchange.LineHash(q.Line()))),
+		w.Key(),
+		exchange.LineHash(q.Line()),
+	)
 	if err != nil || status.State != exchange.Released {
 		t.Errorf("status %+v, %v, want released", status, err)
 	}
@@ -259,7 +264,8 @@ func TestSEVRefused(t *testing.T) {
 		t.Errorf("a chip that is not the owner's: %v, want %s", err, reasonChip)
 	}
 	w.policy(w.chip)
-	if err := os.WriteFile(filepath.Join(w.dir, "bundle.json"), []byte(`{"schema":"latch-bundle/1","parts":[]}`), 0o600); err != nil {
+	bundle := []byte(`{"schema":"latch-bundle/1","parts":[]}`)
+	if err := os.WriteFile(filepath.Join(w.dir, "bundle.json"), bundle, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w.restart()

@@ -154,7 +154,11 @@ func (b *Broker) Release(s *Shown, values map[string]Secret) (line []byte, recei
 	e := sign(b.private, kindRelease, &Release{Version: Version, Statement: s.Hash, Ciphertext: append(enc, sealed...)})
 	line = append(encode(e), '\n')
 	if len(line) > MaxLine {
-		return nil, receipt, smallfmt.Errorf("release: %d bytes, at most %d: the secrets are too long", len(line), MaxLine)
+		return nil, receipt, smallfmt.Errorf(
+			"release: %d bytes, at most %d: the secrets are too long",
+			len(line),
+			MaxLine,
+		)
 	}
 	mac := receiptMAC(key, e.Payload)
 	return line, sha256.Sum256(mac[:]), nil

@@ -119,7 +119,7 @@ func newAgentAt(t *testing.T, b *Broker, a *Agent, kem string) *Agent {
 	return other
 }
 
-// TestEveryByteCounts: no byte of any message can be another one.
+// TestEveryByteCounts: no byte of any message can differ.
 func TestEveryByteCounts(t *testing.T) {
 	b := newBroker(t)
 	a := newAgent(t, b, X25519)
@@ -245,7 +245,7 @@ func TestRequestsRefused(t *testing.T) {
 	}
 }
 
-// TestSmallOrder: with such a key anybody could sign in the broker's name.
+// TestSmallOrder: with such a key any host could sign in the broker's name.
 func TestSmallOrder(t *testing.T) {
 	forged := make([]byte, ed25519.SignatureSize) // R is the identity, S is 0
 	forged[0] = 1
@@ -285,7 +285,14 @@ func TestSmallOrder(t *testing.T) {
 
 func TestSessions(t *testing.T) {
 	b, other := newBroker(t), newBroker(t)
-	ask := &AskSession{Broker: b.Key, Name: "appliance", Technology: SEVES, Hello: [16]byte{1}, PDH: []byte{1}, Chain: []byte{2}}
+	ask := &AskSession{
+		Broker:     b.Key,
+		Name:       "appliance",
+		Technology: SEVES,
+		Hello:      [16]byte{1},
+		PDH:        []byte{1},
+		Chain:      []byte{2},
+	}
 	read, err := ReadAskSession(ask.Line())
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +311,10 @@ func TestSessions(t *testing.T) {
 		t.Errorf("of another question: %v, want ErrAnswer", err)
 	}
 	var refused *RefusedError
-	if _, err := ReadSession(b.Deny(LineHash(ask.Line()), "chip-not-allowed", false), b.Key, ask); !errors.As(err, &refused) ||
+	if _, err := ReadSession(b.Deny(LineHash(ask.Line()), "chip-not-allowed", false), b.Key, ask); !errors.As(
+		err,
+		&refused,
+	) ||
 		refused.Reason != "chip-not-allowed" {
 		t.Errorf("a denial: %v, want a RefusedError", err)
 	}
@@ -348,7 +358,9 @@ func TestWords(t *testing.T) {
 		strings.Replace(base, "=port", "=tcp:10.0.2.2:8440\n", 1): {},
 	} {
 		w, err := ParseWords(line)
-		if err != nil || w.Name != "appliance" || w.Key.String() != pin || want.Network != "" && (w.Broker.Network != want.Network || w.Broker.CID != want.CID || w.Broker.Port != want.Port) ||
+		if err != nil || w.Name != "appliance" || w.Key.String() != pin ||
+			want.Network != "" &&
+				(w.Broker.Network != want.Network || w.Broker.CID != want.CID || w.Broker.Port != want.Port) ||
 			w.Source != FromEvidence {
 			t.Errorf("%q: %+v, %v", line, w, err)
 			continue
@@ -385,7 +397,9 @@ func TestIP(t *testing.T) {
 	for _, text := range []string{
 		"1.2.3.4", "0.0.0.0", "255.255.255.255", "256.1.1.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "1..2.3", "", "a.b.c.d",
 		"[::]", "[::1]", "[fe80::1]", "[1:2:3:4:5:6:7:8]", "[1:2:3:4:5:6:7]", "[1:2:3:4:5:6:7:8:9]", "[1::2::3]",
-		"[1:2:3:4:5:6:7::]", "[::2:3:4:5:6:7:8]", "[1:2:3:4::5:6:7:8]", "[12345::]", "[g::]", "[2001:db8::ff]", "[:]", "[]", "::1",
+		"[1:2:3:4:5:6:7::]", "[::2:3:4:5:6:7:8]", "[1:2:3:4::5:6:7:8]", "[12345::]", "[g::]",
+		"[2001:db8::ff]", "[:]", "[]",
+		"::1",
 	} {
 		want, err := netip.ParseAddr(strings.Trim(text, "[]"))
 		bracketed := strings.HasPrefix(text, "[")

@@ -44,7 +44,7 @@ func receiptMAC(key, release []byte) (mac [32]byte) {
 	return mac
 }
 
-// sender prepares to seal to a statement's key. Keys that are no keys, and those of low order,
+// sender prepares to seal to a statement's key. What is not a key, and those of low order,
 // are refused.
 func sender(s *Statement, hash SHA512) (enc []byte, to *hpke.Sender, err error) {
 	k, err := kemNamed(s.KEM)

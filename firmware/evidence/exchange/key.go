@@ -30,7 +30,7 @@ func ParseKey(text string) (k Key, err error) {
 	}
 	copy(k[:], b)
 	if k.smallOrder() {
-		return Key{}, smallfmt.Errorf("%w: it is of small order, so that anybody could sign in its name", ErrKey)
+		return Key{}, smallfmt.Errorf("%w: it is of small order, so that any host could sign in its name", ErrKey)
 	}
 	return k, nil
 }

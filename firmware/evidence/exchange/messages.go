@@ -302,7 +302,7 @@ func (m *Status) code(c *codec) {
 }
 
 // injected vouches for the secrets that a SEV guest finds in its memory: its host packs none of
-// its own beside it.
+// its own next to it.
 type injected struct {
 	Version int
 	Name    string

@@ -1,9 +1,8 @@
 package exchange
 
 import (
-	"time"
-
 	"crypto/sha256"
+	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )

@@ -181,7 +181,8 @@ func holdVector(t *testing.T, pin Key, v *vector) {
 	if s, err := ReadStatus(compact(t, v.Status), pin, a.hash); err != nil || s.State != Received {
 		t.Errorf("status: %+v, %v", s, err)
 	}
-	if s, err := ReadStatus(compact(t, v.StatusDenied), pin, a.hash); err != nil || s.State != Denied || s.Reason == "" {
+	if s, err := ReadStatus(compact(t, v.StatusDenied), pin, a.hash); err != nil || s.State != Denied ||
+		s.Reason == "" {
 		t.Errorf("status of a denial: %+v, %v", s, err)
 	}
 	value := map[string][]byte{"disk": []byte("correct horse")}

@@ -241,8 +241,8 @@ func (w *Words) set(key, value string) (err error) {
 	return err
 }
 
-// Doors are what of a command line lets somebody at the guest's console in, a sentence each. What
-// its host types there would run beside the secrets.
+// Doors are what of a command line lets a person at the guest's console in, a sentence each. What
+// its host types there would run next to the secrets.
 func Doors(line string) (open []string) {
 	words, _ := split(line)
 	safe, dracut := false, 0
@@ -251,7 +251,13 @@ func Doors(line string) (open []string) {
 		switch key {
 		case "break", "rd.break", "init", "single", "s", "S", "1", "emergency", "rescue", "systemd.debug_shell",
 			"systemd.debug-shell", "rd.systemd.debug_shell":
-			open = append(open, smallfmt.Sprintf("%s opens a shell, or lets another program take the place of init", smallfmt.Escape(w)))
+			open = append(
+				open,
+				smallfmt.Sprintf(
+					"%s opens a shell, or lets another program take the place of init",
+					smallfmt.Escape(w),
+				),
+			)
 		case "systemd.unit", "rd.systemd.unit":
 			if strings.HasPrefix(value, "emergency") || strings.HasPrefix(value, "rescue") {
 				open = append(open, smallfmt.Escape(w)+" opens a shell")

@@ -38,7 +38,7 @@ type File struct {
 	SEV      *SEV      `toml:"sev"`
 	Release  []Release `toml:"release"`
 	Emulated *Emulated `toml:"emulated"`
-	KEM      []string  `toml:"kem"` // key encapsulation mechanisms beside the hybrid one
+	KEM      []string  `toml:"kem"` // key encapsulation mechanisms besides the hybrid one
 	Tolerate Tolerate  `toml:"tolerate"`
 
 	dir string // what relative paths begin at
@@ -249,7 +249,8 @@ func (f *File) check() error {
 	case f.Guest != nil && f.Guest.Kernel == "" && (f.Guest.Initrd != "" || f.Guest.Cmdline != ""):
 		return f.errorf("guest.kernel", "is missing: initrd and command line are measured only with it")
 	}
-	for _, check := range []func() error{f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate, f.checkKEM} {
+	checks := []func() error{f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate, f.checkKEM}
+	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
 		}
