@@ -24,6 +24,10 @@ type paths struct {
 	rtmr3   string
 	coco    string // secrets that were injected
 	mem     string
+	scripts string // initramfs-tools
+	dracut  string
+	systemd string // is there if systemd is init
+	units   string // directory of systemd's units
 }
 
 func linux() paths {
@@ -33,6 +37,8 @@ func linux() paths {
 		ccel:  "/sys/firmware/acpi/tables/data/CCEL",
 		rtmr3: "/sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384",
 		coco:  "/sys/kernel/security/secrets/coco", mem: "/dev/mem",
+		scripts: "/scripts/functions", dracut: "/usr/lib/dracut-lib.sh",
+		systemd: "/run/systemd/system", units: "/etc/systemd/system",
 	}
 }
 
@@ -109,9 +115,9 @@ func (g *guest) get(o *options, line string) error {
 	if err != nil {
 		return err
 	}
-	if open := exchange.Doors(line); open != nil {
-		return hint(errors.New("the command line lets a person at the console in: "+open[0]),
-			"change the command line, and the policy's copy of it")
+	if open := g.doors(line, o.volume); open != nil {
+		return hint(errors.New("a person at the console could come in: "+open[0]),
+			"change the command line or the initrd, and the policy's copies of them")
 	}
 	end := g.now().Add(o.timeout)
 	var names []string

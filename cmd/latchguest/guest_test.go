@@ -74,6 +74,7 @@ func newWorld(t *testing.T) *world {
 	w.paths = paths{
 		cmdline: w.file("cmdline"), rtmr3: w.file("rtmr3"), coco: w.file("coco"), mem: w.file("mem"),
 		ports: w.file("ports"), devices: w.file("dev"), reports: w.file("reports"), sev: w.file("sev-guest"),
+		scripts: w.file("scripts"), dracut: w.file("dracut"), systemd: w.file("systemd"), units: w.file("units"),
 	}
 	w.dial = w.connect
 	w.write(
@@ -236,7 +237,7 @@ func TestNoWayIn(t *testing.T) {
 		"no evidence":     {func(w *world) { w.platform.err = errors.New("empty") }, "no secret in time: empty"},
 		"a broken chip":   {func(w *world) { w.platform.err = &finalError{errors.New("broken")} }, "broken"},
 		"no broker":       {func(w *world) { w.dial = nil }, "cannot be reached by port"},
-		"a shell":         {onto("", ""), "lets a person at the console in"},
+		"a shell":         {onto("", ""), "a person at the console could come in: a shell opens"},
 		"another init":    {onto("panic=-1 init=/bin/sh ", ""), "init=/bin/sh"},
 		"no key":          {cmdline("panic=-1 latch.name=a latch.broker=port"), "latch.key is missing"},
 		"a doubled word":  {onto("panic=-1 latch.name=b ", ""), "stands there twice"},

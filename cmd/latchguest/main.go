@@ -45,7 +45,8 @@ guest's measurement covers. If anything fails, the guest powers off.
   --device DEVICE      the disk; its header must be the one that the owner bound
   --open VOLUME        the disk becomes /dev/mapper/VOLUME
   --timeout DURATION   give up after this time (default 5m)
-  --check              only check the command line, and say what lets a person in
+  --check[=FILE]       only check the command line, or that in FILE: say what is missing, and
+                       what lets a person at the console in
   --version
 
 examples:
@@ -53,7 +54,7 @@ examples:
   latchguest --secret disk --device /dev/vda2 --open root
   latchguest --secret token=/run/latchguest/token
 
-exit codes: 0 done; 2 wrong use; 4 (--check) the command line is not safe
+exit codes: 0 done; 2 wrong use; 4 (--check) it is not safe
 `
 
 func main() {
@@ -84,13 +85,16 @@ func run(g *guest, args []string, stdout io.Writer) int {
 		_, _ = io.WriteString(stdout, "latchguest "+version+"\n")
 		return 0
 	}
+	if o.cmdline != "" {
+		g.cmdline = o.cmdline
+	}
 	line, err := readFile(g.cmdline)
 	if err != nil {
 		g.say("%v", err)
 		return 2
 	}
 	if o.check {
-		return check(g, string(line))
+		return g.check(string(line), o.volume)
 	}
 	if !exchange.HasWords(string(line)) {
 		g.say("the command line names no broker (latch.key): nothing to do")
@@ -103,26 +107,12 @@ func run(g *guest, args []string, stdout io.Writer) int {
 	return 0
 }
 
-func check(g *guest, line string) int {
-	_, err := exchange.ParseWords(line)
-	open := exchange.Doors(line)
-	if err != nil {
-		open = append([]string{err.Error()}, open...)
-	}
-	for _, o := range open {
-		g.say("%s", o)
-	}
-	if open != nil {
-		return 4
-	}
-	return 0
-}
-
 // options are what the arguments say.
 type options struct {
 	files          map[string]string // secrets by name, and where they go; "" for the disk
 	disk           string            // the secret that opens it; "" for none
 	device, volume string
+	cmdline        string // a file to check; "" for that of the kernel
 	timeout        time.Duration
 	check, version bool
 }
@@ -137,7 +127,7 @@ func parse(args []string) (*options, error) {
 		case "-h", "--help":
 			return nil, errHelp
 		case "--check":
-			o.check = true
+			o.check, o.cmdline = true, value
 			continue
 		case "--version":
 			o.version = true

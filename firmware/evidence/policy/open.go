@@ -143,7 +143,7 @@ func (f *File) openSecrets(line string, add func(string, ...any)) {
 		if !exchange.HasWords(line) {
 			add("secrets: the guest's command line names no broker (latch.key, latch.name, latch.broker)")
 		}
-		for _, door := range exchange.Doors(line) {
+		for _, door := range exchange.Doors(line, exchange.AnyInitrd) {
 			add("guest.cmdline: %s", door)
 		}
 	}

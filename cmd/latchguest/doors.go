@@ -1,0 +1,74 @@
+package main
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+)
+
+// masked are the units of systemd that would let a person at the console in, in the initrd.
+var masked = []string{
+	"emergency.service", "rescue.service", "debug-shell.service",
+	"systemd-ask-password-console.path", "systemd-ask-password-console.service",
+}
+
+// doors are what lets a person at the console in, of a command line and of the initrd. The volume
+// that will be opened is the root file system; "" for none.
+func (g *guest) doors(line, volume string) (open []string) {
+	kind := exchange.AnyInitrd
+	switch {
+	case exists(g.scripts):
+		kind = exchange.InitramfsTools
+	case exists(g.dracut):
+		kind = exchange.Dracut
+	case exists(g.systemd):
+		kind = exchange.Systemd
+		for _, unit := range masked {
+			if !g.masks(line, unit) {
+				open = append(open, "systemd's "+unit+" is not masked in the initrd")
+			}
+		}
+	}
+	open = append(open, exchange.Doors(line, kind)...)
+	if volume == "" {
+		return open
+	}
+	for word := range strings.FieldsSeq(line) {
+		if root, ok := strings.CutPrefix(word, "root="); ok && root != "/dev/mapper/"+volume {
+			open = append(open, word+" is not the volume that is opened, /dev/mapper/"+volume)
+		}
+	}
+	return open
+}
+
+// masks reports whether a unit is masked: by a link to /dev/null, or on the command line.
+func (g *guest) masks(line, unit string) bool {
+	var to [16]byte
+	n, err := unix.Readlink(g.units+"/"+unit, to[:])
+	if err == nil && string(to[:n]) == "/dev/null" {
+		return true
+	}
+	for word := range strings.FieldsSeq(line) {
+		if word == "rd.systemd.mask="+unit || word == "systemd.mask="+unit {
+			return true
+		}
+	}
+	return false
+}
+
+// check says what is missing on a command line, and what lets a person in; it returns an exit code.
+func (g *guest) check(line, volume string) int {
+	open := g.doors(line, volume)
+	if _, err := exchange.ParseWords(line); err != nil {
+		open = append([]string{err.Error()}, open...)
+	}
+	for _, o := range open {
+		g.say("%s", o)
+	}
+	if open != nil {
+		return 4
+	}
+	return 0
+}
