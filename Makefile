@@ -116,6 +116,7 @@ bench: setup build ## ratios of time and size to floors measured in the same run
 man: build ## man pages, generated from commands and topics, into .cache/man
 	@mkdir -p .cache/man
 	@set -e; for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done
+	@cp cmd/latchguest/latchguest.8 .cache/man/
 	@set -e; for p in vmlatch.toml.5 vmlatch-host.toml.5 vmlatch-ps.json.5; do \
 	  $(BIN)/vmlatch __man $$p > .cache/man/$$p; done
 	@set -e; for p in latchkey-policy.toml.5 latchkey-verdict.json.5; do \

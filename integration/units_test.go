@@ -30,18 +30,30 @@ func TestUnits(t *testing.T) {
 		"vmlatch@.service":         20,
 		"vmlatch-release@.service": 20,
 		"vmlatch-nfd.service":      30,
+		"latchkey.service":         15,
 	}
 	for _, unit := range []string{
 		"vmlatch@.service",
 		"vmlatch-release@.service",
 		"vmlatch-nfd.service",
 		"vmlatch-nfd.timer",
+		"latchkey.service",
+		"latchkey.socket",
+		"latchkey-approve.socket",
+		"latchguest.service",
 	} {
-		b, err := os.ReadFile(filepath.Join(top(), unitDir, unit))
+		from := unitDir
+		switch {
+		case strings.HasPrefix(unit, "latchkey"):
+			from = "cmd/latchkey/systemd"
+		case strings.HasPrefix(unit, "latchguest"):
+			from = "cmd/latchguest/initrd/systemd"
+		}
+		b, err := os.ReadFile(filepath.Join(top(), from, unit))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b = bytes.ReplaceAll(b, []byte("/usr/bin/vmlatch"), []byte(filepath.Join(binaries, "vmlatch")))
+		b = bytes.ReplaceAll(b, []byte("/usr/bin/"), []byte(binaries+"/"))
 		if err := os.WriteFile(filepath.Join(dir, unit), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -59,6 +71,10 @@ func TestUnits(t *testing.T) {
 		"vmlatch-release@guest.service",
 		"vmlatch-nfd.service",
 		"vmlatch-nfd.timer",
+		"latchkey.service",
+		"latchkey.socket",
+		"latchkey-approve.socket",
+		"latchguest.service",
 	} {
 		verify(unit, unit)
 	}
@@ -107,8 +123,8 @@ func packages(t *testing.T) []string {
 	t.Helper()
 	needProgram(t, "make", "dpkg-buildpackage", "dh", "lintian")
 	debs, err := makePackages()
-	if err != nil || len(debs) != 3 {
-		t.Fatalf("packages %v, want three: %v", debs, err)
+	if err != nil || len(debs) != 4 {
+		t.Fatalf("packages %v, want four: %v", debs, err)
 	}
 	return debs
 }

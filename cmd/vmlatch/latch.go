@@ -6,10 +6,10 @@ import (
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/credential"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/plan"
-	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
 func newPlatform(s *cli.IO) *urfave.Command {
@@ -113,7 +113,7 @@ Example:
 			if err != nil {
 				return err
 			}
-			file, err := spec.Credential(got[1])
+			file, err := credential.Path(got[1])
 			if err != nil {
 				return cli.Fail(cli.ExitUsage, err)
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/credential"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -54,7 +55,7 @@ func (s *Spec) files() error {
 	for _, k := range s.confidential.files() {
 		path, err := *k.file, error(nil)
 		if k.content {
-			path, err = spec.Credential(path)
+			path, err = credential.Path(path)
 		}
 		if err != nil {
 			e := f.Errorf("confidential."+k.name, "%v", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -144,7 +145,7 @@ func (r *Rules) newRule(f *policy.File, keys []exchange.Key) (x *rule, err error
 		if s.File == "" {
 			continue
 		}
-		if b, err := regular.Read(f.Path(s), MaxSecret); err != nil {
+		if b, err := x.read(s); err != nil {
 			return nil, fmt.Errorf("%w: release %s: %w", policy.ErrPolicy, s.Secret, err)
 		} else if clear(b); len(b) == 0 {
 			return nil, fmt.Errorf("%w: release %s: %s is empty", policy.ErrPolicy, s.Secret, s.File)
@@ -220,9 +221,29 @@ func sameSecret(x *rule, a *policy.Release, y *rule, b *policy.Release) bool {
 	if a.File == "" || b.File == "" {
 		return len(a.Command) > 0 && slices.Equal(a.Command, b.Command)
 	}
-	s, err1 := os.Stat(x.Path(a))
-	t, err2 := os.Stat(y.Path(b))
-	return err1 == nil && err2 == nil && os.SameFile(s, t)
+	var files [2]fs.FileInfo
+	for i, of := range []struct {
+		*rule
+		*policy.Release
+	}{{x, a}, {y, b}} {
+		name, err := of.Path(of.Release)
+		if err != nil {
+			return false
+		}
+		if files[i], err = os.Stat(name); err != nil {
+			return false
+		}
+	}
+	return os.SameFile(files[0], files[1])
+}
+
+// read reads a secret's file.
+func (x *rule) read(r *policy.Release) ([]byte, error) {
+	name, err := x.Path(r)
+	if err != nil {
+		return nil, err
+	}
+	return regular.Read(name, MaxSecret)
 }
 
 // names are the policies' names, sorted.
@@ -243,7 +264,7 @@ func (x *rule) fetch(ctx context.Context, names []string) (values map[string]exc
 		r := x.release[name]
 		var b []byte
 		if r.File != "" {
-			b, err = regular.Read(x.Path(r), MaxSecret)
+			b, err = x.read(r)
 		} else {
 			b, err = run(ctx, x.Dir(), r.Command)
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/credential"
 	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -45,8 +46,14 @@ const (
 	LUKS = "luks" // opens a volume whose header is bound
 )
 
-// Path is where the secret's file lies; "" for a command.
-func (f *File) Path(r *Release) string { return f.path(r.File) }
+// Path is where the secret's file lies; "" for a command. credential:NAME is a file that the
+// service manager hands over.
+func (f *File) Path(r *Release) (string, error) {
+	if strings.HasPrefix(r.File, credential.Prefix) {
+		return credential.Path(r.File)
+	}
+	return f.path(r.File), nil
+}
 
 // Dir is what relative paths begin at, and where commands run.
 func (f *File) Dir() string { return f.dir }

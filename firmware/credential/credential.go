@@ -1,4 +1,6 @@
-package spec
+// Package credential finds the files that a service manager hands over to a service, in specs and
+// in policies.
+package credential
 
 import (
 	"fmt"
@@ -7,13 +9,13 @@ import (
 	"strings"
 )
 
-// credentialPrefix begins the name of a file that the service manager hands over
+// Prefix begins the name of a file that the service manager hands over
 // (systemd.exec(5), LoadCredential=).
-const credentialPrefix = "credential:"
+const Prefix = "credential:"
 
-// Credential is the path behind credential:NAME; any other text is returned as it is.
-func Credential(text string) (string, error) {
-	name, ok := strings.CutPrefix(text, credentialPrefix)
+// Path is the path behind credential:NAME; any other text is returned as it is.
+func Path(text string) (string, error) {
+	name, ok := strings.CutPrefix(text, Prefix)
 	if !ok {
 		return text, nil
 	}
