@@ -43,7 +43,8 @@ var floors = [][]string{
 	{"firmware/refusal"},
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage", "firmware/sev/table"},
 	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg", "firmware/tdx/attr"},
-	{"firmware/regular", "firmware/luks"},
+	{"firmware/regular", "firmware/luks", "firmware/credential"},
+	{"firmware/smallfmt"},
 }
 
 // support are packages that only tests and the builders of test guests import.

@@ -31,6 +31,7 @@ var mayNameTechnologies = map[string]string{
 	"launcher/platform.go":        "the platform's file is SEV's",
 	"launcher/rundir/entry.go":    "the record of what SEV's platform said",
 	"launcher/rundir/rundir.go":   "the rule for names is shared with latchkey in firmware/sev/exchange",
+	"launcher/session.go":         "sessions and packets of a broker are SEV's",
 	"launcher/start.go":           "the record of what SEV's platform said",
 	"cmd/vmlatch/host.go":         "facts for schedulers name the API of a platform",
 	"cmd/vmlatch/latch.go":        "packets are firmware/sev/exchange's",

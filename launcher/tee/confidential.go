@@ -2,6 +2,7 @@ package tee
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -182,13 +183,19 @@ func (g *Guest) FromBroker() bool {
 		g.Latch.Until == plan.UntilSecret
 }
 
-// SEVPolicy is the policy that the platform enforces for a guest of SEV or SEV-ES.
-func (g *Guest) SEVPolicy() (sev.Policy, error) {
+// Session checks that the policy of a session from the broker is the guest's.
+func (g *Guest) Session(policy uint32) error {
 	t, ok := g.tech.(sevs)
 	if !ok {
-		return 0, errors.New("not a guest of SEV or SEV-ES")
+		return errors.New("not a guest of SEV or SEV-ES")
 	}
-	return t.policy(g.Confidential.Policy)
+	own, err := t.policy(g.Confidential.Policy)
+	if err != nil || sev.Policy(policy) == own {
+		return err
+	}
+	e := g.File.Errorf("confidential.policy", "%v, and the broker's is %v", own, sev.Policy(policy))
+	e.Fix = fmt.Sprintf(`write policy = ["%s"]`, strings.Join(sev.Policy(policy).Words(), `", "`))
+	return e
 }
 
 // noBroker refuses a broker for a guest that has nothing to show it.
