@@ -27,11 +27,15 @@ type broker struct {
 	stop   func()
 }
 
-// newBroker makes a broker's key, and an initrd whose init runs latchguest.
+// newBroker makes a broker's key, and an initrd whose init runs latchguest; none without a first
+// part.
 func (h *host) newBroker(first string) *broker {
 	h.t.Helper()
 	b := &broker{host: h, socket: filepath.Join(h.work, "broker.sock"), image: filepath.Join(h.work, "initrd-agent")}
 	b.pin = strings.TrimSpace(h.run("latchkey", "broker", "init", "keys"))
+	if first == "" {
+		return b
+	}
 	head, err := os.ReadFile(first)
 	if err != nil {
 		h.t.Fatal(err)
@@ -135,11 +139,13 @@ var gotSecret = regexp.MustCompile(fmt.Sprintf(`file /run/secrets/disk: mode 060
 // TestBroker: a guest of SEV-SNP and one of TDX prove themselves over a port that its host carries,
 // and get their secret; what is not exactly the owner's guest gets nothing, and powers off.
 func TestBroker(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	for technology, words := range map[string]string{
 		"sev-snp": "", "tdx": "vmlatch.interface=configfs-tsm,rtmr",
 	} {
 		t.Run(technology, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t)
 			g, tables := h.snpLine(c, qemus.Version(t, "11.1")), snpTables
 			if technology == "tdx" {
@@ -201,6 +207,7 @@ timeout = %q
 // TestUnattended: with a broker in the spec a VM starts by itself, whatever its technology, and the
 // command ends once the guest has its secret, or is refused it.
 func TestUnattended(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	for _, x := range []struct {
 		technology, version, tables string
@@ -212,6 +219,7 @@ func TestUnattended(t *testing.T) {
 		{"tdx", "11.1", tdxTables, true},
 	} {
 		t.Run(x.technology, func(t *testing.T) {
+			t.Parallel()
 			h := newHost(t)
 			g := guestLine{
 				bios: filepath.Join(h.work, "OVMF.amdsev.fd"), kernel: c.kernel, initrd: c.initrd,

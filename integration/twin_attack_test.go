@@ -18,6 +18,7 @@ const pageInPlace = "a page of the launch is in place"
 // TestTwinOfAHostThatLies: what is swapped between launch and boot keeps a guest of SEV-SNP from
 // booting, firmware is found out before it runs, and what the launch is told changes its digest.
 func TestTwinOfAHostThatLies(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	h := newHost(t)
 	g := h.snpLine(c, qemus.Version(t, "11.1"))
@@ -108,6 +109,7 @@ func TestTwinOfAHostThatLies(t *testing.T) {
 
 // TestTwinSecrets: guests of SEV and SEV-ES find the secret that QEMU's own code was given.
 func TestTwinSecrets(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []string{"no-debug", "es"} {
 		qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 			h := newHost(t)
@@ -156,6 +158,7 @@ func TestTwinSecrets(t *testing.T) {
 // TestTwinIDBlock: a launch that the platform refuses ends with QEMU's own words and code, before
 // the guest runs.
 func TestTwinIDBlock(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	h := newHost(t)
 	g := h.snpLine(c, qemus.Version(t, "11.1"))
@@ -181,6 +184,7 @@ func TestTwinIDBlock(t *testing.T) {
 // TestTwinOfTwoVersions: QEMU 10.0 launches a guest of SEV-SNP, and 7.2 runs it, which serves the
 // kernel with its header filled in. Newer kernels fail under TCG of 7.2.
 func TestTwinOfTwoVersions(t *testing.T) {
+	t.Parallel()
 	h := newHost(t)
 	g := h.snpLine(coco{filepath.Join(h.work, "vmlinuz"), filepath.Join(h.work, "initrd.img"), ""},
 		qemus.Version(t, "10.0"))

@@ -218,6 +218,7 @@ func (h *host) verdict(kind string, b []byte, more ...string) (accepted bool, re
 // TestTwinSNP: a guest of SEV-SNP is launched by QEMU's own code, boots, and proves itself to an
 // owner who trusts the test root, and to no other.
 func TestTwinSNP(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	for version, way := range map[string]string{"10.0": "sev-guest", "11.1": "configfs-tsm"} {
 		t.Run(version, func(t *testing.T) {
@@ -285,6 +286,7 @@ func (h *host) withoutTheRoot(kind string, b []byte) {
 
 // TestTwinTDX: the same for a trust domain, whose kernel only the registers name.
 func TestTwinTDX(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	c.needTDXFirmware(t)
 	h := newHost(t)
@@ -342,6 +344,7 @@ func TestTwinTDX(t *testing.T) {
 // TestSwteeGuest runs swtee itself in a guest: it returns once programs can ask, and says in the
 // kernel's log that this is emulated.
 func TestSwteeGuest(t *testing.T) {
+	t.Parallel()
 	c := needCoco(t)
 	h := newHost(t)
 	program := filepath.Join(h.work, "swtee")

@@ -15,10 +15,12 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// brokerTime bounds one question to a broker, and brokerPause is what lies between two.
+// brokerTime bounds one question to a broker, and brokerPause is what lies between two. A guest
+// that is denied has lastWords for its console.
 const (
 	brokerTime  = 20 * time.Second
 	brokerPause = time.Second
+	lastWords   = 5 * time.Second
 )
 
 // ErrBroker is wrapped by errors about a guest that its owner's broker did not accept.
@@ -84,7 +86,7 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 	v := &verdict{m: m, broker: &p.Guest.Broker, pin: w.Key}
 	tick := time.NewTicker(brokerPause)
 	defer tick.Stop()
-	for {
+	for v.denied == nil {
 		select {
 		case s, ok := <-statements:
 			if ok {
@@ -92,13 +94,18 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 				continue
 			}
 			// The guest has ended, perhaps because it was refused, or after a short life.
-			if done, err := v.ask(ctx); done || err != nil {
+			switch done, err := v.ask(ctx); {
+			case done || err != nil:
 				return err
-			}
-			if m.rec.Latch.Proof == ProofReleased {
+			case v.denied != nil:
+				return v.denied
+			case m.rec.Latch.Proof == ProofReleased:
 				return nil
 			}
-			return m.failed(fault.Failure, errors.New("the guest ended before its broker accepted it"))
+			return &fault.Error{
+				Kind: fault.Failure, Op: m.rec.Name, Err: errors.New("the guest ended before its broker accepted it"),
+				Fix: logsSay,
+			}
 		case <-tick.C:
 			if done, err := v.ask(ctx); done || err != nil {
 				return err
@@ -106,6 +113,18 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 		case <-ctx.Done():
 			return m.unproven(ctx, limit, v)
 		}
+	}
+	// It powers itself off, and says why.
+	for last := time.After(lastWords); ; {
+		select {
+		case _, ok := <-statements:
+			if ok {
+				continue
+			}
+		case <-last:
+		case <-ctx.Done():
+		}
+		return v.denied
 	}
 }
 
@@ -116,6 +135,7 @@ type verdict struct {
 	pin         evidence.Key
 	latest      evidence.SHA512 // the statement; zero if there is none yet
 	state       evidence.State
+	denied      error
 	unreachable error
 }
 
@@ -141,9 +161,9 @@ func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 			return false, v.m.proved(ProofReleased, v.latest)
 		}
 	case evidence.Denied:
-		return false, &fault.Error{
+		v.denied = &fault.Error{
 			Kind: fault.Refused, Op: v.m.rec.Name, Err: fmt.Errorf("%w denies its secret: %s", ErrBroker, s.Reason),
-			Fix: "the guest's console and the owner's audit say more",
+			Fix: `the guest's console ("vmlatch logs NAME") and the owner's audit say more`,
 		}
 	}
 	return false, nil
@@ -170,7 +190,7 @@ func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict)
 	e := &fault.Error{
 		Kind: fault.Refused, Op: m.rec.Name,
 		Err: fmt.Errorf("%w has not accepted it within %v ([latch] timeout)", ErrBroker, limit),
-		Fix: `"vmlatch logs NAME" shows the guest's console, on which latchguest says what it waits for`,
+		Fix: logsSay,
 	}
 	switch {
 	case v.unreachable != nil:
@@ -181,6 +201,8 @@ func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict)
 	}
 	return e
 }
+
+const logsSay = `"vmlatch logs NAME" shows the guest's console, on which latchguest says why`
 
 // What became of a guest's proof, in records.
 const (

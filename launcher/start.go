@@ -359,5 +359,8 @@ func (m *Machine) Discard(ctx context.Context) error {
 	if err := m.dir.Kill(ctx); err != nil {
 		return err // its directory is how it can be found
 	}
+	if m.rec.Released != nil { // it was refused while it ran: its console says more
+		return m.dir.DiscardRun()
+	}
 	return m.dir.Discard()
 }

@@ -34,10 +34,12 @@ func TestDoors(t *testing.T) {
 			w.write("dracut", "")
 			w.write("systemd", "")
 		}, dracut, ""},
-		"systemd":                  {func(w *world) { mask(w, masked...) }, "", ""},
-		"systemd, nothing masked":  {func(w *world) { mask(w) }, panics + dracut, "emergency.service is not masked"},
-		"systemd, half of it":      {func(w *world) { mask(w, masked[:3]...) }, panics, "ask-password-console.path"},
-		"systemd, masked by words": {func(w *world) { mask(w, masked[1:]...) }, "rd.systemd.mask=emergency.service", ""},
+		"systemd":                 {func(w *world) { mask(w, masked...) }, "", ""},
+		"systemd, nothing masked": {func(w *world) { mask(w) }, panics + dracut, "emergency.service is not masked"},
+		"systemd, half of it":     {func(w *world) { mask(w, masked[:3]...) }, panics, "ask-password-console.path"},
+		"systemd, masked by words": {
+			func(w *world) { mask(w, masked[1:]...) }, "rd.systemd.mask=emergency.service", "",
+		},
 		"systemd, not a mask": {func(w *world) {
 			mask(w, masked[1:]...)
 			w.write("units/emergency.service", "[Service]")

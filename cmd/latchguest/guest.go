@@ -28,6 +28,7 @@ type paths struct {
 	dracut  string
 	systemd string // is there if systemd is init
 	units   string // directory of systemd's units
+	run     string // directory in memory, where headers lie while they are used
 }
 
 func linux() paths {
@@ -39,6 +40,7 @@ func linux() paths {
 		coco:  "/sys/kernel/security/secrets/coco", mem: "/dev/mem",
 		scripts: "/scripts/functions", dracut: "/usr/lib/dracut-lib.sh",
 		systemd: "/run/systemd/system", units: "/etc/systemd/system",
+		run: "/run/latchguest",
 	}
 }
 

@@ -106,9 +106,6 @@ func (g *guest) area(text string) (map[guid.GUID][]byte, error) {
 	return entriesOf(buf)
 }
 
-// runDir is where headers lie while they are used.
-const runDir = "/run/latchguest"
-
 // handOn writes secrets and opens the disk.
 func (g *guest) handOn(o *options, values map[string]exchange.Secret, end time.Time) error {
 	for name, file := range o.files {
@@ -175,7 +172,7 @@ func (g *guest) openDisk(o *options, s exchange.Secret, end time.Time) error {
 	case exchange.Unchecked:
 		g.say("warning: the disk's header is not checked, as the owner wants")
 	default:
-		if header, err = copyHeader(device, s.LUKSHeader); err != nil {
+		if header, err = g.copyHeader(device, s.LUKSHeader); err != nil {
 			return err
 		}
 		defer unix.Unlink(header)
@@ -209,14 +206,14 @@ func (g *guest) disk(name string, end time.Time) (file, error) {
 }
 
 // copyHeader copies a volume's header into memory, if it is the owner's.
-func copyHeader(device io.Reader, want string) (name string, err error) {
-	if err := makeDir(runDir); err != nil {
+func (g *guest) copyHeader(device io.Reader, want string) (name string, err error) {
+	if err := makeDir(g.run); err != nil {
 		return "", err
 	}
-	if err := inMemory(runDir); err != nil {
+	if err := inMemory(g.run); err != nil {
 		return "", err
 	}
-	name = runDir + "/header"
+	name = g.run + "/header"
 	_ = unix.Unlink(name)
 	f, err := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {

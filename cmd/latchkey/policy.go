@@ -10,6 +10,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/evidence"
+	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
 	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
@@ -20,8 +21,8 @@ func newPolicy(s *cli.IO) *urfave.Command {
 		Name: "policy", Usage: "check a policy file, and show which digests it accepts",
 		ArgsUsage: "[check | rtmr0] FILE",
 		Description: `"check FILE" reads a policy and works out its digests from your own copies of what the
-guest boots. It also says what the policy leaves open. "latchkey help appliance-policy"
-describes the file.
+guest boots. It also says what the policy leaves open, and refuses a command line by which
+the guest would ask its broker in vain. "latchkey help appliance-policy" describes the file.
 
 "rtmr0 LOG" makes a profile for rtmr0 = "profile:NAME" from the event log of a boot that
 you trust: the exact sequence of the firmware's measurements, with holes for the host's
@@ -33,11 +34,16 @@ or that of another boot than the quote's.
 Examples:
 
    latchkey policy check appliance.toml
+   latchkey policy check appliance.toml --key keys
    latchkey policy rtmr0 CCEL --quote quote.bin > appliance.rtmr0.json`,
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{
 				Name:  "quote",
 				Usage: "rtmr0: the quote `FILE` of the same boot, which you have verified",
+			},
+			&urfave.StringSliceFlag{
+				Name:  "key",
+				Usage: "check: the broker's `KEY`, a file, its directory, or ed25519:…, that guests must name",
 			},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
@@ -49,6 +55,9 @@ Examples:
 			}
 			if args[0] == "check" && c.IsSet("quote") {
 				return cli.Usagef("--quote is for rtmr0")
+			}
+			if args[0] == "rtmr0" && c.IsSet("key") {
+				return cli.Usagef("--key is for check")
 			}
 			if args[0] == "check" {
 				return checkPolicy(c, s, args[1])
@@ -85,6 +94,14 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
+	keys, err := pins(c)
+	if err != nil {
+		return err
+	}
+	if err := f.CheckWords(line, keys...); err != nil {
+		return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err),
+			`"latchkey broker key DIR" prints the words of a broker's guests`)
+	}
 	open := f.Open(line)
 	if c.Bool("json") {
 		return s.JSON(map[string]any{
@@ -110,6 +127,20 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 		s.Say("warning: %s", o)
 	}
 	return nil
+}
+
+// pins are the public keys that --key names.
+func pins(c *urfave.Context) (keys []exchange.Key, err error) {
+	for _, text := range c.StringSlice("key") {
+		k, err := exchange.ParseKey(strings.TrimPrefix(text, "latch.key="))
+		if err != nil {
+			if k, err = pinOf(text); err != nil {
+				return nil, err
+			}
+		}
+		keys = append(keys, k)
+	}
+	return keys, nil
 }
 
 func makeHardware(c *urfave.Context, s *cli.IO, file string) error {

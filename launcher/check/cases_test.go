@@ -214,6 +214,12 @@ var checkCases = map[string]checkCase{
 	"cmdline-characters": {
 		tech: "none", add: "[kernel]\nimage = \"k\"\ncmdline = \"quiet\u00a0splash\"\n",
 	},
+	"broker-key-measured": {tech: "tdx", add: "[broker]\nconnect = \"unix:broker\"\n"},
+	"console-closed":      {tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=0")}},
+	"broker-source": {
+		tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=-1 latch.source=injected")},
+		refused: true,
+	},
 	"firmware-memory": {tech: "sev-snp", guest: func(g *tee.Guest) { g.Memory = 4 << 20 }},
 	"vars-image": {
 		tech: "none", add: "firmware = { image = \"fw\", vars = \"v\" }\n",
@@ -223,6 +229,12 @@ var checkCases = map[string]checkCase{
 	"igvm-vcpus": {
 		tech: "sev-snp", files: map[string]string{"fw": igvmOfOneCPU()}, guest: func(g *tee.Guest) { g.CPUs = 4 },
 	},
+}
+
+// kernelAsks is a kernel whose command line names a broker.
+func kernelAsks(words string) string {
+	return "image = \"k\"\ncmdline = \"latch.key=ed25519:11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" +
+		" latch.name=a latch.broker=port " + words + "\""
 }
 
 // igvmOfOneCPU is an IGVM file for SEV-SNP with one register page (igvm_defs).

@@ -21,7 +21,7 @@ var order = [...]string{
 	"cpu-model-named", "cpu-model-versioned", "tdx-attributes", "tdx-cpu-host", "tdx-hugepages",
 	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-hotplug", "no-loader",
 	"no-balloon", "no-viommu", "vfio-iommufd", "vtpm-evidence", "tdx-boot-disk", "option-roms",
-	"cmdline-characters", "something-boots",
+	"cmdline-characters", "broker-key-measured", "console-closed", "broker-source", "something-boots",
 	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "machine-known", "device-known",
 	"free-slots", "memory-lock",
 	"memory-available", "hugepages-free", "es-on-snp-host", "vmsa-features", "snp-policy-smt",

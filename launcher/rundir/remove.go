@@ -37,14 +37,19 @@ func removeFiles(dir string) error {
 }
 
 // Discard removes every trace of a launch that failed. Only the creator calls it.
-func (d *Dir) Discard() error {
+func (d *Dir) Discard() error { return d.discard(d.purge) }
+
+// DiscardRun does the same for a guest that has run: what it said is kept.
+func (d *Dir) DiscardRun() error { return d.discard(d.removeRun) }
+
+func (d *Dir) discard(remove func() error) error {
 	defer d.Close()
 	unlock, err := d.root.lock(context.Background())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return d.purge()
+	return remove()
 }
 
 // purge removes the run directory and this run's logs.

@@ -79,7 +79,7 @@ func (r *Request) html(b *strings.Builder) {
 	} {
 		fmt.Fprintf(b, "<dt>%s<dd><code>%s</code>", e(x[0]), e(x[1]))
 	}
-	b.WriteString("<dt>Against before<dd>")
+	b.WriteString("<dt>Compared<dd>")
 	for _, c := range r.Changed {
 		class := ""
 		if strings.Contains(c, "new") || strings.Contains(c, "no name") {
