@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSIO
 # What runs in an initrd must be small: inlining would be a tenth of it.
 AGENT := -trimpath -gcflags=all=-l -ldflags='-s -w -X main.version=$(VERSION)'
 
-.PHONY: help build setup qemu-matrix tsm-module demo quick test lint fuzz bench man deb release clean mutate cover prose oracle
+.PHONY: help build setup qemu-matrix tsm-module demo demo-snp demo-tdx demo-disk quick test lint fuzz bench man deb release clean mutate cover prose oracle
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,17 @@ demo: ## a measured launch from beginning to end, emulated
 	@scripts/setup
 	@$(MAKE) --no-print-directory build >/dev/null
 	@scripts/demo
+
+demo-snp: demo-disk ## an appliance that proves itself by SEV-SNP and gets its disk's key, emulated
+	@scripts/demo-broker sev-snp
+
+demo-tdx: demo-disk ## the same by TDX
+	@scripts/demo-broker tdx
+
+demo-disk: setup qemu-matrix
+	@$(MAKE) --no-print-directory deb >/dev/null
+	@$(GO) build -o $(OWN)/ ./integration/relay
+	@scripts/disk-guest
 
 # Unit tests that need Go and nothing else. A test that needs more (firmware, QEMU, files
 # that may not be distributed) stands under integration/, or in a file of its own that

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,7 +50,7 @@ type world struct {
 	// answer is what the broker says to a request; nil releases the secrets.
 	answer   func(*exchange.Shown) []byte
 	before   [][]byte // lines before each answer
-	receipts int
+	receipts atomic.Int64
 	dials    int
 }
 
@@ -138,7 +139,7 @@ func (w *world) serve(s *stream) {
 				answer = w.release(shown)
 			}
 		case exchange.WantReceipt:
-			w.receipts++
+			w.receipts.Add(1)
 		}
 		if answer == nil {
 			continue
@@ -206,6 +207,11 @@ func TestReleased(t *testing.T) {
 		}
 		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, want mode 0600", file, info)
+		}
+	}
+	for deadline := time.Now().Add(5 * time.Second); w.receipts.Load() != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d receipts, want 1", w.receipts.Load())
 		}
 	}
 	w.write("disk", "")

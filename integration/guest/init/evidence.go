@@ -32,7 +32,8 @@ import (
 //	vmlatch.interface=I   it has these interfaces alone, separated by commas
 //	vmlatch.helper=FILE   a program of the initrd makes the interfaces: swtee itself
 //	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way,
-//	vmlatch.args=A,B      with these arguments, and shows what it wrote below /run/secrets
+//	vmlatch.args=A,B      with these arguments, and shows what it wrote below /run/secrets, and
+//	                      whose root file system is on the volume that it opened
 const tsmReports = "/sys/kernel/config/tsm/report"
 
 // word is the value of a word on the command line.
@@ -185,7 +186,26 @@ func runProgram(program, args string) error {
 		}
 		say("file %s: mode %04o, sha256 %x", f, info.Mode().Perm(), sha256.Sum256(b))
 	}
+	if _, opened := os.Stat(opened); opened == nil && err == nil {
+		err = showDisk()
+	}
 	return err
+}
+
+// opened is the volume that a program may have opened.
+const opened = "/dev/mapper/root"
+
+// showDisk shows that a root file system lies on it.
+func showDisk() error {
+	if err := os.MkdirAll("/root", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(opened, "/root", "ext4", unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("%s: %w", opened, err)
+	}
+	b, err := os.ReadFile("/root/etc/hostname")
+	say("%s holds the root file system of %s", opened, strings.TrimSpace(string(b)))
+	return errors.Join(err, unix.Unmount("/root", 0))
 }
 
 // byConfigfs asks as a guest of SEV-SNP or TDX does (Linux,
