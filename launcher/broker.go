@@ -75,7 +75,7 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 	if err := m.Release(ctx); err != nil {
 		return err
 	}
-	step(ctx, "prove")
+	m.takes(ctx, "prove")
 	if err := m.proved(ProofWaits, evidence.SHA512{}); err != nil {
 		return err
 	}
@@ -171,6 +171,9 @@ func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 
 // proved records what became of the guest's proof.
 func (m *Machine) proved(word string, statement evidence.SHA512) error {
+	if name := map[string]string{ProofReleased: "accepted", ProofReceived: "received"}[word]; name != "" {
+		m.rec.Steps = keep(m.rec.Steps, name)
+	}
 	return m.amend(func(r *rundir.Record) {
 		r.Latch.Proof, r.Latch.Verified = word, word != ProofWaits
 		if word != ProofWaits {

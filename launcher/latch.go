@@ -20,7 +20,7 @@ import (
 // Measure asks the platform for the launch measurement. It may be repeated; the
 // platform's answer stays the same.
 func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
-	step(ctx, "measure")
+	m.takes(ctx, "measure")
 	if !m.tech.Measurable {
 		return nil, m.failed(fault.Failure, fmt.Errorf("%w (technology %s)", ErrNotMeasurable, m.tech.Name))
 	}
@@ -58,7 +58,7 @@ func (m *Machine) Measure(ctx context.Context) (*exchange.Measurement, error) {
 // it with the owner's key, so an accepted packet is the proof that opens a
 // latch that waits for a secret.
 func (m *Machine) Inject(ctx context.Context, p *exchange.Packet) error {
-	step(ctx, "inject")
+	m.takes(ctx, "inject")
 	if !m.tech.Measurable {
 		return m.failed(fault.Failure,
 			fmt.Errorf("%w: technology %s takes no launch secret", ErrNotMeasurable, m.tech.Name))
@@ -128,7 +128,7 @@ func packetDigest(p *exchange.Packet) []byte {
 
 // Release lets the guest run. It is refused while the latch is closed.
 func (m *Machine) Release(ctx context.Context) error {
-	step(ctx, "release")
+	m.takes(ctx, "release")
 	if err := m.mayBecome(Running); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ import (
 func (m *Machine) AskOwner(
 	ctx context.Context, g *tee.Guest, measurement *exchange.Measurement, opt StartOptions,
 ) (*exchange.Packet, error) {
-	step(ctx, "owner")
+	m.takes(ctx, "owner")
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(g.Latch.Timeout))
 	defer cancel()
 	in, err := json.MarshalIndent(measurement, "", "  ")

@@ -22,7 +22,6 @@ type brokerSession struct {
 
 // askSession gets a session for this launch, and puts it where QEMU reads it.
 func (p *Plan) askSession(ctx context.Context, dir *rundir.Dir) (*brokerSession, error) {
-	step(ctx, "session")
 	w, err := p.Guest.BrokerWords()
 	if err != nil {
 		return nil, err
@@ -58,7 +57,7 @@ func (p *Plan) askSession(ctx context.Context, dir *rundir.Dir) (*brokerSession,
 // askPacket shows a measurement to the broker that gave the session, which answers with the secret.
 // A person may have to approve it.
 func (m *Machine) askPacket(ctx context.Context, p *Plan, measured *exchange.Measurement) (*exchange.Packet, error) {
-	step(ctx, "owner")
+	m.takes(ctx, "owner")
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Guest.Latch.Timeout))
 	defer cancel()
 	b := measured.Firmware

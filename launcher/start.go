@@ -26,12 +26,20 @@ type starter struct {
 	opt     StartOptions
 	dir     *rundir.Dir
 	opening plan.Opening
-	files   []*os.File // for QEMU, in the plan's order
-	client  net.Conn   // our end of the qmp socket, connected before exec
+	files   []*os.File    // for QEMU, in the plan's order
+	client  net.Conn      // our end of the qmp socket, connected before exec
+	steps   []rundir.Step // before there is a machine
 	machine *Machine
 }
 
-func (s *starter) step(name string) { step(s.ctx, name) }
+func (s *starter) step(name string) {
+	if s.machine != nil {
+		s.machine.takes(s.ctx, name)
+		return
+	}
+	s.steps = keep(s.steps, name)
+	step(s.ctx, name)
+}
 
 // Start carries out a plan up to the paused machine, if no check refuses it. When it
 // fails, nothing of the VM is left.
@@ -66,12 +74,13 @@ func (p *Plan) approve(opt StartOptions) error {
 }
 
 func (p *Plan) startOnce(ctx context.Context, opt StartOptions) (*Machine, error) {
+	begun := keep(nil, "reserve")
 	step(ctx, "reserve")
 	dir, err := p.Dirs.Create(ctx, p.Name)
 	if err != nil {
 		return nil, err
 	}
-	s := &starter{ctx: ctx, plan: p, opt: opt, dir: dir, opening: plan.Opening{Dir: dir, Kept: map[string]net.Conn{}}}
+	s := &starter{ctx: ctx, plan: p, opt: opt, dir: dir, steps: begun, opening: plan.Opening{Dir: dir, Kept: map[string]net.Conn{}}}
 	defer s.opening.Close()
 	err = s.run(ctx)
 	s.closeFiles()
@@ -85,6 +94,7 @@ func (p *Plan) startOnce(ctx context.Context, opt StartOptions) (*Machine, error
 func (s *starter) run(ctx context.Context) error {
 	var session *brokerSession
 	if s.plan.guest.FromBroker() {
+		s.step("session")
 		var err error
 		if session, err = s.plan.askSession(ctx, s.dir); err != nil {
 			return err
@@ -220,6 +230,7 @@ func (s *starter) newRecord() *rundir.Record {
 		Memory: g.Memory.String(), CPUs: g.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
 		Disks: recordDisks(g.Disks), Networks: recordNetworks(g.Networks),
+		Steps: s.steps,
 	}
 }
 

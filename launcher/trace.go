@@ -3,15 +3,18 @@ package launcher
 import (
 	"context"
 	"log/slog"
+	"slices"
+	"time"
 
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
 // Trace is told what the launcher does. It never sees a secret.
 type Trace struct {
 	// Step is told the name of each step before it is taken: of a start, reserve,
-	// sockets, slot, record, helper, key, fork, started, connect, query, paused; then
-	// measure, owner, inject, release, and of an end stop, kill. nil is fine.
+	// session, sockets, slot, record, helper, key, fork, started, connect, query, paused; then
+	// measure, owner, inject, release, prove, accepted, received, and of an end stop, kill. nil is fine.
 	Step func(name string)
 	// QMP gets a debug record for each command to a VM's QEMU; nil is fine. What a host's
 	// QEMU is asked before a start, and events, are not commands to a VM.
@@ -36,5 +39,22 @@ func TraceOf(ctx context.Context) Trace {
 
 // step tells that a step comes next.
 func step(ctx context.Context, name string) { TraceOf(ctx).Step(name) }
+
+// takes tells that a step comes next, and keeps it for the record, which is written later.
+func (m *Machine) takes(ctx context.Context, name string) {
+	m.rec.Steps = keep(m.rec.Steps, name)
+	step(ctx, name)
+}
+
+// maxSteps bounds what a record keeps: a held VM may be measured any number of times.
+const maxSteps = 64
+
+// keep appends a step that begins now. It never shares memory with another record.
+func keep(steps []rundir.Step, name string) []rundir.Step {
+	if len(steps) >= maxSteps {
+		return steps
+	}
+	return append(slices.Clip(steps), rundir.Step{Name: name, At: time.Now().UTC()})
+}
 
 func qmpOptions(ctx context.Context) qmp.Options { return qmp.Options{Logger: TraceOf(ctx).QMP} }

@@ -30,6 +30,12 @@ type record struct {
 	Choices    []choice   `json:"choices,omitempty"`
 	Disks      []disk     `json:"disks,omitempty"`
 	Networks   []network  `json:"networks,omitempty"`
+	Steps      []stepAt   `json:"steps,omitempty"`
+}
+
+type stepAt struct {
+	Name string    `json:"step"`
+	At   time.Time `json:"at"`
 }
 
 type disk struct {
@@ -127,6 +133,9 @@ func publish(r *rundir.Record) *record {
 	}
 	for _, n := range r.Networks {
 		p.Networks = append(p.Networks, network(n))
+	}
+	for _, step := range r.Steps {
+		p.Steps = append(p.Steps, stepAt(step))
 	}
 	return p
 }

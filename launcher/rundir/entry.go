@@ -34,6 +34,13 @@ type Record struct {
 	Choices    []Choice   `json:"choices,omitempty"`
 	Disks      []Disk     `json:"disks,omitempty"`
 	Networks   []Network  `json:"networks,omitempty"`
+	Steps      []Step     `json:"steps,omitempty"` // of the launch, in the order of time
+}
+
+// Step is a step of a launch, and when it began.
+type Step struct {
+	Name string    `json:"step"`
+	At   time.Time `json:"at"`
 }
 
 // Disk is a disk of the guest.
