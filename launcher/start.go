@@ -80,7 +80,10 @@ func (p *Plan) startOnce(ctx context.Context, opt StartOptions) (*Machine, error
 	if err != nil {
 		return nil, err
 	}
-	s := &starter{ctx: ctx, plan: p, opt: opt, dir: dir, steps: begun, opening: plan.Opening{Dir: dir, Kept: map[string]net.Conn{}}}
+	s := &starter{
+		ctx: ctx, plan: p, opt: opt, dir: dir, steps: begun,
+		opening: plan.Opening{Dir: dir, Kept: map[string]net.Conn{}},
+	}
 	defer s.opening.Close()
 	err = s.run(ctx)
 	s.closeFiles()

@@ -14,7 +14,8 @@ import (
 type Trace struct {
 	// Step is told the name of each step before it is taken: of a start, reserve,
 	// session, sockets, slot, record, helper, key, fork, started, connect, query, paused; then
-	// measure, owner, inject, release, prove, accepted, received, and of an end stop, kill. nil is fine.
+	// measure, owner, inject, release, prove, accepted, received, and of an end stop, kill.
+	// nil is fine.
 	Step func(name string)
 	// QMP gets a debug record for each command to a VM's QEMU; nil is fine. What a host's
 	// QEMU is asked before a start, and events, are not commands to a VM.

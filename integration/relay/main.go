@@ -1,5 +1,5 @@
-// Command relay is a host that carries what a guest and its broker say to each other, keeps what the
-// guest said, and can say it again:
+// Command relay is a host that carries what a guest and its broker say to each other, keeps what
+// the guest said, and can say it again:
 //
 //	relay LISTEN TO FILE    carry connections of the unix socket LISTEN to the one at TO
 //	relay --replay FILE TO  say again what FILE holds, and print what the broker answers
