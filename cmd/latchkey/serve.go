@@ -31,7 +31,7 @@ Every decision is a line of DIR/audit.jsonl before it is answered ("latchkey aud
 verify"). SIGHUP reads policies and bundle again. A person decides on secrets of mode
 "ask" and "first-ask": "latchkey requests", or the page of --approve.
 
-Without --listen the sockets that systemd passes are used. "latchkey help broker" tells more.
+Without --listen the sockets that systemd passes are used. "latchkey help unattended" tells more.
 
 Exit code 0: it was stopped. 2: key, policy, bundle or address cannot be used. 4: the
 state was changed or has gone back.

@@ -9,6 +9,9 @@ import (
 //go:embed topics/appliance-policy.txt
 var topicAppliance string
 
+//go:embed topics/broker.txt
+var topicBroker string
+
 //go:embed topics/verdict.schema.json
 var verdictSchema string
 
@@ -48,8 +51,11 @@ prints: with a different one the platform refuses the session. "latchkey verify"
 The policies of SEV-SNP, for "latchkey idblock make", are smt, single-socket, migrate,
 debug, cxl, aes-256-xts, no-rapl, ciphertext-hiding and abi=1.55.`,
 }, {
-	Name: "appliance-policy", Title: "the policy file of SEV-SNP and TDX guests", Text: topicAppliance,
-	Man: "latchkey-policy.toml.5",
+	Name: "unattended", Title: "a broker that gives your guests their secrets", Text: topicBroker,
+}, {
+	Name: "appliance-policy", Title: "the policy file: which guests are accepted, and what they get",
+	Text: topicAppliance,
+	Man:  "latchkey-policy.toml.5",
 }, {
 	Name: "verdict.json", Title: "the JSON Schema of latchkey report and quote", Text: verdictSchema,
 	Man: "latchkey-verdict.json.5",
