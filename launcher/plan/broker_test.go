@@ -28,8 +28,8 @@ technology = "` + technology + `"
 connect = "` + connect + "\"\n" + more
 }
 
-// TestBroker: evidence goes through a port that QEMU connects, and connects again; vmlatch sees what
-// the guest states by a pipe. SEV and SEV-ES need no port: vmlatch itself asks.
+// TestBroker: evidence goes through a port that QEMU connects, and connects again; vmlatch sees
+// what the guest states by a pipe. SEV and SEV-ES need no port: vmlatch itself asks.
 func TestBroker(t *testing.T) {
 	options := func(technology, words, connect string, sockets ...string) string {
 		f := testhost.Facts()
@@ -54,7 +54,8 @@ func TestBroker(t *testing.T) {
 			}
 		}
 	}
-	if got := options("sev", brokerWords+" latch.source=injected", "unix:b"); strings.Contains(got, "org.vmlatch.broker") {
+	got := options("sev", brokerWords+" latch.source=injected", "unix:b")
+	if strings.Contains(got, "org.vmlatch.broker") {
 		t.Errorf("a guest of SEV has a port:\n%s", got)
 	}
 }
