@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -124,65 +125,61 @@ func TestHostileHosts(t *testing.T) {
 	if a := good.asks(b.socket); string(a.Secrets["disk"].Value) != brokerSecret {
 		t.Fatalf("the guest gets %+v", a)
 	}
-	for name, play := range map[string]func(a *asker) []byte{
-		"a request played again": func(a *asker) []byte {
+	for name, play := range map[string]func(a *guestHere) []byte{
+		"a request played again": func(a *guestHere) []byte {
 			line := a.request()
 			a.says(line)
 			return a.says(line)
 		},
-		"a request on another connection, later": func(a *asker) []byte {
+		"a request on another connection, later": func(a *guestHere) []byte {
 			line := a.request()
 			a.says(line)
 			a.dial(b.socket)
 			return a.says(line)
 		},
-		"the guest's report for the host's key": func(a *asker) []byte { // relay
+		"the guest's report for the host's key": func(a *guestHere) []byte { // relay
 			victim := b.asker()
 			victim.dial(b.socket)
-			data, err := victim.Challenge(victim.says(victim.Ask([16]byte{1})))
-			if err != nil {
-				a.t.Fatal(err)
-			}
-			if _, err := a.Challenge(a.says(a.Ask([16]byte{2}))); err != nil {
-				a.t.Fatal(err)
-			}
-			line, err := a.Request(victim.report(data), nil, nil)
-			if err != nil {
+			data, err1 := victim.Challenged()
+			stolen, err2 := victim.Report(data)
+			_, err3 := a.Challenged()
+			line, err4 := a.Request(stolen, nil, nil)
+			if err := errors.Join(err1, err2, err3, err4); err != nil {
 				a.t.Fatal(err)
 			}
 			return a.says(line)
 		},
-		"a second key in one launch": func(a *asker) []byte {
-			a.launch = good.launch
+		"a second key in one launch": func(a *guestHere) []byte {
+			a.Launch = good.Launch
 			return a.says(a.request())
 		},
-		"another digest":    func(a *asker) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) },
-		"a masked chip":     func(a *asker) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) },
-		"asked at VMPL 1":   func(a *asker) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) },
-		"asked by the host": func(a *asker) []byte { return a.with(func(r *report.Report) { clear(r.ReportData[:]) }) },
-		"another purpose":   func(a *asker) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) },
-		"a line cut off": func(a *asker) []byte {
+		"another digest":    func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) },
+		"a masked chip":     func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) },
+		"asked at VMPL 1":   func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) },
+		"asked by the host": func(a *guestHere) []byte { return a.with(func(r *report.Report) { clear(r.ReportData[:]) }) },
+		"another purpose":   func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) },
+		"a line cut off": func(a *guestHere) []byte {
 			line := a.request()
-			_, _ = a.conn.Write(line[:len(line)/2])
-			_ = a.conn.(*net.UnixConn).CloseWrite()
-			rest, _ := io.ReadAll(a.r)
+			_, _ = a.Conn.Write(line[:len(line)/2])
+			_ = a.Conn.(*net.UnixConn).CloseWrite()
+			rest, _ := io.ReadAll(a.R)
 			return rest
 		},
-		"a line without an end": func(a *asker) []byte {
+		"a line without an end": func(a *guestHere) []byte {
 			chunk := []byte(strings.Repeat("x", 64<<10))
 			for range 32 {
-				if _, err := a.conn.Write(chunk); err != nil {
+				if _, err := a.Conn.Write(chunk); err != nil {
 					break
 				}
 			}
-			rest, _ := io.ReadAll(a.r)
+			rest, _ := io.ReadAll(a.R)
 			return rest
 		},
-		"the messages in another order": func(a *asker) []byte {
+		"the messages in another order": func(a *guestHere) []byte {
 			return a.says(exchange.AskForStatus(exchange.SHA512{1}))
 		},
-		"what is not a message": func(a *asker) []byte {
-			_ = a.conn.SetDeadline(time.Now().Add(2 * time.Second))
+		"what is not a message": func(a *guestHere) []byte {
+			_ = a.Conn.SetDeadline(time.Now().Add(2 * time.Second))
 			return a.says([]byte("GET / HTTP/1.1\r\n\r\n"))
 		},
 	} {
@@ -221,13 +218,6 @@ func TestHostileHosts(t *testing.T) {
 	}
 	b.stop()
 	waitNothing(t, h.work)
-}
-
-// with asks with a report that is changed before it is signed.
-func (a *asker) with(change func(*report.Report)) []byte {
-	a.t.Helper()
-	a.change = change
-	return a.says(a.request())
 }
 
 // TestSocketActivation: systemd's own tool passes the sockets, as the shipped units have them.

@@ -86,7 +86,7 @@ func (b *bench) run(bin string) (err error) {
 	}
 	for _, step := range []func() error{
 		b.version, b.startAndStop, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.twin, b.measure,
-		b.evidence, b.sizes,
+		b.evidence, b.broker, b.sizes,
 	} {
 		if err := step(); err != nil {
 			return err

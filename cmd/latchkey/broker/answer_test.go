@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -312,4 +313,40 @@ func TestClock(t *testing.T) {
 	}
 	w.pass(2 * time.Minute)
 	w.want(w.guest(2, exchange.SNP), "released")
+}
+
+// TestClockAtOnce: among many requests the clock goes on, and none of them takes it for one that was
+// turned back.
+func TestClockAtOnce(t *testing.T) {
+	w := newWorld(t, secret("disk", "repeat"))
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c := w.config()
+	c.Now = func() time.Time {
+		at := w.at.Add(int64(time.Microsecond))
+		time.Sleep(time.Millisecond) // others get on meanwhile
+		return time.Unix(0, at)
+	}
+	c.Log = func(string, ...any) {}
+	b, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	w.Broker = b
+	var all sync.WaitGroup
+	for i := range 64 {
+		g := w.guest(byte(i), exchange.SNP)
+		id := [32]byte{byte(i), 7}
+		g.change = append(g.change, func(r []byte) { copy(r[offReportID:], id[:]) })
+		all.Go(func() {
+			for range 4 {
+				if a := g.ask(); a.Denial != nil && a.Denial.Reason == reasonClock {
+					t.Error("the clock is said to have been turned back")
+				}
+			}
+		})
+	}
+	all.Wait()
 }
