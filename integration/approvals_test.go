@@ -153,11 +153,13 @@ func TestHostileHosts(t *testing.T) {
 			a.Launch = good.Launch
 			return a.says(a.request())
 		},
-		"another digest":    func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) },
-		"a masked chip":     func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) },
-		"asked at VMPL 1":   func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) },
-		"asked by the host": func(a *guestHere) []byte { return a.with(func(r *report.Report) { clear(r.ReportData[:]) }) },
-		"another purpose":   func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) },
+		"another digest":  func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) },
+		"a masked chip":   func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) },
+		"asked at VMPL 1": func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) },
+		"asked by the host": func(a *guestHere) []byte {
+			return a.with(func(r *report.Report) { clear(r.ReportData[:]) })
+		},
+		"another purpose": func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) },
 		"a line cut off": func(a *guestHere) []byte {
 			line := a.request()
 			_, _ = a.Conn.Write(line[:len(line)/2])

@@ -1,5 +1,5 @@
-// Package asker is a guest of SEV-SNP that lives in the caller's process: only its reports are those
-// of the emulated platform. It talks to a broker's program in a moment, and can say what no guest
+// Package asker is a guest of SEV-SNP that lives in the caller's process: only its reports are
+// those of the emulated platform. It talks to a broker's program in a moment, and can say what no guest
 // would.
 package asker
 

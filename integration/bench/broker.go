@@ -47,7 +47,8 @@ func (b *bench) broker() (err error) {
 	pin, err1 := run("latchkey", "broker", "init", "keys")
 	root, err2 := run("swtee", "root")
 	_, err3 := run("swtee", "collateral", "--out", "parts")
-	if err := errors.Join(err1, err2, err3, os.WriteFile(filepath.Join(dir, "root.pem"), []byte(root), 0o600)); err != nil {
+	err4 := os.WriteFile(filepath.Join(dir, "root.pem"), []byte(root), 0o600)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return err
 	}
 	if _, err := run("latchkey", "bundle", "add", "bundle.json", "--trust-root", "root.pem", "parts/amd-crl.der",
@@ -63,7 +64,9 @@ func (b *bench) broker() (err error) {
 		return err
 	}
 	for name, text := range map[string]string{
-		"secret": "a secret", "policy.toml": head + "[[release]]\nsecret = \"disk\"\nfile = \"secret\"\nmode = \"repeat\"\n",
+		"secret": "a secret",
+		"policy.toml": head +
+			"[[release]]\nsecret = \"disk\"\nfile = \"secret\"\nmode = \"repeat\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return err

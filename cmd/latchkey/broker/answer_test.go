@@ -315,8 +315,8 @@ func TestClock(t *testing.T) {
 	w.want(w.guest(2, exchange.SNP), "released")
 }
 
-// TestClockAtOnce: among many requests the clock goes on, and none of them takes it for one that was
-// turned back.
+// TestClockAtOnce: among many requests the clock goes on, and none of them takes it for one that
+// was turned back.
 func TestClockAtOnce(t *testing.T) {
 	w := newWorld(t, secret("disk", "repeat"))
 	if err := w.Close(); err != nil {
