@@ -1,6 +1,6 @@
 // Package asker is a guest of SEV-SNP that lives in the caller's process: only its reports are
-// those of the emulated platform. It talks to a broker's program in a moment, and can say what no guest
-// would.
+// those of the emulated platform. It talks to a broker's program in a moment, and can say what no
+// guest would.
 package asker
 
 import (
