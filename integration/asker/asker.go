@@ -69,10 +69,14 @@ func (a *Asker) Policy() (string, error) {
 		Name, Measured, text[0x1a0:0x1e0]), nil // CHIP_ID (SNP ABI, table 23)
 }
 
-// Dial connects to the broker, anew if it was connected before.
+// Dial connects to the broker, at a unix socket or tcp:HOST:PORT; anew if it was connected before.
 func (a *Asker) Dial(socket string) (err error) {
 	a.Close()
-	if a.Conn, err = net.Dial("unix", socket); err != nil {
+	network, address := "unix", socket
+	if rest, ok := strings.CutPrefix(socket, "tcp:"); ok {
+		network, address = "tcp", rest
+	}
+	if a.Conn, err = net.Dial(network, address); err != nil {
 		return err
 	}
 	a.R = bufio.NewReaderSize(a.Conn, exchange.MaxLine)
