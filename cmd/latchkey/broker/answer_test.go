@@ -204,9 +204,18 @@ func TestModes(t *testing.T) {
 	w.pass(time.Hour)
 	w.want(w.guest(7, exchange.SNP), "released")
 
-	// api: the chip and digest are known by now.
-	w.want(w.guest(8, exchange.SNP, "api"), "released")
-	w.want(w.guest(9, exchange.TDX, "api"), "pending") // RTMR3 below
+	// api: chip and digest got other secrets by now, which approves nothing of this one.
+	first := w.guest(8, exchange.SNP, "api")
+	n := w.want(first, "pending").Pending.Request
+	if err := w.Decide(n, true, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.want(first, "released")
+	w.want(w.guest(9, exchange.SNP, "api"), "released") // the same chip and digest
+	w.restart()
+	w.want(w.guest(10, exchange.SNP, "api"), "released")
+	w.want(w.guest(11, exchange.SNP, "asked"), "pending")
+	w.want(w.guest(12, exchange.TDX, "api"), "pending")
 }
 
 // TestAsk: an approval is for one launch, key, digest, chip and set of secrets.
@@ -232,16 +241,14 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want(w.guest(1, exchange.SNP, "asked"), reasonLaunchKey) // another key of the launch
-	w.want(w.guest(9, exchange.SNP, "asked"), "pending")       // another launch: the approval is not for it
-	w.want(g, "pending")                                       // whose place it has taken
-	n = w.Waiting()[0].Number
-	if err := w.Decide(n, true, ""); err != nil {
-		t.Fatal(err)
-	}
+	// Another launch: the approval is not for it, and stays.
+	second := w.guest(9, exchange.SNP, "asked")
+	w.want(second, "pending")
 	if a := w.want(g, "released"); len(a.Secrets) != 2 {
 		t.Errorf("%d secrets, want 2", len(a.Secrets))
 	}
 	w.want(g, "released") // again
+	w.want(second, "pending")
 	other := w.guest(2, exchange.SNP, "asked")
 	n2 := w.want(other, "pending").Pending.Request
 	if n2 <= n {
@@ -266,7 +273,7 @@ func TestAsk(t *testing.T) {
 		t.Errorf("request %d after a restart, want more than %d", n4, n3)
 	}
 	// The retry is judged anew.
-	if err := w.Decide(w.Waiting()[0].Number, true, ""); err != nil {
+	if err := w.Decide(w.want(late, "pending").Pending.Request, true, ""); err != nil {
 		t.Fatal(err)
 	}
 	late.change = append(late.change, func(b []byte) { b[offPolicy+2] |= 0x08 })
@@ -291,6 +298,12 @@ func TestCoolDown(t *testing.T) {
 		g := w.guest(byte(10+i), exchange.SNP)
 		g.change = append(g.change, func(b []byte) { b[offMeasurement]++ })
 		w.want(g, "measurement")
+	}
+	bad := w.guest(30, exchange.SNP)
+	bad.change = append(bad.change, func(b []byte) { b[offMeasurement]++ })
+	w.want(bad, reasonCoolDown) // whoever probes waits, too
+	if n := len(w.events(evDeny)); n != maxDenials {
+		t.Errorf("%d denials in the audit, want %d", n, maxDenials)
 	}
 	w.want(w.guest(3, exchange.SNP), reasonCoolDown)
 	w.pass(coolDown)
@@ -349,4 +362,48 @@ func TestClockAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestPlaces: a chip has few places for what waits; what is not asked any more makes room.
+func TestPlaces(t *testing.T) {
+	w := newWorld(t, secret("asked", "ask"))
+	for i := range maxOfChip {
+		w.want(w.guest(byte(1+i), exchange.SNP, "asked"), "pending")
+	}
+	one := w.guest(100, exchange.SNP, "asked")
+	w.want(one, reasonBusy)
+	w.pass(4 * pollPending)
+	w.want(one, "pending")
+	if n := len(w.Waiting()); n != 1 {
+		t.Errorf("%d wait, want the one that still asks", n)
+	}
+}
+
+// TestNotRecorded: what cannot be written did not happen: nothing waits, and no number is used.
+func TestNotRecorded(t *testing.T) {
+	w := newWorld(t, secret("asked", "ask"))
+	if err := w.store.audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.guest(1, exchange.SNP, "asked"), reasonUnavailable)
+	w.want(w.guest(2, exchange.TDX, "asked"), reasonUnavailable)
+	if list := w.Waiting(); len(list) > 0 {
+		t.Errorf("%d wait of which the audit knows nothing", len(list))
+	}
+}
+
+// TestLoops: who asks in a loop does not fill the disk.
+func TestLoops(t *testing.T) {
+	w := newWorld(t, secret("rare", "once"))
+	w.log = func(string, ...any) {}
+	w.want(w.guest(1, exchange.SNP, "rare"), "released")
+	for range maxNoted {
+		w.want(w.guest(2, exchange.SNP, "rare"), reasonOnce)
+	}
+	w.want(w.guest(2, exchange.SNP, "rare"), reasonCoolDown)
+	if n := len(w.events(evDeny)); n != maxNoted {
+		t.Errorf("%d denials in the audit, want %d", n, maxNoted)
+	}
+	w.pass(coolDown)
+	w.want(w.guest(2, exchange.SNP, "rare"), reasonOnce)
 }

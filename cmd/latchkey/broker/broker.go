@@ -42,7 +42,10 @@ type Broker struct {
 	dry     bool
 	judging chan struct{} // as many as may be judged at once
 
-	nonces map[[32]byte]time.Time // that were used; only decisions touch them
+	// Only decisions touch these.
+	nonces  map[[32]byte]time.Time // that were used
+	denials map[string][]time.Time // by policy and chip: lines of the audit that said no
+
 	tokens tokens
 	noise  noise
 }
@@ -62,9 +65,10 @@ func New(c Config) (*Broker, error) {
 	b := &Broker{
 		keys: map[exchange.Key]*exchange.Broker{}, waiting: &waiting{}, log: c.Log, dry: c.DryRun,
 		judging: make(chan struct{}, verifications), nonces: map[[32]byte]time.Time{}, now: c.Now,
+		denials: map[string][]time.Time{},
 	}
 	if b.now == nil {
-		b.now = time.Now
+		b.now = func() time.Time { return time.Now().Round(0) } // a wall clock can be turned back
 	}
 	if b.log == nil {
 		b.log = func(string, ...any) {}
@@ -163,7 +167,7 @@ func (b *Broker) Answer(ctx context.Context, line []byte) []byte {
 	case exchange.WantStatus:
 		return b.status(line)
 	case exchange.WantSession:
-		return b.session(line)
+		return b.session(ctx, line)
 	case exchange.WantPacket:
 		return b.packet(ctx, line)
 	}
@@ -231,22 +235,29 @@ func (b *Broker) clockIsRight() (ok bool) {
 	return ok
 }
 
+// enter waits until there is a place for work that takes long.
+func (b *Broker) enter(ctx context.Context) (leave func(), ok bool) {
+	ctx, stop := context.WithTimeout(ctx, judgeWait)
+	defer stop()
+	select {
+	case b.judging <- struct{}{}:
+		return func() { <-b.judging }, true
+	case <-ctx.Done():
+		return nil, false
+	}
+}
+
 // judge verifies evidence and holds it against the policy. The reason is "" if it is genuine.
 func (b *Broker) judge(
 	ctx context.Context,
 	x *rule,
 	s *exchange.Shown,
 ) (v *evidence.Verdict, a *asked, reason string) {
-	timer := time.NewTimer(judgeWait)
-	defer timer.Stop()
-	select {
-	case b.judging <- struct{}{}:
-		defer func() { <-b.judging }()
-	case <-timer.C:
-		return nil, nil, reasonBusy
-	case <-ctx.Done():
+	leave, ok := b.enter(ctx)
+	if !ok {
 		return nil, nil, reasonBusy
 	}
+	defer leave()
 	e, err := evidenceOf(s)
 	if err != nil {
 		return nil, nil, reasonMalformed
@@ -324,18 +335,43 @@ func (b *Broker) denyVerified(k *exchange.Broker, s *exchange.Shown, a *asked, r
 			reason, detail = r, ""
 			return
 		}
-		if b.dry {
+		switch {
+		case b.dry:
+			return
+		case probes[reason] && t.cooling(a, t.now): // it would prolong itself
+			reason, detail = reasonCoolDown, ""
 			return
 		}
-		e := a.event(evDeny)
-		e.Launch, e.Key, e.Reason, e.Detail = "", "", reason, detail
-		t.add(e)
+		if !b.note(t, a, reason, detail) {
+			reason, detail = reasonCoolDown, ""
+		}
 	})
 	if err != nil {
 		reason, detail = reasonUnavailable, err.Error()
 	}
 	b.log("denied %s to %s on %s: %s", list(a.secrets), a.rule.Name, a.where(), cmp.Or(detail, reason))
 	return k.Deny(s.Hash, reason, retryable[reason])
+}
+
+// maxNoted bounds the lines that say no to a chip within coolDown: who asks in a loop does not fill
+// the disk.
+const maxNoted = 64
+
+// note adds a denial to the audit. Where there were too many, it reports false: cool-down is the
+// answer then, which is not noted.
+func (b *Broker) note(t *tx, a *asked, reason, detail string) bool {
+	who := a.rule.Name + " " + a.chip
+	if recentOf(b.denials[who], t.now, coolDown) >= maxNoted {
+		return false
+	}
+	if len(b.denials) >= maxNoise {
+		clear(b.denials)
+	}
+	b.denials[who] = trim(b.denials[who], t.now, coolDown)
+	e := a.event(evDeny)
+	e.Launch, e.Key, e.Reason, e.Detail = "", "", reason, detail
+	t.add(e)
+	return true
 }
 
 // where is the technology and chip, for people.

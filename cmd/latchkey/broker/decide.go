@@ -42,7 +42,9 @@ type decision struct {
 // check decides by what was given before, without changing anything but who is waiting. The order
 // is fixed.
 func (b *Broker) check(s *state, a *asked, now time.Time) decision {
-	if recentOf(s.denied[a.rule.Name+" "+a.chip], now, coolDown) >= maxDenials {
+	// Who has the evidence of a chip without a name may be any guest of its provider: those that
+	// probe do not lock the others out.
+	if a.chip != "" && s.cooling(a, now) {
 		return decision{reason: reasonCoolDown}
 	}
 	l := s.launches[a.launch]
@@ -64,7 +66,7 @@ func (b *Broker) check(s *state, a *asked, now time.Time) decision {
 		if n, per := r.Limit(); n > 0 && recentOf(s.times[key], now, per) >= n {
 			return decision{reason: reasonMax}
 		}
-		known := a.chip != "" && s.known[knownKey(a.rule.Name, a.chip, a.digest)]
+		known := a.chip != "" && s.approved[approvedKey(a.rule.Name, r.Secret, a.chip, a.digest)]
 		person = person || r.Mode == policy.Ask || r.Mode == policy.FirstAsk && !known
 	}
 	d := decision{again: len(fresh) == 0}
@@ -83,6 +85,11 @@ func (b *Broker) check(s *state, a *asked, now time.Time) decision {
 		d.pending = w.Number
 	}
 	return d
+}
+
+// cooling reports whether a chip's evidence was refused too often.
+func (s *state) cooling(a *asked, now time.Time) bool {
+	return recentOf(s.denied[a.rule.Name+" "+a.chip], now, coolDown) >= maxDenials
 }
 
 func recentOf(list []time.Time, now time.Time, within time.Duration) (n int) {
@@ -131,6 +138,7 @@ type Request struct {
 // Bounds of what waits.
 const (
 	maxWaiting = 32
+	maxOfChip  = 4                // of one policy and chip
 	patience   = 10 * time.Minute // of a request that is not asked again, and of an approval
 )
 
@@ -160,15 +168,31 @@ func (w *waiting) find(a *asked, now time.Time) *Request {
 	return nil
 }
 
-// add lets a request wait, in the place of another of the policy and chip: a guest that was
-// started again needs an approval of its own. It reports whether there was room.
+// add lets a request wait, in the place of those of the policy and chip that are not asked any
+// more: a guest that was started again needs an approval of its own. It reports whether there was
+// room.
 func (w *waiting) add(r *Request) bool {
-	w.list = slices.DeleteFunc(w.list, func(o *Request) bool { return o.Policy == r.Policy && o.Chip == r.Chip })
-	if len(w.list) >= maxWaiting {
+	same := func(o *Request) bool { return o.Policy == r.Policy && o.Chip == r.Chip }
+	w.list = slices.DeleteFunc(w.list, func(o *Request) bool {
+		return same(o) && o.answer == none && r.Seen.Sub(o.Seen) > 3*pollPending
+	})
+	n := 0
+	for _, o := range w.list {
+		if same(o) {
+			n++
+		}
+	}
+	if n >= maxOfChip || len(w.list) >= maxWaiting {
 		return false
 	}
 	w.list = append(w.list, r)
 	return true
+}
+
+// restore remembers what waits, to take a change back.
+func (w *waiting) restore() (undo func()) {
+	list := slices.Clone(w.list)
+	return func() { w.list = list }
 }
 
 func (w *waiting) remove(number uint64) {

@@ -20,13 +20,9 @@ func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown
 	if reason := closed(s); reason != "" {
 		return b.denyVerified(k, s, a, reason, "RTMR3 is not zero: the launch has been served and closed")
 	}
-	// What a decision would be now decides whether the secrets are fetched before it is made: a
-	// command may take seconds, and decisions wait for each other.
-	var likely decision
-	b.store.view(func(st *state) { likely = b.check(st, a, b.now()) })
 	var line []byte
 	var receipt exchange.SHA256
-	if likely.reason == "" && likely.pending == 0 && !b.dry {
+	if b.likely(a) {
 		values, err := a.rule.fetch(ctx, a.secrets)
 		if err == nil {
 			line, receipt, err = k.Release(s, values)
@@ -50,6 +46,14 @@ func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown
 	}
 	b.log("released %s to %s on %s", list(a.secrets), a.rule.Name, a.where())
 	return line
+}
+
+// likely reports whether a request would get its secrets now, so that they are fetched before the
+// decision is made: a command may take seconds, and decisions wait for each other.
+func (b *Broker) likely(a *asked) bool {
+	var d decision
+	b.store.view(func(s *state) { d = b.check(s, a, b.now()) })
+	return d.reason == "" && d.pending == 0 && !b.dry
 }
 
 // closed refuses a trust domain whose agent has closed the launch already: what asks came later.
@@ -82,9 +86,9 @@ func (b *Broker) settle(t *tx, a *asked, ready bool, receipt string) (d decision
 		}
 	case d.reason == reasonCoolDown: // it would prolong itself
 	case d.reason != "":
-		e := a.event(evDeny)
-		e.Launch, e.Key, e.Reason = "", "", d.reason
-		t.add(e)
+		if !b.note(t, a, d.reason, "") {
+			d.reason = reasonCoolDown
+		}
 	case d.pending != 0:
 		b.wait(t, a, &d)
 	case !ready: // it changed between the look and the decision
@@ -94,6 +98,7 @@ func (b *Broker) settle(t *tx, a *asked, ready bool, receipt string) (d decision
 		e.Again, e.Receipt, e.NotProven, e.Request = d.again, receipt, a.notProven, d.number
 		t.add(e)
 		if d.number != 0 {
+			t.undo = append(t.undo, b.waiting.restore())
 			b.waiting.remove(d.number)
 		}
 	}
@@ -111,6 +116,7 @@ func (b *Broker) wait(t *tx, a *asked, d *decision) {
 		Chip: a.chip, Digest: a.digest, Launch: a.launch, Key: a.key, Since: t.now, Seen: t.now,
 		NotProven: a.notProven, Changed: t.changes(a),
 	}
+	back := b.waiting.restore()
 	if !b.waiting.add(w) {
 		d.pending, d.reason = 0, reasonBusy
 		return
@@ -118,6 +124,7 @@ func (b *Broker) wait(t *tx, a *asked, d *decision) {
 	e := a.event(evPending)
 	e.Request = w.Number
 	t.add(e)
+	t.undo = append(t.undo, back)
 	b.log("request %d waits for you: %s for %s on %s (latchkey requests)", w.Number, list(a.secrets), a.rule.Name,
 		a.where())
 }

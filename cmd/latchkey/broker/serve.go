@@ -27,30 +27,36 @@ type conns struct {
 	mu     sync.Mutex
 	open   map[net.Conn]*connState
 	places chan struct{} // of long messages
+	closed bool
 }
 
 type connState struct {
 	at       time.Time // when it was heard last; of a long message, when it began
 	busy     bool      // a message is under way
-	long     bool      // and is longer than the buffer
+	placed   bool      // and has a place for long ones
 	answered bool      // and was read as a whole
 }
 
-// add lets a connection in. When there are too many, the one that was silent longest goes: its
-// host connects again.
-func (c *conns) add(conn net.Conn) {
+// add lets a connection in, as long as connections are served. When there are too many, the one
+// that was silent longest goes: its host connects again.
+func (c *conns) add(conn net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		_ = conn.Close()
+		return false
+	}
 	if len(c.open) >= maxConns {
 		victim := c.oldest(func(s *connState) bool { return !s.busy })
 		if victim == nil { // all are at work: the newest goes
 			_ = conn.Close()
-			return
+			return true
 		}
 		_ = victim.Close()
 		delete(c.open, victim)
 	}
 	c.open[conn] = &connState{at: time.Now()}
+	return true
 }
 
 // oldest is the connection of a kind that was heard last before all others; nil for none.
@@ -75,14 +81,15 @@ func (c *conns) set(conn net.Conn, to connState) {
 // place gets a place for a long message. If there is none, the one that is being read for longest
 // loses its own.
 func (c *conns) place(ctx context.Context, conn net.Conn) bool {
-	c.set(conn, connState{busy: true, long: true})
+	c.set(conn, connState{busy: true})
 	select {
 	case c.places <- struct{}{}:
+		c.set(conn, connState{busy: true, placed: true})
 		return true
 	default:
 	}
 	c.mu.Lock()
-	victim := c.oldest(func(s *connState) bool { return s.long && !s.answered })
+	victim := c.oldest(func(s *connState) bool { return s.placed && !s.answered })
 	c.mu.Unlock()
 	if victim != nil && victim != conn {
 		_ = victim.Close()
@@ -91,9 +98,20 @@ func (c *conns) place(ctx context.Context, conn net.Conn) bool {
 	defer stop()
 	select {
 	case c.places <- struct{}{}:
+		c.set(conn, connState{busy: true, placed: true})
 		return true
 	case <-ctx.Done():
 		return false
+	}
+}
+
+// close closes all connections, and those that would be added later.
+func (c *conns) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for conn := range c.open {
+		_ = conn.Close()
 	}
 }
 
@@ -123,11 +141,7 @@ func (b *Broker) Serve(ctx context.Context, listeners ...net.Listener) error {
 	for _, l := range listeners {
 		_ = l.Close()
 	}
-	all.mu.Lock()
-	for c := range all.open {
-		_ = c.Close()
-	}
-	all.mu.Unlock()
+	all.close()
 	wg.Wait()
 	return err
 }
@@ -150,7 +164,9 @@ func (b *Broker) accept(ctx context.Context, l net.Listener, all *conns, wg *syn
 			}
 			continue
 		}
-		all.add(conn)
+		if !all.add(conn) {
+			return nil
+		}
 		wg.Go(func() {
 			defer all.remove(conn)
 			b.converse(ctx, conn, all)
@@ -190,15 +206,22 @@ func (b *Broker) exchangeOne(ctx context.Context, conn net.Conn, r *bufio.Reader
 		}
 		return false
 	}
-	all.set(conn, connState{busy: true, long: len(line) > bufferSize, answered: true})
+	all.set(conn, connState{busy: true, answered: true})
 	_ = conn.SetReadDeadline(time.Time{})
 	answer := b.Answer(ctx, bytes.Clone(line))
 	if answer == nil {
-		return true
+		return !b.isOthers(line)
 	}
 	_ = conn.SetWriteDeadline(time.Now().Add(messageTime))
 	_, err = conn.Write(answer)
 	return err == nil
+}
+
+// isOthers reports whether a line is for another broker: who sends it has the wrong address, and
+// would wait in vain.
+func (b *Broker) isOthers(line []byte) bool {
+	k, err := exchange.ClaimedKey(line)
+	return err == nil && b.keys[k] == nil
 }
 
 var errLong = errors.New("the line is too long")

@@ -109,7 +109,7 @@ func (t *tokens) gave(launch string, g packetGiven) {
 }
 
 // session answers a host that begins a launch of SEV or SEV-ES.
-func (b *Broker) session(line []byte) []byte {
+func (b *Broker) session(ctx context.Context, line []byte) []byte {
 	ask, err := exchange.ReadAskSession(line)
 	if err != nil {
 		return b.drop(reasonMalformed)
@@ -118,6 +118,11 @@ func (b *Broker) session(line []byte) []byte {
 	if k == nil {
 		return b.drop("other-broker")
 	}
+	leave, ok := b.enter(ctx)
+	if !ok {
+		return b.unverified(k, exchange.LineHash(line), reasonBusy)
+	}
+	defer leave()
 	answer, reason, detail := b.newSession(k, ask)
 	if reason != "" {
 		b.log("no session for %s (%s): %s", ask.Name, ask.Technology, cmp.Or(detail, reason))
@@ -218,13 +223,20 @@ func (b *Broker) packet(ctx context.Context, line []byte) []byte {
 	if g := b.tokens.again(a.launch, hash, b.now()); g != nil {
 		return g
 	}
-	header, secret, err := b.pack(ctx, k, a, keys, m)
-	if err != nil {
-		b.log("no packet for %s: %v", a.rule.Name, err)
-		return b.unverified(k, hash, reasonUnavailable)
+	var header, secret []byte
+	if b.likely(a) {
+		leave, ok := b.enter(ctx)
+		if !ok {
+			return b.unverified(k, hash, reasonBusy)
+		}
+		header, secret, err = b.pack(ctx, k, a, keys, m)
+		leave()
+		if err != nil {
+			return b.failed(k, hash, a, err)
+		}
 	}
 	var d decision
-	if err := b.store.do(func(t *tx) { d = b.settle(t, a, true, "") }); err != nil {
+	if err := b.store.do(func(t *tx) { d = b.settle(t, a, header != nil, "") }); err != nil {
 		b.log("%s for %s: cannot be recorded: %v", list(a.secrets), a.rule.Name, err)
 		return k.Deny(hash, reasonUnavailable, true)
 	}
@@ -241,6 +253,24 @@ func (b *Broker) packet(ctx context.Context, line []byte) []byte {
 	return answer
 }
 
+// failed answers a launch whose secrets cannot be had, and notes it.
+func (b *Broker) failed(k *exchange.Broker, hash exchange.SHA512, a *asked, why error) []byte {
+	reason := reasonUnavailable
+	if errors.Is(why, errRoom) {
+		reason = reasonRoom
+	}
+	err := b.store.do(func(t *tx) {
+		if !b.note(t, a, reason, why.Error()) {
+			reason = reasonCoolDown
+		}
+	})
+	b.log("no packet for %s: %v", a.rule.Name, errors.Join(why, err))
+	return k.Deny(hash, reason, retryable[reason])
+}
+
+// errRoom is wrapped by errors about secrets that do not fit.
+var errRoom = errors.New("the firmware's area for secrets is too small")
+
 // measured judges a measurement: what counts is what its MAC covers.
 func (b *Broker) measured(ask *exchange.AskPacket) (
 	a *asked, keys *session.Keys, m sev.Measurement, reason, detail string,
@@ -252,6 +282,14 @@ func (b *Broker) measured(ask *exchange.AskPacket) (
 	if err != nil {
 		return nil, nil, m, reasonToken, err.Error()
 	}
+	defer func() {
+		clear(t.TEK)
+		clear(t.TIK)
+		if a == nil && keys != nil {
+			keys.Wipe()
+			keys = nil
+		}
+	}()
 	x := b.rules.Load().rules[t.Name]
 	if x == nil || x.Table(t.Technology) == nil || (x.Emulated != nil) != t.Emulated {
 		return nil, nil, m, reasonNoPolicy, ""
@@ -260,8 +298,6 @@ func (b *Broker) measured(ask *exchange.AskPacket) (
 		return nil, nil, m, reasonMalformed, err.Error()
 	}
 	keys = &session.Keys{TEK: [16]byte(t.TEK), TIK: [16]byte(t.TIK)}
-	clear(t.TEK)
-	clear(t.TIK)
 	build := sev.Build{Major: ask.Major, Minor: ask.Minor, Build: ask.Build}
 	digest := x.digests[t.Technology]
 	switch {
@@ -328,8 +364,7 @@ func (b *Broker) pack(
 	}
 	defer clear(table)
 	if len(table) > int(a.rule.room) {
-		return nil, nil, fmt.Errorf("the firmware has room for %d bytes of secrets, but these take %d",
-			a.rule.room, len(table))
+		return nil, nil, fmt.Errorf("%w: it has %d bytes, and these take %d", errRoom, a.rule.room, len(table))
 	}
 	var iv [16]byte
 	_, _ = rand.Read(iv[:]) // never fails (crypto/rand)

@@ -25,6 +25,7 @@ type state struct {
 	served   map[string]string      // policy/secret: the first launch that got it
 	times    map[string][]time.Time // policy/secret: when launches got it, within the longest limit
 	known    map[string]bool        // policy, chip and digest that got something
+	approved map[string]bool        // policy/secret, chip and digest that a person approved
 	denied   map[string][]time.Time // policy and chip: verified evidence that was refused
 	marks    map[string]uint64      // the highest numbers of bundles
 	request  uint64                 // the last number of a request
@@ -55,7 +56,7 @@ var probes = map[string]bool{reasonPolicy: true, reasonMeasurement: true, reason
 func newState() *state {
 	return &state{
 		launches: map[string]*launch{}, served: map[string]string{}, times: map[string][]time.Time{},
-		known: map[string]bool{}, denied: map[string][]time.Time{}, marks: map[string]uint64{},
+		known: map[string]bool{}, approved: map[string]bool{}, denied: map[string][]time.Time{}, marks: map[string]uint64{},
 		outcomes: map[string]outcome{},
 	}
 }
@@ -64,6 +65,11 @@ func secretKey(policy, secret string) string { return policy + "/" + secret }
 
 // knownKey names what was given something before. Chips without a name are never known.
 func knownKey(policy, chip, digest string) string { return policy + " " + chip + " " + digest }
+
+// approvedKey names what a person approved of a secret.
+func approvedKey(policy, secret, chip, digest string) string {
+	return secretKey(policy, secret) + " " + chip + " " + digest
+}
 
 // apply is what an event changes. undo takes it back.
 func (s *state) apply(e *Event, h Head) (undo func()) {
@@ -152,8 +158,14 @@ func (s *state) release(e *Event) (undo []func()) {
 			undo = append(undo, set(s.served, key, e.Launch))
 		}
 	}
-	if e.Chip != "" {
-		undo = append(undo, set(s.known, knownKey(e.Policy, e.Chip, e.Digest), true))
+	if e.Chip == "" {
+		return undo
+	}
+	undo = append(undo, set(s.known, knownKey(e.Policy, e.Chip, e.Digest), true))
+	if e.Request != 0 {
+		for _, name := range e.Secrets {
+			undo = append(undo, set(s.approved, approvedKey(e.Policy, name, e.Chip, e.Digest), true))
+		}
 	}
 	return undo
 }

@@ -200,6 +200,7 @@ func (a *Agent) release(e *Envelope) (*Answer, error) {
 	defer clear(plain)
 	var s secrets
 	if err := decode(plain, &s); err != nil {
+		Wipe(s.Secrets) // those that were read
 		return nil, err
 	}
 	if err := a.asked(&s); err != nil {

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"encoding/hex"
 	"slices"
 	"strconv"
 	"strings"
@@ -135,6 +134,5 @@ func (f *File) checkReleases() error {
 }
 
 func isHeader(text string) bool {
-	b, err := hex.DecodeString(text)
-	return text == exchange.Unchecked || err == nil && len(b) == 32
+	return text == exchange.Unchecked || exchange.IsSHA256(text)
 }
