@@ -125,19 +125,22 @@ func TestHostileHosts(t *testing.T) {
 	if a := good.asks(b.socket); string(a.Secrets["disk"].Value) != brokerSecret {
 		t.Fatalf("the guest gets %+v", a)
 	}
-	for name, play := range map[string]func(a *guestHere) []byte{
-		"a request played again": func(a *guestHere) []byte {
+	for name, c := range map[string]struct {
+		want string // reason of the denial; "" for no answer
+		play func(a *guestHere) []byte
+	}{
+		"a request played again": {"nonce-used", func(a *guestHere) []byte {
 			line := a.request()
 			a.says(line)
 			return a.says(line)
-		},
-		"a request on another connection, later": func(a *guestHere) []byte {
+		}},
+		"a request on another connection, later": {"nonce-used", func(a *guestHere) []byte {
 			line := a.request()
 			a.says(line)
 			a.dial(b.socket)
 			return a.says(line)
-		},
-		"the guest's report for the host's key": func(a *guestHere) []byte { // relay
+		}},
+		"the guest's report for the host's key": {"report-data", func(a *guestHere) []byte { // relay
 			victim := b.asker()
 			victim.dial(b.socket)
 			data, err1 := victim.Challenged()
@@ -148,26 +151,26 @@ func TestHostileHosts(t *testing.T) {
 				a.t.Fatal(err)
 			}
 			return a.says(line)
-		},
-		"a second key in one launch": func(a *guestHere) []byte {
+		}},
+		"a second key in one launch": {"launch-has-key", func(a *guestHere) []byte {
 			a.Launch = good.Launch
 			return a.says(a.request())
-		},
-		"another digest":  func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) },
-		"a masked chip":   func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) },
-		"asked at VMPL 1": func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) },
-		"asked by the host": func(a *guestHere) []byte {
+		}},
+		"another digest":  {"measurement", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) }},
+		"a masked chip":   {"chip-not-allowed", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) }},
+		"asked at VMPL 1": {"policy", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) }},
+		"asked by the host": {"report-data", func(a *guestHere) []byte {
 			return a.with(func(r *report.Report) { clear(r.ReportData[:]) })
-		},
-		"another purpose": func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) },
-		"a line cut off": func(a *guestHere) []byte {
+		}},
+		"another purpose": {"report-data", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) }},
+		"a line cut off": {"", func(a *guestHere) []byte {
 			line := a.request()
 			_, _ = a.Conn.Write(line[:len(line)/2])
 			_ = a.Conn.(*net.UnixConn).CloseWrite()
 			rest, _ := io.ReadAll(a.R)
 			return rest
-		},
-		"a line without an end": func(a *guestHere) []byte {
+		}},
+		"a line without an end": {"", func(a *guestHere) []byte {
 			chunk := []byte(strings.Repeat("x", 64<<10))
 			for range 32 {
 				if _, err := a.Conn.Write(chunk); err != nil {
@@ -176,22 +179,29 @@ func TestHostileHosts(t *testing.T) {
 			}
 			rest, _ := io.ReadAll(a.R)
 			return rest
-		},
-		"the messages in another order": func(a *guestHere) []byte {
+		}},
+		"the messages in another order": {"", func(a *guestHere) []byte {
 			return a.says(exchange.AskForStatus(exchange.SHA512{1}))
-		},
-		"what is not a message": func(a *guestHere) []byte {
+		}},
+		"what is not a message": {"", func(a *guestHere) []byte {
 			_ = a.Conn.SetDeadline(time.Now().Add(2 * time.Second))
 			return a.says([]byte("GET / HTTP/1.1\r\n\r\n"))
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := b.asker()
 			a.t = t
 			a.dial(b.socket)
-			line := play(a)
-			if answer, err := a.Answer(line); err == nil && answer.Secrets != nil {
-				t.Errorf("%s gives secrets", line)
+			line := c.play(a)
+			reason := ""
+			if answer, err := a.Answer(line); err == nil {
+				if answer.Denial == nil {
+					t.Fatalf("it is answered by %+v", answer)
+				}
+				reason = answer.Denial.Reason
+			}
+			if reason != c.want {
+				t.Errorf("denied as %q, want %q", reason, c.want)
 			}
 			if strings.Contains(string(line), brokerSecret) {
 				t.Errorf("the secret is in %s", line)

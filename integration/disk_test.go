@@ -241,8 +241,11 @@ func TestDiskStaysShut(t *testing.T) {
 				a.policy(snpTables, "ask")
 				a.stop()
 				a.serve()
+				denied := make(chan struct{})
+				a.t.Cleanup(func() { <-denied })
 				go func() { // once there is a request
-					for range 200 {
+					defer close(denied)
+					for range 100 {
 						time.Sleep(500 * time.Millisecond)
 						deny := a.command("latchkey", "deny", "--state", "broker-state", "1")
 						if _, err := a.attempt(deny); err == nil {

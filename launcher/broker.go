@@ -57,6 +57,10 @@ func (p *Plan) brokerFailed(what string, err error) error {
 		Kind: fault.Failure, Op: what + " of the broker at " + p.Guest.Broker.Connect, Err: err,
 		Fix: `the owner's broker must run there ("latchkey serve"); [broker] connect says where`,
 	}
+	var pending *evidence.PendingError
+	if errors.As(err, &pending) {
+		e.Fix = `the owner approves it ("latchkey requests"); a longer [latch] timeout waits longer`
+	}
 	var refused *evidence.RefusedError
 	if errors.As(err, &refused) {
 		e.Kind, e.Fix = fault.Refused, "the owner's log and audit say more (latchkey serve)"
@@ -76,7 +80,7 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 		return err
 	}
 	m.takes(ctx, "prove")
-	if err := m.proved(ProofWaits, evidence.SHA512{}); err != nil {
+	if err := m.proved(ctx, ProofWaits, evidence.SHA512{}); err != nil {
 		return err
 	}
 	limit := time.Duration(p.Guest.Latch.Timeout)
@@ -155,10 +159,10 @@ func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 	}
 	switch v.state = s.State; s.State {
 	case evidence.Received:
-		return true, v.m.proved(ProofReceived, v.latest)
+		return true, v.m.proved(ctx, ProofReceived, v.latest)
 	case evidence.Released:
 		if v.m.rec.Latch.Proof != ProofReleased {
-			return false, v.m.proved(ProofReleased, v.latest)
+			return false, v.m.proved(ctx, ProofReleased, v.latest)
 		}
 	case evidence.Denied:
 		v.denied = &fault.Error{
@@ -170,9 +174,9 @@ func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 }
 
 // proved records what became of the guest's proof.
-func (m *Machine) proved(word string, statement evidence.SHA512) error {
+func (m *Machine) proved(ctx context.Context, word string, statement evidence.SHA512) error {
 	if name := map[string]string{ProofReleased: "accepted", ProofReceived: "received"}[word]; name != "" {
-		m.rec.Steps = keep(m.rec.Steps, name)
+		m.takes(ctx, name)
 	}
 	return m.amend(func(r *rundir.Record) {
 		r.Latch.Proof, r.Latch.Verified = word, word != ProofWaits

@@ -185,10 +185,6 @@ func (m *Machine) hasEnded() bool {
 	return m.dir.WaitEnd(ctx, &rundir.Entry{Record: m.rec}) == nil
 }
 
-// step does what brings the machine to a new state. The record is written before
-// that, and put in place after: a full disk fails before anything has happened. If the
-// answer is lost, the outcome is a third one, neither done nor refused: the staged record
-// stays, and QEMU is asked.
 // amend records something about the machine, whose state stays.
 func (m *Machine) amend(change func(*rundir.Record)) error {
 	next := *m.rec
@@ -203,6 +199,10 @@ func (m *Machine) amend(change func(*rundir.Record)) error {
 	return nil
 }
 
+// step does what brings the machine to a new state. The record is written before
+// that, and put in place after: a full disk fails before anything has happened. If the
+// answer is lost, the outcome is a third one, neither done nor refused: the staged record
+// stays, and QEMU is asked.
 func (m *Machine) step(to State, change func(*rundir.Record), act func() error) error {
 	if err := m.mayBecome(to); err != nil {
 		return err

@@ -41,8 +41,12 @@ func TraceOf(ctx context.Context) Trace {
 // step tells that a step comes next.
 func step(ctx context.Context, name string) { TraceOf(ctx).Step(name) }
 
-// takes tells that a step comes next, and keeps it for the record, which is written later.
+// takes tells that a step comes next, and keeps it for the record, which is written later. Of one
+// that is taken again in a row the last counts.
 func (m *Machine) takes(ctx context.Context, name string) {
+	if n := len(m.rec.Steps); n > 0 && m.rec.Steps[n-1].Name == name {
+		m.rec.Steps = m.rec.Steps[: n-1 : n-1]
+	}
 	m.rec.Steps = keep(m.rec.Steps, name)
 	step(ctx, name)
 }

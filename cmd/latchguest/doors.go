@@ -35,10 +35,15 @@ func (g *guest) doors(line, volume string) (open []string) {
 	if volume == "" {
 		return open
 	}
+	named := false
 	for word := range strings.FieldsSeq(line) {
-		if root, ok := strings.CutPrefix(word, "root="); ok && root != "/dev/mapper/"+volume {
+		root, ok := strings.CutPrefix(word, "root=")
+		if named = named || ok; ok && root != "/dev/mapper/"+volume {
 			open = append(open, word+" is not the volume that is opened, /dev/mapper/"+volume)
 		}
+	}
+	if !named && kind != exchange.AnyInitrd { // systemd would look for one among the host's disks
+		open = append(open, "root=/dev/mapper/"+volume+" is missing")
 	}
 	return open
 }

@@ -9,7 +9,8 @@ import (
 // TestDoors: what an initrd would do after a failure depends on who made it, and a word for another
 // maker closes nothing.
 func TestDoors(t *testing.T) {
-	const dracut, panics = "rd.shell=0 rd.emergency=poweroff ", "panic=-1 "
+	const root = "root=/dev/mapper/root "
+	const dracut, panics = root + "rd.shell=0 rd.emergency=poweroff ", root + "panic=-1 "
 	mask := func(w *world, units ...string) {
 		w.write("systemd", "")
 		for _, u := range units {
@@ -34,17 +35,19 @@ func TestDoors(t *testing.T) {
 			w.write("dracut", "")
 			w.write("systemd", "")
 		}, dracut, ""},
-		"systemd":                 {func(w *world) { mask(w, masked...) }, "", ""},
+		"systemd":                 {func(w *world) { mask(w, masked...) }, root, ""},
 		"systemd, nothing masked": {func(w *world) { mask(w) }, panics + dracut, "emergency.service is not masked"},
 		"systemd, half of it":     {func(w *world) { mask(w, masked[:3]...) }, panics, "ask-password-console.path"},
 		"systemd, masked by words": {
-			func(w *world) { mask(w, masked[1:]...) }, "rd.systemd.mask=emergency.service", "",
+			func(w *world) { mask(w, masked[1:]...) }, root + "rd.systemd.mask=emergency.service", "",
 		},
 		"systemd, not a mask": {func(w *world) {
 			mask(w, masked[1:]...)
 			w.write("units/emergency.service", "[Service]")
 		}, "", "emergency.service is not masked"},
-		"the root file system":   {func(*world) {}, panics + "root=/dev/mapper/root", ""},
+		"the root file system":   {func(*world) {}, panics, ""},
+		"without one":            {func(*world) {}, "panic=-1", ""},
+		"systemd looks for one":  {func(w *world) { mask(w, masked...) }, "", "root=/dev/mapper/root is missing"},
 		"another volume":         {func(*world) {}, panics + "root=/dev/mapper/other", "is not the volume"},
 		"a disk of the host's":   {func(*world) {}, panics + "root=/dev/vdb", "any disk of the host's"},
 		"a UUID":                 {func(*world) {}, panics + "root=UUID=0815", "any disk of the host's"},

@@ -122,6 +122,9 @@ func (g *guest) get(o *options, line string) error {
 			"change the command line or the initrd, and the policy's copies of them")
 	}
 	end := g.now().Add(o.timeout)
+	// Whatever hangs, such as a disk that the host does not read, ends.
+	watch := time.AfterFunc(o.timeout+2*diskTime, func() { g.fail(errors.New("no end in time")) })
+	defer watch.Stop()
 	var names []string
 	for name := range o.files {
 		names = append(names, name)

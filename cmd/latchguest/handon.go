@@ -40,6 +40,13 @@ func (g *guest) injected(w *exchange.Words, line string, names []string) (map[st
 	if err != nil {
 		return nil, err
 	}
+	defer func() { // those that were not asked for
+		for _, e := range entries {
+			if err != nil {
+				clear(e)
+			}
+		}
+	}()
 	all := map[string][]byte{}
 	for _, n := range signed {
 		all[n] = entries[table.Named(n)]

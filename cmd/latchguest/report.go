@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -231,22 +232,26 @@ func (s *sevGuest) report(data [64]byte) (*evidence, error) {
 		return nil, err
 	}
 	defer unix.Munmap(table)
-	var ext struct {
+	var pin runtime.Pinner // the kernel is given their addresses as numbers
+	defer pin.Unpin()
+	ext := new(struct {
 		data      [64]byte
 		vmpl      uint32
 		_         [28]byte
 		certs     uint64
 		certsSize uint32
 		_         uint32
-	}
+	})
+	pin.Pin(ext)
 	ext.data, ext.certs, ext.certsSize = data, uint64(uintptr(unsafe.Pointer(&table[0]))), tableSize
 	resp := make([]byte, 4000)
-	e, errno := s.ioctl(fd, getExtReport, unsafe.Pointer(&ext), resp)
+	pin.Pin(&resp[0])
+	e, errno := s.ioctl(fd, getExtReport, unsafe.Pointer(ext), resp)
 	if errno == 0 {
 		e.table = noPadding(bytes.Clone(table))
 		return e, nil
 	}
-	e, errno = s.ioctl(fd, getReport, unsafe.Pointer(&ext), resp)
+	e, errno = s.ioctl(fd, getReport, unsafe.Pointer(ext), resp)
 	switch {
 	case errno == unix.ENOTTY:
 		return nil, &finalError{hint(errors.New("the platform's channel to this guest is broken (ENOTTY)"),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -103,10 +104,10 @@ func readBrokerKey(name string) (k brokerKey, err error) {
 		return k, cli.Fail(cli.ExitUsage, err, `"latchkey broker init DIR" makes one`)
 	}
 	defer f.Close()
-	if err := checkPrivate(f); err != nil && os.Getenv("CREDENTIALS_DIRECTORY") == "" {
+	if err := checkPrivate(f); err != nil && !isCredential(name) {
 		return k, err
 	}
-	b, err := readSmall(name)
+	b, err := io.ReadAll(io.LimitReader(f, 64<<10))
 	if err != nil {
 		return k, cli.Fail(cli.ExitUsage, err)
 	}
@@ -116,6 +117,13 @@ func readBrokerKey(name string) (k brokerKey, err error) {
 		return k, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", name, err))
 	}
 	return brokerKey{private, exchange.Key(bytes.Clone(private[32:]))}, nil
+}
+
+// isCredential reports whether a service manager has handed a file over, in a directory that only
+// the service can read, with modes of its own.
+func isCredential(name string) bool {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	return filepath.IsAbs(dir) && filepath.Dir(filepath.Clean(name)) == filepath.Clean(dir)
 }
 
 // brokerKey is a broker's key and its public half.

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -111,7 +112,10 @@ func runServe(c *urfave.Context, s *cli.IO) error {
 		defer srv.Close()
 		v.s.Say("approvals (the link works once): %s", v.page.Link())
 	}
-	go v.reloads(ctx, manager)
+	hup := make(chan os.Signal, 1)
+	notifyReload(hup) // before it says that it is ready
+	defer signal.Stop(hup)
+	go v.reloads(ctx, manager, hup)
 	for _, l := range v.listeners {
 		v.s.Say("listening on %s; guests pin latch.key=%s", l.Addr(), v.broker.Key())
 	}
@@ -182,6 +186,9 @@ func (v *server) rules() (*broker.Rules, error) {
 func (v *server) listen(passed map[string][]net.Listener) error {
 	for name, list := range passed {
 		if name == "approve" {
+			if len(list) > 1 || v.c.String("approve") != "" {
+				return cli.Usagef("the approvals page has one address, and systemd passes another")
+			}
 			v.pageAt = list[0]
 			continue
 		}
@@ -231,7 +238,9 @@ func listenAt(text string, mode fs.FileMode) (net.Listener, error) {
 	}
 	l, err := net.Listen(network, addr)
 	if err == nil && network == "unix" {
-		err = os.Chmod(addr, mode)
+		if err = os.Chmod(addr, mode); err != nil {
+			_ = l.Close()
+		}
 	}
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("listen at %s: %w", text, err))
@@ -251,15 +260,15 @@ func sweepSocket(path string) error {
 	conn, err := net.Dial("unix", path)
 	if err == nil {
 		_ = conn.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) { // also one that is too busy to answer
 		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: another program listens there", path))
 	}
 	return os.Remove(path)
 }
 
 // reloads reads policies and bundle again at each SIGHUP. What cannot be used changes nothing.
-func (v *server) reloads(ctx context.Context, m service) {
-	hup := make(chan os.Signal, 1)
-	notifyReload(hup)
+func (v *server) reloads(ctx context.Context, m service, hup <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():

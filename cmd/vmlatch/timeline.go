@@ -82,7 +82,7 @@ func timelineOf(r *rundir.Record) *timeline {
 		Begun: r.Steps[0].At,
 	}
 	for i, step := range r.Steps {
-		x := timelineStep{Step: step.Name, At: ms(step.At.Sub(t.Begun))}
+		x := timelineStep{Step: step.Name, At: max(0, ms(step.At.Sub(t.Begun)))} // a clock may be set back
 		end := step.At
 		switch last := i == len(r.Steps)-1; {
 		case !last && !(moments[step.Name] && r.Origin.Hold): // a held VM waits for a person
@@ -90,7 +90,7 @@ func timelineOf(r *rundir.Record) *timeline {
 		case last && r.Released != nil && r.Released.After(step.At):
 			end = *r.Released
 		}
-		x.Took = ms(end.Sub(step.At))
+		x.Took = max(0, ms(end.Sub(step.At)))
 		t.Took = max(t.Took, x.At+x.Took)
 		t.Steps = append(t.Steps, x)
 	}
@@ -123,7 +123,7 @@ func (t *timeline) print(s *cli.IO) error {
 	for _, x := range t.Steps {
 		from, to := int(x.At/t.scale()*barWidth), int((x.At+x.Took)/t.scale()*barWidth)
 		from = min(from, barWidth-1)
-		bar := strings.Repeat(" ", from) + strings.Repeat("█", max(1, to-from))
+		bar := strings.Repeat(" ", from) + strings.Repeat("█", max(1, min(to, barWidth)-from))
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", x.Step, took(x.At), took(x.Took), bar)
 	}
 	return table.Flush()

@@ -40,6 +40,11 @@ func TestTimeline(t *testing.T) {
 			t.Errorf("it took %v ms, want 1500", l.Took)
 		}
 	}
+	back := *r
+	back.Steps = []rundir.Step{{Name: "reserve", At: at(1000)}, {Name: "fork", At: at(0)}, {Name: "query", At: at(5)}}
+	if err := timelineOf(&back).print(&cli.IO{Out: io.Discard}); err != nil {
+		t.Errorf("a clock that was set back: %v", err)
+	}
 	var out bytes.Buffer
 	s := &cli.IO{Out: &out, Err: io.Discard}
 	if err := timelineOf(r).svg(s); err != nil {

@@ -75,16 +75,20 @@ func replay(file, to string) error {
 	defer conn.Close()
 	r := bufio.NewReaderSize(conn, 1<<20)
 	for line := range strings.Lines(string(b)) {
-		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(time.Second / 2))
 		if _, err := io.WriteString(conn, line); err != nil {
 			return err
 		}
 		answer, err := r.ReadBytes('\n')
-		if err != nil {
-			fmt.Println("to a line: nothing")
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			fmt.Println("nothing")
+		case err != nil:
+			fmt.Println("it hangs up")
 			return nil
+		default:
+			fmt.Println(describe(answer))
 		}
-		fmt.Println(describe(answer))
 	}
 	return nil
 }

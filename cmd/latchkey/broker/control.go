@@ -149,6 +149,7 @@ const maxCommand = 4 << 10
 // ServeControl carries out the commands of whoever may connect, a line each, until the listener is
 // closed.
 func (b *Broker) ServeControl(l net.Listener, page *Page) {
+	places := make(chan struct{}, maxControl)
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -158,7 +159,9 @@ func (b *Broker) ServeControl(l net.Listener, page *Page) {
 			time.Sleep(100 * time.Millisecond) // too many open files: others must end first
 			continue
 		}
+		places <- struct{}{}
 		go func() {
+			defer func() { <-places }()
 			defer conn.Close()
 			_ = conn.SetDeadline(time.Now().Add(messageTime))
 			line, err := bufio.NewReader(io.LimitReader(conn, maxCommand)).ReadBytes('\n')
@@ -176,6 +179,9 @@ func (b *Broker) ServeControl(l net.Listener, page *Page) {
 		}()
 	}
 }
+
+// maxControl is how many commands are answered at once.
+const maxControl = 16
 
 // ControlSocket is where a broker listens for commands, in its state directory.
 const ControlSocket = "control.sock"

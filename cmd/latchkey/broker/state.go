@@ -56,8 +56,8 @@ var probes = map[string]bool{reasonPolicy: true, reasonMeasurement: true, reason
 func newState() *state {
 	return &state{
 		launches: map[string]*launch{}, served: map[string]string{}, times: map[string][]time.Time{},
-		known: map[string]bool{}, approved: map[string]bool{}, denied: map[string][]time.Time{}, marks: map[string]uint64{},
-		outcomes: map[string]outcome{},
+		known: map[string]bool{}, approved: map[string]bool{}, denied: map[string][]time.Time{},
+		marks: map[string]uint64{}, outcomes: map[string]outcome{},
 	}
 }
 

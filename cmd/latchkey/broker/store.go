@@ -89,6 +89,9 @@ func openStore(dir string, acceptLoss bool, now func() time.Time) (s *store, err
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	if err := s.load(acceptLoss); err != nil {
+		if s.audit != nil {
+			_ = s.audit.Close()
+		}
 		_ = s.lock.Close()
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}

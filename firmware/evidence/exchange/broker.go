@@ -3,6 +3,7 @@ package exchange
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"io"
 	"slices"
@@ -140,7 +141,11 @@ func (b *Broker) Release(s *Shown, values map[string]Secret) (line []byte, recei
 	if err != nil {
 		return nil, receipt, err
 	}
-	plain := encode(&secrets{Version: Version, Secrets: values})
+	size := 64
+	for name, v := range values {
+		size += len(name) + base64.StdEncoding.EncodedLen(len(v.Value)) + len(v.LUKSHeader) + 64
+	}
+	plain := encodeInto(make([]byte, 0, size), &secrets{Version: Version, Secrets: values})
 	defer clear(plain)
 	sealed, err := to.Seal(nil, plain)
 	if err != nil {

@@ -19,22 +19,28 @@ const (
 )
 
 const (
-	noShell       = "a shell opens where the initrd fails: add "
-	panicWord     = "panic=-1"
-	dracutWords   = "rd.shell=0 rd.emergency=poweroff"
-	shells        = " sh ash bash dash busybox "
-	initWords     = " init break rd.break single s S 1 emergency rescue "
-	debugWords    = " systemd.debug_shell systemd.debug-shell rd.systemd.debug_shell kgdboc kgdbwait "
+	noShell     = "a shell opens where the initrd fails: add "
+	panicWord   = "panic=-1"
+	dracutWords = "rd.shell=0 rd.emergency=poweroff"
+	shells      = " sh ash bash dash busybox "
+	initWords   = " init break rd.break single s S 1 -s -b emergency rescue rd.rescue systemd.run "
+	debugWords  = " systemd.debug_shell systemd.debug-shell rd.systemd.debug_shell rd.systemd.debug-shell" +
+		" kgdboc kgdbwait "
 	volumesPrefix = "/dev/mapper/"
 )
 
 // Doors are what of a command line lets a person at the guest's console in, or another system in
 // place of the owner's, a sentence each. What its host types there, or has on its disks, would run
 // next to the secrets.
+//
+// Unlike the kernel's own words, these are read behind " -- ", too: initrds and systemd do not stop
+// there. Of a word that stands there several times the last one counts.
 func Doors(line string, initrd Initrd) (open []string) {
-	words, _ := split(line)
+	if strings.ContainsAny(line, "\"'\\") {
+		open = append(open, "quotes and backslashes are read in different ways by the kernel, the initrd and systemd")
+	}
 	var panics, shell, emergency, resume, noResume bool
-	for _, w := range words {
+	for w := range strings.FieldsSeq(line) {
 		key, value, _ := strings.Cut(w, "=")
 		say := func(text string) { open = append(open, smallfmt.Escape(w)+text) }
 		switch key {
@@ -56,13 +62,15 @@ func Doors(line string, initrd Initrd) (open []string) {
 			noResume = true
 		case "panic": // of initramfs-tools: any number keeps its shell away
 			n, err := strconv.Atoi(value)
-			panics = panics || err == nil && n != 0
+			panics = err == nil && n != 0
 		case "rd.shell":
 			if shell = value == "0"; !shell {
 				say(" opens a shell")
 			}
 		case "rd.emergency":
-			emergency = value == "poweroff" || value == "halt" || value == "reboot"
+			if emergency = value == "poweroff" || value == "halt" || value == "reboot"; value == "" {
+				say(" opens a shell")
+			}
 		default:
 			switch {
 			case strings.Contains(initWords, " "+key+" "):

@@ -7,7 +7,7 @@ import (
 
 func TestDoors(t *testing.T) {
 	for _, line := range []string{
-		"panic=-1", "console=ttyS0 panic=5 quiet", "rd.shell=0 rd.emergency=poweroff", "panic=-1 -- single",
+		"panic=-1", "console=ttyS0 panic=5 quiet", "rd.shell=0 rd.emergency=poweroff", "panic=0 panic=-1",
 		"panic=-1 root=/dev/mapper/root", "panic=-1 resume=/dev/vda3 noresume", "panic=-1 rdinit=/sbin/init",
 	} {
 		if open := Doors(line, AnyInitrd); open != nil {
@@ -20,7 +20,16 @@ func TestDoors(t *testing.T) {
 		"panic":                               "a shell opens",
 		"rd.shell=0":                          "a shell opens",
 		"rd.emergency=poweroff":               "a shell opens",
-		"-- panic=-1":                         "a shell opens",
+		"panic=-1 panic=":                     "a shell opens",
+		"panic=-1 panic=0":                    "a shell opens",
+		"panic=-1 -- single":                  "single",
+		"panic=-1 -- break":                   "break",
+		"panic=-1 -b":                         "-b opens a shell",
+		"panic=-1 rd.rescue":                  "rd.rescue",
+		"panic=-1 rd.emergency":               "rd.emergency",
+		"panic=-1 rd.systemd.debug-shell":     "debug-shell",
+		`panic=-1 "rdinit=/bin/sh"`:           "quotes",
+		`panic=-1 root="/dev/sda"`:            "quotes",
 		"panic=-1 break":                      "break",
 		"panic=-1 break=mount":                "break=mount",
 		"panic=-1 rd.break=pre-mount":         "rd.break",

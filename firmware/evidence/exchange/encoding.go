@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"slices"
@@ -31,8 +32,11 @@ type codec struct {
 }
 
 // encode writes a message.
-func encode(m message) []byte {
-	c := &codec{}
+func encode(m message) []byte { return encodeInto(nil, m) }
+
+// encodeInto appends to a buffer. If it has room for all of it, no copy is left behind.
+func encodeInto(b []byte, m message) []byte {
+	c := &codec{b: b}
 	c.object(m)
 	return c.b
 }
@@ -104,16 +108,23 @@ func (c *codec) quoted(s *string) {
 		c.b = append(append(append(c.b, '"'), *s...), '"')
 		return
 	}
+	*s = string(c.inQuotes())
+}
+
+// inQuotes reads what is in quotes, where it lies.
+func (c *codec) inQuotes() []byte {
 	c.lit(`"`)
 	if c.err != nil {
-		return
+		return nil
 	}
 	n := slices.IndexFunc(c.b, func(x byte) bool { return x == '"' || x == '\\' || x < ' ' || x > '~' })
 	if n < 0 || c.b[n] != '"' {
 		c.fail("a text is not as it must be")
-		return
+		return nil
 	}
-	*s, c.b = string(c.b[:n]), c.b[n+1:]
+	text := c.b[:n]
+	c.b = c.b[n+1:]
+	return text
 }
 
 func (c *codec) text(name string, s *string) {
@@ -185,16 +196,18 @@ func (c *codec) base64(b *[]byte) {
 		c.b = append(base64.StdEncoding.AppendEncode(append(c.b, '"'), *b), '"')
 		return
 	}
-	var s string
-	if c.quoted(&s); c.err != nil {
+	text := c.inQuotes() // which may be a secret: it never becomes a string
+	if c.err != nil {
 		return
 	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil {
+	raw := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Strict().Decode(raw, text)
+	if err != nil || bytes.IndexByte(text, '\n') >= 0 {
+		clear(raw)
 		c.fail("not base64 of RFC 4648")
 		return
 	}
-	*b = raw
+	*b = raw[:n]
 }
 
 // optBlob is base64 that is left out where it is empty.

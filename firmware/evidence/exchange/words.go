@@ -131,8 +131,7 @@ const wordPrefix = "latch."
 
 // HasWords reports whether a command line has a word of latch, well-formed or not.
 func HasWords(line string) bool {
-	words, _ := split(line)
-	for _, w := range words {
+	for _, w := range split(line) {
 		if strings.HasPrefix(w, wordPrefix) {
 			return true
 		}
@@ -143,7 +142,7 @@ func HasWords(line string) bool {
 // split cuts a command line into words as the kernel does: at white space outside of double
 // quotes, up to a word that is "--" (lib/cmdline.c, next_arg; init/main.c). Words with quotes are
 // left out: what they say differs between readers.
-func split(line string) (words []string, quoted bool) {
+func split(line string) (words []string) {
 	var word strings.Builder
 	in, has := false, false
 	flush := func() bool {
@@ -155,7 +154,7 @@ func split(line string) (words []string, quoted bool) {
 		if w != "" && !has {
 			words = append(words, w)
 		}
-		quoted, has = quoted || has, false
+		has = false
 		return true
 	}
 	for _, c := range []byte(line) {
@@ -164,14 +163,14 @@ func split(line string) (words []string, quoted bool) {
 			in, has = !in, true
 		case !in && (c == ' ' || c >= '\t' && c <= '\r'):
 			if !flush() {
-				return words, quoted
+				return words
 			}
 			continue
 		}
 		word.WriteByte(c)
 	}
 	flush()
-	return words, quoted
+	return words
 }
 
 // ParseWords reads the latch words of a guest's command line. Each may stand there once; unknown
@@ -183,8 +182,7 @@ func ParseWords(line string) (*Words, error) {
 	}
 	w := &Words{Source: FromEvidence, KEM: Hybrid}
 	seen := map[string]bool{}
-	words, _ := split(line)
-	for _, word := range words {
+	for _, word := range split(line) {
 		rest, ok := strings.CutPrefix(word, wordPrefix)
 		if !ok {
 			continue
