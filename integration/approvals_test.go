@@ -125,6 +125,9 @@ func TestHostileHosts(t *testing.T) {
 	if a := good.asks(b.socket); string(a.Secrets["disk"].Value) != brokerSecret {
 		t.Fatalf("the guest gets %+v", a)
 	}
+	signs := func(change func(r *report.Report)) func(*guestHere) []byte {
+		return func(a *guestHere) []byte { return a.with(change) }
+	}
 	for name, c := range map[string]struct {
 		want string // reason of the denial; "" for no answer
 		play func(a *guestHere) []byte
@@ -156,13 +159,11 @@ func TestHostileHosts(t *testing.T) {
 			a.Launch = good.Launch
 			return a.says(a.request())
 		}},
-		"another digest":  {"measurement", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.Measurement[0]++ }) }},
-		"a masked chip":   {"chip-not-allowed", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.SignerInfo |= 2 }) }},
-		"asked at VMPL 1": {"policy", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.VMPL = 1 }) }},
-		"asked by the host": {"report-data", func(a *guestHere) []byte {
-			return a.with(func(r *report.Report) { clear(r.ReportData[:]) })
-		}},
-		"another purpose": {"report-data", func(a *guestHere) []byte { return a.with(func(r *report.Report) { r.ReportData[0]++ }) }},
+		"another digest":    {"measurement", signs(func(r *report.Report) { r.Measurement[0]++ })},
+		"a masked chip":     {"chip-not-allowed", signs(func(r *report.Report) { r.SignerInfo |= 2 })},
+		"asked at VMPL 1":   {"policy", signs(func(r *report.Report) { r.VMPL = 1 })},
+		"asked by the host": {"report-data", signs(func(r *report.Report) { clear(r.ReportData[:]) })},
+		"another purpose":   {"report-data", signs(func(r *report.Report) { r.ReportData[0]++ })},
 		"a line cut off": {"", func(a *guestHere) []byte {
 			line := a.request()
 			_, _ = a.Conn.Write(line[:len(line)/2])
