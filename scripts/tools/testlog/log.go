@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -16,6 +18,7 @@ type event struct {
 	ImportPath string
 	Test       string
 	Output     string
+	Elapsed    float64 // seconds
 }
 
 type test struct{ pkg, name string }
@@ -30,6 +33,13 @@ type log struct {
 	passed, failed, skipped int
 	broken                  bool     // a package failed, or did not end
 	unlisted                []string // skips
+	times                   []took
+}
+
+// took is how long a test took, with those below it.
+type took struct {
+	test
+	seconds float64
 }
 
 func newLog(w io.Writer, allowed reasons) *log {
@@ -73,6 +83,9 @@ func (l *log) add(e event) {
 		l.broken = true
 	case "pass", "fail", "skip":
 		l.end(e.Action, t)
+		if t.name != "" && !strings.Contains(t.name, "/") {
+			l.times = append(l.times, took{t, e.Elapsed})
+		}
 		delete(l.output, t)
 	}
 }
@@ -134,12 +147,24 @@ func (l *log) finish() bool {
 	for _, s := range l.unlisted {
 		fmt.Fprintln(l.w, "skipped for a reason that is not listed:", s)
 	}
+	l.slowest()
 	ok := !l.broken && l.failed == 0 && len(l.unlisted) == 0 && l.passed > 0
 	if !ok {
 		fmt.Fprintln(l.w, "FAIL")
 	}
 	fmt.Fprintf(l.w, "%d passed, %d failed, %d skipped\n", l.passed, l.failed, l.skipped)
 	return ok
+}
+
+// slowest prints the tests that a faster run has to begin with.
+func (l *log) slowest() {
+	slices.SortFunc(l.times, func(a, b took) int { return cmp.Compare(b.seconds, a.seconds) })
+	for i, t := range l.times {
+		if i == 12 || t.seconds < 10 {
+			break
+		}
+		fmt.Fprintf(l.w, "slow: %4.0f s %s\n", t.seconds, t.name)
+	}
 }
 
 var place = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)

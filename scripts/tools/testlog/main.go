@@ -5,7 +5,7 @@
 //
 // It prints each package's line as go test does, and of tests that fail all that
 // they wrote. Without a list no test may be skipped. The last line counts tests,
-// subtests included.
+// subtests included; before it are the slowest.
 package main
 
 import (
