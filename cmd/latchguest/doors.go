@@ -56,7 +56,7 @@ func (g *guest) masks(line, unit string) bool {
 		return true
 	}
 	for word := range strings.FieldsSeq(line) {
-		if word == "rd.systemd.mask="+unit || word == "systemd.mask="+unit {
+		if word == "rd.systemd.mask="+unit { // systemd.mask= is not for initrds
 			return true
 		}
 	}

@@ -29,6 +29,7 @@ type paths struct {
 	systemd string // is there if systemd is init
 	units   string // directory of systemd's units
 	run     string // directory in memory, where headers lie while they are used
+	volumes string // directory of open volumes
 }
 
 func linux() paths {
@@ -40,7 +41,7 @@ func linux() paths {
 		coco:  "/sys/kernel/security/secrets/coco", mem: "/dev/mem",
 		scripts: "/scripts/functions", dracut: "/usr/lib/dracut-lib.sh",
 		systemd: "/run/systemd/system", units: "/etc/systemd/system",
-		run: "/run/latchguest",
+		run: "/run/latchguest", volumes: "/dev/mapper",
 	}
 }
 
@@ -125,6 +126,10 @@ func (g *guest) get(o *options, line string) error {
 	// Whatever hangs, such as a disk that the host does not read, ends.
 	watch := time.AfterFunc(o.timeout+2*diskTime, func() { g.fail(errors.New("no end in time")) })
 	defer watch.Stop()
+	if o.volume != "" && exists(g.volumes+"/"+o.volume) {
+		return hint(smallfmt.Errorf("%s/%s is there already, and latchguest has not opened it", g.volumes, o.volume),
+			"nothing else in the initrd may open volumes: crypttab, rd.luks, LVM")
+	}
 	var names []string
 	for name := range o.files {
 		names = append(names, name)

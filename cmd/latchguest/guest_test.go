@@ -75,6 +75,7 @@ func newWorld(t *testing.T) *world {
 		cmdline: w.file("cmdline"), rtmr3: w.file("rtmr3"), coco: w.file("coco"), mem: w.file("mem"),
 		ports: w.file("ports"), devices: w.file("dev"), reports: w.file("reports"), sev: w.file("sev-guest"),
 		scripts: w.file("scripts"), dracut: w.file("dracut"), systemd: w.file("systemd"), units: w.file("units"),
+		volumes: w.file("mapper"),
 	}
 	w.dial = w.connect
 	w.write(
@@ -235,21 +236,22 @@ func TestNoWayIn(t *testing.T) {
 		change func(*world)
 		say    string
 	}{
-		"denied":          {func(w *world) { w.deny("measurement", false) }, "hint: what was launched"},
-		"denied by code":  {func(w *world) { w.deny("something-new", false) }, "the owner's log says more"},
-		"always busy":     {func(w *world) { w.deny("busy", true) }, "no secret in time"},
-		"never approved":  {func(w *world) { w.pend() }, "the owner has not approved request 7"},
-		"no evidence":     {func(w *world) { w.platform.err = errors.New("empty") }, "no secret in time: empty"},
-		"a broken chip":   {func(w *world) { w.platform.err = &finalError{errors.New("broken")} }, "broken"},
-		"no broker":       {func(w *world) { w.dial = nil }, "cannot be reached by port"},
-		"a shell":         {onto("", ""), "a person at the console could come in: a shell opens"},
-		"another init":    {onto("panic=-1 init=/bin/sh ", ""), "init=/bin/sh"},
-		"no key":          {cmdline("panic=-1 latch.name=a latch.broker=port"), "latch.key is missing"},
-		"a doubled word":  {onto("panic=-1 latch.name=b ", ""), "stands there twice"},
-		"an unknown word": {onto("panic=-1 latch.x=b ", ""), "latch.x is unknown"},
-		"a long line":     {onto("panic=-1 ", strings.Repeat(" x", 1024)), "cuts it off"},
-		"no injection":    {onto("panic=-1 latch.source=injected ", ""), "no secret was injected"},
-		"open RTMR3":      {func(w *world) { w.platform.kind = exchange.TDX }, "cannot extend RTMR3"},
+		"denied":            {func(w *world) { w.deny("measurement", false) }, "hint: what was launched"},
+		"denied by code":    {func(w *world) { w.deny("something-new", false) }, "the owner's log says more"},
+		"always busy":       {func(w *world) { w.deny("busy", true) }, "no secret in time"},
+		"never approved":    {func(w *world) { w.pend() }, "the owner has not approved request 7"},
+		"no evidence":       {func(w *world) { w.platform.err = errors.New("empty") }, "no secret in time: empty"},
+		"a broken chip":     {func(w *world) { w.platform.err = &finalError{errors.New("broken")} }, "broken"},
+		"no broker":         {func(w *world) { w.dial = nil }, "cannot be reached by port"},
+		"a shell":           {onto("", ""), "a person at the console could come in: a shell opens"},
+		"another init":      {onto("panic=-1 init=/bin/sh ", ""), "init=/bin/sh"},
+		"no key":            {cmdline("panic=-1 latch.name=a latch.broker=port"), "latch.key is missing"},
+		"a doubled word":    {onto("panic=-1 latch.name=b ", ""), "stands there twice"},
+		"an unknown word":   {onto("panic=-1 latch.x=b ", ""), "latch.x is unknown"},
+		"a long line":       {onto("panic=-1 ", strings.Repeat(" x", 1024)), "cuts it off"},
+		"no injection":      {onto("panic=-1 latch.source=injected ", ""), "no secret was injected"},
+		"open RTMR3":        {func(w *world) { w.platform.kind = exchange.TDX }, "cannot extend RTMR3"},
+		"opened by another": {func(w *world) { w.write("mapper/root", "") }, "has not opened it"},
 		"other secrets": {func(w *world) {
 			w.answer = func(s *exchange.Shown) []byte {
 				line, _, _ := w.broker.Release(s, map[string]exchange.Secret{"x": {Value: []byte("y")}})

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	urfave "github.com/urfave/cli/v2"
@@ -272,10 +273,21 @@ Example:
 			if _, err := fmt.Sscanf(args[0], "%d", &n); err != nil || fmt.Sprint(n) != args[0] {
 				return cli.Usagef("REQUEST must be a number, as latchkey requests shows it")
 			}
-			if _, err := askBroker(c, &broker.Command{Do: do, Request: n}); err != nil {
+			r, err := askBroker(c, &broker.Command{Do: broker.DoStatus})
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(r.Requests, func(x *broker.Request) bool { return x.Number == n && x.Answer == "" })
+			if i < 0 {
+				return cli.WithHint(fmt.Errorf("request %d: %w", n, broker.ErrNoRequest),
+					"latchkey requests shows those that wait")
+			}
+			x := r.Requests[i]
+			if _, err := askBroker(c, &broker.Command{Do: do, Request: n, Shown: x.Shown()}); err != nil {
 				return cli.WithHint(fmt.Errorf("request %d: %w", n, err), "latchkey requests shows those that wait")
 			}
-			s.Say("request %d: %s", n, map[string]string{"approve": "approved", "deny": "denied"}[do])
+			s.Say("request %d: %s: %s for %s on %s", n, map[string]string{"approve": "approved", "deny": "denied"}[do],
+				strings.Join(x.Secrets, ", "), x.Policy, x.Technology)
 			return nil
 		},
 	}

@@ -110,7 +110,11 @@ func runServe(c *urfave.Context, s *cli.IO) error {
 		srv := v.page.Server()
 		go func() { _ = srv.Serve(v.pageAt) }()
 		defer srv.Close()
-		v.s.Say("approvals (the link works once): %s", v.page.Link())
+		if os.Getenv("NOTIFY_SOCKET") != "" { // a journal has more readers than a terminal
+			v.s.Say("approvals at %s: latchkey requests --page prints a link", v.pageAt.Addr())
+		} else {
+			v.s.Say("approvals (the link works once): %s", v.page.Link())
+		}
 	}
 	hup := make(chan os.Signal, 1)
 	notifyReload(hup) // before it says that it is ready

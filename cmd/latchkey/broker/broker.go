@@ -331,8 +331,10 @@ func (b *Broker) useNonce(nonce [32]byte, now time.Time) (reason string) {
 // denyVerified refuses genuine evidence, and remembers that.
 func (b *Broker) denyVerified(k *exchange.Broker, s *exchange.Shown, a *asked, reason, detail string) []byte {
 	err := b.store.do(func(t *tx) {
-		if r := b.useNonce(s.Nonce, t.now); r != "" {
-			reason, detail = r, ""
+		// A denial does not use a nonce up: it would be denied again, and strangers could fill the
+		// list of those that were used.
+		if _, used := b.nonces[s.Nonce]; used {
+			reason, detail = reasonNonce, ""
 			return
 		}
 		switch {

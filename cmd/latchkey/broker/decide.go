@@ -42,11 +42,6 @@ type decision struct {
 // check decides by what was given before, without changing anything but who is waiting. The order
 // is fixed.
 func (b *Broker) check(s *state, a *asked, now time.Time) decision {
-	// Who has the evidence of a chip without a name may be any guest of its provider: those that
-	// probe do not lock the others out.
-	if a.chip != "" && s.cooling(a, now) {
-		return decision{reason: reasonCoolDown}
-	}
 	l := s.launches[a.launch]
 	if l != nil && l.key != a.key {
 		return decision{reason: reasonLaunchKey}
@@ -87,7 +82,8 @@ func (b *Broker) check(s *state, a *asked, now time.Time) decision {
 	return d
 }
 
-// cooling reports whether a chip's evidence was refused too often.
+// cooling reports whether a chip's evidence was refused too often. Evidence that is accepted is not
+// a probe: another guest of the chip cannot lock it out.
 func (s *state) cooling(a *asked, now time.Time) bool {
 	return recentOf(s.denied[a.rule.Name+" "+a.chip], now, coolDown) >= maxDenials
 }
@@ -176,14 +172,21 @@ func (w *waiting) add(r *Request) bool {
 	w.list = slices.DeleteFunc(w.list, func(o *Request) bool {
 		return same(o) && o.answer == none && r.Seen.Sub(o.Seen) > 3*pollPending
 	})
-	n := 0
+	n, all := 0, 0
 	for _, o := range w.list {
-		if same(o) {
+		if o.answer == refused { // is only remembered
+			continue
+		}
+		if all++; same(o) {
 			n++
 		}
 	}
-	if n >= maxOfChip || len(w.list) >= maxWaiting {
+	if n >= maxOfChip || all >= maxWaiting {
 		return false
+	}
+	if len(w.list) >= 4*maxWaiting { // the oldest that was refused has its answer by now
+		i := slices.IndexFunc(w.list, func(o *Request) bool { return o.answer == refused })
+		w.list = slices.Delete(w.list, i, i+1)
 	}
 	w.list = append(w.list, r)
 	return true

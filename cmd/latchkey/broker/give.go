@@ -84,7 +84,6 @@ func (b *Broker) settle(t *tx, a *asked, ready bool, receipt string) (d decision
 		if d.reason == "" {
 			d.reason = reasonDryRun
 		}
-	case d.reason == reasonCoolDown: // it would prolong itself
 	case d.reason != "":
 		if !b.note(t, a, d.reason, "") {
 			d.reason = reasonCoolDown

@@ -48,7 +48,10 @@ func (c *conns) add(conn net.Conn) bool {
 	}
 	if len(c.open) >= maxConns {
 		victim := c.oldest(func(s *connState) bool { return !s.busy })
-		if victim == nil { // all are at work: the newest goes
+		if victim == nil { // else the one that takes longest for its message
+			victim = c.oldest(func(s *connState) bool { return !s.answered })
+		}
+		if victim == nil { // all wait for answers: the newest goes
 			_ = conn.Close()
 			return true
 		}

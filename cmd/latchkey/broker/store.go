@@ -105,7 +105,11 @@ func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 func (s *store) load(acceptLoss bool) (err error) {
 	k, err := s.readKept()
 	if err != nil {
-		return err
+		if !acceptLoss || !errors.Is(err, ErrAudit) {
+			return err
+		}
+		k = &kept{}
+		s.notes = append(s.notes, stateFile+" was damaged, which was accepted: it is made anew from the audit")
 	}
 	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
 	if s.audit, err = os.OpenFile(s.path(auditFile), flags, 0o600); err != nil {

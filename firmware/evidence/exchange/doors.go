@@ -23,9 +23,10 @@ const (
 	panicWord   = "panic=-1"
 	dracutWords = "rd.shell=0 rd.emergency=poweroff"
 	shells      = " sh ash bash dash busybox "
-	initWords   = " init break rd.break single s S 1 -s -b emergency rescue rd.rescue systemd.run "
+	initWords   = " init break rd.break rdbreak single s S 1 -s -b emergency rescue rd.rescue systemd.run "
 	debugWords  = " systemd.debug_shell systemd.debug-shell rd.systemd.debug_shell rd.systemd.debug-shell" +
-		" kgdboc kgdbwait "
+		" systemd.break rd.systemd.break systemd.wants rd.systemd.wants kgdboc kgdbwait sysrq_always_enabled "
+	diskWords     = " boot nfsroot mount.usr overlayroot "
 	volumesPrefix = "/dev/mapper/"
 )
 
@@ -45,9 +46,7 @@ func Doors(line string, initrd Initrd) (open []string) {
 		say := func(text string) { open = append(open, smallfmt.Escape(w)+text) }
 		switch key {
 		case "systemd.unit", "rd.systemd.unit":
-			if strings.HasPrefix(value, "emergency") || strings.HasPrefix(value, "rescue") {
-				say(" opens a shell")
-			}
+			say(" may open a shell: leave units to the image")
 		case "rdinit":
 			if strings.Contains(shells, " "+value[strings.LastIndexByte(value, '/')+1:]+" ") {
 				say(" is a shell")
@@ -77,6 +76,8 @@ func Doors(line string, initrd Initrd) (open []string) {
 				say(" opens a shell, or lets another program take the place of init")
 			case strings.Contains(debugWords, " "+key+" "):
 				say(" opens a shell or a debugger")
+			case strings.Contains(diskWords, " "+key+" "), strings.HasPrefix(key, "rd.luks."):
+				say(" brings in a disk, or a system, of the host's")
 			}
 		}
 	}

@@ -14,8 +14,10 @@ for m in virtio_console vmw_vsock_virtio_transport configfs tsm sev_guest tdx_gu
 done
 [ -d /sys/kernel/config/tsm ] || mount -t configfs -o nosuid,nodev,noexec configfs /sys/kernel/config 2>/dev/null || :
 [ -d /sys/kernel/security/secrets ] || mount -t securityfs securityfs /sys/kernel/security 2>/dev/null || :
-if ! latchguest --secret "$secret" --device "$device" --open "$volume" --timeout "$timeout" >/dev/console 2>&1 </dev/null
+if latchguest --secret "$secret" --device "$device" --open "$volume" --timeout "$timeout" >/dev/console 2>&1 </dev/null
 then
+    : >/run/latchguest.opened
+else
     # latchguest turns the power off itself. However else it ended, nothing else may run.
     poweroff -f
     echo o >/proc/sysrq-trigger

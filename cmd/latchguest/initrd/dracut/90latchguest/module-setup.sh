@@ -34,10 +34,14 @@ install() {
         *) refuse "device=$device in $settings is not a device" "such as /dev/vda2" ;;
     esac
     for module in crypt systemd-ask-password ssh-client crypt-ssh sshd debug; do
+        # Those that are installed already, those that will be, and those that were asked for.
         # shellcheck disable=SC2154
-        [[ " $mods_to_load $dracutmodules " != *" $module "* ]] ||
+        [[ " $modules_loaded $mods_to_load $dracutmodules " != *" $module "* ]] ||
             refuse "dracut's module $module lets a person in" "omit_dracutmodules+=\" $module \""
     done
+    # shellcheck disable=SC2154
+    [[ ! -s $initdir/etc/crypttab ]] ||
+        refuse "the initrd would ask for a passphrase (/etc/crypttab)" "take the volumes out of it: latchguest opens the root"
     if [[ -r /etc/kernel/cmdline ]]; then
         latchguest --check=/etc/kernel/cmdline --open "$volume" ||
             refuse "/etc/kernel/cmdline is not safe" "see the lines above"
@@ -47,5 +51,8 @@ install() {
     inst_simple "$settings"
     # shellcheck disable=SC2154
     inst_hook initqueue/settled 50 "$moddir/latchguest.sh"
+    # That the volume is there is not enough: latchguest must have opened it.
+    inst_hook initqueue/finished 50 "$moddir/opened.sh"
+    inst_hook pre-mount 00 "$moddir/required.sh"
     dracut_need_initqueue
 }
