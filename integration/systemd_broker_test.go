@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,20 +32,20 @@ mode = "once"
 	}
 	m.write("/etc/latchkey/secrets/disk", brokerSecret)
 	m.run("chmod", "600", "/etc/latchkey/broker.key", "/etc/latchkey/secrets/disk")
-	const at = "127.0.0.1:18440"
+	at := fmt.Sprintf("@vmlatch-test-%d", os.Getpid()) // abstract: it has no place in a file system
 	m.write("/etc/systemd/system/latchkey.socket.d/test.conf", "[Socket]\nListenStream=\nListenStream="+at+"\n")
 	m.write("/etc/systemd/system/latchkey.service.d/test.conf", // a chroot, as here, forbids the first
 		"[Service]\nPrivateUsers=no\nStandardError=append:/run/latchkey.log\n")
 	t.Cleanup(func() {
 		if t.Failed() {
-			said, _ := m.try("sh", "-c", "cat /run/latchkey.log; systemctl --no-pager status latchkey")
+			said, _ := m.try("sh", "-c", "cat /run/latchkey.log; systemctl --no-pager status latchkey latchkey.socket")
 			t.Logf("the broker said: %s", said)
 		}
 	})
 	m.run("systemctl", "daemon-reload")
 	m.run("systemctl", "start", "latchkey.socket")
 	first := b.asker()
-	if a := first.asks("tcp:" + at); string(a.Secrets["disk"].Value) != brokerSecret {
+	if a := first.asks(at); string(a.Secrets["disk"].Value) != brokerSecret {
 		t.Fatalf("the guest gets %+v", a)
 	}
 	if user := m.show("latchkey", "User") + m.show("latchkey", "DynamicUser"); !strings.HasSuffix(user, "yes") {
@@ -52,10 +53,10 @@ mode = "once"
 	}
 	m.run("systemctl", "reload", "latchkey")
 	m.run("systemctl", "restart", "latchkey")
-	if a := b.asker().asks("tcp:" + at); a.Denial == nil || a.Denial.Reason != "once" {
+	if a := b.asker().asks(at); a.Denial == nil || a.Denial.Reason != "once" {
 		t.Errorf("after a restart another launch gets %+v, want a denial: once", a)
 	}
-	if a := first.asks("tcp:" + at); string(a.Secrets["disk"].Value) != brokerSecret {
+	if a := first.asks(at); string(a.Secrets["disk"].Value) != brokerSecret {
 		t.Errorf("after a restart the same launch gets %+v", a)
 	}
 	m.run("latchkey", "audit", "verify", "/var/lib/latchkey/audit.jsonl")

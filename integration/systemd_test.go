@@ -270,7 +270,11 @@ func (m *machine) ended(unit string) {
 // waits for its owner is released by a packet that is passed as a credential.
 func TestSystemdGuests(t *testing.T) {
 	m := boot(t)
-	t.Run("broker", func(t *testing.T) { brokerUnit(t, m) })
+	t.Run("broker", func(t *testing.T) {
+		of := *m
+		of.t = t
+		brokerUnit(t, &of)
+	})
 	m.write("/etc/systemd/system/vmlatch@.service.d/test.conf", quickStop)
 	const guest = "/srv/guest" // the VMs' user may have no access to this checkout
 	m.run("mkdir", guest)

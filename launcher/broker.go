@@ -59,7 +59,7 @@ func (p *Plan) brokerFailed(what string, err error) error {
 	}
 	var pending *evidence.PendingError
 	if errors.As(err, &pending) {
-		e.Fix = `the owner approves it ("latchkey requests"); a longer [latch] timeout waits longer`
+		e.Fix = approvesSay
 	}
 	var refused *evidence.RefusedError
 	if errors.As(err, &refused) {
@@ -204,10 +204,12 @@ func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict)
 		e.Err = fmt.Errorf("%w; it cannot be asked: %w", e.Err, v.unreachable)
 	case v.state == evidence.Waiting:
 		e.Err = fmt.Errorf("%w; its request waits for approval", e.Err)
-		e.Fix = `the owner approves it ("latchkey requests"); a longer [latch] timeout waits longer`
+		e.Fix = approvesSay
 	}
 	return e
 }
+
+const approvesSay = `the owner approves it ("latchkey requests"); a longer [latch] timeout waits longer`
 
 const logsSay = `"vmlatch logs NAME" shows the guest's console, on which latchguest says why`
 

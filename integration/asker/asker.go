@@ -18,8 +18,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/swtee/attest"
 )
 
-// Measured is what every asker has loaded.
-var Measured = [48]byte{0x11, 0x11}
+// measured is the digest of what every asker has loaded.
+func measured() [48]byte { return [48]byte{0x11, 0x11} }
 
 // Name is the policy that it asks by.
 const Name = "test-emulated"
@@ -66,17 +66,13 @@ func (a *Asker) Policy() (string, error) {
 	}
 	return fmt.Sprintf("schema = \"latch-policy/1\"\nname = %q\nkem = [\"x25519\"]\n[emulated]\nroot = \"root.pem\"\n"+
 		"[sev-snp]\ndigests = [\"%x\"]\nchips = [\"%x\"]\nhost-acpi = \"accept\"\npolicy = [\"smt\"]\n",
-		Name, Measured, text[0x1a0:0x1e0]), nil // CHIP_ID (SNP ABI, table 23)
+		Name, measured(), text[0x1a0:0x1e0]), nil // CHIP_ID (SNP ABI, table 23)
 }
 
-// Dial connects to the broker, at a unix socket or tcp:HOST:PORT; anew if it was connected before.
+// Dial connects to the broker, anew if it was connected before.
 func (a *Asker) Dial(socket string) (err error) {
 	a.Close()
-	network, address := "unix", socket
-	if rest, ok := strings.CutPrefix(socket, "tcp:"); ok {
-		network, address = "tcp", rest
-	}
-	if a.Conn, err = net.Dial(network, address); err != nil {
+	if a.Conn, err = net.Dial("unix", socket); err != nil {
 		return err
 	}
 	a.R = bufio.NewReaderSize(a.Conn, exchange.MaxLine)
@@ -125,7 +121,7 @@ func (a *Asker) Challenged() (data [64]byte, err error) {
 // Report is the platform's over some data.
 func (a *Asker) Report(data [64]byte) ([]byte, error) {
 	r := report.Report{
-		Policy: sev.SNPPolicyDefault, ReportData: data, Measurement: Measured, ReportID: a.Launch, VMPL: 0,
+		Policy: sev.SNPPolicyDefault, ReportData: data, Measurement: measured(), ReportID: a.Launch, VMPL: 0,
 	}
 	for i := range r.ReportIDMA { // there is no migration agent
 		r.ReportIDMA[i] = 0xff
