@@ -23,9 +23,8 @@ build: ## build vmlatch, latchkey, swtee and latchguest into .cache/bin
 setup: ## install and fetch what demo and test need; safe to repeat
 	@scripts/setup --test
 
-qemu-matrix: ## fetch QEMU 7.2, 10.0 and 11.1, and a guest for SEV-SNP and TDX; safe to repeat
-	@scripts/qemu-matrix
-	@scripts/coco-guest
+qemu-matrix: setup ## fetch QEMU 7.2, 10.0 and 11.1, and a guest for SEV-SNP and TDX; safe to repeat
+	@scripts/disk-guest --fetch & scripts/qemu-matrix && scripts/coco-guest; ok=$$?; wait $$!; exit $$ok
 
 tsm-module: qemu-matrix ## build the module by which tests compare configfs-tsm with the kernel's own
 	@scripts/tsm-module

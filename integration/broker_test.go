@@ -137,7 +137,7 @@ var gotSecret = regexp.MustCompile(fmt.Sprintf(`file /run/secrets/disk: mode 060
 	sha256.Sum256([]byte(brokerSecret))))
 
 // TestBroker: a guest of SEV-SNP and one of TDX prove themselves over a port that its host carries,
-// and get their secret; what is not exactly the owner's guest gets nothing, and powers off.
+// and get their secret. TestUnattended and TestDiskStaysShut have those that get none.
 func TestBroker(t *testing.T) {
 	t.Parallel()
 	c := needCoco(t)
@@ -168,16 +168,6 @@ func TestBroker(t *testing.T) {
 			events := b.audit()
 			if len(events["release"]) != 1 || len(events["receipt"]) != 1 ||
 				events["release"][0]["technology"] != technology {
-				t.Errorf("the audit says %v", events)
-			}
-
-			g.append += " quiet" // a host that changes the command line
-			out, code = h.twin(g, "")
-			if gotSecret.MatchString(out) || !strings.Contains(out, "the broker denies the secret: measurement") ||
-				!strings.Contains(out, "hint: what was launched is not what the owner's policy names") {
-				t.Errorf("another command line: code %d: %s", code, out)
-			}
-			if events := b.audit(); len(events["deny"]) != 1 || len(events["release"]) != 1 {
 				t.Errorf("the audit says %v", events)
 			}
 			b.stop()

@@ -106,10 +106,7 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 			case m.rec.Latch.Proof == ProofReleased:
 				return nil
 			}
-			return &fault.Error{
-				Kind: fault.Failure, Op: m.rec.Name, Err: errors.New("the guest ended before its broker accepted it"),
-				Fix: logsSay,
-			}
+			return v.ended()
 		case <-tick.C:
 			if done, err := v.ask(ctx); done || err != nil {
 				return err
@@ -147,6 +144,7 @@ type verdict struct {
 // refusal is an error.
 func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 	if v.latest == (evidence.SHA512{}) {
+		v.reach(ctx)
 		return false, nil
 	}
 	line, err := askBroker(ctx, v.broker, evidence.AskForStatus(v.latest))
@@ -186,6 +184,34 @@ func (m *Machine) proved(ctx context.Context, word string, statement evidence.SH
 	})
 }
 
+// ended is what it means that the guest powered off, or crashed, before it was accepted.
+func (v *verdict) ended() error {
+	e := &fault.Error{
+		Kind: fault.Refused, Op: v.m.rec.Name, Err: errors.New("the guest ended before its broker accepted it"),
+		Fix: logsSay,
+	}
+	switch {
+	case v.state == evidence.Waiting:
+		e.Err, e.Fix = fmt.Errorf("%w; its request waited for approval", e.Err), approvesSay
+	case v.unreachable != nil:
+		e.Err = fmt.Errorf("%w; the broker cannot be reached: %w", e.Err, v.unreachable)
+	}
+	return e
+}
+
+// reach finds out whether there is a broker at all: a guest that cannot ask says nothing here.
+func (v *verdict) reach(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, brokerPause)
+	defer cancel()
+	network, address := v.broker.Address()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, address)
+	if err == nil {
+		err = conn.Close()
+	}
+	v.unreachable = err
+}
+
 // unproven is what it means that the time is over.
 func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict) error {
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -201,7 +227,7 @@ func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict)
 	}
 	switch {
 	case v.unreachable != nil:
-		e.Err = fmt.Errorf("%w; it cannot be asked: %w", e.Err, v.unreachable)
+		e.Err = fmt.Errorf("%w; it cannot be reached: %w", e.Err, v.unreachable)
 	case v.state == evidence.Waiting:
 		e.Err = fmt.Errorf("%w; its request waits for approval", e.Err)
 		e.Fix = approvesSay

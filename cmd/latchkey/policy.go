@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 
 	urfave "github.com/urfave/cli/v2"
@@ -103,6 +104,15 @@ func checkPolicy(c *urfave.Context, s *cli.IO, file string) error {
 			`"latchkey broker key DIR" prints the words of a broker's guests`)
 	}
 	open := f.Open(line)
+	for i := range f.Release {
+		name, err := f.Path(&f.Release[i])
+		if err == nil && name != "" {
+			_, err = os.Stat(name)
+		}
+		if err != nil { // the broker may run elsewhere
+			open = append(open, fmt.Sprintf("the secret %s is not here: %v", f.Release[i].Secret, err))
+		}
+	}
 	if c.Bool("json") {
 		return s.JSON(map[string]any{
 			"schema": "latchkey.policy-check/1", "name": f.Name, "emulated": f.Emulated != nil,

@@ -19,7 +19,8 @@ func newStart(s *cli.IO) *urfave.Command {
 		Category:  catRun,
 		Description: `Start the VM that FILE describes, or several, some at once. With --hold it
 stays paused: nothing of the guest runs until "vmlatch release". Without --hold
-the spec must say how the latch opens: an owner's command, or until = "nothing".
+the spec must say how the latch opens: a broker, an owner's command, or
+until = "nothing".
 
 With --all DIR every spec of the directory (*.toml) is started that is not running
 yet, some at once. One that fails does not keep the others from starting.

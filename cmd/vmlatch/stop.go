@@ -143,6 +143,9 @@ func patienceWith(m *launcher.Machine, given time.Duration) time.Duration {
 	if given > 0 {
 		return given
 	}
+	if m.Record().Emulated { // it runs in software, whatever its command line says
+		return softwareTimeout
+	}
 	for _, ch := range m.Record().Choices {
 		if ch.What == "accel" && ch.Value == "tcg" {
 			return softwareTimeout

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -176,7 +177,9 @@ func (b *Broker) Answer(ctx context.Context, line []byte) []byte {
 
 // drop counts what is not answered.
 func (b *Broker) drop(reason string) []byte {
-	b.noise.count(b, reason)
+	if b.noise.count(b, reason) {
+		b.log("%s: a message without an answer; others of this minute are only counted", reason)
+	}
 	return nil
 }
 
@@ -193,7 +196,7 @@ func (b *Broker) release(ctx context.Context, line []byte) []byte {
 	}
 	x := b.rules.Load().rules[s.Statement.Name]
 	if x == nil || x.demands[s.Statement.Technology] == nil {
-		return b.unverified(k, hash, reasonNoPolicy)
+		return b.unverified(k, hash, reasonNoPolicy, s.Statement.Name)
 	}
 	for _, name := range s.Statement.Secrets {
 		if x.release[name] == nil {
@@ -208,7 +211,11 @@ func (b *Broker) release(ctx context.Context, line []byte) []byte {
 	}
 	v, a, reason := b.judge(ctx, x, s)
 	if reason != "" {
-		return b.unverified(k, hash, reason)
+		detail := ""
+		if v != nil && v.Refusal != nil {
+			detail = v.Refusal.Error()
+		}
+		return b.unverified(k, hash, reason, s.Statement.Name, s.Statement.Technology, detail)
 	}
 	if !v.Accepted {
 		return b.denyVerified(k, s, a, verdictReason(v), v.Refusal.Error())
@@ -217,8 +224,11 @@ func (b *Broker) release(ctx context.Context, line []byte) []byte {
 }
 
 // unverified answers what has proven nothing. Nothing is remembered of it but a count.
-func (b *Broker) unverified(k *exchange.Broker, hash exchange.SHA512, reason string) []byte {
-	b.noise.count(b, reason)
+func (b *Broker) unverified(k *exchange.Broker, hash exchange.SHA512, reason string, detail ...string) []byte {
+	if b.noise.count(b, reason) {
+		b.log("%s: a request that proves nothing; others of this minute are only counted: %s", reason,
+			strings.Join(detail, ", "))
+	}
 	if hash == (exchange.SHA512{}) {
 		return nil
 	}

@@ -20,17 +20,21 @@ type noise struct {
 // for the status is told.
 const maxNoise = 1024
 
-func (n *noise) count(b *Broker, reason string) {
+// count counts a reason. It reports whether it is the first of its kind within a minute, so that a
+// person is told.
+func (n *noise) count(b *Broker, reason string) (first bool) {
 	n.mu.Lock()
 	if n.counts == nil {
 		n.counts, n.since = map[string]int{}, b.now()
 	}
 	n.counts[reason]++
+	first = n.counts[reason] == 1
 	due := b.now().Sub(n.since) >= time.Minute
 	n.mu.Unlock()
 	if due {
 		n.flush(b)
 	}
+	return first
 }
 
 // flush writes what was counted.

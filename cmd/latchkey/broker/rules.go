@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence"
@@ -61,6 +60,10 @@ func Load(policies []string, bundleFile string, keys ...exchange.Key) (*Rules, e
 	if err != nil {
 		return nil, err
 	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%w: there is no policy in %q (--policy: a file, or a directory of *.toml)",
+			ErrConfig, policies)
+	}
 	for _, name := range files {
 		f, err := policy.Read(name)
 		if err != nil {
@@ -73,8 +76,11 @@ func Load(policies []string, bundleFile string, keys ...exchange.Key) (*Rules, e
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if len(r.rules) == 0 {
-		return nil, fmt.Errorf("%w: there is no policy in %s", ErrConfig, strings.Join(policies, ", "))
+	for _, x := range r.rules {
+		if bundleFile == "" && (x.SNP != nil || x.TDX != nil) {
+			r.Warnings = append(r.Warnings,
+				x.Name+": without certificates and lists (--bundle) no report or quote is accepted")
+		}
 	}
 	r.marks = map[string]uint64{}
 	for _, x := range r.rules {

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -125,8 +124,7 @@ func (b *Broker) session(ctx context.Context, line []byte) []byte {
 	defer leave()
 	answer, reason, detail := b.newSession(k, ask)
 	if reason != "" {
-		b.log("no session for %s (%s): %s", ask.Name, ask.Technology, cmp.Or(detail, reason))
-		return b.unverified(k, exchange.LineHash(line), reason)
+		return b.unverified(k, exchange.LineHash(line), reason, "no session", ask.Name, ask.Technology, detail)
 	}
 	return answer
 }
@@ -215,8 +213,7 @@ func (b *Broker) packet(ctx context.Context, line []byte) []byte {
 	hash := exchange.LineHash(line)
 	a, keys, m, reason, detail := b.measured(ask)
 	if reason != "" {
-		b.log("no packet: %s", cmp.Or(detail, reason))
-		return b.unverified(k, hash, reason)
+		return b.unverified(k, hash, reason, "no packet", detail)
 	}
 	defer keys.Wipe()
 	a.broker, a.statement = k.Key.String(), hash.String()
