@@ -263,7 +263,7 @@ func TestUnattended(t *testing.T) {
 				spec(g.append, "3s")
 				h.refused("start --emulate vm.toml", 4, "has not accepted it within 3s")
 			}
-			spec(g.append+" quiet", "60s")
+			spec(g.append+" quiet", "2m")
 			h.refused("start --emulate vm.toml", 4, "measurement")
 			h.run("vmlatch", "rm", "vm")
 			b.stop()
