@@ -52,7 +52,7 @@ quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
 
 test: setup qemu-matrix tsm-module lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
-	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 24m -parallel 4 -json ./...
+	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 24m -parallel 3 -json ./...
 	@$(MAKE) --no-print-directory oracle
 
 oracle: ## compare judgements on evidence with those of other libraries, which no program links
