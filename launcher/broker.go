@@ -97,6 +97,9 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 				v.latest = s
 				continue
 			}
+			if ctx.Err() != nil { // which closed the pipe
+				return m.unproven(ctx, limit, v)
+			}
 			// The guest has ended, perhaps because it was refused, or after a short life.
 			switch done, err := v.ask(ctx); {
 			case done || err != nil:
@@ -144,7 +147,6 @@ type verdict struct {
 // refusal is an error.
 func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 	if v.latest == (evidence.SHA512{}) {
-		v.reach(ctx)
 		return false, nil
 	}
 	line, err := askBroker(ctx, v.broker, evidence.AskForStatus(v.latest))
@@ -186,6 +188,7 @@ func (m *Machine) proved(ctx context.Context, word string, statement evidence.SH
 
 // ended is what it means that the guest powered off, or crashed, before it was accepted.
 func (v *verdict) ended() error {
+	v.reach()
 	e := &fault.Error{
 		Kind: fault.Refused, Op: v.m.rec.Name, Err: errors.New("the guest ended before its broker accepted it"),
 		Fix: logsSay,
@@ -199,9 +202,12 @@ func (v *verdict) ended() error {
 	return e
 }
 
-// reach finds out whether there is a broker at all: a guest that cannot ask says nothing here.
-func (v *verdict) reach(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, brokerPause)
+// reach finds out whether there is a broker at all, if the guest has never asked it.
+func (v *verdict) reach() {
+	if v.latest != (evidence.SHA512{}) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), brokerPause)
 	defer cancel()
 	network, address := v.broker.Address()
 	var d net.Dialer
@@ -220,6 +226,7 @@ func (m *Machine) unproven(ctx context.Context, limit time.Duration, v *verdict)
 	if m.rec.Latch.Proof == ProofReleased {
 		return nil // it has its secret, or may have: ending it would not help
 	}
+	v.reach()
 	e := &fault.Error{
 		Kind: fault.Refused, Op: m.rec.Name,
 		Err: fmt.Errorf("%w has not accepted it within %v ([latch] timeout)", ErrBroker, limit),

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -18,9 +17,6 @@ import (
 type Broker struct {
 	Connect string `toml:"connect"` // tcp:HOST:PORT or unix:PATH
 }
-
-// BrokerPort is the name of the guest's port to its broker.
-const BrokerPort = "org.vmlatch.broker.0"
 
 // RoleBroker is the pipe by which the launcher sees what the guest sends to its broker.
 const RoleBroker = "broker-log"
@@ -96,12 +92,12 @@ func (b *Broker) build(p *Builder) error {
 				return o.readable(RoleBroker)
 			},
 		)
-		path := filepath.Join(p.plan.Dirs.Run, p.plan.Name, RoleBroker)
-		p.Option("-add-fd", argv.Key("fd", strconv.Itoa(fd)).SetInt("set", fd).Set("opaque", path).String())
+		p.Option("-add-fd",
+			argv.Key("fd", strconv.Itoa(fd)).SetInt("set", fd).Set("opaque", p.InDir(RoleBroker)).String())
 		chardev.Set("logfile", fmt.Sprintf("/dev/fdset/%d", fd)).SetBool("logappend", true)
 	}
 	p.Option("-chardev", chardev.String(), "-device", "virtio-serial-pci,id=latch",
-		"-device", "virtserialport,bus=latch.0,chardev=broker,name="+BrokerPort)
+		"-device", "virtserialport,bus=latch.0,chardev=broker,name="+exchange.Port)
 	p.Choose("broker", b.Connect, p.Guest.File.From("broker.connect"))
 	return nil
 }

@@ -126,6 +126,7 @@ func (o *Opening) readable(role string) (*os.File, error) {
 		return nil, os.NewSyscallError("pipe", err)
 	}
 	if err := unix.SetNonblock(fds[0], true); err != nil {
+		_, _ = unix.Close(fds[0]), unix.Close(fds[1])
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	if o.Read == nil {
