@@ -147,6 +147,20 @@ func (g *guest) get(o *options, line string) error {
 	return g.handOn(o, values, end)
 }
 
+// retry tries until it works, for some time and not beyond an end.
+func (g *guest) retry(limit time.Duration, end time.Time, try func() error) error {
+	by := g.now().Add(limit)
+	if end.Before(by) {
+		by = end
+	}
+	for {
+		if err := try(); err == nil || g.now().After(by) {
+			return err
+		}
+		g.sleep(250 * time.Millisecond)
+	}
+}
+
 // released asks the broker until it answers, or the time is over.
 func (g *guest) released(w *exchange.Words, names []string, end time.Time) (map[string]exchange.Secret, error) {
 	t, err := g.reporter(end)

@@ -262,6 +262,7 @@ func TestNoWayIn(t *testing.T) {
 		"raw for disks": {func(w *world) { w.write("disk.img", "x") }, "is not for a disk"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			c.change(w)
 			args := []string{"--secret", "disk", "--device", w.file("disk.img"), "--open", "root", "--timeout", "30s"}
@@ -305,7 +306,6 @@ func TestLies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := 0
 	for name, lie := range map[string]func(w *world, s *exchange.Shown) []byte{
 		"a denial of its own": func(_ *world, s *exchange.Shown) []byte {
 			return other.Deny(s.Hash, "policy", false)
@@ -327,6 +327,7 @@ func TestLies(t *testing.T) {
 		"a flood": func(*world, *exchange.Shown) []byte { return bytes.Repeat([]byte("{}\n"), 100) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			lies := 0
 			w.answer = func(s *exchange.Shown) []byte {
@@ -335,8 +336,7 @@ func TestLies(t *testing.T) {
 				}
 				return w.release(s)
 			}
-			n++
-			w.run(0, "--secret", "disk="+dir+"/"+string(rune('a'+n)), "--timeout", "5m")
+			w.run(0, "--secret", "disk="+memory(t)+"/disk", "--timeout", "5m")
 			if lies < 2 {
 				t.Error("the lie was not told")
 			}

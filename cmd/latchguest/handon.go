@@ -17,9 +17,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
-// headerSuffix names the entry that binds a volume's header, among injected secrets.
-const headerSuffix = ".luks-header"
-
 // injected reads the secrets that the host injected for the owner before the guest ran. Only those
 // count that the broker of the command line has signed.
 func (g *guest) injected(w *exchange.Words, line string, names []string) (map[string]exchange.Secret, error) {
@@ -60,7 +57,7 @@ func (g *guest) injected(w *exchange.Words, line string, names []string) (map[st
 		if !ok {
 			return nil, smallfmt.Errorf("the secret %s was not injected", n)
 		}
-		values[n] = exchange.Secret{Value: v, LUKSHeader: string(all[n+headerSuffix])}
+		values[n] = exchange.Secret{Value: v, LUKSHeader: string(all[n+exchange.HeaderSuffix])}
 	}
 	return values, nil
 }
@@ -196,20 +193,15 @@ func (g *guest) openDisk(o *options, s exchange.Secret, end time.Time) error {
 }
 
 func (g *guest) disk(name string, end time.Time) (file, error) {
-	by := g.now().Add(diskTime)
-	if end.Before(by) {
-		by = end
+	f := file(-1)
+	err := g.retry(diskTime, end, func() (err error) {
+		f, err = open(name, unix.O_RDONLY, 0)
+		return err
+	})
+	if err != nil {
+		err = hint(smallfmt.Errorf("the disk is missing: %w", err), "the host's spec needs a [[disk]] for it")
 	}
-	for {
-		f, err := open(name, unix.O_RDONLY, 0)
-		if err == nil {
-			return f, nil
-		}
-		if g.now().After(by) {
-			return -1, hint(smallfmt.Errorf("the disk is missing: %w", err), "the host's spec needs a [[disk]] for it")
-		}
-		g.sleep(250 * time.Millisecond)
-	}
+	return f, err
 }
 
 // copyHeader copies a volume's header into memory, if it is the owner's.

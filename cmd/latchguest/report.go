@@ -33,17 +33,12 @@ func (g *guest) reporter(end time.Time) (reporter, error) {
 	if g.tsm != nil {
 		return g.tsm, nil
 	}
-	by := g.now().Add(driverTime)
-	if end.Before(by) {
-		by = end
-	}
-	for {
-		r, err := g.find()
-		if err == nil || g.now().After(by) {
-			return r, err
-		}
-		g.sleep(250 * time.Millisecond)
-	}
+	var r reporter
+	err := g.retry(driverTime, end, func() (err error) {
+		r, err = g.find()
+		return err
+	})
+	return r, err
 }
 
 func (g *guest) find() (reporter, error) {

@@ -12,9 +12,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
-// portName is the virtio port that leads to the broker.
-const portName = "org.vmlatch.broker.0"
-
 // stream is a way to the broker that can be waited for. Package net would double the program.
 type stream struct {
 	fd   int
@@ -44,14 +41,14 @@ func (g *guest) connect(w exchange.Way) (*stream, error) {
 func (g *guest) port() (*stream, error) {
 	for _, name := range list(g.ports) {
 		b, err := readFile(g.ports + "/" + name + "/name")
-		if err != nil || strings.TrimSpace(string(b)) != portName {
+		if err != nil || strings.TrimSpace(string(b)) != exchange.Port {
 			continue
 		}
 		device := g.devices + "/" + name
 		fd, err := open(device, unix.O_RDWR|unix.O_NONBLOCK, 0)
 		return &stream{fd: int(fd)}, err
 	}
-	return nil, smallfmt.Errorf("there is no port %s", portName)
+	return nil, smallfmt.Errorf("there is no port %s", exchange.Port)
 }
 
 func socket(family int, to unix.Sockaddr) (*stream, error) {

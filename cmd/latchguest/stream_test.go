@@ -17,7 +17,7 @@ func TestPort(t *testing.T) {
 		t.Error("a port where there is none")
 	}
 	w.write("ports/vport1p1/name", "org.other\n")
-	w.write("ports/vport2p1/name", portName+"\n")
+	w.write("ports/vport2p1/name", exchange.Port+"\n")
 	w.write("dev/vport2p1", "")
 	s, err := w.guest.port()
 	if err != nil {

@@ -72,9 +72,6 @@ type timelineStep struct {
 	Took float64 `json:"took-ms"` // until the next step began; 0 for a moment
 }
 
-// moments are steps that only mark a time, where nothing of the launch follows.
-var moments = map[string]bool{"received": true, "paused": true}
-
 func timelineOf(r *rundir.Record) *timeline {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	t := &timeline{
@@ -85,7 +82,7 @@ func timelineOf(r *rundir.Record) *timeline {
 		x := timelineStep{Step: step.Name, At: max(0, ms(step.At.Sub(t.Begun)))} // a clock may be set back
 		end := step.At
 		switch last := i == len(r.Steps)-1; {
-		case !last && !(moments[step.Name] && r.Origin.Hold): // a held VM waits for a person
+		case !last && !(step.Name == "paused" && r.Origin.Hold): // a held VM waits for a person
 			end = r.Steps[i+1].At
 		case last && r.Released != nil && r.Released.After(step.At):
 			end = *r.Released

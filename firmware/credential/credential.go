@@ -9,13 +9,13 @@ import (
 	"strings"
 )
 
-// Prefix begins the name of a file that the service manager hands over
+// prefix begins the name of a file that the service manager hands over
 // (systemd.exec(5), LoadCredential=).
-const Prefix = "credential:"
+const prefix = "credential:"
 
 // Path is the path behind credential:NAME; any other text is returned as it is.
 func Path(text string) (string, error) {
-	name, ok := strings.CutPrefix(text, Prefix)
+	name, ok := strings.CutPrefix(text, prefix)
 	if !ok {
 		return text, nil
 	}

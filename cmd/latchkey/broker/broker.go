@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -177,9 +176,7 @@ func (b *Broker) Answer(ctx context.Context, line []byte) []byte {
 
 // drop counts what is not answered.
 func (b *Broker) drop(reason string) []byte {
-	if b.noise.count(b, reason) {
-		b.log("%s: a message without an answer; others of this minute are only counted", reason)
-	}
+	b.noise.count(b, reason)
 	return nil
 }
 
@@ -225,10 +222,7 @@ func (b *Broker) release(ctx context.Context, line []byte) []byte {
 
 // unverified answers what has proven nothing. Nothing is remembered of it but a count.
 func (b *Broker) unverified(k *exchange.Broker, hash exchange.SHA512, reason string, detail ...string) []byte {
-	if b.noise.count(b, reason) {
-		b.log("%s: a request that proves nothing; others of this minute are only counted: %s", reason,
-			strings.Join(detail, ", "))
-	}
+	b.noise.count(b, reason, detail...)
 	if hash == (exchange.SHA512{}) {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"strings"
 	"sync"
 	"time"
 
@@ -20,21 +21,23 @@ type noise struct {
 // for the status is told.
 const maxNoise = 1024
 
-// count counts a reason. It reports whether it is the first of its kind within a minute, so that a
-// person is told.
-func (n *noise) count(b *Broker, reason string) (first bool) {
+// count counts a reason. The first of its kind within a minute is told to a person.
+func (n *noise) count(b *Broker, reason string, detail ...string) {
 	n.mu.Lock()
 	if n.counts == nil {
 		n.counts, n.since = map[string]int{}, b.now()
 	}
 	n.counts[reason]++
-	first = n.counts[reason] == 1
+	first := n.counts[reason] == 1
 	due := b.now().Sub(n.since) >= time.Minute
 	n.mu.Unlock()
+	if first {
+		b.log("%s: a message that proves nothing; others of this minute are only counted: %s", reason,
+			strings.Join(detail, ", "))
+	}
 	if due {
 		n.flush(b)
 	}
-	return first
 }
 
 // flush writes what was counted.

@@ -173,11 +173,13 @@ func (x *rule) amd() error {
 		if x.digests[string(t)], err = sevlaunch.Digest(in); err != nil {
 			return fmt.Errorf("%w: %s: %w", policy.ErrPolicy, t, err)
 		}
-		if x.room, err = x.SecretRoom(); err != nil {
-			return err
-		}
 	}
-	return nil
+	if len(x.digests) == 0 {
+		return nil
+	}
+	var err error
+	x.room, err = x.SecretRoom()
+	return err
 }
 
 func rootsOf(f *policy.File) (bundle.Roots, error) {
@@ -227,20 +229,17 @@ func sameSecret(x *rule, a *policy.Release, y *rule, b *policy.Release) bool {
 	if a.File == "" || b.File == "" {
 		return len(a.Command) > 0 && slices.Equal(a.Command, b.Command)
 	}
-	var files [2]fs.FileInfo
-	for i, of := range []struct {
-		*rule
-		*policy.Release
-	}{{x, a}, {y, b}} {
-		name, err := of.Path(of.Release)
-		if err != nil {
-			return false
-		}
-		if files[i], err = os.Stat(name); err != nil {
-			return false
-		}
+	s, err1 := x.stat(a)
+	t, err2 := y.stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(s, t)
+}
+
+func (x *rule) stat(r *policy.Release) (fs.FileInfo, error) {
+	name, err := x.Path(r)
+	if err != nil {
+		return nil, err
 	}
-	return os.SameFile(files[0], files[1])
+	return os.Stat(name)
 }
 
 // read reads a secret's file.

@@ -329,9 +329,6 @@ func notProven(technology string, emulated bool) (list []string) {
 		"what is on disks, and who is at the other end of networks")
 }
 
-// headerSuffix names the entry that binds a volume's LUKS header.
-const headerSuffix = ".luks-header"
-
 // pack encrypts the secrets for one launch, with the envelope that vouches for them.
 func (b *Broker) pack(
 	ctx context.Context,
@@ -347,7 +344,7 @@ func (b *Broker) pack(
 	defer exchange.Wipe(values)
 	for name, v := range values {
 		if v.LUKSHeader != "" {
-			values[name+headerSuffix] = exchange.Secret{Value: []byte(v.LUKSHeader)}
+			values[name+exchange.HeaderSuffix] = exchange.Secret{Value: []byte(v.LUKSHeader)}
 		}
 	}
 	var entries []table.Entry

@@ -7,6 +7,9 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
 
+// HeaderSuffix ends the name of the entry, among injected secrets, that binds a volume's header.
+const HeaderSuffix = ".luks-header"
+
 // AskSession is a host's question for a launch session of SEV or SEV-ES: there the broker is
 // asked by the host, before the guest exists.
 type AskSession struct {

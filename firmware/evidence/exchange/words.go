@@ -31,6 +31,9 @@ type Words struct {
 	KEM     string // latch.kem
 }
 
+// Port is the name of the virtio port that leads to a guest's broker.
+const Port = "org.vmlatch.broker.0"
+
 // Way is how a guest reaches its broker.
 type Way struct {
 	Network string // port, vsock or tcp

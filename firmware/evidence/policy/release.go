@@ -48,10 +48,8 @@ const (
 // Path is where the secret's file lies; "" for a command. credential:NAME is a file that the
 // service manager hands over.
 func (f *File) Path(r *Release) (string, error) {
-	if strings.HasPrefix(r.File, credential.Prefix) {
-		return credential.Path(r.File)
-	}
-	return f.path(r.File), nil
+	name, err := credential.Path(r.File)
+	return f.path(name), err
 }
 
 // Dir is what relative paths begin at, and where commands run.
@@ -72,9 +70,9 @@ func (t *SEV) GuestPolicy(es bool) sev.Policy {
 // Table is what the policy demands of SEV or SEV-ES; nil if it has no such table.
 func (f *File) Table(technology string) *SEV {
 	switch technology {
-	case "sev":
+	case exchange.SEV:
 		return f.SEV
-	case "sev-es":
+	case exchange.SEVES:
 		return f.SEVES
 	}
 	return nil
