@@ -23,8 +23,9 @@ build: ## build vmlatch, latchkey, swtee and latchguest into .cache/bin
 setup: ## install and fetch what demo and test need; safe to repeat
 	@scripts/setup --test
 
-qemu-matrix: setup ## fetch QEMU 7.2, 10.0 and 11.1, and a guest for SEV-SNP and TDX; safe to repeat
-	@scripts/disk-guest --fetch & scripts/qemu-matrix && scripts/coco-guest; ok=$$?; wait $$!; exit $$ok
+qemu-matrix: ## fetch QEMU 7.2, 10.0 and 11.1, and a guest for SEV-SNP and TDX; safe to repeat
+	@scripts/qemu-matrix
+	@scripts/coco-guest
 
 tsm-module: qemu-matrix ## build the module by which tests compare configfs-tsm with the kernel's own
 	@scripts/tsm-module
@@ -45,13 +46,14 @@ demo-disk: setup qemu-matrix
 	@$(GO) build -o $(OWN)/ ./integration/relay
 	@scripts/disk-guest
 
-# Unit tests that need Go and nothing else. A test that needs more (firmware, QEMU, files
-# that may not be distributed) stands under integration/, or in a file of its own that
+# Unit tests that need Go and nothing else, and seconds. A test that needs more (firmware, QEMU, files
+# that may not be distributed, minutes of a processor) stands under integration/, or in a file that
 # begins with "//go:build !quick". No test may be skipped.
 quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
 
 test: setup qemu-matrix tsm-module lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
+	@scripts/disk-guest --fetch & # meanwhile: the tests that need it come last
 	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 24m -parallel 3 -json ./...
 	@$(MAKE) --no-print-directory oracle
 

@@ -173,7 +173,7 @@ func TestSEV(t *testing.T) {
 		found[e.GUID] = e.Data
 	}
 	values := map[string][]byte{}
-	for _, n := range []string{"disk", "api", "disk" + headerSuffix} {
+	for _, n := range []string{"disk", "api", "disk" + exchange.HeaderSuffix} {
 		values[n] = found[table.Named(n)]
 	}
 	if string(values["disk"]) != "value of disk" || string(values["api"]) != "value of api" {
