@@ -82,6 +82,8 @@ func TestApprovals(t *testing.T) {
 		t.Error("a request that there is not was approved")
 	}
 	h.shows("approve", out, "request 7", "hint: latchkey requests shows those that wait")
+	out, _ = h.attempt(h.command("latchkey", append(state("approve"), "2")...))
+	h.shows("approve", out, "request 2 is denied already")
 	said, _ := h.attempt(h.command("latchkey", state("requests")...))
 	head := auditHead.FindStringSubmatch(said)
 	if head == nil {
@@ -89,6 +91,15 @@ func TestApprovals(t *testing.T) {
 	}
 	b.stop()
 	h.run("latchkey", "audit", "verify", "broker-state/audit.jsonl", "--head", head[1])
+	h.run("latchkey", state("audit verify")...)
+	whole := read(t, filepath.Join(h.work, "broker-state/audit.jsonl"))
+	h.write("broker-state/audit.jsonl", whole[:strings.LastIndex(strings.TrimSpace(whole), "\n")+1])
+	h.run("latchkey", "audit", "verify", "broker-state/audit.jsonl") // nothing says that it was longer
+	var exit *exec.ExitError
+	out, err = h.attempt(h.command("latchkey", state("audit verify")...))
+	if !errors.As(err, &exit) || exit.ExitCode() != 4 {
+		t.Errorf("a log that was cut off behind the broker's back: %v, want code 4: %s", err, out)
+	}
 	waitNothing(t, h.work)
 }
 

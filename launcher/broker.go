@@ -71,7 +71,7 @@ func (p *Plan) brokerFailed(what string, err error) error {
 // prove lets the guest run and waits until its broker says what became of its evidence. A guest
 // that is refused, or is unknown to the broker when the time is over, is ended by the caller. One
 // that was given its secret and sent no receipt is left alone: the record says so.
-func (m *Machine) prove(ctx context.Context, p *Plan) error {
+func (m *Machine) prove(ctx context.Context, p *Plan, notice func(string)) error {
 	w, err := p.Guest.BrokerWords()
 	if err != nil {
 		return err
@@ -87,7 +87,7 @@ func (m *Machine) prove(ctx context.Context, p *Plan) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	statements := m.statements(ctx)
-	v := &verdict{m: m, broker: &p.Guest.Broker, pin: w.Key}
+	v := &verdict{m: m, broker: &p.Guest.Broker, pin: w.Key, notice: notice}
 	tick := time.NewTicker(brokerPause)
 	defer tick.Stop()
 	for v.denied == nil {
@@ -141,6 +141,7 @@ type verdict struct {
 	state       evidence.State
 	denied      error
 	unreachable error
+	notice      func(string) // is told once that the request waits for a person
 }
 
 // ask asks the broker what became of the statement. It is done once the guest has its secret; a
@@ -163,6 +164,11 @@ func (v *verdict) ask(ctx context.Context) (done bool, err error) {
 	case evidence.Released:
 		if v.m.rec.Latch.Proof != ProofReleased {
 			return false, v.m.proved(ctx, ProofReleased, v.latest)
+		}
+	case evidence.Waiting:
+		if v.notice != nil {
+			v.notice(v.m.rec.Name + ": its request waits until the owner approves it (latchkey requests)")
+			v.notice = nil
 		}
 	case evidence.Denied:
 		v.denied = &fault.Error{

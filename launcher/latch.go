@@ -189,7 +189,7 @@ func (m *Machine) open(ctx context.Context, p *Plan, opt StartOptions) error {
 		if opt.AskingOwner != nil {
 			opt.AskingOwner()
 		}
-		return m.prove(ctx, p)
+		return m.prove(ctx, p, opt.Notice)
 	}
 	if p.Guest.Latch.Until == plan.UntilSecret {
 		measurement, err := m.Measure(ctx)

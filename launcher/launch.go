@@ -23,9 +23,10 @@ type StartOptions struct {
 	// Unit is the service manager's unit that the machine belongs to, for the record.
 	Unit string
 	// SlotWait is how long a start is tried again that found no encryption slot:
-	// the platform gives slots back late. Notice is told of each wait; nil is fine.
+	// the platform gives slots back late.
 	SlotWait time.Duration
-	Notice   func(text string)
+	// Notice is told what a start waits for: a slot, or a person who decides; nil is fine.
+	Notice func(text string)
 	// Warn is told of each check that warns; nil is fine. Checks that refuse are
 	// an error, always.
 	Warn func(check.Result)

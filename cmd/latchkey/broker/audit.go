@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -68,6 +69,9 @@ const maxEvent = 64 << 10
 // ErrAudit is wrapped by errors about audit logs that are not whole.
 var ErrAudit = errors.New("audit log")
 
+// ErrAuditLost says that the audit is shorter than what was answered by it.
+var ErrAuditLost = fmt.Errorf("%w: it was truncated, or an old one was put in its place", ErrAudit)
+
 func lineHash(line []byte) string {
 	sum := sha256.Sum256(line)
 	return hex.EncodeToString(sum[:])
@@ -85,12 +89,20 @@ func encodeEvent(e *Event, h Head) (line []byte, next Head) {
 
 // ReadAudit reads an audit log from its beginning and calls each for every event. It returns how
 // far the log goes, and how many bytes of it are whole lines. The error wraps ErrAudit and names
-// the line that does not follow on the one before.
-func ReadAudit(in io.Reader, each func(*Event) error) (h Head, whole int64, err error) {
+// the line that does not follow on the one before. The log must hold the lines that heads name; a
+// zero head names none.
+func ReadAudit(in io.Reader, each func(*Event) error, heads ...Head) (h Head, whole int64, err error) {
 	r := bufio.NewReaderSize(in, maxEvent)
+	missing := slices.DeleteFunc(slices.Clone(heads), func(x Head) bool { return x.Seq == 0 })
+	found := func(h Head) {
+		missing = slices.DeleteFunc(missing, func(x Head) bool { return x.Seq == h.Seq && x.Hash == h.Hash })
+	}
 	for n := 1; ; n++ {
 		line, err := r.ReadSlice('\n')
 		if errors.Is(err, io.EOF) {
+			if len(missing) > 0 {
+				return h, whole, fmt.Errorf("%w: it does not hold line %d as it was known", ErrAuditLost, missing[0].Seq)
+			}
 			return h, whole, nil // a line without an end was never finished
 		}
 		if errors.Is(err, bufio.ErrBufferFull) {
@@ -109,6 +121,7 @@ func ReadAudit(in io.Reader, each func(*Event) error) (h Head, whole int64, err 
 		switch {
 		case n == 1 && e.Event == evLost && e.Lost != nil: // what was before is lost, as the owner knows
 			h = Head{Seq: e.Lost.Seq, Hash: e.Lost.Hash}
+			found(h)
 		case n == 1 && (e.Seq != 1 || e.Prev != ""):
 			return h, whole, fmt.Errorf("%w: line 1: its beginning is missing", ErrAudit)
 		}
@@ -122,6 +135,7 @@ func ReadAudit(in io.Reader, each func(*Event) error) (h Head, whole int64, err 
 			}
 		}
 		h = Head{e.Seq, lineHash(text), e.At}
+		found(h)
 		whole += int64(len(line))
 	}
 }

@@ -37,15 +37,30 @@ func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown
 		b.log("%s for %s: cannot be recorded: %v", list(a.secrets), a.rule.Name, err)
 		return k.Deny(s.Hash, reasonUnavailable, true)
 	}
+	b.said(a, d)
 	switch {
 	case d.reason != "":
-		b.log("denied %s to %s on %s: %s", list(a.secrets), a.rule.Name, a.where(), d.reason)
 		return k.Deny(s.Hash, d.reason, retryable[d.reason])
 	case d.pending != 0:
 		return k.Pend(s.Hash, d.pending, pollPending)
 	}
-	b.log("released %s to %s on %s", list(a.secrets), a.rule.Name, a.where())
 	return line
+}
+
+// said logs what a request got, or would have got.
+func (b *Broker) said(a *asked, d decision) {
+	what, why := "released", ""
+	switch {
+	case d.reason == reasonDryRun && d.pending != 0:
+		what, why = "would wait for a person to release", " ("+reasonDryRun+")"
+	case d.reason == reasonDryRun:
+		what, why = "would release", " ("+reasonDryRun+")"
+	case d.reason != "":
+		what, why = "denied", ": "+d.reason
+	case d.pending != 0:
+		return // was said when it began to wait
+	}
+	b.log("%s %s to %s on %s%s", what, list(a.secrets), a.rule.Name, a.where(), why)
 }
 
 // likely reports whether a request would get its secrets now, so that they are fetched before the

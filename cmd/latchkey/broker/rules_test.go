@@ -5,6 +5,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -85,7 +86,12 @@ func TestDryRun(t *testing.T) {
 	}
 	defer b.Close()
 	w.Broker = b
+	var said []string
+	b.log = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
 	w.want(w.guest(1, exchange.SNP), reasonDryRun)
+	if len(said) == 0 || !strings.HasPrefix(said[len(said)-1], "would release disk to appliance on ") {
+		t.Errorf("it says %q", said)
+	}
 	g := w.guest(2, exchange.SNP)
 	g.change = append(g.change, func(b []byte) { b[offMeasurement]++ })
 	w.want(g, "measurement")

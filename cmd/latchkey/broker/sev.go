@@ -237,16 +237,15 @@ func (b *Broker) packet(ctx context.Context, line []byte) []byte {
 		b.log("%s for %s: cannot be recorded: %v", list(a.secrets), a.rule.Name, err)
 		return k.Deny(hash, reasonUnavailable, true)
 	}
+	b.said(a, d)
 	switch {
 	case d.reason != "":
-		b.log("denied %s to %s on %s: %s", list(a.secrets), a.rule.Name, a.where(), d.reason)
 		return k.Deny(hash, d.reason, retryable[d.reason])
 	case d.pending != 0:
 		return k.Pend(hash, d.pending, pollPending)
 	}
 	answer := k.Packet(line, header, secret)
 	b.tokens.gave(a.launch, packetGiven{hash, answer, b.now()})
-	b.log("released %s to %s on %s", list(a.secrets), a.rule.Name, a.where())
 	return answer
 }
 

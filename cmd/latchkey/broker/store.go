@@ -33,9 +33,6 @@ type kept struct {
 	Marks   map[string]uint64 `json:"marks"`
 }
 
-// ErrAuditLost says that the audit is shorter than what was answered by it.
-var ErrAuditLost = fmt.Errorf("%w: it was truncated, or an old one was put in its place", ErrAudit)
-
 // store decides and remembers.
 type store struct {
 	dir   string
@@ -103,7 +100,7 @@ func (s *store) path(name string) string { return filepath.Join(s.dir, name) }
 
 // load reads the audit, compares it with what was remembered of it, and opens it for appending.
 func (s *store) load(acceptLoss bool) (err error) {
-	k, err := s.readKept()
+	k, err := readKept(s.dir)
 	if err != nil {
 		if !acceptLoss || !errors.Is(err, ErrAudit) {
 			return err
@@ -115,15 +112,10 @@ func (s *store) load(acceptLoss bool) (err error) {
 	if s.audit, err = os.OpenFile(s.path(auditFile), flags, 0o600); err != nil {
 		return err
 	}
-	seen := k.Head.Seq == 0 // or the line that state.json names was read
 	h, whole, err := ReadAudit(s.audit, func(e *Event) error {
-		seen = seen || e.Seq == k.Head.Seq+1 && e.Prev == k.Head.Hash
 		s.state.apply(e, Head{})
 		return nil
-	})
-	if err == nil && !seen && (h.Seq != k.Head.Seq || h.Hash != k.Head.Hash) {
-		err = ErrAuditLost
-	}
+	}, k.Head)
 	switch {
 	case err != nil && (!errors.Is(err, ErrAudit) || !acceptLoss):
 		return err
@@ -178,9 +170,19 @@ func (s *store) restart(k *kept) error {
 	return s.commit(t)
 }
 
-func (s *store) readKept() (*kept, error) {
+// Known is how far the audit of a state directory has gone, as state.json remembers it; zero if
+// there is none.
+func Known(dir string) (Head, error) {
+	k, err := readKept(dir)
+	if err != nil {
+		return Head{}, err
+	}
+	return k.Head, nil
+}
+
+func readKept(dir string) (*kept, error) {
 	k := &kept{}
-	b, err := regular.Read(s.path(stateFile), 16<<20)
+	b, err := regular.Read(filepath.Join(dir, stateFile), 16<<20)
 	if errors.Is(err, fs.ErrNotExist) {
 		return k, nil
 	}
