@@ -5,16 +5,14 @@
 // registers that it replays to; of an event only the digest counts, and its data only where the
 // digest is their hash.
 //
-// Sources: "TCG" is TCG PC Client Platform Firmware Profile, chapter 10; "GHCI" is Intel TDX
-// Guest-Hypervisor Communication Interface, chapter 4.3 (CCEL).
+// Source: Intel TDX Guest-Hypervisor Communication Interface, chapter 4.3 (CCEL).
 package ccel
 
 import (
-	"bytes"
 	"crypto/sha512"
-	"encoding/binary"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/eventlog"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 )
 
@@ -23,14 +21,6 @@ const MaxSize = 1 << 20
 
 // Registers is how many RTMRs there are.
 const Registers = 4
-
-// Types of events that have a meaning here (TCG, table 27).
-const (
-	evNoAction  = 3
-	noMoreEvent = 0xffffffff // the first word of the padding
-	algSHA384   = 0x0c
-	specID      = "Spec ID Event03\x00"
-)
 
 // Event is an entry of a log.
 type Event struct {
@@ -50,36 +40,6 @@ type Log struct {
 	Foreign int // events of registers that no trust domain has: it may be the log of a TPM
 }
 
-// reader takes a log apart. It never goes beyond the end.
-type reader struct {
-	b   []byte
-	bad bool
-}
-
-func (r *reader) take(n uint32) []byte {
-	if uint64(n) > uint64(len(r.b)) {
-		r.bad = true
-		return nil
-	}
-	out := r.b[:n:n]
-	r.b = r.b[n:]
-	return out
-}
-
-func (r *reader) u16() uint16 {
-	if b := r.take(2); !r.bad {
-		return binary.LittleEndian.Uint16(b)
-	}
-	return 0
-}
-
-func (r *reader) u32() uint32 {
-	if b := r.take(4); !r.bad {
-		return binary.LittleEndian.Uint32(b)
-	}
-	return 0
-}
-
 // Parse reads a log as it lies in memory, with or without the padding behind it. The error is a
 // refusal.
 func Parse(b []byte) (*Log, error) {
@@ -89,73 +49,28 @@ func Parse(b []byte) (*Log, error) {
 	if len(b) > MaxSize {
 		return nil, bad("%d bytes, at most %d", len(b), MaxSize)
 	}
-	r := &reader{b: b}
-	sizes, err := header(r)
+	in, err := eventlog.Parse(b)
 	if err != nil {
 		return nil, bad("%v", err)
 	}
+	if !in.Has(eventlog.SHA384) {
+		return nil, bad("it has no SHA-384 digests")
+	}
 	l := &Log{}
-	for len(r.b) > 0 {
-		index := r.u32()
-		if index == noMoreEvent || r.bad && len(bytes.TrimRight(r.b, "\xff")) == 0 {
-			break
-		}
-		e := Event{Register: int(index) - 1, Type: r.u32()}
-		has := false
-		for count := r.u32(); count > 0 && !r.bad; count-- {
-			alg := r.u16()
-			size, known := sizes[alg]
-			if !known && !r.bad {
-				return nil, bad(
-					"event %d has a digest of algorithm %#x, which the log does not name",
-					len(l.Events),
-					alg,
-				)
-			}
-			if d := r.take(uint32(size)); alg == algSHA384 && !r.bad {
-				copy(e.Digest[:], d)
-				has = true
-			}
-		}
-		e.Data = r.take(r.u32())
+	for i, e := range in.Events {
+		d := e.Digests[eventlog.SHA384]
 		switch {
-		case r.bad:
-			return nil, bad("event %d is cut off", len(l.Events))
-		case e.Type == evNoAction:
+		case e.Index > Registers:
+			l.Foreign++
 			continue
-		case index < 1 || index > Registers:
-			if index > Registers {
-				l.Foreign++
-			}
+		case e.Index < 1: // the measurement of the build, MRTD
 			continue
-		case !has:
-			return nil, bad("event %d has no SHA-384 digest", len(l.Events))
+		case d == nil:
+			return nil, bad("event %d has no SHA-384 digest", i+1)
 		}
-		l.Events = append(l.Events, e)
+		l.Events = append(l.Events, Event{int(e.Index) - 1, uint32(e.Type), [48]byte(d), e.Data})
 	}
 	return l, nil
-}
-
-// header reads the first event, which names the digests' sizes (TCG, chapter 10.4.5.1,
-// TCG_EfiSpecIDEvent).
-func header(r *reader) (sizes map[uint16]uint16, err error) {
-	r.take(4) // index
-	kind := r.u32()
-	r.take(20) // SHA-1
-	data := &reader{b: r.take(r.u32())}
-	if r.bad || kind != evNoAction || !bytes.HasPrefix(data.b, []byte(specID)) {
-		return nil, fmt.Errorf("it does not begin with %q", specID[:len(specID)-1])
-	}
-	data.take(uint32(len(specID)) + 8) // class, versions, size of a number
-	sizes = map[uint16]uint16{}
-	for count := data.u32(); count > 0 && !data.bad; count-- {
-		alg := data.u16()
-		sizes[alg] = data.u16()
-	}
-	if data.bad || sizes[algSHA384] != sha512.Size384 {
-		return nil, fmt.Errorf("it has no SHA-384 digests")
-	}
-	return sizes, nil
 }
 
 // Replay works out the registers that a log leads to.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/authenticode"
+	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 )
 
@@ -78,33 +79,12 @@ func (p Profile) Events(b *Boot) ([]Event, error) {
 		{1, "separator", text("\x00\x00\x00\x00")},
 		{1, "end of the firmware's services", text("Exit Boot Services Invocation")},
 		{1, "their end succeeded", text("Exit Boot Services Returned with Success")},
-		{2, LoadOptions, sha512.Sum384(wide(p.options(b)))},
+		{2, LoadOptions, sha512.Sum384(bzimage.LoadOptions(b.Cmdline, b.HasInit, p.suffix))},
 	}
 	if b.HasInit {
 		events = append(events, Event{2, Initrd, b.Initrd})
 	}
 	return events, nil
-}
-
-// options are the kernel's load options.
-func (p Profile) options(b *Boot) string {
-	switch {
-	case !b.HasInit:
-		return b.Cmdline
-	case p.suffix:
-		return strings.TrimLeft(b.Cmdline+" initrd=initrd", " ")
-	}
-	return strings.TrimRight("initrd=initrd "+b.Cmdline, " ")
-}
-
-// wide is a text with a NUL as firmware gives it to the kernel: each byte as a character of 16
-// bits, whatever its encoding means.
-func wide(s string) []byte {
-	b := make([]byte, 0, 2*len(s)+2)
-	for i := range len(s) {
-		b = append(b, s[i], 0)
-	}
-	return append(b, 0, 0)
 }
 
 // Predict works out RTMR1 and RTMR2.

@@ -1,53 +1,15 @@
 package rtmr
 
 import (
-	"crypto/sha256"
 	"crypto/sha512"
-	"encoding/hex"
-	"encoding/json"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 )
-
-// TestLoadOptions: what the kernel is started with is what real firmware has logged.
-func TestLoadOptions(t *testing.T) {
-	var list []struct {
-		Cmdline string `json:"cmdline_given"`
-		Style   string `json:"style"`
-		Initrd  bool   `json:"initrd"`
-		Options string `json:"load_options"`
-		SHA256  string `json:"sha256"`
-	}
-	b, err := os.ReadFile("testdata/load-options.json")
-	if err == nil {
-		err = json.Unmarshal(b, &list)
-	}
-	if err != nil || len(list) == 0 {
-		t.Fatal(len(list), err)
-	}
-	for _, v := range list {
-		p := Profile{suffix: v.Style == "suffix"}
-		got := p.options(&Boot{Cmdline: v.Cmdline, HasInit: v.Initrd})
-		sum := sha256.Sum256(wide(got))
-		if got != v.Options || hex.EncodeToString(sum[:]) != v.SHA256 {
-			t.Errorf(
-				"%q, %s, initrd %t: %q, %x, want %q, %s",
-				v.Cmdline,
-				v.Style,
-				v.Initrd,
-				got,
-				sum,
-				v.Options,
-				v.SHA256,
-			)
-		}
-	}
-}
 
 // pe is the smallest image that firmware would start.
 func pe(text string) []byte {
@@ -76,7 +38,7 @@ func logOf(t *testing.T, p Profile, b *Boot) *ccel.Log {
 	for _, e := range events {
 		x := ccel.Event{Register: e.Register, Type: 6, Digest: e.Digest}
 		if e.What == LoadOptions {
-			x = evidencetest.Hashed(2, 6, wide(p.options(b)))
+			x = evidencetest.Hashed(2, 6, bzimage.LoadOptions(b.Cmdline, b.HasInit, p.suffix))
 		}
 		l.Events = append(l.Events, x)
 	}
