@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/ffs"
 	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
@@ -187,7 +188,7 @@ func TestTableRefused(t *testing.T) {
 func TestVolumes(t *testing.T) {
 	const at, size = 0x1000, 0x2000
 	whole := ovmftest.Image(ovmftest.Volume(at, size), ovmftest.Volume(at+size, 0x800))
-	volumes := func(edit func(header []byte)) []ovmf.Volume {
+	volumes := func(edit func(header []byte)) []ffs.Place {
 		b := bytes.Clone(whole)
 		edit(b[at:])
 		img, err := ovmf.Parse(b)
@@ -238,8 +239,8 @@ func TestVolumes(t *testing.T) {
 	if img, err := ovmf.Parse(b); err != nil || len(img.Volumes()) != 1 {
 		t.Errorf("%v, a volume at the very end: want it found", err)
 	}
-	other := ovmf.Volume{GUID: guid.MustParse("12345678-0000-0000-0000-000000000000")}
-	if got, want := other.Kind(), other.GUID.String(); got != want {
+	other := ffs.Place{FileSystem: guid.MustParse("12345678-0000-0000-0000-000000000000")}
+	if got, want := other.Kind(), other.FileSystem.String(); got != want {
 		t.Errorf("kind %q, want %q", got, want)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/vmlatch/vmlatch/firmware/ffs"
 	"github.com/vmlatch/vmlatch/firmware/guid"
 )
 
@@ -12,58 +13,8 @@ import (
 // builds since edk2 2026.08.
 var GUIDIGVMParameters = guid.MustParse("784fa70e-3176-4677-8a20-04b68699e374")
 
-// Volume is a firmware volume (PI specification, volume 3, section 3.2.1,
-// EFI_FIRMWARE_VOLUME_HEADER).
-type Volume struct {
-	Offset int // in the image
-	Size   int
-	GUID   guid.GUID // of its file system
-}
-
-var fileSystems = map[guid.GUID]string{
-	guid.MustParse("8c8ce578-8a3d-4f1c-9935-896185c32dd3"): "FFS2",
-	guid.MustParse("5473c07a-3dcb-4dca-bd6f-1e9689e7349a"): "FFS3",
-	guid.MustParse("fff12b8d-7696-4c8b-a985-2747075b4f50"): "variables",
-}
-
-// Kind is the file system's name, or its GUID.
-func (v Volume) Kind() string {
-	if n := fileSystems[v.GUID]; n != "" {
-		return n
-	}
-	return v.GUID.String()
-}
-
-const (
-	volumeHeader    = 56 // up to the block map
-	volumeAlignment = 8
-)
-
-// Volumes finds the firmware volumes of an image, each by its signature, its
-// length and its header's checksum.
-func (img *Image) Volumes() []Volume {
-	var found []Volume
-	le := binary.LittleEndian
-	b := img.Bytes
-	for off := 0; off+volumeHeader <= len(b); {
-		size, header := le.Uint64(b[off+32:]), int(le.Uint16(b[off+48:]))
-		if string(b[off+40:off+44]) != "_FVH" || size < volumeHeader || size > uint64(len(b)-off) ||
-			header < volumeHeader || header > int(size) || header%2 != 0 || sum16(b[off:off+header]) != 0 {
-			off += volumeAlignment
-			continue
-		}
-		found = append(found, Volume{Offset: off, Size: int(size), GUID: guid.GUID(b[off+16 : off+32])})
-		off += int(size)
-	}
-	return found
-}
-
-func sum16(b []byte) (sum uint16) {
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += binary.LittleEndian.Uint16(b[i:])
-	}
-	return sum
-}
+// Volumes finds the firmware volumes of an image.
+func (img *Image) Volumes() []ffs.Place { return ffs.Find(img.Bytes) }
 
 // ResetVector returns the last 16 bytes: what a processor executes first.
 func (img *Image) ResetVector() []byte { return img.Bytes[max(0, len(img.Bytes)-16):] }

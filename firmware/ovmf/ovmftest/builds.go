@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"slices"
 
-	"github.com/vmlatch/vmlatch/firmware/guid"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/uefivar"
 )
 
 // AmdSev makes an image with the tables of edk2's AmdSev build of 2026.08, which
@@ -51,16 +51,17 @@ func Generic(options ...Option) []byte {
 // WithPlatformKey makes the AmdSev build with a store of variables in which Secure Boot is on.
 func WithPlatformKey() []byte {
 	image := AmdSev(ResetVector())
-	store := guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
+	store := uefivar.GUIDStore
 	le := binary.LittleEndian
-	b := append(store[:], make([]byte, 12)...)
+	b := append(store[:], 0, 4, 0, 0, 0x5a, 0xfe, 0, 0, 0, 0, 0, 0) // 1024 bytes, formatted, healthy
 	v := make([]byte, 60)
+	copy(v[44:], uefivar.Global[:])
 	le.PutUint16(v, 0x55aa)
 	v[2] = 0x3f // valid
 	le.PutUint32(v[36:], 6)
 	le.PutUint32(v[40:], 4)
 	b = append(append(b, v...), "P\x00K\x00\x00\x00key."...)
-	copy(image[0x48:], b)
+	copy(image[0x48:], append(b, 0xff, 0xff)) // no variable follows
 	return image
 }
 
