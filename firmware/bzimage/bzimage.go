@@ -47,6 +47,7 @@ const (
 	bootFlag   = 0xaa55
 	headerSize = 8 << 10 // QEMU reads as much
 	oldCmdline = 255     // before 2.06
+	tables     = 0x28000 // bytes that QEMU keeps for ACPI's, above an initrd
 )
 
 // Read reads a kernel image's header.
@@ -127,7 +128,6 @@ func isEFI(b []byte) bool {
 // Initrd says why QEMU would not load an initrd of so many bytes next to the kernel into a
 // guest with so much memory below 4 GiB; "" if it would.
 func (i *Image) Initrd(size int64, most uint64) string {
-	const tables = 0x28000 // ACPI's, which QEMU keeps above it
 	switch {
 	case i.EFI:
 		return "QEMU passes an initrd only to Linux kernels; a unified kernel image brings its own"
