@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -207,7 +208,7 @@ func mayRaiseLimits() bool {
 }
 
 // allowLock raises this process's own limit, which a child inherits.
-func allowLock(need spec.Size) error {
+func allowLock(need bytesize.Size) error {
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
 		return os.NewSyscallError("getrlimit", err)
@@ -220,7 +221,7 @@ func allowLock(need spec.Size) error {
 	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
 		return &fault.Error{
 			Kind: fault.Host, Op: fmt.Sprintf("let QEMU pin %v of memory", need), Fix: fault.FixMemlock,
-			Err: fmt.Errorf("the limit is %v (RLIMIT_MEMLOCK): %w", spec.Size(was), err),
+			Err: fmt.Errorf("the limit is %v (RLIMIT_MEMLOCK): %w", bytesize.Size(was), err),
 		}
 	}
 	return nil

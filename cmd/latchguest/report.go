@@ -51,8 +51,10 @@ func (g *guest) find() (reporter, error) {
 	if exists(g.sev) {
 		return &sevGuest{g.sev}, nil
 	}
-	return nil, hint(smallfmt.Errorf("this kernel gives no evidence: %w", err),
-		"the guest must run under SEV-SNP or TDX, with the kernel's drivers (SEV_GUEST, TDX_GUEST_DRIVER, TSM_REPORTS)")
+	return nil, hint(
+		smallfmt.Errorf("this kernel gives no evidence: %w", err),
+		"the guest must run under SEV-SNP or TDX, with the kernel's drivers (SEV_GUEST, TDX_GUEST_DRIVER, TSM_REPORTS)",
+	)
 }
 
 // mountConfigfs mounts configfs where its mount point is empty yet, as in an initrd.

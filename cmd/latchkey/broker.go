@@ -292,8 +292,14 @@ Example:
 			if _, err := askBroker(c, &broker.Command{Do: do, Request: n, Shown: x.Shown()}); err != nil {
 				return cli.WithHint(fmt.Errorf("request %d: %w", n, err), "latchkey requests shows those that wait")
 			}
-			s.Say("request %d: %s: %s for %s on %s", n, map[string]string{"approve": "approved", "deny": "denied"}[do],
-				strings.Join(x.Secrets, ", "), x.Policy, x.Technology)
+			s.Say(
+				"request %d: %s: %s for %s on %s",
+				n,
+				map[string]string{"approve": "approved", "deny": "denied"}[do],
+				strings.Join(x.Secrets, ", "),
+				x.Policy,
+				x.Technology,
+			)
 			return nil
 		},
 	}

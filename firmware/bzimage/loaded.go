@@ -37,9 +37,10 @@ func below4G(memory uint64) uint64 {
 	return memory
 }
 
-// Patched is a kernel as firmware gets it from a QEMU that fills in its setup header: all before 10.0,
-// and later ones where the firmware does not ask for the file as it is (x86_load_linux). memory is
-// the guest's, in bytes; initrd is its size, 0 if there is none. The file must have a header.
+// Patched is a kernel as firmware gets it from a QEMU that fills in its setup header: all before
+// 10.0, and later ones where the firmware does not ask for the file as it is (x86_load_linux).
+// memory is the guest's, in bytes; initrd is its size, 0 if there is none. The file must have a
+// header.
 func Patched(kernel []byte, memory uint64, initrd int64, cmdline string) ([]byte, error) {
 	if slices.ContainsFunc(strings.Fields(cmdline), func(w string) bool { return strings.HasPrefix(w, "vga=") }) {
 		return nil, ErrVGA
@@ -79,9 +80,9 @@ func Patched(kernel []byte, memory uint64, initrd int64, cmdline string) ([]byte
 	return b, nil
 }
 
-// LoadOptions are those that firmware gives a kernel of -kernel, as the EFI stub measures them: each
-// byte as a character of 16 bits, whatever its encoding means, with a NUL. Older firmware (suffix)
-// puts initrd= behind the command line, newer before it.
+// LoadOptions are those that firmware gives a kernel of -kernel, as the EFI stub measures them:
+// each byte as a character of 16 bits, whatever its encoding means, with a NUL. Older firmware
+// (suffix) puts initrd= behind the command line, newer before it.
 func LoadOptions(cmdline string, initrd, suffix bool) []byte {
 	switch {
 	case !initrd:

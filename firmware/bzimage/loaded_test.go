@@ -18,7 +18,16 @@ func TestLoadOptions(t *testing.T) {
 			got := LoadOptions(x.Cmdline, x.Initrd, x.Style == "suffix")
 			want := LoadOptions(x.Options, false, false)
 			if sum := sha256.Sum256(got); !bytes.Equal(got, want) || hex.EncodeToString(sum[:]) != x.SHA256 {
-				t.Errorf("%q, %s, initrd %t: %q, %x, want %q, %s", x.Cmdline, x.Style, x.Initrd, got, sum, want, x.SHA256)
+				t.Errorf(
+					"%q, %s, initrd %t: %q, %x, want %q, %s",
+					x.Cmdline,
+					x.Style,
+					x.Initrd,
+					got,
+					sum,
+					want,
+					x.SHA256,
+				)
 			}
 		}
 	})

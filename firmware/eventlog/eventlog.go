@@ -151,8 +151,8 @@ func (r *reader) u32() uint32 {
 	return 0
 }
 
-// Parse reads a log, with or without the padding behind it. Events that extend nothing are left out.
-// Logs of TPM 1.2 have SHA-1 digests alone.
+// Parse reads a log, with or without the padding behind it. Events that extend nothing are left
+// out. Logs of TPM 1.2 have SHA-1 digests alone.
 func Parse(b []byte) (*Log, error) {
 	if len(b) > MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrFormat, len(b), MaxSize)

@@ -9,55 +9,18 @@ import (
 	"testing"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/eventlog/eventlogtest"
 )
-
-// write makes a log; nil banks make one of SHA-1 alone.
-func write(banks []eventlog.Bank, events ...eventlog.Event) []byte {
-	le := binary.LittleEndian
-	var out []byte
-	if banks != nil {
-		data := append([]byte("Spec ID Event03\x00"), 0, 0, 0, 0, 0, 2, 0, 2)
-		data = le.AppendUint32(data, uint32(len(banks)))
-		for _, b := range banks {
-			data = le.AppendUint16(le.AppendUint16(data, uint16(b)), uint16(b.Hash().Size()))
-		}
-		data = append(data, 0)
-		out = le.AppendUint32(le.AppendUint32(nil, 0), uint32(eventlog.NoAction))
-		out = append(le.AppendUint32(append(out, make([]byte, 20)...), uint32(len(data))), data...)
-	}
-	for _, e := range events {
-		out = le.AppendUint32(le.AppendUint32(out, e.Index), uint32(e.Type))
-		if banks == nil {
-			out = append(out, e.Digests[eventlog.SHA1]...)
-		} else {
-			out = le.AppendUint32(out, uint32(len(e.Digests)))
-			for _, b := range banks {
-				if d := e.Digests[b]; d != nil {
-					out = append(le.AppendUint16(out, uint16(b)), d...)
-				}
-			}
-		}
-		out = append(le.AppendUint32(out, uint32(len(e.Data))), e.Data...)
-	}
-	return out
-}
-
-func event(index uint32, kind eventlog.Type, data string, banks ...eventlog.Bank) eventlog.Event {
-	e := eventlog.Event{Index: index, Type: kind, Data: []byte(data), Digests: map[eventlog.Bank][]byte{}}
-	for _, b := range banks {
-		e.Digests[b] = b.Sum(e.Data)
-	}
-	return e
-}
 
 var both = []eventlog.Bank{eventlog.SHA1, eventlog.SHA256}
 
 func TestReplay(t *testing.T) {
-	locality := event(0, eventlog.NoAction, "StartupLocality\x00\x03", both...)
+	locality := eventlogtest.Hashed(0, eventlog.NoAction, "StartupLocality\x00\x03", both...)
 	events := []eventlog.Event{
-		locality, event(0, eventlog.CRTMVersion, "\x00\x00", both...), event(7, eventlog.Separator, "\x00\x00\x00\x00", both...),
+		locality, eventlogtest.Hashed(0, eventlog.CRTMVersion, "\x00\x00", both...),
+		eventlogtest.Hashed(7, eventlog.Separator, "\x00\x00\x00\x00", both...),
 	}
-	log := write(both, events...)
+	log := eventlogtest.Write(both, events...)
 	for what, b := range map[string][]byte{
 		"bare": log, "padded": slices.Concat(log, bytes.Repeat([]byte{0xff}, 4096)),
 		"three bytes of padding": slices.Concat(log, []byte{0xff, 0xff, 0xff}),
@@ -66,7 +29,8 @@ func TestReplay(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if len(l.Events) != 2 || l.Locality != 3 || !slices.Equal(l.Banks, both) || !l.Events[1].Hashes(eventlog.SHA1) {
+		if len(l.Events) != 2 || l.Locality != 3 || !slices.Equal(l.Banks, both) ||
+			!l.Events[1].Hashes(eventlog.SHA1) {
 			t.Errorf("%s: %+v", what, l)
 		}
 		for _, bank := range both {
@@ -91,11 +55,13 @@ func TestReplay(t *testing.T) {
 			t.Errorf("a bank that is not there: %v, want ErrFormat", err)
 		}
 	}
-	old, err := eventlog.Parse(write(nil, event(4, eventlog.Action, "x", eventlog.SHA1)))
+	old, err := eventlog.Parse(eventlogtest.Write(nil, eventlogtest.Hashed(4, eventlog.Action, "x", eventlog.SHA1)))
 	if err != nil || len(old.Events) != 1 || !old.Events[0].Hashes(eventlog.SHA1) {
 		t.Errorf("a log of TPM 1.2: %+v, %v", old, err)
 	}
-	lacks, err := eventlog.Parse(write(both, event(4, eventlog.Action, "x", eventlog.SHA1)))
+	lacks, err := eventlog.Parse(
+		eventlogtest.Write(both, eventlogtest.Hashed(4, eventlog.Action, "x", eventlog.SHA1)),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +72,11 @@ func TestReplay(t *testing.T) {
 
 // TestDamaged: every cut and every changed length is refused, or leads elsewhere.
 func TestDamaged(t *testing.T) {
-	log := write(both, event(0, eventlog.CRTMVersion, "version", both...), event(4, eventlog.Action, "action", both...))
+	log := eventlogtest.Write(
+		both,
+		eventlogtest.Hashed(0, eventlog.CRTMVersion, "version", both...),
+		eventlogtest.Hashed(4, eventlog.Action, "action", both...),
+	)
 	whole, err := eventlog.Parse(log)
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +94,8 @@ func TestDamaged(t *testing.T) {
 		if err != nil || len(b) == len(log) {
 			return
 		}
-		if got, err := l.Replay(eventlog.SHA256); err == nil && bytes.Equal(got[0], want[0]) && bytes.Equal(got[4], want[4]) {
+		if got, err := l.Replay(eventlog.SHA256); err == nil && bytes.Equal(got[0], want[0]) &&
+			bytes.Equal(got[4], want[4]) {
 			t.Errorf("%s at %d: the log is still taken for whole", what, at)
 		}
 	}
@@ -143,6 +114,33 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+func TestSays(t *testing.T) {
+	name := "B\x00o\x00o\x00t\x000\x000\x000\x000\x00"
+	variable := string(
+		make([]byte, 16),
+	) + "\x08\x00\x00\x00\x00\x00\x00\x00" + "\x02\x00\x00\x00\x00\x00\x00\x00" + name + "xx"
+	for what, x := range map[string]struct {
+		kind       eventlog.Type
+		data, want string
+	}{
+		"an action":          {eventlog.EFIAction, "Exit Boot Services Invocation", "Exit Boot Services Invocation"},
+		"a separator":        {eventlog.Separator, "\x00\x00\x00\x00", ""},
+		"a variable":         {eventlog.VariableBoot, variable, "Boot0000"},
+		"one cut off":        {eventlog.VariableBoot, variable[:40], ""},
+		"one without a name": {eventlog.VariableBoot, "x", ""},
+		"a version":          {eventlog.CRTMVersion, "1\x00.\x000\x00\x00\x00", "1.0"},
+		"a section":          {eventlog.IPL, ".\x00l\x00i\x00n\x00u\x00x\x00\x00\x00", ".linux"},
+		"GRUB's words":       {eventlog.IPL, "grub_cmd: linux", "grub_cmd: linux"},
+		"a tag":              {eventlog.EventTag, "\xec\";\x8f\x0d\x00\x00\x00Linux initrd\x00", "Linux initrd"},
+		"a short tag":        {eventlog.EventTag, "x", ""},
+		"bytes":              {eventlog.FirmwareBlob, "\x00\x00\x82\x00", ""},
+	} {
+		if got := (&eventlog.Event{Type: x.kind, Data: []byte(x.data)}).Says(); got != x.want {
+			t.Errorf("%s: %q, want %q", what, got, x.want)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for _, b := range []eventlog.Bank{eventlog.SHA1, eventlog.SHA256, eventlog.SHA384, eventlog.SHA512} {
 		if got, err := eventlog.BankNamed(b.String()); got != b || err != nil {
@@ -158,11 +156,14 @@ func TestNames(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(write(both, event(0, eventlog.CRTMVersion, "version", both...)))
-	f.Add(write(nil, event(0, eventlog.Action, "x", eventlog.SHA1)))
+	f.Add(eventlogtest.Write(both, eventlogtest.Hashed(0, eventlog.CRTMVersion, "version", both...)))
+	f.Add(eventlogtest.Write(nil, eventlogtest.Hashed(0, eventlog.Action, "x", eventlog.SHA1)))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		if l, err := eventlog.Parse(b); err == nil {
 			_, _ = l.Replay(eventlog.SHA256)
+			for i := range l.Events {
+				_ = l.Events[i].Says()
+			}
 		}
 	})
 }

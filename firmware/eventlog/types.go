@@ -1,6 +1,10 @@
 package eventlog
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+	"strings"
+)
 
 // Type is the type of an event (TCG, table 27).
 type Type uint32
@@ -52,4 +56,49 @@ func (t Type) String() string {
 		return n
 	}
 	return fmt.Sprintf("event type %#x", uint32(t))
+}
+
+// Says is what the data of an event say it is of, in words; "" if they are not text. It is only
+// true if a digest is the hash of the data: see [Event.Hashes].
+func (e *Event) Says() string {
+	data := e.Data
+	switch e.Type {
+	case VariableDriverConfig, VariableBoot, VariableBoot2, VariableAuthority: // TCG, UEFI_VARIABLE_DATA
+		const header = 32
+		if len(data) < header {
+			return ""
+		}
+		size := binary.LittleEndian.Uint64(data[16:])
+		if size > uint64(len(data)-header)/2 {
+			return ""
+		}
+		data = data[header : header+2*size]
+		fallthrough
+	case IPL, CRTMVersion:
+		if wide, ok := narrow(data); ok {
+			data = wide
+		}
+	case EventTag: // TCG_PCClientTaggedEvent: number, size, text
+		if len(data) < 8 {
+			return ""
+		}
+		data = data[8:]
+	}
+	text := strings.TrimRight(string(data), "\x00")
+	if len(text) > 100 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return ""
+	}
+	return text
+}
+
+// narrow reads ASCII in UTF-16LE.
+func narrow(b []byte) ([]byte, bool) {
+	out := make([]byte, 0, len(b)/2)
+	for i := 0; i+1 < len(b); i += 2 {
+		if b[i+1] != 0 {
+			return nil, false
+		}
+		out = append(out, b[i])
+	}
+	return out, len(b)%2 == 0 && len(b) > 0
 }

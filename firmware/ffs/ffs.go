@@ -102,7 +102,7 @@ func Find(b []byte) []Place {
 			continue
 		}
 		found = append(found, Place{Offset: off, Size: int(size), FileSystem: guid.GUID(b[off+16 : off+32])})
-		off += int(size)
+		off = align(off+int(size), volumeAlignment)
 	}
 	return found
 }
@@ -124,8 +124,8 @@ type Volume struct {
 	Damage error
 }
 
-// Read takes the volumes in bytes apart, with those inside them. A volume of another file system, as
-// one for variables, has no files. What cannot be read is said by the volume's Damage.
+// Read takes the volumes in bytes apart, with those inside them. A volume of another file system,
+// as one for variables, has no files. What cannot be read is said by the volume's Damage.
 func Read(b []byte) []*Volume {
 	var list []*Volume
 	u := &unpacker{left: maxUnpacked, parts: maxParts, streams: maxStreams}
@@ -137,8 +137,8 @@ func Read(b []byte) []*Volume {
 	return list
 }
 
-// Files are all files, each with the volumes that lead to it, the outermost first. Those of a volume
-// that is packed in a file stand behind this file.
+// Files are all files, each with the volumes that lead to it, the outermost first. Those of a
+// volume that is packed in a file stand behind this file.
 func Files(list []*Volume) iter.Seq2[[]*Volume, *File] {
 	return func(yield func([]*Volume, *File) bool) { files(nil, list, yield) }
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/guid"
 )
 
-// GUIDLZMA marks a section that is compressed by LZMA (edk2, MdeModulePkg/Include/Guid/LzmaDecompress.h).
+// GUIDLZMA marks a section that is compressed by LZMA (edk2,
+// MdeModulePkg/Include/Guid/LzmaDecompress.h).
 var GUIDLZMA = guid.MustParse("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
 
 // guidCRC32 marks a section that has a checksum before it (PI, section 3.2.5.7).
@@ -101,7 +102,8 @@ func (u *unpacker) sections(b []byte, depth int) (list []Section, err error) {
 		case sectionGUIDed:
 			err = u.guided(&s, body, depth)
 		case sectionCompressed:
-			if s.Packing, s.Opaque = "UEFI", "UEFI's own compression is not unpacked"; len(s.Data) > 4 && s.Data[4] == 0 {
+			if s.Packing, s.Opaque = "UEFI", "UEFI's own compression is not unpacked"; len(s.Data) > 4 &&
+				s.Data[4] == 0 {
 				s.Packing, s.Opaque = "none", ""
 				s.Parts, err = u.sections(s.Data[5:], depth+1)
 			}

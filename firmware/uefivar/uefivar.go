@@ -1,5 +1,5 @@
-// Package uefivar reads stores of authenticated UEFI variables, as they lie in images of firmware and
-// in the files that QEMU keeps beside them (OVMF_VARS.fd).
+// Package uefivar reads stores of authenticated UEFI variables, as they lie in images of firmware
+// and in the files that QEMU keeps for them (OVMF_VARS.fd).
 //
 // Source: edk2, MdeModulePkg/Include/Guid/VariableFormat.h.
 package uefivar
@@ -88,12 +88,17 @@ func Read(b []byte) (Store, error) {
 	for rest := b; ; {
 		at := bytes.Index(rest, GUIDStore[:])
 		if at < 0 {
-			return nil, fmt.Errorf("%w: there is none", ErrFormat)
+			return nil, fmt.Errorf("%w: the file holds no store", ErrFormat)
 		}
 		if rest = rest[at:]; len(rest) >= storeHeader && rest[offFormat] == formatted && rest[offState] == healthy {
 			size := binary.LittleEndian.Uint32(rest[16:])
 			if size < storeHeader || uint64(size) > uint64(len(rest)) {
-				return nil, fmt.Errorf("%w: it is cut off: it has %d bytes, and should have %d", ErrFormat, len(rest), size)
+				return nil, fmt.Errorf(
+					"%w: it is cut off: it has %d bytes, and should have %d",
+					ErrFormat,
+					len(rest),
+					size,
+				)
 			}
 			return variables(rest[storeHeader:size])
 		}

@@ -3,12 +3,12 @@ package check
 import (
 	"slices"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/slot"
-	"github.com/vmlatch/vmlatch/launcher/spec"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
@@ -112,7 +112,7 @@ func hostChecks() []tee.Check {
 			Source:   "nova, AMD SEV spec; libvirt; enarx-keepldr#14",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				need := plan.LockedMemory(s.Memory)
-				most := spec.Size(s.Facts.MaxLock)
+				most := bytesize.Size(s.Facts.MaxLock)
 				return tee.Verify(most >= need, "it needs %v and gets %v", need, most)
 			},
 		},
@@ -160,7 +160,11 @@ func hostChecks() []tee.Check {
 				if err != nil || e == nil {
 					return tee.OK, "" // it is free, or that is found out when it is taken
 				}
-				return tee.Verify(e.Status() == rundir.Ended || e.Status() == rundir.Abandoned, "it is %s", e.Status())
+				return tee.Verify(
+					e.Status() == rundir.Ended || e.Status() == rundir.Abandoned,
+					"it is %s",
+					e.Status(),
+				)
 			},
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -17,7 +18,7 @@ type Guest struct {
 	File *spec.File // that it was read from
 
 	Name    string
-	Memory  spec.Size
+	Memory  bytesize.Size
 	CPUs    int
 	Accel   string // auto, kvm, tcg
 	Machine string // QEMU machine type

@@ -6,11 +6,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
 	"github.com/vmlatch/vmlatch/launcher/plan"
-	"github.com/vmlatch/vmlatch/launcher/spec"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
@@ -35,13 +35,13 @@ func TestPrivateMemoryStaysAsItIsToldTo(t *testing.T) {
 // TestMemoryThatIsPinned: QEMU pins the memory of SEV guests, with room for ROMs.
 func TestMemoryThatIsPinned(t *testing.T) {
 	const room = 256 << 20
-	if got, want := plan.LockedMemory(1<<30), spec.Size(1<<30+room); got != want {
+	if got, want := plan.LockedMemory(1<<30), bytesize.Size(1<<30+room); got != want {
 		t.Errorf("%v for 1 GiB, want %v", got, want)
 	}
 	for name, c := range map[string]struct {
 		text  string
 		facts *plan.Facts
-		want  spec.Size
+		want  bytesize.Size
 	}{
 		"plain":    {"", testhost.Facts(), 0},
 		"SEV":      {sevSpec, testhost.Facts(), 512<<20 + room},

@@ -1,18 +1,18 @@
 package plan
 
 import (
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
-	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
 // Backend is the table [memory-backend]: where the guest's memory comes from. What is
 // not set is left to QEMU and the technology.
 type Backend struct {
-	Type      string    `toml:"type"` // ram or memfd
-	Share     *bool     `toml:"share"`
-	Prealloc  *bool     `toml:"prealloc"`
-	Reserve   *bool     `toml:"reserve"`
-	HugePages spec.Size `toml:"hugepages"` // page size; memfd only
+	Type      string        `toml:"type"` // ram or memfd
+	Share     *bool         `toml:"share"`
+	Prealloc  *bool         `toml:"prealloc"`
+	Reserve   *bool         `toml:"reserve"`
+	HugePages bytesize.Size `toml:"hugepages"` // page size; memfd only
 }
 
 // MemoryID is the id of the memory backend.
@@ -84,7 +84,7 @@ func (m *Backend) build(b *Builder) error {
 const pinnedBesides = 256 << 20
 
 // LockedMemory is how much memory a guest's QEMU has to pin.
-func LockedMemory(memory spec.Size) spec.Size { return memory + pinnedBesides }
+func LockedMemory(memory bytesize.Size) bytesize.Size { return memory + pinnedBesides }
 
 // Below4G is how much of the guest's memory lies below 4 GiB on q35 (QEMU, hw/i386/pc_q35.c,
 // pc_q35_init).

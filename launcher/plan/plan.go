@@ -3,9 +3,9 @@ package plan
 import (
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
-	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
 // Plan is everything that a start would do, as a value.
@@ -23,7 +23,7 @@ type Plan struct {
 	Covers     Coverage        `json:"measurement"`
 	Slot       *Slot           `json:"slot,omitempty"`        // taken for as long as QEMU runs
 	Key        *Key            `json:"key,omitempty"`         // made for QEMU, and gone with it
-	MemoryLock spec.Size       `json:"memory-lock,omitempty"` // how much memory QEMU may pin
+	MemoryLock bytesize.Size   `json:"memory-lock,omitempty"` // how much memory QEMU may pin
 	Helpers    []Helper        `json:"helpers,omitempty"`     // started before QEMU
 	Dirs       rundir.Root     `json:"directories"`
 

@@ -277,7 +277,7 @@ func typeInWords(name string) string {
 		{"string", "text in quotes"},
 		{"bool", "true or false"},
 		{"[]string", "a list of strings"},
-		{"spec.Size", `a size in quotes, such as "2GiB"`},
+		{"bytesize.Size", `a size in quotes, such as "2GiB"`},
 		{"spec.Duration", `a duration in quotes, such as "5m"`},
 	} {
 		if t.name == name {

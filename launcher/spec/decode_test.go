@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 )
@@ -18,7 +19,7 @@ import (
 // written is a spec with a value of every kind that specs have.
 type written struct {
 	Name    string
-	Memory  spec.Size
+	Memory  bytesize.Size
 	CPUs    int
 	Words   []string
 	Wait    spec.Duration
@@ -37,9 +38,9 @@ type disk struct {
 }
 
 type limits struct {
-	Rate  int       `toml:"rate"`
-	Burst spec.Size `toml:"burst"`
-	NoKey string    // not for users
+	Rate  int           `toml:"rate"`
+	Burst bytesize.Size `toml:"burst"`
+	NoKey string        // not for users
 }
 
 func (w *written) tables() spec.Tables {

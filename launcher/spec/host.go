@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/xdg"
@@ -35,8 +36,8 @@ type HostConfig struct {
 
 // LogsConfig bounds the logs of VMs.
 type LogsConfig struct {
-	Max    Size `toml:"max"    json:"max"`    // of each log
-	Keeper bool `toml:"keeper" json:"keeper"` // a process for each VM makes that bound strict
+	Max    bytesize.Size `toml:"max"    json:"max"`    // of each log
+	Keeper bool          `toml:"keeper" json:"keeper"` // a process for each VM makes that bound strict
 }
 
 // Bounds of [logs] max.
@@ -110,7 +111,7 @@ func (c *HostConfig) fill(pools []string) (err error) {
 	if c.Logs.Max < leastLogMax {
 		return &fault.Error{
 			Kind: fault.Spec, File: c.file, Key: "logs.max",
-			Err: fmt.Errorf("%v: must be at least %v", c.Logs.Max, Size(leastLogMax)),
+			Err: fmt.Errorf("%v: must be at least %v", c.Logs.Max, bytesize.Size(leastLogMax)),
 		}
 	}
 	for pool, n := range c.Slots {

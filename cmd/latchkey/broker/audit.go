@@ -101,7 +101,11 @@ func ReadAudit(in io.Reader, each func(*Event) error, heads ...Head) (h Head, wh
 		line, err := r.ReadSlice('\n')
 		if errors.Is(err, io.EOF) {
 			if len(missing) > 0 {
-				return h, whole, fmt.Errorf("%w: it does not hold line %d as it was known", ErrAuditLost, missing[0].Seq)
+				return h, whole, fmt.Errorf(
+					"%w: it does not hold line %d as it was known",
+					ErrAuditLost,
+					missing[0].Seq,
+				)
 			}
 			return h, whole, nil // a line without an end was never finished
 		}

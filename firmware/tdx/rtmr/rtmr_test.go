@@ -6,25 +6,19 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/authenticode/petest"
 	"github.com/vmlatch/vmlatch/firmware/bzimage"
 	"github.com/vmlatch/vmlatch/firmware/evidence/evidencetest"
 	"github.com/vmlatch/vmlatch/firmware/tdx/ccel"
 )
 
-// pe is the smallest image that firmware would start.
-func pe(text string) []byte {
-	b := make([]byte, 0x200)
-	copy(b, "MZ")
-	b[0x3c] = 0x40
-	copy(b[0x40:], "PE\x00\x00")
-	b[0x40+20] = 0xf0 // optional header
-	b[0x58], b[0x59] = 0x0b, 0x02
-	b[0x58+60], b[0x58+61] = 0, 2 // headers
-	return append(b, text...)
-}
-
 func boot(cmdline string) *Boot {
-	return &Boot{Kernel: pe("kernel"), Initrd: sha512.Sum384([]byte("initrd")), HasInit: true, Cmdline: cmdline}
+	return &Boot{
+		Kernel:  petest.Code("kernel"),
+		Initrd:  sha512.Sum384([]byte("initrd")),
+		HasInit: true,
+		Cmdline: cmdline,
+	}
 }
 
 // logOf is the log of a boot.
@@ -61,7 +55,7 @@ func TestPredict(t *testing.T) {
 		register int
 		want     string
 	}{
-		"kernel": {func(b *Boot) { b.Kernel = pe("another") }, 1, "RTMR1: kernel is not yours"},
+		"kernel": {func(b *Boot) { b.Kernel = petest.Code("another") }, 1, "RTMR1: kernel is not yours"},
 		"command line": {
 			func(b *Boot) { b.Cmdline += " init=/bin/sh" }, 2,
 			`it was "initrd=initrd console=ttyS0 quiet init=/bin/sh"`,

@@ -123,6 +123,9 @@ func ReadFirmware(image []byte) (*Firmware, error) {
 	return f, nil
 }
 
+// HasVariables reports whether the image holds variables itself.
+func (f *Firmware) HasVariables() bool { return f.ownVariables }
+
 // texts are those in UTF-16 among code, of three characters or more.
 func texts(code []byte) (list []string) {
 	const shortest = 3
@@ -177,9 +180,9 @@ func wide(s string) []byte {
 	return b
 }
 
-// seen are the first measured volumes of firmware whose boots were looked at, by SHA-256: whether it
-// is measured as it lies in the image. The modules of others may write to their own data before, and
-// then the value depends on the machine.
+// seen are the first measured volumes of firmware whose boots were looked at, by SHA-256: whether
+// it is measured as it lies in the image. The modules of others may write to their own data
+// before, and then the value depends on the machine.
 var seen = map[string]bool{
 	"10e48f005bc9f46830c4596b9ab6f8d0b98427f08e17d6d0e6eef582a7b12512": true,  // Debian 2026.08+ds-2
 	"18e2c1cc4960c2694c162e8e756fbf467aaeceee7dbfe1e1dd919ffb2cd9a9d2": false, // Debian 2022.11-6+deb12u2

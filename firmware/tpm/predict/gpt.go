@@ -7,8 +7,9 @@ import (
 	"io"
 )
 
-// GPT reads of a disk's image what firmware measures of its partitions: the header, and the entries
-// that are used (UEFI 2.10, section 5.3; TCG, section 10.4.4, UEFI_GPT_DATA). Sectors have 512 bytes.
+// GPT reads of a disk's image what firmware measures of its partitions: the header, and the
+// entries that are used (UEFI 2.10, section 5.3; TCG, section 10.4.4, UEFI_GPT_DATA). Sectors
+// have 512 bytes.
 func GPT(disk io.ReaderAt) ([]byte, error) {
 	const (
 		sector     = 512

@@ -168,8 +168,11 @@ func (b *booting) crtm() {
 	b.separator(0)
 	switch yes, known := f.unchanged(); {
 	case !known:
-		b.depends(0, "whether the modules of this build write to their own data before they are measured is not known: "+
-			"compare it with one boot")
+		b.depends(
+			0,
+			"whether the modules of this build write to their own data before they are measured is not known: "+
+				"compare it with one boot",
+		)
 	case !yes:
 		b.unknown(0, "this firmware writes memory size and processors into its modules before it measures them")
 	}
@@ -329,7 +332,9 @@ func (b *booting) header() bool {
 
 func (b *booting) patched() ([]byte, error) {
 	if b.Memory == 0 && b.Initrd != nil {
-		return nil, errors.New("QEMU fills in the kernel's header, with what depends on the guest's memory, which is not known")
+		return nil, errors.New(
+			"QEMU fills in the kernel's header, with what depends on the guest's memory, which is not known",
+		)
 	}
 	var initrd int64
 	if b.Initrd != nil {
@@ -475,7 +480,11 @@ func (b *booting) ima() {
 			why = append(why, fmt.Sprint(i))
 		}
 	}
-	b.depends(10, "the kernel has IMA with the template ima-sig and no further policy; and on PCR %s", strings.Join(why, ", "))
+	b.depends(
+		10,
+		"the kernel has IMA with the template ima-sig and no further policy; and on PCR %s",
+		strings.Join(why, ", "),
+	)
 }
 
 // aggregate is the data of IMA's first entry (Linux, security/integrity/ima/ima_init.c and

@@ -24,8 +24,8 @@ type signatureData []byte
 
 func (s signatureData) certificate() []byte { return s[16:] }
 
-// certificatesOf are the entries of a db that are certificates; other is how many entries of another
-// kind there are, as hashes of images.
+// certificatesOf are the entries of a db that are certificates; other is how many entries of
+// another kind there are, as hashes of images.
 func certificatesOf(db []byte) (list []signatureData, other int, err error) {
 	le := binary.LittleEndian
 	const header = 28

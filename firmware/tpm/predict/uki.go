@@ -58,7 +58,10 @@ func sectionsOf(image []byte) (list []ukiSection, err error) {
 		list = append(list, ukiSection{name, data})
 	}
 	if len(list) == 0 || list[0].name != ".linux" {
-		return nil, fmt.Errorf("%w: it has no section .linux, so it is no unified kernel image", authenticode.ErrFormat)
+		return nil, fmt.Errorf(
+			"%w: it has no section .linux, so it is not a unified kernel image",
+			authenticode.ErrFormat,
+		)
 	}
 	return list, nil
 }

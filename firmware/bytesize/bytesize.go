@@ -1,4 +1,5 @@
-package spec
+// Package bytesize reads and writes sizes as people do: 512MiB, 4GiB.
+package bytesize
 
 import (
 	"fmt"
@@ -10,16 +11,16 @@ import (
 // Size is a number of bytes.
 type Size uint64
 
-var sizeUnits = []struct {
+var units = []struct {
 	name  string
 	bytes uint64
 }{
 	{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10},
 }
 
-// ParseSize reads a whole number with a unit: 512MiB, 4GiB. A bare letter is
+// Parse reads a whole number with a unit: 512MiB, 4GiB. A bare letter is
 // refused, for people mean 10^9 and 2^30 by the same one.
-func ParseSize(s string) (Size, error) {
+func Parse(s string) (Size, error) {
 	s = strings.TrimSpace(s)
 	digits := strings.TrimRight(s, "KMGTkmgtiIbB")
 	unit := s[len(digits):]
@@ -27,7 +28,7 @@ func ParseSize(s string) (Size, error) {
 	if err != nil || digits == "" {
 		return 0, fmt.Errorf("size %q: must be a whole number and a unit, such as 512MiB", s)
 	}
-	for _, u := range sizeUnits {
+	for _, u := range units {
 		if u.name == unit {
 			if n > math.MaxUint64/u.bytes {
 				return 0, fmt.Errorf("size %q: is too large", s)
@@ -41,9 +42,9 @@ func ParseSize(s string) (Size, error) {
 	return 0, fmt.Errorf("size %q: unit %q could mean two things; write %d%siB", s, unit, n, strings.ToUpper(unit[:1]))
 }
 
-// UnmarshalText is ParseSize.
+// UnmarshalText is Parse.
 func (s *Size) UnmarshalText(b []byte) (err error) {
-	*s, err = ParseSize(string(b))
+	*s, err = Parse(string(b))
 	return err
 }
 
@@ -51,7 +52,7 @@ func (s *Size) UnmarshalText(b []byte) (err error) {
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 func (s Size) String() string {
-	for _, u := range sizeUnits {
+	for _, u := range units {
 		if s != 0 && uint64(s)%u.bytes == 0 {
 			return fmt.Sprintf("%d%s", uint64(s)/u.bytes, u.name)
 		}

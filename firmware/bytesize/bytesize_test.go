@@ -1,21 +1,20 @@
-package spec_test
+package bytesize_test
 
 import (
 	"math"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/firmware/bytesize"
 )
 
 func TestParseSize(t *testing.T) {
-	for text, want := range map[string]spec.Size{
+	for text, want := range map[string]bytesize.Size{
 		"1KiB": 1 << 10, "512MiB": 512 << 20, "4GiB": 4 << 30, "2TiB": 2 << 40, "0GiB": 0,
 		" 1KiB ": 1 << 10, "1 KiB": 1 << 10, "007KiB": 7 << 10,
 		"16777215TiB": 16777215 << 40, "18014398509481983KiB": math.MaxUint64 &^ 1023,
 	} {
-		if got, err := spec.ParseSize(text); err != nil || got != want {
+		if got, err := bytesize.Parse(text); err != nil || got != want {
 			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
 		}
 	}
@@ -31,7 +30,7 @@ func TestSizesThatAreRefused(t *testing.T) {
 		"4gib": "write 4GiB", "4 K": "write 4KiB", "5MB": "write 5MiB", "1t": "write 1TiB",
 		"16777216TiB": "too large", "18014398509481984KiB": "too large",
 	} {
-		got, err := spec.ParseSize(text)
+		got, err := bytesize.Parse(text)
 		if err == nil || got != 0 || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "size ") {
 			t.Errorf("%q: %d, %v, want 0 and an error with %q", text, got, err, want)
 		}
@@ -40,7 +39,7 @@ func TestSizesThatAreRefused(t *testing.T) {
 
 // TestSizesAreWrittenAsTheyAreRead: in the largest unit that divides them.
 func TestSizesAreWrittenAsTheyAreRead(t *testing.T) {
-	for size, want := range map[spec.Size]string{
+	for size, want := range map[bytesize.Size]string{
 		1 << 10: "1KiB", 1023 << 10: "1023KiB", 1 << 20: "1MiB", 512 << 20: "512MiB", 1536 << 20: "1536MiB",
 		4 << 30: "4GiB", 1 << 40: "1TiB", 1<<40 + 1<<10: "1073741825KiB",
 	} {
@@ -48,12 +47,12 @@ func TestSizesAreWrittenAsTheyAreRead(t *testing.T) {
 		if err != nil || string(text) != want || size.String() != want {
 			t.Errorf("%d bytes: %q, %v and %q, want %q", uint64(size), text, err, size, want)
 		}
-		var again spec.Size
+		var again bytesize.Size
 		if err := again.UnmarshalText(text); err != nil || again != size {
 			t.Errorf("%s: read as %d, %v, want %d", text, uint64(again), err, uint64(size))
 		}
 	}
-	for size, want := range map[spec.Size]string{0: "0B", 5: "5B", 1025: "1025B"} { // which a spec cannot have
+	for size, want := range map[bytesize.Size]string{0: "0B", 5: "5B", 1025: "1025B"} { // which a spec cannot have
 		if got := size.String(); got != want {
 			t.Errorf("%d bytes: %q, want %q", uint64(size), got, want)
 		}
@@ -61,35 +60,9 @@ func TestSizesAreWrittenAsTheyAreRead(t *testing.T) {
 }
 
 func TestSizeInMiB(t *testing.T) {
-	for size, want := range map[spec.Size]uint64{0: 0, 1<<20 - 1: 0, 1 << 20: 1, 4 << 30: 4096} {
+	for size, want := range map[bytesize.Size]uint64{0: 0, 1<<20 - 1: 0, 1 << 20: 1, 4 << 30: 4096} {
 		if got := size.MiB(); got != want {
 			t.Errorf("%v: %d MiB, want %d", size, got, want)
-		}
-	}
-}
-
-func TestDuration(t *testing.T) {
-	for text, want := range map[string]time.Duration{
-		"30s": 30 * time.Second, "5m": 5 * time.Minute, "1h30m": 90 * time.Minute, "1ns": 1,
-	} {
-		var d spec.Duration
-		if err := d.UnmarshalText([]byte(text)); err != nil || time.Duration(d) != want {
-			t.Errorf("%q: %v, %v, want %v", text, time.Duration(d), err, want)
-		}
-		again := d
-		written, err := d.MarshalText()
-		if err != nil || again.UnmarshalText(written) != nil || again != d {
-			t.Errorf("%q: written as %q, %v, which is read as %v", text, written, err, time.Duration(again))
-		}
-	}
-	const unit = "must be a number with a unit"
-	for text, want := range map[string]string{
-		"": unit, "x": unit, "5": `"5": ` + unit, "5d": `"5d": ` + unit,
-		"0s": "must be positive", "-1s": `"-1s": must be positive`, "9999999h": unit,
-	} {
-		var d spec.Duration
-		if err := d.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want an error with %q", text, err, want)
 		}
 	}
 }
