@@ -21,16 +21,23 @@ func newFirmware(s *cli.IO) *urfave.Command {
 		ArgsUsage: "FILE | diff A B",
 		Description: `Shows volumes, the GUIDed table, SEV and TDX metadata and the reset vector, and for
 each region whether SEV, SEV-ES, SEV-SNP and TDX measure its contents, only its
-presence, or nothing. --map draws the same as a picture. "diff" compares two images
-and shows which digests change. For an IGVM file the headers are shown.
+presence, or nothing. --map draws the same as a picture. --modules lists the files of all
+volumes, those that are packed inside too; "tpm" reports whether PCR 0 of a vTPM covers them.
+
+"diff" compares two images, names the modules that differ, and shows which digests
+change. For an IGVM file the headers are shown.
+
+Exit code 1: the images of "diff" differ.
 
 Examples:
 
    latchkey firmware OVMF.amdsev.fd
+   latchkey firmware --modules OVMF.amdsev.fd
    latchkey firmware --map map.svg OVMF.amdsev.fd
    latchkey firmware diff old.fd new.fd`,
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "map", Usage: "draw the address map into `FILE` (SVG)"},
+			&urfave.BoolFlag{Name: "modules", Usage: "list the files of all volumes"},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
 		Action: func(c *urfave.Context) error {
@@ -96,7 +103,40 @@ func showFirmware(c *urfave.Context, s *cli.IO, file string) error {
 	if c.Bool("json") {
 		return s.JSON(r)
 	}
-	return printFirmware(s, r)
+	if err := printFirmware(s, r); err != nil {
+		return err
+	}
+	if c.Bool("modules") {
+		return printModules(s, r)
+	}
+	if len(r.Modules) > 0 {
+		_, err = fmt.Fprintf(s.Out, "%s in its volumes: --modules lists them\n", cli.Count(len(r.Modules), "module"))
+	}
+	return err
+}
+
+func printModules(s *cli.IO, r *inspect.Report) error {
+	t := s.Table(2)
+	volume := ""
+	columns := append(inspect.Technologies(), inspect.TPM)
+	for i := range r.Modules {
+		m := &r.Modules[i]
+		if m.Volume != volume {
+			volume = m.Volume
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			fmt.Fprintf(s.Out, "\nin %s\n", cli.Escape(volume))
+			t = s.Table(2)
+			fmt.Fprintf(t, "  MODULE\tTYPE\tGUID\tSIZE\t%s\tSECTIONS\n", strings.ToUpper(strings.Join(columns, "\t")))
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%#x", cli.Escape(m.Label()), m.Type, m.GUID, m.Size)
+		for _, x := range columns {
+			fmt.Fprintf(t, "\t%s", m.Cover[x])
+		}
+		fmt.Fprintf(t, "\t%s\n", cli.Escape(strings.Join(m.Sections, ", ")))
+	}
+	return t.Flush()
 }
 
 func printFirmware(s *cli.IO, r *inspect.Report) error {
@@ -106,6 +146,25 @@ func printFirmware(s *cli.IO, r *inspect.Report) error {
 	for _, name := range []string{"sev-snp-pages", "tdx"} {
 		if d := r.Digests[name]; d != "" {
 			fmt.Fprintf(w, "%-13s %s\n", map[string]string{"sev-snp-pages": "SNP pages", "tdx": "MRTD"}[name], d)
+		}
+	}
+	if r.Version != "" {
+		fmt.Fprintf(w, "version       %s\n", cli.Escape(r.Version))
+	}
+	if b := r.SecureBoot; b != nil {
+		word := "no code for it"
+		switch {
+		case b.On:
+			word = "on: a platform key is enrolled"
+		case b.Code:
+			word = "off: no platform key in this image"
+		}
+		fmt.Fprintf(w, "Secure Boot   %s\n", word)
+	}
+	for _, v := range r.Variables {
+		fmt.Fprintf(w, "variable      %s, %s\n", cli.Escape(v.Name), cli.Count(v.Size, "byte"))
+		for _, k := range v.Keys {
+			fmt.Fprintf(w, "              %s\n", cli.Escape(k))
 		}
 	}
 	fmt.Fprintln(w, "\nGUIDed table")
@@ -187,8 +246,17 @@ func diffFirmware(c *urfave.Context, s *cli.IO, first, second string) error {
 		return err
 	}
 	if c.Bool("json") {
-		return s.JSON(d)
+		err = s.JSON(d)
+	} else {
+		err = printDifference(s, d)
 	}
+	if err == nil && !d.Same {
+		err = cli.Fail(cli.ExitFailure, errors.New("the images differ"))
+	}
+	return err
+}
+
+func printDifference(s *cli.IO, d *inspect.Difference) error {
 	if d.Same {
 		_, err := fmt.Fprintln(s.Out, "the images are identical: no digest changes")
 		return err

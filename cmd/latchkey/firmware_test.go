@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/ffs/ffstest"
 )
 
 func TestFirmware(t *testing.T) {
@@ -49,9 +50,27 @@ func TestFirmwareDiff(t *testing.T) {
 	d := newDesk(t)
 	out, _ := d.run("firmware diff OVMF.fd OVMF.fd")
 	matches(t, "diff of one image", out, `identical: no digest changes`)
-	out, _ = d.run("firmware diff OVMF.fd generic.fd")
-	matches(t, "diff", out, `digest of sev +changes\n`)
-	out, _ = d.run("firmware --json diff OVMF.fd generic.fd")
+	differs := func(line string) string {
+		t.Helper()
+		code, out, said := d.try("firmware " + line)
+		if code != cli.ExitFailure || !strings.Contains(said, "the images differ") {
+			t.Errorf("%s: code %d, want 1: %s", line, code, said)
+		}
+		return out
+	}
+	matches(t, "diff", differs("diff OVMF.fd generic.fd"), `digest of sev +changes\n`)
+	d.write("a.fd", string(ffstest.Measuring(t, ffstest.Build{Version: "1.0", Driver: "a"})))
+	d.write("b.fd", string(ffstest.Measuring(t, ffstest.Build{Version: "1.0", Driver: "b", SecureBoot: true})))
+	out = differs("diff a.fd b.fd")
+	matches(t, "diff", out, `contents differ: module Driver \(driver, 11111111-`)
+	matches(t, "diff", out, `only in the second: module SecureBootConfigDxe`)
+	if strings.Contains(out, "module BdsDxe") {
+		t.Errorf("a module that both have is said to differ:\n%s", out)
+	}
+	out, _ = d.run("firmware --modules b.fd")
+	matches(t, "modules", out, `version +1\.0\nSecure Boot +off`)
+	matches(t, "modules", out, `(?m)^  BdsDxe +driver +6d33944a-\S+ +0x[0-9a-f]+ +contents .* contents +PE32, name$`)
+	out = differs("--json diff OVMF.fd generic.fd")
 	var j struct {
 		Same    bool
 		Digests map[string]bool `json:"digest-changes"`

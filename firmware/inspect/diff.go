@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/vmlatch/vmlatch/firmware/ffs"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 )
 
@@ -13,7 +14,17 @@ type Difference struct {
 	Schema  string          `json:"schema"`
 	Same    bool            `json:"same"`
 	Changes []string        `json:"changes"`
+	Modules []ModuleChange  `json:"modules"`
 	Digests map[string]bool `json:"digest-changes"` // by technology: whether its digest changes
+}
+
+// ModuleChange is a module that two images do not share.
+type ModuleChange struct {
+	Change string `json:"change"`
+	Name   string `json:"name"`
+	GUID   string `json:"guid"`
+	Type   string `json:"type"`
+	Volume string `json:"volume"`
 }
 
 // Diff compares two images and says which digests change.
@@ -30,6 +41,7 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 		Schema:  "latchkey.firmware-diff/1",
 		Same:    bytes.Equal(a.Bytes, b.Bytes),
 		Changes: []string{},
+		Modules: []ModuleChange{},
 		Digests: map[string]bool{},
 	}
 	say := func(format string, args ...any) { d.Changes = append(d.Changes, fmt.Sprintf(format, args...)) }
@@ -63,6 +75,7 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 			say("only in the second: %s", key(r))
 		}
 	}
+	d.modules(ra, rb)
 	reset := func(r *Report) string {
 		for _, e := range r.Entries {
 			if e.Name == "SEV-ES reset block" {
@@ -76,6 +89,34 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 	d.Digests["sev-snp"] = !d.Same // pages and metadata both lie in the image
 	d.Digests["tdx"] = ra.Digests["tdx"] != rb.Digests["tdx"]
 	return d, nil
+}
+
+// modules says which modules differ, with what covers them.
+func (d *Difference) modules(a, b *Report) {
+	find := func(list []Module, m *Module) int {
+		return slices.IndexFunc(list, func(o Module) bool { return o.GUID == m.GUID && o.Volume == m.Volume })
+	}
+	if a.Version != b.Version {
+		d.Changes = append(d.Changes, fmt.Sprintf("version: %q, then %q", a.Version, b.Version))
+	}
+	change := func(kind string, m *Module) {
+		d.Modules = append(d.Modules, ModuleChange{kind, m.Label(), m.GUID, m.Type, m.Volume})
+		d.Changes = append(d.Changes, fmt.Sprintf("%s: module %s (%s, %s)", kind, m.Label(), m.Type, m.GUID))
+	}
+	for i := range a.Modules {
+		m := &a.Modules[i]
+		switch j := find(b.Modules, m); {
+		case j < 0:
+			change("only in the first", m)
+		case b.Modules[j].SHA256 != m.SHA256 && m.Type != ffs.FileVolume.String():
+			change("contents differ", m)
+		}
+	}
+	for i := range b.Modules {
+		if m := &b.Modules[i]; find(a.Modules, m) < 0 {
+			change("only in the second", m)
+		}
+	}
 }
 
 func part(img *ovmf.Image, r *Report, region Region) []byte {

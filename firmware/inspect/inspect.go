@@ -53,6 +53,10 @@ type Report struct {
 	SHA256      string            `json:"sha256"`
 	Base        uint64            `json:"base"` // where it is loaded
 	ResetVector string            `json:"reset-vector"`
+	Version     string            `json:"version"` // of the build, as it measures it; "" if it has none
+	SecureBoot  *SecureBoot       `json:"secure-boot,omitempty"`
+	Variables   []Variable        `json:"variables"`
+	Modules     []Module          `json:"modules"`
 	Entries     []Entry           `json:"guided-table"`
 	Regions     []Region          `json:"regions"`
 	Digests     map[string]string `json:"digests"` // of the firmware alone
@@ -72,6 +76,8 @@ func Image(img *ovmf.Image) (*Report, error) {
 		Base:        1<<32 - uint64(len(img.Bytes)),
 		ResetVector: hex.EncodeToString(img.ResetVector()),
 		Entries:     []Entry{},
+		Variables:   []Variable{},
+		Modules:     []Module{},
 		Digests:     map[string]string{"sev": hex.EncodeToString(sum[:])},
 		Notes:       []string{},
 	}
@@ -85,6 +91,7 @@ func Image(img *ovmf.Image) (*Report, error) {
 	sections, err := img.TDXMetadata()
 	splitTDX := err != nil // a code image without its variables
 	r.volumes(img, sections)
+	r.modules(img)
 	r.memory(img, layout, sections)
 	r.digests(img, layout, splitTDX)
 	slices.SortStableFunc(r.Regions, func(a, b Region) int {

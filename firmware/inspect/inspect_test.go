@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/ffs/ffstest"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 )
@@ -83,8 +84,36 @@ func TestDiff(t *testing.T) {
 	if err != nil || d.Same || len(d.Changes) != 1 || !d.Digests["sev"] || !d.Digests["sev-snp"] || d.Digests["tdx"] {
 		t.Errorf("%+v, %v", d, err)
 	}
+	build := func(x ffstest.Build) *ovmf.Image { return image(t, ffstest.Measuring(t, x)) }
+	d, err = Diff(build(ffstest.Build{Version: "1.0"}), build(ffstest.Build{Version: "1.1", Driver: "x"}))
+	if err != nil || len(d.Modules) != 2 || d.Modules[0].Name != "Tcg2Pei" || d.Modules[1].Name != "Driver" {
+		t.Errorf("%+v, %v; want Tcg2Pei and Driver to differ", d.Modules, err)
+	}
 	if d, err = Diff(image(t, b), image(t, b)); err != nil || !d.Same || len(d.Changes) != 0 || d.Digests["sev"] {
 		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+// TestModules: a file is known by its name, with what covers it.
+func TestModules(t *testing.T) {
+	r, err := Image(image(t, ffstest.Measuring(t, ffstest.Build{Version: "1.0", SecureBoot: true})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Modules, func(m Module) bool { return m.Name == "BdsDxe" })
+	if i < 0 || r.Version != "1.0" || !r.SecureBoot.Code || r.SecureBoot.On {
+		t.Fatalf("version %q, %+v, %+v", r.Version, r.SecureBoot, r.Modules)
+	}
+	m := r.Modules[i]
+	if m.Cover["sev"] != Contents || m.Cover[TPM] != Contents || !strings.Contains(m.Volume, " > 7cb8bdc9-") {
+		t.Errorf("%+v", m)
+	}
+	if outer := r.Modules[0]; outer.Cover[TPM] != Nothing || outer.Sections[0] != "packed by LZMA" {
+		t.Errorf("%+v", outer)
+	}
+	r, err = Image(image(t, ovmftest.WithPlatformKey()))
+	if err != nil || len(r.Variables) != 1 || r.Variables[0].Name != "PK" || len(r.Variables[0].Keys) != 1 {
+		t.Errorf("%+v, %v; want PK with what its key is", r.Variables, err)
 	}
 }
 
