@@ -2,7 +2,9 @@ package launcher
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -11,10 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
+	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/launcher/swtpm"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
@@ -93,6 +98,11 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 // factsFor adds what a spec's plan depends on.
 func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Root, f *plan.Facts) (err error) {
 	g := s.Guest()
+	if g.TPM.On() {
+		if f.TPM, err = tpmFacts(h, &g); err != nil {
+			return err
+		}
+	}
 	f.IGVM = tee.IsIGVM(g.Firmware.Image)
 	if len(s.Asked()) > 1 {
 		f.Image = tee.ReadImage(g.Firmware.Image)
@@ -120,6 +130,62 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		return &fault.Error{Kind: fault.Host, Op: "ask QEMU what it can do", Err: err}
 	}
 	return nil
+}
+
+// tpmFacts looks for what emulates a TPM, and at the state that it has.
+func tpmFacts(h *spec.HostConfig, g *plan.Guest) (*plan.TPMProgram, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	t := &plan.TPMProgram{Keeper: self}
+	if t.Program, err = swtpm.Find(); err != nil {
+		return nil, &fault.Error{
+			Kind: fault.Host, Op: "emulate a TPM", Err: err, Check: fault.TPMProgram,
+			Fix: "install it (Debian: swtpm)",
+		}
+	}
+	if g.TPM.State == plan.TPMPersistent {
+		switch encrypted, err := swtpm.Encrypted(h.Root().TPMState(g.Name)); {
+		case err == nil:
+			t.Encrypted = &encrypted
+		case !errors.Is(err, fs.ErrNotExist):
+			return nil, &fault.Error{
+				Kind: fault.Host, Op: "read the TPM's state", Err: err, Check: fault.TPMState,
+				Fix: "put a backup back; or make a new TPM, which opens nothing that was sealed: vmlatch rm --tpm",
+			}
+		}
+	}
+	if g.TPM.Key != "" {
+		key, err := g.TPM.ReadKey()
+		if err != nil {
+			e := g.File.Errorf("tpm.key", "%v", err)
+			e.Fix = "head -c 32 /dev/urandom > FILE makes one; who loses it loses the TPM"
+			return nil, e
+		}
+		clear(key)
+	}
+	t.Firmware = tpmFirmware(&g.Firmware)
+	return t, nil
+}
+
+// tpmFirmware says why a guest's firmware measures nothing into a TPM; "" if it does, or if that is
+// not known.
+func tpmFirmware(f *plan.Firmware) string {
+	switch {
+	case f.Lookup():
+		return ""
+	case f.Image == "":
+		return "QEMU's own firmware measures into no PCR that is predicted"
+	}
+	b, err := ovmf.ReadFile(f.Image)
+	if err == nil {
+		_, err = predict.ReadFirmware(b)
+	}
+	if errors.Is(err, predict.ErrNoTPM) {
+		return err.Error()
+	}
+	return "" // what cannot be read is another check's matter
 }
 
 func needsKernelLog(t plan.Traits) bool { return t.KernelLog }

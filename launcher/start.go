@@ -232,9 +232,16 @@ func (s *starter) newRecord() *rundir.Record {
 		Origin: rundir.Origin{Spec: g.File.Where(), Hold: s.opt.Hold, Foreground: s.opt.Foreground, Unit: s.opt.Unit},
 		Memory: g.Memory.String(), CPUs: g.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
-		Disks: recordDisks(g.Disks), Networks: recordNetworks(g.Networks),
+		Disks: recordDisks(g.Disks), Networks: recordNetworks(g.Networks), TPM: recordTPM(&g.TPM),
 		Steps: s.steps,
 	}
+}
+
+func recordTPM(t *plan.TPM) *rundir.TPM {
+	if !t.On() {
+		return nil
+	}
+	return &rundir.TPM{Model: t.Model, State: t.State, Encrypted: t.Key != "", Trust: plan.TrustHost}
 }
 
 func recordDisks(disks plan.Disks) (out []rundir.Disk) {

@@ -25,6 +25,8 @@ type vmInfo struct {
 	Exit   *launcher.Exit `json:"exit,omitempty"`
 	Ended  *time.Time     `json:"ended,omitempty"`
 	Record *record        `json:"record,omitempty"`
+	// NoTPM is whether its TPM has ended: its next reset ends QEMU.
+	NoTPM bool `json:"tpm-gone,omitempty"`
 	// Failure is the last start, if it came to nothing; Record is of the run before it.
 	Failure *failure `json:"failure,omitempty"`
 }
@@ -35,6 +37,7 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 		Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching),
 		Failure: publishFailure(e.Failure),
 	}
+	v.NoTPM = v.Status == rundir.Alive && e.NoTPM
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
@@ -140,6 +143,8 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 		case v.Failure != nil && v.Status == rundir.Ended:
 			state += " (" + firstWords(v.Failure.Reason) + ")"
 			started = v.Failure.At.Local().Format(psTime)
+		case v.NoTPM:
+			state += " (its TPM has gone)"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory,
 			cpus, up, started)
@@ -322,6 +327,16 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 			row("process", "%d", r.PID)
 		}
 		row("QEMU version", "%s", r.Version)
+		if t := r.TPM; t != nil {
+			encrypted, lives := "not encrypted", ""
+			if t.Encrypted {
+				encrypted = "encrypted"
+			}
+			if v.NoTPM {
+				lives = "; it has GONE: the guest's next reset ends QEMU"
+			}
+			row("TPM", "%s, %s, %s; the host's word only%s", t.Model, t.State, encrypted, lives)
+		}
 		for i, d := range r.Disks {
 			access := ""
 			if d.ReadOnly {

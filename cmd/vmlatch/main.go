@@ -20,6 +20,7 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/spec"
+	"github.com/vmlatch/vmlatch/launcher/swtpm"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
@@ -30,6 +31,8 @@ func main() {
 			os.Exit(keep(os.Args[2:]))
 		case plan.KeepLogs:
 			os.Exit(logkeeper.Main(os.Args[2:]))
+		case plan.KeepTPM:
+			os.Exit(swtpm.Main(os.Args[2:]))
 		}
 	}
 	os.Exit(int(cli.Start("vmlatch", func(s *cli.IO) *cli.App {

@@ -69,6 +69,16 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 	for _, f := range p.FDs {
 		fmt.Fprintf(t, "fd %d\t%s\t%s\n", f.Number, f.Role, f.Meaning)
 	}
+	for _, h := range p.Helpers {
+		section("helper " + h.Role + ": " + h.Meaning)
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(s.Out, h.CommandLine())
+		for _, f := range h.FDs {
+			fmt.Fprintf(t, "fd %d\t%s\t%s\n", f.Number, f.Role, f.Meaning)
+		}
+	}
 	section("files")
 	for _, f := range p.Files {
 		measured := "not measured"

@@ -30,6 +30,7 @@ type record struct {
 	Choices    []choice   `json:"choices,omitempty"`
 	Disks      []disk     `json:"disks,omitempty"`
 	Networks   []network  `json:"networks,omitempty"`
+	TPM        *tpm       `json:"tpm,omitempty"`
 	Steps      []stepAt   `json:"steps,omitempty"`
 }
 
@@ -48,6 +49,13 @@ type network struct {
 	Mode    string   `json:"mode"`
 	MAC     string   `json:"mac,omitempty"`
 	Forward []string `json:"forward,omitempty"`
+}
+
+type tpm struct {
+	Model     string `json:"model"`
+	State     string `json:"state"`
+	Encrypted bool   `json:"encrypted"`
+	Trust     string `json:"trust"` // always "host"
 }
 
 // failure is a start that came to nothing.
@@ -124,6 +132,10 @@ func publish(r *rundir.Record) *record {
 			Packet: s.Packet,
 			Inputs: inputFiles(s.Inputs),
 		}
+	}
+	if r.TPM != nil {
+		t := tpm(*r.TPM)
+		p.TPM = &t
 	}
 	for _, c := range r.Choices {
 		p.Choices = append(p.Choices, choice(c))

@@ -97,12 +97,21 @@ var checkCases = map[string]checkCase{
 		add:     "[[object]]\nqom-type = \"monitor-qmp\"\nid = \"m\"\n",
 		refused: true,
 	},
-	"no-hotplug":    {tech: "sev-snp", add: "[[device]]\ndriver = \"nvdimm\"\n", refused: true},
-	"no-loader":     {tech: "sev-snp", add: "[[device]]\ndriver = \"loader\"\nfile = \"x\"\n", refused: true},
-	"no-balloon":    {tech: "sev", add: "[[device]]\ndriver = \"virtio-balloon-pci\"\n"},
-	"no-viommu":     {tech: "sev", add: "[[device]]\ndriver = \"intel-iommu\"\n"},
-	"vfio-iommufd":  {tech: "sev-snp", add: "[[device]]\ndriver = \"vfio-pci\"\nhost = \"01:00.0\"\n"},
-	"vtpm-evidence": {tech: "sev-snp", add: "[[device]]\ndriver = \"tpm-crb\"\n"},
+	"no-hotplug":         {tech: "sev-snp", add: "[[device]]\ndriver = \"nvdimm\"\n", refused: true},
+	"no-loader":          {tech: "sev-snp", add: "[[device]]\ndriver = \"loader\"\nfile = \"x\"\n", refused: true},
+	"no-balloon":         {tech: "sev", add: "[[device]]\ndriver = \"virtio-balloon-pci\"\n"},
+	"no-viommu":          {tech: "sev", add: "[[device]]\ndriver = \"intel-iommu\"\n"},
+	"vfio-iommufd":       {tech: "sev-snp", add: "[[device]]\ndriver = \"vfio-pci\"\nhost = \"01:00.0\"\n"},
+	"vtpm-evidence":      {tech: "sev-snp", add: "[tpm]\n", refused: true},
+	"tpm-tdx-rtmr2":      {tech: "tdx", add: "[tpm]\ntrust = \"host\"\n", refused: true},
+	"tpm-device-twice":   {tech: "none", add: "[tpm]\n[[device]]\ndriver = \"tpm-tis\"\n", refused: true},
+	"tpm-ephemeral-disk": {tech: "none", add: "[tpm]\nstate = \"ephemeral\"\n[[disk]]\nimage = \"k\"\n"},
+	"tpm-swtpm":          {tech: "none", add: "[tpm]\n", host: func(f *plan.Facts) { f.TPM = nil }},
+	"tpm-state-key": {tech: "none", add: "[tpm]\n", host: func(f *plan.Facts) {
+		encrypted := true
+		f.TPM.Encrypted = &encrypted
+	}},
+	"tpm-firmware":  {tech: "none", add: "[tpm]\n", host: func(f *plan.Facts) { f.TPM.Firmware = "no modules" }},
 	"tdx-boot-disk": {tech: "tdx", add: "[[device]]\ndriver = \"virtio-scsi-pci\"\n", refused: true},
 	"option-roms":   {tech: "sev", add: "[[device]]\ndriver = \"e1000e\"\n"},
 

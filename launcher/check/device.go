@@ -110,16 +110,6 @@ func deviceChecks() []tee.Check {
 			},
 		},
 		{
-			ID:       "vtpm-evidence",
-			Severity: tee.Warn,
-			Key:      "device",
-			When:     confidential,
-			Cause:    "a vTPM is the host's: what it says proves nothing to the guest's owner",
-			Fix:      "do not count it as evidence",
-			Source:   "systemd-vmspawn(1); gce-tcb-verifier#64",
-			Look:     tee.Without(`tpm-.*`),
-		},
-		{
 			ID:       "option-roms",
 			Severity: tee.Warn,
 			Key:      "device",

@@ -29,6 +29,8 @@ const (
 const (
 	FilesReadable    = "files-readable"
 	QEMUObject       = "qemu-object"
+	TPMProgram       = "tpm-swtpm"
+	TPMState         = "tpm-state-key"
 	Technology       = "technology" // of the choice between several
 	TechnologyUsable = "technology-usable"
 )

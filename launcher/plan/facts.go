@@ -16,6 +16,7 @@ type Facts struct {
 	Info        *host.QEMU        // what it can do; nil for plain VMs, for which it does not count
 	Emulator    []string          // program and options to put before QEMU; nil for real hardware
 	LogKeeper   *LogKeeper        // what keeps the logs; nil if QEMU writes to them
+	TPM         *TPMProgram       // what emulates a TPM; nil for guests without one
 	Host        *host.Report      // what the machine can do
 	Slots       map[string]int    // limits of pools, by the operator
 	SlotDir     string            // where leases lie
@@ -26,6 +27,16 @@ type Facts struct {
 	HugePages   map[uint64]uint64 // free ones by size in bytes; nil unless the spec uses them
 	OwnerFiles  map[string][]byte // content of small files that the guest's owner made, by key
 	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
+}
+
+// TPMProgram is what emulates a TPM.
+type TPMProgram struct {
+	Program string // swtpm
+	Keeper  string // the program that understands [KeepTPM]
+	// Firmware says why the guest's firmware measures nothing into a TPM; "" if it does.
+	Firmware string
+	// Encrypted is whether the state that is there is encrypted; nil if there is none.
+	Encrypted *bool
 }
 
 // Image is what a firmware image has for confidential guests.

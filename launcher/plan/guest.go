@@ -34,6 +34,7 @@ type Guest struct {
 	Objects  Objects
 	Latch    Latch
 	Broker   Broker
+	TPM      TPM
 
 	// KernelHashes reports whether kernel, initrd and command line are measured.
 	KernelHashes bool
@@ -48,7 +49,7 @@ type part interface {
 // parts lists them in the order in which they are built.
 func (g *Guest) parts() []part {
 	return []part{
-		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Broker,
+		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Broker, &g.TPM,
 		&g.Objects, &g.Devices,
 	}
 }
@@ -64,7 +65,7 @@ func (g *Guest) Tables() spec.Tables {
 		"name": &g.Name, "memory": &g.Memory, "cpus": &g.CPUs, "accel": &g.Accel, "machine": &g.Machine,
 		"cpu": &g.CPU, "qemu": &g.QEMU, "firmware": &g.Firmware, "kernel": &g.Kernel, "memory-backend": &g.Backend,
 		"disk": &g.Disks, "network": &g.Networks, "device": &g.Devices, "object": &g.Objects, "latch": &g.Latch,
-		"broker": &g.Broker,
+		"broker": &g.Broker, "tpm": &g.TPM,
 	}
 }
 

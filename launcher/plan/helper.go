@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 )
 
 // Helper is a further process of the VM. It is started before QEMU and ends with it:
@@ -17,6 +19,9 @@ type Helper struct {
 	FDs     []FD     `json:"fds"`
 	Silent  bool     `json:"-"` // its output is dropped, as it is what keeps the log of it
 }
+
+// CommandLine is the helper's command as a person would type it.
+func (h *Helper) CommandLine() string { return argv.Quote(h.Argv) }
 
 // Help adds a helper that QEMU talks to over a socket pair. argv makes the helper's
 // command line from the number of its end of the pair; the number of QEMU's end is

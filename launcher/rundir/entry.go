@@ -34,6 +34,7 @@ type Record struct {
 	Choices    []Choice   `json:"choices,omitempty"`
 	Disks      []Disk     `json:"disks,omitempty"`
 	Networks   []Network  `json:"networks,omitempty"`
+	TPM        *TPM       `json:"tpm,omitempty"`
 	Steps      []Step     `json:"steps,omitempty"` // of the launch, in the order of time
 }
 
@@ -55,6 +56,14 @@ type Network struct {
 	Mode    string   `json:"mode"`
 	MAC     string   `json:"mac,omitempty"`
 	Forward []string `json:"forward,omitempty"`
+}
+
+// TPM is the guest's TPM, which is the host's: what it says proves the host's word.
+type TPM struct {
+	Model     string `json:"model"` // crb, tis
+	State     string `json:"state"` // persistent, ephemeral
+	Encrypted bool   `json:"encrypted"`
+	Trust     string `json:"trust"` // always "host"
 }
 
 // Origin is how a VM was started, and so how it can be started again.
@@ -125,6 +134,8 @@ type Entry struct {
 	Record     *Record // nil if its launch did not get that far
 	// Staged is what a command was about to record when it ended, or is: nil if none.
 	Staged *Record
+	// NoTPM is whether the VM lives and its TPM does not: its next reset ends QEMU.
+	NoTPM bool
 	// Failure is the last start of the name, if it came to nothing after Record.
 	Failure *Failure
 }
@@ -172,6 +183,11 @@ func (d *Dir) entry() (*Entry, error) {
 	}
 	if e.Record, err = readRecord(d.Path(recordFile)); err == nil {
 		e.Staged, err = readRecord(d.Path(recordTemporary))
+	}
+	if err == nil && e.VMHeld && e.Record != nil && e.Record.TPM != nil && e.Record.PID != 0 {
+		var lives bool
+		lives, err = held(d.Path(tpmLock))
+		e.NoTPM = !lives
 	}
 	return e, err
 }
@@ -255,6 +271,9 @@ func (r Root) Forget(ctx context.Context, name string) error {
 		return fmt.Errorf("%s: %w", name, ErrNotFound)
 	} else if err != nil {
 		return err
+	}
+	if has, err := r.HasTPM(name); err != nil || has {
+		return errors.Join(err, fmt.Errorf("%s: %w", name, ErrTPM))
 	}
 	return d.removeLogs()
 }

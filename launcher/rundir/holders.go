@@ -193,9 +193,10 @@ func (d *Dir) KillOwner(ctx context.Context) error { return d.killHolders(ctx, o
 // found. The caller closes it once they have it.
 func (d *Dir) LockHelpers() (*os.File, error) { return d.lockFor(helperLock) }
 
-// KillHelpers ends helpers that have not ended with QEMU.
+// KillHelpers ends helpers that have not ended with QEMU. They get a moment for it: one may be
+// writing down what it must not lose.
 func (d *Dir) KillHelpers(ctx context.Context) error {
-	d.AwaitLogs(ctx)
+	d.await(ctx, helperLock)
 	return d.killHolders(ctx, helperLock)
 }
 
@@ -203,19 +204,22 @@ func (d *Dir) KillHelpers(ctx context.Context) error {
 // once the keeper has it.
 func (d *Dir) LockLogs() (*os.File, error) { return d.lockFor(keeperLock) }
 
-// keeperTimeout is how long the keeper of the logs may take to write down the last words of
-// a VM that has ended: at most what its pipes hold.
-const keeperTimeout = 2 * time.Second
+// helperTimeout is how long the helpers of a VM that has ended may take to end: the keeper of the
+// logs to write down its last words, at most what its pipes hold; a TPM to write its state.
+const helperTimeout = 2 * time.Second
 
 // AwaitLogs returns when all that a VM said before it ended is in its logs, or when that
 // takes too long. Logs without a keeper are always complete.
-func (d *Dir) AwaitLogs(ctx context.Context) {
-	l, err := openLock(d.Path(keeperLock), d.Name)
+func (d *Dir) AwaitLogs(ctx context.Context) { d.await(ctx, keeperLock) }
+
+// await waits until a lock is free, if it is there.
+func (d *Dir) await(ctx context.Context, name string) {
+	l, err := openLock(d.Path(name), d.Name)
 	if err != nil {
 		return
 	}
 	defer l.close()
-	ctx, cancel := context.WithTimeout(ctx, keeperTimeout)
+	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
 	_ = l.free(ctx)
 }

@@ -14,7 +14,7 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock,
+	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, tpmLock,
 	QMPSocket, MonitorSocket, ConsoleSocket, SessionFile, OwnerCertFile,
 	VarsFile, recordFile, recordTemporary,
 }
@@ -29,6 +29,9 @@ func removeFiles(dir string) error {
 		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if err := removeTPM(filepath.Join(dir, tpmDir)); err != nil {
+		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -62,6 +65,9 @@ func (d *Dir) purge() error {
 		if e := os.Remove(d.LogPath(f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
+	}
+	if d.tpmMade { // nothing was ever sealed to it
+		err = errors.Join(err, removeTPM(d.TPMPath()))
 	}
 	d.restoreLogs()
 	return err

@@ -46,6 +46,7 @@ const (
 	ownerLock       = "owner.lock"
 	helperLock      = "helper.lock"
 	keeperLock      = "logs.lock"
+	tpmLock         = "tpm.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
@@ -103,8 +104,10 @@ type Dir struct {
 	mu     sync.Mutex // for Close, Unlock and what may be waiting meanwhile
 	vm     *os.File   // locked, in the process that created it
 	launch *os.File   // locked, in the process that created or opened it
-	id     *lockFile  // of the VM; see pin
-	closed bool
+	// tpmMade is whether this launch has made the persistent TPM.
+	tpmMade bool
+	id      *lockFile // of the VM; see pin
+	closed  bool
 }
 
 // CheckName says why a VM cannot have a name; nil if it can.

@@ -48,6 +48,11 @@ func main() {
 		}
 	}
 	report()
+	if wantsTPM(string(cmdline)) {
+		if err := showTPM(); err != nil {
+			say("no TPM: %v", err)
+		}
+	}
 	if wantsKernelTSM(string(cmdline)) {
 		if err := kernelTSM(); err != nil {
 			say("no configfs-tsm: %v", err)

@@ -1,0 +1,134 @@
+package integration
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+const measuredSpec = `name = "vm"
+memory = "%s"
+qemu = "%s"
+[firmware]
+image = "%s"
+[kernel]
+image = "vmlinuz"
+initrd = "initrd.img"
+cmdline = "%s"
+[tpm]
+model = "%s"
+`
+
+var (
+	saidPCR = regexp.MustCompile(`vmlatch-guest: pcr (\d+) ([0-9a-f]{64})`)
+	saidLog = regexp.MustCompile(`vmlatch-guest: log (\S+)`)
+)
+
+// ofTPM is what a guest shows of its TPM: the registers that it reads itself, and the log.
+func (h *host) ofTPM(log string) map[string]string {
+	h.t.Helper()
+	logs := h.run("vmlatch", "logs", "vm")
+	pcrs := map[string]string{}
+	for _, m := range saidPCR.FindAllStringSubmatch(logs, -1) {
+		pcrs[m[1]] = m[2]
+	}
+	var text strings.Builder
+	for _, m := range saidLog.FindAllStringSubmatch(logs, -1) {
+		text.WriteString(m[1])
+	}
+	b, err := base64.StdEncoding.DecodeString(text.String())
+	if err != nil || len(pcrs) != 16 || len(b) == 0 {
+		h.t.Fatalf("%d PCRs, a log of %d bytes, %v:\n%s", len(pcrs), len(b), err, logs)
+	}
+	h.write(log, string(b))
+	return pcrs
+}
+
+// TestMeasuredBoot: what is predicted from the files is what guests read from their TPMs, by
+// version of QEMU and of the firmware; and a change is explained.
+func TestMeasuredBoot(t *testing.T) {
+	t.Parallel()
+	newer := filepath.Join(top(), ".cache/guest/coco/OVMF.fd")
+	for name, x := range map[string]struct{ qemu, firmware, memory, model string }{
+		"old firmware, QEMU 7.2":  {"7.2", "/usr/share/ovmf/OVMF.fd", "512MiB", "crb"},
+		"old firmware, QEMU 11.1": {"11.1", "/usr/share/ovmf/OVMF.fd", "768MiB", "tis"},
+		"new firmware, QEMU 7.2":  {"7.2", newer, "768MiB", "tis"},
+		"new firmware, QEMU 10.0": {"10.0", newer, "512MiB", "crb"},
+		"new firmware, QEMU 11.1": {"11.1", newer, "512MiB", "crb"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if x.firmware == newer {
+				c := needCoco(t)
+				c.needTDXFirmware(t)
+			}
+			h := newHost(t)
+			const line = "console=ttyS0 quiet no_timer_check vmlatch.tpm"
+			qemu := qemus.Version(t, x.qemu)
+			h.write("vm.toml", fmt.Sprintf(measuredSpec, x.memory, qemu, x.firmware, line, x.model))
+			h.run("vmlatch", "start", "vm.toml")
+			h.run("vmlatch", "wait", "vm")
+			pcrs := h.ofTPM("log")
+
+			// The prediction without the log, held against what the guest read.
+			predict := []string{
+				"pcrs", "--json", "--firmware", x.firmware, "--kernel", "vmlinuz", "--initrd", "initrd.img",
+				"--cmdline", line, "--memory", x.memory, "--qemu", x.qemu,
+			}
+			var r struct {
+				PCRs []struct {
+					PCR       int
+					Certainty string
+					Why       string
+					Values    map[string]string
+				}
+			}
+			if err := json.Unmarshal([]byte(h.run("latchkey", predict...)), &r); err != nil {
+				t.Fatal(err)
+			}
+			exact := 0
+			for _, p := range r.PCRs {
+				switch got := pcrs[fmt.Sprint(p.PCR)]; {
+				case p.Certainty == "unknown":
+				case p.Values["sha256"] == got:
+					exact++
+				case p.PCR == 5 && p.Certainty == "depends-on": // the firmware's services may end at a second try
+				default:
+					t.Errorf("PCR %d (%s: %s): predicted %s, the guest reads %s", p.PCR, p.Certainty, p.Why,
+						p.Values["sha256"], got)
+				}
+			}
+			if exact < 12 {
+				t.Errorf("only %d of 16 PCRs are predicted: %+v", exact, r.PCRs)
+			}
+
+			// The guest's log leads to what it read, and a changed line is named.
+			out, _ := h.attempt(h.command("latchkey", "pcrs", "--json", "--log", "log"))
+			if !strings.Contains(out, pcrs["9"]) || !strings.Contains(out, pcrs["0"]) {
+				t.Errorf("the log does not lead to the registers: %s\n%v", out, pcrs)
+			}
+			changed := append([]string{}, predict...)
+			for i, a := range changed {
+				if a == line {
+					changed[i] = line + " init=/bin/sh"
+				}
+			}
+			out, err := h.attempt(h.command("latchkey", append(changed, "--log", "log")...))
+			if err == nil || !strings.Contains(out, `it lacks \"init=/bin/sh\"`) {
+				t.Errorf("another command line: %v: %s", err, out)
+			}
+			h.run("vmlatch", "rm", "--tpm", "vm")
+			waitNothing(t, h.work)
+			if _, err := os.Stat(filepath.Join(h.work, "state", "vm")); err == nil {
+				t.Error("rm --tpm has left files")
+			}
+		})
+	}
+}

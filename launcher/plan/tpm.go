@@ -1,0 +1,163 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/credential"
+	"github.com/vmlatch/vmlatch/firmware/regular"
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+)
+
+// TPM is the table [tpm]: a TPM 2.0 by swtpm. It is the host's: who controls the host controls what
+// it holds, and what it says proves no more than the host's word.
+type TPM struct {
+	Model string `toml:"model"` // crb, tis
+	State string `toml:"state"` // persistent, ephemeral
+	Key   string `toml:"key"`   // 32 bytes that encrypt its state: a file, or credential:NAME
+	Trust string `toml:"trust"` // "host", which a confidential guest's spec must say
+
+	on bool
+}
+
+// States of TPMs.
+const (
+	TPMPersistent = "persistent"
+	TPMEphemeral  = "ephemeral"
+)
+
+// TrustHost is what trust must say where the guest does not trust its host otherwise.
+const TrustHost = "host"
+
+// TPMKeySize is the size of the key of a TPM's state, in bytes.
+const TPMKeySize = 32
+
+// On reports whether the guest has a TPM.
+func (t *TPM) On() bool { return t.on }
+
+func (t *TPM) complete(g *Guest) error {
+	if t.on = g.File.Has("tpm"); !t.on {
+		return nil
+	}
+	if t.Model == "" {
+		t.Model = "crb"
+	}
+	if t.State == "" {
+		t.State = TPMPersistent
+	}
+	if err := OneOf(g.File, "tpm.model", t.Model, "crb", "tis"); err != nil {
+		return err
+	}
+	if err := OneOf(g.File, "tpm.state", t.State, TPMPersistent, TPMEphemeral); err != nil {
+		return err
+	}
+	if t.Trust != "" {
+		if err := OneOf(g.File, "tpm.trust", t.Trust, TrustHost); err != nil {
+			return err
+		}
+	}
+	if t.Key == "" {
+		return nil
+	}
+	if t.State == TPMEphemeral {
+		return g.File.Errorf("tpm.key", "an ephemeral TPM's state is gone with the VM: there is nothing to encrypt")
+	}
+	if path, err := credential.Path(t.Key); err == nil && path == t.Key {
+		t.Key = g.File.Abs(t.Key)
+	}
+	return g.File.NoNUL(t.Key)
+}
+
+// KeepTPM is the first argument of the program that swtpm is started by; the second is the number
+// of the pipe by which it learns that QEMU has gone, and a command line follows.
+const KeepTPM = "__tpm"
+
+// Roles of a TPM's descriptors.
+const (
+	roleTPM     = "tpm"
+	roleTPMLife = "tpm-life"
+)
+
+// build starts swtpm with a socket pair to QEMU. Either may die first: swtpm ends
+// when QEMU closes the pair, or, before QEMU has used it, when it closes the pipe.
+func (t *TPM) build(b *Builder) error {
+	if !t.on {
+		return nil
+	}
+	s := b.Facts.TPM
+	h := Helper{Role: roleTPM, Meaning: "the TPM emulator swtpm"}
+	pair := inherit(&h.FDs, FD{Role: roleTPM, Meaning: "its end of a socket pair with QEMU", open: pairEnd(roleTPM)})
+	life := inherit(&h.FDs, FD{
+		Role: roleTPMLife, Meaning: "a pipe that QEMU holds open for as long as it lives",
+		open: pipeEnd(roleTPMLife),
+	})
+	state := inherit(&h.FDs, FD{
+		Role: "tpm-state", Meaning: "the directory of its state, " + t.State,
+		open: func(o *Opening) (*os.File, error) { return o.Dir.OpenTPM(t.State == TPMPersistent) },
+	})
+	h.Argv = []string{
+		s.Keeper, KeepTPM, strconv.Itoa(life), s.Program, "socket", "--tpm2",
+		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", state),
+		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", pair), "--terminate",
+	}
+	if t.Key != "" {
+		key := inherit(&h.FDs, FD{Role: "tpm-key", Meaning: "a pipe with the key of its state", open: t.openKey})
+		h.Argv = append(h.Argv, "--key", fmt.Sprintf("fd=%d,mode=aes-256-cbc,format=binary", key))
+	}
+	inherit(&h.FDs, FD{Role: "helper-lock", Meaning: "the lock by which it is found", open: helperLock})
+	inherit(&h.FDs, FD{
+		Role: "tpm-lock", Meaning: "the lock that shows that it lives",
+		open: func(o *Opening) (*os.File, error) { return o.Dir.LockTPM() },
+	})
+	b.plan.Helpers = append(b.plan.Helpers, h)
+	fd := b.Inherit(roleTPM, "QEMU's end of a socket pair with swtpm", pairEnd(roleTPM))
+	b.Inherit(roleTPMLife, "a pipe by which swtpm learns that QEMU has gone", pipeEnd(roleTPMLife))
+	b.Option("-chardev", argv.New("socket").Set("id", "tpm").SetInt("fd", fd).String(),
+		"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-"+t.Model+",tpmdev=tpm0")
+	b.Choose("tpm", t.Model+", "+t.State, b.Guest.File.From("tpm"))
+	return nil
+}
+
+// ReadKey reads the key of the TPM's state, which the caller wipes.
+func (t *TPM) ReadKey() ([]byte, error) {
+	path, err := credential.Path(t.Key)
+	if err != nil {
+		return nil, err
+	}
+	key, err := regular.Read(path, 4*TPMKeySize)
+	switch {
+	case errors.Is(err, regular.ErrTooLarge):
+		err = fmt.Errorf("%s: too many bytes, want %d of random data", path, TPMKeySize)
+	case err == nil && len(key) != TPMKeySize:
+		err = fmt.Errorf("%s: %d bytes, want %d of random data", path, len(key), TPMKeySize)
+		clear(key)
+	}
+	return key, err
+}
+
+// openKey makes a pipe that holds the key.
+func (t *TPM) openKey(*Opening) (*os.File, error) {
+	key, err := t.ReadKey()
+	if err != nil {
+		return nil, fmt.Errorf("the key of the TPM's state: %w", err)
+	}
+	defer clear(key)
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe", err)
+	}
+	out, in := os.NewFile(uintptr(fds[1]), "tpm-key"), os.NewFile(uintptr(fds[0]), "tpm-key")
+	_, err = out.Write(key)
+	if e := out.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		_ = in.Close()
+		return nil, err
+	}
+	return in, nil
+}

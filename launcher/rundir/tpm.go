@@ -1,0 +1,130 @@
+package rundir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// tpmDir is the directory of a TPM's state: in the state directory, where it outlives the VM, or
+// in the run directory.
+const tpmDir = "tpm"
+
+// tpmFiles are all files that swtpm makes in it.
+var tpmFiles = []string{tpmState, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock"}
+
+// tpmState is the file that holds a TPM's seeds, keys and counters.
+const tpmState = "tpm2-00.permall"
+
+// ErrTPM means that the state of a TPM would be lost.
+var ErrTPM = errors.New("the keys and counters of its TPM would be lost")
+
+// TPMPath is the directory of a VM's persistent TPM.
+func (d *Dir) TPMPath() string { return filepath.Join(d.State, tpmDir) }
+
+// OpenTPM opens the directory of the VM's TPM, and makes it if it is missing. A link in its
+// place, or a directory that others can read or write, is refused. A launch that fails before the
+// guest ran removes what it has made.
+func (d *Dir) OpenTPM(persistent bool) (*os.File, error) {
+	parent, err := d.openState()
+	path := d.TPMPath()
+	if !persistent {
+		path = d.Path(tpmDir)
+		if parent != nil {
+			_ = parent.Close()
+		}
+		parent, err = os.Open(d.Run)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	switch err := unix.Mkdirat(int(parent.Fd()), tpmDir, 0o700); {
+	case err == nil:
+		d.tpmMade = persistent
+	case !errors.Is(err, unix.EEXIST):
+		return nil, &fs.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	fd, err := unix.Openat(int(parent.Fd()), tpmDir, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0) {
+		err = fmt.Errorf("the directory of the TPM, %s, %w, or read", path, ErrUnsafe)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// LockTPM makes the lock that swtpm inherits, which shows that the TPM lives. The caller closes it
+// once swtpm has it.
+func (d *Dir) LockTPM() (*os.File, error) { return d.lockFor(tpmLock) }
+
+// TPMState is the file of a VM's persistent TPM.
+func (r Root) TPMState(name string) string { return filepath.Join(r.dir(name).TPMPath(), tpmState) }
+
+// HasTPM reports whether a VM has a persistent TPM, whether it runs or not.
+func (r Root) HasTPM(name string) (bool, error) {
+	_, err := os.Lstat(r.dir(name).TPMPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// ForgetTPM removes the state of a TPM, which no VM uses. What was sealed to it is lost.
+func (r Root) ForgetTPM(ctx context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	unlock, err := r.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		unlock, err = func() {}, nil // nothing is started without one
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := r.clear(ctx, name); err != nil {
+		return err
+	}
+	d := r.dir(name)
+	if err := ownDir(d.TPMPath()); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s: %w with a TPM", name, ErrNotFound)
+		}
+		return err
+	}
+	if err := removeTPM(d.TPMPath()); err != nil {
+		return err
+	}
+	_ = os.Remove(d.State) // fails while logs are kept
+	return nil
+}
+
+// removeTPM removes a TPM's directory. One that holds anything else stays, and is an error.
+func removeTPM(dir string) error {
+	info, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !info.IsDir() {
+		return errors.Join(err, os.Remove(dir)) // and leave alone what a link points to
+	}
+	for _, f := range tpmFiles {
+		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Remove(dir)
+}

@@ -1,0 +1,99 @@
+// Package swtpm deals with the TPM emulator swtpm: where it is, what it leaves on disk, and how it
+// learns that its QEMU has gone.
+//
+// Sources: swtpm(8); swtpm, src/swtpm/swtpm_nvstore.c (the header of its state).
+package swtpm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Program is the name of swtpm's program.
+const Program = "swtpm"
+
+// Find finds swtpm in PATH.
+func Find() (string, error) {
+	path, err := exec.LookPath(Program)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(path)
+}
+
+// ErrState is wrapped by errors about files that do not hold the state of a TPM.
+var ErrState = errors.New("the TPM's state is damaged")
+
+// Encrypted reports whether a TPM's state, which a file holds, is encrypted. The error wraps
+// [fs.ErrNotExist] if there is none.
+func Encrypted(file string) (bool, error) {
+	const headerSize, flagEncrypted = 10, 1
+	f, err := os.Open(file)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	header := make([]byte, headerSize)
+	if _, err := io.ReadFull(f, header); err != nil {
+		return false, fmt.Errorf("%s: %w", file, ErrState)
+	}
+	be := binary.BigEndian
+	info, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if be.Uint16(header[2:]) != headerSize || int64(be.Uint32(header[6:])) != info.Size() {
+		return false, fmt.Errorf("%s: %w", file, ErrState)
+	}
+	return be.Uint16(header[4:])&flagEncrypted != 0, nil
+}
+
+// Main starts swtpm in the place of this process, by a command line: the number of a pipe's end,
+// then the program and its arguments. When the last process that holds the other end is gone, the
+// kernel sends it SIGTERM: swtpm itself would wait for ever for a QEMU that has died before it
+// used it. It returns an exit code only if it fails.
+func Main(args []string) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "vmlatch: swtpm:", err)
+		return 1
+	}
+	if len(args) < 2 {
+		return fail(errors.New("no command"))
+	}
+	life, err := strconv.Atoi(args[0])
+	if err != nil {
+		return fail(err)
+	}
+	if err := tellEnd(life); err != nil {
+		return fail(err)
+	}
+	// It began to count only now.
+	fds := []unix.PollFd{{Fd: int32(life)}}
+	if _, err := unix.Poll(fds, 0); err == nil && fds[0].Revents&unix.POLLHUP != 0 {
+		return fail(errors.New("QEMU has gone"))
+	}
+	return fail(&fs.PathError{Op: "exec", Path: args[1], Err: unix.Exec(args[1], args[1:], os.Environ())})
+}
+
+// tellEnd makes the kernel send this process SIGTERM when a pipe has no writer any more (fcntl(2),
+// F_SETSIG).
+func tellEnd(fd int) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	for _, set := range []struct{ cmd, to int }{
+		{unix.F_SETOWN, os.Getpid()}, {unix.F_SETSIG, int(unix.SIGTERM)}, {unix.F_SETFL, flags | unix.O_ASYNC},
+	} {
+		if err == nil {
+			_, err = unix.FcntlInt(uintptr(fd), set.cmd, set.to)
+		}
+	}
+	return os.NewSyscallError("fcntl", err)
+}
