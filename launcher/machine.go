@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -23,8 +24,9 @@ type Machine struct {
 	conn    *qmp.Conn
 	own     *child // the process, if this process started it
 	helpers []helper
-	session *brokerSession // that the owner's broker gave for this launch
-	asks    *os.File       // shows what the guest asks its broker
+	session *brokerSession      // that the owner's broker gave for this launch
+	asks    *os.File            // shows what the guest asks its broker
+	kept    map[string]net.Conn // other connections to the VM's processes, which are taken
 	// unknown is a state that the machine may have come to: its command was sent, and the
 	// answer lost. The staged record tells the next command.
 	unknown State

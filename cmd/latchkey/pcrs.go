@@ -40,6 +40,7 @@ Examples:
 
    latchkey pcrs --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img \
       --cmdline "console=ttyS0 quiet" --memory 2GiB --qemu 11.1 > expected
+   latchkey pcrs --firmware OVMF.fd --kernel vmlinuz --cmdline quiet --tables tables.json
    latchkey pcrs --firmware OVMF_CODE_4M.fd --vars OVMF_VARS_4M.ms.fd --uki linux.efi
    latchkey pcrs --log measurements --expect expected
    latchkey pcrs --log measurements --firmware OVMF.fd --kernel vmlinuz --cmdline quiet
@@ -252,6 +253,7 @@ func readMachine(c *urfave.Context, in *predict.Inputs) error {
 		if err != nil {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("--tables %s: %w", name, err))
 		}
+		in.Others = len(t.Others) > 0
 		if in.Tables = t.Files; version == "" {
 			version = t.QEMU
 		}
@@ -272,6 +274,7 @@ type tablesFile struct {
 	Schema string         `json:"schema"`
 	QEMU   string         `json:"qemu"`
 	Files  predict.Tables `json:"files"`
+	Others []string       `json:"boot-options"`
 }
 
 const (

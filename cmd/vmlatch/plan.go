@@ -18,13 +18,17 @@ func newPlan(s *cli.IO) *urfave.Command {
 		Usage:     "show what a start would execute, and why",
 		ArgsUsage: "FILE",
 		Category:  catHost,
-		Description: `Nothing is started or created.
+		Description: `Nothing is started or created; but for --tables, by which QEMU is started for a moment,
+apart from the VM, to read the ACPI and SMBIOS tables that it passes to firmware:
+"latchkey pcrs --tables" predicts PCR 1 from them. Nothing of the guest runs.
 
 Examples:
 
    vmlatch plan examples/plain/guest.toml
-   vmlatch plan --emulate --json examples/sev/guest.toml`,
+   vmlatch plan --emulate --json examples/sev/guest.toml
+   vmlatch plan --tables tables.json guest.toml`,
 		Flags: hostFlags(jsonFlag(), emulateFlag(), explainChoiceFlag(),
+			&urfave.StringFlag{Name: "tables", Usage: "write QEMU's ACPI and SMBIOS tables to `FILE` (PCR 1)"},
 			&urfave.StringFlag{Name: "name", Usage: "call the VM `NAME` instead of what the spec says"}),
 		Action: func(c *urfave.Context) error {
 			args, err := cli.Args(c, "FILE")
@@ -34,6 +38,9 @@ Examples:
 			_, h, err := ownVMs(c, s.Say) // as a start would
 			if err != nil {
 				return err
+			}
+			if to := c.String("tables"); to != "" {
+				return writeTables(c, s, h, args[0], to)
 			}
 			p, err := loadPlan(c, h, args[0])
 			if err != nil {

@@ -90,6 +90,14 @@ func (s *Spec) Named(name string) (*Spec, error) {
 	return &c, err
 }
 
+// WithEphemeralTPM is the spec for a machine that is only looked at: it leaves the guest's own TPM
+// alone.
+func (s *Spec) WithEphemeralTPM() *Spec {
+	c := *s
+	c.guest.TPM.State, c.guest.TPM.Key = plan.TPMEphemeral, ""
+	return &c
+}
+
 // Guest is a VM for which a technology was chosen.
 type Guest struct {
 	plan.Guest

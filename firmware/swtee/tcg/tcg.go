@@ -247,7 +247,11 @@ func (t *machine) loadHashTable() error {
 		return err
 	}
 	if !sev.HashArea(area).Holds() {
-		return fmt.Errorf("SEV: guest firmware hashes table area is invalid (base=%#x size=%#x)", area.Base, area.Size)
+		return fmt.Errorf(
+			"SEV: guest firmware hashes table area is invalid (base=%#x size=%#x)",
+			area.Base,
+			area.Size,
+		)
 	}
 	kernelFile := t.cmd.kernel
 	if t.opt.MeasureKernel != "" {
@@ -275,7 +279,7 @@ func (t *machine) loadHashTable() error {
 
 	// QEMU 10.0 and newer also serve the kernel as it is, and firmware that verifies
 	// it takes that (edk2, QemuKernelLoaderFsDxe).
-	asItIs, err := t.qemu.Test.HasFirmwareFile("etc/boot/kernel")
+	asItIs, err := t.qemu.Test.HasFile("etc/boot/kernel")
 	if err != nil {
 		return err
 	}
@@ -291,7 +295,11 @@ func (t *machine) loadHashTable() error {
 	if len(setup) > len(kernel) {
 		return fmt.Errorf("the kernel's setup has %d bytes, its file %d", len(setup), len(kernel))
 	}
-	served, err := sev.HashKernel(io.MultiReader(bytes.NewReader(setup), bytes.NewReader(kernel[len(setup):])), nil, "")
+	served, err := sev.HashKernel(
+		io.MultiReader(bytes.NewReader(setup), bytes.NewReader(kernel[len(setup):])),
+		nil,
+		"",
+	)
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,11 @@ func (t *machine) load() error {
 				return err
 			}
 		case t.lines.bound:
-			return fmt.Errorf("%w: the launch measured RAM at %#x, which this firmware would not read", errPages, r.GPA)
+			return fmt.Errorf(
+				"%w: the launch measured RAM at %#x, which this firmware would not read",
+				errPages,
+				r.GPA,
+			)
 		default:
 			if err := t.qemu.Test.Write(r.GPA, served.in(&r)); err != nil {
 				return fmt.Errorf("%w: %w", errPages, err)
@@ -98,7 +102,7 @@ func (t *machine) servedTable() (table, error) {
 	if l.bound || l.kernel == nil || !l.object.On("kernel-hashes") {
 		return table{}, nil
 	}
-	asItIs, err := t.qemu.Test.HasFirmwareFile("etc/boot/kernel")
+	asItIs, err := t.qemu.Test.HasFile("etc/boot/kernel")
 	if err != nil || asItIs {
 		return table{}, err
 	}

@@ -47,6 +47,7 @@ type Inputs struct {
 	Memory uint64 // of the guest, in bytes; 0 if not known
 	QEMU   int    // its major version; 0 if not known
 	Tables Tables // of QEMU; nil if not known
+	Others bool   // there are disks or networks, of which firmware makes boot options
 	GPT    []byte // the event of the disk's partitions; nil if not known
 	Banks  []eventlog.Bank
 }
@@ -227,8 +228,8 @@ func (b *booting) keys() {
 func (b *booting) tables() {
 	f := b.Firmware
 	defer b.separator(1)
-	if b.UKI != nil {
-		b.unknown(1, "the boot options name the disk's device")
+	if b.UKI != nil || b.Others {
+		b.unknown(1, "the boot options name the disks and networks")
 		return
 	}
 	options := f.bootOptions()

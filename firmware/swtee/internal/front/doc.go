@@ -2,5 +2,5 @@
 // platform, which answers some commands itself and passes the others on. It also drives QEMU's
 // memory through qtest. QEMU's monitors and its qtest can be reached in no other way.
 //
-// Sources: QEMU, docs/devel/testing/qtest.rst, docs/specs/fw_cfg.rst, docs/interop/qmp-spec.rst.
+// Source: QEMU, docs/interop/qmp-spec.rst.
 package front

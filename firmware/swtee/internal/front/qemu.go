@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/qmp"
+	"github.com/vmlatch/vmlatch/qmp/qtest"
 )
 
 // Options say what to run.
@@ -27,7 +28,7 @@ type Options struct {
 
 // QEMU is a running QEMU.
 type QEMU struct {
-	Test     *Test
+	Test     *qtest.Conn
 	Monitors []*qmp.Conn // once Connect has returned
 
 	cmd     *exec.Cmd
@@ -87,7 +88,7 @@ func Start(ctx context.Context, opt Options) (_ *QEMU, err error) {
 	if err != nil {
 		return nil, err
 	}
-	q.Test = newTest(c)
+	q.Test = qtest.New(c)
 	a.Add("-chardev", fmt.Sprintf("socket,id=qtest,fd=%d", theirs[len(theirs)-1]),
 		"-qtest", "chardev:qtest", "-qtest-log", "none")
 
@@ -189,7 +190,7 @@ func (q *QEMU) close() {
 		_ = c.Close()
 	}
 	if q.Test != nil {
-		_ = q.Test.conn.Close()
+		_ = q.Test.Close()
 	}
 }
 

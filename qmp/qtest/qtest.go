@@ -1,4 +1,8 @@
-package front
+// Package qtest drives QEMU's memory, ports and firmware configuration device from outside, as
+// QEMU's own tests do, before a guest runs.
+//
+// Sources: QEMU, docs/devel/testing/qtest.rst, docs/specs/fw_cfg.rst.
+package qtest
 
 import (
 	"bufio"
@@ -9,22 +13,27 @@ import (
 	"fmt"
 	"math/bits"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 )
 
-// Test drives QEMU's memory and ports from outside (QEMU, docs/devel/testing/qtest.rst).
-type Test struct {
+// Conn is a connection to a QEMU that was started with -qtest.
+type Conn struct {
 	mu   sync.Mutex
 	conn net.Conn
 	in   *bufio.Reader
 }
 
-func newTest(conn net.Conn) *Test {
-	return &Test{conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
+// New talks to a QEMU over a connection.
+func New(conn net.Conn) *Conn {
+	return &Conn{conn: conn, in: bufio.NewReaderSize(conn, 64<<10)}
 }
 
-func (q *Test) command(format string, args ...any) (string, error) {
+// Close closes the connection.
+func (q *Conn) Close() error { return q.conn.Close() }
+
+func (q *Conn) command(format string, args ...any) (string, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, err := fmt.Fprintf(q.conn, format+"\n", args...); err != nil {
@@ -42,7 +51,7 @@ func (q *Test) command(format string, args ...any) (string, error) {
 }
 
 // Read reads guest memory, ROM too.
-func (q *Test) Read(gpa uint64, n int) ([]byte, error) {
+func (q *Conn) Read(gpa uint64, n int) ([]byte, error) {
 	text, err := q.command("b64read %#x %#x", gpa, n)
 	if err != nil {
 		return nil, err
@@ -56,7 +65,7 @@ func (q *Test) Read(gpa uint64, n int) ([]byte, error) {
 
 // Write writes guest memory and reads it back: a write to an address that has no memory
 // is silently ignored.
-func (q *Test) Write(gpa uint64, b []byte) error {
+func (q *Conn) Write(gpa uint64, b []byte) error {
 	if _, err := q.command("b64write %#x %#x %s", gpa, len(b), base64.StdEncoding.EncodeToString(b)); err != nil {
 		return err
 	}
@@ -90,7 +99,7 @@ const (
 	maxItem        = 4 << 20
 )
 
-func (q *Test) fwSize(item int) (int, error) {
+func (q *Conn) fwSize(item int) (int, error) {
 	if _, err := q.command("outw %#x %#x", fwSelectPort, item); err != nil {
 		return 0, err
 	}
@@ -107,30 +116,65 @@ func (q *Test) fwSize(item int) (int, error) {
 	return int(binary.LittleEndian.Uint32(b[:])), nil
 }
 
-// HasFirmwareFile reports whether an item with a name exists (docs/specs/fw_cfg.rst, the
-// directory: a count, then size, key and name of each, big-endian).
-func (q *Test) HasFirmwareFile(name string) (bool, error) {
-	const entry, nameAt = 64, 8
+// File is an item of the firmware configuration device that has a name.
+type File struct {
+	Name string
+	Size int
+	key  int
+}
+
+// Files lists the items that have a name (docs/specs/fw_cfg.rst, the directory: a count, then size,
+// key and name of each, big-endian).
+func (q *Conn) Files() (list []File, err error) {
+	const entry, keyAt, nameAt = 64, 4, 8
 	count, err := q.fwSize(fwFileDir)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	n := int(bits.ReverseBytes32(uint32(count)))
 	dir, err := q.fwRead(fwFileDir, 4+n*entry)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	be := binary.BigEndian
 	for b := dir[4:]; len(b) >= entry; b = b[entry:] {
-		if text, _, _ := bytes.Cut(b[nameAt:entry], []byte{0}); string(text) == name {
-			return true, nil
-		}
+		text, _, _ := bytes.Cut(b[nameAt:entry], []byte{0})
+		list = append(list, File{string(text), int(be.Uint32(b)), int(be.Uint16(b[keyAt:]))})
 	}
-	return false, nil
+	return list, nil
+}
+
+// HasFile reports whether an item with a name exists.
+func (q *Conn) HasFile(name string) (bool, error) {
+	list, err := q.Files()
+	return slices.ContainsFunc(list, func(f File) bool { return f.Name == name }), err
+}
+
+// ReadFile reads an item of [Conn.Files]. QEMU makes some, as ACPI tables, when they are first
+// read.
+func (q *Conn) ReadFile(f File) ([]byte, error) { return q.fwRead(f.key, f.Size) }
+
+// Out writes 32 bits to a port.
+func (q *Conn) Out(port uint16, value uint32) error {
+	_, err := q.command("outl %#x %#x", port, value)
+	return err
+}
+
+// In reads 32 bits from a port.
+func (q *Conn) In(port uint16) (value uint32, err error) {
+	text, err := q.command("inl %#x", port)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscanf(text, "0x%x", &value); err != nil {
+		return 0, fmt.Errorf("qtest: inl: %q", text)
+	}
+	return value, nil
 }
 
 // KernelSetup reads the beginning of the kernel as QEMU serves it, its setup header filled in;
 // nil without a kernel.
-func (q *Test) KernelSetup() ([]byte, error) {
+func (q *Conn) KernelSetup() ([]byte, error) {
 	n, err := q.fwSize(fwSetupSize)
 	if err != nil || n == 0 {
 		return nil, err
@@ -140,7 +184,7 @@ func (q *Test) KernelSetup() ([]byte, error) {
 
 // fwRead reads an item by DMA; byte by byte, a kernel's setup would take half a
 // second.
-func (q *Test) fwRead(item, n int) (_ []byte, err error) {
+func (q *Conn) fwRead(item, n int) (_ []byte, err error) {
 	if n > maxItem {
 		return nil, fmt.Errorf("fw_cfg item %#x has %d bytes, at most %d are expected", item, n, maxItem)
 	}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/spec"
+)
+
+// tablesFile is what "plan --tables" writes, for "latchkey pcrs".
+type tablesFile struct {
+	Schema  string            `json:"schema"`
+	QEMU    string            `json:"qemu"`
+	Files   map[string][]byte `json:"files"`
+	Options []string          `json:"boot-options"` // devices that firmware makes boot options of
+}
+
+// writeTables reads the tables of a spec's QEMU, in directories of its own: the VM may run.
+func writeTables(c *urfave.Context, s *cli.IO, h *spec.HostConfig, file, to string) error {
+	out, err := s.PrepareOutput(to, 0o644)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer out.Discard()
+	dir, err := os.MkdirTemp("", "vmlatch-tables-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	h.RunDir, h.StateDir = filepath.Join(dir, "run"), filepath.Join(dir, "state")
+	load, err := launcher.LoadSpec(file)
+	if err != nil {
+		return err
+	}
+	p, err := planSpec(c, h, load.WithEphemeralTPM(), false)
+	if err != nil {
+		return err
+	}
+	t, err := p.Tables(c.Context)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(tablesFile{"vmlatch.tables/1", t.QEMU, t.Files, t.Options}, "", " ")
+	if err != nil {
+		return err
+	}
+	return out.Commit(append(b, '\n'))
+}
