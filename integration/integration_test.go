@@ -243,7 +243,8 @@ func processes(text string) map[int]string {
 	for _, d := range dirs {
 		b, err := os.ReadFile(filepath.Join(d, "cmdline"))
 		line := strings.ReplaceAll(string(b), "\x00", " ")
-		if pid, _ := strconv.Atoi(filepath.Base(d)); err == nil && strings.Contains(line, text) && pid != os.Getpid() {
+		if pid, _ := strconv.Atoi(filepath.Base(d)); err == nil && strings.Contains(line, text) &&
+			pid != os.Getpid() {
 			found[pid] = line
 		}
 	}
@@ -261,7 +262,8 @@ func leftovers(work string) []string {
 		for _, e := range entries {
 			if e.Name() == ".slots" {
 				found = append(found, leases(filepath.Join(work, dir, ".slots"))...)
-			} else if e.Name() != ".lock" && !onlyFailure(filepath.Join(work, dir, e.Name())) {
+			} else if e.Name() != ".lock" && e.Name() != ".tpm-ca" && // which is the host's
+				!onlyFailure(filepath.Join(work, dir, e.Name())) {
 				found = append(found, filepath.Join(dir, e.Name()))
 			}
 		}

@@ -104,6 +104,9 @@ func (s *starter) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.makeTPM(ctx); err != nil {
+		return err
+	}
 	s.step("sockets")
 	if err := s.open(); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/credential"
+	"github.com/vmlatch/vmlatch/firmware/eventlog"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 )
@@ -20,6 +21,10 @@ type TPM struct {
 	State string `toml:"state"` // persistent, ephemeral
 	Key   string `toml:"key"`   // 32 bytes that encrypt its state: a file, or credential:NAME
 	Trust string `toml:"trust"` // "host", which a confidential guest's spec must say
+	// Banks are those of the PCRs; certificates are made of a new TPM's endorsement keys, by this
+	// host's CA. Both count when the TPM is made.
+	Banks        []string `toml:"banks"`
+	Certificates *bool    `toml:"certificates"`
 
 	on bool
 }
@@ -55,6 +60,14 @@ func (t *TPM) complete(g *Guest) error {
 	if err := OneOf(g.File, "tpm.state", t.State, TPMPersistent, TPMEphemeral); err != nil {
 		return err
 	}
+	if len(t.Banks) == 0 {
+		t.Banks = []string{eventlog.SHA256.String()}
+	}
+	for _, name := range t.Banks {
+		if _, err := eventlog.BankNamed(name); err != nil {
+			return g.File.Errorf("tpm.banks", "%v", err)
+		}
+	}
 	if t.Trust != "" {
 		if err := OneOf(g.File, "tpm.trust", t.Trust, TrustHost); err != nil {
 			return err
@@ -70,6 +83,16 @@ func (t *TPM) complete(g *Guest) error {
 		t.Key = g.File.Abs(t.Key)
 	}
 	return g.File.NoNUL(t.Key)
+}
+
+// PCRBanks are the banks that a new TPM has.
+func (t *TPM) PCRBanks() (list []eventlog.Bank) {
+	for _, name := range t.Banks {
+		if b, err := eventlog.BankNamed(name); err == nil { // it was looked at
+			list = append(list, b)
+		}
+	}
+	return list
 }
 
 // KeepTPM is the first argument of the program that swtpm is started by; the second is the number

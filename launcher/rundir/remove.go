@@ -30,7 +30,7 @@ func removeFiles(dir string) error {
 			return err
 		}
 	}
-	if err := removeTPM(filepath.Join(dir, tpmDir)); err != nil {
+	if err := errors.Join(removeTPM(filepath.Join(dir, tpmNew)), removeTPM(filepath.Join(dir, tpmDir))); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -67,7 +67,7 @@ func (d *Dir) purge() error {
 		}
 	}
 	if d.tpmMade { // nothing was ever sealed to it
-		err = errors.Join(err, removeTPM(d.TPMPath()))
+		err = errors.Join(err, removeTPM(filepath.Join(d.State, tpmNew)), removeTPM(d.TPMPath()))
 	}
 	d.restoreLogs()
 	return err

@@ -46,7 +46,6 @@ const (
 	ownerLock       = "owner.lock"
 	helperLock      = "helper.lock"
 	keeperLock      = "logs.lock"
-	tpmLock         = "tpm.lock"
 	VarsFile        = "vars.fd" // a firmware's variables, for one run
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"

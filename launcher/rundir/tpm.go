@@ -12,8 +12,13 @@ import (
 )
 
 // tpmDir is the directory of a TPM's state: in the state directory, where it outlives the VM, or
-// in the run directory.
-const tpmDir = "tpm"
+// in the run directory. It has the other name until it is whole.
+const (
+	tpmDir  = "tpm"
+	tpmNew  = "tpm.new"
+	tpmCA   = ".tpm-ca" // of all TPMs of a state directory, which no VM has as its name
+	tpmLock = "tpm.lock"
+)
 
 // tpmFiles are all files that swtpm makes in it.
 var tpmFiles = []string{tpmState, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock"}
@@ -27,30 +32,78 @@ var ErrTPM = errors.New("the keys and counters of its TPM would be lost")
 // TPMPath is the directory of a VM's persistent TPM.
 func (d *Dir) TPMPath() string { return filepath.Join(d.State, tpmDir) }
 
-// OpenTPM opens the directory of the VM's TPM, and makes it if it is missing. A link in its
-// place, or a directory that others can read or write, is refused. A launch that fails before the
-// guest ran removes what it has made.
-func (d *Dir) OpenTPM(persistent bool) (*os.File, error) {
-	parent, err := d.openState()
-	path := d.TPMPath()
-	if !persistent {
-		path = d.Path(tpmDir)
-		if parent != nil {
-			_ = parent.Close()
-		}
-		parent, err = os.Open(d.Run)
+// TPMAuthority is the directory of the CA of this host's TPMs.
+func (r Root) TPMAuthority() string { return filepath.Join(r.State, tpmCA) }
+
+// MakeTPM makes the VM's TPM, if it has none: fill makes its state in a directory. A launch that
+// fails before the guest ran removes what it has made.
+func (d *Dir) MakeTPM(ctx context.Context, persistent bool, fill func(dir *os.File) error) error {
+	parent, err := d.openTPMParent(persistent)
+	if err != nil {
+		return err
 	}
+	defer parent.Close()
+	at := int(parent.Fd())
+	var st unix.Stat_t
+	switch err := unix.Fstatat(at, tpmDir+"/"+tpmState, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, unix.ENOENT):
+		return &fs.PathError{Op: "stat", Path: parent.Name(), Err: err}
+	}
+	if unix.Fstatat(at, tpmDir, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fmt.Errorf("the TPM's place, %s, %w", filepath.Join(parent.Name(), tpmDir), ErrUnsafe)
+	}
+	unlock, err := d.root.lock(ctx) // the CA is that of all
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for _, name := range []string{tpmNew, tpmDir} { // of a launch that was killed
+		if err := removeTPM(filepath.Join(parent.Name(), name)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Mkdirat(at, tpmNew, 0o700); err != nil {
+		return &fs.PathError{Op: "mkdir", Path: parent.Name(), Err: err}
+	}
+	d.tpmMade = persistent
+	dir, err := openPrivate(parent, tpmNew)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := fill(dir); err != nil {
+		return errors.Join(err, removeTPM(filepath.Join(parent.Name(), tpmNew)))
+	}
+	if err := unix.Renameat(at, tpmNew, at, tpmDir); err != nil {
+		return &fs.PathError{Op: "rename", Path: parent.Name(), Err: err}
+	}
+	return parent.Sync()
+}
+
+func (d *Dir) openTPMParent(persistent bool) (*os.File, error) {
+	if persistent {
+		return d.openState()
+	}
+	return os.Open(d.Run)
+}
+
+// OpenTPM opens the directory of the VM's TPM. A link in its place, or a directory that others can
+// read or write, is refused.
+func (d *Dir) OpenTPM(persistent bool) (*os.File, error) {
+	parent, err := d.openTPMParent(persistent)
 	if err != nil {
 		return nil, err
 	}
 	defer parent.Close()
-	switch err := unix.Mkdirat(int(parent.Fd()), tpmDir, 0o700); {
-	case err == nil:
-		d.tpmMade = persistent
-	case !errors.Is(err, unix.EEXIST):
-		return nil, &fs.PathError{Op: "mkdir", Path: path, Err: err}
-	}
-	fd, err := unix.Openat(int(parent.Fd()), tpmDir, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	return openPrivate(parent, tpmDir)
+}
+
+// openPrivate opens a directory that no other user may read or write.
+func openPrivate(parent *os.File, name string) (*os.File, error) {
+	path := filepath.Join(parent.Name(), name)
+	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -105,7 +158,7 @@ func (r Root) ForgetTPM(ctx context.Context, name string) error {
 		}
 		return err
 	}
-	if err := removeTPM(d.TPMPath()); err != nil {
+	if err := errors.Join(removeTPM(filepath.Join(d.State, tpmNew)), removeTPM(d.TPMPath())); err != nil {
 		return err
 	}
 	_ = os.Remove(d.State) // fails while logs are kept

@@ -25,11 +25,28 @@ func TestTPMDirectory(t *testing.T) {
 	}
 	d := create()
 	path := d.TPMPath()
-	f, err := d.OpenTPM(true)
-	if err != nil {
-		t.Fatal(err)
+	fill := func(dir *os.File) error {
+		return os.WriteFile(filepath.Join(dir.Name(), filepath.Base(root.TPMState("vm"))), []byte("state"), 0o600)
 	}
-	_ = f.Close()
+	makeTPM := func(persistent bool) {
+		t.Helper()
+		if err := d.MakeTPM(ctx, persistent, fill); err != nil {
+			t.Fatal(err)
+		}
+		f, err := d.OpenTPM(persistent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	refuses := errors.New("no TPM today")
+	if err := d.MakeTPM(ctx, true, func(*os.File) error { return refuses }); !errors.Is(err, refuses) {
+		t.Errorf("%v, want %v", err, refuses)
+	}
+	if left, _ := filepath.Glob(path + "*"); len(left) > 0 {
+		t.Errorf("one that could not be made leaves %v", left)
+	}
+	makeTPM(true)
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v, want 0700", info.Mode(), err)
 	}
@@ -41,19 +58,14 @@ func TestTPMDirectory(t *testing.T) {
 	}
 
 	d = create()
-	if f, err = d.OpenTPM(true); err != nil {
+	if err := os.MkdirAll(path+".new", 0o700); err != nil { // of a launch that was killed
 		t.Fatal(err)
 	}
-	_ = f.Close()
-	if err := os.WriteFile(root.TPMState("vm"), []byte("state"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	makeTPM(true)
 	d.Close()
 	d = create() // the VM is dead, and another takes its name
-	if f, err = d.OpenTPM(true); err != nil {
-		t.Fatal(err)
-	}
-	_ = f.Close()
+	fill = func(*os.File) error { t.Error("a TPM that is there is made again"); return nil }
+	makeTPM(true)
 	if err := d.Discard(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,10 +107,8 @@ func TestTPMDirectory(t *testing.T) {
 	if _, err := d.OpenTPM(true); err == nil {
 		t.Error("a link is followed")
 	}
-	if f, err = d.OpenTPM(false); err != nil {
-		t.Fatal(err)
-	}
-	_ = f.Close()
+	fill = func(dir *os.File) error { return os.WriteFile(filepath.Join(dir.Name(), ".lock"), nil, 0o600) }
+	makeTPM(false)
 	if err := d.Discard(); err != nil {
 		t.Errorf("an ephemeral one is not removed: %v", err)
 	}

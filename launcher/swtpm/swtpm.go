@@ -1,5 +1,9 @@
-// Package swtpm deals with the TPM emulator swtpm: where it is, what it leaves on disk, and how it
-// learns that its QEMU has gone.
+// Package swtpm deals with the TPM emulator swtpm: where it is, what it leaves on disk, how it
+// learns that its QEMU has gone, and how a new TPM is made: its banks, keys, certificates and
+// counter.
+//
+// Files: swtpm.go finds it and ties it to QEMU, process.go talks to one without a QEMU,
+// manufacture.go makes a TPM and ca.go signs for it.
 //
 // Sources: swtpm(8); swtpm, src/swtpm/swtpm_nvstore.c (the header of its state).
 package swtpm

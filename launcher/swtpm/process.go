@@ -1,0 +1,236 @@
+package swtpm
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Commands of the control channel (swtpm, include/swtpm/tpm_ioctl.h).
+const (
+	cmdInit      = 0x02
+	cmdShutdown  = 0x03
+	cmdSetDataFD = 0x10
+)
+
+// ErrTPM is wrapped by errors of swtpm, and of the TPM that it emulates.
+var ErrTPM = errors.New("swtpm")
+
+// process is a swtpm without a QEMU. It is for one goroutine at a time.
+type process struct {
+	cmd     *exec.Cmd
+	control *net.UnixConn
+	data    net.Conn
+	life    *os.File // the writing end
+	said    strings.Builder
+}
+
+// timeout bounds each command: making an RSA key takes longest, and its time has no bound.
+const timeout = 30 * time.Second
+
+// run starts swtpm on a state directory, whose TPM it starts. keeper is the program that starts it,
+// see [Main].
+func run(ctx context.Context, keeper []string, program string, state *os.File, key []byte) (p *process, err error) {
+	p = &process{}
+	var theirs []*os.File
+	let := func() { // or the end of swtpm would not be seen
+		for _, f := range theirs {
+			_ = f.Close()
+		}
+		theirs = nil
+	}
+	defer func() {
+		let()
+		if err != nil {
+			p.kill()
+		}
+	}()
+	control, child, err := pair("swtpm-control")
+	if err != nil {
+		return p, err
+	}
+	theirs = append(theirs, child)
+	p.control, _ = control.(*net.UnixConn)
+	read, write, err := os.Pipe()
+	if err != nil {
+		return p, err
+	}
+	theirs, p.life = append(theirs, read), write
+	const first = 3
+	argv := append(append([]string{}, keeper...), strconv.Itoa(first+1), program, "socket", "--tpm2",
+		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", first+2),
+		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", first), "--terminate")
+	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
+	p.cmd.ExtraFiles = []*os.File{child, read, state}
+	if key != nil {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return p, err
+		}
+		theirs = append(theirs, r)
+		_, err = w.Write(key)
+		if err = errors.Join(err, w.Close()); err != nil {
+			return p, err
+		}
+		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, r)
+		p.cmd.Args = append(p.cmd.Args, "--key", fmt.Sprintf("fd=%d,mode=aes-256-cbc,format=binary", first+3))
+	}
+	p.cmd.Stdout, p.cmd.Stderr = &p.said, &p.said
+	if err := p.cmd.Start(); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrTPM, err)
+	}
+	let()
+	data, child, err := pair("swtpm-data")
+	if err != nil {
+		return p, err
+	}
+	theirs, p.data = append(theirs, child), data
+	if err := p.command(cmdSetDataFD, nil, child); err != nil {
+		return p, err
+	}
+	let()
+	return p, p.command(cmdInit, make([]byte, 4), nil)
+}
+
+// pair makes a socket pair of which a program inherits one end.
+func pair(name string) (own net.Conn, child *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	f := os.NewFile(uintptr(fds[0]), name)
+	defer f.Close()
+	child = os.NewFile(uintptr(fds[1]), name)
+	if own, err = net.FileConn(f); err != nil {
+		_ = child.Close()
+	}
+	return own, child, err
+}
+
+// command sends a command to the control channel, with a descriptor or none, and reads the result.
+func (p *process) command(number uint32, args []byte, pass *os.File) error {
+	_ = p.control.SetDeadline(time.Now().Add(timeout))
+	var rights []byte
+	if pass != nil {
+		rights = unix.UnixRights(int(pass.Fd()))
+	}
+	_, _, err := p.control.WriteMsgUnix(append(binary.BigEndian.AppendUint32(nil, number), args...), rights, nil)
+	result := make([]byte, 4)
+	if err == nil {
+		_, err = io.ReadFull(p.control, result)
+	}
+	if code := binary.BigEndian.Uint32(result); err == nil && code != 0 {
+		err = fmt.Errorf("it answers command %#x with %#x", number, code)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w%s", ErrTPM, err, p.words())
+	}
+	return nil
+}
+
+// words are those that swtpm has written. Its end is waited for, so that they are complete.
+func (p *process) words() string {
+	p.kill()
+	if text := strings.TrimSpace(p.said.String()); text != "" {
+		return " (it wrote: " + strings.ReplaceAll(text, "\n", "; ") + ")"
+	}
+	return ""
+}
+
+// TPM response codes that ask for the same command again (TCG TPM 2.0 Library, part 2, section
+// 6.6.3).
+const (
+	rcYielded = 0x908
+	rcTesting = 0x90a
+	rcRetry   = 0x922
+)
+
+// Limits of a TPM's answers.
+const (
+	headerSize = 10
+	maxAnswer  = 8 << 10
+	maxRetries = 20
+)
+
+// Send is that of go-tpm's transport.TPM.
+func (p *process) Send(command []byte) ([]byte, error) {
+	for try := 0; ; try++ {
+		answer, err := p.once(command)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrTPM, err)
+		}
+		switch code := binary.BigEndian.Uint32(answer[6:]); {
+		case code != rcYielded && code != rcTesting && code != rcRetry:
+			return answer, nil
+		case try >= maxRetries:
+			return nil, fmt.Errorf("%w: the TPM asks to try again for ever", ErrTPM)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (p *process) once(command []byte) ([]byte, error) {
+	_ = p.data.SetDeadline(time.Now().Add(timeout))
+	if _, err := p.data.Write(command); err != nil {
+		return nil, err
+	}
+	answer := make([]byte, headerSize, 512)
+	if _, err := io.ReadFull(p.data, answer); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(answer[2:])
+	if size < headerSize || size > maxAnswer {
+		return nil, fmt.Errorf("the TPM answers with %d bytes", size)
+	}
+	answer = append(answer, make([]byte, size-headerSize)...)
+	_, err := io.ReadFull(p.data, answer[headerSize:])
+	return answer, err
+}
+
+// stop lets swtpm write its state and waits for its end.
+func (p *process) stop() error {
+	err := p.command(cmdShutdown, nil, nil)
+	_ = p.control.Close()
+	_ = p.data.Close()
+	done := make(chan error, 1)
+	go func() { done <- p.cmd.Wait() }()
+	select {
+	case <-done:
+	case <-time.After(timeout):
+		_ = p.cmd.Process.Kill()
+		<-done
+		err = errors.Join(err, fmt.Errorf("%w: it does not end", ErrTPM))
+	}
+	p.cmd = nil
+	p.kill()
+	return err
+}
+
+// kill ends swtpm, if it runs.
+func (p *process) kill() {
+	if p.cmd != nil && p.cmd.Process != nil {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+		p.cmd = nil
+	}
+	if p.control != nil {
+		_ = p.control.Close()
+	}
+	if p.data != nil {
+		_ = p.data.Close()
+	}
+	if p.life != nil {
+		_ = p.life.Close()
+		p.life = nil
+	}
+}
