@@ -212,6 +212,68 @@ func TestTPMFails(t *testing.T) {
 	}
 }
 
+// TestTPMBackup: a TPM is exported from a VM that does not run, and given to one that has none;
+// what is damaged or foreign is refused, and replaces nothing.
+func TestTPMBackup(t *testing.T) {
+	t.Parallel()
+	h := newTPMHost(t, "")
+	state := filepath.Join(h.work, "state/vm/tpm/tpm2-00.permall")
+	refused := func(want string, args ...string) {
+		t.Helper()
+		out, err := h.attempt(h.command("vmlatch", append([]string{"tpm"}, args...)...))
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("tpm %v: %v: %s\nwant %q", args, err, out, want)
+		}
+	}
+	refused("no persistent TPM", "vm")
+	refused("made no TPM yet", "ca")
+	h.run("vmlatch", "start", "vm.toml")
+	h.shows("tpm", h.run("vmlatch", "tpm", "vm"), "not encrypted", "ek-p256.pem, SHA-256", "host: what it holds")
+	refused("stop it first", "export", "vm", "backup")
+	refused("stop it first", "reset", "vm")
+	h.run("vmlatch", "stop", "vm", "--now")
+	h.run("vmlatch", "tpm", "export", "vm", "backup")
+	if info, err := os.Stat(filepath.Join(h.work, "backup")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the backup's file: %v, %v", info, err)
+	}
+	was := read(t, state)
+	refused("reset NAME removes", "import", "vm", "backup")
+	h.run("vmlatch", "tpm", "reset", "vm")
+	h.hasState(false, "reset")
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "stop", "vm", "--now")
+	if read(t, state) == was {
+		t.Error("after a reset the TPM is the same")
+	}
+	h.run("vmlatch", "tpm", "reset", "vm")
+
+	whole := read(t, filepath.Join(h.work, "backup"))
+	damaged := []byte(whole)
+	copy(damaged[600:], "damaged damaged damaged")
+	for name, text := range map[string]string{
+		"half": whole[:len(whole)/2], "damaged": string(damaged), "empty": "", "text": "no backup",
+	} {
+		h.write(name, text)
+		refused(name+":", "import", "vm", name)
+		h.hasState(false, "import of "+name)
+	}
+	foreign := strings.Replace(whole, "ek-rsa.pem", "../evil.pm", 1)
+	h.write("foreign", foreign)
+	refused("foreign", "import", "vm", "foreign")
+	if _, err := os.Stat(filepath.Join(h.work, "state/vm/evil.pm")); err == nil {
+		t.Error("a backup writes outside of the TPM's directory")
+	}
+	h.run("vmlatch", "tpm", "import", "vm", "backup")
+	if read(t, state) != was {
+		t.Error("another state than the backup's")
+	}
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "stop", "vm", "--now")
+	h.run("vmlatch", "rm", "--tpm", "vm")
+	h.noTPM("rm")
+	waitNothing(t, h.work)
+}
+
 // TestEphemeralTPM: its state is gone with the VM.
 func TestEphemeralTPM(t *testing.T) {
 	t.Parallel()

@@ -2,11 +2,16 @@ package launcher
 
 import (
 	"context"
+	"crypto"
+	"crypto/rsa"
+	"encoding/pem"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/swtpm"
 )
 
@@ -28,7 +33,18 @@ func (s *starter) makeTPM(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			m.Certify = ca.Certify
+			m.Certify = func(key crypto.PublicKey, about swtpm.About) ([]byte, error) {
+				cert, err := ca.Certify(key, about)
+				if err != nil {
+					return nil, err
+				}
+				file := rundir.EKCertECC
+				if _, ok := key.(*rsa.PublicKey); ok {
+					file = rundir.EKCertRSA
+				}
+				text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+				return cert, os.WriteFile(filepath.Join(dir.Name(), file), text, 0o600)
+			}
 		}
 		var key []byte
 		if t.Key != "" {

@@ -80,7 +80,7 @@ func newApp(s *cli.IO) *cli.App {
 		Prepare:  func(ctx context.Context) (context.Context, error) { return withDebug(ctx, s) },
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
-			newStart(s), newRun(s), newStop(s), newRestart(s), newPause(s), newResume(s), newRm(s),
+			newStart(s), newRun(s), newStop(s), newRestart(s), newPause(s), newResume(s), newRm(s), newTPM(s),
 			newPS(s), newInspect(s), newLogs(s), newEvents(s), newTimeline(s), newConsole(s), newWait(s),
 			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
 			newHost(s), newCheck(s), newPlan(s), newQMP(s),

@@ -7,8 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // tpmDir is the directory of a TPM's state: in the state directory, where it outlives the VM, or
@@ -20,8 +23,22 @@ const (
 	tpmLock = "tpm.lock"
 )
 
-// tpmFiles are all files that swtpm makes in it.
-var tpmFiles = []string{tpmState, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock"}
+// tpmFiles are all files that swtpm makes in it, and certificates.
+var tpmFiles = []string{
+	tpmState, EKCertRSA, EKCertECC, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock",
+}
+
+// Files of a TPM that have the certificates of its endorsement keys, for others to read.
+const (
+	EKCertRSA = "ek-rsa.pem"
+	EKCertECC = "ek-p256.pem"
+)
+
+// keptTPM are the files that make a copy of a TPM.
+var keptTPM = []string{tpmState, EKCertRSA, EKCertECC}
+
+// maxTPM bounds each of them, in bytes.
+const maxTPM = 1 << 20
 
 // tpmState is the file that holds a TPM's seeds, keys and counters.
 const tpmState = "tpm2-00.permall"
@@ -59,6 +76,12 @@ func (d *Dir) MakeTPM(ctx context.Context, persistent bool, fill func(dir *os.Fi
 		return err
 	}
 	defer unlock()
+	return d.fillTPM(parent, persistent, fill)
+}
+
+// fillTPM makes a TPM's directory in another. The caller holds the global lock.
+func (d *Dir) fillTPM(parent *os.File, persistent bool, fill func(dir *os.File) error) error {
+	at := int(parent.Fd())
 	for _, name := range []string{tpmNew, tpmDir} { // of a launch that was killed
 		if err := removeTPM(filepath.Join(parent.Name(), name)); err != nil {
 			return err
@@ -126,6 +149,92 @@ func (d *Dir) LockTPM() (*os.File, error) { return d.lockFor(tpmLock) }
 // TPMState is the file of a VM's persistent TPM.
 func (r Root) TPMState(name string) string { return filepath.Join(r.dir(name).TPMPath(), tpmState) }
 
+// EachTPMFile calls see for each file of the TPM of a VM that does not run: state, certificates.
+func (r Root) EachTPMFile(ctx context.Context, name string, see func(file string, b []byte) error) error {
+	d, unlock, err := r.idle(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if has, err := r.HasTPM(name); err != nil || !has {
+		return errors.Join(err, fmt.Errorf("%s: %w with a TPM", name, ErrNotFound))
+	}
+	for _, f := range keptTPM {
+		b, err := regular.ReadNoFollow(filepath.Join(d.TPMPath(), f), maxTPM)
+		if errors.Is(err, fs.ErrNotExist) && f != tpmState {
+			continue
+		}
+		if err == nil {
+			err = see(f, b)
+		}
+		clear(b)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ImportTPM gives a VM that does not run, and has no TPM, a copy of one: its files, which check may
+// refuse before they count.
+func (r Root) ImportTPM(ctx context.Context, name string, files map[string][]byte, check func(*os.File) error) error {
+	d, unlock, err := r.idle(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	for f, b := range files {
+		if !slices.Contains(keptTPM, f) || len(b) > maxTPM {
+			return fmt.Errorf("%q is not a file of a TPM, or too large", f)
+		}
+	}
+	if files[tpmState] == nil {
+		return fmt.Errorf("there is no file %s", tpmState)
+	}
+	if _, err := os.Lstat(r.TPMState(name)); err == nil {
+		return fmt.Errorf("%s has a TPM: %w", name, ErrTPM)
+	}
+	if err := d.makeState(); err != nil {
+		return err
+	}
+	parent, err := d.openState()
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	err = d.fillTPM(parent, true, func(dir *os.File) error {
+		for f, b := range files {
+			if err := os.WriteFile(filepath.Join(dir.Name(), f), b, 0o600); err != nil {
+				return err
+			}
+		}
+		return check(dir)
+	})
+	if err != nil {
+		_ = os.Remove(d.State) // fails while logs are kept
+	}
+	return err
+}
+
+// idle takes the global lock for a VM that does not run, and clears away what is left of it.
+func (r Root) idle(ctx context.Context, name string) (*Dir, func(), error) {
+	if err := CheckName(name); err != nil {
+		return nil, nil, err
+	}
+	unlock, err := r.lock(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		unlock, err = func() {}, nil // nothing is started without one
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := r.clear(ctx, name); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	return r.dir(name), unlock, nil
+}
+
 // HasTPM reports whether a VM has a persistent TPM, whether it runs or not.
 func (r Root) HasTPM(name string) (bool, error) {
 	_, err := os.Lstat(r.dir(name).TPMPath())
@@ -137,21 +246,11 @@ func (r Root) HasTPM(name string) (bool, error) {
 
 // ForgetTPM removes the state of a TPM, which no VM uses. What was sealed to it is lost.
 func (r Root) ForgetTPM(ctx context.Context, name string) error {
-	if err := CheckName(name); err != nil {
-		return err
-	}
-	unlock, err := r.lock(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		unlock, err = func() {}, nil // nothing is started without one
-	}
+	d, unlock, err := r.idle(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := r.clear(ctx, name); err != nil {
-		return err
-	}
-	d := r.dir(name)
 	if err := ownDir(d.TPMPath()); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s: %w with a TPM", name, ErrNotFound)

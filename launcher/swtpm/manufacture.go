@@ -69,6 +69,15 @@ func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error
 	return p.stop()
 }
 
+// Check is an error unless swtpm can start the TPM whose state is in a directory.
+func Check(ctx context.Context, keeper []string, program string, state *os.File, key []byte) error {
+	p, err := run(ctx, keeper, program, state, key)
+	if err != nil {
+		return err
+	}
+	return p.stop()
+}
+
 // allocate leaves only some banks of PCRs active, from the next start on. go-tpm has no such
 // command (TCG TPM 2.0 Library, part 3, section 22.5, TPM2_PCR_Allocate).
 func (p *process) allocate(banks []eventlog.Bank) error {
