@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -56,6 +57,59 @@ func (h *host) ofTPM(log string) map[string]string {
 	}
 	h.write(log, string(b))
 	return pcrs
+}
+
+// TestSecureBoot: under Secure Boot the key that lets the kernel run is predicted too, also of a
+// kernel that others have signed before; and where QEMU breaks the signature, nothing is.
+func TestSecureBoot(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"sbsign", "openssl"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%v: run make setup", err)
+		}
+	}
+	newer := filepath.Join(top(), ".cache/root/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
+	older, keys := "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/ovmf/PkKek-1-snakeoil"
+	c := needCoco(t)
+	c.needTDXFirmware(t)
+	h := newHost(t)
+	for _, args := range [][]string{
+		{"openssl", "rsa", "-in", keys + ".key", "-passin", "pass:snakeoil", "-out", "key"},
+		{"sbsign", "--key", "key", "--cert", keys + ".pem", "--output", "signed", "vmlinuz"}, // by Debian before
+	} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = h.work
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	const line = "console=ttyS0 quiet no_timer_check vmlatch.tpm"
+	predict := func(firmware, qemu string) string {
+		t.Helper()
+		return h.run("latchkey", "pcrs", "--firmware", firmware, "--vars", "vars.fd", "--kernel", "signed",
+			"--initrd", "initrd.img", "--cmdline", line, "--memory", "512MiB", "--qemu", qemu)
+	}
+	h.write("vars.fd", read(t, "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"))
+	broken := predict(older, "7.2")
+	for _, pcr := range []string{"4", "7", "9"} {
+		if !regexp.MustCompile(`(?m)^` + pcr + ` +unknown +-$`).MatchString(broken) {
+			t.Errorf("PCR %s is predicted where QEMU breaks the signature:\n%s", pcr, broken)
+		}
+	}
+	want := predict(newer, "11.1")
+	spec := strings.Replace(measuredSpec, "image = \"%s\"\n", "image = \"%s\"\nvars = \"vars.fd\"\n", 1)
+	spec = strings.Replace(spec, "image = \"vmlinuz\"", "image = \"signed\"", 1)
+	h.write("vm.toml", fmt.Sprintf(spec, "512MiB", qemus.Version(t, "11.1"), newer, line, "crb"))
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	pcrs := h.ofTPM("log")
+	for _, pcr := range []string{"2", "3", "4", "6", "7", "9"} {
+		if !regexp.MustCompile(`(?m)^` + pcr + ` +\S+ +` + pcrs[pcr] + `$`).MatchString(want) {
+			t.Errorf("the guest reads PCR %s as %s; predicted:\n%s", pcr, pcrs[pcr], want)
+		}
+	}
+	h.run("vmlatch", "rm", "--tpm", "vm")
+	waitNothing(t, h.work)
 }
 
 // TestMeasuredBoot: what is predicted from the files is what guests read from their TPMs, by

@@ -184,8 +184,13 @@ func wide(s string) []byte {
 // it is measured as it lies in the image. The modules of others may write to their own data
 // before, and then the value depends on the machine.
 var seen = map[string]bool{
-	"10e48f005bc9f46830c4596b9ab6f8d0b98427f08e17d6d0e6eef582a7b12512": true,  // Debian 2026.08+ds-2
-	"18e2c1cc4960c2694c162e8e756fbf467aaeceee7dbfe1e1dd919ffb2cd9a9d2": false, // Debian 2022.11-6+deb12u2
+	// Debian 2026.08+ds-2: OVMF.fd and OVMF_CODE_4M.fd; secboot; AmdSev.
+	"10e48f005bc9f46830c4596b9ab6f8d0b98427f08e17d6d0e6eef582a7b12512": true,
+	"7dc26c2a9bf8da46a397aa48736acb6c5af6960e03975bc20e425fb5f59c76fc": false,
+	"86dfa77cb380ca0152711c13c34bb9d360fea1e73e6ca45e87b2b4f3f8527fa6": false,
+	// Debian 2022.11-6+deb12u2: OVMF.fd and OVMF_CODE.fd; OVMF_CODE_4M.fd.
+	"18e2c1cc4960c2694c162e8e756fbf467aaeceee7dbfe1e1dd919ffb2cd9a9d2": false,
+	"471281a7d197d12ac61a810e5150b9b5ddc47be78ef0c24af7a8192c81b3a808": false,
 }
 
 // unchanged reports whether the first volume is measured as it lies in the image, if that is known.

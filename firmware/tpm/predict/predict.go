@@ -1,9 +1,11 @@
 package predict
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -171,8 +173,8 @@ func (b *booting) crtm() {
 	case !known:
 		b.depends(
 			0,
-			"whether the modules of this build write to their own data before they are measured is not known: "+
-				"compare it with one boot",
+			"the modules of this build do not write to their own data before they are measured,"+
+				" which is not known of it: compare it with one boot",
 		)
 	case !yes:
 		b.unknown(0, "this firmware writes memory size and processors into its modules before it measures them")
@@ -237,6 +239,10 @@ func (b *booting) tables() {
 		b.unknown(1, "the boot options of this firmware are not known")
 		return
 	}
+	if !b.optionsAre(options) {
+		b.unknown(1, "the variables hold boot options already, which the firmware adds to")
+		return
+	}
 	if f.measuresACPI || f.measuresTable {
 		if b.Tables == nil {
 			b.unknown(1, "it holds QEMU's tables, which depend on its version, memory and devices")
@@ -266,6 +272,28 @@ func (b *booting) tables() {
 		b.add(1, eventlog.VariableBoot, what, data)
 	}
 }
+
+// optionsAre reports whether the variables hold no boot options, or those that the firmware makes.
+func (b *booting) optionsAre(want [][]byte) bool {
+	for _, v := range b.Variables {
+		switch i := -1; {
+		case v.GUID != uefivar.Global || !strings.HasPrefix(v.Name, "Boot"):
+		case v.Name == "BootOrder":
+			if !bytes.Equal(v.Data, want[0]) {
+				return false
+			}
+		case isBootOption.MatchString(v.Name):
+			if _, err := fmt.Sscanf(v.Name[4:], "%X", &i); err != nil || i+1 >= len(want) || i < 0 ||
+				!bytes.Equal(v.Data, want[i+1]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isBootOption matches Boot#### (UEFI 2.10, section 3.1.2).
+var isBootOption = regexp.MustCompile(`^Boot[0-9A-F]{4}$`)
 
 func (b *booting) optionROMs() {
 	for _, pcr := range []int{2, 3, 6} {
@@ -299,6 +327,13 @@ func (b *booting) code() error {
 		return b.image(4, "kernel inside it", sections[0].data)
 	}
 	kernel := b.Kernel
+	if b.header() && b.secureBoot() {
+		for _, pcr := range []int{4, 7, 9} {
+			b.unknown(pcr, "QEMU fills in the kernel's header, which breaks its signature: with Secure Boot, firmware"+
+				" refuses it or starts it in a way that is not measured")
+		}
+		return nil
+	}
 	if b.header() {
 		var err error
 		if kernel, err = b.patched(); err != nil {
@@ -375,6 +410,9 @@ func (b *booting) disk() {
 func (b *booting) linux() error {
 	if b.UKI != nil {
 		return b.unified()
+	}
+	if b.p.PCRs[9].Certainty == Unknown {
+		return nil
 	}
 	if b.Firmware.options == styleUnknown && b.Initrd != nil {
 		b.unknown(9, "where this firmware puts initrd= in the load options is not known")

@@ -130,8 +130,22 @@ func TestCertainty(t *testing.T) {
 		"Secure Boot without a db":    {secure(nil), 7, Unknown, "db"},
 		"Secure Boot, not signed":     {secure([]byte{}), 7, Unknown, "no signature"},
 		"Secure Boot, a damaged db":   {secure([]byte("x")), 7, Unknown, "cut off"},
-		"IMA of unknown registers":    {func(in *Inputs) { in.Firmware.setup = false }, 10, Unknown, "aggregate"},
-		"an aggregate":                {func(*Inputs) {}, 10, DependsOn, "IMA"},
+		"boot options in the variables": {func(in *Inputs) {
+			in.Variables = uefivar.Store{{GUID: uefivar.Global, Name: "Boot0000", Data: []byte("x")}}
+		}, 1, Unknown, "boot options already"},
+		"those of the firmware": {func(in *Inputs) {
+			order := in.Firmware.bootOptions()
+			in.Variables = uefivar.Store{
+				{GUID: uefivar.Global, Name: "BootOrder", Data: order[0]},
+				{GUID: uefivar.Global, Name: "Boot0001", Data: order[2]},
+			}
+		}, 1, Exact, ""},
+		"a broken signature": {func(in *Inputs) {
+			in.Firmware.SecureBoot, in.QEMU, in.Memory = true, 7, 1<<30
+			in.Variables = uefivar.Store{{GUID: uefivar.Global, Name: "PK", Data: []byte("key")}}
+		}, 9, Unknown, "breaks its signature"},
+		"IMA of unknown registers": {func(in *Inputs) { in.Firmware.setup = false }, 10, Unknown, "aggregate"},
+		"an aggregate":             {func(*Inputs) {}, 10, DependsOn, "IMA"},
 	} {
 		in := &Inputs{Firmware: firmware(), Kernel: kernel, Initrd: initrd, Cmdline: "quiet"}
 		x.change(in)

@@ -15,9 +15,9 @@ import (
 // errAuthority is wrapped by errors about images whose authority is not found.
 var errAuthority = errors.New("which entry of db lets this image run is not known")
 
-// signersOf are the certificates in the first signature of an image (Microsoft, PE Format, "The
+// signersOf are the certificates in each signature of an image (Microsoft, PE Format, "The
 // Attribute Certificate Table"; RFC 5652, section 5.1).
-func signersOf(image []byte) ([]*x509.Certificate, error) {
+func signersOf(image []byte) (list [][]*x509.Certificate, err error) {
 	f, err := pe.NewFile(bytes.NewReader(image))
 	if err != nil {
 		return nil, err
@@ -27,28 +27,44 @@ func signersOf(image []byte) ([]*x509.Certificate, error) {
 	if !ok {
 		return nil, errors.New("it is not for 64 bits")
 	}
-	const security, header = 4, 8
+	const security, header, aligned = 4, 8, 8
 	dir := h.DataDirectory[security]
 	at, size := uint64(dir.VirtualAddress), uint64(dir.Size)
 	if size < header || at+size > uint64(len(image)) {
 		return nil, errors.New("it has no signature")
 	}
-	length := uint64(binary.LittleEndian.Uint32(image[at:]))
-	if length < header || length > size || binary.LittleEndian.Uint16(image[at+6:]) != 2 { // PKCS #7
-		return nil, errors.New("its signature is of an unknown kind")
+	for rest := image[at : at+size]; len(rest) >= header; {
+		length := uint64(binary.LittleEndian.Uint32(rest))
+		const pkcs7 = 2
+		if length < header || length > uint64(len(rest)) || binary.LittleEndian.Uint16(rest[6:]) != pkcs7 {
+			return nil, errors.New("it has a signature of an unknown kind")
+		}
+		certs, err := signersIn(rest[header:length])
+		if err != nil {
+			return nil, fmt.Errorf("its signature cannot be read: %w", err)
+		}
+		list = append(list, certs)
+		rest = rest[min(uint64(len(rest)), (length+aligned-1)&^(aligned-1)):]
 	}
+	return list, nil
+}
+
+// signersIn are the certificates of a PKCS #7 signature.
+func signersIn(b []byte) ([]*x509.Certificate, error) {
 	var outer struct {
 		Type    asn1.ObjectIdentifier
 		Content asn1.RawValue `asn1:"explicit,tag:0"`
 	}
-	if _, err := asn1.Unmarshal(image[at+header:at+length], &outer); err != nil {
+	if _, err := asn1.Unmarshal(b, &outer); err != nil {
 		return nil, err
 	}
 	var signed struct {
 		Version      int
 		Algorithms   asn1.RawValue
 		Content      asn1.RawValue
-		Certificates asn1.RawValue `asn1:"tag:0"`
+		Certificates asn1.RawValue `asn1:"optional,tag:0"`
+		More         asn1.RawValue `asn1:"optional"`
+		Signers      asn1.RawValue `asn1:"optional"`
 	}
 	if _, err := asn1.Unmarshal(outer.Content.Bytes, &signed); err != nil {
 		return nil, err
@@ -56,8 +72,8 @@ func signersOf(image []byte) ([]*x509.Certificate, error) {
 	return x509.ParseCertificates(signed.Certificates.Bytes)
 }
 
-// authority is the entry of db by which firmware lets a signed image run: the first one that is, or
-// has signed, a certificate in the image's signature.
+// authority is the entry of db by which firmware lets a signed image run: the first that is, or has
+// signed, a certificate in the first of the image's signatures for which there is one.
 func authority(db *uefivar.Variable, image []byte) ([]byte, error) {
 	if db == nil {
 		return nil, fmt.Errorf("%w: there is no db", errAuthority)
@@ -66,21 +82,23 @@ func authority(db *uefivar.Variable, image []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errAuthority, err)
 	}
-	signers, err := signersOf(image)
+	signatures, err := signersOf(image)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errAuthority, err)
 	}
-	for _, entry := range list {
-		if entry.Kind != uefivar.GUIDX509 {
-			return nil, fmt.Errorf("%w: db has hashes of images too", errAuthority)
-		}
-		trusted, err := x509.ParseCertificate(entry.Data)
-		if err != nil {
-			continue
-		}
-		for _, s := range signers {
-			if s.Equal(trusted) || signed(s, trusted) {
-				return entry.Entry, nil
+	for _, signers := range signatures {
+		for _, entry := range list {
+			if entry.Kind != uefivar.GUIDX509 {
+				return nil, fmt.Errorf("%w: db has hashes of images too", errAuthority)
+			}
+			trusted, err := x509.ParseCertificate(entry.Data)
+			if err != nil {
+				continue
+			}
+			for _, s := range signers {
+				if s.Equal(trusted) || signed(s, trusted) {
+					return entry.Entry, nil
+				}
 			}
 		}
 	}
