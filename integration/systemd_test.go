@@ -287,10 +287,23 @@ accel = "tcg"
 image = "%s/vmlinuz"
 initrd = "%[1]s/initrd.img"
 cmdline = "console=ttyS0 quiet"
+[tpm]
+key = "credential:tpm-key"
 `, guest))
+	m.run(
+		"sh",
+		"-c",
+		"umask 077; mkdir -p /etc/credstore; head -c 32 /dev/urandom > /etc/credstore/vmlatch.linux.tpm-key",
+	)
 	m.run("systemctl", "daemon-reload")
 	m.run("systemctl", "start", "vmlatch@linux")
 	m.ended("vmlatch@linux")
+	if out := m.run("vmlatch", "tpm", "linux"); !strings.Contains(out, "/tpm, encrypted") {
+		t.Errorf("tpm: %s", out)
+	}
+	if left, err := m.try("pgrep", "-x", "swtpm"); err == nil {
+		t.Errorf("swtpm is left behind: %s", left)
+	}
 
 	// The emulator traces QEMU, which the unit's filter of system calls forbids.
 	m.write("/etc/systemd/system/vmlatch@sev.service.d/emulate.conf", `[Service]

@@ -165,27 +165,33 @@ func tpmFacts(h *spec.HostConfig, g *plan.Guest) (*plan.TPMProgram, error) {
 		}
 		clear(key)
 	}
-	t.Firmware = tpmFirmware(&g.Firmware)
+	t.Firmware = tpmFirmware(host.Cache{Dir: h.CacheDir}, &g.Firmware)
 	return t, nil
 }
 
 // tpmFirmware says why a guest's firmware measures nothing into a TPM; "" if it does, or if that is
 // not known.
-func tpmFirmware(f *plan.Firmware) string {
+func tpmFirmware(c host.Cache, f *plan.Firmware) string {
 	switch {
 	case f.Lookup():
 		return ""
 	case f.Image == "":
 		return "QEMU's own firmware measures into no PCR that is predicted"
 	}
-	b, err := ovmf.ReadFile(f.Image)
-	if err == nil {
-		_, err = predict.ReadFirmware(b)
+	why, err := c.Text("tpm-firmware", f.Image, func() (string, error) { // unpacking takes a while
+		b, err := ovmf.ReadFile(f.Image)
+		if err == nil {
+			_, err = predict.ReadFirmware(b)
+		}
+		if errors.Is(err, predict.ErrNoTPM) {
+			return err.Error(), nil
+		}
+		return "", err
+	})
+	if err != nil {
+		return "" // what cannot be read is another check's matter
 	}
-	if errors.Is(err, predict.ErrNoTPM) {
-		return err.Error()
-	}
-	return "" // what cannot be read is another check's matter
+	return why
 }
 
 func needsKernelLog(t plan.Traits) bool { return t.KernelLog }

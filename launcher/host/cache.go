@@ -147,7 +147,7 @@ func (c Cache) load(file, path string, want *cacheEntry) *QEMU {
 }
 
 // store replaces an entry. Where a cache cannot be written to, nothing is kept.
-func (c Cache) store(file string, e *cacheEntry) {
+func (c Cache) store(file string, e any) {
 	if file == "" {
 		return
 	}
@@ -155,7 +155,10 @@ func (c Cache) store(file string, e *cacheEntry) {
 	if err != nil {
 		return
 	}
-	tmp, err := os.CreateTemp(c.Dir, ".qemu-*")
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return
+	}
+	tmp, err := os.CreateTemp(c.Dir, ".new-*")
 	if err != nil {
 		return
 	}

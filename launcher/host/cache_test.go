@@ -168,7 +168,7 @@ func TestCacheTogether(t *testing.T) {
 	if runs() != 1 {
 		t.Errorf("QEMU was asked %d times, want 1", runs())
 	}
-	left, _ := filepath.Glob(filepath.Join(c.Dir, ".qemu-*"))
+	left, _ := filepath.Glob(filepath.Join(c.Dir, ".new-*"))
 	if len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
