@@ -59,6 +59,60 @@ func (h *host) ofTPM(log string) map[string]string {
 	return pcrs
 }
 
+// makeUKI is a script that makes a unified kernel image, and a disk with a GPT that boots it.
+const makeUKI = `set -e
+PATH=$PATH:/usr/sbin
+printf '%s' "$1" > cmdline
+echo ID=test > osrel
+objcopy --add-section .osrel=osrel --change-section-vma .osrel=0x20000 \
+	--add-section .cmdline=cmdline --change-section-vma .cmdline=0x30000 \
+	--add-section .linux=vmlinuz --change-section-vma .linux=0x2000000 \
+	--add-section .initrd=initrd.img --change-section-vma .initrd=0x4000000 \
+	/usr/lib/systemd/boot/efi/linuxx64.efi.stub uki.efi
+truncate -s 63M esp
+mkfs.vfat -F 32 esp
+mmd -i esp ::EFI ::EFI/BOOT
+mcopy -i esp uki.efi ::EFI/BOOT/BOOTX64.EFI
+truncate -s 65M disk.img
+printf 'label: gpt\nstart=2048,size=129024,type=U\n' | sfdisk disk.img
+dd if=esp of=disk.img bs=1M seek=1 conv=notrunc
+`
+
+// TestMeasuredUKI: a unified kernel image that firmware starts from a disk is predicted, with the
+// disk's partitions.
+func TestMeasuredUKI(t *testing.T) {
+	t.Parallel()
+	if _, err := os.Stat("/usr/lib/systemd/boot/efi/linuxx64.efi.stub"); err != nil {
+		t.Skipf("%v: run make setup", err)
+	}
+	c := needCoco(t)
+	c.needTDXFirmware(t)
+	h := newHost(t)
+	cmd := exec.Command("sh", "-c", makeUKI, "sh", "console=ttyS0 quiet no_timer_check vmlatch.tpm")
+	cmd.Dir = h.work
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.write("vm.toml", fmt.Sprintf("name = \"vm\"\nqemu = \"%s\"\n[firmware]\nimage = \"%s\"\n"+
+		"[[disk]]\nimage = \"disk.img\"\n[tpm]\n", qemus.Version(t, "10.0"), c.ovmf))
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	pcrs := h.ofTPM("log")
+	predict := []string{"pcrs", "--firmware", c.ovmf, "--uki", "uki.efi", "--disk", "disk.img"}
+	want := h.run("latchkey", predict...)
+	for _, pcr := range []string{"0", "2", "3", "4", "6", "7", "11", "12", "13"} {
+		if !regexp.MustCompile(`(?m)^` + pcr + ` +\S+ +` + pcrs[pcr] + `$`).MatchString(want) {
+			t.Errorf("the guest reads PCR %s as %s; predicted:\n%s", pcr, pcrs[pcr], want)
+		}
+	}
+	out, err := h.attempt(h.command("latchkey", append(predict, "--log", "log")...))
+	if err != nil && !strings.Contains(out, "in PCR 5\n") { // the firmware's services may end at a second try
+		t.Errorf("its log: %v: %s", err, out)
+	}
+	h.run("vmlatch", "rm", "--tpm", "vm")
+	waitNothing(t, h.work)
+}
+
 // TestSecureBoot: under Secure Boot the key that lets the kernel run is predicted too, also of a
 // kernel that others have signed before; and where QEMU breaks the signature, nothing is.
 func TestSecureBoot(t *testing.T) {
@@ -119,7 +173,6 @@ func TestMeasuredBoot(t *testing.T) {
 	newer := filepath.Join(top(), ".cache/guest/coco/OVMF.fd")
 	for name, x := range map[string]struct{ qemu, firmware, memory, model string }{
 		"old firmware, QEMU 7.2":  {"7.2", "/usr/share/ovmf/OVMF.fd", "512MiB", "crb"},
-		"old firmware, QEMU 11.1": {"11.1", "/usr/share/ovmf/OVMF.fd", "768MiB", "tis"},
 		"new firmware, QEMU 7.2":  {"7.2", newer, "768MiB", "tis"},
 		"new firmware, QEMU 10.0": {"10.0", newer, "512MiB", "crb"},
 		"new firmware, QEMU 11.1": {"11.1", newer, "512MiB", "crb"},

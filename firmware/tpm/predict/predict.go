@@ -316,7 +316,7 @@ func (b *booting) code() error {
 		if b.secureBoot() {
 			return nil
 		}
-		sections, err := sectionsOf(b.UKI)
+		sections, err := sectionsOf(b.UKI, nil)
 		if errors.Is(err, errChoices) {
 			b.unknown(4, "%v", err)
 			return nil
@@ -433,7 +433,8 @@ func (b *booting) linux() error {
 }
 
 func (b *booting) unified() error {
-	sections, err := sectionsOf(b.UKI)
+	by, unknown := stubOf(b.UKI)
+	sections, err := sectionsOf(b.UKI, by)
 	if errors.Is(err, errChoices) {
 		b.unknown(11, "%v", err)
 		b.unknown(9, "%v", err)
@@ -457,6 +458,12 @@ func (b *booting) unified() error {
 	phase := b.Phase
 	if phase == "" {
 		phase = "none"
+	}
+	switch {
+	case unknown != nil:
+		b.unknown(11, "%v", unknown)
+	case by.untried:
+		b.depends(11, "systemd-stub %d measures as %d does, which was not tried", by.version, stubTried)
 	}
 	b.depends(11, "systemd has measured the phase %q and none after it", phase)
 	b.depends(12, "no add-on, credential or other command line is passed to the stub")

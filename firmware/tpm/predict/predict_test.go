@@ -46,7 +46,7 @@ func TestUKI(t *testing.T) {
 				list = append(list, petest.Section{Name: s[0], Data: unhex(t, s[1])})
 			}
 			image := petest.Image(list...)
-			sections, err := sectionsOf(image)
+			sections, err := sectionsOf(image, &stub{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,6 +65,7 @@ func TestUKI(t *testing.T) {
 		UKI: petest.Image(
 			petest.Section{Name: ".linux", Data: kernel},
 			petest.Section{Name: ".cmdline", Data: []byte("quiet")},
+			petest.Section{Name: ".sdmagic", Data: []byte(magic + "257.13 ####")},
 		),
 	}
 	plain, err := Predict(whole)
@@ -99,6 +100,33 @@ func TestUKI(t *testing.T) {
 	chosen, err := Predict(whole)
 	if err != nil || chosen.PCRs[11].Certainty != Unknown || chosen.PCRs[4].Certainty != Unknown {
 		t.Errorf("an image with profiles: %v, PCR 11 %s", err, chosen.PCRs[11].Certainty)
+	}
+}
+
+// TestStubs: versions of systemd-stub measure different sections.
+func TestStubs(t *testing.T) {
+	kernel := petest.Code("a kernel")
+	image := func(version string) []byte {
+		return petest.Image(petest.Section{Name: ".sdmagic", Data: []byte(magic + version + " ####")},
+			petest.Section{Name: ".sbat", Data: []byte("sbat")}, petest.Section{Name: ".linux", Data: kernel})
+	}
+	for version, want := range map[string]struct {
+		c      Certainty
+		events int
+		why    string
+	}{
+		"252.39-1": {DependsOn, 2, "phase"}, "257.13": {DependsOn, 4, "phase"}, "255": {DependsOn, 4, "phase"},
+		"259.1": {DependsOn, 4, "not tried"}, "253": {Unknown, 0, "not known"}, "249": {Unknown, 0, "not known"},
+		"new": {Unknown, 0, "does not say"},
+	} {
+		p, err := Predict(&Inputs{Firmware: firmware(), UKI: image(version)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := p.PCRs[11]
+		if r.Certainty != want.c || len(r.Events) != want.events || !strings.Contains(r.Why, want.why) {
+			t.Errorf("systemd-stub %s: %s (%s), %d events, want %+v", version, r.Certainty, r.Why, len(r.Events), want)
+		}
 	}
 }
 
@@ -308,7 +336,8 @@ func FuzzTables(f *testing.F) {
 func FuzzImages(f *testing.F) {
 	f.Add(petest.Image(petest.Section{Name: ".linux", Data: []byte("x")}), []byte("db"))
 	f.Fuzz(func(_ *testing.T, image, db []byte) {
-		_, _ = sectionsOf(image)
+		_, _ = sectionsOf(image, nil)
+		_, _ = stubOf(image)
 		_, _ = authority(&uefivar.Variable{Data: db}, image)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"debug/pe"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/authenticode"
@@ -29,8 +30,46 @@ type ukiSection struct {
 	data []byte
 }
 
+// stub is what a version of systemd-stub measures: sections that it does not know are left out.
+type stub struct {
+	version int
+	without []string
+	untried bool // measures as the last that was tried, as far as is known
+}
+
+// magic begins the section by which a stub says its version (systemd, src/boot/efi/stub.c).
+const magic = "#### LoaderInfo: systemd-stub "
+
+// Versions of systemd-stub whose measurements are known.
+const (
+	stubOldest = 252
+	stubNoName = 253 // which measured the first of the later sections is not known
+	stubTried  = 257
+)
+
+// stubOf finds out which stub an image has.
+func stubOf(image []byte) (*stub, error) {
+	at := bytes.Index(image, []byte(magic))
+	if at < 0 {
+		return nil, errors.New("it does not say which version of systemd-stub it has")
+	}
+	s := &stub{}
+	if _, err := fmt.Fscanf(bytes.NewReader(image[at+len(magic):]), "%d", &s.version); err != nil {
+		return nil, errors.New("it does not say which version of systemd-stub it has")
+	}
+	switch {
+	case s.version < stubOldest || s.version == stubNoName:
+		return nil, fmt.Errorf("which sections systemd-stub %d measures is not known", s.version)
+	case s.version == stubOldest:
+		s.without = []string{".uname", ".sbat"}
+	}
+	s.untried = s.version > stubTried
+	return s, nil
+}
+
 // sectionsOf reads the sections of a unified kernel image that are measured, in their order.
-func sectionsOf(image []byte) (list []ukiSection, err error) {
+// Without a stub it reads all of them.
+func sectionsOf(image []byte, by *stub) (list []ukiSection, err error) {
 	f, err := pe.NewFile(bytes.NewReader(image))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", authenticode.ErrFormat, err)
@@ -43,7 +82,7 @@ func sectionsOf(image []byte) (list []ukiSection, err error) {
 	}
 	for _, name := range ukiSections {
 		s := f.Section(name)
-		if s == nil {
+		if s == nil || by != nil && slices.Contains(by.without, name) {
 			continue
 		}
 		at, size := uint64(s.Offset), uint64(s.VirtualSize)
