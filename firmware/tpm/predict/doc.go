@@ -5,9 +5,9 @@
 // Each register is marked exact, dependent on a condition that is named, or unknown with its cause.
 // A value is never guessed.
 //
-// Files: firmware.go reads what of a firmware decides, kernel.go what QEMU and the EFI stub do
-// with a kernel, uki.go unified kernel images, tables.go ACPI and SMBIOS, secureboot.go the keys;
-// predict.go puts the events together and explain.go holds them against a log.
+// Files: firmware.go reads what of a firmware decides, secureboot.go the keys, tables.go ACPI and
+// SMBIOS, uki.go unified kernel images, gpt.go partitions; boot.go has what firmware measures and
+// linux.go what kernels do; predict.go puts it together and explain.go holds it against a log.
 //
 // Sources: "TCG" is TCG PC Client Platform Firmware Profile 1.06; "edk2", SecurityPkg/Tcg and
 // OvmfPkg; "QEMU", hw/i386/x86-common.c; "Linux", drivers/firmware/efi/libstub; "systemd",
