@@ -89,7 +89,7 @@ func TestDryRun(t *testing.T) {
 	var said []string
 	b.log = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
 	w.want(w.guest(1, exchange.SNP), reasonDryRun)
-	if len(said) == 0 || !strings.HasPrefix(said[len(said)-1], "would release disk to appliance on ") {
+	if len(said) == 0 || !strings.HasPrefix(said[len(said)-1], "would release disk to appliance-emulated on ") {
 		t.Errorf("it says %q", said)
 	}
 	g := w.guest(2, exchange.SNP)
