@@ -160,7 +160,10 @@ func tpmFacts(h *spec.HostConfig, g *plan.Guest) (*plan.TPMProgram, error) {
 		key, err := g.TPM.ReadKey()
 		if err != nil {
 			e := g.File.Errorf("tpm.key", "%v", err)
-			e.Fix = "head -c 32 /dev/urandom > FILE makes one; who loses it loses the TPM"
+			e.Fix = "(umask 077; head -c 32 /dev/urandom > FILE) makes one; who loses it loses the TPM"
+			if t.Encrypted != nil {
+				e.Fix = "name the key that the TPM was made with; a new one opens nothing"
+			}
 			return nil, e
 		}
 		clear(key)

@@ -16,8 +16,6 @@ import (
 type Tables struct {
 	QEMU  string            // its version
 	Files map[string][]byte // by the names of fw_cfg
-	// Options are devices that firmware makes boot options of: their names are in PCR 1 too.
-	Options []string
 }
 
 // tableFiles are the items that firmware measures, in whole or in part.
@@ -40,7 +38,10 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 		}
 	}
 	role := p.AddQtest()
-	m, err := p.Start(ctx, StartOptions{Hold: true})
+	if err := p.Replaceable(); err != nil { // the guest itself may run
+		return nil, err
+	}
+	m, err := p.startOnce(ctx, StartOptions{Hold: true})
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +68,6 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 				return nil, m.failed(fault.QEMU, err)
 			}
 		}
-	}
-	for i := range p.Guest.Disks {
-		t.Options = append(t.Options, fmt.Sprintf("disk%d", i))
-	}
-	for i := range p.Guest.Networks {
-		t.Options = append(t.Options, fmt.Sprintf("net%d", i))
 	}
 	return t, nil
 }

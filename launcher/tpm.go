@@ -25,6 +25,9 @@ func (s *starter) makeTPM(ctx context.Context) error {
 	facts := s.plan.Facts.TPM
 	return s.dir.MakeTPM(ctx, persistent, func(dir *os.File) error {
 		s.step("tpm")
+		if persistent && s.opt.Notice != nil {
+			s.opt.Notice(s.plan.Name + ": a new TPM is made: nothing is sealed to it")
+		}
 		m := swtpm.Maker{
 			Keeper: []string{facts.Keeper, plan.KeepTPM}, Program: facts.Program, Banks: t.PCRBanks(),
 		}

@@ -264,12 +264,13 @@ func printDifference(s *cli.IO, d *inspect.Difference) error {
 	for _, change := range d.Changes {
 		fmt.Fprintln(s.Out, change)
 	}
-	for _, t := range inspect.Technologies() {
+	for _, t := range append(inspect.Technologies(), inspect.TPM) {
 		say := "stays"
 		if d.Digests[t] {
 			say = "changes"
 		}
-		if _, err := fmt.Fprintf(s.Out, "digest of %-8s %s\n", t, say); err != nil {
+		name := strings.Replace(t, inspect.TPM, "PCR 0", 1)
+		if _, err := fmt.Fprintf(s.Out, "digest of %-8s %s\n", name, say); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -97,6 +98,13 @@ func runPCRs(c *urfave.Context, s *cli.IO) error {
 	r := &pcrReport{Schema: "latchkey.pcrs/1", banks: banks}
 	if c.IsSet("expect") && (log == nil || c.IsSet("firmware")) {
 		return cli.Usagef("--expect goes with --log, and without --firmware: it has the expected values")
+	}
+	for _, name := range []string{
+		"vars", "kernel", "initrd", "cmdline", "uki", "disk", "phase", "memory", "qemu", "tables",
+	} {
+		if c.IsSet(name) && !c.IsSet("firmware") {
+			return cli.Usagef("--%s is an input of a prediction, which needs --firmware too", name)
+		}
 	}
 	switch {
 	case c.IsSet("firmware"):
@@ -253,7 +261,6 @@ func readMachine(c *urfave.Context, in *predict.Inputs) error {
 		if err != nil {
 			return cli.Fail(cli.ExitUsage, fmt.Errorf("--tables %s: %w", name, err))
 		}
-		in.Others = len(t.Others) > 0
 		if in.Tables = t.Files; version == "" {
 			version = t.QEMU
 		}
@@ -261,7 +268,7 @@ func readMachine(c *urfave.Context, in *predict.Inputs) error {
 	if version != "" {
 		major, _, _ := strings.Cut(version, ".")
 		n, err := strconv.Atoi(major)
-		if err != nil || n < 1 || n > 1000 {
+		if err != nil || n < 1 || n > 99 || !isVersion.MatchString(version) {
 			return cli.Usagef("--qemu %s: must be a version, such as 11.1", version)
 		}
 		in.QEMU = n
@@ -269,12 +276,13 @@ func readMachine(c *urfave.Context, in *predict.Inputs) error {
 	return nil
 }
 
+var isVersion = regexp.MustCompile(`^\d+(\.\d+){0,2}$`)
+
 // tablesFile is what "vmlatch plan --tables" writes.
 type tablesFile struct {
 	Schema string         `json:"schema"`
 	QEMU   string         `json:"qemu"`
 	Files  predict.Tables `json:"files"`
-	Others []string       `json:"boot-options"`
 }
 
 const (

@@ -52,6 +52,9 @@ func TestPCRs(t *testing.T) {
 	kept, _ := d.run("pcrs --firmware TPM.fd " + boot)
 	d.write("kept", kept+"\n# a note\n\n")
 	d.run("pcrs --log log --expect kept")
+	listed, _ := d.run("pcrs --events --firmware TPM.fd " + boot)
+	d.write("listed", listed)
+	d.run("pcrs --log log --expect listed")
 	d.run("pcrs --log log --firmware TPM.fd " + boot)
 	code, out, errs := d.try("pcrs --log log.sh --expect kept")
 	if code != cli.ExitRefused || !strings.Contains(errs, "in PCR 9") ||
@@ -109,7 +112,10 @@ func TestPCRsRefused(t *testing.T) {
 	d.write("kept", "PCR CERTAINTY SHA256\n4 exact 1234\n")
 	d.write("empty", "")
 	d.write("bank", "PCR CERTAINTY SHA1\n4 exact 1234\n")
+	d.write("twice", "PCR CERTAINTY SHA256\n"+strings.Repeat("4 exact "+strings.Repeat("0", 64)+"\n", 2))
 	for line, want := range map[string]string{
+		"--log log --kernel vmlinuz":    "needs --firmware too",
+		"--log log --expect twice":      "PCR 4 twice",
 		"":                              "nothing to predict from",
 		"--firmware absent":             "absent",
 		"--firmware OVMF.fd":            "cannot be read",

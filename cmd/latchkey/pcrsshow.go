@@ -102,6 +102,9 @@ func (r *pcrReport) expect(name string, log *eventlog.Log) error {
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	found := false
 	for n := 1; lines.Scan(); n++ {
+		if strings.TrimSpace(lines.Text()) == "" && found { // what follows are measurements (--events)
+			break
+		}
 		line, _, _ := strings.Cut(lines.Text(), "#")
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
@@ -124,6 +127,9 @@ func (r *pcrReport) expect(name string, log *eventlog.Log) error {
 			return cli.Usagef("--expect %s: it has no values of the bank %s", name, want)
 		}
 		row, value := &r.PCRs[pcr], fields[column]
+		if row.Verdict != "" {
+			return cli.Usagef("--expect %s: line %d: it has PCR %d twice", name, n, pcr)
+		}
 		if row.Verdict, row.Certainty = string(predict.Skipped), fields[1]; value == "-" {
 			continue
 		}
@@ -235,7 +241,7 @@ func (r *pcrReport) print(s *cli.IO, compared bool) error {
 		return err
 	}
 	for _, row := range r.PCRs {
-		if row.Why != "" && !compared {
+		if row.Why != "" && (!compared || row.Verdict == string(predict.Skipped)) {
 			fmt.Fprintf(s.Out, "# PCR %d %s: %s\n", row.PCR,
 				map[string]string{"unknown": "is unknown", "depends-on": "holds if"}[row.Certainty], row.Why)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/sdnotify"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -90,6 +91,9 @@ func (l *launch) carryOut(
 // that was interrupted, or whose name was taken, is not kept.
 func (l *launch) note(ctx context.Context, p *launcher.Plan, err error) {
 	if err == nil || ctx.Err() != nil || errors.Is(err, rundir.ErrExists) {
+		return
+	}
+	if e := fault.As(err); e != nil && e.Kind == fault.NameTaken { // it is that VM's name
 		return
 	}
 	f := rundir.Failure{

@@ -14,10 +14,9 @@ import (
 
 // tablesFile is what "plan --tables" writes, for "latchkey pcrs".
 type tablesFile struct {
-	Schema  string            `json:"schema"`
-	QEMU    string            `json:"qemu"`
-	Files   map[string][]byte `json:"files"`
-	Options []string          `json:"boot-options"` // devices that firmware makes boot options of
+	Schema string            `json:"schema"`
+	QEMU   string            `json:"qemu"`
+	Files  map[string][]byte `json:"files"`
 }
 
 // writeTables reads the tables of a spec's QEMU, in directories of its own: the VM may run.
@@ -37,7 +36,7 @@ func writeTables(c *urfave.Context, s *cli.IO, h *spec.HostConfig, file, to stri
 	if err != nil {
 		return err
 	}
-	p, err := planSpec(c, h, load.WithEphemeralTPM(), false)
+	p, err := planSpec(c, h, load.ForTables(), c.Bool("emulate"))
 	if err != nil {
 		return err
 	}
@@ -45,7 +44,7 @@ func writeTables(c *urfave.Context, s *cli.IO, h *spec.HostConfig, file, to stri
 	if err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(tablesFile{"vmlatch.tables/1", t.QEMU, t.Files, t.Options}, "", " ")
+	b, err := json.MarshalIndent(tablesFile{"vmlatch.tables/1", t.QEMU, t.Files}, "", " ")
 	if err != nil {
 		return err
 	}

@@ -87,9 +87,9 @@ func LoadOptions(cmdline string, initrd, suffix bool) []byte {
 	switch {
 	case !initrd:
 	case suffix:
-		cmdline = strings.TrimLeft(cmdline+" initrd=initrd", " ")
+		cmdline += " initrd=initrd"
 	default:
-		cmdline = strings.TrimRight("initrd=initrd "+cmdline, " ")
+		cmdline = "initrd=initrd " + cmdline
 	}
 	b := make([]byte, 0, 2*len(cmdline)+2)
 	for i := range len(cmdline) {

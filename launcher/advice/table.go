@@ -29,6 +29,18 @@ var table = [...]row{
 		kind:    fault.Host,
 	},
 	{
+		pattern: `TPM result for CMD_INIT: 0x101`,
+		cause:   "the TPM's state cannot be read: its key is not the one that it was made with, or it is damaged",
+		fix:     "name the right key in [tpm], or put a backup back: vmlatch tpm import",
+		kind:    fault.Host,
+	},
+	{
+		pattern: `TPM result for CMD_INIT: 0x9`,
+		cause:   "another process uses the TPM's state",
+		fix:     "end it: vmlatch ps shows VMs; or wait a moment",
+		kind:    fault.Host,
+	},
+	{
 		pattern: `SNP_LAUNCH_FINISH.*fw_error=11 `,
 		cause:   "the launch digest differs from the one in the ID block that its owner signed",
 		fix: "compare firmware, kernel, command line, cpus and cpu with what the owner measured: latchkey" +

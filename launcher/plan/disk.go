@@ -18,8 +18,12 @@ type Disk struct {
 	Backing  string `toml:"backing"`
 	DataFile string `toml:"data-file"`
 
-	guessed bool // Format, by the name
+	guessed  bool // Format, by the name
+	unlocked bool // others may use the image meanwhile
 }
+
+// OnlyLook makes a disk of which nothing is read or written, while another VM may use it.
+func (d *Disk) OnlyLook() { d.ReadOnly, d.unlocked = true, true }
 
 // Guessed reports whether the format was not given, and taken from the file's name.
 func (d *Disk) Guessed() bool { return d.guessed }
@@ -66,25 +70,30 @@ func FormatByName(name string) string {
 }
 
 // storage is where an image's bytes are: a file, or a block device.
-func storage(path string) map[string]any {
+func (d *Disk) storage(path string) map[string]any {
 	driver := "file"
 	if info, err := os.Stat(path); err == nil && info.Mode()&(os.ModeDevice|os.ModeCharDevice) == os.ModeDevice {
 		driver = "host_device"
 	}
-	return map[string]any{"driver": driver, "filename": path}
+	node := map[string]any{"driver": driver, "filename": path}
+	if d.unlocked {
+		node["locking"] = "off"
+	}
+	return node
 }
 
 func (all *Disks) build(b *Builder) error {
-	for _, d := range *all {
+	for i := range *all {
+		d := &(*all)[i]
 		id := b.ids.New("disk")
 		node := map[string]any{
-			"driver": d.Format, "node-name": id, "read-only": d.ReadOnly, "file": storage(d.Image),
+			"driver": d.Format, "node-name": id, "read-only": d.ReadOnly, "file": d.storage(d.Image),
 		}
 		if d.Format == qcow2 { // never what the header says: it may come from elsewhere
 			node["backing"] = nil
 			if d.Backing != "" {
 				node["backing"] = map[string]any{
-					"driver": FormatByName(d.Backing), "read-only": true, "file": storage(d.Backing),
+					"driver": FormatByName(d.Backing), "read-only": true, "file": d.storage(d.Backing),
 				}
 				if FormatByName(d.Backing) == qcow2 {
 					node["backing"].(map[string]any)["backing"] = nil
@@ -92,7 +101,7 @@ func (all *Disks) build(b *Builder) error {
 				b.File(d.Backing, "backing file of a disk", false)
 			}
 			if d.DataFile != "" {
-				node["data-file"] = storage(d.DataFile)
+				node["data-file"] = d.storage(d.DataFile)
 				b.File(d.DataFile, "data of a disk", false)
 			}
 		}

@@ -48,6 +48,11 @@ func (t *TPM) complete(g *Guest) error {
 	if t.on = g.File.Has("tpm"); !t.on {
 		return nil
 	}
+	for key, value := range map[string]string{"key": t.Key, "state": t.State, "model": t.Model, "trust": t.Trust} {
+		if value == "" && g.File.Has("tpm."+key) {
+			return g.File.Errorf("tpm."+key, "is empty: leave it out for the default")
+		}
+	}
 	if t.Model == "" {
 		t.Model = "crb"
 	}

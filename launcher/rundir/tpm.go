@@ -133,7 +133,11 @@ func openPrivate(parent *os.File, name string) (*os.File, error) {
 	f := os.NewFile(uintptr(fd), path)
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0) {
-		err = fmt.Errorf("the directory of the TPM, %s, %w, or read", path, ErrUnsafe)
+		err = fmt.Errorf(
+			"the directory of the TPM, %s, %w, or read (chmod 700; vmlatch tpm import restores a backup)",
+			path,
+			ErrUnsafe,
+		)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -272,6 +276,15 @@ func removeTPM(dir string) error {
 	}
 	if err != nil || !info.IsDir() {
 		return errors.Join(err, os.Remove(dir)) // and leave alone what a link points to
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries { // before anything is lost
+		if !slices.Contains(tpmFiles, e.Name()) {
+			return fmt.Errorf("%s: %s is not a file of a TPM: nothing was removed", dir, e.Name())
+		}
 	}
 	for _, f := range tpmFiles {
 		if err := os.Remove(filepath.Join(dir, f)); err != nil && !errors.Is(err, fs.ErrNotExist) {

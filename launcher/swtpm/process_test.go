@@ -75,7 +75,8 @@ func TestAllocateRefused(t *testing.T) {
 		a  []byte
 		ok bool
 	}{
-		"done": {answer(0, 24, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0), true}, "no room": {answer(0, 15, 0, 0, 0, 0, 0), false},
+		"done":    {answer(0, 24, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0), true},
+		"no room": {answer(0, 15, 0, 0, 0, 0, 0), false},
 		"refused": {answer(0x184, 10), false}, "short": {answer(0, 12, 0, 0), false},
 	} {
 		if err := answering(t, x.a).allocate(banks); (err == nil) != x.ok {

@@ -63,8 +63,9 @@ func Encrypted(file string) (bool, error) {
 
 // Main starts swtpm in the place of this process, by a command line: the number of a pipe's end,
 // then the program and its arguments. When the last process that holds the other end is gone, the
-// kernel sends it SIGTERM: swtpm itself would wait for ever for a QEMU that has died before it
-// used it. It returns an exit code only if it fails.
+// kernel kills it: swtpm itself would wait for ever for a QEMU that has died before it used it.
+// SIGTERM would not do: swtpm forgets one that comes while it starts. Nothing is lost, for it
+// replaces its state before it answers a command. Main returns an exit code only if it fails.
 func Main(args []string) int {
 	fail := func(err error) int {
 		fmt.Fprintln(os.Stderr, "vmlatch: swtpm:", err)
@@ -88,12 +89,12 @@ func Main(args []string) int {
 	return fail(&fs.PathError{Op: "exec", Path: args[1], Err: unix.Exec(args[1], args[1:], os.Environ())})
 }
 
-// tellEnd makes the kernel send this process SIGTERM when a pipe has no writer any more (fcntl(2),
+// tellEnd makes the kernel kill this process when a pipe has no writer any more (fcntl(2),
 // F_SETSIG).
 func tellEnd(fd int) error {
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	for _, set := range []struct{ cmd, to int }{
-		{unix.F_SETOWN, os.Getpid()}, {unix.F_SETSIG, int(unix.SIGTERM)}, {unix.F_SETFL, flags | unix.O_ASYNC},
+		{unix.F_SETOWN, os.Getpid()}, {unix.F_SETSIG, int(unix.SIGKILL)}, {unix.F_SETFL, flags | unix.O_ASYNC},
 	} {
 		if err == nil {
 			_, err = unix.FcntlInt(uintptr(fd), set.cmd, set.to)

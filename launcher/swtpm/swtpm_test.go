@@ -69,7 +69,7 @@ func started(t *testing.T, life *os.File, command ...string) (*exec.Cmd, chan er
 	return cmd, ended
 }
 
-// TestEndsWithThePipe: the program runs while the pipe has a writer, and gets SIGTERM then; and one
+// TestEndsWithThePipe: the program runs while the pipe has a writer, and is killed then; and one
 // that starts later is not started at all.
 func TestEndsWithThePipe(t *testing.T) {
 	r, w, err := os.Pipe()
@@ -90,8 +90,8 @@ func TestEndsWithThePipe(t *testing.T) {
 		_ = cmd.Process.Kill()
 		t.Fatal("it did not end with the pipe")
 	}
-	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGTERM {
-		t.Errorf("it ended with %v, want SIGTERM", cmd.ProcessState)
+	if s, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGKILL {
+		t.Errorf("it ended with %v, want SIGKILL", cmd.ProcessState)
 	}
 	_, ended = started(t, r, "/bin/sleep", "60")
 	select {

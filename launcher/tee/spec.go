@@ -90,11 +90,18 @@ func (s *Spec) Named(name string) (*Spec, error) {
 	return &c, err
 }
 
-// WithEphemeralTPM is the spec for a machine that is only looked at: it leaves the guest's own TPM
-// alone.
-func (s *Spec) WithEphemeralTPM() *Spec {
+// ForTables is the spec for a machine that is only looked at, also while the guest runs: it has the
+// guest's devices, and leaves its TPM, its disks and its ports alone.
+func (s *Spec) ForTables() *Spec {
 	c := *s
 	c.guest.TPM.State, c.guest.TPM.Key = plan.TPMEphemeral, ""
+	c.guest.Disks, c.guest.Networks = slices.Clone(s.guest.Disks), slices.Clone(s.guest.Networks)
+	for i := range c.guest.Disks {
+		c.guest.Disks[i].OnlyLook()
+	}
+	for i := range c.guest.Networks {
+		c.guest.Networks[i].Forward = nil
+	}
 	return &c
 }
 

@@ -72,7 +72,9 @@ func (b *booting) keys() {
 	}
 	entry, err := authority(b.Variables.Find(uefivar.ImageSecurity, "db"), image)
 	if err != nil {
-		b.unknown(7, "%v", err)
+		for _, pcr := range []int{4, 7, 9} {
+			b.unknown(pcr, "%v", err)
+		}
 		return
 	}
 	v := uefivar.Variable{GUID: uefivar.ImageSecurity, Name: "db", Data: entry}
@@ -83,7 +85,7 @@ func (b *booting) keys() {
 func (b *booting) tables() {
 	f := b.Firmware
 	defer b.separator(1)
-	if b.UKI != nil || b.Others {
+	if b.UKI != nil { // a kernel of -kernel is started before the firmware looks for disks
 		b.unknown(1, "the boot options name the disks and networks")
 		return
 	}
@@ -155,6 +157,13 @@ func (b *booting) optionROMs() {
 	b.depends(2, "no device brings an option ROM (romfile=)")
 }
 
+// Texts that firmware measures when its services end.
+const (
+	exitBegins = "Exit Boot Services Invocation"
+	exitDone   = "Exit Boot Services Returned with Success"
+	exitFailed = "Exit Boot Services Returned with Failure"
+)
+
 const calling = "Calling EFI Application from Boot Option"
 
 // code is what the firmware starts, in PCR 4.
@@ -182,8 +191,11 @@ func (b *booting) code() error {
 	kernel := b.Kernel
 	if b.header() && b.secureBoot() {
 		for _, pcr := range []int{4, 7, 9} {
-			b.unknown(pcr, "QEMU fills in the kernel's header, which breaks its signature: with Secure Boot, firmware"+
-				" refuses it or starts it in a way that is not measured")
+			b.unknown(
+				pcr,
+				"QEMU fills in the kernel's header, which breaks its signature: with Secure Boot, firmware"+
+					" refuses it or starts it in a way that is not measured",
+			)
 		}
 		return nil
 	}
@@ -253,7 +265,7 @@ func (b *booting) disk() {
 			b.add(5, eventlog.GPT, "partition table", b.GPT)
 		}
 	}
-	for _, text := range []string{"Exit Boot Services Invocation", "Exit Boot Services Returned with Success"} {
+	for _, text := range []string{exitBegins, exitDone} {
 		b.add(5, eventlog.EFIAction, text, []byte(text))
 	}
 	b.depends(5, "the firmware's services end at the first try, which is not always so")

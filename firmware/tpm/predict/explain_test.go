@@ -7,6 +7,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/authenticode/petest"
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/eventlog/eventlogtest"
 	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 )
 
@@ -134,6 +135,19 @@ func TestExplain(t *testing.T) {
 				l.Events = append(l.Events, e)
 			},
 			pcr: 4, want: "one measurement more: EV_EFI_ACTION \"Returning from",
+		},
+		"a second try": {
+			log: func(l *eventlog.Log) {
+				i := slices.IndexFunc(l.Events, func(e eventlog.Event) bool {
+					return string(e.Digests[eventlog.SHA256]) == string(eventlog.SHA256.Sum([]byte(exitDone)))
+				})
+				var more []eventlog.Event
+				for _, text := range []string{exitFailed, exitBegins} {
+					more = append(more, eventlogtest.Hashed(5, eventlog.EFIAction, text, eventlog.SHA256))
+				}
+				l.Events = slices.Insert(l.Events, i, more...)
+			},
+			pcr: -1,
 		},
 		"another order": {
 			log: func(l *eventlog.Log) {

@@ -42,7 +42,6 @@ type Inputs struct {
 	Memory uint64 // of the guest, in bytes; 0 if not known
 	QEMU   int    // its major version; 0 if not known
 	Tables Tables // of QEMU; nil if not known
-	Others bool   // there are disks or networks, of which firmware makes boot options
 	GPT    []byte // the event of the disk's partitions; nil if not known
 	Banks  []eventlog.Bank
 }

@@ -125,7 +125,14 @@ func TestStubs(t *testing.T) {
 		}
 		r := p.PCRs[11]
 		if r.Certainty != want.c || len(r.Events) != want.events || !strings.Contains(r.Why, want.why) {
-			t.Errorf("systemd-stub %s: %s (%s), %d events, want %+v", version, r.Certainty, r.Why, len(r.Events), want)
+			t.Errorf(
+				"systemd-stub %s: %s (%s), %d events, want %+v",
+				version,
+				r.Certainty,
+				r.Why,
+				len(r.Events),
+				want,
+			)
 		}
 	}
 }

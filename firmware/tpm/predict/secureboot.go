@@ -102,7 +102,8 @@ func authority(db *uefivar.Variable, image []byte) ([]byte, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("%w: none of it has signed the image, so firmware will not start it", errAuthority)
+	return nil, fmt.Errorf("%w: none of it has signed the image: firmware does not start it, or not in a way that"+
+		" is measured", errAuthority)
 }
 
 // signed reports whether one certificate has signed another. Whether it may is not asked: firmware
