@@ -142,7 +142,7 @@ func tpmFacts(h *spec.HostConfig, g *plan.Guest) (*plan.TPMProgram, error) {
 	if t.Program, err = swtpm.Find(); err != nil {
 		return nil, &fault.Error{
 			Kind: fault.Host, Op: "emulate a TPM", Err: err, Check: fault.TPMProgram,
-			Fix: "install it (Debian: swtpm)",
+			Fix: fault.FixSwtpm,
 		}
 	}
 	if g.TPM.State == plan.TPMPersistent {

@@ -22,11 +22,11 @@ func sample(t testing.TB) []byte {
 	driver := ffstest.File(inner, 0x07, ffstest.Section(ffs.SectionPE, []byte("MZ code")),
 		ffstest.Section(ffstest.Name, ffstest.Wide("Driver")),
 		ffstest.Section(ffstest.Version, append([]byte{1, 0}, ffstest.Wide("1.2 ä")...)))
-	dxe := ffstest.Volume(ffstest.FFS3, &inner, ffstest.File(inner, ffs.FilePad, make([]byte, 40)), driver)
+	dxe := ffstest.Volume(ffstest.GUIDFFS3, &inner, ffstest.File(inner, ffs.FilePad, make([]byte, 40)), driver)
 	holder := ffstest.File(first, ffs.FileVolume,
 		ffstest.Packed(ffs.GUIDLZMA, ffstest.LZMA(t, ffstest.Section(ffstest.Nested, dxe))))
 	core := ffstest.File(inner, 0x03, ffstest.Section(ffs.SectionTE, []byte("VZ")))
-	return append(make([]byte, 64), ffstest.Volume(ffstest.FFS2, nil, holder, core)...)
+	return append(make([]byte, 64), ffstest.Volume(ffstest.GUIDFFS2, nil, holder, core)...)
 }
 
 func TestRead(t *testing.T) {
@@ -73,7 +73,7 @@ func TestDamaged(t *testing.T) {
 		deep = ffstest.File(
 			first,
 			ffs.FileVolume,
-			ffstest.Section(ffstest.Nested, ffstest.Volume(ffstest.FFS2, nil, deep)),
+			ffstest.Section(ffstest.Nested, ffstest.Volume(ffstest.GUIDFFS2, nil, deep)),
 		)
 	}
 	many := module(bytes.Repeat(ffstest.Packed(ffs.GUIDLZMA, ffstest.LZMA(t, nil)), 65))
@@ -89,7 +89,7 @@ func TestDamaged(t *testing.T) {
 		"LZMA many times":            many,
 		"volumes in volumes":         deep,
 	} {
-		list := ffs.Read(ffstest.Volume(ffstest.FFS2, nil, good, bad))
+		list := ffs.Read(ffstest.Volume(ffstest.GUIDFFS2, nil, good, bad))
 		var damage error
 		for _, v := range ffs.All(list) {
 			damage = errors.Join(damage, v.Damage)
@@ -101,7 +101,7 @@ func TestDamaged(t *testing.T) {
 			t.Errorf("%s: the file before it is lost", what)
 		}
 	}
-	unknown := ffs.Read(ffstest.Volume(ffstest.FFS2, nil, module(ffstest.Packed(first, []byte("x")))))
+	unknown := ffs.Read(ffstest.Volume(ffstest.GUIDFFS2, nil, module(ffstest.Packed(first, []byte("x")))))
 	if s := unknown[0].Files[0].Sections[0]; s.Opaque == "" || unknown[0].Damage != nil {
 		t.Errorf("a packing that is not known: %+v", s)
 	}
@@ -111,7 +111,7 @@ func TestFind(t *testing.T) {
 	if v := ffs.Find(ffstest.Measuring(t, ffstest.Build{Version: "1.0"})); len(v) != 2 || v[0].Kind() != "variables" {
 		t.Errorf("%+v", v)
 	}
-	b := ffstest.Volume(ffstest.FFS2, nil)
+	b := ffstest.Volume(ffstest.GUIDFFS2, nil)
 	b[51] ^= 1
 	if v := ffs.Find(b); len(v) != 0 {
 		t.Errorf("a volume whose checksum is wrong: %+v", v)

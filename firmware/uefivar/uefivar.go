@@ -20,9 +20,9 @@ var ErrFormat = errors.New("variable store")
 
 // GUIDs of variables' name spaces (UEFI 2.10, sections 3.3 and 32.6.1), and of a store.
 var (
-	Global        = guid.MustParse("8be4df61-93ca-11d2-aa0d-00e098032b8c")
-	ImageSecurity = guid.MustParse("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
-	GUIDStore     = guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
+	GUIDGlobal        = guid.MustParse("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+	GUIDImageSecurity = guid.MustParse("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
+	GUIDStore         = guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
 )
 
 // Variable is a variable that counts: deleted ones are left out.
@@ -61,7 +61,7 @@ func (s Store) Find(space guid.GUID, name string) *Variable {
 // SecureBoot reports whether a platform key is there, which switches Secure Boot on (UEFI 2.10,
 // section 32.3).
 func (s Store) SecureBoot() bool {
-	pk := s.Find(Global, "PK")
+	pk := s.Find(GUIDGlobal, "PK")
 	return pk != nil && len(pk.Data) > 0
 }
 

@@ -36,8 +36,8 @@ func store(variables ...[]byte) []byte {
 }
 
 func TestRead(t *testing.T) {
-	pk := variable(Global, "PK", added, strings.Repeat("k", 1005))
-	kek := variable(Global, "KEK", added, "kek")
+	pk := variable(GUIDGlobal, "PK", added, strings.Repeat("k", 1005))
+	kek := variable(GUIDGlobal, "KEK", added, "kek")
 	cut := store(kek, pk)
 	for name, c := range map[string]struct {
 		b    []byte
@@ -46,13 +46,13 @@ func TestRead(t *testing.T) {
 	}{
 		"empty":           {store(), "", false},
 		"with a PK":       {store(kek, pk), "KEK PK", true},
-		"other keys":      {store(kek, variable(Global, "PKI", added, "x")), "KEK PKI", false},
-		"another's PK":    {store(variable(ImageSecurity, "PK", added, "x")), "PK", false},
-		"a deleted PK":    {store(variable(Global, "PK", 0x3c, "x"), kek), "KEK", false},
-		"an empty PK":     {store(variable(Global, "PK", added, "")), "PK", false},
+		"other keys":      {store(kek, variable(GUIDGlobal, "PKI", added, "x")), "KEK PKI", false},
+		"another's PK":    {store(variable(GUIDImageSecurity, "PK", added, "x")), "PK", false},
+		"a deleted PK":    {store(variable(GUIDGlobal, "PK", 0x3c, "x"), kek), "KEK", false},
+		"an empty PK":     {store(variable(GUIDGlobal, "PK", added, "")), "PK", false},
 		"behind its GUID": {append(bytes.Clone(GUIDStore[:]), store(pk)...), "PK", true},
 		"a PK that is being replaced": {
-			store(variable(Global, "PK", going, "old"), variable(Global, "KEK", going, "old"), kek), "KEK PK", true,
+			store(variable(GUIDGlobal, "PK", going, "old"), variable(GUIDGlobal, "KEK", going, "old"), kek), "KEK PK", true,
 		},
 	} {
 		s, err := Read(c.b)
@@ -64,7 +64,7 @@ func TestRead(t *testing.T) {
 			t.Errorf("%s: %q, %t, %v; want %q, %t", name, got, s.SecureBoot(), err, c.want, c.on)
 		}
 	}
-	long := variable(Global, "PK", added, "x")
+	long := variable(GUIDGlobal, "PK", added, "x")
 	binary.LittleEndian.PutUint32(long[offDataSize:], 1<<31)
 	for name, b := range map[string][]byte{
 		"no store": make([]byte, 4096), "cut off in the PK": cut[:len(cut)-800], "nothing": nil,
@@ -77,7 +77,7 @@ func TestRead(t *testing.T) {
 }
 
 func TestEvent(t *testing.T) {
-	v := Variable{GUID: Global, Name: "SecureBoot", Data: []byte{1}}
+	v := Variable{GUID: GUIDGlobal, Name: "SecureBoot", Data: []byte{1}}
 	const want = "61dfe48bca93d211aa0d00e098032b8c0a000000000000000100000000000000" +
 		"53006500630075007200650042006f006f00740001"
 	if got := hex.EncodeToString(v.Event()); got != want {
@@ -86,7 +86,7 @@ func TestEvent(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add(store(variable(Global, "KEK", added, "seven"), variable(Global, "PK", going, "nine")))
+	f.Add(store(variable(GUIDGlobal, "KEK", added, "seven"), variable(GUIDGlobal, "PK", going, "nine")))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		s, _ := Read(b)
 		for i := range s {

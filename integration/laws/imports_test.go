@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"launcher/plan"},
 	{"launcher/spec"},
 	{"launcher/fault"},
-	{"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper"},
+	{"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper", "launcher/swtpm"},
 	{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
 		"launcher/internal/vsock", "launcher/internal/logfile",
@@ -31,25 +31,30 @@ var floors = [][]string{
 		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/guestdev",
 		"firmware/swtee/port", "firmware/swtee", "firmware/swtee/attest", "firmware/explain", "firmware/inspect",
 	},
-	{"keyring", "qmp"},
+	{"keyring", "qmp", "qmp/qtest"},
 	{"firmware/evidence"},
 	{"firmware/evidence/policy", "firmware/evidence/bundle"},
 	{"firmware/tdx/rtmr"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
 	{"firmware/sev/report", "firmware/tdx/quote"},
-	{"firmware/sev/kds", "firmware/tdx/collateral", "firmware/tdx/ccel", "firmware/authenticode"},
+	{"firmware/sev/kds", "firmware/tdx/collateral", "firmware/tdx/ccel", "firmware/tpm/predict"},
+	{"firmware/eventlog", "firmware/authenticode"},
 	{"firmware/evidence/exchange"},
 	{"firmware/pki"},
 	{"firmware/refusal"},
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage", "firmware/sev/table"},
-	{"firmware/ovmf", "firmware/guid", "firmware/cpuid", "firmware/nearest", "firmware/xdg", "firmware/tdx/attr"},
-	{"firmware/regular", "firmware/luks", "firmware/credential"},
+	{
+		"firmware/ovmf", "firmware/ffs", "firmware/uefivar", "firmware/guid", "firmware/cpuid", "firmware/nearest",
+		"firmware/xdg", "firmware/tdx/attr",
+	},
+	{"firmware/regular", "firmware/luks", "firmware/credential", "firmware/bytesize"},
 	{"firmware/smallfmt"},
 }
 
 // support are packages that only tests and the builders of test guests import.
 var support = []string{
-	"firmware/evidence/evidencetest", "firmware/internal/vectors", "firmware/ovmf/ovmftest",
+	"firmware/authenticode/petest", "firmware/eventlog/eventlogtest", "firmware/evidence/evidencetest",
+	"firmware/ffs/ffstest", "firmware/internal/vectors", "firmware/ovmf/ovmftest",
 	"firmware/swtee/guestdev/tsmprobe",
 	"launcher/internal/testdir", "launcher/internal/testhost", "qmp/qmptest",
 }

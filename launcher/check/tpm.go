@@ -33,18 +33,6 @@ func tpmChecks() []tee.Check {
 			},
 		},
 		{
-			ID:       "tpm-tdx-rtmr2",
-			Severity: tee.Refuse,
-			OfSpec:   true,
-			Key:      "tpm",
-			When:     func(s *tee.Subject) bool { return hasTPM(s) && s.Traits().Name == "tdx" },
-			Cause: "Linux measures its command line and initrd into a TPM where there is one," +
-				" and into RTMR2 only where there is none: a policy could not see them",
-			Fix:    "leave [tpm] out",
-			Source: "Linux, drivers/firmware/efi/libstub/efi-stub-helper.c, efi_measure_tagged_event",
-			Look:   func(*tee.Subject) (tee.Verdict, string) { return tee.Failed, "" },
-		},
-		{
 			ID:       "tpm-device-twice",
 			Severity: tee.Refuse,
 			OfSpec:   true,
@@ -86,7 +74,7 @@ func tpmChecks() []tee.Check {
 			Stage:    tee.HostStage,
 			When:     hasTPM,
 			Cause:    "nothing here emulates a TPM",
-			Fix:      "install it (Debian: swtpm)",
+			Fix:      fault.FixSwtpm,
 			Source:   "swtpm(8)",
 			Look: func(s *tee.Subject) (tee.Verdict, string) { // a missing one is an error of the facts
 				return tee.Verify(s.Facts.TPM != nil, "")

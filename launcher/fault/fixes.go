@@ -4,6 +4,7 @@ package fault
 const (
 	FixAmdSev = "use an AmdSev build of OVMF: OVMF.amdsev.fd (Debian sid: package ovmf-amdsev;" +
 		" Fedora: edk2-ovmf)"
+	FixSwtpm  = "install it (Debian: swtpm)"
 	FixOVMF   = "use a build of OVMF that has it"
 	FixRecord = `"vmlatch host --record DIR" makes a record`
 	FixPaths  = "paths in a spec start from the spec's own directory"

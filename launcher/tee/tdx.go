@@ -178,6 +178,18 @@ func tdxSpecChecks() []Check {
 			},
 		},
 		{
+			ID:       "tpm-tdx-rtmr2",
+			Severity: Refuse,
+			OfSpec:   true,
+			Key:      "tpm",
+			When:     func(s *Subject) bool { return isTDX(s) && s.TPM.On() },
+			Cause: "Linux measures its command line and initrd into a TPM where there is one," +
+				" and into RTMR2 only where there is none: a policy could not see them",
+			Fix:    "leave [tpm] out",
+			Source: "Linux, drivers/firmware/efi/libstub/efi-stub-helper.c, efi_measure_tagged_event",
+			Look:   func(*Subject) (Verdict, string) { return Failed, "" },
+		},
+		{
 			ID:       "tdx-cpu-host",
 			Severity: Refuse,
 			Key:      "cpu",

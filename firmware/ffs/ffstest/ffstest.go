@@ -15,9 +15,9 @@ import (
 
 // File systems of volumes.
 var (
-	FFS2      = guid.MustParse("8c8ce578-8a3d-4f1c-9935-896185c32dd3")
-	FFS3      = guid.MustParse("5473c07a-3dcb-4dca-bd6f-1e9689e7349a")
-	Variables = guid.MustParse("fff12b8d-7696-4c8b-a985-2747075b4f50")
+	GUIDFFS2      = guid.MustParse("8c8ce578-8a3d-4f1c-9935-896185c32dd3")
+	GUIDFFS3      = guid.MustParse("5473c07a-3dcb-4dca-bd6f-1e9689e7349a")
+	GUIDVariables = guid.MustParse("fff12b8d-7696-4c8b-a985-2747075b4f50")
 )
 
 // Types of sections that only tests make.
@@ -121,7 +121,7 @@ func Measuring(t testing.TB, build Build) []byte {
 	id := guid.MustParse
 	dxe := id("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1")
 	pei := id("6938079b-b503-4e3d-9d24-b28337a25806")
-	early := Volume(FFS2, &pei, File(id("a0c98b77-cba5-4bb8-993b-4af6ce33ece4"), 0x06,
+	early := Volume(GUIDFFS2, &pei, File(id("a0c98b77-cba5-4bb8-993b-4af6ce33ece4"), 0x06,
 		Section(ffs.SectionPE, append([]byte("MZ"), Wide(build.Version)...)), Section(Name, Wide("Tcg2Pei"))))
 	drivers := [][]byte{
 		Module(id("fdff263d-5f68-4591-87ba-b768f445a9af"), "Tcg2Dxe", []byte("MZ")),
@@ -136,8 +136,8 @@ func Measuring(t testing.TB, build Build) []byte {
 			Module(id("f0e6a44f-7195-41c3-ac64-54f202cd0a21"), "SecureBootConfigDxe", []byte("MZ")),
 		)
 	}
-	inside := append(Section(Nested, early), Section(Nested, Volume(FFS2, &dxe, drivers...))...)
-	main := Volume(FFS2, nil, File(id("9e21fd93-9c72-4c15-8c4b-e77f1db2d792"), ffs.FileVolume,
+	inside := append(Section(Nested, early), Section(Nested, Volume(GUIDFFS2, &dxe, drivers...))...)
+	main := Volume(GUIDFFS2, nil, File(id("9e21fd93-9c72-4c15-8c4b-e77f1db2d792"), ffs.FileVolume,
 		Packed(ffs.GUIDLZMA, LZMA(t, inside))))
 	image := bytes.Repeat([]byte{0xff}, 256<<10)
 	copy(image, store())
@@ -150,5 +150,5 @@ func Measuring(t testing.TB, build Build) []byte {
 func store() []byte {
 	id := guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
 	b := binary.LittleEndian.AppendUint32(id[:], 28+64)
-	return Volume(Variables, nil, append(b, 0x5a, 0xfe, 0, 0, 0, 0, 0, 0), bytes.Repeat([]byte{0xff}, 64))
+	return Volume(GUIDVariables, nil, append(b, 0x5a, 0xfe, 0, 0, 0, 0, 0, 0), bytes.Repeat([]byte{0xff}, 64))
 }

@@ -55,7 +55,7 @@ func WithPlatformKey() []byte {
 	le := binary.LittleEndian
 	b := append(store[:], 0, 4, 0, 0, 0x5a, 0xfe, 0, 0, 0, 0, 0, 0) // 1024 bytes, formatted, healthy
 	v := make([]byte, 60)
-	copy(v[44:], uefivar.Global[:])
+	copy(v[44:], uefivar.GUIDGlobal[:])
 	le.PutUint16(v, 0x55aa)
 	v[2] = 0x3f // valid
 	le.PutUint32(v[36:], 6)

@@ -36,11 +36,11 @@ func (b *booting) crtm() {
 
 // securityVariables are measured into PCR 7, in this order.
 var securityVariables = []uefivar.Variable{
-	{GUID: uefivar.Global, Name: "SecureBoot"},
-	{GUID: uefivar.Global, Name: "PK"},
-	{GUID: uefivar.Global, Name: "KEK"},
-	{GUID: uefivar.ImageSecurity, Name: "db"},
-	{GUID: uefivar.ImageSecurity, Name: "dbx"},
+	{GUID: uefivar.GUIDGlobal, Name: "SecureBoot"},
+	{GUID: uefivar.GUIDGlobal, Name: "PK"},
+	{GUID: uefivar.GUIDGlobal, Name: "KEK"},
+	{GUID: uefivar.GUIDImageSecurity, Name: "db"},
+	{GUID: uefivar.GUIDImageSecurity, Name: "dbx"},
 }
 
 // secureBoot reports whether Secure Boot is on.
@@ -70,14 +70,14 @@ func (b *booting) keys() {
 	if b.UKI != nil {
 		image = b.UKI
 	}
-	entry, err := authority(b.Variables.Find(uefivar.ImageSecurity, "db"), image)
+	entry, err := authority(b.Variables.Find(uefivar.GUIDImageSecurity, "db"), image)
 	if err != nil {
 		for _, pcr := range []int{4, 7, 9} {
 			b.unknown(pcr, "%v", err)
 		}
 		return
 	}
-	v := uefivar.Variable{GUID: uefivar.ImageSecurity, Name: "db", Data: entry}
+	v := uefivar.Variable{GUID: uefivar.GUIDImageSecurity, Name: "db", Data: entry}
 	b.add(7, eventlog.VariableAuthority, "the key that lets the kernel run", v.Event())
 }
 
@@ -132,7 +132,7 @@ func (b *booting) tables() {
 func (b *booting) optionsAre(want [][]byte) bool {
 	for _, v := range b.Variables {
 		switch i := -1; {
-		case v.GUID != uefivar.Global || !strings.HasPrefix(v.Name, "Boot"):
+		case v.GUID != uefivar.GUIDGlobal || !strings.HasPrefix(v.Name, "Boot"):
 		case v.Name == "BootOrder":
 			if !bytes.Equal(v.Data, want[0]) {
 				return false

@@ -166,18 +166,18 @@ func TestCertainty(t *testing.T) {
 		"Secure Boot, not signed":     {secure([]byte{}), 7, Unknown, "no signature"},
 		"Secure Boot, a damaged db":   {secure([]byte("x")), 7, Unknown, "cut off"},
 		"boot options in the variables": {func(in *Inputs) {
-			in.Variables = uefivar.Store{{GUID: uefivar.Global, Name: "Boot0000", Data: []byte("x")}}
+			in.Variables = uefivar.Store{{GUID: uefivar.GUIDGlobal, Name: "Boot0000", Data: []byte("x")}}
 		}, 1, Unknown, "boot options already"},
 		"those of the firmware": {func(in *Inputs) {
 			order := in.Firmware.bootOptions()
 			in.Variables = uefivar.Store{
-				{GUID: uefivar.Global, Name: "BootOrder", Data: order[0]},
-				{GUID: uefivar.Global, Name: "Boot0001", Data: order[2]},
+				{GUID: uefivar.GUIDGlobal, Name: "BootOrder", Data: order[0]},
+				{GUID: uefivar.GUIDGlobal, Name: "Boot0001", Data: order[2]},
 			}
 		}, 1, Exact, ""},
 		"a broken signature": {func(in *Inputs) {
 			in.Firmware.SecureBoot, in.QEMU, in.Memory = true, 7, 1<<30
-			in.Variables = uefivar.Store{{GUID: uefivar.Global, Name: "PK", Data: []byte("key")}}
+			in.Variables = uefivar.Store{{GUID: uefivar.GUIDGlobal, Name: "PK", Data: []byte("key")}}
 		}, 9, Unknown, "breaks its signature"},
 		"IMA of unknown registers": {func(in *Inputs) { in.Firmware.setup = false }, 10, Unknown, "aggregate"},
 		"an aggregate":             {func(*Inputs) {}, 10, DependsOn, "IMA"},
@@ -227,9 +227,9 @@ func TestCertainty(t *testing.T) {
 func secure(db []byte) func(in *Inputs) {
 	return func(in *Inputs) {
 		in.Firmware.SecureBoot, in.Kernel = true, petest.Image(petest.Section{Name: ".text", Data: []byte("x")})
-		in.Variables = uefivar.Store{{GUID: uefivar.Global, Name: "PK", Data: []byte("key")}}
+		in.Variables = uefivar.Store{{GUID: uefivar.GUIDGlobal, Name: "PK", Data: []byte("key")}}
 		if db != nil {
-			in.Variables = append(in.Variables, uefivar.Variable{GUID: uefivar.ImageSecurity, Name: "db", Data: db})
+			in.Variables = append(in.Variables, uefivar.Variable{GUID: uefivar.GUIDImageSecurity, Name: "db", Data: db})
 		}
 	}
 }
