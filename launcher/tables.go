@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/qmp"
@@ -41,7 +42,9 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 	if err := p.Replaceable(); err != nil { // the guest itself may run
 		return nil, err
 	}
-	m, err := p.startOnce(ctx, StartOptions{Hold: true})
+	runtime.LockOSThread() // QEMU ends with the thread that started it
+	defer runtime.UnlockOSThread()
+	m, err := p.startOnce(ctx, StartOptions{Hold: true, Foreground: true})
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +164,10 @@ func (p pci) mapFirst64(base uint64) error {
 	return nil
 }
 
+// maxBits bounds the physical address bits that firmware counts on: with more, a guest would need
+// page tables of five levels.
+const maxBits = 46
+
 // window is where firmware puts 64-bit BARs: the last eighth of the physical addresses, moved down
 // below what is reserved (edk2, OvmfPkg/Library/PlatformInitLib/MemDetect.c).
 func window(ctx context.Context, q *qtest.Conn, conn *qmp.Conn) (uint64, error) {
@@ -168,6 +175,7 @@ func window(ctx context.Context, q *qtest.Conn, conn *qmp.Conn) (uint64, error) 
 	if err != nil {
 		return 0, err
 	}
+	bits = min(bits, maxBits)
 	size := uint64(1) << (bits - 3)
 	base := uint64(1)<<bits - size
 	list, err := q.Files()

@@ -119,9 +119,10 @@ func actionArgs(c *urfave.Context, names ...string) ([]string, error) {
 	return args, err
 }
 
-func noEmptyOption(c *urfave.Context) error {
+func noEmptyOption(c *urfave.Context, but ...string) error {
 	for _, f := range c.Command.Flags {
-		if s, ok := f.(*urfave.StringFlag); ok && c.IsSet(s.Name) && strings.TrimSpace(c.String(s.Name)) == "" {
+		s, ok := f.(*urfave.StringFlag)
+		if ok && c.IsSet(s.Name) && strings.TrimSpace(c.String(s.Name)) == "" && !slices.Contains(but, s.Name) {
 			return cli.Usagef("--%s: is empty", s.Name)
 		}
 	}

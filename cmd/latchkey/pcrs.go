@@ -78,7 +78,7 @@ func runPCRs(c *urfave.Context, s *cli.IO) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	if err := noEmptyOption(c); err != nil && !c.IsSet("cmdline") {
+	if err := noEmptyOption(c, "cmdline"); err != nil {
 		return err
 	}
 	var log *eventlog.Log

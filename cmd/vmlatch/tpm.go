@@ -213,8 +213,11 @@ func (t *tpmCommand) export(name, file string) error {
 	return err
 }
 
-// maxBackup bounds a backup, in bytes.
-const maxBackup = 8 << 20
+// Bounds of a backup.
+const (
+	maxBackup      = 8 << 20 // bytes
+	maxBackupFiles = 8
+)
 
 // readBackup reads the files of a backup, which must be whole.
 func readBackup(b []byte) (map[string][]byte, error) {
@@ -224,8 +227,14 @@ func readBackup(b []byte) (map[string][]byte, error) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		if err == nil {
-			files[h.Name], err = io.ReadAll(r)
+		switch {
+		case err != nil:
+		case h.Typeflag != tar.TypeReg || files[h.Name] != nil || len(files) >= maxBackupFiles:
+			err = fmt.Errorf("%q is not a regular file, is there twice, or is one too many", h.Name)
+		case h.Size > maxBackup:
+			err = fmt.Errorf("%q is too large", h.Name)
+		default:
+			files[h.Name], err = io.ReadAll(io.LimitReader(r, h.Size)) // which may be sparse
 		}
 		if err != nil {
 			return nil, fmt.Errorf("is not a backup of a TPM: %w", err)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -47,6 +48,8 @@ func TestReadBackup(t *testing.T) {
 		"nothing in it":    backup(t, "\n"),
 		"text":             []byte("this is a text and no archive of anything that counts"),
 		"a cut off header": good[:300],
+		"a name twice":     backup(t, sum("a", "state"), "a", "x", "a", "state"),
+		"many files":       backup(t, sum("a", ""), strings.Split("a,,b,,c,,d,,e,,f,,g,,h,,i,", ",")...),
 	} {
 		if files, err := readBackup(b); err == nil {
 			t.Errorf("%s: %q", what, files)

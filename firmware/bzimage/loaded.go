@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"slices"
 	"strings"
 )
 
@@ -42,7 +41,7 @@ func below4G(memory uint64) uint64 {
 // memory is the guest's, in bytes; initrd is its size, 0 if there is none. The file must have a
 // header.
 func Patched(kernel []byte, memory uint64, initrd int64, cmdline string) ([]byte, error) {
-	if slices.ContainsFunc(strings.Fields(cmdline), func(w string) bool { return strings.HasPrefix(w, "vga=") }) {
+	if strings.Contains(cmdline, "vga=") { // anywhere, as QEMU sees it
 		return nil, ErrVGA
 	}
 	le := binary.LittleEndian

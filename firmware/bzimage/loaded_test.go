@@ -54,8 +54,10 @@ func TestPatched(t *testing.T) {
 		if !bytes.Equal(kernel, before) || !HasHeader(kernel) || HasHeader(kernel[:0x200]) {
 			t.Error("the kernel was changed, or its header is not seen")
 		}
-		if _, err := Patched(kernel, 512<<20, 0, "quiet vga=791"); !errors.Is(err, ErrVGA) {
-			t.Errorf("with vga=: %v, want ErrVGA", err)
+		for _, cmdline := range []string{"quiet vga=791", "splash,vga=791"} {
+			if _, err := Patched(kernel, 512<<20, 0, cmdline); !errors.Is(err, ErrVGA) {
+				t.Errorf("%s: %v, want ErrVGA", cmdline, err)
+			}
 		}
 		for _, memory := range []uint64{0, 1 << 17, 4 << 20} {
 			if _, err := Patched(kernel, memory, 8<<20, ""); err == nil {

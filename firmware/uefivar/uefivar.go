@@ -20,9 +20,10 @@ var ErrFormat = errors.New("variable store")
 
 // GUIDs of variables' name spaces (UEFI 2.10, sections 3.3 and 32.6.1), and of a store.
 var (
-	GUIDGlobal        = guid.MustParse("8be4df61-93ca-11d2-aa0d-00e098032b8c")
-	GUIDImageSecurity = guid.MustParse("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
-	GUIDStore         = guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
+	GUIDGlobal           = guid.MustParse("8be4df61-93ca-11d2-aa0d-00e098032b8c")
+	GUIDImageSecurity    = guid.MustParse("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
+	GUIDSecureBootEnable = guid.MustParse("f0a30bc7-af08-4556-99c4-001009c93a44")
+	GUIDStore            = guid.MustParse("aaf32c78-947b-439a-a180-2e144ec37792")
 )
 
 // Variable is a variable that counts: deleted ones are left out.
@@ -59,10 +60,13 @@ func (s Store) Find(space guid.GUID, name string) *Variable {
 }
 
 // SecureBoot reports whether a platform key is there, which switches Secure Boot on (UEFI 2.10,
-// section 32.3).
+// section 32.3), and a user has not switched it off in the setup (edk2,
+// SecurityPkg/Include/Guid/AuthenticatedVariableFormat.h: SecureBootEnable).
 func (s Store) SecureBoot() bool {
 	pk := s.Find(GUIDGlobal, "PK")
-	return pk != nil && len(pk.Data) > 0
+	enable := s.Find(GUIDSecureBootEnable, "SecureBootEnable")
+	off := enable != nil && len(enable.Data) == 1 && enable.Data[0] == 0
+	return pk != nil && len(pk.Data) > 0 && !off
 }
 
 // Offsets and sizes of the format.

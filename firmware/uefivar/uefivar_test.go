@@ -44,15 +44,22 @@ func TestRead(t *testing.T) {
 		want string // the names
 		on   bool
 	}{
-		"empty":           {store(), "", false},
-		"with a PK":       {store(kek, pk), "KEK PK", true},
-		"other keys":      {store(kek, variable(GUIDGlobal, "PKI", added, "x")), "KEK PKI", false},
-		"another's PK":    {store(variable(GUIDImageSecurity, "PK", added, "x")), "PK", false},
-		"a deleted PK":    {store(variable(GUIDGlobal, "PK", 0x3c, "x"), kek), "KEK", false},
-		"an empty PK":     {store(variable(GUIDGlobal, "PK", added, "")), "PK", false},
+		"empty":        {store(), "", false},
+		"with a PK":    {store(kek, pk), "KEK PK", true},
+		"other keys":   {store(kek, variable(GUIDGlobal, "PKI", added, "x")), "KEK PKI", false},
+		"another's PK": {store(variable(GUIDImageSecurity, "PK", added, "x")), "PK", false},
+		"a deleted PK": {store(variable(GUIDGlobal, "PK", 0x3c, "x"), kek), "KEK", false},
+		"an empty PK":  {store(variable(GUIDGlobal, "PK", added, "")), "PK", false},
+		"switched off": {
+			store(pk, variable(GUIDSecureBootEnable, "SecureBootEnable", added, "\x00")), "PK SecureBootEnable", false,
+		},
+		"switched on": {
+			store(pk, variable(GUIDSecureBootEnable, "SecureBootEnable", added, "\x01")), "PK SecureBootEnable", true,
+		},
 		"behind its GUID": {append(bytes.Clone(GUIDStore[:]), store(pk)...), "PK", true},
 		"a PK that is being replaced": {
-			store(variable(GUIDGlobal, "PK", going, "old"), variable(GUIDGlobal, "KEK", going, "old"), kek), "KEK PK", true,
+			store(variable(GUIDGlobal, "PK", going, "old"), variable(GUIDGlobal, "KEK", going, "old"), kek),
+			"KEK PK", true,
 		},
 	} {
 		s, err := Read(c.b)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -274,6 +275,9 @@ func (r Root) Forget(ctx context.Context, name string) error {
 	}
 	if has, err := r.HasTPM(name); err != nil || has {
 		return errors.Join(err, fmt.Errorf("%s: %w", name, ErrTPM))
+	}
+	if err := removeTPM(filepath.Join(d.State, tpmNew)); err != nil { // of a command that was killed
+		return err
 	}
 	return d.removeLogs()
 }

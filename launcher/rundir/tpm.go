@@ -96,13 +96,35 @@ func (d *Dir) fillTPM(parent *os.File, persistent bool, fill func(dir *os.File) 
 		return err
 	}
 	defer dir.Close()
-	if err := fill(dir); err != nil {
+	err = fill(dir)
+	if err == nil && persistent {
+		err = syncFiles(dir)
+	}
+	if err != nil {
 		return errors.Join(err, removeTPM(filepath.Join(parent.Name(), tpmNew)))
 	}
 	if err := unix.Renameat(at, tpmNew, at, tpmDir); err != nil {
 		return &fs.PathError{Op: "rename", Path: parent.Name(), Err: err}
 	}
 	return parent.Sync()
+}
+
+// syncFiles writes a directory and its files to the disk: what is named must be whole after a loss
+// of power.
+func syncFiles(dir *os.File) error {
+	for _, name := range tpmFiles {
+		f, err := os.OpenFile(filepath.Join(dir.Name(), name), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return dir.Sync()
 }
 
 func (d *Dir) openTPMParent(persistent bool) (*os.File, error) {
@@ -255,13 +277,17 @@ func (r Root) ForgetTPM(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
+	if err := removeTPM(filepath.Join(d.State, tpmNew)); err != nil { // of a command that was killed
+		return err
+	}
 	if err := ownDir(d.TPMPath()); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
+			_ = os.Remove(d.State)
 			return fmt.Errorf("%s: %w with a TPM", name, ErrNotFound)
 		}
 		return err
 	}
-	if err := errors.Join(removeTPM(filepath.Join(d.State, tpmNew)), removeTPM(d.TPMPath())); err != nil {
+	if err := removeTPM(d.TPMPath()); err != nil {
 		return err
 	}
 	_ = os.Remove(d.State) // fails while logs are kept

@@ -88,6 +88,12 @@ func TestTPMDirectory(t *testing.T) {
 	if err := root.ForgetTPM(ctx, "vm"); !errors.Is(err, rundir.ErrNotFound) {
 		t.Errorf("twice: %v, want ErrNotFound", err)
 	}
+	if err := os.MkdirAll(path+".new", 0o700); err != nil { // of an import that was killed
+		t.Fatal(err)
+	}
+	if err := root.Forget(ctx, "vm"); err != nil {
+		t.Errorf("what an import left behind stays: %v", err)
+	}
 	if err := root.ForgetTPM(ctx, "../vm"); err == nil {
 		t.Error("a name that is a path is accepted")
 	}

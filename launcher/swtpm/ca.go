@@ -109,7 +109,7 @@ func makeCA(dir string) error {
 		data       []byte
 	}{{caKey, "EC PRIVATE KEY", private}, {caCert, certificateType, der}} {
 		next := filepath.Join(dir, f.name+".new")
-		err := os.WriteFile(next, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.data}), 0o600)
+		err := writeSynced(next, pem.EncodeToMemory(&pem.Block{Type: f.kind, Bytes: f.data}))
 		if err == nil {
 			err = os.Rename(next, filepath.Join(dir, f.name))
 		}
@@ -118,6 +118,16 @@ func makeCA(dir string) error {
 		}
 	}
 	return nil
+}
+
+// writeSynced writes a file that survives a loss of power once it has its name.
+func writeSynced(name string, b []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 func newSerial() (*big.Int, error) {

@@ -199,15 +199,19 @@ func (p *process) once(command []byte) ([]byte, error) {
 
 // stop lets swtpm write its state and waits for its end.
 func (p *process) stop() error {
+	cmd := p.cmd
 	err := p.command(cmdShutdown, nil, nil)
+	if p.cmd == nil { // it has failed, and was ended
+		return err
+	}
 	_ = p.control.Close()
 	_ = p.data.Close()
 	done := make(chan error, 1)
-	go func() { done <- p.cmd.Wait() }()
+	go func() { done <- cmd.Wait() }()
 	select {
 	case <-done:
 	case <-time.After(timeout):
-		_ = p.cmd.Process.Kill()
+		_ = cmd.Process.Kill()
 		<-done
 		err = errors.Join(err, fmt.Errorf("%w: it does not end", ErrTPM))
 	}

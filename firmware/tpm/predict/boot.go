@@ -62,6 +62,11 @@ func (b *booting) keys() {
 		}
 		b.add(7, eventlog.VariableDriverConfig, v.Name, v.Event())
 	}
+	// Keys of timestamps are measured only where there are any (edk2,
+	// SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c, MeasureAllSecureVariables).
+	if dbt := b.Variables.Find(uefivar.GUIDImageSecurity, "dbt"); dbt != nil && len(dbt.Data) > 0 {
+		b.add(7, eventlog.VariableDriverConfig, dbt.Name, dbt.Event())
+	}
 	b.separator(7)
 	if !b.secureBoot() {
 		return
@@ -102,6 +107,10 @@ func (b *booting) tables() {
 		if b.Tables == nil {
 			b.unknown(1, "it holds QEMU's tables, which depend on its version, memory and devices")
 			return
+		}
+		if f.measuresACPI {
+			b.depends(1, "the firmware puts 64-bit BARs into the last eighth of the address space, as it does for"+
+				" CPU models with 40 to 46 bits of physical addresses and pages of 1 GiB")
 		}
 		list, err := b.Tables.acpi()
 		if err == nil && f.measuresACPI {

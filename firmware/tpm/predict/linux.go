@@ -15,6 +15,12 @@ func (b *booting) linux() error {
 	if b.UKI != nil {
 		return b.unified()
 	}
+	if isUKI(b.Kernel) {
+		for _, pcr := range []int{4, 9, 11, 12, 13} {
+			b.unknown(pcr, "the kernel is a unified kernel image, whose stub measures more: give it as one")
+		}
+		return nil
+	}
 	if b.p.PCRs[9].Certainty == Unknown {
 		return nil
 	}

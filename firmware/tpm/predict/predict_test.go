@@ -175,6 +175,16 @@ func TestCertainty(t *testing.T) {
 				{GUID: uefivar.GUIDGlobal, Name: "Boot0001", Data: order[2]},
 			}
 		}, 1, Exact, ""},
+		"a unified kernel image as a kernel": {func(in *Inputs) {
+			in.Kernel, in.QEMU = append(bytes.Clone(in.Kernel), magic+"257.9"...), 11
+		}, 11, Unknown, "unified kernel image"},
+		"Secure Boot that was switched off": {func(in *Inputs) {
+			in.Firmware.SecureBoot, in.QEMU = true, 11
+			in.Variables = uefivar.Store{
+				{GUID: uefivar.GUIDGlobal, Name: "PK", Data: []byte("key")},
+				{GUID: uefivar.GUIDSecureBootEnable, Name: "SecureBootEnable", Data: []byte{0}},
+			}
+		}, 7, Exact, ""},
 		"a broken signature": {func(in *Inputs) {
 			in.Firmware.SecureBoot, in.QEMU, in.Memory = true, 7, 1<<30
 			in.Variables = uefivar.Store{{GUID: uefivar.GUIDGlobal, Name: "PK", Data: []byte("key")}}

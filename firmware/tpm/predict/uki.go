@@ -47,6 +47,19 @@ const (
 	stubTried  = 257
 )
 
+// isUKI reports whether an image has a kernel inside.
+func isUKI(image []byte) bool {
+	if bytes.Contains(image, []byte(magic)) {
+		return true
+	}
+	f, err := pe.NewFile(bytes.NewReader(image))
+	if err != nil {
+		return false // and firmware may read more than this reader
+	}
+	defer f.Close()
+	return f.Section(".linux") != nil
+}
+
 // stubOf finds out which stub an image has.
 func stubOf(image []byte) (*stub, error) {
 	at := bytes.Index(image, []byte(magic))
