@@ -243,13 +243,13 @@ func (r *pcrReport) print(s *cli.IO, compared bool) error {
 	for _, row := range r.PCRs {
 		if row.Why != "" && (!compared || row.Verdict == string(predict.Skipped)) {
 			fmt.Fprintf(s.Out, "# PCR %d %s: %s\n", row.PCR,
-				map[string]string{"unknown": "is unknown", "depends-on": "holds if"}[row.Certainty], row.Why)
+				map[string]string{"unknown": "is unknown", "depends-on": "holds if"}[row.Certainty], cli.Escape(row.Why))
 		}
 		for _, why := range row.Changed {
 			fmt.Fprintf(s.Out, "PCR %d: %s\n", row.PCR, why)
 		}
 		if row.Verdict == string(predict.Differs) && row.Certainty == string(predict.DependsOn) && row.Why != "" {
-			fmt.Fprintf(s.Out, "PCR %d: was predicted if %s\n", row.PCR, row.Why)
+			fmt.Fprintf(s.Out, "PCR %d: was predicted if %s\n", row.PCR, cli.Escape(row.Why))
 		}
 	}
 	if len(r.Events) == 0 {
