@@ -243,7 +243,8 @@ func (r *pcrReport) print(s *cli.IO, compared bool) error {
 	for _, row := range r.PCRs {
 		if row.Why != "" && (!compared || row.Verdict == string(predict.Skipped)) {
 			fmt.Fprintf(s.Out, "# PCR %d %s: %s\n", row.PCR,
-				map[string]string{"unknown": "is unknown", "depends-on": "holds if"}[row.Certainty], cli.Escape(row.Why))
+				map[string]string{"unknown": "is unknown", "depends-on": "holds if"}[row.Certainty],
+				cli.Escape(row.Why))
 		}
 		for _, why := range row.Changed {
 			fmt.Fprintf(s.Out, "PCR %d: %s\n", row.PCR, why)
