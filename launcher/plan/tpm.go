@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/credential"
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/swtpm"
 )
 
 // TPM is the table [tpm]: a TPM 2.0 by swtpm. It is the host's: who controls the host controls what
@@ -127,15 +125,11 @@ func (t *TPM) build(b *Builder) error {
 		Role: "tpm-state", Meaning: "the directory of its state, " + t.State,
 		open: func(o *Opening) (*os.File, error) { return o.Dir.OpenTPM(t.State == TPMPersistent) },
 	})
-	h.Argv = []string{
-		s.Keeper, KeepTPM, strconv.Itoa(life), s.Program, "socket", "--tpm2",
-		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", state),
-		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", pair), "--terminate",
-	}
+	fds := swtpm.Descriptors{Life: life, State: state, Control: pair}
 	if t.Key != "" {
-		key := inherit(&h.FDs, FD{Role: "tpm-key", Meaning: "a pipe with the key of its state", open: t.openKey})
-		h.Argv = append(h.Argv, "--key", fmt.Sprintf("fd=%d,mode=aes-256-cbc,format=binary", key))
+		fds.Key = inherit(&h.FDs, FD{Role: "tpm-key", Meaning: "a pipe with the key of its state", open: t.openKey})
 	}
+	h.Argv = swtpm.Argv([]string{s.Keeper, KeepTPM}, s.Program, fds)
 	inherit(&h.FDs, FD{Role: "helper-lock", Meaning: "the lock by which it is found", open: helperLock})
 	inherit(&h.FDs, FD{
 		Role: "tpm-lock", Meaning: "the lock that shows that it lives",
@@ -174,18 +168,5 @@ func (t *TPM) openKey(*Opening) (*os.File, error) {
 		return nil, fmt.Errorf("the key of the TPM's state: %w", err)
 	}
 	defer clear(key)
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("pipe", err)
-	}
-	out, in := os.NewFile(uintptr(fds[1]), "tpm-key"), os.NewFile(uintptr(fds[0]), "tpm-key")
-	_, err = out.Write(key)
-	if e := out.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		_ = in.Close()
-		return nil, err
-	}
-	return in, nil
+	return swtpm.KeyPipe(key)
 }

@@ -9,11 +9,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/qmp"
 )
 
 // Commands of the control channel (swtpm, include/swtpm/tpm_ioctl.h).
@@ -55,7 +56,7 @@ func run(ctx context.Context, keeper []string, program string, state *os.File, k
 			p.kill()
 		}
 	}()
-	control, child, err := pair("swtpm-control")
+	control, child, err := qmp.Pair()
 	if err != nil {
 		return p, err
 	}
@@ -66,31 +67,25 @@ func run(ctx context.Context, keeper []string, program string, state *os.File, k
 		return p, err
 	}
 	theirs, p.life = append(theirs, read), write
-	const first = 3
-	argv := append(append([]string{}, keeper...), strconv.Itoa(first+1), program, "socket", "--tpm2",
-		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", first+2),
-		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", first), "--terminate")
-	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
-	p.cmd.ExtraFiles = []*os.File{child, read, state}
+	files := []*os.File{child, read, state}
+	const first = 3 // the number of ExtraFiles[0]
+	fds := Descriptors{Control: first, Life: first + 1, State: first + 2}
 	if key != nil {
-		r, w, err := os.Pipe()
+		pipe, err := KeyPipe(key)
 		if err != nil {
 			return p, err
 		}
-		theirs = append(theirs, r)
-		_, err = w.Write(key)
-		if err = errors.Join(err, w.Close()); err != nil {
-			return p, err
-		}
-		p.cmd.ExtraFiles = append(p.cmd.ExtraFiles, r)
-		p.cmd.Args = append(p.cmd.Args, "--key", fmt.Sprintf("fd=%d,mode=aes-256-cbc,format=binary", first+3))
+		theirs, files, fds.Key = append(theirs, pipe), append(files, pipe), first+len(files)
 	}
+	argv := Argv(keeper, program, fds)
+	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
+	p.cmd.ExtraFiles = files
 	p.cmd.Stdout, p.cmd.Stderr = &p.said, &p.said
 	if err := p.cmd.Start(); err != nil {
 		return p, fmt.Errorf("%w: %w", ErrTPM, err)
 	}
 	let()
-	data, child, err := pair("swtpm-data")
+	data, child, err := qmp.Pair()
 	if err != nil {
 		return p, err
 	}
@@ -102,22 +97,8 @@ func run(ctx context.Context, keeper []string, program string, state *os.File, k
 	return p, p.command(cmdInit, make([]byte, 4), nil)
 }
 
-// pair makes a socket pair of which a program inherits one end.
-func pair(name string) (own net.Conn, child *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
-	}
-	f := os.NewFile(uintptr(fds[0]), name)
-	defer f.Close()
-	child = os.NewFile(uintptr(fds[1]), name)
-	if own, err = net.FileConn(f); err != nil {
-		_ = child.Close()
-	}
-	return own, child, err
-}
-
 // command sends a command to the control channel, with a descriptor or none, and reads the result.
+// A swtpm that fails is ended.
 func (p *process) command(number uint32, args []byte, pass *os.File) error {
 	_ = p.control.SetDeadline(time.Now().Add(timeout))
 	var rights []byte
@@ -133,14 +114,14 @@ func (p *process) command(number uint32, args []byte, pass *os.File) error {
 		err = fmt.Errorf("it answers command %#x with %#x", number, code)
 	}
 	if err != nil {
+		p.kill() // and waited for, so that its words are complete
 		return fmt.Errorf("%w: %w%s", ErrTPM, err, p.words())
 	}
 	return nil
 }
 
-// words are those that swtpm has written. Its end is waited for, so that they are complete.
+// words are those that swtpm has written.
 func (p *process) words() string {
-	p.kill()
 	if text := strings.TrimSpace(p.said.String()); text != "" {
 		return " (it wrote: " + strings.ReplaceAll(text, "\n", "; ") + ")"
 	}
@@ -199,25 +180,24 @@ func (p *process) once(command []byte) ([]byte, error) {
 
 // stop lets swtpm write its state and waits for its end.
 func (p *process) stop() error {
-	cmd := p.cmd
-	err := p.command(cmdShutdown, nil, nil)
-	if p.cmd == nil { // it has failed, and was ended
+	if err := p.command(cmdShutdown, nil, nil); err != nil {
 		return err
 	}
+	defer p.kill()
 	_ = p.control.Close()
 	_ = p.data.Close()
+	cmd := p.cmd
+	p.cmd = nil // is waited for here
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	select {
 	case <-done:
+		return nil
 	case <-time.After(timeout):
 		_ = cmd.Process.Kill()
 		<-done
-		err = errors.Join(err, fmt.Errorf("%w: it does not end", ErrTPM))
+		return fmt.Errorf("%w: it does not end", ErrTPM)
 	}
-	p.cmd = nil
-	p.kill()
-	return err
 }
 
 // kill ends swtpm, if it runs.

@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,41 @@ func Find() (string, error) {
 		return "", err
 	}
 	return filepath.Abs(path)
+}
+
+// Descriptors are those that swtpm inherits, by their numbers there.
+type Descriptors struct {
+	Life    int // the end of a pipe: see [Main]
+	State   int // the directory of its state
+	Control int // a socket for its control channel
+	Key     int // a pipe with the key of its state; 0 for none
+}
+
+// Argv is the command line of a swtpm that ends with its control channel. keeper is the program
+// that starts it, see [Main].
+func Argv(keeper []string, program string, fd Descriptors) []string {
+	argv := append(slices.Clone(keeper), strconv.Itoa(fd.Life), program, "socket", "--tpm2",
+		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", fd.State),
+		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", fd.Control), "--terminate")
+	if fd.Key != 0 {
+		argv = append(argv, "--key", fmt.Sprintf("fd=%d,mode=aes-256-cbc,format=binary", fd.Key))
+	}
+	return argv
+}
+
+// KeyPipe makes a pipe that holds a key, which swtpm inherits.
+func KeyPipe(key []byte) (*os.File, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe", err)
+	}
+	out, in := os.NewFile(uintptr(fds[1]), "tpm-key"), os.NewFile(uintptr(fds[0]), "tpm-key")
+	_, err := out.Write(key)
+	if err = errors.Join(err, out.Close()); err != nil {
+		_ = in.Close()
+		return nil, err
+	}
+	return in, nil
 }
 
 // ErrState is wrapped by errors about files that do not hold the state of a TPM.
