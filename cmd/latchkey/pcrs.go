@@ -222,7 +222,7 @@ func bootInputs(c *urfave.Context, s *cli.IO, banks []eventlog.Bank) (*predict.I
 func readVariables(c *urfave.Context, in *predict.Inputs) error {
 	name := c.String("vars")
 	if name == "" {
-		if !in.Firmware.HasVariables() {
+		if in.Firmware.Variables == nil {
 			return cli.WithHint(
 				cli.Usagef("--firmware %s: its variables are in a file of their own", c.String("firmware")),
 				"name it: --vars FILE (the one of the guest, if it has booted before)",
@@ -230,7 +230,7 @@ func readVariables(c *urfave.Context, in *predict.Inputs) error {
 		}
 		return nil
 	}
-	if in.Firmware.HasVariables() {
+	if in.Firmware.Variables != nil {
 		return cli.Usagef("--vars: the firmware image has variables itself, and QEMU takes those")
 	}
 	b, err := ovmf.ReadFile(name)
@@ -239,9 +239,6 @@ func readVariables(c *urfave.Context, in *predict.Inputs) error {
 	}
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("--vars %s: %w", name, err))
-	}
-	if in.Variables == nil { // a store without variables counts too
-		in.Variables = uefivar.Store{}
 	}
 	return nil
 }

@@ -2,14 +2,11 @@ package inspect
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
 
 	"github.com/vmlatch/vmlatch/firmware/ffs"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
-	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 )
 
 // Difference is what two images do not share.
@@ -84,7 +81,7 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 			say("of the second: %s", n)
 		}
 	}
-	d.Digests[TPM] = measuredByTPM(a) != measuredByTPM(b)
+	d.Digests[TPM] = ra.pcr0 != rb.pcr0
 	reset := func(r *Report) string {
 		for _, e := range r.Entries {
 			if e.Name == "SEV-ES reset block" {
@@ -98,21 +95,6 @@ func Diff(a, b *ovmf.Image) (*Difference, error) {
 	d.Digests["sev-snp"] = !d.Same // pages and metadata both lie in the image
 	d.Digests["tdx"] = ra.Digests["tdx"] != rb.Digests["tdx"]
 	return d, nil
-}
-
-// measuredByTPM is a hash of what PCR 0 covers: version and volumes; "" for firmware that measures
-// nothing.
-func measuredByTPM(img *ovmf.Image) string {
-	f, err := predict.ReadFirmware(img.Bytes)
-	if err != nil {
-		return ""
-	}
-	h := sha256.New()
-	for _, v := range append([][]byte{[]byte(f.Version)}, f.Volumes...) {
-		sum := sha256.Sum256(v)
-		h.Write(sum[:])
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // modules says which modules differ, with what covers them.

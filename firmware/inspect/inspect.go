@@ -61,6 +61,8 @@ type Report struct {
 	Regions     []Region          `json:"regions"`
 	Digests     map[string]string `json:"digests"` // of the firmware alone
 	Notes       []string          `json:"notes"`
+
+	pcr0 string // a hash of what PCR 0 covers; "" for firmware that measures nothing
 }
 
 // Schema names the report's form.

@@ -81,9 +81,9 @@ func (r *Report) modules(img *ovmf.Image) {
 			r.Notes = append(r.Notes, fmt.Sprintf("volume %s cannot be read whole: %v", volumeName(v), v.Damage))
 		}
 	}
-	switch f, err := predict.ReadFirmware(img.Bytes); {
+	switch f, err := predict.FirmwareIn(img.Bytes, list); {
 	case err == nil:
-		r.Version, r.SecureBoot = f.Version, &SecureBoot{Code: f.SecureBoot}
+		r.Version, r.SecureBoot, r.pcr0 = f.Version, &SecureBoot{Code: f.SecureBoot}, measuredByTPM(f)
 	default:
 		r.Notes = append(r.Notes, err.Error())
 		for i := range r.Modules {
@@ -91,6 +91,16 @@ func (r *Report) modules(img *ovmf.Image) {
 		}
 	}
 	r.variables(img)
+}
+
+// measuredByTPM is a hash of what PCR 0 covers: version and volumes.
+func measuredByTPM(f *predict.Firmware) string {
+	h := sha256.New()
+	for _, v := range append([][]byte{[]byte(f.Version)}, f.Volumes...) {
+		sum := sha256.Sum256(v)
+		h.Write(sum[:])
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func (r *Report) coverOf(v *ffs.Volume) map[string]Cover {

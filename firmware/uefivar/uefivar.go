@@ -87,7 +87,7 @@ const (
 	maxVariables   = 4096
 )
 
-// Read reads the first store in bytes.
+// Read reads the first store in bytes. One without variables is not nil.
 func Read(b []byte) (Store, error) {
 	for rest := b; ; {
 		at := bytes.Index(rest, GUIDStore[:])
@@ -112,6 +112,7 @@ func Read(b []byte) (Store, error) {
 
 func variables(b []byte) (list Store, err error) {
 	le := binary.LittleEndian
+	list = Store{}
 	var old Store
 	for at := 0; at+variableHeader <= len(b) && le.Uint16(b[at:]) == variableStart; {
 		name, data := uint64(le.Uint32(b[at+offNameSize:])), uint64(le.Uint32(b[at+offDataSize:]))

@@ -29,7 +29,6 @@ var (
 	guidBootManager = guid.MustParse("6d33944a-ec75-4855-a54d-809c75241f6c") // BdsDxe
 	guidUiApp       = guid.MustParse("462caa21-7614-4503-836e-8ab6f4662331")
 	guidMenuApp     = guid.MustParse("eec25bdc-67f2-4d95-b1d5-f81b2039d11d") // BootManagerMenuApp
-	guidShell       = guid.MustParse("7c04a583-9e3e-4f1c-ad65-e05268d0b4d1")
 )
 
 // style is where a firmware puts initrd= in a kernel's load options.
@@ -46,9 +45,8 @@ type Firmware struct {
 	Version       string // as measured; "" for builds without one
 	SecureBoot    bool   // it has the code for it
 	Volumes       [][]byte
-	Variables     uefivar.Store // in the image itself
-	ownVariables  bool
-	dxe           guid.GUID // name of the volume whose modules are boot options
+	Variables     uefivar.Store // in the image itself; nil if it holds none
+	dxe           guid.GUID     // name of the volume whose modules are boot options
 	options       style
 	rawKernel     bool // it takes a kernel as the file is, where QEMU offers that
 	measuresACPI  bool
@@ -56,15 +54,17 @@ type Firmware struct {
 	vendor, date  string
 	setup         bool // boot options as since edk2 2025
 	uiApp         bool // boot options as before
-	shell         bool
 }
 
 // ReadFirmware reads an image, of code alone or with its variables.
-func ReadFirmware(image []byte) (*Firmware, error) {
+func ReadFirmware(image []byte) (*Firmware, error) { return FirmwareIn(image, ffs.Read(image)) }
+
+// FirmwareIn does the same for an image whose volumes were read already, as unpacking them takes
+// long.
+func FirmwareIn(image []byte, list []*ffs.Volume) (*Firmware, error) {
 	f := &Firmware{}
-	list := ffs.Read(image)
 	if s, err := uefivar.Read(image); err == nil {
-		f.Variables, f.ownVariables = s, true
+		f.Variables = s
 	}
 	var tcgPei, tcgDxe *ffs.File
 	for path, file := range ffs.Files(list) {
@@ -88,8 +88,6 @@ func ReadFirmware(image []byte) (*Firmware, error) {
 			f.measuresTable = true
 		case guidPlatform:
 			f.vendor, f.date = aboutItself(file.Leaf(ffs.SectionPE))
-		case guidShell:
-			f.shell = true
 		case guidUiApp:
 			f.dxe, f.uiApp = within.Name, true
 		case guidBootManager:
@@ -122,9 +120,6 @@ func ReadFirmware(image []byte) (*Firmware, error) {
 	f.Version = longest(code)
 	return f, nil
 }
-
-// HasVariables reports whether the image holds variables itself.
-func (f *Firmware) HasVariables() bool { return f.ownVariables }
 
 // texts are those in UTF-16 among code, of three characters or more.
 func texts(code []byte) (list []string) {
