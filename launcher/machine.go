@@ -24,9 +24,9 @@ type Machine struct {
 	conn    *qmp.Conn
 	own     *child // the process, if this process started it
 	helpers []helper
-	session *brokerSession      // that the owner's broker gave for this launch
-	asks    *os.File            // shows what the guest asks its broker
-	kept    map[string]net.Conn // other connections to the VM's processes, which are taken
+	session *brokerSession // that the owner's broker gave for this launch
+	asks    *os.File       // shows what the guest asks its broker
+	qtest   net.Conn       // drives a QEMU that runs no guest; nil if there is none
 	// unknown is a state that the machine may have come to: its command was sent, and the
 	// answer lost. The staged record tells the next command.
 	unknown State

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -203,11 +202,8 @@ func (s *starter) exec() error {
 	s.step("started")
 	s.machine.asks = s.opening.Read[plan.RoleBroker]
 	delete(s.opening.Read, plan.RoleBroker)
-	s.machine.kept = maps.Clone(s.opening.Kept)
-	delete(s.machine.kept, plan.RoleEvents)
-	for role := range s.machine.kept {
-		delete(s.opening.Kept, role)
-	}
+	s.machine.qtest = s.opening.Kept[plan.RoleQtest]
+	delete(s.opening.Kept, plan.RoleQtest)
 	s.closeFiles() // QEMU has its own; if it dies now, our connection ends
 	s.dir.DropVMLock()
 	s.machine.own = reap(pid, ended)

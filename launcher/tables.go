@@ -38,7 +38,7 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 			Fix: "write [tpm] into the spec",
 		}
 	}
-	role := p.AddQtest()
+	p.AddQtest()
 	if err := p.Replaceable(); err != nil { // the guest itself may run
 		return nil, err
 	}
@@ -49,8 +49,7 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.Discard(context.WithoutCancel(ctx))) }()
-	nc := m.kept[role]
-	q := qtest.New(nc)
+	q := qtest.New(m.qtest)
 	stop := context.AfterFunc(ctx, func() { _ = q.Close() })
 	defer stop()
 	defer q.Close()

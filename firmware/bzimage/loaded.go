@@ -28,10 +28,12 @@ func HasHeader(b []byte) bool {
 	return len(b) >= setupEnd && string(b[offMagic:offMagic+4]) == "HdrS"
 }
 
-// below4G is how much memory a guest of type q35 has below 4 GiB (QEMU, hw/i386/pc_q35.c).
-func below4G(memory uint64) uint64 {
-	if memory >= 0xb0000000 {
-		return 0x80000000
+// Below4G is how much of a guest's memory, in bytes, lies below 4 GiB on q35 (QEMU,
+// hw/i386/pc_q35.c, pc_q35_init).
+func Below4G(memory uint64) uint64 {
+	const split, low = 0xb0000000, 2 << 30
+	if memory >= split {
+		return low
 	}
 	return memory
 }
@@ -65,7 +67,7 @@ func Patched(kernel []byte, memory uint64, initrd int64, cmdline string) ([]byte
 	case protocol >= 0x203:
 		most = uint64(le.Uint32(b[offInitrdMax:]))
 	}
-	if room := below4G(memory); room <= tables || most >= room-tables {
+	if room := Below4G(memory); room <= tables || most >= room-tables {
 		if room <= tables {
 			return nil, errors.New("the guest has no memory for an initrd")
 		}

@@ -122,7 +122,7 @@ func nameChecks() []tee.Check {
 				if err := errors.Join(err, statErr); err != nil { // other checks' matter
 					return tee.OK, ""
 				}
-				why := k.Initrd(info.Size(), s.Below4G())
+				why := k.Initrd(info.Size(), bzimage.Below4G(uint64(s.Memory)))
 				return tee.Verify(why == "", "%s", why)
 			},
 		},
@@ -191,7 +191,7 @@ func nameChecks() []tee.Check {
 			Fix:      "give the VM more memory, or use another build of the firmware",
 			Source:   "QEMU, which loads the sections of metadata into the guest's memory",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				end, low := s.Image.Reach[s.Traits().Name], s.Below4G()
+				end, low := s.Image.Reach[s.Traits().Name], bzimage.Below4G(uint64(s.Memory))
 				return tee.Verify(end <= low, "it reaches to %#x, and the memory below 4 GiB ends at %#x", end, low)
 			},
 		},

@@ -92,18 +92,17 @@ func (b *Builder) channels() {
 	b.Option("-chardev", b.logged(console, rundir.ConsoleLog).String(), "-serial", "chardev:console")
 }
 
-// roleQtest is the connection by which a QEMU is driven that runs no guest.
-const roleQtest = "qtest"
+// RoleQtest is the connection by which a QEMU is driven that runs no guest.
+const RoleQtest = "qtest"
 
-// AddQtest lets a plan's QEMU be driven over a connection, which the launcher keeps under the role
-// that is returned.
-func (p *Plan) AddQtest() (role string) {
+// AddQtest lets a plan's QEMU be driven over a connection, which the launcher keeps.
+func (p *Plan) AddQtest() {
 	fd := inherit(&p.FDs, FD{
-		Role: roleQtest, Meaning: "a connection that drives QEMU's ports and memory",
+		Role: RoleQtest, Meaning: "a connection that drives QEMU's ports and memory",
 		open: func(o *Opening) (*os.File, error) {
 			own, theirs, err := qmp.Pair()
 			if err == nil {
-				o.Kept[roleQtest] = own
+				o.Kept[RoleQtest] = own
 			}
 			return theirs, err
 		},
@@ -111,7 +110,6 @@ func (p *Plan) AddQtest() (role string) {
 	// QEMU 7.2 wants this very id.
 	p.Argv = append(p.Argv, "-chardev", argv.New("socket").Set("id", "qtest").SetInt("fd", fd).String(),
 		"-qtest", "chardev:qtest", "-qtest-log", "none")
-	return roleQtest
 }
 
 // duplicate is another descriptor of the same open file, so of the same lock.

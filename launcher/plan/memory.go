@@ -85,13 +85,3 @@ const pinnedBesides = 256 << 20
 
 // LockedMemory is how much memory a guest's QEMU has to pin.
 func LockedMemory(memory bytesize.Size) bytesize.Size { return memory + pinnedBesides }
-
-// Below4G is how much of the guest's memory lies below 4 GiB on q35 (QEMU, hw/i386/pc_q35.c,
-// pc_q35_init).
-func (g *Guest) Below4G() uint64 {
-	const split, low = 0xb0000000, 2 << 30
-	if g.Memory >= split {
-		return low
-	}
-	return uint64(g.Memory)
-}
