@@ -6,26 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 
+	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/qmp"
 	"github.com/vmlatch/vmlatch/qmp/qtest"
 )
 
-// Tables are what a guest's QEMU passes to firmware as ACPI and SMBIOS tables, which a measured
-// boot has in PCR 1.
-type Tables struct {
-	QEMU  string            // its version
-	Files map[string][]byte // by the names of fw_cfg
-}
-
-// tableFiles are the items that firmware measures, in whole or in part.
-var tableFiles = []string{"etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables", "etc/smbios/smbios-tables"}
-
 // Tables starts a plan's QEMU, paused, does over qtest what firmware does before it reads the
 // tables, reads them, and ends it. Nothing of the guest runs. The plan's directories must be its
 // own.
-func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
+func (p *Plan) Tables(ctx context.Context) (t *predict.TablesFile, err error) {
 	if p.Traits.Confidential {
 		return nil, &fault.Error{
 			Kind: fault.Usage, Op: p.Name, Err: errors.New("a confidential guest is not measured into a TPM"),
@@ -53,7 +45,9 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = q.Close() })
 	defer stop()
 	defer q.Close()
-	t = &Tables{QEMU: m.conn.Version().String(), Files: map[string][]byte{}}
+	t = &predict.TablesFile{
+		Schema: predict.TablesSchema, QEMU: m.conn.Version().String(), Files: predict.Tables{},
+	}
 	if err := asFirmware(ctx, q, m.conn); err != nil {
 		return nil, m.failed(fault.QEMU, err)
 	}
@@ -61,14 +55,12 @@ func (p *Plan) Tables(ctx context.Context) (t *Tables, err error) {
 	if err != nil {
 		return nil, m.failed(fault.QEMU, err)
 	}
-	for _, name := range tableFiles {
-		for _, f := range list {
-			if f.Name != name {
-				continue
-			}
-			if t.Files[name], err = q.ReadFile(f); err != nil {
-				return nil, m.failed(fault.QEMU, err)
-			}
+	for _, f := range list {
+		if !slices.Contains(predict.TableFiles(), f.Name) {
+			continue
+		}
+		if t.Files[f.Name], err = q.ReadFile(f); err != nil {
+			return nil, m.failed(fault.QEMU, err)
 		}
 	}
 	return t, nil
@@ -181,24 +173,26 @@ func window(ctx context.Context, q *qtest.Conn, conn *qmp.Conn) (uint64, error) 
 	if err != nil {
 		return 0, err
 	}
-	for _, f := range list {
-		if f.Name != "etc/e820" {
-			continue
-		}
-		b, err := q.ReadFile(f)
-		if err != nil {
-			return 0, err
-		}
-		const entry, reserved = 20, 2
-		le := binary.LittleEndian
-		for ; len(b) >= entry; b = b[entry:] {
-			at, length := le.Uint64(b), le.Uint64(b[8:])
-			if le.Uint32(b[16:]) == reserved && at < base+size && at+length > base && at >= size {
-				base = (at - size) &^ (size - 1)
-			}
+	i := slices.IndexFunc(list, func(f qtest.File) bool { return f.Name == "etc/e820" })
+	if i < 0 {
+		return base, nil
+	}
+	e820, err := q.ReadFile(list[i])
+	return below(base, size, e820), err
+}
+
+// below moves a window down below what a map of memory reserves (QEMU,
+// hw/i386/e820_memory_layout.h).
+func below(base, size uint64, e820 []byte) uint64 {
+	const entry, reserved = 20, 2
+	le := binary.LittleEndian
+	for ; len(e820) >= entry; e820 = e820[entry:] {
+		at, length := le.Uint64(e820), le.Uint64(e820[8:])
+		if le.Uint32(e820[16:]) == reserved && at < base+size && at+length > base && at >= size {
+			base = (at - size) &^ (size - 1)
 		}
 	}
-	return base, nil
+	return base
 }
 
 // physBits is how many bits physical addresses of the guest have.

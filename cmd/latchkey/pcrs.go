@@ -275,26 +275,17 @@ func readMachine(c *urfave.Context, in *predict.Inputs) error {
 
 var isVersion = regexp.MustCompile(`^\d+(\.\d+){0,2}$`)
 
-// tablesFile is what "vmlatch plan --tables" writes.
-type tablesFile struct {
-	Schema string         `json:"schema"`
-	QEMU   string         `json:"qemu"`
-	Files  predict.Tables `json:"files"`
-}
+// maxTables bounds a file of tables, in bytes.
+const maxTables = 16 << 20
 
-const (
-	tablesSchema = "vmlatch.tables/1"
-	maxTables    = 16 << 20
-)
-
-func readTables(name string) (*tablesFile, error) {
+func readTables(name string) (*predict.TablesFile, error) {
 	b, err := regular.Read(name, maxTables)
 	if err != nil {
 		return nil, err
 	}
-	t := &tablesFile{}
-	if err := json.Unmarshal(b, t); err != nil || t.Schema != tablesSchema {
-		return nil, errors.Join(fmt.Errorf("must be a file of the schema %q", tablesSchema), err)
+	t := &predict.TablesFile{}
+	if err := json.Unmarshal(b, t); err != nil || t.Schema != predict.TablesSchema {
+		return nil, errors.Join(fmt.Errorf("must be a file of the schema %q", predict.TablesSchema), err)
 	}
 	return t, nil
 }

@@ -12,13 +12,6 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/spec"
 )
 
-// tablesFile is what "plan --tables" writes, for "latchkey pcrs".
-type tablesFile struct {
-	Schema string            `json:"schema"`
-	QEMU   string            `json:"qemu"`
-	Files  map[string][]byte `json:"files"`
-}
-
 // writeTables reads the tables of a spec's QEMU, in directories of its own: the VM may run.
 func writeTables(c *urfave.Context, s *cli.IO, h *spec.HostConfig, file, to string) error {
 	out, err := s.PrepareOutput(to, 0o644)
@@ -44,7 +37,7 @@ func writeTables(c *urfave.Context, s *cli.IO, h *spec.HostConfig, file, to stri
 	if err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(tablesFile{"vmlatch.tables/1", t.QEMU, t.Files}, "", " ")
+	b, err := json.MarshalIndent(t, "", " ")
 	if err != nil {
 		return err
 	}

@@ -11,17 +11,33 @@ import (
 )
 
 // Tables are what a QEMU passes to firmware as ACPI and SMBIOS tables, by the names of their fw_cfg
-// files: "etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables", "etc/smbios/smbios-tables". They
-// depend on the version of QEMU, the memory, the processors and the devices.
+// files: [TableFiles]. They depend on the version of QEMU, the memory, the processors and the
+// devices.
 type Tables map[string][]byte
 
 // Names of fw_cfg files.
 const (
 	fileLoader = "etc/table-loader"
+	fileRSDP   = "etc/acpi/rsdp"
+	fileACPI   = "etc/acpi/tables"
 	fileTPMLog = "etc/tpm/log"
 	fileSMBIOS = "etc/smbios/smbios-tables"
 	tpmLogSize = 64 << 10
 )
+
+// TableFiles are the names of the files that firmware measures, in whole or in part.
+func TableFiles() []string { return []string{fileLoader, fileRSDP, fileACPI, fileSMBIOS} }
+
+// TablesSchema names files of tables.
+const TablesSchema = "vmlatch.tables/1"
+
+// TablesFile is a file of tables, as "vmlatch plan --tables" writes it and "latchkey pcrs" reads
+// it.
+type TablesFile struct {
+	Schema string `json:"schema"` // [TablesSchema]
+	QEMU   string `json:"qemu"`   // its version
+	Files  Tables `json:"files"`
+}
 
 // errTables is wrapped by errors about tables.
 var errTables = errors.New("the tables of QEMU")
