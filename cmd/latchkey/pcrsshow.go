@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -151,12 +152,7 @@ func (r *pcrReport) expect(name string, log *eventlog.Log) error {
 }
 
 func hasEvents(log *eventlog.Log, pcr uint32) bool {
-	for _, e := range log.Events {
-		if e.Index == pcr {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(log.Events, func(e eventlog.Event) bool { return e.Index == pcr })
 }
 
 // listEvents adds the measurements: those of a log, or those that are predicted.

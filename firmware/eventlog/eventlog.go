@@ -16,6 +16,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Bounds of a log.
@@ -106,14 +107,7 @@ type Log struct {
 }
 
 // Has reports whether events have digests of a bank.
-func (l *Log) Has(b Bank) bool {
-	for _, x := range l.Banks {
-		if x == b {
-			return true
-		}
-	}
-	return false
-}
+func (l *Log) Has(b Bank) bool { return slices.Contains(l.Banks, b) }
 
 const (
 	noMoreEvents = 0xffffffff // the first word of the padding

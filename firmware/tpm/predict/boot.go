@@ -2,7 +2,6 @@ package predict
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"regexp"
@@ -254,13 +253,15 @@ func (b *booting) patched() ([]byte, error) {
 }
 
 func (b *booting) image(pcr int, what string, image []byte) error {
-	if _, err := authenticode.Sum(image, sha256.New()); err != nil {
-		return fmt.Errorf("%w: %s: %w", ErrInputs, what, err)
+	sums := map[eventlog.Bank][]byte{}
+	for _, bank := range b.Banks {
+		sum, err := authenticode.Sum(image, bank.Hash().New())
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrInputs, what, err)
+		}
+		sums[bank] = sum
 	}
-	b.digests(pcr, eventlog.BootServicesApplication, what, func(bank eventlog.Bank) []byte {
-		sum, _ := authenticode.Sum(image, bank.Hash().New()) // which was tried
-		return sum
-	})
+	b.digests(pcr, eventlog.BootServicesApplication, what, func(bank eventlog.Bank) []byte { return sums[bank] })
 	return nil
 }
 

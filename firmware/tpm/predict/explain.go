@@ -3,6 +3,7 @@ package predict
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/authenticode"
@@ -47,7 +48,7 @@ func Explain(in *Inputs, p *Prediction, log *eventlog.Log, bank eventlog.Bank) (
 			}
 		}
 		switch {
-		case i == 10 && len(events) == 0: // IMA's own log has them
+		case i == imaPCR && len(events) == 0: // IMA's own log has them
 			f.Verdict = Skipped
 		case r.Values == nil:
 			f.Verdict = Skipped
@@ -125,12 +126,7 @@ func (x *explainer) secondTry(want []Event, got []*eventlog.Event) bool {
 
 // later reports whether a measurement of the type comes among the rest.
 func (x *explainer) later(want Event, rest []*eventlog.Event) bool {
-	for _, e := range rest {
-		if e.Type == want.Type {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(rest, func(e *eventlog.Event) bool { return e.Type == want.Type })
 }
 
 func (x *explainer) reordered(want []Event, got []*eventlog.Event) bool {

@@ -81,38 +81,32 @@ func (b *booting) unified() error {
 	return nil
 }
 
+// imaPCR is the register that IMA measures into.
+const imaPCR = 10
+
 // ima is the aggregate of the other registers, which kernels with IMA measure into PCR 10.
 func (b *booting) ima() {
-	p := &b.p.PCRs[10]
-	for i := range 10 {
-		if b.p.PCRs[i].Values == nil {
-			b.unknown(10, "with IMA it holds an aggregate of PCR 0 to 9, of which some are unknown")
-			p.Values = nil
+	var all []byte
+	var why []string
+	for i := range imaPCR {
+		p := &b.p.PCRs[i]
+		if p.Values == nil {
+			b.unknown(imaPCR, "with IMA it holds an aggregate of PCR 0 to 9, of which some are unknown")
 			return
 		}
-	}
-	if !slices.Contains(b.Banks, eventlog.SHA256) {
-		b.unknown(10, "with IMA it holds an aggregate of the SHA-256 bank")
-		p.Values = nil
-		return
-	}
-	var all []byte
-	for i := range 10 {
-		all = append(all, b.p.PCRs[i].Values[eventlog.SHA256]...)
-	}
-	data := aggregate(eventlog.SHA256.Sum(all), true)
-	b.digests(10, eventlog.IPL, "boot aggregate", func(bank eventlog.Bank) []byte { return imaDigest(bank, data) })
-	for _, bank := range b.Banks {
-		p.Values[bank] = bank.Extend(make([]byte, bank.Hash().Size()), p.Events[0].Digests[bank])
-	}
-	var why []string
-	for i := range 10 {
-		if b.p.PCRs[i].Certainty != Exact {
+		all = append(all, p.Values[eventlog.SHA256]...)
+		if p.Certainty != Exact {
 			why = append(why, fmt.Sprint(i))
 		}
 	}
+	if !slices.Contains(b.Banks, eventlog.SHA256) {
+		b.unknown(imaPCR, "with IMA it holds an aggregate of the SHA-256 bank")
+		return
+	}
+	data := aggregate(eventlog.SHA256.Sum(all), true)
+	b.digests(imaPCR, eventlog.IPL, "boot aggregate", func(bank eventlog.Bank) []byte { return imaDigest(bank, data) })
 	b.depends(
-		10,
+		imaPCR,
 		"the kernel has IMA with the template ima-sig and no further policy; and on PCR %s",
 		strings.Join(why, ", "),
 	)

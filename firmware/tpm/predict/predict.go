@@ -110,8 +110,18 @@ func Predict(in *Inputs) (*Prediction, error) {
 	if err := b.linux(); err != nil {
 		return nil, err
 	}
-	b.replay()
+	for i := range b.p.PCRs {
+		if i != imaPCR {
+			b.replay(&b.p.PCRs[i])
+		}
+	}
+	for _, pcr := range []int{8, 14, 15} {
+		if b.UKI != nil || pcr == 15 { // else nothing between the firmware and the kernel could use them
+			b.depends(pcr, "nothing in the guest extends it")
+		}
+	}
 	b.ima()
+	b.replay(&b.p.PCRs[imaPCR])
 	return b.p, nil
 }
 
@@ -153,27 +163,18 @@ func (b *booting) separator(pcr int) {
 	b.add(pcr, eventlog.Separator, "separator", []byte{0, 0, 0, 0})
 }
 
-// replay works out the values from the events.
-func (b *booting) replay() {
-	for i := range b.p.PCRs {
-		p := &b.p.PCRs[i]
-		if p.Certainty == Unknown {
-			p.Events = nil
-			continue
-		}
-		p.Values = map[eventlog.Bank][]byte{}
-		for _, bank := range b.Banks {
-			value := make([]byte, bank.Hash().Size())
-			for _, e := range p.Events {
-				value = bank.Extend(value, e.Digests[bank])
-			}
-			p.Values[bank] = value
-		}
+// replay works out a register's values from its events.
+func (b *booting) replay(p *PCR) {
+	if p.Certainty == Unknown {
+		p.Events = nil
+		return
 	}
-	for _, pcr := range []int{8, 14, 15} {
-		if b.UKI == nil && pcr != 15 {
-			continue // nothing between the firmware and the kernel could use them
+	p.Values = map[eventlog.Bank][]byte{}
+	for _, bank := range b.Banks {
+		value := make([]byte, bank.Hash().Size())
+		for _, e := range p.Events {
+			value = bank.Extend(value, e.Digests[bank])
 		}
-		b.depends(pcr, "nothing in the guest extends it")
+		p.Values[bank] = value
 	}
 }
