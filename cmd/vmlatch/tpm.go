@@ -286,7 +286,7 @@ func (t *tpmCommand) load(name, file string) error {
 
 // readable is an error unless the swtpm of this host can read a state.
 func (t *tpmCommand) readable(dir *os.File, key []byte) error {
-	encrypted, err := swtpm.Encrypted(filepath.Join(dir.Name(), filepath.Base(t.root.TPMState("x"))))
+	encrypted, err := swtpm.Encrypted(filepath.Join(dir.Name(), rundir.TPMStateFile))
 	if err != nil {
 		return err
 	}

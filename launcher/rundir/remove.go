@@ -30,7 +30,7 @@ func removeFiles(dir string) error {
 			return err
 		}
 	}
-	if err := errors.Join(removeTPM(filepath.Join(dir, tpmNew)), removeTPM(filepath.Join(dir, tpmDir))); err != nil {
+	if err := removeTPMs(dir); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -67,7 +67,7 @@ func (d *Dir) purge() error {
 		}
 	}
 	if d.tpmMade { // nothing was ever sealed to it
-		err = errors.Join(err, removeTPM(filepath.Join(d.State, tpmNew)), removeTPM(d.TPMPath()))
+		err = errors.Join(err, removeTPMs(d.State))
 	}
 	d.restoreLogs()
 	return err

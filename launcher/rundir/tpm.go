@@ -25,7 +25,7 @@ const (
 
 // tpmFiles are all files that swtpm makes in it, and certificates.
 var tpmFiles = []string{
-	tpmState, EKCertRSA, EKCertECC, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock",
+	TPMStateFile, EKCertRSA, EKCertECC, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock",
 }
 
 // Files of a TPM that have the certificates of its endorsement keys, for others to read.
@@ -35,13 +35,13 @@ const (
 )
 
 // keptTPM are the files that make a copy of a TPM.
-var keptTPM = []string{tpmState, EKCertRSA, EKCertECC}
+var keptTPM = []string{TPMStateFile, EKCertRSA, EKCertECC}
 
 // maxTPM bounds each of them, in bytes.
 const maxTPM = 1 << 20
 
-// tpmState is the file that holds a TPM's seeds, keys and counters.
-const tpmState = "tpm2-00.permall"
+// TPMStateFile is the file that holds a TPM's seeds, keys and counters.
+const TPMStateFile = "tpm2-00.permall"
 
 // ErrTPM means that the state of a TPM would be lost.
 var ErrTPM = errors.New("the keys and counters of its TPM would be lost")
@@ -62,7 +62,7 @@ func (d *Dir) MakeTPM(ctx context.Context, persistent bool, fill func(dir *os.Fi
 	defer parent.Close()
 	at := int(parent.Fd())
 	var st unix.Stat_t
-	switch err := unix.Fstatat(at, tpmDir+"/"+tpmState, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	switch err := unix.Fstatat(at, tpmDir+"/"+TPMStateFile, &st, unix.AT_SYMLINK_NOFOLLOW); {
 	case err == nil:
 		return nil
 	case !errors.Is(err, unix.ENOENT):
@@ -82,10 +82,8 @@ func (d *Dir) MakeTPM(ctx context.Context, persistent bool, fill func(dir *os.Fi
 // fillTPM makes a TPM's directory in another. The caller holds the global lock.
 func (d *Dir) fillTPM(parent *os.File, persistent bool, fill func(dir *os.File) error) error {
 	at := int(parent.Fd())
-	for _, name := range []string{tpmNew, tpmDir} { // of a launch that was killed
-		if err := removeTPM(filepath.Join(parent.Name(), name)); err != nil {
-			return err
-		}
+	if err := removeTPMs(parent.Name()); err != nil { // of a launch that was killed
+		return err
 	}
 	if err := unix.Mkdirat(at, tpmNew, 0o700); err != nil {
 		return &fs.PathError{Op: "mkdir", Path: parent.Name(), Err: err}
@@ -173,7 +171,7 @@ func openPrivate(parent *os.File, name string) (*os.File, error) {
 func (d *Dir) LockTPM() (*os.File, error) { return d.lockFor(tpmLock) }
 
 // TPMState is the file of a VM's persistent TPM.
-func (r Root) TPMState(name string) string { return filepath.Join(r.dir(name).TPMPath(), tpmState) }
+func (r Root) TPMState(name string) string { return filepath.Join(r.dir(name).TPMPath(), TPMStateFile) }
 
 // EachTPMFile calls see for each file of the TPM of a VM that does not run: state, certificates.
 func (r Root) EachTPMFile(ctx context.Context, name string, see func(file string, b []byte) error) error {
@@ -187,7 +185,7 @@ func (r Root) EachTPMFile(ctx context.Context, name string, see func(file string
 	}
 	for _, f := range keptTPM {
 		b, err := regular.ReadNoFollow(filepath.Join(d.TPMPath(), f), maxTPM)
-		if errors.Is(err, fs.ErrNotExist) && f != tpmState {
+		if errors.Is(err, fs.ErrNotExist) && f != TPMStateFile {
 			continue
 		}
 		if err == nil {
@@ -214,8 +212,8 @@ func (r Root) ImportTPM(ctx context.Context, name string, files map[string][]byt
 			return fmt.Errorf("%q is not a file of a TPM, or too large", f)
 		}
 	}
-	if files[tpmState] == nil {
-		return fmt.Errorf("there is no file %s", tpmState)
+	if files[TPMStateFile] == nil {
+		return fmt.Errorf("there is no file %s", TPMStateFile)
 	}
 	if _, err := os.Lstat(r.TPMState(name)); err == nil {
 		return fmt.Errorf("%s has a TPM: %w", name, ErrTPM)
@@ -292,6 +290,11 @@ func (r Root) ForgetTPM(ctx context.Context, name string) error {
 	}
 	_ = os.Remove(d.State) // fails while logs are kept
 	return nil
+}
+
+// removeTPMs removes the TPM of a directory, and one that is not whole.
+func removeTPMs(parent string) error {
+	return errors.Join(removeTPM(filepath.Join(parent, tpmNew)), removeTPM(filepath.Join(parent, tpmDir)))
 }
 
 // removeTPM removes a TPM's directory. One that holds anything else stays, and is an error.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -95,10 +96,8 @@ func (p *process) allocate(banks []eventlog.Bank) error {
 	b = be.AppendUint32(b, uint32(len(all)))
 	for _, bank := range all {
 		selected := byte(0)
-		for _, x := range banks {
-			if x == bank {
-				selected = 0xff
-			}
+		if slices.Contains(banks, bank) {
+			selected = 0xff
 		}
 		b = append(be.AppendUint16(b, uint16(bank)), selectSize, selected, selected, selected)
 	}
