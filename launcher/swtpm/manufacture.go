@@ -49,6 +49,7 @@ type About struct {
 // keys with certificates, a storage root key that stays, and a counter. A key encrypts its state;
 // nil does not.
 func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error) {
+	defer func() { err = interrupted(ctx, err) }()
 	p, err := run(ctx, m.Keeper, m.Program, state, key)
 	if err != nil {
 		return err
@@ -71,12 +72,22 @@ func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error
 }
 
 // Check is an error unless swtpm can start the TPM whose state is in a directory.
-func Check(ctx context.Context, keeper []string, program string, state *os.File, key []byte) error {
+func Check(ctx context.Context, keeper []string, program string, state *os.File, key []byte) (err error) {
+	defer func() { err = interrupted(ctx, err) }()
 	p, err := run(ctx, keeper, program, state, key)
 	if err != nil {
 		return err
 	}
 	return p.stop()
+}
+
+// interrupted is what an error comes from once a context has ended: swtpm is killed then, and its
+// channels say no more than that they have ended.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // allocate leaves only some banks of PCRs active, from the next start on. go-tpm has no such

@@ -161,8 +161,16 @@ func TestMakeFails(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	m.Program = program(t)
-	if err := m.Make(ctx, open(t, t.TempDir()), nil); err == nil {
-		t.Error("an interrupted one succeeds")
+	if err := m.Make(ctx, open(t, t.TempDir()), nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted before: %v, want Canceled", err)
+	}
+	ctx, cancel = context.WithCancel(context.Background())
+	m.Certify = func(crypto.PublicKey, About) ([]byte, error) { // swtpm is in the midst of its work
+		cancel()
+		return make([]byte, 100), nil
+	}
+	if err := m.Make(ctx, open(t, t.TempDir()), nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v, want Canceled", err)
 	}
 }
 

@@ -80,6 +80,7 @@ func run(ctx context.Context, keeper []string, program string, state *os.File, k
 	argv := Argv(keeper, program, fds)
 	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	p.cmd.ExtraFiles = files
+	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends it
 	p.cmd.Stdout, p.cmd.Stderr = &p.said, &p.said
 	if err := p.cmd.Start(); err != nil {
 		return p, fmt.Errorf("%w: %w", ErrTPM, err)
