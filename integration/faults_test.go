@@ -25,6 +25,7 @@ const (
 
 // TestFaultsOfThePlatform: what the launcher says when the platform fails.
 func TestFaultsOfThePlatform(t *testing.T) {
+	t.Parallel()
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		h := under(t)
 		h.session()
@@ -57,6 +58,7 @@ func TestFaultsOfThePlatform(t *testing.T) {
 
 // TestFaultsOfALaunchedGuest: the platform fails after the guest was measured.
 func TestFaultsOfALaunchedGuest(t *testing.T) {
+	t.Parallel()
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		for _, c := range []struct{ fault, command, want string }{
 			{"LAUNCH_SECRET=reset", "inject", guestLost},
@@ -93,6 +95,7 @@ var generic = []string{
 // TestEveryErrorExplained: each firmware status, each kernel error and each refusal
 // by QEMU that a launcher can encounter has its own cause.
 func TestEveryErrorExplained(t *testing.T) {
+	t.Parallel()
 	h := under(t)
 	h.env = append(h.env, "VMLATCH_CONFIG="+filepath.Join(h.work, "host.toml"))
 	h.write("host.toml", "")

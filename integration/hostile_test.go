@@ -49,6 +49,7 @@ func (h *host) victim() (dir string, unchanged func() error) {
 // TestHostileFiles: links, pipes and huge files where vmlatch expects its files neither
 // lead a command elsewhere nor block it.
 func TestHostileFiles(t *testing.T) {
+	t.Parallel()
 	type at struct{ file, target string } // in the work directory, and in the victim
 	for name, plant := range map[string][]at{
 		"directory":     {{"run/vm", "."}},
@@ -227,6 +228,7 @@ var changing = []string{
 // TestKillAtSystemCalls kills a start with SIGKILL at its first, second, … call of
 // each kind. Wherever that is, the next command cleans up, and the name is free.
 func TestKillAtSystemCalls(t *testing.T) {
+	t.Parallel()
 	needProgram(t, "strace")
 	h := newHost(t)
 	h.write("vm.toml", smallSpec)
@@ -253,7 +255,10 @@ func TestKillAtSystemCalls(t *testing.T) {
 				t.Logf("%s %d: %v: %s", call, n, err, out)
 			}
 			kills++
-			if out := h.run("vmlatch", "ps"); strings.Contains(out, "paused") { // it was killed after its work was done
+			if out := h.run("vmlatch", "ps"); strings.Contains(
+				out,
+				"paused",
+			) { // it was killed after its work was done
 				h.run("vmlatch", "stop", "vm", "--now")
 				h.clearEnded()
 			}

@@ -58,6 +58,7 @@ func (h *host) steps(args ...string) []string {
 // and a VM of the same name can be started. It runs as a user that no other test has, so that the
 // user's keys can be counted.
 func TestKillAtEveryStep(t *testing.T) {
+	t.Parallel()
 	uid := 64000
 	for name, prepare := range map[string]func(*host){
 		"sev": func(h *host) {

@@ -24,6 +24,7 @@ func floodingFirmware() string {
 // TestLogsOfAFlood: a guest that writes without end takes no more room than the host's
 // settings say, on every QEMU: with a keeper at no time, without one after each command.
 func TestLogsOfAFlood(t *testing.T) {
+	t.Parallel()
 	const most = 64 << 10
 	h := newHost(t)
 	h.env = append(h.env, "VMLATCH_CONFIG="+filepath.Join(h.work, "host.toml"))

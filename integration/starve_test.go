@@ -63,6 +63,7 @@ func (h *host) mount(at, fstype, options string) {
 // TestFullDisk: wherever a start runs out of room, it leaves nothing, and the name can
 // be used once there is room again.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, dir := range []string{"run", "state"} {
 		t.Run(dir, func(t *testing.T) {
 			h := newHost(t)

@@ -38,6 +38,7 @@ func (h *host) useQEMU(qemu string) {
 // TestStoryUnderQEMU is the main job through QEMU's own SEV code, on each QEMU:
 // paused, verified, secret injected and read back from guest memory, released.
 func TestStoryUnderQEMU(t *testing.T) {
+	t.Parallel()
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		h := under(t)
 		h.session()
@@ -74,10 +75,29 @@ func (h *host) swtee(credential *syscall.Credential, args ...string) (*exec.Cmd,
 	}
 	ours.Close()
 	cmd := h.command("swtee", args...)
-	cmd.Args = append(cmd.Args, "-chardev", "socket,id=m,fd=3", "-mon", "chardev=m,mode=control", "-S",
-		"-nodefaults", "-display", "none", "-m", "64", "-accel", "kvm", "-machine", "q35,confidential-guest-support=s0",
-		"-object", "sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1", "-bios", filepath.Join(h.work, "OVMF.amdsev.fd"),
-		"-sandbox", "on")
+	cmd.Args = append(
+		cmd.Args,
+		"-chardev",
+		"socket,id=m,fd=3",
+		"-mon",
+		"chardev=m,mode=control",
+		"-S",
+		"-nodefaults",
+		"-display",
+		"none",
+		"-m",
+		"64",
+		"-accel",
+		"kvm",
+		"-machine",
+		"q35,confidential-guest-support=s0",
+		"-object",
+		"sev-guest,id=s0,cbitpos=51,reduced-phys-bits=1",
+		"-bios",
+		filepath.Join(h.work, "OVMF.amdsev.fd"),
+		"-sandbox",
+		"on",
+	)
 	var stderr bytes.Buffer
 	cmd.Stderr, cmd.ExtraFiles = &stderr, []*os.File{theirs}
 	if credential != nil {
@@ -347,6 +367,7 @@ func TestLibvirtEmulator(t *testing.T) {
 // TestGuestBootsUnderTCG: on each QEMU, all of which serve a kernel differently, the
 // firmware verifies that the kernel is the one that was measured, and finds the secret.
 func TestGuestBootsUnderTCG(t *testing.T) {
+	t.Parallel()
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		h := newHost(t)
 		h.env = append(h.env, "SWTEE_ACCEL=tcg")

@@ -165,6 +165,7 @@ ExecStop=-/usr/bin/vmlatch stop --ignore --timeout 1s %i
 // TestSystemd: a VM is a unit. QEMU is its main process; its end is the unit's end;
 // root's commands see it; what systemd stops, restarts or refuses leaves nothing.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	m := boot(t)
 	m.write("/etc/systemd/system/vmlatch@.service.d/test.conf", quickStop)
 	m.write("/etc/vmlatch/vms/web.toml", plainSpec)

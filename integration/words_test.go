@@ -17,6 +17,7 @@ import (
 // TestWordsOfQEMUsPrograms walks through the texts with which QEMU's code for SEV, TDX, IGVM
 // and KVM refuses a launch: each has advice, or is on the list of those that need none.
 func TestWordsOfQEMUsPrograms(t *testing.T) {
+	t.Parallel()
 	b, err := os.ReadFile("testdata/words-without-advice.list")
 	if err != nil {
 		t.Fatal(err)
