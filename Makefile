@@ -2,23 +2,16 @@
 BIN   := .cache/bin
 GO    := go
 TOOLS := $(GO) tool -modfile=scripts/tools/go.mod
-# Fetching needs no HTTP/2: without it latchkey is smaller.
-FLAGS := -trimpath -tags urfave_cli_no_docs,nethttpomithttp2
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
-LDFLAGS := -s -w -X github.com/vmlatch/vmlatch/cmd/internal/cli.version=$(VERSION)
-
-# What runs in an initrd must be small: inlining would be a tenth of it.
-AGENT := -trimpath -gcflags=all=-l -ldflags='-s -w -X main.version=$(VERSION)'
-
 .PHONY: help build setup qemu-matrix tsm-module demo demo-snp demo-tdx demo-disk quick test lint fuzz bench man deb release clean mutate cover prose oracle
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build vmlatch, latchkey, swtee and latchguest into .cache/bin
+PROGRAMS := vmlatch latchkey swtee $(if $(filter amd64,$(shell $(GO) env GOARCH)),latchguest latchguest-tpm)
+build: ## build the programs into .cache/bin
 	@mkdir -p $(BIN)
-	@$(GO) env GOARCH | grep -q amd64 || exit 0; CGO_ENABLED=0 $(GO) build $(AGENT) -o $(BIN)/ ./cmd/latchguest
-	CGO_ENABLED=0 $(GO) build $(FLAGS) -ldflags='$(LDFLAGS)' -o $(BIN)/ ./cmd/vmlatch ./cmd/latchkey ./cmd/swtee
+	VERSION=$(VERSION) scripts/program $(BIN) $(PROGRAMS)
 
 setup: ## install and fetch what demo and test need; safe to repeat
 	@scripts/setup --test
@@ -128,7 +121,7 @@ bench: setup build ## ratios of time and size to floors measured in the same run
 man: build ## man pages, generated from commands and topics, into .cache/man
 	@mkdir -p .cache/man
 	@set -e; for p in vmlatch latchkey swtee; do $(BIN)/$$p __man > .cache/man/$$p.1; done
-	@cp cmd/latchguest/latchguest.8 .cache/man/
+	@cp cmd/latchguest/latchguest.8 cmd/latchguest-tpm/latchguest-tpm.8 .cache/man/
 	@set -e; for p in vmlatch.toml.5 vmlatch-host.toml.5 vmlatch-ps.json.5; do \
 	  $(BIN)/vmlatch __man $$p > .cache/man/$$p; done
 	@set -e; for p in latchkey-policy.toml.5 latchkey-verdict.json.5; do \

@@ -50,9 +50,7 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	// What runs in a guest's initrd is built as it is shipped.
-	agent := exec.Command("go", "build", "-trimpath", "-gcflags=all=-l", "-ldflags=-s -w", "-o", dir+"/",
-		"../cmd/latchguest")
-	agent.Env = append(os.Environ(), "CGO_ENABLED=0")
+	agent := exec.Command("../scripts/program", dir, "latchguest", "latchguest-tpm")
 	if out, err := agent.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 		return 1
@@ -86,6 +84,7 @@ func needGuest(t testing.TB) {
 }
 
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	needGuest(t)
 	testscript.Run(t, testscript.Params{
 		Dir:      "testdata",

@@ -41,6 +41,7 @@ func TestUnits(t *testing.T) {
 		"latchkey.socket",
 		"latchkey-approve.socket",
 		"latchguest.service",
+		"latchguest-tpm.service",
 	} {
 		from := unitDir
 		switch {
@@ -60,7 +61,13 @@ func TestUnits(t *testing.T) {
 	}
 	verify := func(what, unit string) {
 		t.Helper()
-		cmd := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", filepath.Join(dir, unit))
+		cmd := exec.Command(
+			"systemd-analyze",
+			"verify",
+			"--man=no",
+			"--recursive-errors=no",
+			filepath.Join(dir, unit),
+		)
 		cmd.Env = append(os.Environ(), "SYSTEMD_UNIT_PATH="+dir+":")
 		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 			t.Errorf("%s: %v\n%s", what, err, out)
@@ -75,6 +82,7 @@ func TestUnits(t *testing.T) {
 		"latchkey.socket",
 		"latchkey-approve.socket",
 		"latchguest.service",
+		"latchguest-tpm.service",
 	} {
 		verify(unit, unit)
 	}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -30,6 +32,15 @@ func (s *starter) makeTPM(ctx context.Context) error {
 		}
 		m := swtpm.Maker{
 			Keeper: []string{facts.Keeper, plan.KeepTPM}, Program: facts.Program, Banks: t.PCRBanks(),
+		}
+		if persistent {
+			m.KeepSRK = func(public *tpm2.TPMTPublic) error {
+				return os.WriteFile(
+					filepath.Join(dir.Name(), rundir.SRKPublic),
+					tpm2.Marshal(tpm2.New2B(*public)),
+					0o600,
+				)
+			}
 		}
 		if persistent && (t.Certificates == nil || *t.Certificates) {
 			ca, err := swtpm.OpenCA(s.plan.Dirs.TPMAuthority())

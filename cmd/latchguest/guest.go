@@ -30,6 +30,7 @@ type paths struct {
 	units   string // directory of systemd's units
 	run     string // directory in memory, where headers lie while they are used
 	volumes string // directory of open volumes
+	helper  string // latchguest-tpm
 }
 
 func linux() paths {
@@ -41,7 +42,7 @@ func linux() paths {
 		coco:  "/sys/kernel/security/secrets/coco", mem: "/dev/mem",
 		scripts: "/scripts/functions", dracut: "/usr/lib/dracut-lib.sh",
 		systemd: "/run/systemd/system", units: "/etc/systemd/system",
-		run: "/run/latchguest", volumes: "/dev/mapper",
+		run: "/run/latchguest", volumes: "/dev/mapper", helper: helper,
 	}
 }
 
@@ -118,18 +119,11 @@ func (g *guest) get(o *options, line string) error {
 	if err != nil {
 		return err
 	}
-	if open := g.doors(line, o.volume); open != nil {
-		return hint(errors.New("a person at the console could come in: "+open[0]),
-			"change the command line or the initrd, and the policy's copies of them")
+	end, stop, err := g.guard(o, line)
+	if err != nil {
+		return err
 	}
-	end := g.now().Add(o.timeout)
-	// Whatever hangs, such as a disk that the host does not read, ends.
-	watch := time.AfterFunc(o.timeout+2*diskTime, func() { g.fail(errors.New("no end in time")) })
-	defer watch.Stop()
-	if o.volume != "" && exists(g.volumes+"/"+o.volume) {
-		return hint(smallfmt.Errorf("%s/%s is there already, and latchguest has not opened it", g.volumes, o.volume),
-			"nothing else in the initrd may open volumes: crypttab, rd.luks, LVM")
-	}
+	defer stop()
 	var names []string
 	for name := range o.files {
 		names = append(names, name)

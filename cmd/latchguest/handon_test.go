@@ -84,13 +84,19 @@ func TestInjected(t *testing.T) {
 	}
 }
 
+// aVolume is a volume of LUKS1 whose header ends at sector 40.
+func aVolume() []byte {
+	volume := make([]byte, 64<<10)
+	copy(volume, "LUKS\xba\xbe\x00\x01")
+	volume[104+3] = 40
+	return volume
+}
+
 // TestDisk: the disk opens by a copy of the header that the owner knows, and by no other.
 func TestDisk(t *testing.T) {
 	w := newWorld(t)
 	w.paths.run = filepath.Join(memory(t), "run")
-	volume := make([]byte, 64<<10)
-	copy(volume, "LUKS\xba\xbe\x00\x01")
-	volume[104+3] = 40 // data begin at sector 40
+	volume := aVolume()
 	w.write("disk.img", string(volume))
 	var opened []string
 	w.crypt = func(header, device, volume string, key []byte) error {

@@ -9,6 +9,10 @@
 //	latch.source=injected        SEV and SEV-ES: the secrets were injected before the guest ran
 //	latch.close=no               TDX: the kernel cannot extend RTMR3 (before Linux 6.16)
 //
+// A guest whose host is trusted may open its disk by its TPM instead (latchguest unseal):
+//
+//	latch.tpm=PIN                names the disk's secret (latchkey tpm seal); or unpinned
+//
 // On such a command line there is no way in besides the exchange: every failure powers the guest
 // off, and so does a command line that lets a person at the console in.
 package main
@@ -17,6 +21,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,6 +41,8 @@ var version = "devel"
 const usage = `latchguest - prove this guest to its owner's broker and get its secrets
 
 usage: latchguest --secret NAME[=FILE] [--secret …] [--device DEVICE --open VOLUME]
+       latchguest unseal --device DEVICE --open VOLUME
+       latchguest unseal | quote | identity | activate | revoke   (latchguest-tpm --help)
 
 It reads latch.key, latch.name and latch.broker from the kernel's command line, which the
 guest's measurement covers. If anything fails, the guest powers off.
@@ -45,14 +52,15 @@ guest's measurement covers. If anything fails, the guest powers off.
   --device DEVICE      the disk; its header must be the one that the owner bound
   --open VOLUME        the disk becomes /dev/mapper/VOLUME
   --timeout DURATION   give up after this time (default 5m)
-  --check[=FILE]       only check the command line, or that in FILE: say what is missing, and
-                       what lets a person at the console in
+  --check[=FILE]       only say what the command line, or that in FILE, lacks, and which doors
+                       it leaves open
   --version
 
 examples:
 
   latchguest --secret disk --device /dev/vda2 --open root
   latchguest --secret token=/run/latchguest/token
+  latchguest unseal --device /dev/vda2 --open root
 
 exit codes: 0 done; 2 wrong use; 4 (--check) it is not safe
 `
@@ -73,7 +81,15 @@ func main() {
 // run does what the arguments say. It returns only if there is nothing to protect, or all went
 // well.
 func run(g *guest, args []string, stdout io.Writer) int {
-	o, err := parse(args)
+	// What else the TPM is asked for is for people, who see the answer.
+	unseals := ofTPM(args) && args[0] == "unseal" && slices.Contains(args, "--open")
+	switch {
+	case unseals:
+		args = args[1:]
+	case ofTPM(args):
+		return g.runHelper(args)
+	}
+	o, err := parse(args, unseals)
 	switch {
 	case errors.Is(err, errHelp):
 		_, _ = io.WriteString(stdout, usage)
@@ -95,6 +111,13 @@ func run(g *guest, args []string, stdout io.Writer) int {
 	}
 	if o.check {
 		return g.check(string(line), o.volume)
+	}
+	if unseals {
+		if err := g.unsealed(o, string(line)); err != nil {
+			g.fail(err)
+			return 4 // the power is off by now
+		}
+		return 0
 	}
 	if !exchange.HasWords(string(line)) {
 		g.say("the command line names no broker (latch.key): nothing to do")
@@ -118,7 +141,7 @@ type options struct {
 }
 
 // parse reads the arguments. Package flag would be a twentieth of the program.
-func parse(args []string) (*options, error) {
+func parse(args []string, unseals bool) (*options, error) {
 	o := &options{files: map[string]string{}, timeout: 5 * time.Minute}
 	for len(args) > 0 {
 		name, value, given := strings.Cut(args[0], "=")
@@ -148,6 +171,10 @@ func parse(args []string) (*options, error) {
 	}
 	switch {
 	case o.check || o.version:
+	case unseals:
+		if len(o.files) > 0 || o.device == "" || o.volume == "" {
+			return nil, errors.New("unseal needs --device and --open, and no --secret")
+		}
 	case len(o.files) == 0:
 		return nil, errors.New("--secret is missing")
 	case (o.disk != "") != (o.device != "") || (o.device != "") != (o.volume != ""):

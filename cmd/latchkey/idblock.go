@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -39,9 +40,9 @@ key and writes NAME.id-block and NAME.id-auth for the host (QEMU's id-block and
 id-auth properties); reports from inside the guest then show the key's digest.
 "check NAME" verifies both files and shows their contents.
 
-Keys are on the curve P-384, in PEM files without a passphrase:
+Keys are on the curve P-384, in PEM files without a passphrase, or in your own TPM:
 
-   openssl ecparam -name secp384r1 -genkey -noout -out id.pem
+   latchkey tpm key id.pem --curve P-384
 
 Examples:
 
@@ -50,8 +51,11 @@ Examples:
    latchkey idblock check guest --author`,
 		Flags: []urfave.Flag{
 			&urfave.StringFlag{Name: "digest", Usage: "launch digest in `HEX` (latchkey measure)"},
-			&urfave.StringFlag{Name: "id-key", Usage: "your ID key `FILE`"},
-			&urfave.StringFlag{Name: "author-key", Usage: "an author's key `FILE`, which signs the ID key"},
+			&urfave.StringFlag{Name: "id-key", Usage: "your ID key: `FILE`, or tpm:FILE, tpm:HANDLE"},
+			&urfave.StringFlag{
+				Name:  "author-key",
+				Usage: "an author's key, which signs the ID key: `FILE`, or tpm:…",
+			},
 			&urfave.StringFlag{
 				Name: "policy", Value: "smt",
 				Usage: "guest `POLICY`: a number, or words such as smt,single-socket,migrate,abi=1.55",
@@ -60,6 +64,7 @@ Examples:
 			&urfave.StringFlag{Name: "family-id", Usage: "16 bytes in `HEX`"},
 			&urfave.StringFlag{Name: "image-id", Usage: "16 bytes in `HEX`"},
 			&urfave.UintFlag{Name: "svn", Usage: "security version `NUMBER` of the guest"},
+			deviceFlag(),
 			&urfave.BoolFlag{Name: "author", Usage: "check: an author key must have signed"},
 			&urfave.BoolFlag{Name: "force", Usage: "make: replace files that exist"},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
@@ -103,17 +108,22 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 		copy(f.to, b)
 	}
 	if c.String("id-key") == "" {
-		return cli.WithHint(cli.Usagef("--id-key is needed: the block is signed with it"), hintKey())
+		return cli.WithHint(cli.Usagef("--id-key is needed: the block is signed with it"), hintKey(elliptic.P384()))
 	}
-	key, err := readKey(c.String("id-key"))
+	key, err := openKey(c, "id-key", elliptic.P384())
 	if err != nil {
 		return err
 	}
-	var author *ecdsa.PrivateKey
-	if file := c.String("author-key"); file != "" {
-		if author, err = readKey(file); err != nil {
+	defer func() { _ = key.close() }()
+	var author crypto.Signer
+	var authorPublic *ecdsa.PublicKey
+	if c.IsSet("author-key") {
+		k, err := openKey(c, "author-key", elliptic.P384())
+		if err != nil {
 			return err
 		}
+		defer func() { _ = k.close() }()
+		author, authorPublic = k, k.public
 	}
 	for _, suffix := range []string{blockSuffix, authSuffix} {
 		if _, err := os.Lstat(name + suffix); err == nil && !c.Bool("force") {
@@ -128,7 +138,7 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 		return err
 	}
 	s.Say("wrote %s%s and %s%s for the host", name, blockSuffix, filepath.Base(name), authSuffix)
-	return showIDBlock(c, s, id, sev.IDKeys{ID: &key.PublicKey, Author: publicOf(author)})
+	return showIDBlock(c, s, id, sev.IDKeys{ID: key.public, Author: authorPublic})
 }
 
 // writePair writes both files, and neither until both can be written.
@@ -150,17 +160,10 @@ func writePair(s *cli.IO, name string, block, auth []byte) error {
 	return second.Commit(text(auth))
 }
 
-func publicOf(k *ecdsa.PrivateKey) *ecdsa.PublicKey {
-	if k == nil {
-		return nil
-	}
-	return &k.PublicKey
-}
-
 // hintKey shows how to make a key, in a file with a new name: it must not overwrite a file
 // that the user named.
-func hintKey() string {
-	return "make one: openssl ecparam -name secp384r1 -genkey -noout -out " + unusedName("new-id", ".pem")
+func hintKey(curve elliptic.Curve) string {
+	return "make one: latchkey tpm key --curve " + curve.Params().Name + " " + unusedName("new", ".pem")
 }
 
 // unusedName is a name that no file has: a hint must not lead to overwriting one.
@@ -175,22 +178,22 @@ func unusedName(stem, suffix string) string {
 }
 
 // readKey reads a private key from PEM, SEC 1 or PKCS #8.
-func readKey(file string) (*ecdsa.PrivateKey, error) {
+func readKey(file string, curve elliptic.Curve) (*ecdsa.PrivateKey, error) {
 	b, err := readSmall(file)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
 	defer clear(b)
-	k, err := parseKey(b)
+	k, err := parseKey(b, curve)
 	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey())
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey(curve))
 	}
 	return k, nil
 }
 
-// parseKey returns the first key on P-384, or an error that describes what it found
+// parseKey returns the first key on a curve, or an error that describes what it found
 // instead.
-func parseKey(b []byte) (*ecdsa.PrivateKey, error) {
+func parseKey(b []byte, curve elliptic.Curve) (*ecdsa.PrivateKey, error) {
 	err := errors.New("does not hold an EC private key in PEM")
 	for rest := b; ; {
 		var block *pem.Block
@@ -204,10 +207,10 @@ func parseKey(b []byte) (*ecdsa.PrivateKey, error) {
 			key = k
 		}
 		switch k, ok := key.(*ecdsa.PrivateKey); {
-		case ok && k.Curve == elliptic.P384():
+		case ok && k.Curve == curve:
 			return k, nil
 		case ok:
-			err = fmt.Errorf("the key is on the curve %s: must be P-384", k.Curve.Params().Name)
+			err = fmt.Errorf("the key is on the curve %s: must be %s", k.Curve.Params().Name, curve.Params().Name)
 		case strings.HasPrefix(block.Type, "ENCRYPTED") || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED"):
 			err = errors.New("the key is encrypted: only keys without a passphrase can be read")
 		case key != nil || block.Type == "RSA PRIVATE KEY":
@@ -286,11 +289,12 @@ func checkWanted(c *urfave.Context, id sev.IDBlock, keys sev.IDKeys) error {
 		if !c.IsSet(flag) {
 			continue
 		}
-		k, err := readKey(c.String(flag))
+		k, err := openKey(c, flag, elliptic.P384())
 		if err != nil {
 			return err
 		}
-		if is == nil || !is.Equal(&k.PublicKey) {
+		_ = k.close()
+		if is == nil || !is.Equal(k.public) {
 			return cli.Fail(cli.ExitRefused, fmt.Errorf("it was not signed by --%s", flag))
 		}
 	}

@@ -120,7 +120,7 @@ func TestKeysThatCannotBeRead(t *testing.T) {
 		"vmlinuz":           `does not hold an EC private key in PEM`,
 	} {
 		line := "idblock make x --id-key " + file + " --digest " + someDigest
-		d.refused(line, cli.ExitUsage, want+`.*\nhint: make one: openssl .* -out new-id\.pem`)
+		d.refused(line, cli.ExitUsage, want+`.*\nhint: make one: latchkey tpm key --curve P-384 new\.pem`)
 		if _, _, errs := d.try(line); strings.Contains(errs, "-out "+file) {
 			t.Errorf("the hint would overwrite %s: %s", file, errs)
 		}
@@ -143,7 +143,7 @@ func TestIDBlockRefusals(t *testing.T) {
 		"sign x":                           `unknown action "sign": must be make or check`,
 		"make x":                           `--digest: must be 48 bytes in hex`,
 		"make x --digest z":                `--digest: must be 48 bytes in hex`,
-		"make x --digest " + someDigest:    `--id-key is needed.*\nhint: make one: openssl`,
+		"make x --digest " + someDigest:    `--id-key is needed.*\nhint: make one: latchkey tpm key --curve P-384`,
 		"make x --policy smt,debug" + with: `debug lets the host read.*\nhint: use --allow-debug to sign it anyway`,
 		"make x --policy no-debug" + with:  `unknown word "no-debug": must be smt`,
 		"make x --svn 5000000000" + with:   `--svn 5000000000: must be at most 4294967295`,

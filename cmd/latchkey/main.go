@@ -57,7 +57,7 @@ func newApp(s *cli.IO) *cli.App {
 				"The guest gets what it asked for when it asks again, within ten minutes."),
 			newDecision(s, broker.DoDeny, "deny a request that waits at a running broker",
 				"The guest is told, and powers off."),
-			newAudit(s), newDisk(s), newPCRs(s),
+			newAudit(s), newDisk(s), newPCRs(s), newTPM(s),
 		},
 	}
 }

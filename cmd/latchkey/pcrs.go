@@ -46,32 +46,48 @@ Examples:
    latchkey pcrs --log measurements --expect expected
    latchkey pcrs --log measurements --firmware OVMF.fd --kernel vmlinuz --cmdline quiet
    latchkey pcrs --log measurements --events`,
-		Flags: []urfave.Flag{
-			&urfave.StringFlag{Name: "firmware", Usage: "firmware image `FILE`"},
-			&urfave.StringFlag{Name: "vars", Usage: "variables `FILE`, if the firmware has a file for them"},
-			&urfave.StringFlag{Name: "kernel", Usage: "kernel `FILE` that QEMU loads"},
-			&urfave.StringFlag{Name: "initrd", Usage: "initrd `FILE`"},
-			&urfave.StringFlag{Name: "cmdline", Usage: "kernel command `LINE`, exactly"},
-			&urfave.StringFlag{
-				Name:  "uki",
-				Usage: "unified kernel image `FILE` that the firmware starts from a disk",
-			},
-			&urfave.StringFlag{Name: "disk", Usage: "the disk's image `FILE` (raw), for its partition table (PCR 5)"},
-			&urfave.StringFlag{
-				Name:  "phase",
-				Usage: "how far systemd has come, `PHASE`: none, enter-initrd, leave-initrd, sysinit, ready (PCR 11)",
-			},
-			&urfave.StringFlag{Name: "memory", Usage: "the guest's memory, `SIZE` (PCR 4 with some firmware)"},
-			&urfave.StringFlag{Name: "qemu", Usage: "`VERSION` of QEMU, such as 11.1 (PCR 4)"},
-			&urfave.StringFlag{Name: "tables", Usage: "QEMU's tables `FILE`, of \"vmlatch plan --tables\" (PCR 1)"},
+		Flags: append(bootFlags(),
 			&urfave.StringSliceFlag{Name: "bank", Usage: "`BANK` sha1, sha256 (default), sha384, sha512; repeatable"},
 			&urfave.StringFlag{Name: "log", Usage: "event log `FILE` of a boot"},
 			&urfave.StringFlag{Name: "expect", Usage: "with --log: compare it with a table `FILE` that was kept"},
 			&urfave.BoolFlag{Name: "events", Usage: "list the measurements too"},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
-		},
+		),
 		Action: func(c *urfave.Context) error { return runPCRs(c, s) },
 	}
+}
+
+// bootFlags name what a measured boot is predicted from.
+func bootFlags() []urfave.Flag {
+	return []urfave.Flag{
+		&urfave.StringFlag{Name: "firmware", Usage: "firmware image `FILE`"},
+		&urfave.StringFlag{Name: "vars", Usage: "variables `FILE`, if the firmware has a file for them"},
+		&urfave.StringFlag{Name: "kernel", Usage: "kernel `FILE` that QEMU loads"},
+		&urfave.StringFlag{Name: "initrd", Usage: "initrd `FILE`"},
+		&urfave.StringFlag{Name: "cmdline", Usage: "kernel command `LINE`, exactly"},
+		&urfave.StringFlag{
+			Name:  "uki",
+			Usage: "unified kernel image `FILE` that the firmware starts from a disk",
+		},
+		&urfave.StringFlag{Name: "disk", Usage: "the disk's image `FILE` (raw), for its partition table (PCR 5)"},
+		&urfave.StringFlag{
+			Name:  "phase",
+			Usage: "how far systemd has come, `PHASE`: none, enter-initrd, leave-initrd, sysinit, ready (PCR 11)",
+		},
+		&urfave.StringFlag{Name: "memory", Usage: "the guest's memory, `SIZE` (PCR 4 with some firmware)"},
+		&urfave.StringFlag{Name: "qemu", Usage: "`VERSION` of QEMU, such as 11.1 (PCR 4)"},
+		&urfave.StringFlag{Name: "tables", Usage: "QEMU's tables `FILE`, of \"vmlatch plan --tables\" (PCR 1)"},
+	}
+}
+
+// noBootFlags is an error if inputs of a prediction are given without firmware.
+func noBootFlags(c *urfave.Context) error {
+	for _, f := range bootFlags() {
+		if name := f.Names()[0]; c.IsSet(name) && !c.IsSet("firmware") {
+			return cli.Usagef("--%s is an input of a prediction, which needs --firmware too", name)
+		}
+	}
+	return nil
 }
 
 func runPCRs(c *urfave.Context, s *cli.IO) error {
@@ -99,12 +115,8 @@ func runPCRs(c *urfave.Context, s *cli.IO) error {
 	if c.IsSet("expect") && (log == nil || c.IsSet("firmware")) {
 		return cli.Usagef("--expect goes with --log, and without --firmware: it has the expected values")
 	}
-	for _, name := range []string{
-		"vars", "kernel", "initrd", "cmdline", "uki", "disk", "phase", "memory", "qemu", "tables",
-	} {
-		if c.IsSet(name) && !c.IsSet("firmware") {
-			return cli.Usagef("--%s is an input of a prediction, which needs --firmware too", name)
-		}
+	if err := noBootFlags(c); err != nil {
+		return err
 	}
 	switch {
 	case c.IsSet("firmware"):

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -89,17 +90,20 @@ func (r *pcrReport) replay(log *eventlog.Log) error {
 // maxExpected bounds a table that was kept, in bytes.
 const maxExpected = 1 << 20
 
-// expect compares a log with a table that was kept: lines with a number, words, and a value for
-// each bank, as this command prints them.
-func (r *pcrReport) expect(name string, log *eventlog.Log) error {
+// expected is a register of a table that was kept.
+type expected struct {
+	certainty string
+	value     string // in hex; "" if unknown
+}
+
+// readExpected reads a table that was kept: lines with a number, words, and a value for each bank,
+// as this command prints them.
+func readExpected(name string, bank eventlog.Bank) (map[int]expected, error) {
 	b, err := regular.Read(name, maxExpected)
 	if err != nil {
-		return cli.Fail(cli.ExitUsage, fmt.Errorf("--expect: %w", err))
+		return nil, err
 	}
-	if err := r.replay(log); err != nil {
-		return cli.Fail(cli.ExitUsage, err)
-	}
-	want, column := r.banks[0].String(), 2
+	table, column := map[int]expected{}, 2
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	found := false
 	for n := 1; lines.Scan(); n++ {
@@ -112,38 +116,53 @@ func (r *pcrReport) expect(name string, log *eventlog.Log) error {
 			continue
 		}
 		if fields[0] == "PCR" {
-			column = -1
-			for i, f := range fields {
-				if strings.EqualFold(f, want) {
-					column = i
-				}
-			}
+			column = slices.IndexFunc(fields, func(f string) bool { return strings.EqualFold(f, bank.String()) })
 			continue
 		}
 		pcr, err := strconv.Atoi(fields[0])
 		if err != nil || pcr < 0 || pcr >= predict.Registers || column >= len(fields) {
-			return cli.Usagef("--expect %s: line %d: must be a number, its certainty, and values", name, n)
+			return nil, fmt.Errorf("line %d: must be a number, its certainty, and values", n)
 		}
 		if column < 0 {
-			return cli.Usagef("--expect %s: it has no values of the bank %s", name, want)
+			return nil, fmt.Errorf("it has no values of the bank %v", bank)
 		}
-		row, value := &r.PCRs[pcr], fields[column]
-		if row.Verdict != "" {
-			return cli.Usagef("--expect %s: line %d: it has PCR %d twice", name, n, pcr)
+		if _, twice := table[pcr]; twice {
+			return nil, fmt.Errorf("line %d: it has PCR %d twice", n, pcr)
 		}
-		if row.Verdict, row.Certainty = string(predict.Skipped), fields[1]; value == "-" {
-			continue
+		row := expected{certainty: fields[1]}
+		if value := fields[column]; value != "-" {
+			if b, err := hex.DecodeString(value); err != nil || len(b) != bank.Hash().Size() {
+				return nil, fmt.Errorf("line %d: %q is not a value of the bank %v", n, value, bank)
+			}
+			row.value, found = value, true
 		}
-		if b, err := hex.DecodeString(value); err != nil || len(b) != r.banks[0].Hash().Size() {
-			return cli.Usagef("--expect %s: line %d: %q is not a value of the bank %s", name, n, value, want)
-		}
-		row.Values, row.Verdict, found = map[string]string{want: value}, string(predict.Matches), true
-		if !strings.EqualFold(value, row.Log) {
-			row.Verdict = string(predict.Differs)
-		}
+		table[pcr] = row
 	}
 	if !found {
-		return cli.Usagef("--expect %s: it has no value of a register", name)
+		return nil, errors.New("it has no value of a register")
+	}
+	return table, nil
+}
+
+// expect compares a log with a table that was kept.
+func (r *pcrReport) expect(name string, log *eventlog.Log) error {
+	table, err := readExpected(name, r.banks[0])
+	if err != nil {
+		return cli.Usagef("--expect %s: %w", name, err)
+	}
+	if err := r.replay(log); err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	for pcr, x := range table {
+		row := &r.PCRs[pcr]
+		row.Certainty, row.Verdict = x.certainty, string(predict.Skipped)
+		if x.value == "" {
+			continue
+		}
+		row.Values, row.Verdict = map[string]string{r.banks[0].String(): x.value}, string(predict.Matches)
+		if !strings.EqualFold(x.value, row.Log) {
+			row.Verdict = string(predict.Differs)
+		}
 	}
 	if ima := &r.PCRs[10]; ima.Verdict == string(predict.Differs) && !hasEvents(log, 10) { // IMA's own log has them
 		ima.Verdict = string(predict.Skipped)

@@ -27,12 +27,13 @@ import (
 func newTPM(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name: "tpm", Usage: "show, back up or reset the TPM of a VM",
-		ArgsUsage: "NAME | ca | export NAME FILE | import NAME FILE | reset NAME",
+		ArgsUsage: "NAME | ca | srk NAME | export NAME FILE | import NAME FILE | reset NAME",
 		Category:  catRun,
 		Description: `A persistent TPM is kept under its VM's name. "export" writes a backup of one whose VM does
 not run, "import" gives it to a VM that has none, "reset" removes it: the next start makes
 a new one, to which nothing is sealed. "ca" prints the certificate of the CA that has
-signed the endorsement keys of this host's TPMs; it proves the host's word.
+signed the endorsement keys of this host's TPMs; it proves the host's word. "srk" writes the
+public part of its storage root key (TPM2B_PUBLIC), to which "latchkey tpm seal" seals.
 
 A copy is the same TPM: its keys, its counters and what it says. Only one of the two may
 live on. An older copy brings back older counters.
@@ -43,7 +44,8 @@ Examples:
    vmlatch tpm export guest guest-tpm.tar
    vmlatch tpm import guest guest-tpm.tar
    vmlatch tpm reset guest
-   vmlatch tpm ca > tpm-ca.pem`,
+   vmlatch tpm ca > tpm-ca.pem
+   vmlatch tpm srk guest > guest.srk`,
 		Flags: hostFlags(jsonFlag(), &urfave.StringFlag{
 			Name: "key", Usage: "import: the key of the state, `FILE`, to see whether it can be read here",
 		}),
@@ -59,6 +61,8 @@ Examples:
 				return t.ca()
 			case len(args) == 1:
 				return t.show(args[0])
+			case len(args) == 2 && args[0] == "srk":
+				return t.srk(args[1])
 			case len(args) == 3 && args[0] == "export":
 				return t.export(args[1], args[2])
 			case len(args) == 3 && args[0] == "import":
@@ -89,6 +93,29 @@ func (t *tpmCommand) ca() error {
 	return err
 }
 
+func (t *tpmCommand) srk(name string) error {
+	if err := rundir.CheckName(name); err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	if has, err := t.root.HasTPM(name); err != nil || !has {
+		return errors.Join(err, noTPM(name))
+	}
+	b, err := t.root.TPMKey(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: the public part of its key was not kept", name),
+			"read it in the guest: tpm2_readpublic -c 0x81000001 -o guest.srk")
+	}
+	if err == nil {
+		_, err = t.s.Out.Write(b)
+	}
+	return err
+}
+
+func noTPM(name string) error {
+	return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: there is no persistent TPM of this name", name),
+		"a spec with [tpm] makes one at its first start")
+}
+
 // tpmInfo is what "tpm NAME" shows.
 type tpmInfo struct {
 	Schema    string            `json:"schema"`
@@ -109,8 +136,7 @@ func (t *tpmCommand) show(name string) error {
 	file := t.root.TPMState(name)
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return cli.Fail(cli.ExitFailure, fmt.Errorf("%s: there is no persistent TPM of this name", name),
-			"a spec with [tpm] makes one at its first start")
+		return noTPM(name)
 	}
 	if err != nil {
 		return err
@@ -248,7 +274,12 @@ func readBackup(b []byte) (map[string][]byte, error) {
 		}
 	}
 	if n := strings.Count(sums, "\n"); n != len(files) || n == 0 {
-		return nil, fmt.Errorf("is damaged, or not a backup of a TPM: %d files, and %s has %d", len(files), sumsFile, n)
+		return nil, fmt.Errorf(
+			"is damaged, or not a backup of a TPM: %d files, and %s has %d",
+			len(files),
+			sumsFile,
+			n,
+		)
 	}
 	return files, nil
 }

@@ -2,9 +2,11 @@ package sev
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha512"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -68,12 +70,14 @@ func (id IDBlock) Bytes() []byte {
 	return le.AppendUint64(b, id.Policy)
 }
 
+var errIDKey = errors.New("ID and author keys must be on the curve P-384")
+
 // publicKey is a key as the firmware reads it: curve, then the coordinates
 // little-endian in 72 bytes each.
 func publicKey(k *ecdsa.PublicKey) ([publicKeySize]byte, error) {
 	var b [publicKeySize]byte
 	if k.Curve != elliptic.P384() {
-		return b, errors.New("ID and author keys must be on the curve P-384")
+		return b, errIDKey
 	}
 	binary.LittleEndian.PutUint32(b[:], curveP384)
 	point, err := k.Bytes() // uncompressed: 4, then both coordinates
@@ -121,14 +125,26 @@ func parsePublicKey(b []byte) (*ecdsa.PublicKey, error) {
 	return ecdsa.ParseUncompressedPublicKey(elliptic.P384(), point)
 }
 
-func signP384(random io.Reader, dst []byte, k *ecdsa.PrivateKey, message []byte) error {
+func publicKeyOf(k crypto.Signer) ([publicKeySize]byte, error) {
+	p, ok := k.Public().(*ecdsa.PublicKey)
+	if !ok {
+		return [publicKeySize]byte{}, errIDKey
+	}
+	return publicKey(p)
+}
+
+func signP384(random io.Reader, dst []byte, k crypto.Signer, message []byte) error {
 	sum := sha512.Sum384(message)
-	r, s, err := ecdsa.Sign(random, k, sum[:])
+	der, err := k.Sign(random, sum[:], crypto.SHA384)
 	if err != nil {
 		return err
 	}
-	putCoordinate(dst, r)
-	putCoordinate(dst[72:], s)
+	var rs struct{ R, S *big.Int }
+	if _, err := asn1.Unmarshal(der, &rs); err != nil {
+		return err
+	}
+	putCoordinate(dst, rs.R)
+	putCoordinate(dst[72:], rs.S)
 	return nil
 }
 
@@ -138,13 +154,13 @@ func verifyP384(k *ecdsa.PublicKey, signature, message []byte) bool {
 }
 
 // SignIDBlock makes the ID authentication structure, 4096 bytes: the block
-// signed with the ID key and, if there is an author, the ID key signed with the
-// author's.
-func SignIDBlock(random io.Reader, id IDBlock, idKey, author *ecdsa.PrivateKey) ([]byte, error) {
+// signed with the ID key and, if there is an author (not nil), the ID key signed
+// with the author's. Keys are on P-384, in memory or elsewhere.
+func SignIDBlock(random io.Reader, id IDBlock, idKey, author crypto.Signer) ([]byte, error) {
 	auth := make([]byte, IDAuthSize)
 	le := binary.LittleEndian
 	le.PutUint32(auth, algoECDSAP384SHA384)
-	key, err := publicKey(&idKey.PublicKey)
+	key, err := publicKeyOf(idKey)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +172,7 @@ func SignIDBlock(random io.Reader, id IDBlock, idKey, author *ecdsa.PrivateKey) 
 		return auth, nil
 	}
 	le.PutUint32(auth[4:], algoECDSAP384SHA384)
-	authorKey, err := publicKey(&author.PublicKey)
+	authorKey, err := publicKeyOf(author)
 	if err != nil {
 		return nil, err
 	}

@@ -25,17 +25,20 @@ const (
 
 // tpmFiles are all files that swtpm makes in it, and certificates.
 var tpmFiles = []string{
-	TPMStateFile, EKCertRSA, EKCertECC, "tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock",
+	TPMStateFile, EKCertRSA, EKCertECC, SRKPublic,
+	"tpm2-00.volatilestate", "TMP2-00.permall", "TMP2-00.volatilestate", ".lock",
 }
 
-// Files of a TPM that have the certificates of its endorsement keys, for others to read.
+// Files of a TPM for others to read: certificates of its endorsement keys, and the public part of
+// its storage root key (TPM2B_PUBLIC).
 const (
 	EKCertRSA = "ek-rsa.pem"
 	EKCertECC = "ek-p256.pem"
+	SRKPublic = "srk.pub"
 )
 
 // keptTPM are the files that make a copy of a TPM.
-var keptTPM = []string{TPMStateFile, EKCertRSA, EKCertECC}
+var keptTPM = []string{TPMStateFile, EKCertRSA, EKCertECC, SRKPublic}
 
 // maxTPM bounds each of them, in bytes.
 const maxTPM = 1 << 20
@@ -172,6 +175,12 @@ func (d *Dir) LockTPM() (*os.File, error) { return d.lockFor(tpmLock) }
 
 // TPMState is the file of a VM's persistent TPM.
 func (r Root) TPMState(name string) string { return filepath.Join(r.dir(name).TPMPath(), TPMStateFile) }
+
+// TPMKey is the public part of the storage root key of a VM's persistent TPM, as the TPM was made
+// with it. The error wraps [fs.ErrNotExist] if it was not kept.
+func (r Root) TPMKey(name string) ([]byte, error) {
+	return regular.ReadNoFollow(filepath.Join(r.dir(name).TPMPath(), SRKPublic), maxTPM)
+}
 
 // EachTPMFile calls see for each file of the TPM of a VM that does not run: state, certificates.
 func (r Root) EachTPMFile(ctx context.Context, name string, see func(file string, b []byte) error) error {

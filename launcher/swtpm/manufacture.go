@@ -12,17 +12,16 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 )
 
 // Handles of what a manufactured TPM has (TCG TPM v2.0 Provisioning Guidance, section 7.8; TCG EK
 // Credential Profile, section 2.2.1.4).
 const (
-	HandleSRK     tpm2.TPMHandle = 0x81000001 // P-256
 	HandleEKRSA   tpm2.TPMHandle = 0x81010001
 	HandleEKECC   tpm2.TPMHandle = 0x81010016 // P-256
 	IndexCertRSA  tpm2.TPMHandle = 0x01c00002
 	IndexCertECC  tpm2.TPMHandle = 0x01c0000a
-	IndexCounter  tpm2.TPMHandle = 0x01800001 // of approved policies: old ones are refused by it
 	maxNVWrite                   = 1024
 	platformRight                = tpm2.TPMRHPlatform
 )
@@ -34,6 +33,8 @@ type Maker struct {
 	Banks   []eventlog.Bank
 	// Certify signs a certificate for an endorsement key; nil for none.
 	Certify func(key crypto.PublicKey, about About) ([]byte, error)
+	// KeepSRK keeps the public part of the storage root key, to which others seal; nil does not.
+	KeepSRK func(public *tpm2.TPMTPublic) error
 }
 
 // About is what a TPM says of itself (TCG TPM 2.0 Library, part 2, section 6.13, TPM_PT).
@@ -58,7 +59,7 @@ func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error
 	steps := []func() error{
 		func() error { _, err := tpm2.Startup{StartupType: tpm2.TPMSUClear}.Execute(p); return err },
 		func() error { return p.allocate(m.Banks) },
-		func() error { return p.keep(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, HandleSRK, nil) },
+		func() error { return p.keep(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, seal.HandleSRK, m.KeepSRK) },
 		func() error { return m.endorse(p) },
 		p.count,
 		func() error { _, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(p); return err },
@@ -120,7 +121,7 @@ func (p *process) allocate(banks []eventlog.Bank) error {
 	if code := be.Uint32(answer[6:]); code != 0 {
 		return fmt.Errorf("%w: it refuses the banks %v: %#x", ErrTPM, banks, code)
 	}
-	const success = headerSize + 4
+	const success = 10 + 4 // header, size of the parameters
 	if len(answer) <= success || answer[success] != 1 {
 		return fmt.Errorf("%w: it has no room for the banks %v", ErrTPM, banks)
 	}
@@ -229,26 +230,18 @@ func (p *process) name(index tpm2.TPMHandle) (*tpm2.NamedHandle, error) {
 // count makes the counter by which approvals of older kernels can be ended. Only a policy that
 // nothing satisfies could remove it: a guest cannot define it anew, and so begin again.
 func (p *process) count() error {
-	never := tpm2.TPM2BDigest{Buffer: eventlog.SHA256.Sum([]byte("vmlatch: nothing satisfies this policy"))}
-	public := tpm2.TPMSNVPublic{
-		NVIndex: IndexCounter, NameAlg: tpm2.TPMAlgSHA256, AuthPolicy: never, DataSize: 8,
-		Attributes: tpm2.TPMANV{
-			NT: tpm2.TPMNTCounter, AuthWrite: true, OwnerRead: true, AuthRead: true, PolicyDelete: true,
-			PlatformCreate: true, NoDA: true,
-		},
-	}
 	if _, err := (tpm2.NVDefineSpace{
-		AuthHandle: platformRight, PublicInfo: tpm2.New2B(public),
+		AuthHandle: platformRight, PublicInfo: tpm2.New2B(seal.CounterPublic()),
 	}).Execute(p); err != nil {
 		return err
 	}
-	name, err := p.name(IndexCounter)
+	name, err := p.name(seal.Counter)
 	if err != nil {
 		return err
 	}
 	_, err = tpm2.NVIncrement{
 		AuthHandle: tpm2.AuthHandle{
-			Handle: IndexCounter,
+			Handle: seal.Counter,
 			Name:   name.Name,
 			Auth:   tpm2.PasswordAuth(nil),
 		}, NVIndex: name,

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/tpm"
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -31,12 +32,12 @@ var ErrTPM = errors.New("swtpm")
 type process struct {
 	cmd     *exec.Cmd
 	control *net.UnixConn
-	data    net.Conn
+	data    *tpm.Conn
 	life    *os.File // the writing end
 	said    strings.Builder
 }
 
-// timeout bounds each command: making an RSA key takes longest, and its time has no bound.
+// timeout bounds each command of the control channel.
 const timeout = 30 * time.Second
 
 // run starts swtpm on a state directory, whose TPM it starts. keeper is the program that starts it,
@@ -90,7 +91,7 @@ func run(ctx context.Context, keeper []string, program string, state *os.File, k
 	if err != nil {
 		return p, err
 	}
-	theirs, p.data = append(theirs, child), data
+	theirs, p.data = append(theirs, child), tpm.New(data)
 	if err := p.command(cmdSetDataFD, nil, child); err != nil {
 		return p, err
 	}
@@ -129,54 +130,13 @@ func (p *process) words() string {
 	return ""
 }
 
-// TPM response codes that ask for the same command again (TCG TPM 2.0 Library, part 2, section
-// 6.6.3).
-const (
-	rcYielded = 0x908
-	rcTesting = 0x90a
-	rcRetry   = 0x922
-)
-
-// Limits of a TPM's answers.
-const (
-	headerSize = 10
-	maxAnswer  = 8 << 10
-	maxRetries = 20
-)
-
 // Send is that of go-tpm's transport.TPM.
 func (p *process) Send(command []byte) ([]byte, error) {
-	for try := 0; ; try++ {
-		answer, err := p.once(command)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrTPM, err)
-		}
-		switch code := binary.BigEndian.Uint32(answer[6:]); {
-		case code != rcYielded && code != rcTesting && code != rcRetry:
-			return answer, nil
-		case try >= maxRetries:
-			return nil, fmt.Errorf("%w: the TPM asks to try again for ever", ErrTPM)
-		}
-		time.Sleep(time.Millisecond)
+	answer, err := p.data.Send(command)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTPM, err)
 	}
-}
-
-func (p *process) once(command []byte) ([]byte, error) {
-	_ = p.data.SetDeadline(time.Now().Add(timeout))
-	if _, err := p.data.Write(command); err != nil {
-		return nil, err
-	}
-	answer := make([]byte, headerSize, 512)
-	if _, err := io.ReadFull(p.data, answer); err != nil {
-		return nil, err
-	}
-	size := binary.BigEndian.Uint32(answer[2:])
-	if size < headerSize || size > maxAnswer {
-		return nil, fmt.Errorf("the TPM answers with %d bytes", size)
-	}
-	answer = append(answer, make([]byte, size-headerSize)...)
-	_, err := io.ReadFull(p.data, answer[headerSize:])
-	return answer, err
+	return answer, nil
 }
 
 // stop lets swtpm write its state and waits for its end.

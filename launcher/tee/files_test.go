@@ -1,6 +1,7 @@
 package tee_test
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -177,7 +178,7 @@ func TestIDBlocks(t *testing.T) {
 		return k
 	}
 	idKey, author := key(), key()
-	sign := func(id sev.IDBlock, author *ecdsa.PrivateKey) map[string][]byte {
+	sign := func(id sev.IDBlock, author crypto.Signer) map[string][]byte {
 		id.Version = 1
 		auth, err := sev.SignIDBlock(rand.Reader, id, idKey, author)
 		if err != nil {

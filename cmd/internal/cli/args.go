@@ -18,8 +18,17 @@ func optionsFirst(app *urfave.App, args []string) []string {
 	if cmd == nil {
 		return args
 	}
+	path := 2 // the program and its command; a command may have further ones
+	for path < len(args) {
+		i := slices.IndexFunc(cmd.Subcommands, func(c *urfave.Command) bool { return c.HasName(args[path]) })
+		if i < 0 {
+			break
+		}
+		cmd = cmd.Subcommands[i]
+		path++
+	}
 	var options, arguments []string
-	rest := args[2:]
+	rest := args[path:]
 	for i := 0; i < len(rest); i++ {
 		arg := rest[i]
 		if arg == "--" { // it comes before all arguments, or it would be one
@@ -31,7 +40,7 @@ func optionsFirst(app *urfave.App, args []string) []string {
 			continue
 		}
 		if arg == "--help" || arg == "-h" { // of the command, whatever else is there
-			return []string{args[0], args[1], arg}
+			return append(slices.Clone(args[:path]), arg)
 		}
 		options = append(options, arg)
 		if takesValue(cmd, arg) && i+1 < len(rest) {
@@ -39,7 +48,7 @@ func optionsFirst(app *urfave.App, args []string) []string {
 			options = append(options, rest[i])
 		}
 	}
-	return slices.Concat(args[:2], options, arguments)
+	return slices.Concat(args[:path], options, arguments)
 }
 
 // takesValue reports whether the next word is the option's value.

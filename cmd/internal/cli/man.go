@@ -28,6 +28,21 @@ func (a *App) manCommand() *urfave.Command {
 	}
 }
 
+// writeManCommands writes commands, and those that they have, whose names begin with theirs.
+func writeManCommands(w io.Writer, path string, commands []*urfave.Command) {
+	for _, c := range commands {
+		if c.Hidden {
+			continue
+		}
+		fmt.Fprintf(w, ".SS %s%s %s\n%s\n", roff(path), roff(c.Name), roff(c.ArgsUsage), roff(c.Usage))
+		if c.Description != "" {
+			fmt.Fprintf(w, ".PP\n.nf\n%s\n.fi\n", roff(c.Description))
+		}
+		writeManFlags(w, own(c.Flags))
+		writeManCommands(w, path+c.Name+" ", c.Subcommands)
+	}
+}
+
 func (a *App) writeMan(w io.Writer, app *urfave.App) {
 	a.writeManTitle(w, a.Name+".1", a.Usage)
 	fmt.Fprintf(w, ".SH SYNOPSIS\n.B %s\n%s\n", a.Name, roff(a.synopsis()))
@@ -35,16 +50,7 @@ func (a *App) writeMan(w io.Writer, app *urfave.App) {
 		fmt.Fprintf(w, ".SH DESCRIPTION\n.nf\n%s\n.fi\n", roff(a.Long))
 	}
 	fmt.Fprintln(w, ".SH COMMANDS")
-	for _, c := range app.Commands {
-		if c.Hidden {
-			continue
-		}
-		fmt.Fprintf(w, ".SS %s %s\n%s\n", roff(c.Name), roff(c.ArgsUsage), roff(c.Usage))
-		if c.Description != "" {
-			fmt.Fprintf(w, ".PP\n.nf\n%s\n.fi\n", roff(c.Description))
-		}
-		writeManFlags(w, own(c.Flags))
-	}
+	writeManCommands(w, "", app.Commands)
 	if common := shared(app.Commands); len(common) > 0 {
 		fmt.Fprint(w, ".SH COMMON OPTIONS\nMost commands also accept these.\n")
 		writeManFlags(w, common)

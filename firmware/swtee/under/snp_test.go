@@ -4,6 +4,7 @@ package under
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -127,7 +128,7 @@ func TestSNPIDBlock(t *testing.T) {
 			name   string
 			block  sev.IDBlock
 			signed sev.IDBlock
-			author *ecdsa.PrivateKey
+			author crypto.Signer
 			want   string // QEMU's words; "": the launch succeeds
 		}{
 			{"right", good, good, nil, ""},
@@ -177,7 +178,8 @@ func TestTDXDigest(t *testing.T) {
 		if got := r.digest(); got != want {
 			t.Errorf("MRTD %s, want %s", got, want)
 		}
-		if rep.Technology != "tdx" || rep.Launch.TD.VCPUs != 2 || rep.Launch.TD.MRConfigID != strings.Repeat("05", 48) {
+		if rep.Technology != "tdx" || rep.Launch.TD.VCPUs != 2 ||
+			rep.Launch.TD.MRConfigID != strings.Repeat("05", 48) {
 			t.Errorf("%s: %+v", rep.Technology, rep.Launch.TD)
 		}
 		r.quit()

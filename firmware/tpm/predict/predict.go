@@ -65,8 +65,9 @@ type PCR struct {
 
 // Prediction is what a boot leaves in the registers.
 type Prediction struct {
-	Banks []eventlog.Bank
-	PCRs  [Registers]PCR
+	Banks      []eventlog.Bank
+	PCRs       [Registers]PCR
+	SecureBoot bool // it is on
 }
 
 // ErrInputs is wrapped by errors about inputs that do not go together, or cannot be read.
@@ -96,6 +97,7 @@ func Predict(in *Inputs) (*Prediction, error) {
 	if b.Variables == nil {
 		b.Variables = x.Firmware.Variables
 	}
+	b.p.SecureBoot = b.secureBoot()
 	for i := range b.p.PCRs {
 		b.p.PCRs[i] = PCR{Index: i, Certainty: Exact}
 	}

@@ -13,7 +13,7 @@ depends() {
 
 installkernel() {
     hostonly='' instmods virtio_pci virtio_blk virtio_scsi virtio_console vmw_vsock_virtio_transport \
-        configfs tsm sev_guest tdx_guest efi_secret dm_crypt algif_skcipher =crypto
+        configfs tsm sev_guest tdx_guest efi_secret dm_crypt algif_skcipher tpm_crb tpm_tis =crypto
 }
 
 refuse() {
@@ -25,7 +25,7 @@ refuse() {
 install() {
     local settings=/etc/latchguest.conf f module
     [[ -r $settings ]] || refuse "$settings is missing" "reinstall latchguest"
-    local secret device volume timeout
+    local secret device volume timeout tpm
     # shellcheck disable=SC1090
     . "$settings"
     case $device in
@@ -47,6 +47,7 @@ install() {
             refuse "/etc/kernel/cmdline is not safe" "see the lines above"
     fi
     inst_multiple latchguest cryptsetup grep poweroff
+    [[ $tpm != yes ]] || inst_multiple latchguest-tpm
     inst_libdir_file 'libgcc_s.so*'
     inst_simple "$settings"
     # shellcheck disable=SC2154

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Nothing is mounted unless latchguest has opened it.
-if grep -q 'latch\.key=' /proc/cmdline && [ ! -e /run/latchguest.opened ]; then
+if grep -q 'latch\.\(key\|tpm\)=' /proc/cmdline && [ ! -e /run/latchguest.opened ]; then
     echo "latchguest: the root volume was not opened by latchguest; the power goes off" >/dev/console
     poweroff -f
     echo o >/proc/sysrq-trigger

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/regular"
+	"github.com/vmlatch/vmlatch/firmware/tpm"
+	"github.com/vmlatch/vmlatch/firmware/tpm/quote"
+)
+
+// print writes a value as JSON.
+func (o *options) print(x any) error {
+	b, err := json.MarshalIndent(x, "", "  ")
+	if err == nil {
+		_, err = o.out.Write(append(b, '\n'))
+	}
+	return err
+}
+
+// with opens the TPM for a command that takes no more arguments.
+func (o *options) with(do func(*tpm.Conn) error) error {
+	if len(o.args) > 0 {
+		return fmt.Errorf("%w: unknown argument %q", errUse, o.args[0])
+	}
+	c, err := tpm.Open(o.tpm)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return do(c)
+}
+
+// identity prints the TPM's keys.
+func identity(o *options) error {
+	return o.with(func(c *tpm.Conn) error {
+		id, err := quote.Read(c)
+		if err != nil {
+			return err
+		}
+		return o.print(id)
+	})
+}
+
+// activate answers a challenge.
+func activate(o *options) error {
+	if len(o.args) != 1 {
+		return fmt.Errorf("%w: activate needs a CREDENTIAL", errUse)
+	}
+	name := o.args[0]
+	o.args = nil
+	b, err := o.read(name)
+	if err != nil {
+		return err
+	}
+	challenge, err := quote.ParseCredential(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return o.with(func(c *tpm.Conn) error {
+		answer, err := quote.Activate(c, challenge)
+		if err == nil {
+			_, err = fmt.Fprintln(o.out, answer)
+		}
+		return err
+	})
+}
+
+// read reads a file, or standard input for "-".
+func (o *options) read(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(o.in, maxFile))
+	}
+	return regular.Read(name, maxFile)
+}
+
+// makeQuote prints registers that the TPM signs.
+func makeQuote(o *options) error {
+	nonce, err := hex.DecodeString(o.nonce)
+	if err != nil || len(nonce) < quote.MinNonce {
+		return fmt.Errorf("%w: --nonce must be %d bytes or more in hex, of who asks", errUse, quote.MinNonce)
+	}
+	bank, err := eventlog.BankNamed(o.bank)
+	if err != nil {
+		return fmt.Errorf("%w: --bank: %w", errUse, err)
+	}
+	s, err := tpm.ParseSelection(bank, o.pcrs)
+	if err != nil {
+		return fmt.Errorf("%w: --pcrs: %w", errUse, err)
+	}
+	var log []byte
+	if o.log != "" {
+		f, err := os.Open(o.log)
+		if err == nil { // its size is not known before
+			log, err = io.ReadAll(io.LimitReader(f, eventlog.MaxSize))
+			_ = f.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("the event log: %w (mount securityfs on /sys/kernel/security, or --log \"\")", err)
+		}
+	}
+	return o.with(func(c *tpm.Conn) error {
+		q, err := quote.Make(c, nonce, s, log)
+		if err != nil {
+			return err
+		}
+		return o.print(q)
+	})
+}

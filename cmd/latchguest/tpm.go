@@ -1,0 +1,151 @@
+package main
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/firmware/smallfmt"
+)
+
+// helper is the program that talks to the guest's TPM. It is in no initrd that needs none.
+const helper = "/usr/bin/latchguest-tpm"
+
+// tpmWord is the word of the measured command line by which a disk is opened by the TPM: the
+// secret's pin, or that there is none.
+const (
+	tpmWord  = "latch.tpm="
+	unpinned = "unpinned"
+)
+
+// ofTPM reports whether arguments are a command for the helper.
+func ofTPM(args []string) bool {
+	if len(args) == 0 {
+		return false
+	}
+	switch args[0] {
+	case "unseal", "quote", "identity", "activate", "revoke":
+		return true
+	}
+	return false
+}
+
+// runHelper runs the helper in this program's place.
+func (g *guest) runHelper(args []string) int {
+	pid, err := g.startHelper(args, 1)
+	if err != nil {
+		g.say("%v", err)
+		return 1
+	}
+	return wait(pid)
+}
+
+// startHelper starts the helper, whose results go to a descriptor.
+func (g *guest) startHelper(args []string, out int) (int, error) {
+	pid, err := syscall.ForkExec(g.helper, append([]string{g.helper}, args...), &syscall.ProcAttr{
+		Env: environment, Files: []uintptr{0, uintptr(out), 2},
+	})
+	if err != nil {
+		err = smallfmt.Errorf("%s: %w", g.helper, err)
+	}
+	return pid, err
+}
+
+var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+
+// unsealed opens the disk with what the TPM gives. A host that is not trusted has a guest of
+// another kind, with a broker.
+func (g *guest) unsealed(o *options, line string) error {
+	pin, _ := valueOf(line, tpmWord)
+	if _, broker := valueOf(line, "latch.key="); broker || pin == "" {
+		return errors.New("the command line must have latch.tpm=, and name no broker: a TPM is the host's")
+	}
+	end, stop, err := g.guard(o, line)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	device, err := g.disk(o.device, end)
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	header, err := g.copyHeader(device, "")
+	if err != nil {
+		return err
+	}
+	defer unix.Unlink(header)
+	secret, err := g.askHelper(header, pin)
+	if err == nil {
+		err = g.openVolume(header, o, secret)
+	}
+	clear(secret)
+	return err
+}
+
+// maxUnsealed bounds what the helper prints, in bytes.
+const maxUnsealed = 4 << 10
+
+// askHelper unseals what the header has. The helper closes the TPM for the rest of this boot before
+// it gives the secret.
+func (g *guest) askHelper(header, pin string) ([]byte, error) {
+	args := []string{"unseal", "--close", "--header", header}
+	if pin != unpinned {
+		args = append(args, "--pin", pin)
+	}
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	r := file(pipe[0])
+	defer r.Close()
+	pid, err := g.startHelper(args, pipe[1])
+	_ = unix.Close(pipe[1])
+	if err != nil {
+		return nil, err
+	}
+	secret := make([]byte, maxUnsealed)
+	n := 0
+	for n < len(secret) {
+		m, err := r.Read(secret[n:])
+		if m <= 0 || err != nil {
+			break
+		}
+		n += m
+	}
+	if code := wait(pid); code != 0 {
+		clear(secret)
+		return nil, smallfmt.Errorf("%s ended with code %d", g.helper, code)
+	}
+	return secret[:n], nil
+}
+
+// wait waits for a program, and returns its exit code.
+func wait(pid int) int {
+	var status unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return status.ExitStatus() // -1 after a signal
+}
+
+// guard makes sure that nothing comes in besides, and that there is an end in time.
+func (g *guest) guard(o *options, line string) (end time.Time, stop func(), err error) {
+	if open := g.doors(line, o.volume); open != nil {
+		return end, nil, hint(errors.New("a person at the console could come in: "+open[0]),
+			"change the command line or the initrd, and the policy's copies of them")
+	}
+	end = g.now().Add(o.timeout)
+	if o.volume != "" && exists(g.volumes+"/"+o.volume) {
+		return end, nil, hint(
+			smallfmt.Errorf("%s/%s is there already, and latchguest has not opened it", g.volumes, o.volume),
+			"nothing else in the initrd may open volumes: crypttab, rd.luks, LVM")
+	}
+	// Whatever hangs, such as a disk that the host does not read, ends.
+	watch := time.AfterFunc(o.timeout+2*diskTime, func() { g.fail(errors.New("no end in time")) })
+	return end, func() { watch.Stop() }, nil
+}

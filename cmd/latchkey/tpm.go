@@ -1,0 +1,376 @@
+package main
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	urfave "github.com/urfave/cli/v2"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/tpm"
+	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
+	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
+	"github.com/vmlatch/vmlatch/firmware/tpm/tpmkey"
+)
+
+func newTPM(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "tpm", Usage: "seal secrets to a guest's TPM, approve its boots, verify its quotes",
+		ArgsUsage: "COMMAND",
+		Description: `A guest's TPM is its host's: what is sealed to it, and what it signs, is in the hands of
+whoever controls the host. It protects against others: a stolen disk opens nowhere else, and
+not with another kernel, initrd or command line. For a host that you do not trust use
+SEV-SNP or TDX (latchkey report, quote, serve).
+
+Examples:
+
+   vmlatch tpm srk web > web.srk                 # on the host
+   latchkey tpm seal --srk web.srk --name web --generate disk.key --out root.tpm \
+      --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img --cmdline "root=/dev/mapper/root"
+   latchkey tpm key approver.pem
+   latchkey tpm approve --key approver.pem --name web --version 2 --out web-2.approval …
+   latchkey tpm quote quote.json --ak web.ak --nonce 00112233445566778899aabbccddeeff`,
+		Subcommands: []*urfave.Command{
+			newTPMSeal(s), newTPMApprove(s), newTPMKey(s), newTPMCredential(s), newTPMQuote(s),
+		},
+	}
+}
+
+// deviceFlag names the owner's own TPM.
+func deviceFlag() urfave.Flag {
+	return &urfave.StringFlag{
+		Name: "tpm", Value: tpm.Device,
+		Usage: "your own TPM, for keys tpm:…: a device, or the socket `FILE` of an emulated one",
+	}
+}
+
+// keyPrefix begins the name of a key that is in a TPM: a file, or a handle.
+const keyPrefix = "tpm:"
+
+// signer is a key of an owner, in a file or in a TPM.
+type signer struct {
+	crypto.Signer
+	public *ecdsa.PublicKey
+	close  func() error
+}
+
+// openKey opens a key on a curve, in a file or in a TPM.
+func openKey(c *urfave.Context, flag string, curve elliptic.Curve) (*signer, error) {
+	name := c.String(flag)
+	k := &signer{close: func() error { return nil }}
+	if inside, ok := strings.CutPrefix(name, keyPrefix); ok {
+		key, err := openTPMKey(c, inside)
+		if err != nil {
+			return nil, adviseTPM(fmt.Errorf("--%s %s: %w", flag, name, err))
+		}
+		k.Signer, k.close = key, key.Close
+	} else {
+		key, err := readKey(name, curve)
+		if err != nil {
+			return nil, err
+		}
+		k.Signer = key
+	}
+	k.public, _ = k.Public().(*ecdsa.PublicKey)
+	if k.public == nil || k.public.Curve != curve {
+		_ = k.close()
+		return nil, cli.Usagef("--%s %s: the key is on another curve: must be %s", flag, name, curve.Params().Name)
+	}
+	return k, nil
+}
+
+func openTPMKey(c *urfave.Context, name string) (*tpmkey.Key, error) {
+	handle, err := strconv.ParseUint(name, 0, 32)
+	var b []byte
+	if err != nil {
+		if b, err = readSmall(name); err != nil {
+			return nil, cli.Fail(
+				cli.ExitUsage,
+				err,
+				"a handle, such as tpm:0x81000010, or a file of latchkey tpm key --tpm",
+			)
+		}
+	}
+	t, err := tpm.Open(c.String("tpm"))
+	if err != nil {
+		return nil, err
+	}
+	var k *tpmkey.Key
+	if b != nil {
+		k, err = tpmkey.Load(t, b)
+	} else {
+		k, err = tpmkey.Kept(t, uint32(handle))
+	}
+	if err != nil {
+		_ = t.Close()
+	}
+	return k, err
+}
+
+// adviseTPM gives an error of a TPM its hint.
+func adviseTPM(err error) error {
+	var e *tpm.Error
+	if errors.As(err, &e) && e.Fix != "" {
+		return cli.WithHint(err, e.Fix)
+	}
+	return err
+}
+
+func newTPMKey(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "key", Usage: "make a key, in a file or in your own TPM", ArgsUsage: "FILE",
+		Description: `Without --in-tpm the key itself is in FILE. With it the key is in your TPM and never leaves
+it; FILE, which OpenSSL's provider for TPMs reads too, is of use only with this TPM, so keep a
+second way: an ID key that is lost cannot be made again.
+
+Approvals (latchkey tpm approve) need a key on P-256 of their own, ID blocks one on P-384. The
+public part is written to FILE.pub.
+
+Examples:
+
+   latchkey tpm key approver.pem
+   latchkey tpm key id.pem --curve P-384 --in-tpm
+   latchkey idblock make guest --id-key tpm:id.pem --digest …`,
+		Flags: []urfave.Flag{
+			&urfave.StringFlag{Name: "curve", Value: "P-256", Usage: "`CURVE`: P-256 or P-384"},
+			&urfave.BoolFlag{Name: "in-tpm", Usage: "make it in your own TPM"},
+			deviceFlag(),
+		},
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "FILE")
+			if err != nil {
+				return err
+			}
+			return makeKey(c, s, args[0])
+		},
+	}
+}
+
+func makeKey(c *urfave.Context, s *cli.IO, name string) error {
+	curve := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384()}[c.String("curve")]
+	if curve == nil {
+		return cli.Choice("--", "curve", c.String("curve"), []string{"P-256", "P-384"})
+	}
+	out, err := cli.PrepareSecret(name)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer out.Discard()
+	side, err := s.PrepareOutput(name+".pub", 0o644)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer side.Discard()
+	b, public, err := newKey(c, curve)
+	if err != nil {
+		return adviseTPM(err)
+	}
+	defer clear(b)
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return err
+	}
+	if err := out.CommitNew(b); err != nil {
+		return notReplaced(err, name, "what it has signed could not be signed again")
+	}
+	if err := side.Commit(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})); err != nil {
+		return err
+	}
+	s.Say("wrote %s and %s.pub", name, name)
+	return nil
+}
+
+// newKey is a key on a curve in PEM, in your TPM or in itself.
+func newKey(c *urfave.Context, curve elliptic.Curve) ([]byte, crypto.PublicKey, error) {
+	if !c.Bool("in-tpm") {
+		k, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			return nil, nil, err
+		}
+		der, err := x509.MarshalECPrivateKey(k)
+		defer clear(der)
+		return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), k.Public(), err
+	}
+	t, err := tpm.Open(c.String("tpm"))
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := tpmkey.Make(t, curve)
+	if err != nil {
+		return nil, nil, errors.Join(err, t.Close())
+	}
+	k, err := tpmkey.Load(t, b)
+	if err != nil {
+		return nil, nil, errors.Join(err, t.Close())
+	}
+	return b, k.Public(), k.Close()
+}
+
+// expectedFlags name the registers of a boot, and where their values come from.
+func expectedFlags() []urfave.Flag {
+	return append(bootFlags(),
+		&urfave.StringFlag{
+			Name:  "pcrs",
+			Usage: "`REGISTERS` (default 4,7,9,15 for --kernel, 4,7,11,12,13,15 for --uki)",
+		},
+		&urfave.StringFlag{Name: "bank", Value: "sha256", Usage: "`BANK` of the registers"},
+		&urfave.StringFlag{Name: "expect", Usage: "take values from a table `FILE` that was kept (latchkey pcrs)"},
+	)
+}
+
+// boot is the registers of a boot that an owner wants.
+type boot struct {
+	selection  tpm.Selection
+	values     map[int][]byte
+	secureBoot bool
+	holds      []string // conditions
+}
+
+// readBoot predicts the registers that the flags name, or takes them from a table.
+func readBoot(c *urfave.Context, s *cli.IO) (*boot, error) {
+	if err := noBootFlags(c); err != nil {
+		return nil, err
+	}
+	if c.IsSet("firmware") == c.IsSet("expect") {
+		return nil, cli.WithHint(cli.Usagef("the boot is not named, or twice"),
+			"--firmware with --kernel or --uki predicts its registers; --expect FILE has them")
+	}
+	bank, err := eventlog.BankNamed(c.String("bank"))
+	if err != nil {
+		return nil, cli.Usagef("--bank: %w", err)
+	}
+	b := &boot{values: map[int][]byte{}}
+	text := c.String("pcrs")
+	switch {
+	case text != "":
+	case c.IsSet("kernel"):
+		text = "4,7,9,15"
+	case c.IsSet("uki"):
+		text = "4,7,11,12,13,15"
+	default:
+		return nil, cli.Usagef("--pcrs is needed with --expect: which registers count")
+	}
+	if b.selection, err = tpm.ParseSelection(bank, text); err != nil {
+		return nil, cli.Usagef("--pcrs: %w", err)
+	}
+	if c.IsSet("expect") {
+		return b, b.fromTable(c.String("expect"))
+	}
+	return b, b.predict(c, s)
+}
+
+func (b *boot) fromTable(name string) error {
+	table, err := readExpected(name, b.selection.Bank)
+	if err != nil {
+		return cli.Usagef("--expect %s: %w", name, err)
+	}
+	for _, n := range b.selection.PCRs {
+		v := table[n].value
+		if v == "" {
+			return cli.Usagef("--expect %s: it has no value of PCR %d", name, n)
+		}
+		b.values[n], _ = hex.DecodeString(v) // was read so
+	}
+	return nil
+}
+
+func (b *boot) predict(c *urfave.Context, s *cli.IO) error {
+	in, err := bootInputs(c, s, []eventlog.Bank{b.selection.Bank})
+	if err != nil {
+		return err
+	}
+	p, err := predict.Predict(in)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	b.secureBoot = p.SecureBoot
+	for _, n := range b.selection.PCRs {
+		if n >= predict.Registers {
+			return cli.Usagef("--pcrs: PCR %d is not predicted", n)
+		}
+		switch x := p.PCRs[n]; x.Certainty {
+		case predict.Unknown:
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("PCR %d cannot be predicted: %s", n, x.Why),
+				"leave it out (--pcrs), or take it from a boot: latchkey pcrs --log …, then --expect")
+		case predict.DependsOn:
+			b.holds = append(b.holds, fmt.Sprintf("PCR %d holds if %s", n, x.Why))
+			fallthrough
+		default:
+			b.values[n] = x.Values[b.selection.Bank]
+		}
+	}
+	return nil
+}
+
+// tell says what the values depend on.
+func (b *boot) tell(s *cli.IO) {
+	for _, h := range b.holds {
+		s.Say("%s", h)
+	}
+}
+
+// writeToken writes what a disk's header, or a file, carries.
+func writeToken(s *cli.IO, name string, token any) error {
+	b, err := json.MarshalIndent(token, "", "  ")
+	if err != nil {
+		return err
+	}
+	if name == "-" {
+		_, err := s.Out.Write(append(b, '\n'))
+		return err
+	}
+	out, err := s.PrepareOutput(name, 0o644)
+	if err != nil {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	defer out.Discard()
+	return out.Commit(append(b, '\n'))
+}
+
+// readPublic reads the public part of a key for approvals.
+func readPublic(name string) (crypto.PublicKey, error) {
+	b, err := readSmall(name)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: does not hold a public key in PEM", name),
+			"latchkey tpm key writes it next to the key, as FILE.pub")
+	}
+	k, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", name, err))
+	}
+	return k, nil
+}
+
+// fresh is a new passphrase: 32 random bytes in hex.
+func fresh() ([]byte, error) {
+	b := make([]byte, 32)
+	defer clear(b)
+	if _, err := io.ReadFull(rand.Reader, b); err != nil {
+		return nil, err
+	}
+	return hex.AppendEncode(nil, b), nil
+}
+
+// sealFailed gives an error of sealing its exit code and hint.
+func sealFailed(err error) error {
+	if errors.Is(err, seal.ErrPolicy) || errors.Is(err, seal.ErrKey) {
+		return cli.Fail(cli.ExitUsage, err)
+	}
+	return adviseTPM(err)
+}

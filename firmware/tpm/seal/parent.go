@@ -1,0 +1,102 @@
+package seal
+
+import (
+	"errors"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/vmlatch/vmlatch/firmware/tpm"
+)
+
+// HandleSRK is where a storage root key is kept (TCG TPM v2.0 Provisioning Guidance, section 7.8).
+const HandleSRK tpm2.TPMHandle = 0x81000001
+
+// Parent is a TPM's storage root key.
+type Parent struct {
+	c      *tpm.Conn
+	handle tpm2.TPMHandle
+	name   tpm2.TPM2BName
+	public *tpm2.TPMTPublic
+	flush  bool
+}
+
+// OpenParent finds the storage root key that is kept; a TPM without one makes it, always the same.
+func OpenParent(c *tpm.Conn) (*Parent, error) {
+	p := &Parent{c: c, handle: HandleSRK}
+	r, err := tpm2.ReadPublic{ObjectHandle: HandleSRK}.Execute(c)
+	switch {
+	case err == nil:
+		p.name = r.Name
+		p.public, err = r.OutPublic.Contents()
+	case errors.Is(err, tpm2.TPMRCHandle):
+		err = p.make(tpm2.ECCSRKTemplate)
+	}
+	if err != nil {
+		return nil, tpm.Explain("find the TPM's storage root key", err)
+	}
+	return p, nil
+}
+
+// make makes a primary key of the owner's hierarchy.
+func (p *Parent) make(template tpm2.TPMTPublic) error {
+	r, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(template)}.Execute(p.c)
+	if err != nil {
+		return err
+	}
+	p.handle, p.name, p.flush = r.ObjectHandle, r.Name, true
+	p.public, err = r.OutPublic.Contents()
+	return err
+}
+
+// Public is the key's public part, to which everyone can seal.
+func (p *Parent) Public() *tpm2.TPMTPublic { return p.public }
+
+// Close gives back what the TPM holds for it.
+func (p *Parent) Close() {
+	if p.flush {
+		_, _ = tpm2.FlushContext{FlushHandle: p.handle}.Execute(p.c)
+	}
+}
+
+// Kept is the handle by which the key is found again: its own, or that of its hierarchy.
+func (p *Parent) Kept() tpm2.TPMHandle {
+	if p.flush {
+		return tpm2.TPMRHOwner
+	}
+	return p.handle
+}
+
+// Auth is the key as commands name it.
+func (p *Parent) Auth() tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: p.handle, Name: p.name, Auth: tpm2.PasswordAuth(nil)}
+}
+
+// unseal loads an object and asks for its secret, by a policy. The answer is encrypted on its way,
+// to a key that only this storage root key gives.
+func (p *Parent) unseal(
+	what string, public *tpm2.TPMTPublic, private tpm2.TPM2BPrivate, policy func(*tpm.Conn, tpm2.TPMISHPolicy) error,
+) ([]byte, error) {
+	loaded, err := tpm2.Load{
+		ParentHandle: p.Auth(), InPrivate: private, InPublic: tpm2.New2B(*public),
+	}.Execute(p.c)
+	if err != nil {
+		return nil, tpm.Explain("unseal "+what, err)
+	}
+	defer func() { _, _ = tpm2.FlushContext{FlushHandle: loaded.ObjectHandle}.Execute(p.c) }()
+	session, end, err := tpm2.PolicySession(p.c, tpm2.TPMAlgSHA256, 16,
+		tpm2.Salted(p.handle, *p.public), tpm2.AESEncryption(128, tpm2.EncryptOut))
+	if err != nil {
+		return nil, tpm.Explain("unseal "+what, err)
+	}
+	defer func() { _ = end() }()
+	if err := policy(p.c, session.Handle()); err != nil {
+		return nil, tpm.Explain("unseal "+what, err)
+	}
+	r, err := tpm2.Unseal{
+		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session},
+	}.Execute(p.c)
+	if err != nil {
+		return nil, tpm.Explain("unseal "+what, err)
+	}
+	return r.OutData.Buffer, nil
+}

@@ -1,0 +1,175 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/tpm/tpmtest"
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+const sealedSpec = `name = "vm"
+memory = "768MiB"
+qemu = %q
+[firmware]
+image = %q
+[kernel]
+image = %q
+initrd = %q
+cmdline = %q
+[[disk]]
+image = "root.img"
+[tpm]
+`
+
+// sealedGuest is a plain guest on an encrypted disk, with a TPM.
+type sealedGuest struct {
+	*host
+	firmware, kernel, initrd string
+}
+
+// spec writes its spec.
+func (g *sealedGuest) spec(line string) {
+	g.t.Helper()
+	g.write("vm.toml", fmt.Sprintf(sealedSpec, qemus.Version(g.t, "11.1"), g.firmware, g.kernel, g.initrd, line))
+}
+
+// boots starts it, and returns what its console says.
+func (g *sealedGuest) boots() string {
+	g.t.Helper()
+	g.run("vmlatch", "start", "vm.toml")
+	g.run("vmlatch", "wait", "vm")
+	return g.run("vmlatch", "logs", "vm")
+}
+
+// approve has the owner approve a boot with a command line, and the disk carry that.
+func (g *sealedGuest) approve(version int, line string) {
+	g.t.Helper()
+	file := fmt.Sprintf("%d.approval", version)
+	g.run("latchkey", "tpm", "approve", "--key", "approver.pem", "--name", "root", "--version", fmt.Sprint(version),
+		"--firmware", g.firmware, "--kernel", g.kernel, "--initrd", g.initrd, "--cmdline", line,
+		"--memory", "768MiB", "--qemu", "11.1", "--out", file)
+	g.cryptsetup("token", "import", "--json-file", file, "root.img")
+}
+
+func (g *sealedGuest) cryptsetup(args ...string) string {
+	g.t.Helper()
+	cmd := exec.Command("/usr/sbin/cryptsetup", args...)
+	cmd.Dir = g.work
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		g.t.Fatalf("cryptsetup %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+var saidPin = regexp.MustCompile(`latch\.tpm=([0-9a-f]{32})`)
+
+// TestDiskByTPM: a root file system opens by the guest's TPM after the boot that its owner has
+// approved, not after one with another command line, and again once that is approved.
+func TestDiskByTPM(t *testing.T) {
+	t.Parallel()
+	d, c := needDiskGuest(t), needCoco(t)
+	c.needTDXFirmware(t)
+	g := &sealedGuest{newHost(t), c.ovmf, c.kernel, strings.TrimSuffix(d.initrd, ".img") + ".plain"}
+	copyDisk(t, d.disk, filepath.Join(g.work, "root.img"))
+	copyDisk(t, d.key, filepath.Join(g.work, "key"))
+	g.spec("panic=-1")
+	g.run("vmlatch", "start", "--hold", "vm.toml") // makes the TPM
+	g.run("vmlatch", "stop", "vm", "--now")
+	g.write("vm.srk", g.run("vmlatch", "tpm", "srk", "vm"))
+	g.run("latchkey", "tpm", "key", "approver.pem")
+	out, err := g.attempt(g.command("latchkey", "tpm", "seal", "--srk", "vm.srk", "--name", "root", "--in", "key",
+		"--approver", "approver.pem.pub", "--out", "root.tpm"))
+	pin := saidPin.FindStringSubmatch(out)
+	if err != nil || pin == nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	g.cryptsetup("token", "import", "--json-file", "root.tpm", "root.img")
+
+	line := "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/mapper/root latch.tpm=" + pin[1]
+	g.spec(line)
+	g.approve(1, line)
+	const opens = "appliance: / is /dev/mapper/root, CRYPT-LUKS2"
+	if said := g.boots(); !strings.Contains(said, opens) {
+		t.Fatalf("the approved boot:\n%s", said)
+	}
+	g.spec(line + " systemd.log_level=info")
+	said := g.boots()
+	for _, want := range []string{"PCR 9 is", "the kernel's command line and the initrd", "powers off"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("another command line: the console lacks %q:\n%s", want, said)
+		}
+	}
+	if strings.Contains(said, "appliance: /") || strings.Contains(said, "open as /dev/mapper") {
+		t.Errorf("another command line opens the disk:\n%s", said)
+	}
+	g.approve(2, line+" systemd.log_level=info")
+	if said := g.boots(); !strings.Contains(said, opens) {
+		t.Errorf("the boot that was approved then:\n%s", said)
+	}
+	g.run("vmlatch", "rm", "--tpm", "vm")
+	waitNothing(t, g.work)
+}
+
+// TestSystemdsTokens: what systemd-cryptenroll has sealed opens a disk here, and only with its
+// registers.
+func TestSystemdsTokens(t *testing.T) {
+	t.Parallel()
+	libraries := filepath.Join(top(), ".cache/root/usr/lib/x86_64-linux-gnu")
+	if _, err := os.Stat(filepath.Join(libraries, "libtss2-tcti-swtpm.so.0")); err != nil {
+		t.Skipf("%v: run make setup", err)
+	}
+	needProgram(t, "systemd-cryptenroll")
+	g := &sealedGuest{host: newHost(t)}
+	socket := tpmtest.Start(t)
+	tpm := tpmtest.Open(t, socket)
+	if err := tpm.ExtendPCR(4, []byte("kernel")); err != nil {
+		t.Fatal(err)
+	}
+	_ = tpm.Close() // which serves one at a time
+	g.write("key", "a passphrase")
+	if err := os.Truncate(filepath.Join(g.work, "key"), 12); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(g.work, "image")
+	g.write("image", "")
+	if err := os.Truncate(image, 20<<20); err != nil {
+		t.Fatal(err)
+	}
+	g.cryptsetup("luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+		"--key-file", "key", "image")
+	enroll := exec.Command("systemd-cryptenroll", "--tpm2-device=swtpm:path="+socket, "--tpm2-pcrs=4+9",
+		"--unlock-key-file="+filepath.Join(g.work, "key"), image)
+	enroll.Env = append(os.Environ(), "LD_LIBRARY_PATH="+libraries)
+	if out, err := enroll.CombinedOutput(); err != nil {
+		t.Fatalf("systemd-cryptenroll: %v: %s", err, out)
+	}
+	unseal := func() (string, error) {
+		header, err := os.ReadFile(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.write("header", string(header[:16<<20]))
+		return g.attempt(g.command("latchguest-tpm", "unseal", "--tpm", socket, "--header", "header"))
+	}
+	passphrase, err := unseal()
+	if err != nil {
+		t.Fatalf("%v: %s", err, passphrase)
+	}
+	g.write("unsealed", passphrase)
+	g.cryptsetup("open", "--test-passphrase", "--key-file", "unsealed", "image")
+	tpm = tpmtest.Open(t, socket)
+	if err := tpm.ExtendPCR(9, []byte("another initrd")); err != nil {
+		t.Fatal(err)
+	}
+	_ = tpm.Close()
+	if out, err := unseal(); err == nil || !strings.Contains(out, "not the one that the policy wants") {
+		t.Errorf("with another PCR 9: %v: %s", err, out)
+	}
+}
