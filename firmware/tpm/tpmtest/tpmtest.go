@@ -15,13 +15,18 @@ import (
 // Start starts a new TPM, which ends with the test, and returns its socket.
 func Start(t testing.TB) string {
 	t.Helper()
+	return StartOn(t, t.TempDir())
+}
+
+// StartOn starts a TPM whose state is in a directory.
+func StartOn(t testing.TB, state string) string {
+	t.Helper()
 	program, err := exec.LookPath("swtpm")
 	if err != nil {
 		t.Skipf("%v: run make setup", err)
 	}
-	dir := t.TempDir()
-	socket := filepath.Join(dir, "tpm")
-	cmd := exec.Command(program, "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+socket,
+	socket := filepath.Join(t.TempDir(), "tpm")
+	cmd := exec.Command(program, "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+socket,
 		"--ctrl", "type=unixio,path="+socket+".ctrl", "--flags", "not-need-init,startup-clear")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
