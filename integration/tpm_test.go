@@ -11,15 +11,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
 // tpmSpec is a machine that has a TPM and boots nothing that would use it.
 const tpmSpec = "name = \"vm\"\nmemory = \"64MiB\"\n[[disk]]\nimage = \"disk.img\"\n[tpm]\n"
 
-// newTPMHost is a host with a spec for a VM with a TPM, and what is added to it.
-func newTPMHost(t *testing.T, more string) *host {
+// newTPMHost is a host with a PATH, and a spec for a VM with a TPM; more is added to it.
+func newTPMHost(t *testing.T, path, more string) *host {
 	t.Helper()
 	h := newHost(t)
+	h.env = append(h.env, path)
 	h.write("disk.img", strings.Repeat("\x00", 1<<20))
 	h.write("vm.toml", tpmSpec+more)
 	return h
@@ -71,7 +74,12 @@ func (h *host) hasState(want bool, what string) {
 // removes, and nothing else does.
 func TestTPMLives(t *testing.T) {
 	t.Parallel()
-	h := newTPMHost(t, "")
+	qemus.EachTPM(t, tpmLives)
+}
+
+func tpmLives(t *testing.T, path string) {
+	t.Parallel()
+	h := newTPMHost(t, path, "")
 	state := filepath.Join(h.work, "state/vm/tpm/tpm2-00.permall")
 	h.run("vmlatch", "start", "vm.toml")
 	first := read(t, state)
@@ -142,7 +150,12 @@ func TestTPMLives(t *testing.T) {
 // TestTPMFails: a start that comes to nothing leaves no process and no state that was not there.
 func TestTPMFails(t *testing.T) {
 	t.Parallel()
-	h := newTPMHost(t, "")
+	qemus.EachTPM(t, tpmFails)
+}
+
+func tpmFails(t *testing.T, path string) {
+	t.Parallel()
+	h := newTPMHost(t, path, "")
 	fails := func(what, more, want string) {
 		t.Helper()
 		h.write("bad.toml", tpmSpec+more)
@@ -216,7 +229,12 @@ func TestTPMFails(t *testing.T) {
 // what is damaged or foreign is refused, and replaces nothing.
 func TestTPMBackup(t *testing.T) {
 	t.Parallel()
-	h := newTPMHost(t, "")
+	qemus.EachTPM(t, tpmBackup)
+}
+
+func tpmBackup(t *testing.T, path string) {
+	t.Parallel()
+	h := newTPMHost(t, path, "")
 	state := filepath.Join(h.work, "state/vm/tpm/tpm2-00.permall")
 	refused := func(want string, args ...string) {
 		t.Helper()
@@ -263,6 +281,7 @@ func TestTPMBackup(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(h.work, "state/vm/evil.pm")); err == nil {
 		t.Error("a backup writes outside of the TPM's directory")
 	}
+	h.env = append(h.env, "PATH="+os.Getenv("PATH")) // the older swtpm reads what the newer has made
 	h.run("vmlatch", "tpm", "import", "vm", "backup")
 	if read(t, state) != was {
 		t.Error("another state than the backup's")
@@ -277,7 +296,12 @@ func TestTPMBackup(t *testing.T) {
 // TestEphemeralTPM: its state is gone with the VM.
 func TestEphemeralTPM(t *testing.T) {
 	t.Parallel()
-	h := newTPMHost(t, "state = \"ephemeral\"\n")
+	qemus.EachTPM(t, ephemeralTPM)
+}
+
+func ephemeralTPM(t *testing.T, path string) {
+	t.Parallel()
+	h := newTPMHost(t, path, "state = \"ephemeral\"\n")
 	out, _ := h.attempt(h.command("vmlatch", "start", "vm.toml"))
 	h.shows("start", out, "tpm-ephemeral-disk")
 	if _, err := os.Stat(filepath.Join(h.work, "run/vm/tpm/tpm2-00.permall")); err != nil {
@@ -293,7 +317,12 @@ func TestEphemeralTPM(t *testing.T) {
 // without a QEMU ends by itself, and the next command ends a QEMU without its launcher.
 func TestTPMKilledStarts(t *testing.T) {
 	t.Parallel()
-	h := newTPMHost(t, "")
+	qemus.EachTPM(t, tpmKilledStarts)
+}
+
+func tpmKilledStarts(t *testing.T, path string) {
+	t.Parallel()
+	h := newTPMHost(t, path, "")
 	const rounds = 40
 	for i := range rounds {
 		cmd := h.command("vmlatch", "start", "vm.toml")

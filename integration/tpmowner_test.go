@@ -19,7 +19,7 @@ type desk struct {
 // newDesk makes a VM's TPM as its first start does.
 func newDesk(t *testing.T) *desk {
 	t.Helper()
-	d := &desk{host: newTPMHost(t, ""), own: tpmtest.Start(t)}
+	d := &desk{host: newTPMHost(t, "PATH="+os.Getenv("PATH"), ""), own: tpmtest.Start(t)}
 	d.run("vmlatch", "start", "--hold", "vm.toml")
 	d.run("vmlatch", "stop", "vm", "--now")
 	d.write("vm.srk", d.run("vmlatch", "tpm", "srk", "vm"))

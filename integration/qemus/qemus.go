@@ -32,6 +32,22 @@ func Path(version string) string {
 	return ""
 }
 
+// EachTPM runs a test as a subtest with the system's swtpm, and with a newer one. The environment of
+// its programs needs the path that it gives.
+func EachTPM(t *testing.T, test func(t *testing.T, path string)) {
+	t.Helper()
+	system := os.Getenv("PATH")
+	t.Run("system", func(t *testing.T) { test(t, "PATH="+system) })
+	t.Run("newer", func(t *testing.T) {
+		bin := filepath.Join(dir(), "swtpm/bin")
+		if _, err := os.Stat(filepath.Join(bin, "swtpm")); err != nil {
+			why, _ := os.ReadFile(filepath.Join(dir(), "swtpm.unavailable"))
+			t.Skipf("a newer swtpm is not prepared: run make qemu-matrix %s", bytes.TrimSpace(why))
+		}
+		test(t, "PATH="+bin+":"+system)
+	})
+}
+
 // Each runs a test as a subtest on every version, starting with the one that is named.
 func Each(t *testing.T, from string, test func(t *testing.T, qemu string)) {
 	t.Helper()

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -51,7 +53,11 @@ type About struct {
 // nil does not.
 func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error) {
 	defer func() { err = interrupted(ctx, err) }()
-	p, err := run(ctx, m.Keeper, m.Program, state, key)
+	profile, err := m.profile(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := run(ctx, m.Keeper, m.Program, state, key, profile...)
 	if err != nil {
 		return err
 	}
@@ -70,6 +76,25 @@ func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error
 		}
 	}
 	return p.stop()
+}
+
+// profile asks for a TPM that older versions of swtpm can read too. It cannot be changed later
+// (swtpm(8), --profile; of 0.10 and later).
+func (m *Maker) profile(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, m.Program, "socket", "--tpm2", "--print-capabilities").Output()
+	var has struct {
+		Features []string `json:"features"`
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &has)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: it does not say what it can do: %w", ErrTPM, err)
+	}
+	if !slices.Contains(has.Features, "cmdarg-profile") {
+		return nil, nil
+	}
+	return []string{"--profile", "name=null"}, nil
 }
 
 // Check is an error unless swtpm can start the TPM whose state is in a directory.

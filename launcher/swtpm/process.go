@@ -41,8 +41,10 @@ type process struct {
 const timeout = 30 * time.Second
 
 // run starts swtpm on a state directory, whose TPM it starts. keeper is the program that starts it,
-// see [Main].
-func run(ctx context.Context, keeper []string, program string, state *os.File, key []byte) (p *process, err error) {
+// see [Main]; more is added to its command line.
+func run(
+	ctx context.Context, keeper []string, program string, state *os.File, key []byte, more ...string,
+) (p *process, err error) {
 	p = &process{}
 	var theirs []*os.File
 	let := func() { // or the end of swtpm would not be seen
@@ -78,7 +80,7 @@ func run(ctx context.Context, keeper []string, program string, state *os.File, k
 		}
 		theirs, files, fds.Key = append(theirs, pipe), append(files, pipe), first+len(files)
 	}
-	argv := Argv(keeper, program, fds)
+	argv := Argv(keeper, program, fds, more...)
 	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	p.cmd.ExtraFiles = files
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends it

@@ -44,15 +44,15 @@ type Descriptors struct {
 }
 
 // Argv is the command line of a swtpm that ends with its control channel. keeper is the program
-// that starts it, see [Main].
-func Argv(keeper []string, program string, fd Descriptors) []string {
+// that starts it, see [Main]; more is added.
+func Argv(keeper []string, program string, fd Descriptors, more ...string) []string {
 	argv := append(slices.Clone(keeper), strconv.Itoa(fd.Life), program, "socket", "--tpm2",
 		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", fd.State),
 		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", fd.Control), "--terminate")
 	if fd.Key != 0 {
 		argv = append(argv, "--key", fmt.Sprintf("fd=%d,mode=aes-256-cbc,format=binary", fd.Key))
 	}
-	return argv
+	return append(argv, more...)
 }
 
 // KeyPipe makes a pipe that holds a key, which swtpm inherits.
