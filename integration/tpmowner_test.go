@@ -54,8 +54,19 @@ func TestQuoteStory(t *testing.T) {
 	d.run("latchkey", "tpm", "credential", "make", "identity", "--tpm-root", "tpm-ca.pem", "--out", "challenge",
 		"--keep", "pending")
 	answer := strings.TrimSpace(d.inGuest("activate", "challenge"))
-	d.refused(4, "the answer is wrong", "latchkey", "tpm", "credential", "check", strings.Repeat("0", 64), "--keep", "pending",
-		"--out", "ak")
+	d.refused(
+		4,
+		"the answer is wrong",
+		"latchkey",
+		"tpm",
+		"credential",
+		"check",
+		strings.Repeat("0", 64),
+		"--keep",
+		"pending",
+		"--out",
+		"ak",
+	)
 	d.run("latchkey", "tpm", "credential", "check", answer, "--keep", "pending", "--out", "ak")
 
 	d.write("quote", d.inGuest("quote", "--nonce", aNonce, "--log", ""))
@@ -79,7 +90,15 @@ func TestQuoteStory(t *testing.T) {
 	d.write("stranger", other.inGuest("identity"))
 	d.refused(4, "certificate signed by unknown authority", "latchkey", "tpm", "credential", "make", "stranger",
 		"--tpm-root", "tpm-ca.pem", "--out", "x", "--keep", "y")
-	d.refused(1, "it is for another TPM", "latchguest-tpm", "activate", filepath.Join(d.work, "challenge"), "--tpm", other.guest)
+	d.refused(
+		1,
+		"it is for another TPM",
+		"latchguest-tpm",
+		"activate",
+		filepath.Join(d.work, "challenge"),
+		"--tpm",
+		other.guest,
+	)
 	d.write("quote", other.inGuest("quote", "--nonce", aNonce, "--log", ""))
 	d.refused(4, "another attestation key", "latchkey", verify...)
 }
@@ -89,7 +108,10 @@ func TestSealStory(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	zero := strings.Repeat("0", 64)
-	d.write("expected", "PCR CERTAINTY SHA256\n4 exact "+zero+"\n9 exact "+zero+"\n10 exact "+zero+"\n15 exact "+zero+"\n")
+	d.write(
+		"expected",
+		"PCR CERTAINTY SHA256\n4 exact "+zero+"\n9 exact "+zero+"\n10 exact "+zero+"\n15 exact "+zero+"\n",
+	)
 	boot := []string{"--expect", "expected", "--pcrs", "4,9,15"}
 	out, err := d.attempt(d.command("latchkey", append([]string{
 		"tpm", "seal", "--srk", "vm.srk", "--name", "web", "--generate", "key", "--out", "sealed",
@@ -102,19 +124,43 @@ func TestSealStory(t *testing.T) {
 	if got := d.inGuest("unseal", "sealed", "--pin", pin[1]); got != key || len(key) != 64 {
 		t.Errorf("unsealed %q, want %q", got, key)
 	}
-	d.refused(4, "a different secret", "latchguest-tpm", "unseal", "sealed", "--tpm", d.guest, "--pin", strings.Repeat("0", 32))
+	d.refused(
+		4,
+		"a different secret",
+		"latchguest-tpm",
+		"unseal",
+		"sealed",
+		"--tpm",
+		d.guest,
+		"--pin",
+		strings.Repeat("0", 32),
+	)
 	d.refused(2, "exists", "latchkey", append([]string{
 		"tpm", "seal", "--srk", "vm.srk", "--name", "web", "--generate", "key", "--out", "sealed",
 	}, boot...)...)
 
 	// A key in the owner's own TPM approves boots.
 	d.run("latchkey", "tpm", "key", "approver.pem", "--in-tpm", "--tpm", d.own)
-	d.run("latchkey", "tpm", "seal", "--srk", "vm.srk", "--name", "web", "--in", "key", "--approver", "approver.pem.pub",
-		"--out", "approved")
+	d.run(
+		"latchkey",
+		"tpm",
+		"seal",
+		"--srk",
+		"vm.srk",
+		"--name",
+		"web",
+		"--in",
+		"key",
+		"--approver",
+		"approver.pem.pub",
+		"--out",
+		"approved",
+	)
 	d.refused(4, "no boot is approved", "latchguest-tpm", "unseal", "approved", "--tpm", d.guest)
 	approve := func(version, out string) {
 		d.run("latchkey", append([]string{
-			"tpm", "approve", "--key", "tpm:approver.pem", "--tpm", d.own, "--name", "web", "--version", version, "--out", out,
+			"tpm", "approve", "--key", "tpm:approver.pem", "--tpm", d.own, "--name", "web", "--version", version,
+			"--out", out,
 		}, boot...)...)
 	}
 	approve("1", "1.approval")
@@ -137,7 +183,10 @@ func TestSealStory(t *testing.T) {
 		{"not the public part of", []string{"--srk", "key", "--in", "key", "--expect", "expected", "--pcrs", "4"}},
 		{"PCR 10 holds", []string{"--srk", "vm.srk", "--in", "key", "--expect", "expected", "--pcrs", "4,10"}},
 		{"no value of PCR 5", []string{"--srk", "vm.srk", "--in", "key", "--expect", "expected", "--pcrs", "4,5"}},
-		{"no register that depends", []string{"--srk", "vm.srk", "--in", "key", "--expect", "expected", "--pcrs", "15"}},
+		{"no register that depends", []string{
+			"--srk", "vm.srk", "--in", "key", "--expect", "expected", "--pcrs",
+			"15",
+		}},
 		{"--approver and registers", []string{"--srk", "vm.srk", "--in", "key", "--approver", "x", "--pcrs", "4"}},
 		{"the boot is not named", []string{"--srk", "vm.srk", "--in", "key"}},
 		{"the secret: --in", []string{"--srk", "vm.srk", "--expect", "expected"}},
@@ -158,8 +207,20 @@ func TestIDKeyInTPM(t *testing.T) {
 	d.run("latchkey", "idblock", "make", "guest", "--id-key", "tpm:id.pem", "--tpm", d.own, "--digest", digest)
 	d.run("latchkey", "idblock", "check", "guest", "--id-key", "tpm:id.pem", "--tpm", d.own, "--digest", digest)
 	d.run("latchkey", "tpm", "key", "author.pem", "--curve", "P-384")
-	d.run("latchkey", "idblock", "make", "both", "--id-key", "tpm:id.pem", "--author-key", "author.pem", "--tpm", d.own,
-		"--digest", digest)
+	d.run(
+		"latchkey",
+		"idblock",
+		"make",
+		"both",
+		"--id-key",
+		"tpm:id.pem",
+		"--author-key",
+		"author.pem",
+		"--tpm",
+		d.own,
+		"--digest",
+		digest,
+	)
 	d.run("latchkey", "idblock", "check", "both", "--author")
 	d.run("latchkey", "tpm", "key", "approver.pem")
 	make := []string{"idblock", "make", "x", "--digest", digest, "--tpm", d.own, "--id-key"}
@@ -169,7 +230,19 @@ func TestIDKeyInTPM(t *testing.T) {
 	d.refused(1, "there is no TPM", "latchkey", "idblock", "make", "x", "--digest", digest, "--id-key", "tpm:id.pem",
 		"--tpm", "/dev/no-tpm")
 	other := tpmtest.Start(t)
-	d.refused(1, "not made for this TPM", "latchkey", "idblock", "make", "x", "--digest", digest, "--id-key", "tpm:id.pem",
-		"--tpm", other)
+	d.refused(
+		1,
+		"not made for this TPM",
+		"latchkey",
+		"idblock",
+		"make",
+		"x",
+		"--digest",
+		digest,
+		"--id-key",
+		"tpm:id.pem",
+		"--tpm",
+		other,
+	)
 	d.refused(2, "exists", "latchkey", "tpm", "key", "id.pem", "--curve", "P-384")
 }

@@ -32,8 +32,8 @@ func Path(version string) string {
 	return ""
 }
 
-// EachTPM runs a test as a subtest with the system's swtpm, and with a newer one. The environment of
-// its programs needs the path that it gives.
+// EachTPM runs a test as a subtest with the system's swtpm, and with a newer one. The environment
+// of its programs needs the path that it gives.
 func EachTPM(t *testing.T, test func(t *testing.T, path string)) {
 	t.Helper()
 	system := os.Getenv("PATH")
