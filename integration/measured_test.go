@@ -151,7 +151,12 @@ func TestSecureBoot(t *testing.T) {
 		}
 	}
 	want := predict(newer, "11.1")
-	spec := strings.Replace(measuredSpec, "image = \"%s\"\n", "image = \"%s\"\nvars = \"vars.fd\"\n", 1)
+	spec := strings.Replace(
+		measuredSpec,
+		"image = \"%s\"\n",
+		"image = \"%s\"\nvars = \"vars.fd\"\nsecure-boot = true\n",
+		1,
+	)
 	spec = strings.Replace(spec, "image = \"vmlinuz\"", "image = \"signed\"", 1)
 	h.write("vm.toml", fmt.Sprintf(spec, "512MiB", qemus.Version(t, "11.1"), newer, line, "crb"))
 	h.run("vmlatch", "start", "vm.toml")
@@ -163,6 +168,69 @@ func TestSecureBoot(t *testing.T) {
 		}
 	}
 	h.run("vmlatch", "rm", "--tpm", "vm")
+	waitNothing(t, h.work)
+}
+
+// TestSecureBootVariables: variables of firmware with Secure Boot stay with the VM's name, and are
+// not removed in passing.
+func TestSecureBootVariables(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.write("vm.toml", "name = \"vm\"\nmemory = \"64MiB\"\n[firmware]\nsecure-boot = true\n")
+	out, err := h.attempt(h.command("vmlatch", "start", "--hold", "vm.toml"))
+	if err != nil && strings.Contains(out, "no descriptor on this machine offers") {
+		t.Skip("this machine has no firmware with keys enrolled")
+	}
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.run("vmlatch", "stop", "vm", "--now")
+	vars := filepath.Join(h.work, "state/vm/vars.fd")
+	if _, err := os.Stat(vars); err != nil {
+		t.Fatal(err)
+	}
+	text := read(t, vars)
+	const mark = "written by a guest"
+	h.write("state/vm/vars.fd", text[:len(text)-len(mark)]+mark)
+	h.run("vmlatch", "start", "--hold", "vm.toml")
+	h.run("vmlatch", "stop", "vm", "--now")
+	if !strings.HasSuffix(read(t, vars), mark) {
+		t.Error("the second start has made new variables")
+	}
+	for _, args := range [][]string{{"rm", "vm"}, {"rm", "--tpm", "vm"}} {
+		out, err := h.attempt(h.command("vmlatch", args...))
+		if err == nil || !strings.Contains(out, "rm --vars removes them") {
+			t.Errorf("%v: %v: %s", args, err, out)
+		}
+	}
+	h.run("vmlatch", "rm", "--vars", "vm")
+	waitNothing(t, h.work)
+
+	// A link in their place would have QEMU write elsewhere.
+	if err := os.MkdirAll(filepath.Join(h.work, "state/vm"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(h.work, "elsewhere"), vars); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := h.attempt(h.command("vmlatch", "start", "--hold", "vm.toml")); err == nil {
+		t.Errorf("started with a link: %s", out)
+	}
+	if err := os.Remove(vars); err != nil {
+		t.Fatal(err)
+	}
+	// A start that fails leaves none.
+	h.write(
+		"vm.toml",
+		read(t, filepath.Join(h.work, "vm.toml"))+"[[device]]\ndriver = \"virtio-rng-pci\"\nrng = \"none\"\n",
+	)
+	if out, err := h.attempt(h.command("vmlatch", "start", "--hold", "vm.toml")); err == nil {
+		t.Errorf("started: %s", out)
+	}
+	if _, err := os.Stat(vars); err == nil {
+		t.Error("a start that failed leaves variables")
+	}
+	_, _ = h.attempt(h.command("vmlatch", "rm", "vm"))
 	waitNothing(t, h.work)
 }
 

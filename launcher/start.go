@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -140,7 +141,13 @@ func (s *starter) run(ctx context.Context) error {
 // before it runs, so nothing else can be first and nothing needs to poll.
 func (s *starter) open() error {
 	for _, c := range s.plan.Copies {
-		if err := copyFile(c.From, c.To); err != nil {
+		var err error
+		if c.Keep {
+			err = s.dir.KeepFile(c.From, filepath.Base(c.To))
+		} else {
+			err = copyFile(c.From, c.To)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -94,6 +94,9 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Use, f.Path, measured)
 	}
+	for _, c := range p.Copies {
+		fmt.Fprintf(t, "%s\t%s\tmade from %s\n", c.Use, c.To, c.From)
+	}
 	section("what the launch measurement covers")
 	for _, c := range p.Covers.Covered {
 		fmt.Fprintf(t, "yes\t%s\n", c)

@@ -13,36 +13,47 @@ import (
 func newRm(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
 		Name:         "rm",
-		Usage:        "remove the logs of VMs that have ended, and on request their TPMs",
+		Usage:        "remove the logs of VMs that have ended, and on request their TPMs and variables",
 		ArgsUsage:    "NAME… | --all",
 		Category:     catRun,
 		BashComplete: completeEnded,
 		Description: `Remove the logs and the last record of VMs that have ended. Specs, disks and whatever
 else is yours stay. So does a persistent TPM, and with it the logs: --tpm removes its keys
-and counters first. What was sealed to it, such as the key of a disk, is lost then.
+and counters first. What was sealed to it, such as the key of a disk, is lost then. Variables
+of firmware with Secure Boot stay too, until --vars removes them.
 
 Examples:
 
    vmlatch rm guest
-   vmlatch rm --tpm guest
+   vmlatch rm --tpm --vars guest
    vmlatch rm --all`,
 		Flags: hostFlags(ignoreFlag(),
 			&urfave.BoolFlag{Name: "all", Usage: "remove those of every VM that has ended"},
-			&urfave.BoolFlag{Name: "tpm", Usage: "also remove its TPM: what was sealed to it is lost"}, jobsFlag(),
-			jsonFlag()),
+			&urfave.BoolFlag{Name: "tpm", Usage: "also remove its TPM: what was sealed to it is lost"},
+			&urfave.BoolFlag{Name: "vars", Usage: "also remove its firmware's variables, of Secure Boot"},
+			jobsFlag(), jsonFlag()),
 		Action: func(c *urfave.Context) error {
 			ended := func(e *rundir.Entry) bool { return e.Status() == rundir.Ended }
 			return onEach(c, s, ended, func(ctx context.Context, s *cli.IO, root rundir.Root, t *task) error {
 				had := false
-				if c.Bool("tpm") {
-					err := root.ForgetTPM(ctx, t.Name)
-					if had = err == nil; !had && !errors.Is(err, rundir.ErrNotFound) {
+				for flag, forget := range map[string]func(context.Context, string) error{
+					"tpm": root.ForgetTPM, "vars": root.ForgetVars,
+				} {
+					if !c.Bool(flag) {
+						continue
+					}
+					err := forget(ctx, t.Name)
+					if err != nil && !errors.Is(err, rundir.ErrNotFound) {
 						return err
 					}
+					had = had || err == nil
 				}
 				err := root.Forget(ctx, t.Name)
 				if errors.Is(err, rundir.ErrTPM) {
 					return cli.Fail(cli.ExitUsage, err, "rm --tpm removes it too; what was sealed to it is lost then")
+				}
+				if errors.Is(err, rundir.ErrVars) {
+					return cli.Fail(cli.ExitUsage, err, "rm --vars removes them too; the firmware begins with new ones then")
 				}
 				if had && errors.Is(err, rundir.ErrNotFound) {
 					err = nil // it had no logs

@@ -106,7 +106,11 @@ var checkCases = map[string]checkCase{
 	"tpm-tdx-rtmr2":      {tech: "tdx", add: "[tpm]\ntrust = \"host\"\n", refused: true},
 	"tpm-device-twice":   {tech: "none", add: "[tpm]\n[[device]]\ndriver = \"tpm-tis\"\n", refused: true},
 	"tpm-ephemeral-disk": {tech: "none", add: "[tpm]\nstate = \"ephemeral\"\n[[disk]]\nimage = \"k\"\n"},
-	"tpm-swtpm":          {tech: "none", add: "[tpm]\n", host: func(f *plan.Facts) { f.TPM = nil }},
+	"secure-boot-direct": {
+		tech: "none",
+		add:  "[firmware]\nsecure-boot = true\nimage = \"k\"\nvars = \"k\"\n[kernel]\nimage = \"k\"\n",
+	},
+	"tpm-swtpm": {tech: "none", add: "[tpm]\n", host: func(f *plan.Facts) { f.TPM = nil }},
 	"tpm-state-key": {tech: "none", add: "[tpm]\n", host: func(f *plan.Facts) {
 		encrypted := true
 		f.TPM.Encrypted = &encrypted

@@ -21,7 +21,7 @@ var order = [...]string{
 	"cpu-model-named", "cpu-model-versioned", "tdx-attributes", "tdx-cpu-host", "tdx-hugepages",
 	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-hotplug", "no-loader",
 	"no-balloon", "no-viommu", "vfio-iommufd", "vtpm-evidence", "tpm-tdx-rtmr2",
-	"tpm-device-twice", "tpm-ephemeral-disk", "tdx-boot-disk", "option-roms",
+	"tpm-device-twice", "tpm-ephemeral-disk", "secure-boot-direct", "tdx-boot-disk", "option-roms",
 	"cmdline-characters", "broker-key-measured", "console-closed", "broker-source", "something-boots",
 	fault.TPMProgram, fault.TPMState, "tpm-firmware",
 	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "machine-known", "device-known",

@@ -117,7 +117,9 @@ func planChecks() []tee.Check {
 			Source: "edk2, OvmfPkg/Library/X86QemuLoadImageLib; tianocore/edk2#10628; seen with Debian's" +
 				" OVMF.inteltdx.ms.fd",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				return s.ReadImage(func(i *plan.Image) (tee.Verdict, string) { return tee.Verify(!i.PlatformKey, "") })
+				return s.ReadImage(
+					func(i *plan.Image) (tee.Verdict, string) { return tee.Verify(!i.PlatformKey, "") },
+				)
 			},
 		},
 		{

@@ -62,7 +62,12 @@ func TestErrorOfResults(t *testing.T) {
 	name := result(check.NameFree, tee.Refuse, tee.PlanStage, tee.Failed)
 	fine := []check.Result{
 		result("a", tee.Refuse, tee.SpecStage, tee.OK), result("b", tee.Warn, tee.SpecStage, tee.Failed),
-		result("c", tee.Refuse, tee.HostStage, tee.Unknown), result("d", tee.Refuse, tee.PlanStage, tee.NotApplicable),
+		result(
+			"c",
+			tee.Refuse,
+			tee.HostStage,
+			tee.Unknown,
+		), result("d", tee.Refuse, tee.PlanStage, tee.NotApplicable),
 	}
 	const all = "\n\"vmlatch check FILE\" shows all checks"
 	for title, c := range map[string]struct {

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 	"sync"
@@ -47,8 +48,23 @@ func specChecks() []tee.Check {
 			Fix:      "use one stateless firmware image, and leave vars out",
 			Source:   "QEMU, docs/system/i386/amd-memory-encryption.rst; nova, stateless firmware",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				return tee.Verify(s.Firmware.Vars == "",
-					"%s: a variable store is not measured: the host could change what the guest boots", s.Firmware.Vars)
+				return tee.Verify(s.Firmware.Vars == "" && !s.Firmware.SecureBoot,
+					"%s: a variable store is not measured: the host could change what the guest boots",
+					cmp.Or(s.Firmware.Vars, "secure-boot"))
+			},
+		},
+		{
+			ID:       "secure-boot-direct",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "kernel.image",
+			When:     func(s *tee.Subject) bool { return s.Firmware.SecureBoot },
+			Cause: "a kernel that QEMU loads may start without a valid signature: older firmware has a loader" +
+				" for it that looks at none",
+			Fix:    "boot from the disk: leave [kernel] out",
+			Source: "edk2, OvmfPkg/Library/X86QemuLoadImageLib; seen with Debian's OVMF 2022.11",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(s.Kernel.Image == "", "")
 			},
 		},
 		{

@@ -18,6 +18,9 @@ type Firmware struct {
 	Image    string   `toml:"image"`
 	Vars     string   `toml:"vars"`
 	Features []string `toml:"features"`
+	// SecureBoot is firmware that starts only what its keys have signed, and whose variables stay
+	// with the VM's name.
+	SecureBoot bool `toml:"secure-boot"`
 }
 
 // Types of firmware.
@@ -31,7 +34,7 @@ const useFirmware = "firmware"
 
 // Lookup reports whether the firmware has to be found through QEMU's descriptors.
 func (f *Firmware) Lookup() bool {
-	return f.Image == "" && (f.Type == FirmwareUEFI || len(f.Features) > 0)
+	return f.Image == "" && (f.Type == FirmwareUEFI || len(f.Features) > 0 || f.SecureBoot)
 }
 
 func (f *Firmware) complete(g *Guest) error {
@@ -40,6 +43,16 @@ func (f *Firmware) complete(g *Guest) error {
 		if err := OneOf(g.File, "firmware.type", f.Type, FirmwareBIOS, FirmwareUEFI); err != nil {
 			return err
 		}
+	}
+	switch {
+	case !f.SecureBoot:
+	case f.Type == FirmwareBIOS:
+		return g.File.Errorf("firmware.secure-boot", "Secure Boot is of UEFI; type is %q", f.Type)
+	case f.Image != "" && f.Vars == "":
+		return g.File.Errorf("firmware.vars",
+			"Secure Boot's keys are in the variables: name the file that belongs to image, or leave image out")
+	case f.Image == "" && f.Vars != "":
+		return g.File.Errorf("firmware.image", "vars belong to an image: name it, or leave vars out")
 	}
 	return g.File.NoNUL(f.Image, f.Vars)
 }
@@ -79,13 +92,24 @@ func (f *Firmware) build(b *Builder) error {
 	}
 	b.flash("pflash0", d.Image, true)
 	b.File(d.Image, "firmware code", false)
+	if f.SecureBoot || slices.Contains(d.Features, "requires-smm") {
+		if err := b.protectFlash(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case f.Vars != "":
 		b.flash("pflash1", f.Vars, false)
 		b.File(f.Vars, "firmware variables, written by the guest", false)
+	case f.SecureBoot && d.VarsImage != "":
+		vars := filepath.Join(b.plan.Dirs.State, b.plan.Name, rundir.VarsFile)
+		b.plan.Copies = append(b.plan.Copies,
+			Copy{From: d.VarsImage, To: vars, Use: "firmware variables, kept", Keep: true})
+		b.flash("pflash1", vars, false)
 	case d.VarsImage != "":
 		vars := filepath.Join(b.plan.Dirs.Run, b.plan.Name, rundir.VarsFile)
-		b.plan.Copies = append(b.plan.Copies, Copy{d.VarsImage, vars, "firmware variables, for this run only"})
+		b.plan.Copies = append(b.plan.Copies,
+			Copy{From: d.VarsImage, To: vars, Use: "firmware variables, for this run only"})
 		b.flash("pflash1", vars, false)
 	}
 	return nil
@@ -95,6 +119,9 @@ func (f *Firmware) build(b *Builder) error {
 // keys is taken only if the spec asks for that.
 func (b *Builder) findFirmware() (ovmf.Descriptor, error) {
 	want := b.Guest.Firmware.Features
+	if b.Guest.Firmware.SecureBoot {
+		want = append(slices.Clone(want), "secure-boot", "enrolled-keys", "requires-smm")
+	}
 	for _, d := range b.Facts.Descriptors {
 		unasked := slices.ContainsFunc([]string{"requires-smm", "enrolled-keys"}, func(f string) bool {
 			return slices.Contains(d.Features, f) && !slices.Contains(want, f)
@@ -110,6 +137,18 @@ func (b *Builder) findFirmware() (ovmf.Descriptor, error) {
 			strings.Join(append([]string{"uefi"}, want...), ", ")),
 		Fix: "install a firmware that has it, or name a file with image = in [firmware]",
 	}
+}
+
+// protectFlash lets only the firmware, in system management mode, write variables: a guest's kernel
+// could change Secure Boot's keys else (edk2, OvmfPkg/README, "SMM support").
+func (b *Builder) protectFlash() error {
+	if m := b.Guest.Machine; m != "q35" && !strings.HasPrefix(m, "pc-q35") {
+		return b.Guest.File.Errorf("machine", "%s: firmware with Secure Boot needs q35", m)
+	}
+	b.Machine.SetBool("smm", true)
+	b.Option("-global", "driver=cfi.pflash01,property=secure,value=on")
+	b.Option("-global", "ICH9-LPC.disable_s3=1")
+	return nil
 }
 
 func (b *Builder) flash(node, path string, readOnly bool) {

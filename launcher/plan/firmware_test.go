@@ -38,6 +38,56 @@ func TestFirmwareByDescriptors(t *testing.T) {
 	}
 }
 
+// TestSecureBootFirmware: it is found by its keys, writes its variables in system management mode
+// alone, and keeps them with the VM's name.
+func TestSecureBootFirmware(t *testing.T) {
+	enrolled := testhost.Facts(func(f *plan.Facts) {
+		for i := range f.Descriptors {
+			if d := &f.Descriptors[i]; d.Image == "/fw/SMM.fd" {
+				d.Features, d.VarsImage = append(d.Features, "enrolled-keys"), "/fw/KEYS.fd"
+			}
+		}
+	})
+	p, err := planFor("firmware.secure-boot = true", enrolled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(p.Argv, " ")
+	for _, want := range []string{
+		"/fw/SMM.fd", "smm=on", "driver=cfi.pflash01,property=secure,value=on", "/var/lib/vmlatch/vm/vars.fd",
+	} {
+		if !strings.Contains(line, want) {
+			t.Errorf("the command line lacks %s: %s", want, line)
+		}
+	}
+	want := plan.Copy{
+		From: "/fw/KEYS.fd",
+		To:   "/var/lib/vmlatch/vm/vars.fd",
+		Use:  "firmware variables, kept",
+		Keep: true,
+	}
+	if len(p.Copies) != 1 || p.Copies[0] != want {
+		t.Errorf("copies %+v, want %+v", p.Copies, want)
+	}
+	own, err := planFor("firmware = {secure-boot = true, image = 'f', vars = 'v'}", testhost.Facts())
+	if err != nil || len(own.Copies) != 0 || !strings.Contains(strings.Join(own.Argv, " "), "smm=on") {
+		t.Errorf("own files: %+v, %v", own, err)
+	}
+	for text, want := range map[string]string{
+		"firmware = {secure-boot = true, type = 'bios'}":                           "Secure Boot is of UEFI",
+		"firmware = {secure-boot = true, image = 'f'}":                             "name the file that belongs to image",
+		"firmware = {secure-boot = true, vars = 'v'}":                              "vars belong to an image",
+		"machine = 'pc'\nfirmware = {secure-boot = true, image = 'f', vars = 'v'}": "needs q35",
+	} {
+		if _, err := planFor(text, enrolled); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	if _, err := planFor("firmware.secure-boot = true", testhost.Facts()); err == nil {
+		t.Error("firmware without keys is taken")
+	}
+}
+
 const sevUnverified = "technology = 'sev'\n[latch]\nuntil = 'nothing'"
 
 // TestEnrolledKeysAreNotTakenUnasked: they decide which kernels boot.
@@ -91,7 +141,9 @@ func TestFilesOfAPlan(t *testing.T) {
 		"firmware by type": {
 			"firmware.type = 'uefi'",
 			[]plan.File{{"/fw/CODE.fd", "firmware code", false}},
-			[]plan.Copy{{"/fw/VARS.fd", "/run/vmlatch/vm/vars.fd", "firmware variables, for this run only"}},
+			[]plan.Copy{{
+				From: "/fw/VARS.fd", To: "/run/vmlatch/vm/vars.fd", Use: "firmware variables, for this run only",
+			}},
 			"||",
 		},
 		"a measured guest": {

@@ -50,6 +50,7 @@ type Copy struct {
 	From string `json:"from"`
 	To   string `json:"to"`
 	Use  string `json:"use"`
+	Keep bool   `json:"keep,omitempty"` // made once, it stays
 }
 
 // Build works out the start of a guest. It reads no file and asks no program: equal

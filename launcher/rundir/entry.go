@@ -276,7 +276,15 @@ func (r Root) Forget(ctx context.Context, name string) error {
 	if has, err := r.HasTPM(name); err != nil || has {
 		return errors.Join(err, fmt.Errorf("%s: %w", name, ErrTPM))
 	}
-	if err := removeTPM(filepath.Join(d.State, tpmNew)); err != nil { // of a command that was killed
+	if has, err := r.HasVars(name); err != nil || has {
+		return errors.Join(err, fmt.Errorf("%s: %w", name, ErrVars))
+	}
+	// Of commands that were killed.
+	err = os.Remove(filepath.Join(d.State, VarsFile+newSuffix))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := removeTPM(filepath.Join(d.State, tpmNew)); err != nil {
 		return err
 	}
 	return d.removeLogs()

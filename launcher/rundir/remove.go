@@ -69,6 +69,11 @@ func (d *Dir) purge() error {
 	if d.tpmMade { // nothing was ever sealed to it
 		err = errors.Join(err, removeTPMs(d.State))
 	}
+	for _, f := range d.kept { // no guest has written it
+		if e := os.Remove(filepath.Join(d.State, f)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
 	d.restoreLogs()
 	return err
 }

@@ -46,7 +46,7 @@ const (
 	ownerLock       = "owner.lock"
 	helperLock      = "helper.lock"
 	keeperLock      = "logs.lock"
-	VarsFile        = "vars.fd" // a firmware's variables, for one run
+	VarsFile        = "vars.fd" // a firmware's variables: for one run, or kept next to the logs
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
 	globalLock      = ".lock"
@@ -105,8 +105,10 @@ type Dir struct {
 	launch *os.File   // locked, in the process that created or opened it
 	// tpmMade is whether this launch has made the persistent TPM.
 	tpmMade bool
-	id      *lockFile // of the VM; see pin
-	closed  bool
+	// kept are the files that this launch has made to stay.
+	kept   []string
+	id     *lockFile // of the VM; see pin
+	closed bool
 }
 
 // CheckName says why a VM cannot have a name; nil if it can.
