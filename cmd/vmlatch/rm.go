@@ -53,7 +53,7 @@ Examples:
 					return cli.Fail(cli.ExitUsage, err, "rm --tpm removes it too; what was sealed to it is lost then")
 				}
 				if errors.Is(err, rundir.ErrVars) {
-					return cli.Fail(cli.ExitUsage, err, "rm --vars removes them too; the firmware begins with new ones then")
+					return cli.Fail(cli.ExitUsage, err, "rm --vars removes them too; new ones are made then")
 				}
 				if had && errors.Is(err, rundir.ErrNotFound) {
 					err = nil // it had no logs

@@ -75,7 +75,7 @@ func TestSecureBootFirmware(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"firmware = {secure-boot = true, type = 'bios'}":                           "Secure Boot is of UEFI",
-		"firmware = {secure-boot = true, image = 'f'}":                             "name the file that belongs to image",
+		"firmware = {secure-boot = true, image = 'f'}":                             "name the file that belongs",
 		"firmware = {secure-boot = true, vars = 'v'}":                              "vars belong to an image",
 		"machine = 'pc'\nfirmware = {secure-boot = true, image = 'f', vars = 'v'}": "needs q35",
 	} {
