@@ -130,14 +130,77 @@ func TestDiskByTPM(t *testing.T) {
 	waitNothing(t, g.work)
 }
 
-// TestSystemdsTokens: what systemd-cryptenroll has sealed opens a disk here, and only with its
-// registers.
-func TestSystemdsTokens(t *testing.T) {
-	t.Parallel()
+// needTSS is an environment in which systemd's programs find the libraries that talk to a TPM.
+func needTSS(t *testing.T) []string {
+	t.Helper()
 	libraries := filepath.Join(top(), ".cache/root/usr/lib/x86_64-linux-gnu")
 	if _, err := os.Stat(filepath.Join(libraries, "libtss2-tcti-swtpm.so.0")); err != nil {
 		t.Skipf("%v: run make setup", err)
 	}
+	return append(os.Environ(), "LD_LIBRARY_PATH="+libraries)
+}
+
+// TestHostsTPM: the key of a guest's TPM is a credential that systemd has sealed to the host's TPM.
+func TestHostsTPM(t *testing.T) {
+	t.Parallel()
+	systemd := needTSS(t)
+	needProgram(t, "systemd-creds")
+	h := newTPMHost(t, "PATH="+os.Getenv("PATH"), "key = \"credential:tpm-key\"\n")
+	socket := tpmtest.Start(t)
+	h.write("key", strings.Repeat("k", 32))
+	creds := func(args ...string) ([]byte, error) {
+		cmd := exec.Command("systemd-creds", args...)
+		cmd.Dir, cmd.Env = h.work, systemd
+		return cmd.CombinedOutput()
+	}
+	out, err := creds("encrypt", "--with-key=tpm2", "--tpm2-device=swtpm:path="+socket, "--tpm2-pcrs=7",
+		"--name=tpm-key", "key", "tpm-key.cred")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	decrypt := func() ([]byte, error) {
+		return creds(
+			"decrypt",
+			"--tpm2-device=swtpm:path="+socket,
+			"--name=tpm-key",
+			"tpm-key.cred",
+			"credentials/tpm-key",
+		)
+	}
+	if err := os.Mkdir(filepath.Join(h.work, "credentials"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := decrypt(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.env = append(h.env, "CREDENTIALS_DIRECTORY="+filepath.Join(h.work, "credentials"))
+	h.run("vmlatch", "start", "--hold", "vm.toml")
+	h.run("vmlatch", "stop", "vm", "--now")
+	h.shows("tpm", h.run("vmlatch", "tpm", "vm"), ", encrypted")
+	tpm := tpmtest.Open(t, socket)
+	if err := tpm.ExtendPCR(7, []byte("another host")); err != nil {
+		t.Fatal(err)
+	}
+	_ = tpm.Close()
+	if err := os.Remove(filepath.Join(h.work, "credentials/tpm-key")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := decrypt(); err == nil {
+		t.Errorf("the host's TPM gives the key after another boot: %s", out)
+	}
+	if out, err := h.attempt(h.command("vmlatch", "start", "--hold", "vm.toml")); err == nil ||
+		!strings.Contains(out, "tpm-key") {
+		t.Errorf("without its key: %v: %s", err, out)
+	}
+	h.run("vmlatch", "rm", "--tpm", "vm")
+	waitNothing(t, h.work)
+}
+
+// TestSystemdsTokens: what systemd-cryptenroll has sealed opens a disk here, and only with its
+// registers.
+func TestSystemdsTokens(t *testing.T) {
+	t.Parallel()
+	systemd := needTSS(t)
 	needProgram(t, "systemd-cryptenroll")
 	g := &sealedGuest{host: newHost(t)}
 	socket := tpmtest.Start(t)
@@ -159,7 +222,7 @@ func TestSystemdsTokens(t *testing.T) {
 		"--key-file", "key", "image")
 	enroll := exec.Command("systemd-cryptenroll", "--tpm2-device=swtpm:path="+socket, "--tpm2-pcrs=4+9",
 		"--unlock-key-file="+filepath.Join(g.work, "key"), image)
-	enroll.Env = append(os.Environ(), "LD_LIBRARY_PATH="+libraries)
+	enroll.Env = systemd
 	if out, err := enroll.CombinedOutput(); err != nil {
 		t.Fatalf("systemd-cryptenroll: %v: %s", err, out)
 	}

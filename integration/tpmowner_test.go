@@ -246,3 +246,56 @@ func TestIDKeyInTPM(t *testing.T) {
 	)
 	d.refused(2, "exists", "latchkey", "tpm", "key", "id.pem", "--curve", "P-384")
 }
+
+// TestKeptByTPM: a broker's key and an owner file are of use with the owner's TPM alone.
+func TestKeptByTPM(t *testing.T) {
+	t.Parallel()
+	d := &desk{host: newHost(t), own: tpmtest.Start(t)}
+	other := tpmtest.Start(t)
+	pin := d.run("latchkey", "broker", "init", "keys", "--in-tpm", "--tpm", d.own)
+	if !strings.HasPrefix(pin, "latch.key=ed25519:") ||
+		pin != d.run("latchkey", "broker", "key", "keys", "--tpm", d.own) {
+		t.Errorf("the pin is %s", pin)
+	}
+	d.refused(1, "sealed to another TPM", "latchkey", "broker", "key", "keys", "--tpm", other)
+	d.refused(1, "there is no TPM", "latchkey", "broker", "key", "keys", "--tpm", "/dev/no-tpm")
+	if text := read(t, filepath.Join(d.work, "keys/broker.key")); strings.Contains(text, "PRIVATE KEY") {
+		t.Errorf("the key's file has the key: %s", text)
+	}
+	d.write("keys/broker.key", "{}")
+	d.refused(1, "not sealed by latchkey", "latchkey", "broker", "key", "keys", "--tpm", d.own)
+
+	d.run("latchkey", "tpm", "keep", "owner.tpm", "--tpm", d.own)
+	d.refused(2, "exists", "latchkey", "tpm", "keep", "owner.tpm", "--tpm", d.own)
+	d.session()
+	d.run(
+		"latchkey",
+		"session",
+		"--force",
+		"--platform",
+		"platform.json",
+		"--cek",
+		"cek.cert",
+		"--trust-root",
+		"root.pem",
+		"--out",
+		".",
+		"--passphrase-file",
+		"tpm:owner.tpm",
+		"--tpm",
+		d.own,
+	)
+	if text := read(t, filepath.Join(d.work, "guest.owner")); !strings.Contains(text, "AGE ENCRYPTED FILE") {
+		t.Errorf("the owner file is not encrypted: %s", text)
+	}
+	d.write(
+		"measurement.json",
+		`{"schema":"vmlatch.measurement/1","name":"vm","technology":"sev","emulated":true,"policy":1,`+
+			`"measurement":"`+strings.Repeat("A", 64)+`"}`,
+	)
+	verify := []string{
+		"verify", "--owner", "guest.owner", "--measurement", "measurement.json", "--firmware", "x",
+		"--passphrase-file", "tpm:owner.tpm", "--tpm",
+	}
+	d.refused(2, "sealed to another TPM", "latchkey", append(verify, other)...)
+}

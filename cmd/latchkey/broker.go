@@ -30,16 +30,21 @@ func newBroker(s *cli.IO) *urfave.Command {
 measured command line, so a new key is a new command line and a new digest.
 
 "init DIR" makes DIR/broker.key (only you can read it) and prints the words for the guest's
-command line. "key DIR" prints them again. To change a key, make a second directory and
-give both to "serve" until every guest has the new command line; after a theft, first
-remove the old digests from your policies.
+command line. With --in-tpm the file is of use only with your own TPM, which "serve" needs
+then. "key DIR" prints them again. To change a key, make a second directory and give both to
+"serve" until every guest has the new command line; after a theft, first remove the old
+digests from your policies.
 
 Examples:
 
    latchkey broker init keys
+   latchkey broker init keys --in-tpm
    latchkey broker key keys --json`,
 		BashComplete: actions("init", "key"),
-		Flags:        []urfave.Flag{&urfave.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Flags: []urfave.Flag{
+			&urfave.BoolFlag{Name: "in-tpm", Usage: "init: seal the key to your own TPM"}, deviceFlag(),
+			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
+		},
 		Action: func(c *urfave.Context) error {
 			args, err := actionArgs(c, "init", "key")
 			if err != nil {
@@ -56,12 +61,12 @@ const keyFile = "broker.key"
 func runBroker(c *urfave.Context, s *cli.IO, action, dir string) error {
 	name := filepath.Join(dir, keyFile)
 	if action == "init" {
-		if err := writeKey(dir, name); err != nil {
+		if err := writeKey(c, dir, name); err != nil {
 			return err
 		}
 		s.Say("wrote %s: whoever has it can give your guests secrets of their own choice", name)
 	}
-	pin, err := pinOf(name)
+	pin, err := pinOf(name, c.String("tpm"))
 	if err != nil {
 		return err
 	}
@@ -75,7 +80,7 @@ func runBroker(c *urfave.Context, s *cli.IO, action, dir string) error {
 	return err
 }
 
-func writeKey(dir, name string) error {
+func writeKey(c *urfave.Context, dir, name string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
@@ -84,6 +89,11 @@ func writeKey(dir, name string) error {
 		return err
 	}
 	defer clear(b)
+	if c.Bool("in-tpm") {
+		if b, err = keep(keyFile, b, c.String("tpm")); err != nil {
+			return adviseTPM(err)
+		}
+	}
 	out, err := cli.PrepareSecret(name)
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
@@ -97,8 +107,9 @@ func writeKey(dir, name string) error {
 	return err
 }
 
-// readBrokerKey reads a broker's key, from its file or the directory that holds it.
-func readBrokerKey(name string) (k brokerKey, err error) {
+// readBrokerKey reads a broker's key, from its file or the directory that holds it. One that is
+// sealed needs the TPM that device names.
+func readBrokerKey(name, device string) (k brokerKey, err error) {
 	if info, err := os.Stat(name); err == nil && info.IsDir() {
 		name = filepath.Join(name, keyFile)
 	}
@@ -115,6 +126,12 @@ func readBrokerKey(name string) (k brokerKey, err error) {
 		return k, cli.Fail(cli.ExitUsage, err)
 	}
 	defer clear(b)
+	if isKept(b) {
+		if b, err = unkeep(b, device); err != nil {
+			return k, adviseTPM(fmt.Errorf("%s: %w", name, err))
+		}
+		defer clear(b)
+	}
 	private, err := broker.ParseKey(b)
 	if err != nil {
 		return k, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", name, err))
@@ -135,8 +152,8 @@ type brokerKey struct {
 	public  exchange.Key
 }
 
-func pinOf(name string) (exchange.Key, error) {
-	k, err := readBrokerKey(name)
+func pinOf(name, device string) (exchange.Key, error) {
+	k, err := readBrokerKey(name, device)
 	clear(k.private)
 	return k.public, err
 }

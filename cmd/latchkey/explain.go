@@ -50,7 +50,7 @@ Examples:
 				Name:  "measurement",
 				Usage: "the host's `FILE` (vmlatch measure), - for standard input",
 			},
-			passphraseFlag(),
+			passphraseFlag(), deviceFlag(),
 			&urfave.StringFlag{Name: "owner", Usage: "your owner `FILE` of the session, for --measurement"},
 			&urfave.StringSliceFlag{
 				Name:  "other",

@@ -46,6 +46,7 @@ Examples:
 				Name:  "key",
 				Usage: "check: the broker's `KEY`, a file, its directory, or ed25519:…, that guests must name",
 			},
+			deviceFlag(),
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
 		BashComplete: actions("check", "rtmr0"),
@@ -144,7 +145,7 @@ func pins(c *urfave.Context) (keys []exchange.Key, err error) {
 	for _, text := range c.StringSlice("key") {
 		k, err := exchange.ParseKey(strings.TrimPrefix(text, "latch.key="))
 		if err != nil {
-			if k, err = pinOf(text); err != nil {
+			if k, err = pinOf(text, c.String("tpm")); err != nil {
 				return nil, err
 			}
 		}

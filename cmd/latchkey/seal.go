@@ -70,12 +70,23 @@ func (st *store) seal(plain []byte) ([]byte, error) {
 	return b.Bytes(), err
 }
 
+func newPassphrase(c *urfave.Context, s *cli.IO) *passphrase {
+	return &passphrase{file: c.String("passphrase-file"), device: c.String("tpm"), io: s}
+}
+
+// fresher is a passphrase that is chosen now.
+func fresher(p *passphrase) *passphrase {
+	p.fresh = true
+	return p
+}
+
 // passphrase opens an encrypted owner file. It is asked for once.
 type passphrase struct {
-	file  string // to read it from, or ""
-	fresh bool   // ask twice: it is chosen now
-	io    *cli.IO
-	text  string
+	file   string // to read it from, or ""
+	device string // the TPM that keeps it, for files tpm:…
+	fresh  bool   // ask twice: it is chosen now
+	io     *cli.IO
+	text   string
 }
 
 const maxPassphrase = 1 << 10
@@ -83,13 +94,13 @@ const maxPassphrase = 1 << 10
 func passphraseFlag() urfave.Flag {
 	return &urfave.StringFlag{
 		Name:  "passphrase-file",
-		Usage: "read the passphrase of an encrypted owner file from `FILE` (its first line)",
+		Usage: "read the passphrase of an encrypted owner file from `FILE` (its first line), or tpm:FILE",
 	}
 }
 
 // openStore is the owner file that --owner names.
 func openStore(c *urfave.Context, s *cli.IO) *store {
-	return &store{name: c.String("owner"), passphrase: &passphrase{file: c.String("passphrase-file"), io: s}}
+	return &store{name: c.String("owner"), passphrase: newPassphrase(c, s)}
 }
 
 func (p *passphrase) get(name string) (string, error) {
@@ -100,7 +111,11 @@ func (p *passphrase) get(name string) (string, error) {
 	var err error
 	if p.file != "" {
 		var b []byte
-		b, err = p.io.ReadInput(p.file, maxPassphrase)
+		if file, ok := strings.CutPrefix(p.file, keyPrefix); ok {
+			b, err = readKept(file, p.device)
+		} else {
+			b, err = p.io.ReadInput(p.file, maxPassphrase)
+		}
 		text, _, _ = strings.Cut(string(b), "\n")
 		text = strings.TrimSuffix(text, "\r")
 		clear(b)

@@ -46,7 +46,7 @@ Examples:
 				Name:  "entry",
 				Usage: "put the content of a file under a GUID: `GUID=FILE`; may be repeated",
 			},
-			passphraseFlag(),
+			passphraseFlag(), deviceFlag(),
 			&urfave.StringFlag{Name: "out", Usage: "write the packet to `FILE`, - for standard output"},
 		),
 		Action: func(c *urfave.Context) error {

@@ -51,7 +51,7 @@ Examples:
 			&urfave.StringSliceFlag{Name: "listen", Usage: "`ADDRESS`: tcp:HOST:PORT or unix:PATH"},
 			&urfave.StringSliceFlag{Name: "policy", Usage: "policy `FILE`, or a directory of them"},
 			&urfave.StringFlag{Name: "bundle", Usage: "certificates and lists `FILE` (latchkey bundle)"},
-			stateFlag(),
+			stateFlag(), deviceFlag(),
 			&urfave.StringFlag{
 				Name:  "approve",
 				Usage: "show the approvals page at `ADDRESS`: 127.0.0.1:PORT or unix:PATH",
@@ -60,7 +60,10 @@ Examples:
 				Name:  "approve-host",
 				Usage: "a further `HOST:PORT` under which the page may be opened, as by a tunnel",
 			},
-			&urfave.BoolFlag{Name: "dry-run", Usage: "judge and say what would be given, but give and record nothing"},
+			&urfave.BoolFlag{
+				Name:  "dry-run",
+				Usage: "judge and say what would be given, but give and record nothing",
+			},
 			&urfave.BoolFlag{
 				Name:  "accept-audit-loss",
 				Usage: "go on after the audit was lost or changed; it will say so",
@@ -131,7 +134,7 @@ func runServe(c *urfave.Context, s *cli.IO) error {
 
 func (v *server) open() (err error) {
 	for _, name := range v.c.StringSlice("key") {
-		k, err := readBrokerKey(name)
+		k, err := readBrokerKey(name, v.c.String("tpm"))
 		if err != nil {
 			return err
 		}

@@ -57,7 +57,7 @@ Examples:
 			},
 		}, append(demandFlags(), trustRootFlag(),
 			&urfave.BoolFlag{Name: "passphrase", Usage: "encrypt NAME.owner with a passphrase, which is asked for"},
-			passphraseFlag(),
+			passphraseFlag(), deviceFlag(),
 			&urfave.BoolFlag{Name: "force", Usage: "replace files that exist"})...),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
@@ -157,7 +157,7 @@ func runSession(c *urfave.Context, s *cli.IO) error {
 	path := filepath.Join(c.String("out"), name)
 	st := &store{
 		name: path + ".owner", encrypted: c.Bool("passphrase") || c.IsSet("passphrase-file"),
-		passphrase: &passphrase{file: c.String("passphrase-file"), fresh: true, io: s},
+		passphrase: fresher(newPassphrase(c, s)),
 	}
 	if err := writeSession(s, st, path, c.Bool("force"), made, o); err != nil {
 		return err

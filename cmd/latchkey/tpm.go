@@ -43,7 +43,7 @@ Examples:
    latchkey tpm approve --key approver.pem --name web --version 2 --out web-2.approval …
    latchkey tpm quote quote.json --ak web.ak --nonce 00112233445566778899aabbccddeeff`,
 		Subcommands: []*urfave.Command{
-			newTPMSeal(s), newTPMApprove(s), newTPMKey(s), newTPMCredential(s), newTPMQuote(s),
+			newTPMSeal(s), newTPMApprove(s), newTPMKey(s), newTPMKeep(s), newTPMCredential(s), newTPMQuote(s),
 		},
 	}
 }
@@ -323,12 +323,12 @@ func (b *boot) tell(s *cli.IO) {
 
 // writeToken writes what a disk's header, or a file, carries.
 func writeToken(s *cli.IO, name string, token any) error {
-	b, err := json.MarshalIndent(token, "", "  ")
+	b, err := tokenText(token)
 	if err != nil {
 		return err
 	}
 	if name == "-" {
-		_, err := s.Out.Write(append(b, '\n'))
+		_, err := s.Out.Write(b)
 		return err
 	}
 	out, err := s.PrepareOutput(name, 0o644)
@@ -336,7 +336,12 @@ func writeToken(s *cli.IO, name string, token any) error {
 		return cli.Fail(cli.ExitUsage, err)
 	}
 	defer out.Discard()
-	return out.Commit(append(b, '\n'))
+	return out.Commit(b)
+}
+
+func tokenText(token any) ([]byte, error) {
+	b, err := json.MarshalIndent(token, "", "  ")
+	return append(b, '\n'), err
 }
 
 // readPublic reads the public part of a key for approvals.

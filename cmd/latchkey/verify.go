@@ -32,7 +32,7 @@ Example:
 				Name:  "measurement",
 				Usage: "the host's `FILE` (vmlatch measure), - for standard input",
 			},
-			passphraseFlag(),
+			passphraseFlag(), deviceFlag(),
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		),
 		Action: func(c *urfave.Context) error {

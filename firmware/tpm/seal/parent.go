@@ -71,8 +71,8 @@ func (p *Parent) Auth() tpm2.AuthHandle {
 	return tpm2.AuthHandle{Handle: p.handle, Name: p.name, Auth: tpm2.PasswordAuth(nil)}
 }
 
-// unseal loads an object and asks for its secret, by a policy. The answer is encrypted on its way,
-// to a key that only this storage root key gives.
+// unseal loads an object and asks for its secret, by a policy, or without one if it is nil. The
+// answer is encrypted on its way, to a key that only this storage root key gives.
 func (p *Parent) unseal(
 	what string, public *tpm2.TPMTPublic, private tpm2.TPM2BPrivate, policy func(*tpm.Conn, tpm2.TPMISHPolicy) error,
 ) ([]byte, error) {
@@ -83,14 +83,20 @@ func (p *Parent) unseal(
 		return nil, tpm.Explain("unseal "+what, err)
 	}
 	defer func() { _, _ = tpm2.FlushContext{FlushHandle: loaded.ObjectHandle}.Execute(p.c) }()
-	session, end, err := tpm2.PolicySession(p.c, tpm2.TPMAlgSHA256, 16,
+	start := tpm2.PolicySession
+	if policy == nil {
+		start = tpm2.HMACSession
+	}
+	session, end, err := start(p.c, tpm2.TPMAlgSHA256, 16,
 		tpm2.Salted(p.handle, *p.public), tpm2.AESEncryption(128, tpm2.EncryptOut))
 	if err != nil {
 		return nil, tpm.Explain("unseal "+what, err)
 	}
 	defer func() { _ = end() }()
-	if err := policy(p.c, session.Handle()); err != nil {
-		return nil, tpm.Explain("unseal "+what, err)
+	if policy != nil {
+		if err := policy(p.c, session.Handle()); err != nil {
+			return nil, tpm.Explain("unseal "+what, err)
+		}
 	}
 	r, err := tpm2.Unseal{
 		ItemHandle: tpm2.AuthHandle{Handle: loaded.ObjectHandle, Name: loaded.Name, Auth: session},

@@ -180,6 +180,46 @@ func TestApprovals(t *testing.T) {
 	}
 }
 
+// TestKept: a secret of the TPM's keeper is given after any boot, by this TPM alone; it is not
+// one that was sealed to a boot, nor the reverse.
+func TestKept(t *testing.T) {
+	c, srk, s, values := booted(t)
+	kept, err := Seal(rand.Reader, srk, secret, &Policy{Name: "broker", Kept: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err = ParseKept(b); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := c.ExtendPCR(4, []byte("another boot")); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := kept.Unseal(c, nil); err != nil || !bytes.Equal(got, secret) {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	if _, err := ParseSealed(b); !errors.Is(err, ErrFormat) {
+		t.Errorf("it is taken for one that is sealed to a boot: %v", err)
+	}
+	sealed, err := Seal(rand.Reader, srk, secret, &Policy{Name: "web", Selection: s, Values: values})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed.Type, sealed.PCRs = TypeKept, nil
+	if got, err := sealed.Unseal(c, nil); err == nil {
+		t.Errorf("what is sealed to a boot is given without it: %q", got)
+	}
+	other, _, _, _ := booted(t)
+	if got, err := kept.Unseal(other, nil); err == nil {
+		t.Errorf("another TPM: %q", got)
+	}
+}
+
 // TestOtherTPM: what is sealed to one TPM is refused by another with words that say so, and not
 // given by it when the file lies.
 func TestOtherTPM(t *testing.T) {

@@ -21,6 +21,7 @@ import (
 const (
 	TypeSealed   = "latchkey-tpm"
 	TypeApproval = "latchkey-tpm-approval"
+	TypeKept     = "latchkey-tpm-kept" // of owners, in their own TPM, whatever was booted
 )
 
 // MaxSecret is how long a secret may be, in bytes (part 2, section 11.1.14, MAX_SYM_DATA).
@@ -55,6 +56,8 @@ type Policy struct {
 	Selection tpm.Selection
 	Values    map[int][]byte
 	Approver  crypto.PublicKey // nil: the values
+	// Kept is a secret of the TPM's own keeper: it is given after any boot.
+	Kept bool
 }
 
 func (p *Policy) step() (s step, approver *tpm2.TPMTPublic, err error) {
@@ -73,13 +76,17 @@ func Seal(rand io.Reader, srk *tpm2.TPMTPublic, secret []byte, p *Policy) (*Seal
 	if p.Name == "" {
 		return nil, fmt.Errorf("%w: it has no name", ErrPolicy)
 	}
-	want, approver, err := p.step()
-	if err != nil {
-		return nil, err
-	}
-	digest, err := digestOf(want)
-	if err != nil {
-		return nil, err
+	var digest []byte
+	var approver *tpm2.TPMTPublic
+	if !p.Kept {
+		want, by, err := p.step()
+		if err != nil {
+			return nil, err
+		}
+		if digest, err = digestOf(want); err != nil {
+			return nil, err
+		}
+		approver = by
 	}
 	seed := make([]byte, crypto.SHA256.Size())
 	if _, err := io.ReadFull(rand, seed); err != nil {
@@ -107,23 +114,26 @@ func Seal(rand io.Reader, srk *tpm2.TPMTPublic, secret []byte, p *Policy) (*Seal
 		Type: TypeSealed, Keyslots: []string{}, Name: p.Name, SRK: parent.Buffer,
 		Public: tpm2.Marshal(*public), Private: private, Seed: encrypted,
 	}
-	if approver != nil {
+	switch {
+	case p.Kept:
+		s.Type = TypeKept
+	case approver != nil:
 		s.Approver = tpm2.Marshal(*approver)
-	} else {
+	default:
 		s.Bank, s.PCRs = p.Selection.Bank.String(), hexes(p.Selection, p.Values)
 	}
 	return s, nil
 }
 
-// object is a sealed data object (part 1, section 27.4): only its policy opens it, and wrong
-// attempts do not count.
+// object is a sealed data object (part 1, section 27.4): only its policy opens it, or without one
+// whoever has the TPM. Wrong attempts do not count.
 func object(seed, secret, policy []byte) (*tpm2.TPMTPublic, []byte) {
 	h := crypto.SHA256.New()
 	h.Write(seed)
 	h.Write(secret)
 	public := &tpm2.TPMTPublic{
 		Type: tpm2.TPMAlgKeyedHash, NameAlg: tpm2.TPMAlgSHA256,
-		ObjectAttributes: tpm2.TPMAObject{NoDA: true},
+		ObjectAttributes: tpm2.TPMAObject{NoDA: true, UserWithAuth: policy == nil},
 		AuthPolicy:       tpm2.TPM2BDigest{Buffer: policy},
 		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{
 			Scheme: tpm2.TPMTKeyedHashScheme{Scheme: tpm2.TPMAlgNull},
@@ -169,6 +179,18 @@ func (v Values) Registers(bank string) (s tpm.Selection, values map[int][]byte, 
 	return s, values, nil
 }
 
+// ParseKept reads what Seal made of a secret that is kept.
+func ParseKept(b []byte) (*Sealed, error) {
+	s := &Sealed{}
+	if err := parse(b, s); err != nil {
+		return nil, err
+	}
+	if s.Type != TypeKept || s.Approver != nil || s.PCRs != nil {
+		return nil, fmt.Errorf("%w: it is of type %q, or has a policy", ErrFormat, s.Type)
+	}
+	return s, nil
+}
+
 // ParseSealed reads what Seal made.
 func ParseSealed(b []byte) (*Sealed, error) {
 	s := &Sealed{}
@@ -209,9 +231,11 @@ func (s *Sealed) Unseal(c *tpm.Conn, approvals []*Approval) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	steps, err := s.steps(c, approvals)
-	if err != nil {
-		return nil, err
+	var steps func(*tpm.Conn, tpm2.TPMISHPolicy) error
+	if s.Type != TypeKept {
+		if steps, err = s.steps(c, approvals); err != nil {
+			return nil, err
+		}
 	}
 	r, err := tpm2.Import{
 		ParentHandle: p.Auth(), ObjectPublic: tpm2.New2B(*public),
