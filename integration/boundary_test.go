@@ -16,8 +16,13 @@ import (
 // contain code that starts VMs.
 func TestTrustBoundary(t *testing.T) {
 	for program, forbidden := range map[string][]string{
-		"vmlatch":  {"/firmware/sev/session", "/firmware/swtee", "go-sev-guest", "go-tdx-guest"},
-		"latchkey": {"vmlatch/launcher", "vmlatch/qmp", "/firmware/swtee"},
+		"vmlatch": {
+			"/firmware/sev/session", "/firmware/swtee", "/firmware/tpm/seal", "/firmware/tpm/verify",
+			"go-sev-guest", "go-tdx-guest",
+		},
+		"latchkey":       {"vmlatch/launcher", "vmlatch/qmp", "/firmware/swtee"},
+		"latchguest":     {"/firmware/evidence/policy", "/firmware/tpm", "crypto/tls", "crypto/x509", "encoding/json"},
+		"latchguest-tpm": {"/firmware/evidence", "/firmware/tpm/verify", "crypto/tls", "crypto/x509"},
 	} {
 		out, err := exec.Command("go", "list", "-deps", "../cmd/"+program).Output()
 		if err != nil {
@@ -31,21 +36,23 @@ func TestTrustBoundary(t *testing.T) {
 	}
 }
 
-// TestSize builds vmlatch like a release.
+// TestSize builds programs like a release.
 func TestSize(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "vmlatch")
-	build := exec.Command("go", "build", "-trimpath", "-tags", "urfave_cli_no_docs", "-ldflags", "-s -w",
-		"-o", file, "../cmd/vmlatch")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	limits := map[string]int64{"vmlatch": 10_000_000, "latchkey": 12_000_000, "latchguest": 2_500_000}
+	dir := t.TempDir()
+	build := exec.Command("scripts/program", dir, "vmlatch", "latchkey", "latchguest")
+	build.Dir = top()
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	info, err := os.Stat(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info.Size() >= 10_000_000 {
-		t.Errorf("vmlatch has %d bytes, must stay under 10 MB", info.Size())
+	for program, limit := range limits {
+		info, err := os.Stat(filepath.Join(dir, program))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Size() >= limit {
+			t.Errorf("%s has %d bytes, must stay under %d", program, info.Size(), limit)
+		}
 	}
 }
 

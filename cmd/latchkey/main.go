@@ -14,6 +14,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/cmd/latchkey/broker"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/sev/launch"
 )
 
 func main() {
@@ -50,6 +51,12 @@ func newApp(s *cli.IO) *cli.App {
 		Usage: "the owner's side of a confidential launch",
 		Long:  long, Version: cli.Version(), IO: s,
 		Explain: advise, Topics: topics, Interruptible: true,
+		Values: map[string][]string{
+			"technology": technologies, "tdx-order": tdxOrders, "vmsa": launch.Profiles(), "vmm": launch.VMMs(),
+			"bank":  {"sha1", "sha256", "sha384", "sha512"},
+			"phase": {"none", "enter-initrd", "leave-initrd", "sysinit", "ready"},
+			"curve": {"P-256", "P-384"},
+		},
 		Commands: []*urfave.Command{
 			newPlatform(s), newSession(s), newMeasure(s), newVerify(s), newExplain(s), newIDBlock(s), newFirmware(s),
 			newSecret(s), newReport(s), newQuote(s), newBundle(s), newPolicy(s), newBroker(s), newServe(s),

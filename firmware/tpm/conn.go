@@ -2,7 +2,7 @@
 // one, through a socket. What a TPM answers is bounded, and what it refuses is explained.
 //
 // Files: conn.go sends commands, open.go finds a TPM, errors.go explains its refusals, pcr.go reads
-// and names registers.
+// and names registers, handles.go has what every TPM of vmlatch has.
 //
 // Sources: "part 2" and "part 3" are those of the TCG TPM 2.0 Library, revision 1.59.
 package tpm

@@ -35,6 +35,12 @@ var table = [...]row{
 		kind:    fault.Host,
 	},
 	{
+		pattern: `tpm-emulator: Could not stop TPM`,
+		cause:   "its TPM had ended before, and the guest was reset: QEMU cannot go on without it",
+		fix:     "start it again: the TPM's state is kept; what ended swtpm is in the system's log (out of memory, a signal)",
+		kind:    fault.Host,
+	},
+	{
 		pattern: `TPM result for CMD_INIT: 0x9`,
 		cause:   "another process uses the TPM's state",
 		fix:     "end it: vmlatch ps shows VMs; or wait a moment",

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
-	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
+	"github.com/vmlatch/vmlatch/firmware/tpm"
 )
 
 // Handles of what a manufactured TPM has (TCG TPM v2.0 Provisioning Guidance, section 7.8; TCG EK
@@ -65,7 +65,7 @@ func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error
 	steps := []func() error{
 		func() error { _, err := tpm2.Startup{StartupType: tpm2.TPMSUClear}.Execute(p); return err },
 		func() error { return p.allocate(m.Banks) },
-		func() error { return p.keep(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, seal.HandleSRK, m.KeepSRK) },
+		func() error { return p.keep(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, tpm.HandleSRK, m.KeepSRK) },
 		func() error { return m.endorse(p) },
 		p.count,
 		func() error { _, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(p); return err },
@@ -256,17 +256,17 @@ func (p *process) name(index tpm2.TPMHandle) (*tpm2.NamedHandle, error) {
 // nothing satisfies could remove it: a guest cannot define it anew, and so begin again.
 func (p *process) count() error {
 	if _, err := (tpm2.NVDefineSpace{
-		AuthHandle: platformRight, PublicInfo: tpm2.New2B(seal.CounterPublic()),
+		AuthHandle: platformRight, PublicInfo: tpm2.New2B(tpm.CounterPublic()),
 	}).Execute(p); err != nil {
 		return err
 	}
-	name, err := p.name(seal.Counter)
+	name, err := p.name(tpm.Counter)
 	if err != nil {
 		return err
 	}
 	_, err = tpm2.NVIncrement{
 		AuthHandle: tpm2.AuthHandle{
-			Handle: seal.Counter,
+			Handle: tpm.Counter,
 			Name:   name.Name,
 			Auth:   tpm2.PasswordAuth(nil),
 		}, NVIndex: name,

@@ -16,7 +16,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
-	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
+	"github.com/vmlatch/vmlatch/firmware/tpm"
 )
 
 var keeper = []string{"/proc/self/exe", "main"}
@@ -82,7 +82,7 @@ func TestMake(t *testing.T) {
 			if _, err := (tpm2.Startup{StartupType: tpm2.TPMSUClear}).Execute(p); err != nil {
 				t.Fatal(err)
 			}
-			for _, h := range []tpm2.TPMHandle{seal.HandleSRK, HandleEKRSA, HandleEKECC} {
+			for _, h := range []tpm2.TPMHandle{tpm.HandleSRK, HandleEKRSA, HandleEKECC} {
 				if _, err := (tpm2.ReadPublic{ObjectHandle: h}).Execute(p); err != nil {
 					t.Errorf("handle %#x: %v", h, err)
 				}
@@ -116,8 +116,8 @@ func TestMake(t *testing.T) {
 			if !bytes.Equal(got, cert) {
 				t.Errorf("the certificate reads %d bytes, want %d", len(got), len(cert))
 			}
-			first := read(seal.Counter, 8, 0)
-			name, _ := p.name(seal.Counter)
+			first := read(tpm.Counter, 8, 0)
+			name, _ := p.name(tpm.Counter)
 			undefine := tpm2.NVUndefineSpace{AuthHandle: tpm2.TPMRHOwner, NVIndex: name}
 			if _, err := undefine.Execute(p); err == nil {
 				t.Error("the owner, as whom every guest acts, removes the counter")
@@ -127,10 +127,10 @@ func TestMake(t *testing.T) {
 				t.Error("the platform removes the counter")
 			}
 			_, err = tpm2.NVIncrement{
-				AuthHandle: tpm2.AuthHandle{Handle: seal.Counter, Name: name.Name, Auth: tpm2.PasswordAuth(nil)},
+				AuthHandle: tpm2.AuthHandle{Handle: tpm.Counter, Name: name.Name, Auth: tpm2.PasswordAuth(nil)},
 				NVIndex:    name,
 			}.Execute(p)
-			if second := read(seal.Counter, 8, 0); err != nil || second[7] != first[7]+1 {
+			if second := read(tpm.Counter, 8, 0); err != nil || second[7] != first[7]+1 {
 				t.Errorf("the counter goes from %x to %x, %v", first, second, err)
 			}
 			if err := p.stop(); err != nil {

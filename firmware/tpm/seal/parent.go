@@ -8,9 +8,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tpm"
 )
 
-// HandleSRK is where a storage root key is kept (TCG TPM v2.0 Provisioning Guidance, section 7.8).
-const HandleSRK tpm2.TPMHandle = 0x81000001
-
 // Parent is a TPM's storage root key.
 type Parent struct {
 	c      *tpm.Conn
@@ -22,8 +19,8 @@ type Parent struct {
 
 // OpenParent finds the storage root key that is kept; a TPM without one makes it, always the same.
 func OpenParent(c *tpm.Conn) (*Parent, error) {
-	p := &Parent{c: c, handle: HandleSRK}
-	r, err := tpm2.ReadPublic{ObjectHandle: HandleSRK}.Execute(c)
+	p := &Parent{c: c, handle: tpm.HandleSRK}
+	r, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleSRK}.Execute(c)
 	switch {
 	case err == nil:
 		p.name = r.Name

@@ -55,33 +55,15 @@ func CheckSelection(s tpm.Selection, secureBoot bool) error {
 	return nil
 }
 
-// Counter is the index of the TPM that ends approvals: an approval counts while the counter is at
-// most its version. vmlatch makes it with each TPM; a guest can only increment it.
-const Counter tpm2.TPMHandle = 0x01800001
-
-// never is a policy that nothing satisfies: it alone could remove the counter.
-var never = sha256.Sum256([]byte("vmlatch: nothing satisfies this policy"))
-
-// CounterPublic describes the counter, as it is made.
-func CounterPublic() tpm2.TPMSNVPublic {
-	return tpm2.TPMSNVPublic{
-		NVIndex: Counter, NameAlg: tpm2.TPMAlgSHA256, AuthPolicy: tpm2.TPM2BDigest{Buffer: never[:]}, DataSize: 8,
-		Attributes: tpm2.TPMANV{
-			NT: tpm2.TPMNTCounter, AuthWrite: true, OwnerRead: true, AuthRead: true, PolicyDelete: true,
-			PlatformCreate: true, NoDA: true,
-		},
-	}
-}
-
 // counter is the counter's handle and name, which the first increment changes.
 func counter() (*tpm2.NamedHandle, error) {
-	p := CounterPublic()
+	p := tpm.CounterPublic()
 	p.Attributes.Written = true
 	name, err := tpm2.NVName(&p)
 	if err != nil {
 		return nil, err
 	}
-	return &tpm2.NamedHandle{Handle: Counter, Name: *name}, nil
+	return &tpm2.NamedHandle{Handle: tpm.Counter, Name: *name}, nil
 }
 
 // step is a command of a policy: both what a TPM is asked, and what its digest is.

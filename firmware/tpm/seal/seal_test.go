@@ -24,7 +24,7 @@ var secret = []byte("correct horse battery staple")
 // booted is a TPM whose PCR 4 and 9 have been extended, with its key and registers.
 func booted(t *testing.T) (*tpm.Conn, *tpm2.TPMTPublic, tpm.Selection, map[int][]byte) {
 	c := tpmtest.Open(t, tpmtest.Start(t))
-	tpmtest.Define(t, c, CounterPublic())
+	tpmtest.Define(t, c, tpm.CounterPublic())
 	for _, pcr := range []int{4, 9} {
 		if err := c.ExtendPCR(pcr, []byte("kernel")); err != nil {
 			t.Fatal(err)

@@ -149,7 +149,7 @@ func Load(c *tpm.Conn, b []byte) (*Key, error) {
 		return nil, fmt.Errorf("%w: its file is of the type %v, must be loadable", ErrKey, f.Type)
 	case !f.EmptyAuth:
 		return nil, fmt.Errorf("%w: it wants a password, which is not supported", ErrKey)
-	case f.Parent != int64(tpm2.TPMRHOwner) && f.Parent != int64(seal.HandleSRK):
+	case f.Parent != int64(tpm2.TPMRHOwner) && f.Parent != int64(tpm.HandleSRK):
 		return nil, fmt.Errorf("%w: its parent is %#x, must be the storage root key", ErrKey, f.Parent)
 	}
 	public, err := tpm2.Unmarshal[tpm2.TPM2BPublic](f.Public)
