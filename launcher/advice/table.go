@@ -37,7 +37,7 @@ var table = [...]row{
 	{
 		pattern: `tpm-emulator: Could not stop TPM`,
 		cause:   "its TPM had ended before, and the guest was reset: QEMU cannot go on without it",
-		fix:     "start it again: the TPM's state is kept; what ended swtpm is in the system's log (out of memory, a signal)",
+		fix:     "start it again: the TPM's state is kept; the system's log may say what ended swtpm",
 		kind:    fault.Host,
 	},
 	{
