@@ -13,8 +13,8 @@ import (
 // lower floors, and those on its own floor that stand after it on the line.
 var floors = [][]string{
 	{
-		"cmd/vmlatch", "cmd/latchkey", "cmd/swtee", "cmd/latchguest", "cmd/latchkey/broker", "cmd/internal/sdnotify",
-		"cmd/internal/cli",
+		"cmd/vmlatch", "cmd/latchkey", "cmd/swtee", "cmd/latchguest", "cmd/latchguest-tpm", "cmd/latchkey/broker",
+		"cmd/internal/sdnotify", "cmd/internal/cli",
 	},
 	{"launcher"},
 	{"launcher/check", "launcher/advice"},
@@ -37,7 +37,10 @@ var floors = [][]string{
 	{"firmware/tdx/rtmr"},
 	{"firmware/sev/exchange", "firmware/sev/session", "firmware/sev/launch", "firmware/tdx"},
 	{"firmware/sev/report", "firmware/tdx/quote"},
-	{"firmware/sev/kds", "firmware/tdx/collateral", "firmware/tdx/ccel", "firmware/tpm/predict"},
+	{
+		"firmware/sev/kds", "firmware/tdx/collateral", "firmware/tdx/ccel", "firmware/tpm/predict",
+		"firmware/tpm/verify", "firmware/tpm/quote", "firmware/tpm/tpmkey", "firmware/tpm/seal", "firmware/tpm",
+	},
 	{"firmware/eventlog", "firmware/authenticode"},
 	{"firmware/evidence/exchange"},
 	{"firmware/pki"},
@@ -47,7 +50,7 @@ var floors = [][]string{
 		"firmware/ovmf", "firmware/ffs", "firmware/uefivar", "firmware/guid", "firmware/cpuid", "firmware/nearest",
 		"firmware/xdg", "firmware/tdx/attr",
 	},
-	{"firmware/regular", "firmware/luks", "firmware/credential", "firmware/bytesize"},
+	{"firmware/regular", "firmware/luks/metadata", "firmware/luks", "firmware/credential", "firmware/bytesize"},
 	{"firmware/smallfmt"},
 }
 
@@ -55,7 +58,7 @@ var floors = [][]string{
 var support = []string{
 	"firmware/authenticode/petest", "firmware/eventlog/eventlogtest", "firmware/evidence/evidencetest",
 	"firmware/ffs/ffstest", "firmware/internal/vectors", "firmware/ovmf/ovmftest",
-	"firmware/swtee/guestdev/tsmprobe",
+	"firmware/swtee/guestdev/tsmprobe", "firmware/tpm/tpmtest",
 	"launcher/internal/testdir", "launcher/internal/testhost", "qmp/qmptest",
 }
 

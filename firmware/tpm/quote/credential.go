@@ -87,7 +87,8 @@ func Challenge(rand io.Reader, id *Identity) (*Credential, *Pending, error) {
 // ParseCredential reads a challenge.
 func ParseCredential(b []byte) (*Credential, error) {
 	c := &Credential{}
-	return c, parse(b, c, &c.Schema, SchemaCredential)
+	err := parse(b, c, &c.Schema, SchemaCredential)
+	return c, err
 }
 
 // Activate answers a challenge by the TPM, in hex.
@@ -130,7 +131,8 @@ func Activate(c *tpm.Conn, x *Credential) (string, error) {
 // ParsePending reads what an owner has kept.
 func ParsePending(b []byte) (*Pending, error) {
 	p := &Pending{}
-	return p, parse(b, p, &p.Schema, SchemaPending)
+	err := parse(b, p, &p.Schema, SchemaPending)
+	return p, err
 }
 
 // Check compares an answer with the challenge; the attestation key is known then.
@@ -149,5 +151,6 @@ func (p *Pending) Check(answer string) (*AK, error) {
 // ParseAK reads an attestation key that is known.
 func ParseAK(b []byte) (*AK, error) {
 	a := &AK{}
-	return a, parse(b, a, &a.Schema, SchemaAK)
+	err := parse(b, a, &a.Schema, SchemaAK)
+	return a, err
 }

@@ -204,7 +204,8 @@ func readIndex(c *tpm.Conn, index tpm2.TPMHandle) ([]byte, error) {
 // ParseIdentity reads an identity.
 func ParseIdentity(b []byte) (*Identity, error) {
 	id := &Identity{}
-	return id, parse(b, id, &id.Schema, SchemaIdentity)
+	err := parse(b, id, &id.Schema, SchemaIdentity)
+	return id, err
 }
 
 // parse reads a file, which must be of a schema.

@@ -80,7 +80,8 @@ func Make(c *tpm.Conn, nonce []byte, s tpm.Selection, log []byte) (*Quote, error
 // ParseQuote reads a quote.
 func ParseQuote(b []byte) (*Quote, error) {
 	q := &Quote{}
-	return q, parse(b, q, &q.Schema, SchemaQuote)
+	err := parse(b, q, &q.Schema, SchemaQuote)
+	return q, err
 }
 
 // Facts are what a quote says.
