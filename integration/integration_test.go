@@ -84,7 +84,6 @@ func needGuest(t testing.TB) {
 }
 
 func TestScripts(t *testing.T) {
-	t.Parallel()
 	needGuest(t)
 	testscript.Run(t, testscript.Params{
 		Dir:      "testdata",

@@ -113,13 +113,17 @@ func TestSealStory(t *testing.T) {
 		"PCR CERTAINTY SHA256\n4 exact "+zero+"\n9 exact "+zero+"\n10 exact "+zero+"\n15 exact "+zero+"\n",
 	)
 	boot := []string{"--expect", "expected", "--pcrs", "4,9,15"}
-	out, err := d.attempt(d.command("latchkey", append([]string{
-		"tpm", "seal", "--srk", "vm.srk", "--name", "web", "--generate", "key", "--out", "sealed",
-	}, boot...)...))
-	pin := saidPin.FindStringSubmatch(out)
-	if err != nil || pin == nil {
-		t.Fatalf("%v: %s", err, out)
+	pin := saidPin.FindStringSubmatch(d.run("latchkey", "tpm", "pin", "--generate", "key"))
+	if pin == nil {
+		t.Fatal("no pin")
 	}
+	if again := d.run("latchkey", "tpm", "pin", "key"); again != pin[0]+"\n" {
+		t.Errorf("the pin is %s, and was %s", again, pin[0])
+	}
+	d.refused(2, "exists", "latchkey", "tpm", "pin", "--generate", "key")
+	d.run("latchkey", append([]string{
+		"tpm", "seal", "--srk", "vm.srk", "--name", "web", "--in", "key", "--out", "sealed",
+	}, boot...)...)
 	key := read(t, filepath.Join(d.work, "key"))
 	if got := d.inGuest("unseal", "sealed", "--pin", pin[1]); got != key || len(key) != 64 {
 		t.Errorf("unsealed %q, want %q", got, key)
@@ -135,9 +139,6 @@ func TestSealStory(t *testing.T) {
 		"--pin",
 		strings.Repeat("0", 32),
 	)
-	d.refused(2, "exists", "latchkey", append([]string{
-		"tpm", "seal", "--srk", "vm.srk", "--name", "web", "--generate", "key", "--out", "sealed",
-	}, boot...)...)
 
 	// A key in the owner's own TPM approves boots.
 	d.run("latchkey", "tpm", "key", "approver.pem", "--in-tpm", "--tpm", d.own)
@@ -189,7 +190,7 @@ func TestSealStory(t *testing.T) {
 		}},
 		{"--approver and registers", []string{"--srk", "vm.srk", "--in", "key", "--approver", "x", "--pcrs", "4"}},
 		{"the boot is not named", []string{"--srk", "vm.srk", "--in", "key"}},
-		{"the secret: --in", []string{"--srk", "vm.srk", "--expect", "expected"}},
+		{"--in is needed", []string{"--srk", "vm.srk", "--expect", "expected"}},
 	} {
 		d.refused(2, x.want, "latchkey", append([]string{"tpm", "seal", "--name", "web", "--out", "x"}, x.args...)...)
 	}

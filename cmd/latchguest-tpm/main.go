@@ -39,7 +39,7 @@ usage: latchguest unseal SEALED [APPROVAL…]       print what is sealed in a fi
        latchguest revoke VERSION                   end approvals of versions below VERSION
 
   --tpm FILE     the TPM (default /dev/tpmrm0)
-  --pin HEX      unseal: refuse another secret (latchkey tpm seal prints it)
+  --pin HEX      unseal: refuse another secret (latchkey tpm pin)
   --close        unseal: nothing unseals again until the next boot (extends PCR 15)
   --pcrs LIST    quote: registers (default 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15)
   --bank NAME    quote: sha256 (default), sha384, sha1, sha512

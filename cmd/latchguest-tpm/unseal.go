@@ -35,7 +35,7 @@ func unseal(o *options) error {
 		return fmt.Errorf("%w: unseal needs a file, or --header", errUse)
 	}
 	if o.pin != "" && !seal.IsPin(o.pin) {
-		return fmt.Errorf("%w: --pin must be what latchkey tpm seal printed", errUse)
+		return fmt.Errorf("%w: --pin must be what latchkey tpm pin printed", errUse)
 	}
 	c, err := tpm.Open(o.tpm)
 	if err != nil {

@@ -11,7 +11,7 @@
 //
 // A guest whose host is trusted may open its disk by its TPM instead (latchguest unseal):
 //
-//	latch.tpm=PIN                names the disk's secret (latchkey tpm seal); or unpinned
+//	latch.tpm=PIN                names the disk's secret (latchkey tpm pin); or unpinned
 //
 // On such a command line there is no way in besides the exchange: every failure powers the guest
 // off, and so does a command line that lets a person at the console in.

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,11 @@ import (
 )
 
 func newTPM(s *cli.IO) *urfave.Command {
+	commands := []*urfave.Command{
+		newTPMPin(
+			s,
+		), newTPMSeal(s), newTPMApprove(s), newTPMKey(s), newTPMKeep(s), newTPMCredential(s), newTPMQuote(s),
+	}
 	return &urfave.Command{
 		Name: "tpm", Usage: "seal secrets to a guest's TPM, approve its boots, verify its quotes",
 		ArgsUsage: "COMMAND",
@@ -37,13 +43,22 @@ SEV-SNP or TDX (latchkey report, quote, serve).
 Examples:
 
    vmlatch tpm srk web > web.srk                 # on the host
-   latchkey tpm seal --srk web.srk --name web --generate disk.key --out root.tpm \
-      --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img --cmdline "root=/dev/mapper/root"
+   latchkey tpm pin --generate disk.key          # prints latch.tpm=PIN for the command line
+   latchkey tpm seal --srk web.srk --name web --in disk.key --out root.tpm --firmware OVMF.fd \
+      --kernel vmlinuz --initrd initrd.img --cmdline "root=/dev/mapper/root latch.tpm=PIN"
    latchkey tpm key approver.pem
    latchkey tpm approve --key approver.pem --name web --version 2 --out web-2.approval …
    latchkey tpm quote quote.json --ak web.ak --nonce 00112233445566778899aabbccddeeff`,
-		Subcommands: []*urfave.Command{
-			newTPMSeal(s), newTPMApprove(s), newTPMKey(s), newTPMKeep(s), newTPMCredential(s), newTPMQuote(s),
+		Subcommands: commands,
+		Action: func(c *urfave.Context) error {
+			if c.NArg() == 0 {
+				return urfave.ShowSubcommandHelp(c)
+			}
+			var names []string
+			for _, x := range commands {
+				names = append(names, x.Name)
+			}
+			return cli.Choice("", "command", c.Args().First(), names)
 		},
 	}
 }
@@ -318,6 +333,13 @@ func (b *boot) predict(c *urfave.Context, s *cli.IO) error {
 func (b *boot) tell(s *cli.IO) {
 	for _, h := range b.holds {
 		s.Say("%s", h)
+	}
+}
+
+// warn warns of registers to which a secret is sealed less well than it could be.
+func (b *boot) warn(s *cli.IO) {
+	if !slices.Contains(b.selection.PCRs, seal.ClosingPCR) {
+		s.Say("warning: without PCR %d whatever runs later in the same boot can unseal it too", seal.ClosingPCR)
 	}
 }
 

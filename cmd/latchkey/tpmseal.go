@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -22,15 +23,16 @@ boots that your key approves (latchkey tpm approve): a new kernel is then signed
 is sealed again.
 
 What is written is a LUKS2 token, which the disk carries (cryptsetup token import), or a file
-for "latchguest unseal". It prints latch.tpm=PIN for the guest's command line: with it the
-guest opens no disk but its owner's. Registers are predicted from your own copies of the
+for "latchguest unseal". The guest's command line needs latch.tpm=PIN (latchkey tpm pin): with
+it the guest opens no disk but its owner's. Registers are predicted from your own copies of the
 files. A TPM that is cleared or reset, or whose state is lost, gives nothing: keep a recovery
 key in a second key slot.
 
 Examples:
 
-   latchkey tpm seal --srk web.srk --name web --generate disk.key --out root.tpm \
-      --firmware OVMF.fd --kernel vmlinuz --initrd initrd.img --cmdline "root=/dev/mapper/root"
+   latchkey tpm pin --generate disk.key
+   latchkey tpm seal --srk web.srk --name web --in disk.key --out root.tpm --firmware OVMF.fd \
+      --kernel vmlinuz --initrd initrd.img --cmdline "root=/dev/mapper/root latch.tpm=PIN"
    cryptsetup luksAddKey root.img disk.key && rm disk.key
    cryptsetup token import --json-file root.tpm root.img
    latchkey tpm seal --srk web.srk --name web --in disk.key --approver approver.pem.pub --out -`,
@@ -38,7 +40,6 @@ Examples:
 			&urfave.StringFlag{Name: "srk", Usage: "the TPM's storage root key `FILE` (vmlatch tpm srk)"},
 			&urfave.StringFlag{Name: "name", Usage: "`NAME` of what is sealed, which approvals name"},
 			&urfave.StringFlag{Name: "in", Usage: "the secret `FILE`, at most 128 bytes; - for standard input"},
-			&urfave.StringFlag{Name: "generate", Usage: "make a new secret, and write it to `FILE`"},
 			&urfave.StringFlag{Name: "approver", Usage: "seal to what this key approves: its public part `FILE`"},
 			&urfave.StringFlag{Name: "out", Usage: "write what is sealed to `FILE`, - for standard output"},
 		),
@@ -46,7 +47,7 @@ Examples:
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			if err := cli.Need(c, "srk", "name", "out"); err != nil {
+			if err := cli.Need(c, "srk", "name", "in", "out"); err != nil {
 				return err
 			}
 			return runSeal(c, s)
@@ -57,9 +58,6 @@ Examples:
 func runSeal(c *urfave.Context, s *cli.IO) error {
 	if err := noEmptyOption(c, "cmdline"); err != nil {
 		return err
-	}
-	if c.IsSet("in") == c.IsSet("generate") {
-		return cli.Usagef("the secret: --in FILE, or --generate FILE for a new one")
 	}
 	p := &seal.Policy{Name: c.String("name")}
 	var b *boot
@@ -90,70 +88,119 @@ func runSeal(c *urfave.Context, s *cli.IO) error {
 		return cli.Fail(cli.ExitUsage, fmt.Errorf("--srk %s: %w", c.String("srk"), err),
 			"vmlatch tpm srk NAME > FILE, or in the guest tpm2_readpublic -c 0x81000001 -o FILE")
 	}
-	secret, keep, err := theSecret(c, s)
+	secret, err := readSealable(s, c.String("in"))
 	if err != nil {
 		return err
 	}
 	defer clear(secret)
-	defer keep.discard()
+	pin, noPin := seal.Pin(secret)
+	if c.IsSet("cmdline") && noPin == nil {
+		if err := checkWord(s, c.String("cmdline"), pin); err != nil {
+			return err
+		}
+	}
 	sealed, err := seal.Seal(rand.Reader, srk, secret, p)
 	if err != nil {
 		return sealFailed(err)
-	}
-	if err := keep.write(c.String("generate"), secret); err != nil {
-		return err
 	}
 	if err := writeToken(s, c.String("out"), sealed); err != nil {
 		return err
 	}
 	if b != nil {
 		b.tell(s)
+		b.warn(s)
 		s.Say("sealed to PCR %v (%v)", b.selection, b.selection.Bank)
 	}
-	pin, err := seal.Pin(secret)
-	if err != nil {
-		s.Say("no pin: %v; the guest's command line needs latch.tpm=unpinned", err)
-		return nil
-	}
-	s.Say("for the guest's command line: latch.tpm=%s", pin)
 	return nil
 }
 
-// keeper writes a new secret to its file; there is none for one that was given.
-type keeper struct{ out *cli.Output }
+// checkWord looks for the secret's pin on the guest's command line.
+func checkWord(s *cli.IO, line, pin string) error {
+	for word := range strings.FieldsSeq(line) {
+		switch value, ok := strings.CutPrefix(word, pinWord); {
+		case !ok:
+		case value == pin:
+			return nil
+		case seal.IsPin(value):
+			return cli.Usagef("--cmdline: %s is the pin of another secret, not %s", word, pinWord+pin)
+		default:
+			s.Say("warning: %s: the guest opens any disk whose secret was sealed to this TPM; %s%s keeps others out",
+				word, pinWord, pin)
+			return nil
+		}
+	}
+	s.Say("warning: latchguest opens no disk with this command line, which lacks %s%s", pinWord, pin)
+	return nil
+}
 
-func (k keeper) discard() {
-	if k.out != nil {
-		k.out.Discard()
+// pinWord begins the word of the guest's command line that has the pin.
+const pinWord = "latch.tpm="
+
+func newTPMPin(s *cli.IO) *urfave.Command {
+	return &urfave.Command{
+		Name: "pin", Usage: "print the word of the command line that pins a disk's secret", ArgsUsage: "FILE",
+		Description: `With the public key of a guest's TPM, others can seal secrets to it and put disks there. The
+pin names the secret without telling it: with it on the measured command line the guest opens
+the disk of this secret alone. --generate makes a new secret first.
+
+Examples:
+
+   latchkey tpm pin --generate disk.key
+   latchkey tpm pin disk.key`,
+		Flags: []urfave.Flag{
+			&urfave.BoolFlag{Name: "generate", Usage: "make a new secret, and write it to FILE"},
+		},
+		Action: func(c *urfave.Context) error {
+			args, err := cli.Args(c, "FILE")
+			if err != nil {
+				return err
+			}
+			if c.Bool("generate") {
+				if err := generate(args[0]); err != nil {
+					return err
+				}
+			}
+			secret, err := readSealable(s, args[0])
+			if err != nil {
+				return err
+			}
+			defer clear(secret)
+			pin, err := seal.Pin(secret)
+			if err != nil {
+				return cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", args[0], err),
+					"--generate makes one that is long enough; or write latch.tpm=unpinned")
+			}
+			_, err = fmt.Fprintln(s.Out, pinWord+pin)
+			return err
+		},
 	}
 }
 
-func (k keeper) write(name string, secret []byte) error {
-	if k.out == nil {
-		return nil
-	}
-	return notReplaced(k.out.CommitNew(secret), name, "it may be the key of a disk")
-}
-
-// theSecret reads the secret, or makes one.
-func theSecret(c *urfave.Context, s *cli.IO) ([]byte, keeper, error) {
-	name := c.String("generate")
-	if name == "" {
-		b, err := s.ReadInput(c.String("in"), seal.MaxSecret+1)
-		if err != nil {
-			return nil, keeper{}, cli.Fail(cli.ExitUsage, fmt.Errorf("--in: %w", err))
-		}
-		if n := len(b); n > 0 && b[n-1] == '\n' {
-			s.Say("warning: the secret ends with a new line, which is a part of it (printf %%s)")
-		}
-		return b, keeper{}, nil
-	}
+// generate makes a file with a new secret.
+func generate(name string) error {
 	out, err := cli.PrepareSecret(name)
 	if err != nil {
-		return nil, keeper{}, cli.Fail(cli.ExitUsage, err)
+		return cli.Fail(cli.ExitUsage, err)
 	}
-	b, err := fresh()
-	return b, keeper{out}, err
+	defer out.Discard()
+	secret, err := fresh()
+	if err != nil {
+		return err
+	}
+	defer clear(secret)
+	return notReplaced(out.CommitNew(secret), name, "it may be the key of a disk")
+}
+
+// readSealable reads a secret that is to be sealed.
+func readSealable(s *cli.IO, name string) ([]byte, error) {
+	b, err := s.ReadInput(name, seal.MaxSecret+1)
+	if err != nil {
+		return nil, cli.Fail(cli.ExitUsage, err)
+	}
+	if n := len(b); n > 0 && b[n-1] == '\n' {
+		s.Say("warning: %s ends with a new line, which is a part of the secret (printf %%s)", name)
+	}
+	return b, nil
 }
 
 func newTPMApprove(s *cli.IO) *urfave.Command {
@@ -212,6 +259,7 @@ Examples:
 				return err
 			}
 			b.tell(s)
+			b.warn(s)
 			s.Say("approved for %s, version %d: PCR %v (%v)", a.Name, a.Version, b.selection, b.selection.Bank)
 			return nil
 		},

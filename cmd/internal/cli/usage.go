@@ -94,7 +94,7 @@ func (a *App) commandName(c *urfave.Context) string {
 	if c.Command == nil || c.Command.Name == "" || c.Command.Name == a.Name {
 		return a.Name
 	}
-	return a.Name + " " + c.Command.Name
+	return path(c)
 }
 
 // Count writes a number of things: 1 part, 2 parts.
@@ -135,11 +135,11 @@ func Args(c *urfave.Context, names ...string) ([]string, error) {
 	got := c.Args().Slice()
 	if len(got) < len(names) {
 		return nil, Fail(ExitUsage, fmt.Errorf("%s is missing", names[len(got)]),
-			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
+			fmt.Sprintf("usage: %s %s", path(c), c.Command.ArgsUsage))
 	}
 	if len(got) > len(names) {
 		return nil, Fail(ExitUsage, fmt.Errorf("unexpected argument %q", got[len(names)]),
-			fmt.Sprintf("usage: %s %s %s", c.App.Name, c.Command.Name, c.Command.ArgsUsage))
+			fmt.Sprintf("usage: %s %s", path(c), c.Command.ArgsUsage))
 	}
 	return got, nil
 }
@@ -166,5 +166,10 @@ func Need(c *urfave.Context, options ...string) error {
 
 // Examples is the hint that refers to a command's examples.
 func Examples(c *urfave.Context) string {
-	return fmt.Sprintf("\"%s %s --help\" shows an example", c.App.Name, c.Command.Name)
+	return fmt.Sprintf("\"%s --help\" shows an example", path(c))
+}
+
+// path is the program and the command with those above it, as a person types them.
+func path(c *urfave.Context) string {
+	return cmp.Or(c.Command.HelpName, c.App.Name+" "+c.Command.Name)
 }
