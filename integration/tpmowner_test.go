@@ -223,6 +223,9 @@ func TestIDKeyInTPM(t *testing.T) {
 		digest,
 	)
 	d.run("latchkey", "idblock", "check", "both", "--author")
+	d.run("latchkey", "tpm", "key", "inside.pem", "--curve", "P-384", "--in-tpm", "--tpm", d.own)
+	d.run("latchkey", "idblock", "make", "inside", "--id-key", "tpm:id.pem", "--author-key", "tpm:inside.pem",
+		"--tpm", d.own, "--digest", digest) // over one connection
 	d.run("latchkey", "tpm", "key", "approver.pem")
 	make := []string{"idblock", "make", "x", "--digest", digest, "--tpm", d.own, "--id-key"}
 	d.refused(2, "P-256: must be P-384", "latchkey", append(make, "approver.pem")...)

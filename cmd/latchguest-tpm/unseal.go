@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/vmlatch/vmlatch/firmware/luks"
 	"github.com/vmlatch/vmlatch/firmware/luks/metadata"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/tpm"
@@ -20,7 +21,8 @@ const maxFile = 64 << 10
 // isRefusal reports whether the TPM, or this program, refuses this boot or this disk.
 func isRefusal(err error) bool {
 	for _, e := range []error{
-		tpm2.TPMRCPolicyFail, tpm2.TPMRCPolicy, tpm2.TPMRCIntegrity, seal.ErrPin, metadata.ErrUnsafe, seal.ErrNoToken,
+		tpm2.TPMRCPolicyFail, tpm2.TPMRCPolicy, tpm2.TPMRCIntegrity, seal.ErrPin, seal.ErrOtherTPM, seal.ErrNoToken,
+		metadata.ErrUnsafe, luks.ErrFormat,
 	} {
 		if errors.Is(err, e) {
 			return true
@@ -43,6 +45,9 @@ func unseal(o *options) error {
 	}
 	defer c.Close()
 	secret, err := o.ask(c)
+	if errors.Is(err, seal.ErrPin) {
+		err = foreign(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -54,14 +59,18 @@ func unseal(o *options) error {
 	}
 	if o.pin != "" {
 		if err := seal.CheckPin(secret, o.pin); err != nil {
-			return &tpm.Error{
-				Doing: "unseal", Cause: "a different secret was sealed", Err: err,
-				Fix: "the disk, or its header, is not its owner's; after a change of the secret change latch.tpm=",
-			}
+			return foreign(err)
 		}
 	}
 	_, err = o.out.Write(secret)
 	return err
+}
+
+func foreign(err error) error {
+	return &tpm.Error{
+		Doing: "unseal", Cause: "a different secret was sealed", Err: err,
+		Fix: "the disk, or its header, is not its owner's; after a change of the secret change latch.tpm=",
+	}
 }
 
 // ask asks the TPM for the secret of a file or of a disk's header.
@@ -76,7 +85,7 @@ func (o *options) ask(c *tpm.Conn) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return seal.UnsealDisk(c, m)
+		return seal.UnsealDisk(c, m, o.pin)
 	}
 	b, err := regular.Read(o.args[0], maxFile)
 	if err != nil {

@@ -76,8 +76,11 @@ func valueOf(line, prefix string) (string, bool) {
 // check says what is missing on a command line, and what lets a person in; it returns an exit code.
 func (g *guest) check(line, volume string) int {
 	open := g.doors(line, volume)
-	_, hasTPM := valueOf(line, tpmWord)
-	if _, err := exchange.ParseWords(line); err != nil && !hasTPM {
+	_, err := exchange.ParseWords(line)
+	if _, ok := valueOf(line, tpmWord); ok {
+		_, err = pinOf(line)
+	}
+	if err != nil {
 		open = append([]string{err.Error()}, open...)
 	}
 	for _, o := range open {

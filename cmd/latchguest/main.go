@@ -21,7 +21,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -82,7 +81,8 @@ func main() {
 // well.
 func run(g *guest, args []string, stdout io.Writer) int {
 	// What else the TPM is asked for is for people, who see the answer.
-	unseals := ofTPM(args) && args[0] == "unseal" && slices.Contains(args, "--open")
+	all := strings.Join(args, " ")
+	unseals := ofTPM(args) && (strings.Contains(all, " --open") || strings.Contains(all, " --device"))
 	switch {
 	case unseals:
 		args = args[1:]

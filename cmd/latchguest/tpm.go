@@ -18,6 +18,7 @@ const helper = "/usr/bin/latchguest-tpm"
 const (
 	tpmWord  = "latch.tpm="
 	unpinned = "unpinned"
+	pinSize  = 32
 )
 
 // ofTPM reports whether arguments are a command for the helper.
@@ -55,12 +56,21 @@ func (g *guest) startHelper(args []string, out int) (int, error) {
 
 var environment = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 
+// pinOf is the pin of a command line by which the TPM opens the disk.
+func pinOf(line string) (string, error) {
+	pin, _ := valueOf(line, tpmWord)
+	if _, broker := valueOf(line, "latch.key="); broker || len(pin) != pinSize && pin != unpinned {
+		return "", errors.New("the command line needs latch.tpm=PIN, and no broker: a TPM is the host's")
+	}
+	return pin, nil
+}
+
 // unsealed opens the disk with what the TPM gives. A host that is not trusted has a guest of
 // another kind, with a broker.
 func (g *guest) unsealed(o *options, line string) error {
-	pin, _ := valueOf(line, tpmWord)
-	if _, broker := valueOf(line, "latch.key="); broker || pin == "" {
-		return errors.New("the command line must have latch.tpm=, and name no broker: a TPM is the host's")
+	pin, err := pinOf(line)
+	if err != nil {
+		return err
 	}
 	end, stop, err := g.guard(o, line)
 	if err != nil {
@@ -126,8 +136,10 @@ func (g *guest) askHelper(header, pin string) ([]byte, error) {
 func wait(pid int) int {
 	var status unix.WaitStatus
 	for {
-		if _, err := unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Wait4(pid, &status, 0, nil); err == nil {
 			break
+		} else if !errors.Is(err, unix.EINTR) {
+			return -1
 		}
 	}
 	return status.ExitStatus() // -1 after a signal

@@ -20,12 +20,14 @@ func (w *world) withHelper(script, line string) {
 	w.paths.run = filepath.Join(memory(w.t), "run")
 }
 
+const aPin = "0123456789abcdef0123456789abcdef"
+
 const boots = "panic=-1 console=ttyS0 root=/dev/mapper/root "
 
 // TestUnseal: what the helper prints opens the disk, by the header that the helper has seen.
 func TestUnseal(t *testing.T) {
 	w := newWorld(t)
-	w.withHelper(`echo "$*" > `+w.file("asked")+`; printf 'value of the TPM'`, boots+"latch.tpm=0123")
+	w.withHelper(`echo "$*" > `+w.file("asked")+`; printf 'value of the TPM'`, boots+"latch.tpm="+aPin)
 	var key, header string
 	w.crypt = func(name, _, volume string, k []byte) error {
 		key, header = string(k), name
@@ -43,7 +45,7 @@ func TestUnseal(t *testing.T) {
 		t.Error("the header is left behind")
 	}
 	asked, _ := os.ReadFile(w.file("asked"))
-	if want := "unseal --close --header " + header + " --pin 0123\n"; string(asked) != want {
+	if want := "unseal --close --header " + header + " --pin " + aPin + "\n"; string(asked) != want {
 		t.Errorf("the helper is asked %q, want %q", asked, want)
 	}
 	w.write("cmdline", boots+"latch.tpm=unpinned")
@@ -60,9 +62,9 @@ func TestUnsealNoWayIn(t *testing.T) {
 		"the TPM refuses":      {"echo refused >&2; exit 4", boots + "latch.tpm=unpinned", "ended with code 4"},
 		"a secret and a fault": {good + "; exit 4", boots + "latch.tpm=unpinned", "ended with code 4"},
 		"the helper is killed": {good + "; kill -9 $$", boots + "latch.tpm=unpinned", "ended with code -1"},
-		"a broker too":         {good, boots + "latch.tpm=unpinned latch.key=ed25519:AAAA", "name no broker"},
-		"no pin":               {good, boots + "latch.tpm=", "must have latch.tpm="},
-		"no word":              {good, boots, "must have latch.tpm="},
+		"a broker too":         {good, boots + "latch.tpm=unpinned latch.key=ed25519:AAAA", "and no broker"},
+		"no pin":               {good, boots + "latch.tpm=", "needs latch.tpm=PIN"},
+		"no word":              {good, boots, "needs latch.tpm=PIN"},
 		"a shell":              {good, boots + "latch.tpm=unpinned init=/bin/sh", "could come in"},
 		"another root":         {good, "panic=-1 root=/dev/vdb latch.tpm=unpinned", "could come in"},
 	} {
@@ -84,6 +86,14 @@ func TestUnsealNoWayIn(t *testing.T) {
 	w.run(4, "unseal", "--device", w.file("disk.img"), "--open", "root")
 	w.run(4, "unseal", "--device", w.file("cmdline"), "--open", "root")
 	w.run(2, "unseal", "--device", w.file("disk.img"), "--open", "root", "--secret", "x=/run/x")
+	w.run(2, "unseal", "--device="+w.file("disk.img"))
+	for line, want := range map[string]int{
+		"latch.tpm=unpinned": 0, "latch.tpm=" + aPin: 0, "latch.tpm=": 4, "latch.tpm=zzz": 4,
+		"latch.tpm=unpinned latch.key=ed25519:AAAA": 4,
+	} {
+		w.write("line", boots+line)
+		w.run(want, "--check="+w.file("line"))
+	}
 }
 
 // TestHelper: other commands are the helper's, with its exit codes, and turn nothing off.

@@ -64,7 +64,11 @@ func runBroker(c *urfave.Context, s *cli.IO, action, dir string) error {
 		if err := writeKey(c, dir, name); err != nil {
 			return err
 		}
-		s.Say("wrote %s: whoever has it can give your guests secrets of their own choice", name)
+		whoever := "whoever has it"
+		if c.Bool("in-tpm") {
+			whoever = "whoever has it and your TPM"
+		}
+		s.Say("wrote %s: %s can give your guests secrets of their own choice", name, whoever)
 	}
 	pin, err := pinOf(name, c.String("tpm"))
 	if err != nil {

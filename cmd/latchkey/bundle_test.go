@@ -30,7 +30,9 @@ func TestBundleCommands(t *testing.T) {
 	before := j.read("bundle.json")
 	_, errs := j.run("bundle add bundle.json vcek.der crl.der --trust-root roots.pem")
 	matches(t, "again", errs, `6 parts, 0 of them new`)
-	j.write("bad.der", string(append(bytes.Clone(j.ek.Cert.Raw[:len(j.ek.Cert.Raw)-1]), 0)))
+	bad := bytes.Clone(j.ek.Cert.Raw)
+	bad[len(bad)-1] ^= 1 // in its signature
+	j.write("bad.der", string(bad))
 	for line, want := range map[string]string{
 		"bundle add bundle.json bad.der --trust-root roots.pem":         `no part verifies`,
 		"bundle add bundle.json bad.der crl.der --trust-root roots.pem": `1 of 2 do not; the others are kept`,

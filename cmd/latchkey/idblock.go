@@ -110,19 +110,19 @@ func makeIDBlock(c *urfave.Context, s *cli.IO, name string) error {
 	if c.String("id-key") == "" {
 		return cli.WithHint(cli.Usagef("--id-key is needed: the block is signed with it"), hintKey(elliptic.P384()))
 	}
-	key, err := openKey(c, "id-key", elliptic.P384())
+	ring := &keyring{c: c}
+	defer ring.close()
+	key, err := ring.open("id-key", elliptic.P384())
 	if err != nil {
 		return err
 	}
-	defer func() { _ = key.close() }()
 	var author crypto.Signer
 	var authorPublic *ecdsa.PublicKey
 	if c.IsSet("author-key") {
-		k, err := openKey(c, "author-key", elliptic.P384())
+		k, err := ring.open("author-key", elliptic.P384())
 		if err != nil {
 			return err
 		}
-		defer func() { _ = k.close() }()
 		author, authorPublic = k, k.public
 	}
 	for _, suffix := range []string{blockSuffix, authSuffix} {
@@ -285,15 +285,16 @@ func checkWanted(c *urfave.Context, id sev.IDBlock, keys sev.IDKeys) error {
 			return other(flag, hex.EncodeToString(is))
 		}
 	}
+	ring := &keyring{c: c}
+	defer ring.close()
 	for flag, is := range map[string]*ecdsa.PublicKey{"id-key": keys.ID, "author-key": keys.Author} {
 		if !c.IsSet(flag) {
 			continue
 		}
-		k, err := openKey(c, flag, elliptic.P384())
+		k, err := ring.open(flag, elliptic.P384())
 		if err != nil {
 			return err
 		}
-		_ = k.close()
 		if is == nil || !is.Equal(k.public) {
 			return cli.Fail(cli.ExitRefused, fmt.Errorf("it was not signed by --%s", flag))
 		}

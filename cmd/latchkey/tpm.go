@@ -78,19 +78,35 @@ const keyPrefix = "tpm:"
 type signer struct {
 	crypto.Signer
 	public *ecdsa.PublicKey
-	close  func() error
 }
 
-// openKey opens a key on a curve, in a file or in a TPM.
-func openKey(c *urfave.Context, flag string, curve elliptic.Curve) (*signer, error) {
-	name := c.String(flag)
-	k := &signer{close: func() error { return nil }}
+// keyring opens keys, those in the owner's TPM over one connection.
+type keyring struct {
+	c    *urfave.Context
+	tpm  *tpm.Conn
+	keys []*tpmkey.Key
+}
+
+func (r *keyring) close() {
+	for _, k := range r.keys {
+		_ = k.Flush()
+	}
+	if r.tpm != nil {
+		_ = r.tpm.Close()
+	}
+}
+
+// open opens a key on a curve, in a file or in a TPM.
+func (r *keyring) open(flag string, curve elliptic.Curve) (*signer, error) {
+	name := r.c.String(flag)
+	k := &signer{}
 	if inside, ok := strings.CutPrefix(name, keyPrefix); ok {
-		key, err := openTPMKey(c, inside)
+		key, err := r.openInside(inside)
 		if err != nil {
 			return nil, adviseTPM(fmt.Errorf("--%s %s: %w", flag, name, err))
 		}
-		k.Signer, k.close = key, key.Close
+		r.keys = append(r.keys, key)
+		k.Signer = key
 	} else {
 		key, err := readKey(name, curve)
 		if err != nil {
@@ -100,13 +116,12 @@ func openKey(c *urfave.Context, flag string, curve elliptic.Curve) (*signer, err
 	}
 	k.public, _ = k.Public().(*ecdsa.PublicKey)
 	if k.public == nil || k.public.Curve != curve {
-		_ = k.close()
 		return nil, cli.Usagef("--%s %s: the key is on another curve: must be %s", flag, name, curve.Params().Name)
 	}
 	return k, nil
 }
 
-func openTPMKey(c *urfave.Context, name string) (*tpmkey.Key, error) {
+func (r *keyring) openInside(name string) (*tpmkey.Key, error) {
 	handle, err := strconv.ParseUint(name, 0, 32)
 	var b []byte
 	if err != nil {
@@ -118,20 +133,15 @@ func openTPMKey(c *urfave.Context, name string) (*tpmkey.Key, error) {
 			)
 		}
 	}
-	t, err := tpm.Open(c.String("tpm"))
-	if err != nil {
-		return nil, err
+	if r.tpm == nil {
+		if r.tpm, err = tpm.Open(r.c.String("tpm")); err != nil {
+			return nil, err
+		}
 	}
-	var k *tpmkey.Key
 	if b != nil {
-		k, err = tpmkey.Load(t, b)
-	} else {
-		k, err = tpmkey.Kept(t, uint32(handle))
+		return tpmkey.Load(r.tpm, b)
 	}
-	if err != nil {
-		_ = t.Close()
-	}
-	return k, err
+	return tpmkey.Kept(r.tpm, uint32(handle))
 }
 
 // adviseTPM gives an error of a TPM its hint.
@@ -222,15 +232,16 @@ func newKey(c *urfave.Context, curve elliptic.Curve) ([]byte, crypto.PublicKey, 
 	if err != nil {
 		return nil, nil, err
 	}
+	defer t.Close()
 	b, err := tpmkey.Make(t, curve)
 	if err != nil {
-		return nil, nil, errors.Join(err, t.Close())
+		return nil, nil, err
 	}
 	k, err := tpmkey.Load(t, b)
 	if err != nil {
-		return nil, nil, errors.Join(err, t.Close())
+		return nil, nil, err
 	}
-	return b, k.Public(), k.Close()
+	return b, k.Public(), k.Flush()
 }
 
 // expectedFlags name the registers of a boot, and where their values come from.

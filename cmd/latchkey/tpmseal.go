@@ -193,7 +193,7 @@ func generate(name string) error {
 
 // readSealable reads a secret that is to be sealed.
 func readSealable(s *cli.IO, name string) ([]byte, error) {
-	b, err := s.ReadInput(name, seal.MaxSecret+1)
+	b, err := s.ReadInput(name, seal.MaxSecret)
 	if err != nil {
 		return nil, cli.Fail(cli.ExitUsage, err)
 	}
@@ -246,11 +246,12 @@ Examples:
 			if err := seal.CheckSelection(b.selection, b.secureBoot); err != nil {
 				return sealFailed(err)
 			}
-			k, err := openKey(c, "key", elliptic.P256())
+			ring := &keyring{c: c}
+			defer ring.close()
+			k, err := ring.open("key", elliptic.P256())
 			if err != nil {
 				return err
 			}
-			defer func() { _ = k.close() }()
 			a, err := seal.Approve(rand.Reader, k, c.String("name"), c.Uint64("version"), b.selection, b.values)
 			if err != nil {
 				return sealFailed(err)

@@ -3,12 +3,49 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	urfave "github.com/urfave/cli/v2"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
+
+// forgetKept removes what is kept with a VM's name, if all of it may go.
+func forgetKept(ctx context.Context, c *urfave.Context, root rundir.Root, name string) (had bool, err error) {
+	kinds := []struct {
+		flag   string
+		has    func(string) (bool, error)
+		forget func(context.Context, string) error
+		err    error
+		hint   string
+	}{
+		{
+			"tpm", root.HasTPM, root.ForgetTPM, rundir.ErrTPM,
+			"rm --tpm removes it too; what was sealed to it is lost then",
+		},
+		{"vars", root.HasVars, root.ForgetVars, rundir.ErrVars, "rm --vars removes them too; new ones are made then"},
+	}
+	if err := rundir.CheckName(name); err != nil {
+		return false, cli.Fail(cli.ExitUsage, err)
+	}
+	for _, k := range kinds { // before anything is lost
+		if has, err := k.has(name); err != nil || has && !c.Bool(k.flag) {
+			return false, cli.Fail(cli.ExitUsage, errors.Join(err, fmt.Errorf("%s: %w", name, k.err)), k.hint)
+		}
+	}
+	for _, k := range kinds {
+		if !c.Bool(k.flag) {
+			continue
+		}
+		err := k.forget(ctx, name)
+		if err != nil && !errors.Is(err, rundir.ErrNotFound) {
+			return had, err
+		}
+		had = had || err == nil
+	}
+	return had, nil
+}
 
 func newRm(s *cli.IO) *urfave.Command {
 	return &urfave.Command{
@@ -35,26 +72,11 @@ Examples:
 		Action: func(c *urfave.Context) error {
 			ended := func(e *rundir.Entry) bool { return e.Status() == rundir.Ended }
 			return onEach(c, s, ended, func(ctx context.Context, s *cli.IO, root rundir.Root, t *task) error {
-				had := false
-				for flag, forget := range map[string]func(context.Context, string) error{
-					"tpm": root.ForgetTPM, "vars": root.ForgetVars,
-				} {
-					if !c.Bool(flag) {
-						continue
-					}
-					err := forget(ctx, t.Name)
-					if err != nil && !errors.Is(err, rundir.ErrNotFound) {
-						return err
-					}
-					had = had || err == nil
+				had, err := forgetKept(ctx, c, root, t.Name)
+				if err != nil {
+					return err
 				}
-				err := root.Forget(ctx, t.Name)
-				if errors.Is(err, rundir.ErrTPM) {
-					return cli.Fail(cli.ExitUsage, err, "rm --tpm removes it too; what was sealed to it is lost then")
-				}
-				if errors.Is(err, rundir.ErrVars) {
-					return cli.Fail(cli.ExitUsage, err, "rm --vars removes them too; new ones are made then")
-				}
+				err = root.Forget(ctx, t.Name)
 				if had && errors.Is(err, rundir.ErrNotFound) {
 					err = nil // it had no logs
 				}

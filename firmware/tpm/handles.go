@@ -9,6 +9,14 @@ import (
 // HandleSRK is where a storage root key is kept (TCG TPM v2.0 Provisioning Guidance, section 7.8).
 const HandleSRK tpm2.TPMHandle = 0x81000001
 
+// SRKTemplate describes a storage root key on P-256, as Linux distributions make it (TCG TPM v2.0
+// Provisioning Guidance, section 7.5.1; TPM 2.0 Key Files, section 3.1.8: the "H" template).
+func SRKTemplate() tpm2.TPMTPublic {
+	t := tpm2.ECCSRKTemplate
+	t.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
+	return t
+}
+
 // Counter is the index of the TPM that ends approvals: an approval counts while the counter is at
 // most its version. vmlatch makes it with each TPM; a guest can only increment it.
 const Counter tpm2.TPMHandle = 0x01800001

@@ -65,7 +65,7 @@ func (m *Maker) Make(ctx context.Context, state *os.File, key []byte) (err error
 	steps := []func() error{
 		func() error { _, err := tpm2.Startup{StartupType: tpm2.TPMSUClear}.Execute(p); return err },
 		func() error { return p.allocate(m.Banks) },
-		func() error { return p.keep(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, tpm.HandleSRK, m.KeepSRK) },
+		func() error { return p.keep(tpm2.TPMRHOwner, tpm.SRKTemplate(), tpm.HandleSRK, m.KeepSRK) },
 		func() error { return m.endorse(p) },
 		p.count,
 		func() error { _, err := tpm2.Shutdown{ShutdownType: tpm2.TPMSUClear}.Execute(p); return err },

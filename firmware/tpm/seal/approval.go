@@ -42,6 +42,9 @@ func byApproval(key crypto.PublicKey, name string) (step, *tpm2.TPMTPublic, erro
 	return &tpm2.PolicyAuthorize{KeySign: *id, PolicyRef: tpm2.TPM2BDigest{Buffer: reference(name)}}, public, nil
 }
 
+// MaxVersion is the greatest version of an approval.
+const MaxVersion = 10_000
+
 // Approve signs that a boot may have what is sealed to a key's approvals.
 func Approve(
 	rand io.Reader, key crypto.Signer, name string, version uint64, s tpm.Selection, values map[int][]byte,
@@ -49,8 +52,12 @@ func Approve(
 	switch {
 	case name == "":
 		return nil, fmt.Errorf("%w: it has no name", ErrPolicy)
-	case version == 0:
-		return nil, fmt.Errorf("%w: its version must be 1 or more, as the counter of a new TPM is", ErrPolicy)
+	case version == 0 || version > MaxVersion:
+		return nil, fmt.Errorf(
+			"%w: its version must be 1 to %d: the TPM counts up to it one by one",
+			ErrPolicy,
+			MaxVersion,
+		)
 	}
 	public, err := approver(key.Public())
 	if err != nil {
@@ -177,10 +184,7 @@ func (a *Approval) run(selection tpm.Selection) func(*tpm.Conn, tpm2.TPMISHPolic
 				Fix: "a newer one was in use on this machine: boot the newer kernel, or have this one approved again",
 			}
 		case errors.Is(err, tpm2.TPMRCHandle):
-			return &tpm.Error{
-				Doing: "unseal " + a.Name, Cause: "this TPM has no counter for approvals", Err: err,
-				Fix: "vmlatch makes it with each TPM of its VMs; for other TPMs seal to registers (--pcrs)",
-			}
+			return noCounter("unseal "+a.Name, err)
 		case err != nil:
 			return err
 		}
@@ -221,16 +225,22 @@ func (a *Approval) authorize(c *tpm.Conn, session tpm2.TPMISHPolicy, approved tp
 	return err
 }
 
+func noCounter(doing string, err error) error {
+	return &tpm.Error{
+		Doing: doing, Cause: "this TPM has no counter for approvals", Err: err,
+		Fix: "vmlatch makes it with each TPM of its VMs; for other TPMs seal to registers (--pcrs)",
+	}
+}
+
 // EndBelow ends approvals of versions below one: the counter becomes the version. It cannot be
 // undone. It returns how far the counter went.
 func EndBelow(c *tpm.Conn, version uint64) (uint64, error) {
-	const most = 1 << 10 // each step writes the TPM's memory
 	now, err := Count(c)
 	if err != nil {
 		return 0, err
 	}
-	if version > now+most {
-		return now, fmt.Errorf("%w: the counter is %d, and %d is more than %d beyond", ErrPolicy, now, version, most)
+	if version > MaxVersion {
+		return now, fmt.Errorf("%w: no approval has a version beyond %d", ErrPolicy, MaxVersion)
 	}
 	index, err := counter()
 	if err != nil {
@@ -258,6 +268,9 @@ func Count(c *tpm.Conn) (uint64, error) {
 		AuthHandle: tpm2.AuthHandle{Handle: index.Handle, Name: index.Name, Auth: tpm2.PasswordAuth(nil)},
 		NVIndex:    index, Size: 8,
 	}.Execute(c)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return 0, noCounter("read the counter of approvals", err)
+	}
 	if err != nil {
 		return 0, tpm.Explain("read the counter of approvals", err)
 	}

@@ -12,11 +12,13 @@ import (
 var ErrNoToken = errors.New("the disk's header has nothing that is sealed to a TPM")
 
 // UnsealDisk asks a TPM for what opens a disk, by the tokens in its header: those of latchkey, and
-// those of systemd-cryptenroll. The first that the TPM gives counts.
-func UnsealDisk(c *tpm.Conn, m *metadata.Metadata) ([]byte, error) {
+// those of systemd-cryptenroll. The first counts that the TPM gives, and that has a pin; "" takes
+// any.
+func UnsealDisk(c *tpm.Conn, m *metadata.Metadata, pin string) ([]byte, error) {
 	var sealed []*Sealed
 	var approvals []*Approval
 	var enrolled []*Enrolled
+	err := ErrNoToken
 	for _, token := range m.Tokens {
 		var kind struct {
 			Type string `json:"type"`
@@ -24,43 +26,44 @@ func UnsealDisk(c *tpm.Conn, m *metadata.Metadata) ([]byte, error) {
 		if json.Unmarshal(token, &kind) != nil {
 			continue // cryptsetup says more of it
 		}
-		var err error
+		var damaged error // another token may do
 		switch kind.Type {
 		case TypeSealed:
-			var s *Sealed
-			if s, err = ParseSealed(token); err == nil {
-				sealed = append(sealed, s)
-			}
+			sealed, damaged = collect(sealed, token, ParseSealed)
 		case TypeApproval:
-			var a *Approval
-			if a, err = ParseApproval(token); err == nil {
-				approvals = append(approvals, a)
-			}
+			approvals, damaged = collect(approvals, token, ParseApproval)
 		case TypeEnrolled:
-			var e *Enrolled
-			if e, err = ParseEnrolled(token); err == nil {
-				enrolled = append(enrolled, e)
-			}
+			enrolled, damaged = collect(enrolled, token, ParseEnrolled)
 		}
-		if err != nil {
-			return nil, err
+		if damaged != nil {
+			err = damaged
 		}
 	}
-	err := ErrNoToken
-	for _, s := range sealed {
-		var secret []byte
-		if secret, err = s.Unseal(c, approvals); err == nil {
-			return secret, nil
-		}
-	}
+	var asks []func() ([]byte, error)
 	for _, e := range enrolled {
-		secret, e := e.Unseal(c)
+		asks = append(asks, func() ([]byte, error) { return e.Unseal(c) })
+	}
+	for _, s := range sealed { // last, so that the error is theirs
+		asks = append(asks, func() ([]byte, error) { return s.Unseal(c, approvals) })
+	}
+	for _, ask := range asks {
+		secret, e := ask()
+		if e == nil && pin != "" {
+			e = CheckPin(secret, pin)
+		}
 		if e == nil {
 			return secret, nil
 		}
-		if len(sealed) == 0 {
-			err = e
-		}
+		clear(secret)
+		err = e
 	}
 	return nil, err
+}
+
+func collect[T any](list []*T, token []byte, parse func([]byte) (*T, error)) ([]*T, error) {
+	x, err := parse(token)
+	if err != nil {
+		return list, err
+	}
+	return append(list, x), nil
 }

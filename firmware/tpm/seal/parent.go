@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"crypto/hmac"
 	"errors"
 
 	"github.com/google/go-tpm/tpm2"
@@ -17,21 +18,54 @@ type Parent struct {
 	flush  bool
 }
 
+// ErrOtherTPM means that something was made for another TPM, or for this one before it was cleared.
+var ErrOtherTPM = errors.New("another storage root key")
+
 // OpenParent finds the storage root key that is kept; a TPM without one makes it, always the same.
 func OpenParent(c *tpm.Conn) (*Parent, error) {
-	p := &Parent{c: c, handle: tpm.HandleSRK}
+	p, err := openKept(c)
+	if errors.Is(err, tpm2.TPMRCHandle) {
+		return OpenPrimary(c)
+	}
+	return p, tpm.Explain("find the TPM's storage root key", err)
+}
+
+// OpenPrimary makes the storage root key anew, whether one is kept or not.
+func OpenPrimary(c *tpm.Conn) (*Parent, error) {
+	p := &Parent{c: c}
+	err := p.make(tpm.SRKTemplate())
+	return p, tpm.Explain("make the TPM's storage root key", err)
+}
+
+// openKept opens the storage root key that is kept.
+func openKept(c *tpm.Conn) (*Parent, error) {
 	r, err := tpm2.ReadPublic{ObjectHandle: tpm.HandleSRK}.Execute(c)
-	switch {
-	case err == nil:
-		p.name = r.Name
-		p.public, err = r.OutPublic.Contents()
-	case errors.Is(err, tpm2.TPMRCHandle):
-		err = p.make(tpm2.ECCSRKTemplate)
-	}
 	if err != nil {
-		return nil, tpm.Explain("find the TPM's storage root key", err)
+		return nil, err
 	}
-	return p, nil
+	p := &Parent{c: c, handle: tpm.HandleSRK}
+	return p, p.take(&r.OutPublic)
+}
+
+// openNamed opens the storage root key with a name: the one that is kept, or the one that a TPM
+// makes, which was the only one before another was kept.
+func openNamed(c *tpm.Conn, what string, name []byte) (*Parent, error) {
+	for _, open := range []func(*tpm.Conn) (*Parent, error){openKept, OpenPrimary} {
+		p, err := open(c)
+		switch {
+		case errors.Is(err, tpm2.TPMRCHandle):
+		case err != nil:
+			return nil, tpm.Explain("find the TPM's storage root key", err)
+		case hmac.Equal(p.name.Buffer, name):
+			return p, nil
+		default:
+			p.Close()
+		}
+	}
+	return nil, &tpm.Error{
+		Doing: "unseal " + what, Cause: "this was sealed to another TPM, or to this one before it was cleared",
+		Fix: "seal it again, to this TPM's present key; until then another key must do", Err: ErrOtherTPM,
+	}
 }
 
 // make makes a primary key of the owner's hierarchy.
@@ -40,9 +74,23 @@ func (p *Parent) make(template tpm2.TPMTPublic) error {
 	if err != nil {
 		return err
 	}
-	p.handle, p.name, p.flush = r.ObjectHandle, r.Name, true
-	p.public, err = r.OutPublic.Contents()
-	return err
+	p.handle, p.flush = r.ObjectHandle, true
+	return p.take(&r.OutPublic)
+}
+
+// take takes the key's public part. Its name is worked out from it: salts are encrypted to what is
+// named, whatever lies between here and the TPM.
+func (p *Parent) take(b *tpm2.TPM2BPublic) error {
+	var err error
+	if p.public, err = b.Contents(); err != nil {
+		return err
+	}
+	name, err := tpm2.ObjectName(p.public)
+	if err != nil {
+		return err
+	}
+	p.name = *name
+	return nil
 }
 
 // Public is the key's public part, to which everyone can seal.

@@ -17,7 +17,8 @@ import (
 var ErrPolicy = errors.New("policy")
 
 // ClosingPCR is extended by who unseals in the initrd, before anything else runs, so that nothing
-// that comes later unseals again. Nothing extends it before.
+// that comes later unseals again, if the policy names it. Nothing extends it before that in an
+// initrd without systemd's own measurements.
 const ClosingPCR = 15
 
 // Closing is what ClosingPCR is extended by.

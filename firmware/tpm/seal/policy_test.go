@@ -40,11 +40,30 @@ func TestCheckSelection(t *testing.T) {
 	}
 }
 
+// aStorageKey is a storage root key, as a TPM would have it.
+func aStorageKey(t *testing.T) tpm2.TPMTPublic {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := approver(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srk := tpm.SRKTemplate()
+	srk.Unique = public.Unique
+	return srk
+}
+
 // TestSealRefuses: what no TPM could give back, or nothing protects, is not sealed.
 func TestSealRefuses(t *testing.T) {
-	srk := tpm2.ECCSRKTemplate
+	srk := aStorageKey(t)
 	s := tpm.Selection{Bank: eventlog.SHA256, PCRs: []int{4}}
 	good := map[int][]byte{4: make([]byte, 32)}
+	if _, err := Seal(rand.Reader, &srk, []byte("x"), &Policy{Name: "web", Selection: s, Values: good}); err != nil {
+		t.Fatal(err)
+	}
 	for what, c := range map[string]struct {
 		secret []byte
 		p      Policy
@@ -70,8 +89,10 @@ func TestSealRefuses(t *testing.T) {
 	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Approve(rand.Reader, key, "web", 0, s, good); !errors.Is(err, ErrPolicy) {
-		t.Errorf("version 0: %v", err)
+	for _, version := range []uint64{0, MaxVersion + 1} {
+		if _, err := Approve(rand.Reader, key, "web", version, s, good); !errors.Is(err, ErrPolicy) {
+			t.Errorf("version %d: %v", version, err)
+		}
 	}
 }
 
@@ -85,15 +106,21 @@ func TestReadSRK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	loose := tpm2.ECCSRKTemplate
+	fine := aStorageKey(t)
+	if _, err := ReadSRK(tpm2.Marshal(fine)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSRK(tpm2.Marshal(tpm2.New2B(fine))); err != nil {
+		t.Fatal(err)
+	}
+	loose := fine
 	loose.ObjectAttributes.FixedTPM = false
 	for what, p := range map[string]tpm2.TPMTPublic{"a signing key": *signing, "a key that may leave": loose} {
 		if _, err := ReadSRK(tpm2.Marshal(p)); !errors.Is(err, ErrKey) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	good := tpm2.Marshal(tpm2.RSASRKTemplate)
-	if _, err := ReadSRK(append(good, 0)); !errors.Is(err, ErrKey) {
+	if _, err := ReadSRK(append(tpm2.Marshal(fine), 0)); !errors.Is(err, ErrKey) {
 		t.Errorf("a byte too many: %v", err)
 	}
 }
@@ -104,6 +131,7 @@ func FuzzParse(f *testing.F) {
 		if s, err := ParseSealed(b); err == nil {
 			_, _, _ = s.PCRs.Registers(s.Bank)
 		}
+		_, _ = ParseEnrolled(b)
 		if a, err := ParseApproval(b); err == nil {
 			_, _, _ = a.PCRs.Registers(a.Bank)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/luks/metadata"
 	"github.com/vmlatch/vmlatch/firmware/tpm"
 	"github.com/vmlatch/vmlatch/firmware/tpm/tpmtest"
 )
@@ -243,6 +244,83 @@ func TestOtherTPM(t *testing.T) {
 	sealed.Private[5] ^= 1
 	if got, err := sealed.Unseal(c, nil); err == nil {
 		t.Errorf("damaged: %q", got)
+	}
+}
+
+// TestStorageKeyAppears: what was sealed before something else kept a storage root key is given
+// after.
+func TestStorageKeyAppears(t *testing.T) {
+	c, srk, s, values := booted(t)
+	sealed, err := Seal(rand.Reader, srk, secret, &Policy{Name: "web", Selection: s, Values: values})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (tpm2.EvictControl{
+		Auth: tpm2.TPMRHOwner, ObjectHandle: &tpm2.NamedHandle{Handle: r.ObjectHandle, Name: r.Name},
+		PersistentHandle: tpm.HandleSRK,
+	}).Execute(c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (tpm2.FlushContext{FlushHandle: r.ObjectHandle}).Execute(c); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Equal(r.Name.Buffer, sealed.SRK) {
+		t.Fatal("the key that is kept is the one that was sealed to")
+	}
+	for range 5 {
+		if got, err := sealed.Unseal(c, nil); err != nil || !bytes.Equal(got, secret) {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+}
+
+// TestDisk: of a disk's tokens the one counts that has the pin; damaged ones, and those of other
+// secrets, do not keep it out.
+func TestDisk(t *testing.T) {
+	c, srk, s, values := booted(t)
+	token := func(secret string) json.RawMessage {
+		x, err := Seal(rand.Reader, srk, []byte(secret), &Policy{Name: "web", Selection: s, Values: values})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	const old, wanted = "the old secret of a disk", "the new secret of a disk"
+	pin, err := Pin([]byte(wanted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &metadata.Metadata{Tokens: []json.RawMessage{
+		[]byte(
+			`{"type":"systemd-tpm2","tpm2-blob":["AA"]}`,
+		), []byte(`{"type":"systemd-tpm2","tpm2-blob":"AA","tpm2-pcrs":[99]}`),
+		[]byte(`{"type":"latchkey-tpm"}`), token(old), token(wanted),
+	}}
+	if got, err := UnsealDisk(c, m, pin); err != nil || string(got) != wanted {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := UnsealDisk(c, m, ""); err != nil || string(got) != old {
+		t.Errorf("without a pin: %q, %v", got, err)
+	}
+	m.Tokens = m.Tokens[:4]
+	if got, err := UnsealDisk(c, m, pin); !errors.Is(err, ErrPin) {
+		t.Errorf("the old one alone: %q, %v", got, err)
+	}
+	m.Tokens = m.Tokens[:3]
+	if got, err := UnsealDisk(c, m, pin); !errors.Is(err, ErrFormat) {
+		t.Errorf("damaged ones alone: %q, %v", got, err)
+	}
+	m.Tokens = nil
+	if got, err := UnsealDisk(c, m, pin); !errors.Is(err, ErrNoToken) {
+		t.Errorf("none: %q, %v", got, err)
 	}
 }
 

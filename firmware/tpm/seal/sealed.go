@@ -3,7 +3,6 @@ package seal
 import (
 	"bytes"
 	"crypto"
-	"crypto/hmac"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -216,17 +215,11 @@ func parse(b []byte, to any) error {
 // Unseal asks a TPM for the secret. Of approvals, which Sealed by a key needs, the first that fits
 // this boot is used.
 func (s *Sealed) Unseal(c *tpm.Conn, approvals []*Approval) ([]byte, error) {
-	p, err := OpenParent(c)
+	p, err := openNamed(c, s.Name, s.SRK)
 	if err != nil {
 		return nil, err
 	}
 	defer p.Close()
-	if !hmac.Equal(p.name.Buffer, s.SRK) {
-		return nil, &tpm.Error{
-			Doing: "unseal " + s.Name, Cause: "this was sealed to another TPM, or to this one before it was cleared",
-			Fix: "seal it again, to this TPM's present key; until then a recovery key opens the disk",
-		}
-	}
 	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](s.Public)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)

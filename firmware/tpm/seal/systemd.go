@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -39,6 +40,11 @@ func ParseEnrolled(b []byte) (*Enrolled, error) {
 	if e.Type != TypeEnrolled || len(e.Blob) == 0 {
 		return nil, fmt.Errorf("%w: it is of type %q, or incomplete", ErrFormat, e.Type)
 	}
+	for _, n := range e.PCRs {
+		if n < 0 || n >= tpm.Registers {
+			return nil, fmt.Errorf("%w: it names PCR %d", ErrFormat, n)
+		}
+	}
 	return e, nil
 }
 
@@ -70,7 +76,7 @@ func (e *Enrolled) Unseal(c *tpm.Conn) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	selection := tpm.Selection{Bank: bank, PCRs: e.PCRs}
+	selection := tpm.Selection{Bank: bank, PCRs: slices.Compact(slices.Sorted(slices.Values(e.PCRs)))}
 	private, public, err := e.object()
 	if err != nil {
 		return nil, err
@@ -119,12 +125,10 @@ func (e *Enrolled) parent(c *tpm.Conn) (*Parent, error) {
 		return OpenParent(c)
 	}
 	p := &Parent{c: c}
-	template := tpm2.ECCSRKTemplate
+	template := tpm.SRKTemplate()
 	if e.Primary == "rsa" {
 		template = tpm2.RSASRKTemplate
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
-	} else {
-		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{})
 	}
 	template.ObjectAttributes.NoDA = false
 	return p, p.make(template)

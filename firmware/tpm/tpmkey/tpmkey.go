@@ -160,7 +160,11 @@ func Load(c *tpm.Conn, b []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKey, err)
 	}
-	parent, err := seal.OpenParent(c)
+	open := seal.OpenParent
+	if f.Parent == int64(tpm2.TPMRHOwner) {
+		open = seal.OpenPrimary
+	}
+	parent, err := open(c)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +175,7 @@ func Load(c *tpm.Conn, b []byte) (*Key, error) {
 	}
 	k := &Key{c: c, handle: r.ObjectHandle, name: r.Name, flush: true}
 	if k.public, err = keyOf(public); err != nil {
-		_ = k.Close()
+		_ = k.Flush()
 		return nil, err
 	}
 	return k, nil
@@ -208,13 +212,13 @@ func keyOf(b *tpm2.TPM2BPublic) (*ecdsa.PublicKey, error) {
 	return e, nil
 }
 
-// Close gives back what the TPM holds for the key, and closes the TPM.
-func (k *Key) Close() error {
-	var err error
-	if k.flush {
-		_, err = tpm2.FlushContext{FlushHandle: k.handle}.Execute(k.c)
+// Flush gives back what the TPM holds for the key.
+func (k *Key) Flush() error {
+	if !k.flush {
+		return nil
 	}
-	return errors.Join(err, k.c.Close())
+	_, err := tpm2.FlushContext{FlushHandle: k.handle}.Execute(k.c)
+	return err
 }
 
 // Public is an *ecdsa.PublicKey.

@@ -41,7 +41,8 @@ func TestKeys(t *testing.T) {
 		}
 		_ = c.Close()
 		for range 20 { // more than a TPM has room for
-			k, err := Load(open(t, socket), b)
+			c := open(t, socket)
+			k, err := Load(c, b)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +57,7 @@ func TestKeys(t *testing.T) {
 			if err != nil || !ok || public.Curve != curve || !ecdsa.VerifyASN1(public, sum, signature) {
 				t.Errorf("%s: %v", curve.Params().Name, err)
 			}
-			if err := k.Close(); err != nil {
+			if err := errors.Join(k.Flush(), c.Close()); err != nil {
 				t.Error(err)
 			}
 		}
