@@ -171,5 +171,11 @@ func Examples(c *urfave.Context) string {
 
 // path is the program and the command with those above it, as a person types them.
 func path(c *urfave.Context) string {
-	return cmp.Or(c.Command.HelpName, c.App.Name+" "+c.Command.Name)
+	words := []string{c.App.Name}
+	for _, x := range slices.Backward(c.Lineage()) {
+		if x.Command != nil && x.Command.Name != "" && !slices.Contains(words, x.Command.Name) {
+			words = append(words, x.Command.Name)
+		}
+	}
+	return strings.Join(words, " ")
 }
