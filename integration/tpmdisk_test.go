@@ -232,7 +232,11 @@ func TestSystemdsTokens(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.write("header", string(header[:16<<20]))
-		return g.attempt(g.command("latchguest-tpm", "unseal", "--tpm", socket, "--header", "header"))
+		out, err := g.attempt(g.command("latchguest-tpm", "unseal", "--tpm", socket, "--header", "header"))
+		if read(t, filepath.Join(g.work, "header")) != string(header[:16<<20]) {
+			t.Error("what was to be read was changed")
+		}
+		return out, err
 	}
 	passphrase, err := unseal()
 	if err != nil {

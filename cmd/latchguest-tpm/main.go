@@ -41,6 +41,7 @@ usage: latchguest unseal SEALED [APPROVAL…]       print what is sealed in a fi
   --tpm FILE     the TPM (default /dev/tpmrm0)
   --pin HEX      unseal: refuse another secret (latchkey tpm pin)
   --close        unseal: nothing unseals again until the next boot (extends PCR 15)
+  --rewrite      unseal: HEADER is a copy; make it say only what was read, without tokens
   --pcrs LIST    quote: registers (default 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15)
   --bank NAME    quote: sha256 (default), sha384, sha1, sha512
   --log FILE     quote: the event log ("" for none)
@@ -68,7 +69,7 @@ var errUse = errors.New("wrong use")
 // options are what the arguments say.
 type options struct {
 	tpm, header, pin, pcrs, bank, nonce, log string
-	close                                    bool
+	close, rewrite                           bool
 	args                                     []string
 	in                                       io.Reader
 	out, err                                 io.Writer
@@ -111,6 +112,7 @@ func (o *options) parse(command string, args []string) error {
 		f.StringVar(&o.header, "header", "", "")
 		f.StringVar(&o.pin, "pin", "", "")
 		f.BoolVar(&o.close, "close", false, "")
+		f.BoolVar(&o.rewrite, "rewrite", false, "")
 	case "quote":
 		f.StringVar(&o.nonce, "nonce", "", "")
 		f.StringVar(&o.pcrs, "pcrs", "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", "")

@@ -73,15 +73,32 @@ func foreign(err error) error {
 	}
 }
 
-// ask asks the TPM for the secret of a file or of a disk's header.
-func (o *options) ask(c *tpm.Conn) ([]byte, error) {
-	if o.header != "" {
-		f, err := os.OpenFile(o.header, os.O_RDWR, 0)
+// readHeader reads a header, which may be that of a disk, and only with --rewrite makes a copy of
+// one what cryptsetup may use.
+func (o *options) readHeader() (*metadata.Metadata, error) {
+	if !o.rewrite {
+		f, err := os.Open(o.header)
 		if err != nil {
 			return nil, err
 		}
 		defer f.Close()
-		m, err := metadata.Use(f)
+		return metadata.Read(f)
+	}
+	f, err := os.OpenFile(o.header, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, fmt.Errorf("%w: --rewrite is for a copy of a header, in a file", errUse))
+	}
+	return metadata.Use(f)
+}
+
+// ask asks the TPM for the secret of a file or of a disk's header.
+func (o *options) ask(c *tpm.Conn) ([]byte, error) {
+	if o.header != "" {
+		m, err := o.readHeader()
 		if err != nil {
 			return nil, err
 		}

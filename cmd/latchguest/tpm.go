@@ -101,7 +101,7 @@ const maxUnsealed = 4 << 10
 // askHelper unseals what the header has. The helper closes the TPM for the rest of this boot before
 // it gives the secret.
 func (g *guest) askHelper(header, pin string) ([]byte, error) {
-	args := []string{"unseal", "--close", "--header", header}
+	args := []string{"unseal", "--close", "--rewrite", "--header", header}
 	if pin != unpinned {
 		args = append(args, "--pin", pin)
 	}

@@ -45,7 +45,7 @@ func TestUnseal(t *testing.T) {
 		t.Error("the header is left behind")
 	}
 	asked, _ := os.ReadFile(w.file("asked"))
-	if want := "unseal --close --header " + header + " --pin " + aPin + "\n"; string(asked) != want {
+	if want := "unseal --close --rewrite --header " + header + " --pin " + aPin + "\n"; string(asked) != want {
 		t.Errorf("the helper is asked %q, want %q", asked, want)
 	}
 	w.write("cmdline", boots+"latch.tpm=unpinned")

@@ -185,8 +185,11 @@ Examples:
 
 func makeKey(c *urfave.Context, s *cli.IO, name string) error {
 	curve := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384()}[c.String("curve")]
+	if c.IsSet("tpm") && !c.Bool("in-tpm") {
+		return cli.WithHint(cli.Usagef("--tpm is for a key in your TPM"), "--in-tpm makes it there")
+	}
 	if curve == nil {
-		return cli.Choice("--", "curve", c.String("curve"), []string{"P-256", "P-384"})
+		return cli.Choice("curve", "curve", c.String("curve"), []string{"P-256", "P-384"})
 	}
 	out, err := cli.PrepareSecret(name)
 	if err != nil {

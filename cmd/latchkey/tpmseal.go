@@ -252,6 +252,9 @@ Examples:
 			if err != nil {
 				return err
 			}
+			if c.IsSet("kernel") && !strings.Contains(" "+c.String("cmdline"), " "+pinWord) {
+				s.Say("warning: latchguest opens no disk with this command line, which lacks %sPIN", pinWord)
+			}
 			a, err := seal.Approve(rand.Reader, k, c.String("name"), c.Uint64("version"), b.selection, b.values)
 			if err != nil {
 				return sealFailed(err)
