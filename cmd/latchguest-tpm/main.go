@@ -37,6 +37,7 @@ usage: latchguest unseal SEALED [APPROVAL…]       print what is sealed in a fi
        latchguest activate CREDENTIAL              print the answer to its owner's challenge
        latchguest quote --nonce HEX [--pcrs LIST]  print registers that the TPM signs (JSON)
        latchguest revoke VERSION                   end approvals of versions below VERSION
+       latchguest-tpm attest HEX | close           what latchguest itself asks for (latch.trust=host)
 
   --tpm FILE     the TPM (default /dev/tpmrm0)
   --pin HEX      unseal: refuse another secret (latchkey tpm pin)
@@ -63,6 +64,9 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
+// allPCRs are those that a machine boots with; the others are of programs.
+const allPCRs = "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15"
+
 // errUse is wrapped by errors of the command line.
 var errUse = errors.New("wrong use")
 
@@ -87,6 +91,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	o := &options{in: in, out: out, err: errOut}
 	commands := map[string]func(*options) error{
 		"unseal": unseal, "quote": makeQuote, "identity": identity, "activate": activate, "revoke": revoke,
+		"attest": attest, "close": closeBoot,
 	}
 	do, ok := commands[args[0]]
 	err := fmt.Errorf("%w: there is no command %q", errUse, args[0])
@@ -115,9 +120,9 @@ func (o *options) parse(command string, args []string) error {
 		f.BoolVar(&o.rewrite, "rewrite", false, "")
 	case "quote":
 		f.StringVar(&o.nonce, "nonce", "", "")
-		f.StringVar(&o.pcrs, "pcrs", "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", "")
+		f.StringVar(&o.pcrs, "pcrs", allPCRs, "")
 		f.StringVar(&o.bank, "bank", "sha256", "")
-		f.StringVar(&o.log, "log", "/sys/kernel/security/tpm0/binary_bios_measurements", "")
+		f.StringVar(&o.log, "log", eventLog, "")
 	}
 	for {
 		if err := f.Parse(args); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/tpm"
 	"github.com/vmlatch/vmlatch/firmware/tpm/quote"
+	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 )
 
 // print writes a value as JSON.
@@ -94,12 +95,7 @@ func makeQuote(o *options) error {
 	}
 	var log []byte
 	if o.log != "" {
-		f, err := os.Open(o.log)
-		if err == nil { // its size is not known before
-			log, err = io.ReadAll(io.LimitReader(f, eventlog.MaxSize))
-			_ = f.Close()
-		}
-		if err != nil {
+		if log, err = readLog(o.log); err != nil {
 			return fmt.Errorf("the event log: %w (mount securityfs on /sys/kernel/security, or --log \"\")", err)
 		}
 	}
@@ -110,4 +106,53 @@ func makeQuote(o *options) error {
 		}
 		return o.print(q)
 	})
+}
+
+// eventLog is where Linux has the log of the first TPM.
+const eventLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+func readLog(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, eventlog.MaxSize)) // its size is not known before
+}
+
+// maxSent bounds the log that is sent to a broker, in bytes: base64 twice, it still fits a line of
+// latch/1.
+const maxSent = 96 << 10
+
+// attest prints a quote over all registers for a broker's challenge, with the log if there is one:
+// by it the owner sees which input has changed.
+func attest(o *options) error {
+	if len(o.args) != 1 {
+		return fmt.Errorf("%w: attest needs a challenge in hex", errUse)
+	}
+	nonce, err := hex.DecodeString(o.args[0])
+	if err != nil || len(nonce) < quote.MinNonce {
+		return fmt.Errorf("%w: the challenge must be %d bytes or more in hex", errUse, quote.MinNonce)
+	}
+	o.args = nil
+	s, err := tpm.ParseSelection(eventlog.SHA256, allPCRs)
+	if err != nil {
+		return err
+	}
+	log, err := readLog(eventLog)
+	if err != nil || len(log) > maxSent {
+		log = nil
+	}
+	return o.with(func(c *tpm.Conn) error {
+		q, err := quote.Make(c, nonce, s, log)
+		if err != nil {
+			return err
+		}
+		return o.print(q)
+	})
+}
+
+// closeBoot shows whoever looks at the registers from now on that this boot has its secrets.
+func closeBoot(o *options) error {
+	return o.with(func(c *tpm.Conn) error { return c.ExtendPCR(seal.ClosingPCR, []byte(seal.Closing)) })
 }

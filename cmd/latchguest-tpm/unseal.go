@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -36,6 +37,7 @@ func unseal(o *options) error {
 	if (o.header == "") == (len(o.args) == 0) {
 		return fmt.Errorf("%w: unseal needs a file, or --header", errUse)
 	}
+	o.pin = strings.TrimPrefix(o.pin, "latch.tpm=") // as latchkey tpm pin prints it
 	if o.pin != "" && !seal.IsPin(o.pin) {
 		return fmt.Errorf("%w: --pin must be what latchkey tpm pin printed", errUse)
 	}

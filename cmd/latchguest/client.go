@@ -171,6 +171,8 @@ func reachHint(w exchange.Way) string {
 var hints = map[string]string{
 	"measurement": "what was launched is not what the owner's policy names: kernel, initrd, command line, firmware," +
 		" CPUs; on the owner's machine: latchkey policy check, latchkey explain --evidence",
+	"tpm-key": "the owner's policy does not know this TPM's key (keys); after vmlatch tpm reset it is another one:" +
+		" latchkey tpm credential",
 	"chip-not-allowed": "the owner's policy does not list this machine's chip (chips)",
 	"policy":           "the owner's audit says which demand was not met",
 	"no-policy":        "the broker has no policy of this name for this technology (latch.name)",

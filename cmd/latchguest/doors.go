@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -77,6 +78,9 @@ func valueOf(line, prefix string) (string, bool) {
 func (g *guest) check(line, volume string) int {
 	open := g.doors(line, volume)
 	_, err := exchange.ParseWords(line)
+	if !exchange.HasWords(line) {
+		err = errors.New("it names no broker (latch.key) and no secret of the TPM (latch.tpm): the disk stays shut")
+	}
 	if _, ok := valueOf(line, tpmWord); ok {
 		_, err = pinOf(line)
 	}

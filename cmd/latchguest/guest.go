@@ -157,15 +157,14 @@ func (g *guest) retry(limit time.Duration, end time.Time, try func() error) erro
 
 // released asks the broker until it answers, or the time is over.
 func (g *guest) released(w *exchange.Words, names []string, end time.Time) (map[string]exchange.Secret, error) {
-	t, err := g.reporter(end)
+	t, err := g.reporter(w.Host, end)
 	if err != nil {
 		return nil, err
 	}
-	if t.technology() == exchange.TDX && !w.NoClose {
-		if !exists(g.rtmr3) {
-			return nil, hint(errors.New("this kernel cannot extend RTMR3, so code that comes later could ask, too"),
-				"use Linux 6.16 or newer, or accept that by latch.close=no on the command line")
-		}
+	rtmr := t.technology() == exchange.TDX && !w.NoClose
+	if rtmr && !exists(g.rtmr3) {
+		return nil, hint(errors.New("this kernel cannot extend RTMR3, so code that comes later could ask, too"),
+			"use Linux 6.16 or newer, or accept that by latch.close=no on the command line")
 	}
 	seed, err := newSeed()
 	if err != nil {
@@ -184,12 +183,15 @@ func (g *guest) released(w *exchange.Words, names []string, end time.Time) (map[
 	if err != nil {
 		return nil, err
 	}
-	if t.technology() == exchange.TDX && !w.NoClose {
+	if rtmr {
 		closing := sha512.Sum384([]byte("vmlatch closed v1"))
-		if err := writeFile(g.rtmr3, closing[:]); err != nil {
-			exchange.Wipe(values)
-			return nil, smallfmt.Errorf("the launch cannot be closed: %w", err)
-		}
+		err = writeFile(g.rtmr3, closing[:])
+	} else if w.Host {
+		_, err = g.ask("close")
+	}
+	if err != nil {
+		exchange.Wipe(values)
+		return nil, smallfmt.Errorf("the launch cannot be closed: %w", err)
 	}
 	c.receipt(receipt)
 	return values, nil

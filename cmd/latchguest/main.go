@@ -8,6 +8,7 @@
 //	latch.broker=WAY             port, vsock:CID:PORT or tcp:ADDRESS:PORT
 //	latch.source=injected        SEV and SEV-ES: the secrets were injected before the guest ran
 //	latch.close=no               TDX: the kernel cannot extend RTMR3 (before Linux 6.16)
+//	latch.trust=host             the guest trusts its host, and proves itself by the TPM
 //
 // A guest whose host is trusted may open its disk by its TPM instead (latchguest unseal):
 //
@@ -44,7 +45,8 @@ usage: latchguest --secret NAME[=FILE] [--secret …] [--device DEVICE --open VO
        latchguest unseal | quote | identity | activate | revoke   (latchguest-tpm --help)
 
 It reads latch.key, latch.name and latch.broker from the kernel's command line, which the
-guest's measurement covers. If anything fails, the guest powers off.
+guest's measurement covers. With latch.trust=host it proves itself by the TPM, which is its
+host's; unseal reads latch.tpm, and needs no broker. If anything fails, the guest powers off.
 
   --secret NAME=FILE   write the secret to FILE, which must be in memory (tmpfs)
   --secret NAME        open the encrypted disk with it

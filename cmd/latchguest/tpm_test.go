@@ -108,3 +108,43 @@ func TestHelper(t *testing.T) {
 		t.Errorf("code %d", code)
 	}
 }
+
+// TestTrustsHost: a guest whose command line says that it trusts its host proves itself by the TPM,
+// and closes the launch before it hands a secret on; no other guest asks the TPM.
+func TestTrustsHost(t *testing.T) {
+	const attests = `echo "$1" >> "$0.asked"; case $1 in attest) printf %s "$2";; close) exit ${CLOSED:-0};; esac`
+	start := func(t *testing.T, script, words string) (*world, string) {
+		w := newWorld(t)
+		w.tsm = nil
+		w.withHelper(script, "panic=-1 console=ttyS0 latch.name=appliance latch.broker=port latch.key="+
+			w.broker.Key.String()+words)
+		return w, filepath.Join(memory(t), "out")
+	}
+	w, out := start(t, attests, " latch.trust=host")
+	w.run(0, "--secret", "token="+out)
+	if b, err := os.ReadFile(out); err != nil || string(b) != "value of token" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if asked, _ := os.ReadFile(w.file("helper.asked")); string(asked) != "attest\nclose\n" {
+		t.Errorf("the helper was asked %q", asked)
+	}
+	for name, c := range map[string]struct{ script, words, say string }{
+		"the TPM fails":          {"exit 1", " latch.trust=host", "ended with code 1"},
+		"a quote and a fault":    {attests + "; exit 4", " latch.trust=host", "ended with code 4"},
+		"it prints too much":     {`head -c 300000 /dev/zero`, " latch.trust=host", "ended with code"},
+		"it cannot be closed":    {strings.Replace(attests, ":-0", ":-3", 1), " latch.trust=host", "cannot be closed"},
+		"the word is missing":    {attests, "", "gives no evidence"},
+		"another word":           {attests, " latch.trust=all", "latch.trust must be host"},
+		"it was injected anyhow": {attests, " latch.trust=host latch.source=injected", "one of them"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, out := start(t, c.script, c.words)
+			if said := w.run(4, "--secret", "token="+out); !strings.Contains(said, c.say) {
+				t.Errorf("%s, want %s", said, c.say)
+			}
+			if _, err := os.Stat(out); err == nil {
+				t.Error("the secret is written")
+			}
+		})
+	}
+}

@@ -254,6 +254,9 @@ func printRequests(s *cli.IO, r *broker.Reply) error {
 		if x.Emulated {
 			technology += " (emulated)"
 		}
+		if x.Trust != "" {
+			technology += " (trust: " + x.Trust + ")"
+		}
 		if chip == "" {
 			chip = "(no name)"
 		}

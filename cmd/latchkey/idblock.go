@@ -21,6 +21,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
+	"github.com/vmlatch/vmlatch/firmware/tpm/tpmkey"
 )
 
 // Suffixes of the files for the host: base64, as QEMU's id-block and id-auth expect.
@@ -185,10 +186,16 @@ func readKey(file string, curve elliptic.Curve) (*ecdsa.PrivateKey, error) {
 	}
 	defer clear(b)
 	k, err := parseKey(b, curve)
-	if err != nil {
-		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey(curve))
+	switch {
+	case err == nil:
+		return k, nil
+	case tpmkey.IsFile(b):
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: the key is in a TPM", file), "name it "+keyPrefix+file)
+	case bytes.Contains(b, []byte("BEGIN PUBLIC KEY")):
+		return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: it is the public part of a key", file),
+			"name the key itself: "+strings.TrimSuffix(file, ".pub"))
 	}
-	return k, nil
+	return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", file, err), hintKey(curve))
 }
 
 // parseKey returns the first key on a curve, or an error that describes what it found

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -90,58 +87,13 @@ func (r *pcrReport) replay(log *eventlog.Log) error {
 // maxExpected bounds a table that was kept, in bytes.
 const maxExpected = 1 << 20
 
-// expected is a register of a table that was kept.
-type expected struct {
-	certainty string
-	value     string // in hex; "" if unknown
-}
-
-// readExpected reads a table that was kept: lines with a number, words, and a value for each bank,
-// as this command prints them.
-func readExpected(name string, bank eventlog.Bank) (map[int]expected, error) {
+// readExpected reads a table that was kept, as this command prints them.
+func readExpected(name string, bank eventlog.Bank) (map[int]predict.Kept, error) {
 	b, err := regular.Read(name, maxExpected)
 	if err != nil {
 		return nil, err
 	}
-	table, column := map[int]expected{}, 2
-	lines := bufio.NewScanner(bytes.NewReader(b))
-	found := false
-	for n := 1; lines.Scan(); n++ {
-		if strings.TrimSpace(lines.Text()) == "" && found { // what follows are measurements (--events)
-			break
-		}
-		line, _, _ := strings.Cut(lines.Text(), "#")
-		fields := strings.Fields(line)
-		if len(fields) == 0 {
-			continue
-		}
-		if fields[0] == "PCR" {
-			column = slices.IndexFunc(fields, func(f string) bool { return strings.EqualFold(f, bank.String()) })
-			continue
-		}
-		pcr, err := strconv.Atoi(fields[0])
-		if err != nil || pcr < 0 || pcr >= predict.Registers || column >= len(fields) {
-			return nil, fmt.Errorf("line %d: must be a number, its certainty, and values", n)
-		}
-		if column < 0 {
-			return nil, fmt.Errorf("it has no values of the bank %v", bank)
-		}
-		if _, twice := table[pcr]; twice {
-			return nil, fmt.Errorf("line %d: it has PCR %d twice", n, pcr)
-		}
-		row := expected{certainty: fields[1]}
-		if value := fields[column]; value != "-" {
-			if b, err := hex.DecodeString(value); err != nil || len(b) != bank.Hash().Size() {
-				return nil, fmt.Errorf("line %d: %q is not a value of the bank %v", n, value, bank)
-			}
-			row.value, found = value, true
-		}
-		table[pcr] = row
-	}
-	if !found {
-		return nil, errors.New("it has no value of a register")
-	}
-	return table, nil
+	return predict.ParseTable(b, bank)
 }
 
 // expect compares a log with a table that was kept.
@@ -155,12 +107,13 @@ func (r *pcrReport) expect(name string, log *eventlog.Log) error {
 	}
 	for pcr, x := range table {
 		row := &r.PCRs[pcr]
-		row.Certainty, row.Verdict = x.certainty, string(predict.Skipped)
-		if x.value == "" {
+		row.Certainty, row.Verdict = x.Certainty, string(predict.Skipped)
+		if x.Value == nil {
 			continue
 		}
-		row.Values, row.Verdict = map[string]string{r.banks[0].String(): x.value}, string(predict.Matches)
-		if !strings.EqualFold(x.value, row.Log) {
+		value := hex.EncodeToString(x.Value)
+		row.Values, row.Verdict = map[string]string{r.banks[0].String(): value}, string(predict.Matches)
+		if value != row.Log {
 			row.Verdict = string(predict.Differs)
 		}
 	}

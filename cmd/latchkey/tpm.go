@@ -24,6 +24,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 	"github.com/vmlatch/vmlatch/firmware/tpm/tpmkey"
+	"github.com/vmlatch/vmlatch/firmware/tpm/verify"
 )
 
 func newTPM(s *cli.IO) *urfave.Command {
@@ -129,9 +130,13 @@ func (r *keyring) openInside(name string) (*tpmkey.Key, error) {
 			return nil, cli.Fail(
 				cli.ExitUsage,
 				err,
-				"a handle, such as tpm:0x81000010, or a file of latchkey tpm key --tpm",
+				"a handle, such as tpm:0x81000010, or a file of latchkey tpm key --in-tpm",
 			)
 		}
+	}
+	if b != nil && !tpmkey.IsFile(b) {
+		return nil, cli.Fail(cli.ExitUsage, errors.New("it is not a key of a TPM (TSS2 PRIVATE KEY)"),
+			"a key in a file is named without "+keyPrefix)
 	}
 	if r.tpm == nil {
 		if r.tpm, err = tpm.Open(r.c.String("tpm")); err != nil {
@@ -261,8 +266,7 @@ func expectedFlags() []urfave.Flag {
 
 // boot is the registers of a boot that an owner wants.
 type boot struct {
-	selection  tpm.Selection
-	values     map[int][]byte
+	verify.Registers
 	secureBoot bool
 	holds      []string // conditions
 }
@@ -272,15 +276,18 @@ func readBoot(c *urfave.Context, s *cli.IO) (*boot, error) {
 	if err := noBootFlags(c); err != nil {
 		return nil, err
 	}
-	if c.IsSet("firmware") == c.IsSet("expect") {
-		return nil, cli.WithHint(cli.Usagef("the boot is not named, or twice"),
-			"--firmware with --kernel or --uki predicts its registers; --expect FILE has them")
+	const hint = "--firmware with --kernel or --uki predicts its registers; --expect FILE has them"
+	switch predicted, kept := c.IsSet("firmware"), c.IsSet("expect"); {
+	case predicted && kept:
+		return nil, cli.WithHint(cli.Usagef("--firmware and --expect: one of them"), hint)
+	case !predicted && !kept, predicted && !c.IsSet("kernel") && !c.IsSet("uki"):
+		return nil, cli.WithHint(cli.Usagef("what the guest boots is not named"), hint)
 	}
 	bank, err := eventlog.BankNamed(c.String("bank"))
 	if err != nil {
 		return nil, cli.Usagef("--bank: %w", err)
 	}
-	b := &boot{values: map[int][]byte{}}
+	b := &boot{Registers: verify.Registers{Values: map[int][]byte{}}}
 	text := c.String("pcrs")
 	switch {
 	case text != "":
@@ -291,7 +298,7 @@ func readBoot(c *urfave.Context, s *cli.IO) (*boot, error) {
 	default:
 		return nil, cli.Usagef("--pcrs is needed with --expect: which registers count")
 	}
-	if b.selection, err = tpm.ParseSelection(bank, text); err != nil {
+	if b.Selection, err = tpm.ParseSelection(bank, text); err != nil {
 		return nil, cli.Usagef("--pcrs: %w", err)
 	}
 	if c.IsSet("expect") {
@@ -301,22 +308,20 @@ func readBoot(c *urfave.Context, s *cli.IO) (*boot, error) {
 }
 
 func (b *boot) fromTable(name string) error {
-	table, err := readExpected(name, b.selection.Bank)
+	table, err := readExpected(name, b.Selection.Bank)
 	if err != nil {
 		return cli.Usagef("--expect %s: %w", name, err)
 	}
-	for _, n := range b.selection.PCRs {
-		v := table[n].value
-		if v == "" {
+	for _, n := range b.Selection.PCRs {
+		if b.Values[n] = table[n].Value; b.Values[n] == nil {
 			return cli.Usagef("--expect %s: it has no value of PCR %d", name, n)
 		}
-		b.values[n], _ = hex.DecodeString(v) // was read so
 	}
 	return nil
 }
 
 func (b *boot) predict(c *urfave.Context, s *cli.IO) error {
-	in, err := bootInputs(c, s, []eventlog.Bank{b.selection.Bank})
+	in, err := bootInputs(c, s, []eventlog.Bank{b.Selection.Bank})
 	if err != nil {
 		return err
 	}
@@ -325,7 +330,7 @@ func (b *boot) predict(c *urfave.Context, s *cli.IO) error {
 		return cli.Fail(cli.ExitUsage, err)
 	}
 	b.secureBoot = p.SecureBoot
-	for _, n := range b.selection.PCRs {
+	for _, n := range b.Selection.PCRs {
 		if n >= predict.Registers {
 			return cli.Usagef("--pcrs: PCR %d is not predicted", n)
 		}
@@ -337,7 +342,7 @@ func (b *boot) predict(c *urfave.Context, s *cli.IO) error {
 			b.holds = append(b.holds, fmt.Sprintf("PCR %d holds if %s", n, x.Why))
 			fallthrough
 		default:
-			b.values[n] = x.Values[b.selection.Bank]
+			b.Values[n] = x.Values[b.Selection.Bank]
 		}
 	}
 	return nil
@@ -352,7 +357,7 @@ func (b *boot) tell(s *cli.IO) {
 
 // warn warns of registers to which a secret is sealed less well than it could be.
 func (b *boot) warn(s *cli.IO) {
-	if !slices.Contains(b.selection.PCRs, seal.ClosingPCR) {
+	if !slices.Contains(b.Selection.PCRs, seal.ClosingPCR) {
 		s.Say("warning: without PCR %d whatever runs later in the same boot can unseal it too", seal.ClosingPCR)
 	}
 }

@@ -74,10 +74,10 @@ func runSeal(c *urfave.Context, s *cli.IO) error {
 		if b, err = readBoot(c, s); err != nil {
 			return err
 		}
-		if err := seal.CheckSelection(b.selection, b.secureBoot); err != nil {
+		if err := seal.CheckSelection(b.Selection, b.secureBoot); err != nil {
 			return sealFailed(err)
 		}
-		p.Selection, p.Values = b.selection, b.values
+		p.Selection, p.Values = b.Selection, b.Values
 	}
 	raw, err := readSmall(c.String("srk"))
 	if err != nil {
@@ -109,7 +109,12 @@ func runSeal(c *urfave.Context, s *cli.IO) error {
 	if b != nil {
 		b.tell(s)
 		b.warn(s)
-		s.Say("sealed to PCR %v (%v)", b.selection, b.selection.Bank)
+		s.Say("sealed to PCR %v (%v)", b.Selection, b.Selection.Bank)
+	} else {
+		s.Say("sealed to what %s approves for %s", c.String("approver"), p.Name)
+	}
+	if noPin != nil {
+		s.Say("warning: the secret is too short for a pin, so the guest cannot tell it from another's (latch.tpm=unpinned)")
 	}
 	return nil
 }
@@ -243,7 +248,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			if err := seal.CheckSelection(b.selection, b.secureBoot); err != nil {
+			if err := seal.CheckSelection(b.Selection, b.secureBoot); err != nil {
 				return sealFailed(err)
 			}
 			ring := &keyring{c: c}
@@ -255,7 +260,7 @@ Examples:
 			if c.IsSet("kernel") && !strings.Contains(" "+c.String("cmdline"), " "+pinWord) {
 				s.Say("warning: latchguest opens no disk with this command line, which lacks %sPIN", pinWord)
 			}
-			a, err := seal.Approve(rand.Reader, k, c.String("name"), c.Uint64("version"), b.selection, b.values)
+			a, err := seal.Approve(rand.Reader, k, c.String("name"), c.Uint64("version"), b.Selection, b.Values)
 			if err != nil {
 				return sealFailed(err)
 			}
@@ -264,7 +269,7 @@ Examples:
 			}
 			b.tell(s)
 			b.warn(s)
-			s.Say("approved for %s, version %d: PCR %v (%v)", a.Name, a.Version, b.selection, b.selection.Bank)
+			s.Say("approved for %s, version %d: PCR %v (%v)", a.Name, a.Version, b.Selection, b.Selection.Bank)
 			return nil
 		},
 	}

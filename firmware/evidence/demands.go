@@ -12,9 +12,13 @@ import (
 func DemandsOf(f *policy.File, technology string) (*Demands, error) {
 	d := &Demands{Name: f.Name}
 	var err error
-	if technology == SNP {
+	switch technology {
+	case SNP:
 		d.Report, err = f.Report()
-	} else {
+	case VTPM:
+		d.TPM, err = f.Registers()
+		return d, err
+	default:
 		d.Quote, err = f.Quote()
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
+	"github.com/vmlatch/vmlatch/firmware/evidence/policy"
 	"github.com/vmlatch/vmlatch/firmware/pki"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -30,10 +31,11 @@ type Sources struct {
 	Log        []byte // the CC event log; nil for none
 }
 
-// Demands are the owner's. Report or Quote is needed for evidence of its technology.
+// Demands are the owner's. Report, Quote or TPM is needed for evidence of its technology.
 type Demands struct {
 	Report   *report.Policy
 	Quote    *quote.Policy
+	TPM      *policy.Registers
 	Hardware *rtmr.Hardware // RTMR0 measurement by measurement; nil for not demanded
 	Name     string         // of the policy; "" if nothing else than genuineness is demanded
 }
@@ -47,6 +49,7 @@ type Verdict struct {
 	Accepted   bool           `json:"accepted"`
 	Technology string         `json:"technology"`
 	Emulated   bool           `json:"emulated"`
+	Trust      string         `json:"trust,omitempty"`  // "host": the host could have made the evidence up
 	Policy     string         `json:"policy,omitempty"` // its name; "" if only genuineness was asked
 	AsOf       time.Time      `json:"as-of"`
 	Root       string         `json:"root,omitempty"` // in which the chain of signatures ends
@@ -65,8 +68,12 @@ type Verdict struct {
 	Explained  []string          `json:"explained,omitempty"` // what differs, where the log tells
 	LogMatches bool              `json:"event-log-matches,omitempty"`
 
-	log *ccel.Log
+	log    *ccel.Log
+	booted []byte
 }
+
+// Booted is the digest of the registers of a TPM that count.
+func (v *Verdict) Booted() []byte { return v.booted }
 
 // Log is the event log, if one was given and leads to the quote's registers.
 func (v *Verdict) Log() *ccel.Log { return v.log }
@@ -86,9 +93,12 @@ func Judge(e *Evidence, s *Sources, d *Demands, asOf time.Time) *Verdict {
 		Proven: []string{}, NotProven: []string{},
 	}
 	var err error
-	if e.Technology == SNP {
+	switch e.Technology {
+	case SNP:
 		err = v.judgeReport(e, s, d, asOf)
-	} else {
+	case VTPM:
+		err = v.judgeTPM(e, d)
+	default:
 		err = v.judgeQuote(e, s, d, asOf)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"bytes"
+	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/evidence/bundle"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
+	tpmquote "github.com/vmlatch/vmlatch/firmware/tpm/quote"
 )
 
 // MaxSize is the longest evidence that is read, with whatever is around it, in bytes.
@@ -20,14 +22,17 @@ const MaxSize = 256 << 10
 const (
 	SNP = "sev-snp"
 	TDX = "tdx"
+	// VTPM is the TPM of a guest whose host is trusted.
+	VTPM = "vtpm"
 )
 
-// Evidence is a report or a quote.
+// Evidence is a report or a quote: one of Report, Quote and TPM.
 type Evidence struct {
 	Technology string
 	Report     *report.Report
 	Table      []report.Entry // certificates that came with a report
 	Quote      *quote.Quote
+	TPM        *tpmquote.Quote
 	Wrapping   string // what was around it; "" for nothing
 }
 
@@ -39,12 +44,22 @@ func (e *Evidence) Digest() []byte {
 	return e.Quote.Body.MRTD[:]
 }
 
-// ReportData are the 64 bytes that the guest chose.
+// ReportData are the 64 bytes that the guest chose, of a report or of a trust domain's quote.
 func (e *Evidence) ReportData() [64]byte {
 	if e.Report != nil {
 		return e.Report.ReportData
 	}
 	return e.Quote.Body.ReportData
+}
+
+// For reports whether evidence says that it was made for these report data.
+func (e *Evidence) For(data [64]byte) bool {
+	if e.TPM != nil {
+		_, err := e.TPM.Attested(data[:])
+		return err == nil
+	}
+	got := e.ReportData()
+	return subtle.ConstantTimeCompare(got[:], data[:]) == 1
 }
 
 // ErrUnknown is wrapped by errors about files that are not evidence, and say what they are.
@@ -193,6 +208,8 @@ func whatItIs(b []byte) error {
 		return unknown(
 			"evidence of trustee, with the report's fields and not its bytes: give the 1184 bytes themselves",
 		)
+	case has(tpmquote.SchemaQuote):
+		return unknown("a quote of a TPM: latchkey tpm quote verifies it")
 	case has("cc_eventlog") || has(`"quote"`):
 		return unknown(`a JSON object: give what stands under "quote" by itself (base64 is read)`)
 	case b[0] == '{':

@@ -5,7 +5,6 @@ package guid
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
@@ -16,9 +15,11 @@ type GUID [16]byte
 // Parse reads the usual text form, 8-4-4-4-12 hex digits.
 func Parse(s string) (GUID, error) {
 	var g GUID
-	raw, err := smallfmt.Unhex(strings.ReplaceAll(s, "-", ""))
-	dashes := len(s) == 36 && s[8] == '-' && s[13] == '-' && s[18] == '-' && s[23] == '-'
-	if err != nil || len(raw) != len(g) || !dashes {
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return g, smallfmt.Errorf("%q is not a GUID", s)
+	}
+	raw, err := smallfmt.Unhex(s[:8] + s[9:13] + s[14:18] + s[19:23] + s[24:])
+	if err != nil || len(raw) != len(g) {
 		return g, smallfmt.Errorf("%q is not a GUID", s)
 	}
 	copy(g[:], raw)

@@ -3,6 +3,7 @@ package luks
 import (
 	"bytes"
 	"errors"
+	"strings"
 )
 
 // A program in an initrd cannot afford package encoding/json, which is a fifth of its size, for
@@ -60,8 +61,11 @@ func (s *scanner) value() error {
 		}
 		return err
 	}
-	n := bytes.IndexAny(s.b, ",]} \t\r\n")
-	if n <= 0 {
+	n := 0
+	for n < len(s.b) && strings.IndexByte(",]} \t\r\n", s.b[n]) < 0 {
+		n++
+	}
+	if n == 0 || n == len(s.b) {
 		return errJSON
 	}
 	s.b = s.b[n:] // a number or a word

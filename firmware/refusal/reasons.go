@@ -95,6 +95,13 @@ const (
 	EventLogMissing       Reason = "event-log-missing"
 )
 
+// Codes about quotes of a TPM.
+const (
+	TPMKey       Reason = "tpm-key"
+	TPMQuote     Reason = "tpm-quote"
+	TPMRegisters Reason = "tpm-registers"
+)
+
 type meaning struct{ text, fix string }
 
 // Remedies that several codes share.
@@ -164,6 +171,15 @@ var meanings = map[Reason]meaning{
 	VMPL: {
 		"the report was asked for at another privilege level",
 		"the guest asks at the level that you expect; a report that the host asked for proves nothing",
+	},
+	TPMKey: {
+		"no attestation key that you know has signed the quote",
+		"latchkey tpm credential makes it known; it is another one after vmlatch tpm reset",
+	},
+	TPMQuote: {"the TPM's quote is not what was asked for", another},
+	TPMRegisters: {
+		"the TPM's registers differ: something else was booted",
+		"latchkey pcrs --log says which input changed",
 	},
 	Measurement: {
 		"the launch digest differs: something else was loaded into the guest",

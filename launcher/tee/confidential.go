@@ -198,12 +198,15 @@ func (g *Guest) Session(policy uint32) error {
 	return e
 }
 
-// noBroker refuses a broker for a guest that has nothing to show it.
+// noBroker refuses a broker for a guest that has nothing to show it. One whose host is trusted can show
+// its TPM.
 func (g *Guest) noBroker() error {
-	if g.Broker.Connect == "" {
+	if g.Broker.Connect == "" || g.TPM.On() {
 		return nil
 	}
-	return g.File.Errorf("broker", "%s shows nothing that a broker could judge", g.traits.Name)
+	e := g.File.Errorf("broker", "%s shows nothing that a broker could judge", g.traits.Name)
+	e.Fix = "a guest whose host is trusted can prove itself by a TPM: [tpm], and latch.trust=host in cmdline"
+	return e
 }
 
 // latchEvidence checks latch.until of a guest that proves itself to a broker while it runs. It

@@ -24,6 +24,7 @@ type Event struct {
 	Policy     string   `json:"policy,omitempty"`
 	Technology string   `json:"technology,omitempty"`
 	Emulated   bool     `json:"emulated,omitempty"`
+	Trust      string   `json:"trust,omitempty"` // "host": the host could have made the evidence up
 	Secrets    []string `json:"secrets,omitempty"`
 	Again      bool     `json:"again,omitempty"` // to the same launch and key
 	Launch     string   `json:"launch,omitempty"`

@@ -5,10 +5,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +17,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
+	tpmquote "github.com/vmlatch/vmlatch/firmware/tpm/quote"
 )
 
 // Config is what a broker runs with.
@@ -108,6 +109,12 @@ func (b *Broker) Reload(r *Rules) error {
 	var behind error
 	err := b.store.do(func(t *tx) {
 		marks := map[string]uint64{}
+		if behind = t.kind(r); behind != nil {
+			return
+		}
+		if r.hostTrusted() && t.marks[hostTrusted] == 0 {
+			marks[hostTrusted] = 1
+		}
 		for what, n := range r.marks {
 			if was := t.marks[what]; n < was {
 				behind = fmt.Errorf(
@@ -215,7 +222,7 @@ func (b *Broker) release(ctx context.Context, line []byte) []byte {
 		return b.unverified(k, hash, reason, s.Statement.Name, s.Statement.Technology, detail)
 	}
 	if !v.Accepted {
-		return b.denyVerified(k, s, a, verdictReason(v), v.Refusal.Error())
+		return b.denyVerified(k, s, a, verdictReason(v), strings.Join(append([]string{v.Refusal.Error()}, v.Explained...), "; "))
 	}
 	return b.give(ctx, k, s, a)
 }
@@ -268,7 +275,7 @@ func (b *Broker) judge(
 	}
 	// A genuine report that was made for something else proves nothing about who asks: others
 	// may have seen it.
-	if data := e.ReportData(); subtle.ConstantTimeCompare(data[:], s.ReportData[:]) == 0 {
+	if !e.For(s.ReportData) {
 		return nil, nil, string(refusal.ReportData)
 	}
 	d := *x.demands[s.Statement.Technology]
@@ -282,6 +289,11 @@ func (b *Broker) judge(
 		p.ReportData = s.ReportData[:]
 		d.Quote = &p
 	}
+	if d.TPM != nil {
+		r, p := *d.TPM, *d.TPM.Policy
+		p.Challenge, r.Policy = s.ReportData[:], &p
+		d.TPM = &r
+	}
 	sources := &evidence.Sources{Roots: x.roots, Bundle: b.rules.Load().bundle, Log: s.Log}
 	v = evidence.Judge(e, sources, &d, b.now())
 	if !v.Genuine {
@@ -290,14 +302,19 @@ func (b *Broker) judge(
 	h := s.KeyHash()
 	a = &asked{
 		broker: s.Statement.Broker.String(), rule: x, technology: e.Technology, key: h.String(), chip: v.Chip,
-		digest:    hex.EncodeToString(e.Digest()),
 		statement: s.Hash.String(), secrets: s.Statement.Secrets, emulated: v.Emulated, notProven: v.NotProven,
+		trust: v.Trust,
 	}
-	// A trust domain has no number of its own, so each key is a launch. That there is one is what
-	// RTMR3 tells: the agent closes the launch before it hands a secret on.
-	a.launch = "tdx:" + a.key
-	if e.Report != nil {
-		a.launch = "snp:" + hex.EncodeToString(e.Report.ReportID[:])
+	// Neither a trust domain nor a boot with a TPM has a number of its own, so each key is a launch.
+	// That there is one is what RTMR3, or PCR 15, tells: the agent closes the launch before it hands a
+	// secret on.
+	switch {
+	case e.Report != nil:
+		a.launch, a.digest = "snp:"+hex.EncodeToString(e.Report.ReportID[:]), hex.EncodeToString(e.Digest())
+	case e.TPM != nil:
+		a.launch, a.digest = "vtpm:"+a.key, hex.EncodeToString(v.Booted())
+	default:
+		a.launch, a.digest = "tdx:"+a.key, hex.EncodeToString(e.Digest())
 	}
 	return v, a, ""
 }
@@ -305,8 +322,12 @@ func (b *Broker) judge(
 // evidenceOf reads evidence as it is, and in no wrapping.
 func evidenceOf(s *exchange.Shown) (e *evidence.Evidence, err error) {
 	e = &evidence.Evidence{Technology: s.Statement.Technology}
-	if e.Technology == evidence.TDX {
+	switch e.Technology {
+	case evidence.TDX:
 		e.Quote, err = quote.Parse(s.Evidence)
+		return e, err
+	case evidence.VTPM:
+		e.TPM, err = tpmquote.ParseQuote(s.Evidence)
 		return e, err
 	}
 	if e.Report, err = report.Parse(s.Evidence); err == nil && len(s.Table) > 0 {
@@ -386,8 +407,11 @@ func (a *asked) where() string {
 	if a.chip != "" {
 		chip = "chip " + a.chip[:min(len(a.chip), 16)]
 	}
-	if a.emulated {
+	switch {
+	case a.emulated:
 		return "emulated " + a.technology + ", " + chip
+	case a.trust != "":
+		return a.technology + " (trust: " + a.trust + "), " + chip
 	}
 	return a.technology + ", " + chip
 }

@@ -271,9 +271,11 @@ func (w *world) want(g *guest, want string) *exchange.Answer {
 }
 
 // events are those of the audit.
-func (w *world) events(kind string) (list []*Event) {
+func (w *world) events(kind string) []*Event { return w.eventsOf("state", kind) }
+
+func (w *world) eventsOf(state, kind string) (list []*Event) {
 	w.t.Helper()
-	f, err := os.Open(filepath.Join(w.dir, "state", auditFile))
+	f, err := os.Open(filepath.Join(w.dir, state, auditFile))
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -20,14 +20,15 @@ type asked struct {
 	statement  string
 	secrets    []string
 	emulated   bool
+	trust      string // "host", or ""
 	notProven  []string
 }
 
 func (a *asked) event(kind string) *Event {
 	return &Event{
 		Event: kind, Broker: a.broker, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated,
-		Secrets: a.secrets,
-		Launch:  a.launch, Key: a.key, Chip: a.chip, Digest: a.digest, Statement: a.statement,
+		Trust: a.trust, Secrets: a.secrets,
+		Launch: a.launch, Key: a.key, Chip: a.chip, Digest: a.digest, Statement: a.statement,
 	}
 }
 
@@ -116,6 +117,7 @@ type Request struct {
 	Policy     string    `json:"policy"`
 	Technology string    `json:"technology"`
 	Emulated   bool      `json:"emulated"`
+	Trust      string    `json:"trust,omitempty"` // "host": the host could have made the evidence up
 	Secrets    []string  `json:"secrets"`
 	Chip       string    `json:"chip"`
 	Digest     string    `json:"digest"`

@@ -2,12 +2,14 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/subtle"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/evidence"
 	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
+	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 )
 
 func list(names []string) string { return strings.Join(names, ", ") }
@@ -17,8 +19,8 @@ const pollPending = 5 * time.Second
 
 // give decides on a request that the policy accepts, and answers it.
 func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown, a *asked) []byte {
-	if reason := closed(s); reason != "" {
-		return b.denyVerified(k, s, a, reason, "RTMR3 is not zero: the launch has been served and closed")
+	if register := closed(s); register != "" {
+		return b.denyVerified(k, s, a, reasonClosed, register+" is not zero: the launch has been served and closed")
 	}
 	var line []byte
 	var receipt exchange.SHA256
@@ -71,11 +73,17 @@ func (b *Broker) likely(a *asked) bool {
 	return d.reason == "" && d.pending == 0 && !b.dry
 }
 
-// closed refuses a trust domain whose agent has closed the launch already: what asks came later.
+// closed says by which register the agent has closed the launch already, so that what asks came
+// later; "" if it has not.
 func closed(s *exchange.Shown) string {
 	e, err := evidenceOf(s)
-	if err != nil || e.Technology == evidence.TDX && e.Quote.Body.RTMR[3] != [48]byte{} {
-		return reasonClosed
+	switch {
+	case err != nil:
+		return "nothing"
+	case e.Quote != nil && e.Quote.Body.RTMR[3] != [48]byte{}:
+		return "RTMR3"
+	case e.TPM != nil && e.TPM.PCRs[strconv.Itoa(seal.ClosingPCR)] != strings.Repeat("00", sha256.Size):
+		return "PCR " + strconv.Itoa(seal.ClosingPCR)
 	}
 	return ""
 }
@@ -126,7 +134,7 @@ func (b *Broker) wait(t *tx, a *asked, d *decision) {
 		return
 	}
 	w := &Request{
-		Number: d.pending, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated, Secrets: a.secrets,
+		Number: d.pending, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated, Trust: a.trust, Secrets: a.secrets,
 		Chip: a.chip, Digest: a.digest, Launch: a.launch, Key: a.key, Since: t.now, Seen: t.now,
 		NotProven: a.notProven, Changed: t.changes(a),
 	}

@@ -64,6 +64,9 @@ func (r *Request) html(b *strings.Builder) {
 	if r.Emulated {
 		b.WriteString("<p class=emulated>Emulated: this guest proves nothing.</p>")
 	}
+	if r.Trust != "" {
+		fmt.Fprintf(b, "<p class=emulated>Trust: %s. The guest's host could have made this up.</p>", e(r.Trust))
+	}
 	chip := r.Chip
 	if chip == "" {
 		chip = "has no name"

@@ -65,7 +65,7 @@ func verdictReason(v *evidence.Verdict) string {
 		return string(v.Refusal.Reason)
 	}
 	switch v.Refusal.Reason {
-	case refusal.Measurement, refusal.MRTD, refusal.RTMR:
+	case refusal.Measurement, refusal.MRTD, refusal.RTMR, refusal.TPMRegisters:
 		return reasonMeasurement
 	case refusal.ChipNotAllowed, refusal.PlatformNotAllowed:
 		return reasonChip

@@ -118,7 +118,7 @@ func (r *Rules) newRule(f *policy.File, keys []exchange.Key) (x *rule, err error
 		File: f, demands: map[string]*evidence.Demands{}, digests: map[string][]byte{},
 		release: map[string]*policy.Release{}, kems: append([]string{exchange.Hybrid}, f.KEM...),
 	}
-	for _, t := range []string{evidence.SNP, evidence.TDX} {
+	for _, t := range []string{evidence.SNP, evidence.TDX, evidence.VTPM} {
 		if f.Lacks(t) {
 			continue
 		}
@@ -201,9 +201,30 @@ func rootsOf(f *policy.File) (bundle.Roots, error) {
 	return *r, nil
 }
 
+// hostTrusted reports whether the policies are for guests that trust their hosts. They stand apart:
+// what such a broker signs, a host can have.
+func (r *Rules) hostTrusted() bool {
+	for _, x := range r.rules {
+		return x.VTPM != nil // apart has seen to it that all are the same
+	}
+	return false
+}
+
 // apart refuses secrets of an emulated policy that another policy gives, too: whoever holds a
 // test root's key could get them.
 func (r *Rules) apart() error {
+	var trusting, others []string
+	for _, name := range r.names() {
+		if r.rules[name].VTPM != nil {
+			trusting = append(trusting, name)
+		} else {
+			others = append(others, name)
+		}
+	}
+	if trusting != nil && others != nil {
+		return fmt.Errorf("%w: %s trusts its host, and %s does not: each kind needs a broker of its own, with a key and"+
+			" a state of its own", ErrConfig, trusting[0], others[0])
+	}
 	for _, e := range r.rules {
 		if e.Emulated == nil {
 			continue

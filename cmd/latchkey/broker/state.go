@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -105,6 +106,22 @@ func (s *state) apply(e *Event, h Head) (undo func()) {
 			f()
 		}
 	}
+}
+
+// hostTrusted is the mark of a broker whose guests trust their hosts.
+const hostTrusted = "host-trusted"
+
+// kind refuses rules of another kind than a broker had before.
+func (s *state) kind(r *Rules) error {
+	switch marked := s.marks[hostTrusted] > 0; {
+	case marked && !r.hostTrusted():
+		return fmt.Errorf("%w: this state is of guests that trust their hosts, so its key may not serve others",
+			ErrConfig)
+	case !marked && r.hostTrusted() && (len(s.launches) > 0 || len(s.marks) > 0):
+		return fmt.Errorf("%w: this state is of guests that do not trust their hosts: those that do need a broker with"+
+			" a key and a state of its own (broker init DIR, serve --key DIR --state DIR)", ErrConfig)
+	}
+	return nil
 }
 
 // set changes an entry and returns how to take it back.

@@ -31,7 +31,7 @@ type Agent struct {
 type AgentConfig struct {
 	Broker     Key      // as the measured command line pins it
 	Name       string   // of the policy
-	Technology string   // SNP or TDX
+	Technology string   // SNP, TDX or VTPM
 	Secrets    []string // by name
 	KEM        string   // Hybrid unless the policy allows another
 	Seed       []byte   // at least 32 random bytes, from which the key is derived; wiped

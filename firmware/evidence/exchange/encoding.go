@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/smallfmt"
 )
@@ -243,7 +242,7 @@ func (c *codec) hex(b []byte) {
 		return
 	}
 	raw, err := smallfmt.Unhex(s)
-	if err != nil || len(raw) != len(b) || s != strings.ToLower(s) {
+	if err != nil || len(raw) != len(b) || s != smallfmt.Hex(raw) {
 		c.fail(smallfmt.Sprintf("not a hash of %d bytes in hex", len(b)))
 		return
 	}

@@ -40,6 +40,7 @@ const (
 	TDX   = "tdx"
 	SEVES = "sev-es"
 	SEV   = "sev"
+	VTPM  = "vtpm" // a quote of the guest's TPM, which its host has made
 )
 
 // Ask is an agent's first message. Its name and technology are hints: the statement's count.
@@ -150,7 +151,7 @@ func parseStatement(b []byte) (*Statement, error) {
 	switch {
 	case s.Version != Version:
 		return bad("version %d", s.Version)
-	case s.Technology != SNP && s.Technology != TDX:
+	case s.Technology != SNP && s.Technology != TDX && s.Technology != VTPM:
 		return bad("no technology of evidence")
 	case !IsName(s.Name):
 		return bad("not a policy's name")

@@ -29,6 +29,9 @@ type Words struct {
 	Source  string // latch.source: FromEvidence or FromInjected
 	NoClose bool   // latch.close=no: the kernel cannot close the launch (RTMR3)
 	KEM     string // latch.kem
+	// Host is latch.trust=host: the guest trusts its host, and proves itself by the TPM that the
+	// host has made. Without the word no guest does.
+	Host bool
 }
 
 // Port is the name of the virtio port that leads to a guest's broker.
@@ -207,6 +210,9 @@ func ParseWords(line string) (*Words, error) {
 	if w.Source == FromEvidence && !seen["broker"] {
 		return nil, smallfmt.Errorf("%w: latch.broker is missing", ErrWords)
 	}
+	if w.Host && w.Source == FromInjected {
+		return nil, smallfmt.Errorf("%w: latch.trust=host and latch.source=injected: one of them", ErrWords)
+	}
 	return w, nil
 }
 
@@ -234,6 +240,8 @@ func (w *Words) set(key, value string) (err error) {
 		w.Source, err = value, oneOf(FromEvidence, FromInjected)
 	case "close":
 		w.NoClose, err = value == "no", oneOf("no", "yes")
+	case "trust":
+		w.Host, err = true, oneOf("host")
 	case "kem":
 		w.KEM, err = value, oneOf(Hybrid, X25519)
 	default:

@@ -36,6 +36,7 @@ func TestWords(t *testing.T) {
 		"", "latch.name=a latch.broker=port", "latch.key=" + pin + " latch.broker=port",
 		"latch.key=" + pin + " latch.name=a", base + " latch.name=appliance", base + " latch.nmae=x",
 		base + " latch.source=any", base + " latch.close=maybe", base + " latch.", base + " latch.kem=none",
+		base + " latch.trust=", base + " latch.trust=guest", base + " latch.trust=host latch.source=injected",
 		strings.Replace(base, "appliance", "../x", 1), strings.Replace(base, "appliance", "", 1),
 		strings.Replace(base, "=port", "=port:1", 1), strings.Replace(base, "=port", "=tcp:host:1", 1),
 		strings.Replace(base, "=port", "=vsock:2", 1), strings.Replace(base, "=port", "=vsock:2:0", 1),
@@ -49,6 +50,9 @@ func TestWords(t *testing.T) {
 	if w, err := ParseWords("latch.key=" + pin + " latch.name=a latch.source=injected latch.close=no"); err != nil ||
 		w.Source != FromInjected || !w.NoClose {
 		t.Errorf("injected: %+v, %v", w, err)
+	}
+	if w, err := ParseWords(base + " latch.trust=host"); err != nil || !w.Host {
+		t.Errorf("a host that is trusted: %+v, %v", w, err)
 	}
 	if HasWords("a b=latch.c -- latch.d") || !HasWords("x latch.bad") {
 		t.Error("HasWords sees other words")

@@ -75,7 +75,7 @@ func (f *File) Digests() (list []Digest, err error) {
 			return nil, fmt.Errorf("%w: guest.firmware: %w", ErrPolicy, err)
 		}
 	}
-	for _, add := range []func(*ovmf.Image) ([]Digest, error){f.sevDigests, f.tdxDigests} {
+	for _, add := range []func(*ovmf.Image) ([]Digest, error){f.sevDigests, f.tdxDigests, f.vtpmDigests} {
 		more, err := add(img)
 		if err != nil {
 			return nil, err

@@ -36,6 +36,7 @@ type File struct {
 	TDX      *TDX      `toml:"tdx"`
 	SEVES    *SEV      `toml:"sev-es"`
 	SEV      *SEV      `toml:"sev"`
+	VTPM     *VTPM     `toml:"vtpm"`
 	Release  []Release `toml:"release"`
 	Emulated *Emulated `toml:"emulated"`
 	KEM      []string  `toml:"kem"` // key encapsulation mechanisms besides the hybrid one
@@ -242,14 +243,16 @@ func (f *File) check() error {
 		return f.errorf("name", "%q: must end in %s, as there is [emulated]", f.Name, EmulatedSuffix)
 	case f.Emulated != nil && f.Emulated.Root == "":
 		return f.errorf("emulated.root", "is missing")
-	case f.SNP == nil && f.TDX == nil && f.SEV == nil && f.SEVES == nil:
-		return fmt.Errorf("%w: no technology has a table: [sev-snp], [tdx], [sev-es] or [sev]", ErrPolicy)
+	case f.SNP == nil && f.TDX == nil && f.SEV == nil && f.SEVES == nil && f.VTPM == nil:
+		return fmt.Errorf("%w: no technology has a table: [sev-snp], [tdx], [sev-es], [sev] or [vtpm]", ErrPolicy)
 	case f.Guest != nil && f.Guest.Firmware == "":
 		return f.errorf("guest.firmware", "is missing: every digest covers it")
 	case f.Guest != nil && f.Guest.Kernel == "" && (f.Guest.Initrd != "" || f.Guest.Cmdline != ""):
 		return f.errorf("guest.kernel", "is missing: initrd and command line are measured only with it")
 	}
-	checks := []func() error{f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate, f.checkKEM}
+	checks := []func() error{
+		f.checkVTPM, f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate, f.checkKEM,
+	}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

@@ -86,6 +86,9 @@ func (f *File) Open(line string) []string {
 			add("tdx: collateral of an old TCB evaluation is accepted while it is valid (min-evaluation)")
 		}
 	}
+	if f.VTPM != nil {
+		add("vtpm: the host can have these secrets: the TPM is its own, and it reads the guest's memory")
+	}
 	f.openTolerance(add)
 	f.openSecrets(line, add)
 	return open
@@ -105,6 +108,10 @@ func (f *File) CheckWords(line string, keys ...exchange.Key) error {
 		return f.errorf("guest.cmdline", "latch.name=%s is not the policy's name, %s", w.Name, f.Name)
 	case len(keys) > 0 && !slices.Contains(keys, w.Key):
 		return f.errorf("guest.cmdline", "latch.key=%v is not this broker's key, %v", w.Key, keys[0])
+	case w.Host && f.VTPM == nil:
+		return f.errorf("guest.cmdline", "latch.trust=host is for policies with [vtpm]")
+	case !w.Host && f.VTPM != nil:
+		return f.errorf("guest.cmdline", "latch.trust=host is missing: the guest would not ask by its TPM")
 	case w.KEM != exchange.Hybrid && !slices.Contains(f.KEM, w.KEM):
 		return f.errorf("guest.cmdline", "latch.kem=%s is not allowed (kem)", w.KEM)
 	}

@@ -19,7 +19,8 @@ import (
 
 // Lacks reports whether a policy says nothing of a technology, so that its guests are refused.
 func (f *File) Lacks(technology string) bool {
-	return technology == "sev-snp" && f.SNP == nil || technology == "tdx" && f.TDX == nil
+	return technology == "sev-snp" && f.SNP == nil || technology == "tdx" && f.TDX == nil ||
+		technology == "vtpm" && f.VTPM == nil
 }
 
 const acceptACPI = "accept"

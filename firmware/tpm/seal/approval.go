@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/big"
 	"slices"
+	"strings"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -133,9 +134,21 @@ func ParseApproval(b []byte) (*Approval, error) {
 // approved picks the approval for this boot: of those that fit, one that is of use longest.
 func (s *Sealed) approved(c *tpm.Conn, approvals []*Approval) (func(*tpm.Conn, tpm2.TPMISHPolicy) error, error) {
 	var mine []*Approval
+	var others []string
 	for _, a := range approvals {
-		if a.Name == s.Name && bytes.Equal(a.Approver, s.Approver) {
+		switch {
+		case a.Name != s.Name:
+			others = append(others, fmt.Sprintf("one is for %q", a.Name))
+		case !bytes.Equal(a.Approver, s.Approver):
+			others = append(others, "one is by another key")
+		default:
 			mine = append(mine, a)
+		}
+	}
+	if len(mine) == 0 && others != nil {
+		return nil, &tpm.Error{
+			Doing: "unseal " + s.Name, Cause: "no approval fits: " + strings.Join(others, ", "), Err: tpm2.TPMRCPolicyFail,
+			Fix: "it needs one for its name, by the key that it was sealed to (latchkey tpm seal --approver)",
 		}
 	}
 	if len(mine) == 0 {
@@ -154,13 +167,16 @@ func (s *Sealed) approved(c *tpm.Conn, approvals []*Approval) (func(*tpm.Conn, t
 		if err == nil {
 			return a.run(selection), nil
 		}
-		last = err
+		if last == nil { // the newest says why
+			last = err
+		}
 	}
 	if len(mine) == 1 {
 		return nil, last
 	}
 	return nil, &tpm.Error{
-		Doing: "unseal " + s.Name, Cause: fmt.Sprintf("none of %d approvals is for this boot", len(mine)), Err: last,
+		Doing: "unseal " + s.Name, Cause: fmt.Sprintf("none of %d approvals is for this boot", len(mine)),
+		Err: fmt.Errorf("version %d: %w", mine[0].Version, last),
 		Fix: "its owner approves this kernel, initrd and command line: latchkey tpm approve",
 	}
 }

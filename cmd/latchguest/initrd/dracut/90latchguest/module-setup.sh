@@ -46,8 +46,8 @@ install() {
         latchguest --check=/etc/kernel/cmdline --open "$volume" ||
             refuse "/etc/kernel/cmdline is not safe" "see the lines above"
     fi
-    if [[ $tpm != yes ]] && grep -qs 'latch\.tpm=' /etc/kernel/cmdline; then
-        refuse "the command line wants the TPM (latch.tpm), and $settings does not (tpm=no)" "write tpm=yes"
+    if [[ $tpm != yes ]] && grep -qs 'latch\.\(tpm=\|trust=host\)' /etc/kernel/cmdline; then
+        refuse "the command line wants the TPM (latch.tpm, latch.trust), and $settings does not (tpm=no)" "write tpm=yes"
     fi
     inst_multiple latchguest cryptsetup grep poweroff
     [[ $tpm != yes ]] || inst_multiple latchguest-tpm
