@@ -130,6 +130,119 @@ func TestDiskByTPM(t *testing.T) {
 	waitNothing(t, g.work)
 }
 
+const trustingSpec = `name = "vm"
+memory = "768MiB"
+qemu = %q
+[firmware]
+image = %q
+[kernel]
+image = %q
+initrd = %q
+cmdline = %q
+[[disk]]
+image = "root.img"
+[tpm]
+[broker]
+connect = "unix:broker.sock"
+`
+
+// enrol has the owner come to know the attestation key of a VM's TPM, which is not in use.
+func (h *host) enrol(out string) {
+	h.t.Helper()
+	h.t.Run("enrol", func(t *testing.T) { // the TPM ends with it
+		socket := tpmtest.StartOn(t, filepath.Join(h.work, "state/vm/tpm"))
+		inGuest := func(args ...string) string { return h.run("latchguest-tpm", append(args, "--tpm", socket)...) }
+		h.write("tpm-ca.pem", h.run("vmlatch", "tpm", "ca"))
+		h.write("identity", inGuest("identity"))
+		h.run("latchkey", "tpm", "credential", "make", "identity", "--tpm-root", "tpm-ca.pem", "--out", "challenge",
+			"--keep", "pending")
+		answer := strings.TrimSpace(inGuest("activate", "challenge"))
+		h.run("latchkey", "tpm", "credential", "check", answer, "--keep", "pending", "--out", out)
+	})
+}
+
+// TestDiskByTrustedHost: a guest that trusts its host gets its disk's key from its owner's broker, by
+// a quote of its TPM over the boot that the owner's policy predicts; not after another boot, and its
+// broker serves no other kind of guest.
+func TestDiskByTrustedHost(t *testing.T) {
+	t.Parallel()
+	d, c := needDiskGuest(t), needCoco(t)
+	c.needTDXFirmware(t)
+	h := newHost(t)
+	g := &sealedGuest{h, c.ovmf, c.kernel, strings.TrimSuffix(d.initrd, ".img") + ".plain"}
+	copyDisk(t, d.disk, filepath.Join(g.work, "root.img"))
+	copyDisk(t, d.key, filepath.Join(g.work, "secret"))
+	b := h.newBroker("")
+	spec := func(line string) {
+		h.write("vm.toml", fmt.Sprintf(trustingSpec, qemus.Version(t, "11.1"), g.firmware, g.kernel, g.initrd, line))
+	}
+	words := b.pin + " latch.name=vm-host-trusted latch.broker=port"
+	line := "console=ttyS0 quiet panic=-1 no_timer_check root=/dev/mapper/root " + words
+	spec(line)
+	out, err := h.attempt(h.command("vmlatch", "start", "vm.toml"))
+	if err == nil || !strings.Contains(out, "latch.trust=host is missing") {
+		t.Errorf("without the word: %v: %s", err, out)
+	}
+	line += " latch.trust=host"
+	spec(line)
+	h.run("vmlatch", "start", "--hold", "vm.toml") // makes the TPM
+	h.run("vmlatch", "stop", "vm", "--now")
+	h.enrol("vm.ak")
+	header := strings.Fields(h.run("latchkey", "disk", "header", d.disk))[0]
+	policy := func(line string) {
+		h.write("cmdline", line)
+		h.write("policy.toml", fmt.Sprintf(`schema = "latch-policy/1"
+name = "vm-host-trusted"
+[guest]
+firmware = %q
+kernel = %q
+initrd = %q
+cmdline = "cmdline"
+[vtpm]
+keys = ["vm.ak"]
+memory = "768MiB"
+qemu = "11.1"
+[[release]]
+secret = "disk"
+file = "secret"
+mode = "repeat"
+kind = "luks"
+luks-header = %q
+`, g.firmware, g.kernel, g.initrd, header))
+	}
+	policy(line)
+	out, err = h.attempt(h.command("latchkey", "policy", "check", "policy.toml", "--key", "keys"))
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.shows("policy", out, "vtpm  PCR9", "the host can have these secrets")
+	h.write("bundle.json", "{\"schema\":\"latch-bundle/1\"}")
+	b.serve()
+	if said := g.boots(); !strings.Contains(said, opened) {
+		t.Fatalf("the boot that the policy predicts:\n%s", said)
+	}
+	spec(line + " systemd.log_level=info")
+	if said := g.boots(); strings.Contains(said, opened) || !strings.Contains(said, deniedMeasurement) {
+		t.Errorf("another command line:\n%s", said)
+	}
+	events := b.audit()
+	if n := len(events["release"]); n != 1 || events["release"][0]["trust"] != "host" {
+		t.Errorf("%d releases: %v", n, events["release"])
+	}
+	if list := events["deny"]; len(list) != 1 || !strings.Contains(fmt.Sprint(list[0]["detail"]), "the command line") {
+		t.Errorf("denials: %v", list)
+	}
+	b.stop()
+	policy(line + " systemd.log_level=info")
+	b.serve()
+	if said := g.boots(); !strings.Contains(said, opened) {
+		t.Errorf("the boot that was allowed then:\n%s", said)
+	}
+	b.stop()
+	h.run("vmlatch", "rm", "--tpm", "vm")
+	waitNothing(t, h.work)
+}
+
 // needTSS is an environment in which systemd's programs find the libraries that talk to a TPM.
 func needTSS(t *testing.T) []string {
 	t.Helper()

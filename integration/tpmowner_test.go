@@ -189,7 +189,7 @@ func TestSealStory(t *testing.T) {
 			"15",
 		}},
 		{"--approver and registers", []string{"--srk", "vm.srk", "--in", "key", "--approver", "x", "--pcrs", "4"}},
-		{"the boot is not named", []string{"--srk", "vm.srk", "--in", "key"}},
+		{"what the guest boots is not named", []string{"--srk", "vm.srk", "--in", "key"}},
 		{"--in is needed", []string{"--srk", "vm.srk", "--expect", "expected"}},
 	} {
 		d.refused(2, x.want, "latchkey", append([]string{"tpm", "seal", "--name", "web", "--out", "x"}, x.args...)...)
