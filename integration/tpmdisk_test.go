@@ -233,12 +233,6 @@ luks-header = %q
 		t.Errorf("denials: %v", list)
 	}
 	b.stop()
-	policy(line + " systemd.log_level=info")
-	b.serve()
-	if said := g.boots(); !strings.Contains(said, opened) {
-		t.Errorf("the boot that was allowed then:\n%s", said)
-	}
-	b.stop()
 	h.run("vmlatch", "rm", "--tpm", "vm")
 	waitNothing(t, h.work)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
+	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 	"github.com/vmlatch/vmlatch/launcher/swtpm"
@@ -103,6 +105,9 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 			return err
 		}
 	}
+	if err := networkFacts(&g, root, f); err != nil {
+		return err
+	}
 	f.IGVM = tee.IsIGVM(g.Firmware.Image)
 	if len(s.Asked()) > 1 {
 		f.Image = tee.ReadImage(g.Firmware.Image)
@@ -117,8 +122,8 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	if g.Firmware.Lookup() || len(f.Demands) > 0 && g.Firmware.Image == "" {
 		f.Descriptors = host.Root("/").Firmware()
 	}
-	// Of a plain VM QEMU is asked only about names that the spec gives.
-	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0
+	// Of a plain VM QEMU is asked only about names that the spec gives, or that have changed.
+	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0 || g.Broker.Connect != ""
 	if !names && !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
 		return nil
 	}
@@ -128,6 +133,30 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	}
 	if f.Info, err = (host.Cache{Dir: h.CacheDir}).Probe(ctx, f.QEMU, types...); err != nil {
 		return &fault.Error{Kind: fault.Host, Op: "ask QEMU what it can do", Err: err}
+	}
+	return nil
+}
+
+// networkFacts looks for what carries a guest's networks.
+func networkFacts(g *plan.Guest, root host.Root, f *plan.Facts) (err error) {
+	if len(g.Networks) == 0 && !g.VSock.On() && !g.Config.On() {
+		return nil
+	}
+	f.MachineID, f.VHostNet = root.MachineID(), tuntap.HasVHost()
+	f.Addresses = map[string]net.HardwareAddr{}
+	for _, n := range g.Networks {
+		if mac := tuntap.Address(n.Interface); mac != nil {
+			f.Addresses[n.Interface] = mac
+		}
+		if n.Mode != "passt" || f.Passt != "" {
+			continue
+		}
+		if f.Passt, err = exec.LookPath("passt"); err != nil {
+			return &fault.Error{
+				Kind: fault.Host, Op: "carry the guest's network", Err: errors.New("passt is missing"),
+				Fix: `install it: the package passt; or write mode = "user"`,
+			}
+		}
 	}
 	return nil
 }

@@ -244,9 +244,17 @@ func (s *starter) newRecord() *rundir.Record {
 		Origin: rundir.Origin{Spec: g.File.Where(), Hold: s.opt.Hold, Foreground: s.opt.Foreground, Unit: s.opt.Unit},
 		Memory: g.Memory.String(), CPUs: g.CPUs, Argv: s.plan.Argv, Choices: s.plan.Choices,
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
-		Disks: recordDisks(g.Disks), Networks: recordNetworks(g.Networks), TPM: recordTPM(&g.TPM),
+		Disks: recordDisks(g.Disks), Networks: recordNetworks(g, s.plan.Facts),
+		VSock: recordVSock(g, s.plan.Facts), TPM: recordTPM(&g.TPM),
 		Steps: s.steps,
 	}
+}
+
+func recordVSock(g *plan.Guest, f *plan.Facts) uint32 {
+	if !g.VSock.On() {
+		return 0
+	}
+	return g.VSock.Address(g, f)
 }
 
 func recordTPM(t *plan.TPM) *rundir.TPM {
@@ -258,14 +266,19 @@ func recordTPM(t *plan.TPM) *rundir.TPM {
 
 func recordDisks(disks plan.Disks) (out []rundir.Disk) {
 	for _, d := range disks {
-		out = append(out, rundir.Disk{Image: d.Image, Format: d.Format, ReadOnly: d.ReadOnly})
+		out = append(out, rundir.Disk{
+			Image: d.Image, Format: d.Format, ReadOnly: d.ReadOnly, Bus: d.Bus, Ephemeral: d.Ephemeral,
+		})
 	}
 	return out
 }
 
-func recordNetworks(networks plan.Networks) (out []rundir.Network) {
-	for _, n := range networks {
-		out = append(out, rundir.Network{Mode: n.Mode, MAC: n.MAC, Forward: n.Forward})
+func recordNetworks(g *plan.Guest, f *plan.Facts) (out []rundir.Network) {
+	for i, n := range g.Networks {
+		out = append(out, rundir.Network{
+			Mode: n.Mode, MAC: g.Address(f, i).String(), Forward: n.Forward, Bridge: n.Bridge, Interface: n.Interface,
+			Restricted: n.Restrict,
+		})
 	}
 	return out
 }
@@ -313,7 +326,7 @@ func (s *starter) startError(ctx context.Context, err error) error {
 		}
 		s.dir.AwaitLogs(ctx)
 	}
-	switch wrote := lastLines(s.dir.LogPath(rundir.QEMULog), 5); {
+	switch wrote := s.plan.Named(lastLines(s.dir.LogPath(rundir.QEMULog), 5)); {
 	case wrote == "":
 		return s.failed(fmt.Errorf("QEMU did not start: %w", err))
 	case ended:

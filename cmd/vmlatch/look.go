@@ -338,14 +338,23 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 			row("TPM", "%s, %s, %s; the host's word only%s", t.Model, t.State, encrypted, lives)
 		}
 		for i, d := range r.Disks {
-			access := ""
-			if d.ReadOnly {
-				access = ", read-only"
+			how := []string{d.Format}
+			if d.Bus != "" {
+				how = append(how, d.Bus)
 			}
-			row(fmt.Sprintf("disk %d", i+1), "%s (%s%s)", d.Image, d.Format, access)
+			if d.ReadOnly {
+				how = append(how, "read-only")
+			}
+			if d.Ephemeral {
+				how = append(how, "changes are dropped")
+			}
+			row(fmt.Sprintf("disk %d", i+1), "%s (%s)", d.Image, strings.Join(how, ", "))
 		}
 		for i, n := range r.Networks {
 			row(fmt.Sprintf("network %d", i+1), "%s", n.text())
+		}
+		if r.VSock != 0 {
+			row("vsock", "CID %d", r.VSock)
 		}
 		for i, c := range r.Choices {
 			if c.What == "policy" || i == 0 {
@@ -385,6 +394,12 @@ func (v *vmInfo) stateText() string {
 
 func (n network) text() string {
 	text := n.Mode
+	if on := n.Bridge + n.Interface; on != "" {
+		text += " " + on
+	}
+	if n.Restricted {
+		text += ", reaches nothing"
+	}
 	if n.MAC != "" {
 		text += ", MAC " + n.MAC
 	}

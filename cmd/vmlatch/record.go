@@ -30,6 +30,7 @@ type record struct {
 	Choices    []choice   `json:"choices,omitempty"`
 	Disks      []disk     `json:"disks,omitempty"`
 	Networks   []network  `json:"networks,omitempty"`
+	VSock      uint32     `json:"vsock,omitempty"` // the guest's CID
 	TPM        *tpm       `json:"tpm,omitempty"`
 	Steps      []stepAt   `json:"steps,omitempty"`
 }
@@ -40,15 +41,20 @@ type stepAt struct {
 }
 
 type disk struct {
-	Image    string `json:"image"`
-	Format   string `json:"format"`
-	ReadOnly bool   `json:"read-only,omitempty"`
+	Image     string `json:"image"`
+	Format    string `json:"format"`
+	ReadOnly  bool   `json:"read-only,omitempty"`
+	Bus       string `json:"bus,omitempty"`
+	Ephemeral bool   `json:"ephemeral,omitempty"`
 }
 
 type network struct {
-	Mode    string   `json:"mode"`
-	MAC     string   `json:"mac,omitempty"`
-	Forward []string `json:"forward,omitempty"`
+	Mode       string   `json:"mode"`
+	MAC        string   `json:"mac,omitempty"`
+	Forward    []string `json:"forward,omitempty"`
+	Bridge     string   `json:"bridge,omitempty"`
+	Interface  string   `json:"interface,omitempty"`
+	Restricted bool     `json:"restricted,omitempty"`
 }
 
 type tpm struct {
@@ -125,6 +131,7 @@ func publish(r *rundir.Record) *record {
 		Schema: recordSchema, Name: r.Name, Technology: r.Technology, Emulated: r.Emulated, State: r.State,
 		Settled: r.Settled, Latch: latchState(r.Latch), Started: r.Started, Released: r.Released, PID: r.PID,
 		Origin: origin(r.Origin), QEMU: r.QEMU, Version: r.Version, Memory: r.Memory, CPUs: r.CPUs, Argv: r.Argv,
+		VSock: r.VSock,
 	}
 	if s := r.SEV; s != nil {
 		p.SEV = &sevState{

@@ -25,7 +25,7 @@ var floors = [][]string{
 	{"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper", "launcher/swtpm"},
 	{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
-		"launcher/internal/vsock", "launcher/internal/logfile",
+		"launcher/internal/vsock", "launcher/internal/logfile", "launcher/internal/seed", "launcher/internal/tuntap",
 	},
 	{
 		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/guestdev",

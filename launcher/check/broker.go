@@ -61,5 +61,30 @@ func brokerChecks() []tee.Check {
 					"latch.source=%s", w.Source)
 			},
 		},
+		{
+			ID:       "broker-trust",
+			Severity: tee.Refuse,
+			OfSpec:   true,
+			Key:      "kernel.cmdline",
+			When:     func(s *tee.Subject) bool { return exchange.HasWords(s.Kernel.Cmdline) },
+			Cause:    "the guest would prove itself in a way that it does not have, or that it should not have",
+			Fix: "latch.trust=host is for guests whose host is trusted, and that have a [tpm]; confidential guests" +
+				" prove themselves without the host's word",
+			Source: source,
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				w, err := exchange.ParseWords(s.Kernel.Cmdline)
+				bad := ""
+				switch {
+				case err != nil: // others say so
+				case w.Host && confidential(s):
+					bad = "latch.trust=host in a confidential guest"
+				case w.Host && !hasTPM(s):
+					bad = "latch.trust=host without [tpm]"
+				case !w.Host && !confidential(s):
+					bad = "this guest is not confidential, and latch.trust=host is missing"
+				}
+				return tee.Verify(bad == "", "%s", bad)
+			},
+		},
 	}
 }

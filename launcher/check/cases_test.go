@@ -233,6 +233,18 @@ var checkCases = map[string]checkCase{
 		tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=-1 latch.source=injected")},
 		refused: true,
 	},
+	"broker-trust": {
+		tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=-1 latch.trust=host")},
+		refused: true,
+	},
+	"config-unmeasured": {tech: "sev-snp", add: "[config]\nuser-data = \"u\"\n", refused: true},
+	"config-disk": {
+		tech: "sev-snp", add: "[[disk]]\nimage = \"d\"\n",
+		files: map[string]string{"d": strings.Repeat("\x00", 0x47) + "CIDATA     FAT32   "},
+		refused: true,
+	},
+	"disk-discard":    {tech: "sev-snp", add: "[[disk]]\nimage = \"d\"\ndiscard = \"unmap\"\n"},
+	"disk-unsafe":     {tech: "none", add: "[[disk]]\nimage = \"d\"\ncache = \"unsafe\"\n"},
 	"firmware-memory": {tech: "sev-snp", guest: func(g *tee.Guest) { g.Memory = 4 << 20 }},
 	"vars-image": {
 		tech: "none", add: "firmware = { image = \"fw\", vars = \"v\" }\n",

@@ -21,6 +21,72 @@ const DisksFree = "disks-free"
 func diskChecks() []tee.Check {
 	return []tee.Check{
 		{
+			ID:       "config-unmeasured",
+			Severity: tee.Refuse,
+			OfSpec:   true,
+			Key:      "config",
+			When:     func(s *tee.Subject) bool { return confidential(s) && s.Config.On() },
+			Cause: "the configuration is the host's, and nothing measures it: a guest that listens to it runs what the" +
+				" host likes",
+			Fix:    "put it into the image or the initrd, which the guest's owner verifies",
+			Source: "cloud-init, NoCloud; systemd, src/basic/confidential-virt.c",
+			Look:   func(*tee.Subject) (tee.Verdict, string) { return tee.Failed, "" },
+		},
+		{
+			ID:       "config-disk",
+			Severity: tee.Refuse,
+			OfSpec:   true,
+			Key:      "disk",
+			When:     confidential,
+			Cause: "a disk is labelled as a seed for cloud-init, which a guest obeys that looks for one; a host that means" +
+				" harm adds one without asking this check",
+			Fix:    "leave it out, and have the guest's image ignore such disks: datasource_list in /etc/cloud",
+			Source: "cloud-init, NoCloud",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Disks {
+					if diskimage.IsSeed(d.Image) {
+						return tee.Failed, d.Image
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
+			ID:       "disk-discard",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "disk",
+			When:     confidential,
+			Cause:    "what the guest frees tells the host which blocks of its disk are empty",
+			Fix:      "leave discard out: confidential guests do not tell",
+			Source:   "cryptsetup(8), --allow-discards; QEMU, qapi/block-core.json",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Disks {
+					if d.Discards() {
+						return tee.Failed, d.Image
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
+			ID:       "disk-unsafe",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "disk",
+			Cause:    "flushes are ignored: if the host crashes, the disk may be destroyed",
+			Fix:      `leave cache = "unsafe" out, or make the disk ephemeral = true if it does not matter`,
+			Source:   "QEMU, qemu-options.hx, cache=unsafe",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, d := range s.Disks {
+					if d.Unsafe() && d.Writes() {
+						return tee.Failed, d.Image
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
 			ID:       "disk-image",
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,
@@ -49,7 +115,7 @@ func diskChecks() []tee.Check {
 			Source:   "QEMU, block/file-posix.c, raw_check_lock_bytes",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				for _, d := range s.Disks {
-					if !d.ReadOnly && inUse(d.Image) {
+					if d.Writes() && ImageInUse(d.Image) {
 						return tee.Failed, d.Image
 					}
 				}
@@ -76,7 +142,7 @@ func diskFault(d *plan.Disk) string {
 		return ""
 	case info.Unusable != "":
 		return info.Unusable
-	case info.Corrupt && !d.ReadOnly:
+	case info.Corrupt && d.Writes():
 		return `it is marked as damaged: "qemu-img check -r all" repairs it`
 	}
 	if why := named("backing file", "backing", d.Image, info.Backing, d.Backing); why != "" {
@@ -135,8 +201,8 @@ func named(what, key, image, header, spec string) string {
 	return ""
 }
 
-// inUse reports whether a QEMU has an image open for writing: it locks bytes from 100 on.
-func inUse(path string) bool {
+// ImageInUse reports whether a QEMU has an image open for writing: it locks bytes from 100 on.
+func ImageInUse(path string) bool {
 	const first, many = 100, 200
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {

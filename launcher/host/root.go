@@ -46,6 +46,9 @@ func (r Root) path(name string) string { return filepath.Join(string(r), name) }
 // recorded reports whether the root is a record and not this host.
 func (r Root) recorded() bool { return filepath.Clean(string(r)) != "/" }
 
+// MachineID is the id of this host's system (machine-id(5)); "" if it has none.
+func (r Root) MachineID() string { return r.word("/etc/machine-id") }
+
 // read returns a file's content. Kernel files tell no size, so none is asked for.
 func (r Root) read(name string) ([]byte, error) {
 	return regular.Read(r.path(name), maxRead)

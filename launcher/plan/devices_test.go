@@ -24,14 +24,24 @@ func mustPlan(t testing.TB, text string, f *plan.Facts) *plan.Plan {
 	return p
 }
 
-// blockdev is the value of -blockdev for a file.
-func blockdev(driver, file, node string, readOnly bool) string {
-	backing := ""
+// flash is the value of -blockdev for a file of firmware.
+func flash(file, node string, readOnly bool) string {
+	return fmt.Sprintf(`{"driver":"raw","file":{"driver":"file","filename":%q},"node-name":%q,"read-only":%t}`,
+		file, node, readOnly)
+}
+
+// blockdev is the value of -blockdev for a disk, whose image is a descriptor.
+func blockdev(driver string, fd int, node string, readOnly bool) string {
+	backing, discard := "", ""
 	if driver == "qcow2" {
 		backing = `"backing":null,`
 	}
-	return fmt.Sprintf(`{`+backing+`"driver":%q,"file":{"driver":"file","filename":%q},"node-name":%q,"read-only":%t}`,
-		driver, file, node, readOnly)
+	if !readOnly {
+		discard = `"discard":"unmap",`
+	}
+	return fmt.Sprintf(`{`+backing+`%s"driver":%q,"file":{%s"driver":"file",`+
+		`"filename":"/dev/fdset/%d","read-only":%t},"node-name":%q,"read-only":%t}`,
+		discard, driver, discard, fd, readOnly, node, readOnly)
 }
 
 // TestOptionsOfDevices: what a spec says becomes these options, in this order, and no
@@ -76,15 +86,44 @@ func TestOptionsOfDevices(t *testing.T) {
 			"disk = [{image = 'a.qcow2'}, {image = 'a,b.img'}, {image = '/c', format = 'qcow2', read-only = true}]",
 			"-blockdev",
 			[]string{
-				blockdev("qcow2", "/specs/a.qcow2", "disk0", false),
-				blockdev("raw", "/specs/a,b.img", "disk1", false),
-				blockdev("qcow2", "/c", "disk2", true),
+				blockdev("qcow2", 3, "disk0", false),
+				blockdev("raw", 4, "disk1", false),
+				blockdev("qcow2", 5, "disk2", true),
 			},
 		},
 		"a qcow2 disk that is taken as raw": {
 			"disk = [{image = 'a.qcow2', format = 'raw'}]", "-blockdev",
 			[]string{
-				blockdev("raw", "/specs/a.qcow2", "disk0", false),
+				blockdev("raw", 3, "disk0", false),
+			},
+		},
+		"disks of all buses": {
+			"disk = [{image = 'a', bus = 'scsi', serial = 'x'}, {image = 'b', bus = 'nvme', boot = 1}, {image = 'c'," +
+				" bus = 'cdrom'}, {image = 'd', iothread = true, boot = 2}, {image = 'e', bus = 'scsi'}]", "-device",
+			[]string{
+				"virtio-scsi-pci,id=scsi0", "scsi-hd,drive=disk0,id=dev-disk0,bus=scsi0.0,serial=x",
+				"nvme,drive=disk1,id=dev-disk1,serial=disk1,bootindex=1", "ide-cd,drive=disk2,id=dev-disk2",
+				"virtio-blk-pci,drive=disk3,id=dev-disk3,bootindex=2,iothread=io-disk3",
+				"scsi-hd,drive=disk4,id=dev-disk4,bus=scsi0.0",
+			},
+		},
+		"how disks are read and written": {
+			"disk = [{image = 'a', cache = 'none', aio = 'native', discard = 'ignore'}," +
+				" {image = 'b', cache = 'unsafe', aio = 'io_uring', discard = 'ignore'}]", "-blockdev",
+			[]string{
+				`{"cache":{"direct":true},"driver":"raw","file":{"aio":"native","cache":{"direct":true},"driver":"file",` +
+					`"filename":"/dev/fdset/3","read-only":false},"node-name":"disk0","read-only":false}`,
+				`{"cache":{"no-flush":true},"driver":"raw","file":{"aio":"io_uring","cache":{"no-flush":true},` +
+					`"driver":"file","filename":"/dev/fdset/4","read-only":false},"node-name":"disk1","read-only":false}`,
+			},
+		},
+		"a disk whose changes are dropped": {
+			"disk = [{image = 'a', ephemeral = true}]", "-blockdev",
+			[]string{
+				`{"backing":{"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/3","read-only":true},` +
+					`"node-name":"disk0-base","read-only":true},"discard":"unmap","driver":"qcow2","file":{` +
+					`"discard":"unmap","driver":"file","filename":"/dev/fdset/4","read-only":false},` +
+					`"node-name":"disk0","read-only":false}`,
 			},
 		},
 		"the devices of disks and networks": {
@@ -92,7 +131,7 @@ func TestOptionsOfDevices(t *testing.T) {
 			"-device",
 			[]string{
 				"virtio-blk-pci,drive=disk0,id=dev-disk0",
-				"virtio-net-pci,netdev=net0,id=dev-net0,romfile=",
+				"virtio-net-pci,netdev=net0,id=dev-net0,romfile=,mac=52:04:fa:31:21:6a",
 				"virtio-net-pci,netdev=net1,id=dev-net1,romfile=,mac=52:54:00:00:00:01",
 			},
 		},
@@ -102,26 +141,52 @@ func TestOptionsOfDevices(t *testing.T) {
 			[]string{"user,id=net0", "user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353"},
 		},
 
+		"configuration of the first boot": {
+			"[config]\nuser-data = 'u'\ncredentials = { b = 'c', a = 'd' }", "-smbios",
+			[]string{"type=11,path=/proc/self/fd/4", "type=11,path=/proc/self/fd/5"},
+		},
+		"a seed": {
+			"[config]\nuser-data = 'u'", "-device", []string{"virtio-blk-pci,drive=seed,id=dev-seed,serial=cidata"},
+		},
+		"a network that reaches nothing": {
+			"network = [{restrict = true}]", "-netdev", []string{"user,id=net0,restrict=on"},
+		},
+		"passt": {
+			"network = [{mode = 'passt', forward = ['tcp:127.0.0.1:2222:22', 'udp::53:5353']}]", "-netdev",
+			[]string{"stream,id=net0,server=off,addr.type=fd,addr.str=3"},
+		},
+		"interfaces of the host": {
+			"network = [{mode = 'bridge', bridge = 'br0'}, {mode = 'tap', interface = 'tap0', vhost = 'on'}," +
+				" {mode = 'macvtap', interface = 'mv0'}]", "-netdev",
+			[]string{"tap,id=net0,fd=3", "tap,id=net1,fd=4,vhost=on,vhostfd=5", "tap,id=net2,fd=6"},
+		},
+		"sockets of the host": {
+			"[vsock]", "-device", []string{"vhost-vsock-pci,id=vsock0,guest-cid=3594518503,vhostfd=3"},
+		},
+		"sockets of the host, by a CID": {
+			"vsock.cid = 7", "-device", []string{"vhost-vsock-pci,id=vsock0,guest-cid=7,vhostfd=3"},
+		},
+
 		"a firmware image": {"firmware.image = 'f'", "-bios", []string{"/specs/f"}},
 		"code and variables": {
 			"firmware = {image = 'f', vars = 'v'}", "-blockdev",
 			[]string{
-				blockdev("raw", "/specs/f", "pflash0", true),
-				blockdev("raw", "/specs/v", "pflash1", false),
+				flash("/specs/f", "pflash0", true),
+				flash("/specs/v", "pflash1", false),
 			},
 		},
 		"code alone, by its name": {
 			"firmware.image = 'OVMF_CODE.fd'", "-blockdev",
 			[]string{
-				blockdev("raw", "/specs/OVMF_CODE.fd", "pflash0", true),
+				flash("/specs/OVMF_CODE.fd", "pflash0", true),
 			},
 		},
 		"a directory that is named like code": {"firmware.image = '/a_CODE/f'", "-bios", []string{"/a_CODE/f"}},
 		"firmware by type": {
 			"firmware.type = 'uefi'", "-blockdev",
 			[]string{
-				blockdev("raw", "/fw/CODE.fd", "pflash0", true),
-				blockdev("raw", "/run/vmlatch/vm/vars.fd", "pflash1", false),
+				flash("/fw/CODE.fd", "pflash0", true),
+				flash("/run/vmlatch/vm/vars.fd", "pflash1", false),
 			},
 		},
 		"firmware by features": {"firmware.features = ['amd-sev', 'amd-sev-es']", "-bios", []string{"/fw/amdsev.fd"}},

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/fault"
@@ -11,22 +12,26 @@ import (
 
 // Facts are what a plan depends on besides the guest.
 type Facts struct {
-	QEMU        string            // path of the program
-	QEMUFrom    string            // where that came from
-	Info        *host.QEMU        // what it can do; nil for plain VMs, for which it does not count
-	Emulator    []string          // program and options to put before QEMU; nil for real hardware
-	LogKeeper   *LogKeeper        // what keeps the logs; nil if QEMU writes to them
-	TPM         *TPMProgram       // what emulates a TPM; nil for guests without one
-	Host        *host.Report      // what the machine can do
-	Slots       map[string]int    // limits of pools, by the operator
-	SlotDir     string            // where leases lie
-	MaxLock     uint64            // bytes of memory that QEMU may be allowed to pin
-	Demands     []*spec.Demands   // of the disk images
-	IGVM        bool              // the spec's firmware is an IGVM file
-	Image       *Image            // what the spec's firmware can do, where that decides
-	HugePages   map[uint64]uint64 // free ones by size in bytes; nil unless the spec uses them
-	OwnerFiles  map[string][]byte // content of small files that the guest's owner made, by key
-	Descriptors []ovmf.Descriptor // firmware of this machine, preferred first
+	QEMU        string                      // path of the program
+	QEMUFrom    string                      // where that came from
+	Info        *host.QEMU                  // what it can do; nil for plain VMs, for which it does not count
+	Emulator    []string                    // program and options to put before QEMU; nil for real hardware
+	LogKeeper   *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
+	Passt       string                      // program that carries networks; "" unless the spec uses it
+	VHostNet    bool                        // this user may have the kernel carry the frames of interfaces
+	MachineID   string                      // of this host: addresses follow from it
+	Addresses   map[string]net.HardwareAddr // of the host's interfaces that the spec names
+	TPM         *TPMProgram                 // what emulates a TPM; nil for guests without one
+	Host        *host.Report                // what the machine can do
+	Slots       map[string]int              // limits of pools, by the operator
+	SlotDir     string                      // where leases lie
+	MaxLock     uint64                      // bytes of memory that QEMU may be allowed to pin
+	Demands     []*spec.Demands             // of the disk images
+	IGVM        bool                        // the spec's firmware is an IGVM file
+	Image       *Image                      // what the spec's firmware can do, where that decides
+	HugePages   map[uint64]uint64           // free ones by size in bytes; nil unless the spec uses them
+	OwnerFiles  map[string][]byte           // content of small files that the guest's owner made, by key
+	Descriptors []ovmf.Descriptor           // firmware of this machine, preferred first
 }
 
 // TPMProgram is what emulates a TPM.

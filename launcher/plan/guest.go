@@ -30,6 +30,8 @@ type Guest struct {
 	Backend  Backend
 	Disks    Disks
 	Networks Networks
+	VSock    VSock
+	Config   Config
 	Devices  Devices
 	Objects  Objects
 	Latch    Latch
@@ -49,7 +51,7 @@ type part interface {
 // parts lists them in the order in which they are built.
 func (g *Guest) parts() []part {
 	return []part{
-		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Networks, &g.Broker, &g.TPM,
+		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock, &g.Broker, &g.TPM,
 		&g.Objects, &g.Devices,
 	}
 }
@@ -65,7 +67,7 @@ func (g *Guest) Tables() spec.Tables {
 		"name": &g.Name, "memory": &g.Memory, "cpus": &g.CPUs, "accel": &g.Accel, "machine": &g.Machine,
 		"cpu": &g.CPU, "qemu": &g.QEMU, "firmware": &g.Firmware, "kernel": &g.Kernel, "memory-backend": &g.Backend,
 		"disk": &g.Disks, "network": &g.Networks, "device": &g.Devices, "object": &g.Objects, "latch": &g.Latch,
-		"broker": &g.Broker, "tpm": &g.TPM,
+		"broker": &g.Broker, "tpm": &g.TPM, "vsock": &g.VSock, "config": &g.Config,
 	}
 }
 

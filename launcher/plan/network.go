@@ -1,31 +1,59 @@
 package plan
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
 )
 
 // Network is a table [[network]]: one virtio network interface.
 type Network struct {
-	Mode    string   `toml:"mode"`    // one of networkModes
-	Forward []string `toml:"forward"` // tcp:127.0.0.1:2222:22
-	MAC     string   `toml:"mac"`
+	Mode      string   `toml:"mode"`    // one of networkModes
+	Forward   []string `toml:"forward"` // tcp:127.0.0.1:2222:22; user and passt
+	MAC       string   `toml:"mac"`     // "" for one that follows from host and name
+	Restrict  bool     `toml:"restrict"`
+	Loopback  bool     `toml:"host-loopback"` // passt: the guest may reach the host's own loopback
+	Bridge    string   `toml:"bridge"`
+	Interface string   `toml:"interface"` // tap and macvtap
+	VHost     string   `toml:"vhost"`     // auto, on, off: the kernel carries the frames; bridge, tap and macvtap
+
+	given bool // MAC, by the spec
 }
 
 // Networks are a guest's network interfaces, in order.
 type Networks []Network
 
-// networkModes are what mode may be, and how each makes the value of -netdev.
-var networkModes = []struct {
+// networkMode is what mode may be, and how it makes the value of -netdev.
+type networkMode struct {
 	name   string
 	netdev func(b *Builder, n *Network, id string) (*argv.Option, error)
-}{
-	{"user", userNet},
+	keys   []string // that it takes, besides mode and mac
+}
+
+// Modes of networks.
+const (
+	netUser    = "user"
+	netPasst   = "passt"
+	netBridge  = "bridge"
+	netTap     = "tap"
+	netMacvtap = "macvtap"
+)
+
+// networkModes are all of them. The default is the one that every QEMU has: a spec means the same on
+// every host.
+var networkModes = []networkMode{
+	{netUser, userNet, []string{"forward", "restrict"}},
+	{netPasst, passtNet, []string{"forward", "host-loopback"}},
+	{netBridge, bridgeNet, []string{"bridge", "vhost"}},
+	{netTap, tapNet, []string{"interface", "vhost"}},
+	{netMacvtap, macvtapNet, []string{"interface", "vhost"}},
 }
 
 func (all *Networks) complete(g *Guest) error {
@@ -45,6 +73,9 @@ func (all *Networks) complete(g *Guest) error {
 		if err := checkMAC(n.MAC); err != nil {
 			return g.File.Errorf(networkKey(i)+".mac", "%v", err)
 		}
+		if err := n.completeMode(g, networkKey(i)); err != nil {
+			return err
+		}
 		for _, f := range n.Forward {
 			p := strings.Split(f, ":")
 			host := strings.Join(p[:min(3, len(p))], ":")
@@ -53,6 +84,35 @@ func (all *Networks) complete(g *Guest) error {
 			}
 			forwarded[host] = true
 		}
+	}
+	return nil
+}
+
+// completeMode refuses keys of other modes.
+func (n *Network) completeMode(g *Guest, key string) error {
+	for k, given := range map[string]bool{
+		"forward": n.Forward != nil, "restrict": n.Restrict, "host-loopback": n.Loopback, "bridge": n.Bridge != "",
+		"interface": n.Interface != "", "vhost": n.VHost != "",
+	} {
+		if given && !slices.Contains(n.mode().keys, k) {
+			return g.File.Errorf(key+"."+k, "is not for mode = %q", n.Mode)
+		}
+	}
+	if n.VHost == "" {
+		n.VHost = vhostAuto
+	}
+	if err := OneOf(g.File, key+".vhost", n.VHost, vhostAuto, "on", "off"); err != nil {
+		return err
+	}
+	name, what := n.Interface, "interface"
+	switch n.Mode {
+	case netUser, netPasst:
+		return nil
+	case netBridge:
+		name, what = n.Bridge, "bridge"
+	}
+	if !tuntap.IsName(name) {
+		return g.File.Errorf(key+"."+what, "%q: must be the name of an interface of this host", name)
 	}
 	return nil
 }
@@ -74,28 +134,36 @@ func checkMAC(text string) error {
 
 func networkKey(i int) string { return fmt.Sprintf("network %d", i+1) }
 
-func (n *Network) mode() func(*Builder, *Network, string) (*argv.Option, error) {
-	for _, m := range networkModes {
-		if m.name == n.Mode {
-			return m.netdev
+func (n *Network) mode() *networkMode {
+	for i := range networkModes {
+		if networkModes[i].name == n.Mode {
+			return &networkModes[i]
 		}
 	}
 	return nil
 }
 
+// Address is an interface's MAC: the one of the spec, or one that stays the same for this host, name
+// and place. The second bit of its first byte says that nobody has sold it.
+func (g *Guest) Address(f *Facts, i int) net.HardwareAddr {
+	if mac, err := net.ParseMAC(g.Networks[i].MAC); err == nil {
+		return mac
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "vmlatch mac v1\x00%s\x00%s\x00%d", f.MachineID, g.Name, i))
+	return append(net.HardwareAddr{0x52}, sum[:5]...)
+}
+
 func (all *Networks) build(b *Builder) error {
 	for i, n := range *all {
 		id := b.ids.New("net")
-		netdev, err := n.mode()(b, &n, id)
+		n.given, n.MAC = n.MAC != "", b.Guest.Address(b.Facts, i).String()
+		netdev, err := n.mode().netdev(b, &n, id)
 		if err != nil {
 			return b.Guest.File.Errorf(networkKey(i), "%v", err)
 		}
 		// romfile= : an option ROM would be code that was not measured.
-		device := argv.New("virtio-net-pci").Set("netdev", id).Set("id", "dev-"+id).Set("romfile", "")
-		if n.MAC != "" {
-			device.Set("mac", n.MAC)
-		}
-		b.Option("-netdev", netdev.String(), "-device", device.String())
+		b.Option("-netdev", netdev.String(), "-device", argv.New("virtio-net-pci").Set("netdev", id).
+			Set("id", "dev-"+id).Set("romfile", "").Set("mac", n.MAC).String())
 	}
 	return nil
 }
@@ -103,29 +171,35 @@ func (all *Networks) build(b *Builder) error {
 // userNet is QEMU's own network stack, in its process.
 func userNet(_ *Builder, n *Network, id string) (*argv.Option, error) {
 	netdev := argv.New("user").Set("id", id)
+	if n.Restrict {
+		netdev.SetBool("restrict", true)
+	}
 	for _, f := range n.Forward {
-		rule, err := forwardRule(f)
+		r, err := parseForward(f)
 		if err != nil {
 			return nil, err
 		}
-		netdev.Set("hostfwd", rule)
+		netdev.Set("hostfwd", fmt.Sprintf("%s:%s:%s-:%s", r.protocol, r.address, r.port, r.guest))
 	}
 	return netdev, nil
 }
 
-// forwardRule turns tcp:127.0.0.1:2222:22 into QEMU's form.
-func forwardRule(s string) (string, error) {
+// forward is a port of the host that leads to one of the guest.
+type forward struct{ protocol, address, port, guest string }
+
+// parseForward reads tcp:127.0.0.1:2222:22.
+func parseForward(s string) (f forward, err error) {
 	p := strings.Split(s, ":")
 	if len(p) != 4 || p[0] != "tcp" && p[0] != "udp" {
-		return "", fmt.Errorf("forward %q: must be tcp:ADDRESS:PORT:GUESTPORT or udp:…", s)
+		return f, fmt.Errorf("forward %q: must be tcp:ADDRESS:PORT:GUESTPORT or udp:…", s)
 	}
 	if a, err := netip.ParseAddr(p[1]); p[1] != "" && (err != nil || !a.Is4()) {
-		return "", fmt.Errorf("forward %q: %q is not an IPv4 address of this host, such as 127.0.0.1", s, p[1])
+		return f, fmt.Errorf("forward %q: %q is not an IPv4 address of this host, such as 127.0.0.1", s, p[1])
 	}
 	for _, port := range p[2:] {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return "", fmt.Errorf("forward %q: %q is not a port", s, port)
+			return f, fmt.Errorf("forward %q: %q is not a port", s, port)
 		}
 	}
-	return fmt.Sprintf("%s:%s:%s-:%s", p[0], p[1], p[2], p[3]), nil
+	return forward{p[0], p[1], p[2], p[3]}, nil
 }

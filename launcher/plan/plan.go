@@ -32,7 +32,8 @@ type Plan struct {
 	Facts  *Facts `json:"-"`
 	Traits Traits `json:"-"`
 
-	reads []File // what else QEMU reads
+	names map[string]string // of files, by the descriptors that stand for them
+	reads []File            // what else QEMU reads
 }
 
 // Schema names the format of plans.
@@ -97,6 +98,18 @@ func (p *Plan) CommandLine() string {
 		b.WriteString(argv.Quote([]string{arg}))
 	}
 	return b.String()
+}
+
+// Named puts the paths of files into a text of QEMU's, which knows their descriptors alone.
+func (p *Plan) Named(text string) string {
+	if len(p.names) == 0 || !strings.Contains(text, fdsetPath) {
+		return text
+	}
+	var pairs []string
+	for fd, path := range p.names { // with what ends the name, as QEMU writes it
+		pairs = append(pairs, fdsetPath+fd+"]", path+"]", fdsetPath+fd+"'", path+"'", fdsetPath+fd+":", path+":")
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // QEMUArgv is the command line without the emulator.

@@ -35,6 +35,7 @@ type Record struct {
 	Choices    []Choice   `json:"choices,omitempty"`
 	Disks      []Disk     `json:"disks,omitempty"`
 	Networks   []Network  `json:"networks,omitempty"`
+	VSock      uint32     `json:"vsock,omitempty"` // the guest's CID
 	TPM        *TPM       `json:"tpm,omitempty"`
 	Steps      []Step     `json:"steps,omitempty"` // of the launch, in the order of time
 }
@@ -47,16 +48,21 @@ type Step struct {
 
 // Disk is a disk of the guest.
 type Disk struct {
-	Image    string `json:"image"`
-	Format   string `json:"format"`
-	ReadOnly bool   `json:"read-only,omitempty"`
+	Image     string `json:"image"`
+	Format    string `json:"format"`
+	ReadOnly  bool   `json:"read-only,omitempty"`
+	Bus       string `json:"bus,omitempty"` // virtio, scsi, nvme, cdrom
+	Ephemeral bool   `json:"ephemeral,omitempty"`
 }
 
 // Network is a network interface of the guest.
 type Network struct {
-	Mode    string   `json:"mode"`
-	MAC     string   `json:"mac,omitempty"`
-	Forward []string `json:"forward,omitempty"`
+	Mode       string   `json:"mode"`
+	MAC        string   `json:"mac,omitempty"`
+	Forward    []string `json:"forward,omitempty"`
+	Bridge     string   `json:"bridge,omitempty"`
+	Interface  string   `json:"interface,omitempty"`
+	Restricted bool     `json:"restricted,omitempty"` // the guest reaches nothing
 }
 
 // TPM is the guest's TPM, which is the host's: what it says proves the host's word.

@@ -44,7 +44,7 @@ func TestSpecErrors(t *testing.T) {
 		"initrd alone":   {"[kernel]\ninitrd = \"x\"", "need a kernel"},
 		"disk image":     {"[[disk]]\nformat = \"raw\"", "image is missing"},
 		"disk format":    {"[[disk]]\nimage = \"x\"\nformat = \"vmdk\"", "must be raw or qcow2"},
-		"network":        {"[[network]]\nmode = \"bridge\"", "must be user"},
+		"network":        {"[[network]]\nmode = \"bridged\"", "must be user"},
 		"firmware type":  {"[firmware]\ntype = \"efi\"", "must be bios or uefi"},
 		"NUL":            {"[kernel]\nimage = \"x\"\ncmdline = \"a\\u0000b\"", "NUL"},
 		"policy word":    {sevWith(`"no-debug"`, `"nodebug"`), "unknown word"},

@@ -48,6 +48,9 @@ func main() {
 		}
 	}
 	report()
+	if err := networking(string(cmdline)); err != nil {
+		say("no network: %v", err)
+	}
 	if wantsTPM(string(cmdline)) {
 		if err := showTPM(); err != nil {
 			say("no TPM: %v", err)

@@ -21,6 +21,7 @@ type Info struct {
 	Format        string // raw, qcow2, or one that QEMU calls so
 	Backing       string // file that the image is an overlay of, as the header names it
 	BackingFormat string // its format, if the header says
+	Size          int64  // that a guest sees, in bytes; of formats other than raw and qcow2 0
 	DataFile      string // file that holds the image's data; "?" if the header does not say
 	// Unusable says why QEMU would not open it, or not for writing; "" if it would.
 	Unusable string
@@ -52,13 +53,15 @@ func Read(name string) (*Info, error) {
 	if info, err := Parse(head); err != nil || info.Format != "raw" {
 		return info, err
 	}
-	if size, err := f.Seek(0, io.SeekEnd); err == nil && size >= 512 { // a fixed VHD has its header at the end
-		tail := make([]byte, 8)
-		if _, err := f.ReadAt(tail, size-512); err == nil && string(tail) == "conectix" {
-			return &Info{Format: "vpc"}, nil
-		}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil { // a pipe
+		return &Info{Format: "raw"}, nil
 	}
-	return &Info{Format: "raw"}, nil
+	tail := make([]byte, 8) // a fixed VHD has its header at the end
+	if _, err := f.ReadAt(tail, max(size-512, 0)); err == nil && string(tail) == "conectix" {
+		return &Info{Format: "vpc"}, nil
+	}
+	return &Info{Format: "raw", Size: size}, nil
 }
 
 // signatures tell formats apart, at an offset each.
@@ -96,6 +99,7 @@ const (
 	offVersion      = 4  // u32
 	offBacking      = 8  // u64
 	offBackingSize  = 16 // u32
+	offSize         = 24 // u64
 	offCrypt        = 32 // u32
 	offIncompatible = 72 // u64, since version 3
 	offHeaderLength = 100
@@ -123,7 +127,7 @@ func parseQcow(b []byte) (*Info, error) {
 	if version == 1 {
 		return &Info{Format: "qcow"}, nil
 	}
-	i := &Info{Format: "qcow2"}
+	i := &Info{Format: "qcow2", Size: int64(be.Uint64(b[offSize:]))}
 	if version < 2 || version > 3 {
 		i.Unusable = fmt.Sprintf("it is of version %d of qcow2, which QEMU does not know", version)
 		return i, nil

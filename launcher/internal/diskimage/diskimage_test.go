@@ -3,7 +3,9 @@ package diskimage
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,6 +100,9 @@ func TestRead(t *testing.T) {
 		if err := os.WriteFile(file, c.head, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		if c.want.Format == "raw" {
+			c.want.Size = int64(len(c.head))
+		}
 		if got, err := Read(file); err != nil || *got != c.want {
 			t.Errorf("%s: %+v, %v, want %+v", name, got, err, c.want)
 		}
@@ -128,4 +133,49 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%+v", i)
 		}
 	})
+}
+
+// TestOverlay: an overlay has its base's size and no name, and is an image that qemu-img finds
+// nothing wrong with.
+func TestOverlay(t *testing.T) {
+	dir := t.TempDir()
+	base := filepath.Join(dir, "base")
+	for _, size := range []int64{512, 1 << 20, l1Covers + 512, 5 << 40} {
+		if err := errors.Join(os.WriteFile(base, nil, 0o600), os.Truncate(base, size)); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Overlay(dir, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		file := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+		if info, err := Read(file); err != nil || info.Format != "qcow2" || info.Size != size {
+			t.Errorf("%d bytes: %+v, %v", size, info, err)
+		}
+		if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
+			t.Errorf("%v in the directory, %v", list, err)
+		}
+		program, err := exec.LookPath("qemu-img")
+		if err != nil {
+			continue
+		}
+		cmd := exec.Command(program, "check", "-f", "qcow2", "--output=json", "/proc/self/fd/3")
+		cmd.ExtraFiles = []*os.File{f}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%d bytes: %v: %s", size, err, out)
+		}
+	}
+	for name, make := range map[string]func() error{
+		"empty":   func() error { return os.WriteFile(base, nil, 0o600) },
+		"damaged": func() error { return os.WriteFile(base, []byte("QFI\xfb"), 0o600) },
+		"missing": func() error { return os.Remove(base) },
+	} {
+		if err := make(); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := Overlay(dir, base); err == nil {
+			t.Errorf("%s: %v", name, f.Name())
+		}
+	}
 }

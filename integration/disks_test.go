@@ -1,0 +1,157 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+// io has QEMU read or write a VM's disk as its guest would, and returns what went wrong. Older QEMUs
+// write that to their log.
+func (h *host) io(vm, device, command string) string {
+	h.t.Helper()
+	said := h.run("vmlatch", "qmp", vm, "human-monitor-command",
+		fmt.Sprintf(`{"command-line": "qemu-io -d %s \"%s\""}`, device, command))
+	for _, line := range strings.Split(h.run("vmlatch", "logs", vm, "--kind", "qemu"), "\n") {
+		if strings.Contains(line, "failed") {
+			said += line
+		}
+	}
+	return strings.Trim(said, "\"\n")
+}
+
+// virtioDisk is the device of a virtio disk, as QEMU's own tree names it.
+func virtioDisk(n int) string { return fmt.Sprintf("/machine/peripheral/dev-disk%d/virtio-backend", n) }
+
+// TestDisks: every kind of disk works on every QEMU, with images that QEMU gets as descriptors; what
+// is written to an ephemeral one is gone, and no other file is touched.
+func TestDisks(t *testing.T) {
+	t.Parallel()
+	needProgram(t, "qemu-img")
+	h := newHost(t)
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		h.t = t
+		for _, name := range []string{"plain.img", "base.img", "direct.img", "ring.img", "scsi.img", "nvme.img", "cd.iso"} {
+			h.write(name, strings.Repeat("\x00", 1<<20))
+		}
+		_ = os.Remove(filepath.Join(h.work, "over.qcow2"))
+		h.run("vmlatch", "disk", "create", "over.qcow2", "--backing", "base.img")
+		h.write("vm.toml", "qemu = \""+qemu+`"
+[[disk]]
+image = "plain.img"
+serial = "first"
+boot = 2
+iothread = true
+[[disk]]
+image = "base.img"
+ephemeral = true
+[[disk]]
+image = "over.qcow2"
+backing = "base.img"
+boot = 1
+[[disk]]
+image = "direct.img"
+cache = "none"
+aio = "native"
+[[disk]]
+image = "ring.img"
+aio = "threads"
+cache = "unsafe"
+discard = "ignore"
+[[disk]]
+image = "scsi.img"
+bus = "scsi"
+[[disk]]
+image = "nvme.img"
+bus = "nvme"
+[[disk]]
+image = "cd.iso"
+bus = "cdrom"
+`)
+		h.run("vmlatch", "start", "--hold", "vm.toml")
+		defer h.run("vmlatch", "rm", "vm")
+		h.shows("inspect", h.run("vmlatch", "inspect", "vm"), "base.img (raw, virtio, changes are dropped)",
+			"over.qcow2 (qcow2, virtio)", "scsi.img (raw, scsi)", "cd.iso (raw, cdrom, read-only)")
+		for _, device := range []string{
+			virtioDisk(0), virtioDisk(1), virtioDisk(2), virtioDisk(3), virtioDisk(4), "dev-disk5", "dev-disk6",
+		} {
+			for _, command := range []string{"write -P 0x55 0 4096", "read -P 0x55 0 4096", "flush"} {
+				if said := h.io("vm", device, command); said != "" {
+					t.Errorf("%s: %s: %s", device, command, said)
+				}
+			}
+		}
+		h.io("vm", "dev-disk7", "write -P 0x55 0 4096")
+		for _, image := range []string{"plain.img", "over.qcow2"} {
+			h.write("twin.toml", "[[disk]]\nimage = \""+image+"\"\n[[disk]]\nimage = \"cd.iso\"\n")
+			out, err := h.attempt(h.command("vmlatch", "check", "twin.toml"))
+			if err == nil || !strings.Contains(out, "disks-free") || !strings.Contains(out, image) {
+				t.Errorf("a second VM on %s: %v: %s", image, err, out)
+			}
+		}
+		h.run("vmlatch", "stop", "vm", "--now")
+		for name, want := range map[string]byte{
+			"plain.img": 0x55, "base.img": 0, "direct.img": 0x55, "ring.img": 0x55, "scsi.img": 0x55, "nvme.img": 0x55,
+			"cd.iso": 0,
+		} {
+			b, err := os.ReadFile(filepath.Join(h.work, name))
+			if err != nil || !bytes.Equal(b[:4096], bytes.Repeat([]byte{want}, 4096)) {
+				t.Errorf("%s begins with %x, want %x; %v", name, b[:1], want, err)
+			}
+		}
+		if out, err := exec.Command("qemu-img", "check", filepath.Join(h.work, "over.qcow2")).CombinedOutput(); err != nil {
+			t.Errorf("the overlay: %v: %s", err, out)
+		}
+		if list, _ := filepath.Glob(filepath.Join(h.work, "state/vm/.*")); list != nil {
+			t.Errorf("%v are left", list)
+		}
+	})
+	waitNothing(t, h.work)
+}
+
+// TestDiskInUse: of two VMs that start at once on one image, one says whose it is, by its path.
+func TestDiskInUse(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.write("d.img", strings.Repeat("\x00", 1<<20))
+	h.write("one.toml", "[[disk]]\nimage = \"d.img\"\n")
+	h.write("two.toml", "[[disk]]\nimage = \"d.img\"\nephemeral = true\n")
+	h.run("vmlatch", "start", "--hold", "one.toml")
+	out, err := h.attempt(h.command("vmlatch", "start", "--hold", "two.toml"))
+	if err == nil || !strings.Contains(out, filepath.Join(h.work, "d.img")) || strings.Contains(out, "fdset") {
+		t.Errorf("a base that another VM writes: %v: %s", err, out)
+	}
+	h.run("vmlatch", "stop", "one", "--now")
+	h.run("vmlatch", "start", "--hold", "two.toml")
+	h.write("three.toml", "[[disk]]\nimage = \"d.img\"\nephemeral = true\n")
+	h.run("vmlatch", "start", "--hold", "three.toml") // a base that nobody writes is for many
+	h.run("vmlatch", "stop", "--all", "--now")
+	h.run("vmlatch", "rm", "--all")
+	waitNothing(t, h.work)
+}
+
+// TestNoDisk: what cannot be a disk is refused, at once, by its path.
+func TestNoDisk(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	if err := exec.Command("mkfifo", filepath.Join(h.work, "fifo")).Run(); err != nil {
+		t.Fatal(err)
+	}
+	for image, want := range map[string]string{
+		"fifo": "neither a regular file", "/dev/null": "neither a regular file", "missing": "missing",
+		".": "directory",
+	} {
+		h.write("vm.toml", "[[disk]]\nimage = \""+image+"\"\nformat = \"raw\"\n")
+		out, err := h.attempt(h.command("vmlatch", "start", "vm.toml"))
+		if err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v: %s, want %q", image, err, out, want)
+		}
+	}
+	waitNothing(t, h.work)
+}

@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/argv"
+	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
+)
+
+// vhostAuto lets the kernel carry the frames where this user may have it do so.
+const vhostAuto = "auto"
+
+// passtNet is a program without rights that takes the guest's connections and makes them its own. It
+// ends with QEMU, whose end of the socket pair it serves.
+func passtNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	var ports []string
+	for _, text := range n.Forward {
+		f, err := parseForward(text)
+		if err != nil {
+			return nil, err
+		}
+		option, spec := "--tcp-ports", f.port+":"+f.guest
+		if f.protocol == "udp" {
+			option = "--udp-ports"
+		}
+		if f.address != "" {
+			spec = f.address + "/" + spec
+		}
+		ports = append(ports, option, spec)
+	}
+	fd := b.Help(id, "passt, the guest's network", func(fd int) []string {
+		args := []string{b.Facts.Passt, "--foreground", "--quiet", "--stderr", "--one-off", "--fd", strconv.Itoa(fd)}
+		if !n.Loopback { // else the gateway's address leads to the host's loopback
+			args = append(args, "--no-map-gw")
+		}
+		return append(args, ports...)
+	})
+	return argv.New("stream").Set("id", id).SetBool("server", false).Set("addr.type", "fd").
+		Set("addr.str", strconv.Itoa(fd)), nil
+}
+
+// bridgeNet is an interface on a bridge of the host's, which goes with QEMU.
+func bridgeNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	mac, err := net.ParseMAC(n.MAC)
+	if err != nil {
+		return nil, err
+	}
+	return tapDevice(b, n, id, "an interface on the bridge "+n.Bridge, func(*Opening) (*os.File, error) {
+		return tuntap.OnBridge(n.Bridge, mac)
+	}), nil
+}
+
+// tapNet is an interface that somebody has made.
+func tapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
+		return tuntap.Existing(n.Interface)
+	}), nil
+}
+
+var errMACOfInterface = errors.New("mac: the guest must have the macvtap's address: leave mac out")
+
+// macvtapNet is an interface on one of the host's own, with its address.
+func macvtapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	if own := b.Facts.Addresses[n.Interface]; own != nil {
+		if n.given && n.MAC != own.String() {
+			return nil, errMACOfInterface
+		}
+		n.MAC = own.String()
+	}
+	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
+		return tuntap.Macvtap(n.Interface)
+	}), nil
+}
+
+func tapDevice(b *Builder, n *Network, id, meaning string, open Opener) *argv.Option {
+	netdev := argv.New("tap").Set("id", id).SetInt("fd", b.Inherit(id, meaning, open))
+	if n.VHost == "on" || n.VHost == vhostAuto && b.Facts.VHostNet {
+		fd := b.Inherit(id+"-vhost", "the kernel's backend of network devices",
+			func(*Opening) (*os.File, error) { return tuntap.VHost() })
+		netdev.SetBool("vhost", true).SetInt("vhostfd", fd)
+	}
+	return netdev
+}
