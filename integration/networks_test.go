@@ -54,16 +54,26 @@ func newNetHost(t *testing.T) *netHost {
 	if out, err := exec.Command("sh", "-c", inNetwork, "sh", n.ns).CombinedOutput(); err != nil {
 		t.Skipf("no network can be made: %v: %s", err, out)
 	}
-	release := strings.TrimSpace(read(t, filepath.Join(top(), ".cache/guest/coco/release")))
-	modules := filepath.Join(top(), ".cache/root/lib/modules", release, "kernel")
-	n.initrd = filepath.Join(n.work, "initrd-net")
-	cmd := exec.Command("go", "run", "./integration/guest/mkinitrd", filepath.Join(top(), ".cache/guest/init"), n.initrd,
-		modules+"/net/core/failover.ko.xz", modules+"/drivers/net/net_failover.ko.xz", modules+"/drivers/net/virtio_net.ko.xz")
-	cmd.Dir = top()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	n.initrd = n.initrdWith("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
 	return n
+}
+
+// initrdWith is an initrd of the test guest with modules of its kernel, which it loads if its command
+// line has vmlatch.modules.
+func (h *host) initrdWith(modules ...string) string {
+	h.t.Helper()
+	release := strings.TrimSpace(read(h.t, filepath.Join(top(), ".cache/guest/coco/release")))
+	out := filepath.Join(h.work, "initrd-modules")
+	args := []string{"run", "./integration/guest/mkinitrd", filepath.Join(top(), ".cache/guest/init"), out}
+	for _, m := range modules {
+		args = append(args, filepath.Join(top(), ".cache/root/lib/modules", release, "kernel", m+".ko.xz"))
+	}
+	cmd := exec.Command("go", args...)
+	cmd.Dir = top()
+	if said, err := cmd.CombinedOutput(); err != nil {
+		h.t.Fatalf("%v: %s", err, said)
+	}
+	return out
 }
 
 // inside runs vmlatch in the network.
@@ -157,7 +167,7 @@ func (n *netHost) asks(to string) (said string) {
 func (n *netHost) start(name, qemu, network, words string) {
 	n.t.Helper()
 	n.write(name+".toml", fmt.Sprintf("qemu = %q\nmemory = \"192MiB\"\n[kernel]\nimage = %q\ninitrd = %q\n"+
-		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.stay %s\"\n[[network]]\n%s\n",
+		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules vmlatch.stay %s\"\n[[network]]\n%s\n",
 		qemu, n.kernel, n.initrd, words, network))
 	n.must("start", name+".toml")
 }

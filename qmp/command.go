@@ -55,6 +55,17 @@ type Quit struct{}
 // Execute runs quit.
 func (Quit) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "quit", nil, nil) }
 
+// Screendump writes a picture of the screen to a file, in ppm or, since QEMU 7.1, png.
+type Screendump struct {
+	Filename string `json:"filename"`
+	Format   string `json:"format,omitempty"`
+}
+
+// Execute runs screendump.
+func (s Screendump) Execute(ctx context.Context, e Executor) error {
+	return e.Execute(ctx, "screendump", s, nil)
+}
+
 // Human runs a command of the human monitor and returns its text.
 type Human struct {
 	CommandLine string `json:"command-line"`

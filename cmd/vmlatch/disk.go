@@ -96,7 +96,9 @@ func showDisk(c *urfave.Context, s *cli.IO, image string) error {
 		return s.JSON(d)
 	}
 	t := s.Table(2)
-	row := func(what, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", what, cli.Escape(fmt.Sprintf(format, args...))) }
+	row := func(what, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", what, cli.Escape(fmt.Sprintf(format, args...)))
+	}
 	row("format", "%s", d.Format)
 	if d.Size > 0 {
 		row("size", "%v", bytesize.Size(d.Size))

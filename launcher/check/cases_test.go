@@ -237,10 +237,12 @@ var checkCases = map[string]checkCase{
 		tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=-1 latch.trust=host")},
 		refused: true,
 	},
+	"no-screen":         {tech: "sev-snp", add: "[display]\n", refused: true},
+	"no-agent":          {tech: "sev-snp", add: "[agent]\n", refused: true},
 	"config-unmeasured": {tech: "sev-snp", add: "[config]\nuser-data = \"u\"\n", refused: true},
 	"config-disk": {
 		tech: "sev-snp", add: "[[disk]]\nimage = \"d\"\n",
-		files: map[string]string{"d": strings.Repeat("\x00", 0x47) + "CIDATA     FAT32   "},
+		files:   map[string]string{"d": strings.Repeat("\x00", 0x47) + "CIDATA     FAT32   "},
 		refused: true,
 	},
 	"disk-discard":    {tech: "sev-snp", add: "[[disk]]\nimage = \"d\"\ndiscard = \"unmap\"\n"},

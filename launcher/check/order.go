@@ -19,7 +19,7 @@ var order = [...]string{
 	"sev-policy-key-sharing", "sev-policy-send", "session-pair", "id-block-pair", "snp-policy-debug",
 	"snp-policy-migration",
 	"cpu-model-named", "cpu-model-versioned", "tdx-attributes", "tdx-cpu-host", "tdx-hugepages",
-	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-hotplug", "no-loader",
+	"private-memory-backend", "private-memory-twice", "virtio-dma", "extra-objects", "no-screen", "no-agent", "no-hotplug", "no-loader",
 	"no-balloon", "no-viommu", "vfio-iommufd", "vtpm-evidence", "tpm-tdx-rtmr2",
 	"tpm-device-twice", "tpm-ephemeral-disk", "secure-boot-direct", "tdx-boot-disk", "option-roms",
 	"config-unmeasured", "config-disk", "disk-discard", "disk-unsafe", "cmdline-characters", "broker-key-measured", "console-closed", "broker-source", "broker-trust",

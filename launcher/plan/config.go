@@ -12,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/seed"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // Config is the table [config]: what configures a plain guest at its first boot. A confidential guest
@@ -114,7 +115,7 @@ func (c *Config) buildSeed(b *Builder) {
 				}
 				files[name] = content
 			}
-			return seed.NoCloud(o.Dir.Run, files)
+			return seed.NoCloud(o.Dir.Path(rundir.SeedDir), files)
 		})
 	b.Option("-blockdev", argv.JSON(node{
 		"driver": raw, "node-name": id, "read-only": true,

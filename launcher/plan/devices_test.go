@@ -141,6 +141,24 @@ func TestOptionsOfDevices(t *testing.T) {
 			[]string{"user,id=net0", "user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353"},
 		},
 
+		"devices by a word": {
+			"rng = true\nvmgenid = true\nwatchdog = 'reset'\npanic = 'pause'", "-device",
+			[]string{
+				"virtio-rng-pci,id=dev-rng0,rng=rng0", "vmgenid,id=vmgenid0,guid=auto", "i6300esb,id=watchdog0",
+				"pvpanic-pci,id=panic0",
+			},
+		},
+		"what they do": {
+			"watchdog = 'reset'\npanic = 'pause'", "-action", []string{"watchdog=reset", "panic=pause"},
+		},
+		"a screen": {"[display]", "-vnc", []string{"unix:/run/vmlatch/vm/vnc.sock"}},
+		"an agent": {
+			"[agent]", "-device",
+			[]string{
+				"virtio-serial-pci,id=agent-bus",
+				"virtserialport,bus=agent-bus.0,chardev=agent,name=org.qemu.guest_agent.0",
+			},
+		},
 		"configuration of the first boot": {
 			"[config]\nuser-data = 'u'\ncredentials = { b = 'c', a = 'd' }", "-smbios",
 			[]string{"type=11,path=/proc/self/fd/4", "type=11,path=/proc/self/fd/5"},

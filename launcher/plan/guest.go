@@ -32,6 +32,9 @@ type Guest struct {
 	Networks Networks
 	VSock    VSock
 	Config   Config
+	Common   Common
+	Display  Display
+	Agent    Agent
 	Devices  Devices
 	Objects  Objects
 	Latch    Latch
@@ -52,6 +55,7 @@ type part interface {
 func (g *Guest) parts() []part {
 	return []part{
 		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock, &g.Broker, &g.TPM,
+		&g.Common, &g.Display, &g.Agent,
 		&g.Objects, &g.Devices,
 	}
 }
@@ -68,6 +72,8 @@ func (g *Guest) Tables() spec.Tables {
 		"cpu": &g.CPU, "qemu": &g.QEMU, "firmware": &g.Firmware, "kernel": &g.Kernel, "memory-backend": &g.Backend,
 		"disk": &g.Disks, "network": &g.Networks, "device": &g.Devices, "object": &g.Objects, "latch": &g.Latch,
 		"broker": &g.Broker, "tpm": &g.TPM, "vsock": &g.VSock, "config": &g.Config,
+		"rng": &g.Common.RNG, "vmgenid": &g.Common.VMGenID, "watchdog": &g.Common.Watchdog, "panic": &g.Common.Panic,
+		"display": &g.Display, "agent": &g.Agent,
 	}
 }
 

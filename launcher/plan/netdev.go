@@ -6,6 +6,9 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
 )
@@ -49,14 +52,14 @@ func bridgeNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 		return nil, err
 	}
 	return tapDevice(b, n, id, "an interface on the bridge "+n.Bridge, func(*Opening) (*os.File, error) {
-		return tuntap.OnBridge(n.Bridge, mac)
+		return advised(tuntap.OnBridge(n.Bridge, mac))
 	}), nil
 }
 
 // tapNet is an interface that somebody has made.
 func tapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
-		return tuntap.Existing(n.Interface)
+		return advised(tuntap.Existing(n.Interface))
 	}), nil
 }
 
@@ -71,7 +74,7 @@ func macvtapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 		n.MAC = own.String()
 	}
 	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
-		return tuntap.Macvtap(n.Interface)
+		return advised(tuntap.Macvtap(n.Interface))
 	}), nil
 }
 
@@ -79,8 +82,32 @@ func tapDevice(b *Builder, n *Network, id, meaning string, open Opener) *argv.Op
 	netdev := argv.New("tap").Set("id", id).SetInt("fd", b.Inherit(id, meaning, open))
 	if n.VHost == "on" || n.VHost == vhostAuto && b.Facts.VHostNet {
 		fd := b.Inherit(id+"-vhost", "the kernel's backend of network devices",
-			func(*Opening) (*os.File, error) { return tuntap.VHost() })
+			func(*Opening) (*os.File, error) { return advised(tuntap.VHost()) })
 		netdev.SetBool("vhost", true).SetInt("vhostfd", fd)
 	}
 	return netdev
+}
+
+// advised gives an error about what the host has for networks its hint.
+func advised(f *os.File, err error) (*os.File, error) {
+	if err == nil {
+		return f, nil
+	}
+	e := &fault.Error{Kind: fault.Host, Err: err}
+	switch {
+	case errors.Is(err, tuntap.ErrNoBridge):
+		e.Fix = "make it: ip link add NAME type bridge; ip link set NAME up"
+	case errors.Is(err, tuntap.ErrNoInterface):
+		e.Fix = "make it: ip tuntap add NAME mode tap user USER; or ip link add link DEVICE name NAME type macvtap"
+	case errors.Is(err, tuntap.ErrRights):
+		e.Fix = `have root make an interface once (ip tuntap add tap0 mode tap user USER), and write mode = "tap"; or` +
+			` mode = "passt", which needs no rights`
+	case errors.Is(err, unix.EBUSY):
+		e.Fix = "another VM uses it"
+	case errors.Is(err, unix.EADDRINUSE):
+		e.Fix = "another VM has this CID: write another one, cid = N in [vsock]"
+	case errors.Is(err, unix.ENOENT):
+		e.Fix = `load the kernel's module (modprobe vhost_net, vhost_vsock); networks also work with vhost = "off"`
+	}
+	return nil, e
 }

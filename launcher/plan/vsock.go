@@ -48,7 +48,7 @@ func (v *VSock) build(b *Builder) error {
 	}
 	cid := v.Address(b.Guest, b.Facts)
 	fd := b.Inherit("vsock", fmt.Sprintf("the kernel's backend of vsock devices, for CID %d", cid),
-		func(*Opening) (*os.File, error) { return tuntap.VSock(cid) })
+		func(*Opening) (*os.File, error) { return advised(tuntap.VSock(cid)) })
 	b.Option("-device", argv.New("vhost-vsock-pci").Set("id", "vsock0").Set("guest-cid", fmt.Sprint(cid)).
 		SetInt("vhostfd", fd).String())
 	b.Choose("vsock", fmt.Sprintf("CID %d", cid), b.Guest.File.From("vsock"))

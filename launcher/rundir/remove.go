@@ -15,7 +15,7 @@ import (
 // removed from one.
 var runFiles = []string{
 	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, tpmLock,
-	QMPSocket, MonitorSocket, ConsoleSocket, SessionFile, OwnerCertFile,
+	QMPSocket, MonitorSocket, ConsoleSocket, VNCSocket, AgentSocket, ScreenFile, SessionFile, OwnerCertFile,
 	VarsFile, recordFile, recordTemporary,
 }
 
@@ -31,6 +31,9 @@ func removeFiles(dir string) error {
 		}
 	}
 	if err := removeTPMs(dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(dir, SeedDir)); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

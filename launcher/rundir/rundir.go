@@ -42,6 +42,10 @@ const (
 	OwnerCertFile   = "broker.godh"
 	MonitorSocket   = "monitor.sock"
 	ConsoleSocket   = "console.sock"
+	VNCSocket       = "vnc.sock"
+	AgentSocket     = "agent.sock"
+	ScreenFile      = "screen.png" // a picture of the guest's screen, for a moment
+	SeedDir         = ".seed"      // what a seed for the guest is made of, for a moment
 	consoleLock     = "console.lock"
 	ownerLock       = "owner.lock"
 	helperLock      = "helper.lock"

@@ -47,6 +47,11 @@ func main() {
 			say("secret %v: %d bytes, sha256 %x, from %s", e.GUID, len(e.Data), sha256.Sum256(e.Data), where)
 		}
 	}
+	if strings.Contains(string(cmdline), "vmlatch.modules") {
+		if err := modules(); err != nil {
+			say("no modules: %v", err)
+		}
+	}
 	report()
 	if err := networking(string(cmdline)); err != nil {
 		say("no network: %v", err)
@@ -147,6 +152,28 @@ func report() {
 		vendor, _ := os.ReadFile(filepath.Join(p, "vendor"))
 		device, _ := os.ReadFile(filepath.Join(p, "device"))
 		say("pci %s %s", strings.TrimSpace(string(vendor)), strings.TrimSpace(string(device)))
+	}
+	strings11, _ := filepath.Glob("/sys/firmware/dmi/entries/11-*/raw")
+	for _, name := range strings11 {
+		b, _ := os.ReadFile(name)
+		for _, text := range strings.Split(string(b), "\x00") {
+			if _, value, ok := strings.Cut(text, "io.systemd.credential"); ok {
+				say("credential %s", value)
+			}
+		}
+	}
+	for _, d := range disks {
+		label := make([]byte, 32)
+		f, err := os.Open("/dev/" + filepath.Base(d))
+		if err != nil {
+			continue
+		}
+		if _, err := f.ReadAt(label, 0x8028); err == nil { // ISO 9660
+			if text := strings.TrimRight(string(label), "\x00 "); text != "" {
+				say("disk %s is labelled %s", filepath.Base(d), text)
+			}
+		}
+		_ = f.Close()
 	}
 	if ifs, err := net.Interfaces(); err == nil {
 		for _, i := range ifs {

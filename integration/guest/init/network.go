@@ -20,9 +20,6 @@ func networking(cmdline string) error {
 	if !strings.Contains(cmdline, "vmlatch.net=") {
 		return nil
 	}
-	if err := modules(); err != nil {
-		return err
-	}
 	if err := configure("lo", "127.0.0.1/8"); err != nil { // package net looks for ::1 to see if there is IPv6
 		return err
 	}

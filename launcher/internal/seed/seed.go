@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
@@ -25,18 +24,19 @@ const (
 	label         = "cidata"
 )
 
-// NoCloud makes a seed, a file system of ISO 9660 in memory, of files by their names. The directory is
-// where it is put together: it holds the files meanwhile.
-func NoCloud(dir string, files map[string][]byte) (*os.File, error) {
+// NoCloud makes a seed, a file system of ISO 9660 in memory, of files by their names. work is a
+// directory that is made to put it together: it holds the files meanwhile.
+func NoCloud(work string, files map[string][]byte) (*os.File, error) {
 	out, err := inMemory(label)
 	if err != nil {
 		return nil, err
 	}
-	if err := write(out, path.Join(dir, ".seed"), files); err != nil {
+	if err := write(out, work, files); err != nil {
 		_ = out.Close()
 		return nil, fmt.Errorf("the seed for cloud-init: %w", err)
 	}
-	return out, nil
+	defer out.Close()
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", out.Fd())) // for reading alone
 }
 
 func write(out *os.File, work string, files map[string][]byte) error {

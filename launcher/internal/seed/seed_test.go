@@ -19,7 +19,7 @@ func TestNoCloud(t *testing.T) {
 	files := map[string][]byte{
 		UserData: bytes.Repeat([]byte("#cloud-config\n"), 1000), MetaData: []byte("instance-id: a\n"), NetworkConfig: nil,
 	}
-	f, err := NoCloud(dir, files)
+	f, err := NoCloud(filepath.Join(dir, "work"), files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestNoCloud(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v, want %d", name, len(got), err, len(want))
 		}
 	}
-	if f, err := NoCloud(filepath.Join(dir, "missing"), files); err == nil {
+	if f, err := NoCloud(filepath.Join(dir, "missing/work"), files); err == nil {
 		t.Errorf("made %v in no directory", f.Name())
 	}
 }

@@ -175,7 +175,7 @@ func open(name string) (*os.File, string, error) {
 // rights marks errors about rights.
 func rights(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return errors.Join(ErrRights, err)
+		return fmt.Errorf("%w (%w)", ErrRights, err)
 	}
 	return err
 }

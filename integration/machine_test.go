@@ -1,0 +1,89 @@
+package integration
+
+import (
+	"fmt"
+	"image/png"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+// TestConfig: a plain guest finds its seed and its credentials, and no command line has them.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	c := needCoco(t)
+	h := newHost(t)
+	h.write("user-data", "#cloud-config\n# secret-word\n")
+	h.write("token", "secret-word")
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\nrng = true\nvmgenid = true\nwatchdog = \"none\"\npanic = \"none\"\n"+
+		"[kernel]\nimage = %q\ninitrd = %q\ncmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules\"\n"+
+		"[config]\nuser-data = \"user-data\"\ncredentials = { api = \"token\" }\n",
+		qemus.Version(t, "7.2"), c.kernel, h.initrdWith("drivers/block/virtio_blk")))
+	if plan := h.run("vmlatch", "plan", "vm.toml"); strings.Contains(plan, "secret-word") ||
+		strings.Contains(plan, "c2VjcmV0") {
+		t.Errorf("the plan has the secret:\n%s", plan)
+	}
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	logs := h.run("vmlatch", "logs", "vm")
+	h.shows("the console", logs, "credential .binary:api=c2VjcmV0LXdvcmQ=", "is labelled cidata")
+	h.run("vmlatch", "rm", "vm")
+	waitNothing(t, h.work)
+}
+
+// TestScreen: a plain VM's screen is seen, and its agent's port is there, and both are gone with it.
+func TestScreen(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
+		h.t = t
+		h.write("vm.toml", fmt.Sprintf("qemu = %q\n[display]\n[agent]\n", qemu))
+		h.run("vmlatch", "start", "vm.toml")
+		var picture string
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+			picture = filepath.Join(h.work, "screen.png")
+			h.run("vmlatch", "screenshot", "vm", "screen.png")
+			f, err := os.Open(picture)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := png.Decode(f)
+			_ = f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if img.Bounds().Dx() >= 640 {
+				picture = ""
+				break
+			}
+		}
+		if picture != "" {
+			t.Error("the screen stays small")
+		}
+		for _, socket := range []string{"vnc.sock", "agent.sock"} {
+			c, err := net.Dial("unix", filepath.Join(h.work, "run/vm", socket))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			_ = c.Close()
+		}
+		h.run("vmlatch", "stop", "vm", "--now")
+		h.run("vmlatch", "rm", "vm")
+		waitNothing(t, h.work)
+	})
+	h.t = t
+	h.write("none.toml", "")
+	h.run("vmlatch", "start", "--hold", "none.toml")
+	out, err := h.attempt(h.command("vmlatch", "screenshot", "none", "x.png"))
+	if err == nil || !strings.Contains(out, "[display] in its spec") {
+		t.Errorf("without a screen: %v: %s", err, out)
+	}
+	h.run("vmlatch", "stop", "none", "--now")
+	h.run("vmlatch", "rm", "none")
+}
