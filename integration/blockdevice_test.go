@@ -28,7 +28,12 @@ func TestBlockDevice(t *testing.T) {
 		h.write("loop.toml", "qemu = \""+qemu+"\"\n[[disk]]\nimage = \""+device+"\"\n")
 		h.run("vmlatch", "start", "loop.toml")
 		defer h.run("vmlatch", "stop", "loop", "--now")
-		h.shows("query-block", h.run("vmlatch", "qmp", "loop", "query-named-block-nodes"), `"host_device"`, "/dev/fdset/")
+		h.shows(
+			"query-block",
+			h.run("vmlatch", "qmp", "loop", "query-named-block-nodes"),
+			`"host_device"`,
+			"/dev/fdset/",
+		)
 		for _, command := range []string{"write -P 0x55 0 4096", "read -P 0x55 0 4096"} {
 			if said := h.io("loop", virtioDisk(0), command); said != "" {
 				t.Errorf("%s: %s", command, said)

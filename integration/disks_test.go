@@ -12,8 +12,8 @@ import (
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
-// io has QEMU read or write a VM's disk as its guest would, and returns what went wrong. Older QEMUs
-// write that to their log.
+// io has QEMU read or write a VM's disk as its guest would, and returns what went wrong. Older
+// QEMUs write that to their log.
 func (h *host) io(vm, device, command string) string {
 	h.t.Helper()
 	said := h.run("vmlatch", "qmp", vm, "human-monitor-command",
@@ -29,15 +29,15 @@ func (h *host) io(vm, device, command string) string {
 // virtioDisk is the device of a virtio disk, as QEMU's own tree names it.
 func virtioDisk(n int) string { return fmt.Sprintf("/machine/peripheral/dev-disk%d/virtio-backend", n) }
 
-// TestDisks: every kind of disk works on every QEMU, with images that QEMU gets as descriptors; what
-// is written to an ephemeral one is gone, and no other file is touched.
+// TestDisks: every kind of disk works on every QEMU, with images that QEMU gets as descriptors;
+// what is written to an ephemeral one is gone, and no other file is touched.
 func TestDisks(t *testing.T) {
 	t.Parallel()
 	needProgram(t, "qemu-img")
 	h := newHost(t)
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {
 		h.t = t
-		for _, name := range []string{"plain.img", "base.img", "direct.img", "ring.img", "scsi.img", "nvme.img", "cd.iso"} {
+		for _, name := range strings.Fields("plain.img base.img direct.img ring.img scsi.img nvme.img cd.iso") {
 			h.write(name, strings.Repeat("\x00", 1<<20))
 		}
 		_ = os.Remove(filepath.Join(h.work, "over.qcow2"))
@@ -105,7 +105,8 @@ bus = "cdrom"
 				t.Errorf("%s begins with %x, want %x; %v", name, b[:1], want, err)
 			}
 		}
-		if out, err := exec.Command("qemu-img", "check", filepath.Join(h.work, "over.qcow2")).CombinedOutput(); err != nil {
+		out, err := exec.Command("qemu-img", "check", filepath.Join(h.work, "over.qcow2")).CombinedOutput()
+		if err != nil {
 			t.Errorf("the overlay: %v: %s", err, out)
 		}
 		if list, _ := filepath.Glob(filepath.Join(h.work, "state/vm/.*")); list != nil {
@@ -130,7 +131,7 @@ func TestDiskInUse(t *testing.T) {
 	h.run("vmlatch", "stop", "one", "--now")
 	h.run("vmlatch", "start", "--hold", "two.toml")
 	h.write("three.toml", "[[disk]]\nimage = \"d.img\"\nephemeral = true\n")
-	h.run("vmlatch", "start", "--hold", "three.toml") // a base that nobody writes is for many
+	h.run("vmlatch", "start", "--hold", "three.toml") // a base that no VM writes is for many
 	h.run("vmlatch", "stop", "--all", "--now")
 	h.run("vmlatch", "rm", "--all")
 	waitNothing(t, h.work)

@@ -21,7 +21,8 @@ func TestConfig(t *testing.T) {
 	h.write("user-data", "#cloud-config\n# secret-word\n")
 	h.write("token", "secret-word")
 	h.write("vm.toml", fmt.Sprintf("qemu = %q\nrng = true\nvmgenid = true\nwatchdog = \"none\"\npanic = \"none\"\n"+
-		"[kernel]\nimage = %q\ninitrd = %q\ncmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules\"\n"+
+		"[kernel]\nimage = %q\ninitrd = %q\n"+
+		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules\"\n"+
 		"[config]\nuser-data = \"user-data\"\ncredentials = { api = \"token\" }\n",
 		qemus.Version(t, "7.2"), c.kernel, h.initrdWith("drivers/block/virtio_blk")))
 	if plan := h.run("vmlatch", "plan", "vm.toml"); strings.Contains(plan, "secret-word") ||
@@ -36,7 +37,8 @@ func TestConfig(t *testing.T) {
 	waitNothing(t, h.work)
 }
 
-// TestScreen: a plain VM's screen is seen, and its agent's port is there, and both are gone with it.
+// TestScreen: a plain VM's screen is seen, and its agent's port is there, and both are gone with
+// it.
 func TestScreen(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)

@@ -25,7 +25,7 @@ type netHost struct {
 }
 
 // inNetwork makes the network: 192.0.2.1 is the host's address outside, which passt gives the guest
-// too, 198.51.100.1 another one, 10.77.0.1 and fd77::1 the bridge's.
+// too, 198.51.100.1 is on the same interface, 10.77.0.1 and fd77::1 the bridge's.
 const inNetwork = `set -e
 ip netns add $1
 run() { ip netns exec $1 "$@"; }
@@ -49,7 +49,11 @@ func newNetHost(t *testing.T) *netHost {
 		t.Skip("networks need root")
 	}
 	c := needCoco(t)
-	n := &netHost{host: newHost(t), ns: fmt.Sprintf("vmlatch-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6), kernel: c.kernel}
+	n := &netHost{
+		host:   newHost(t),
+		ns:     fmt.Sprintf("vmlatch-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6),
+		kernel: c.kernel,
+	}
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", n.ns).Run() })
 	if out, err := exec.Command("sh", "-c", inNetwork, "sh", n.ns).CombinedOutput(); err != nil {
 		t.Skipf("no network can be made: %v: %s", err, out)
@@ -58,8 +62,8 @@ func newNetHost(t *testing.T) *netHost {
 	return n
 }
 
-// initrdWith is an initrd of the test guest with modules of its kernel, which it loads if its command
-// line has vmlatch.modules.
+// initrdWith is an initrd of the test guest with modules of its kernel, which it loads if its
+// command line has vmlatch.modules.
 func (h *host) initrdWith(modules ...string) string {
 	h.t.Helper()
 	release := strings.TrimSpace(read(h.t, filepath.Join(top(), ".cache/guest/coco/release")))
@@ -189,8 +193,8 @@ func (n *netHost) console(name string, wants ...string) {
 	n.t.Errorf("%s: the console lacks one of %q:\n%s", name, wants, said)
 }
 
-// TestBridge: two VMs on a bridge reach each other and the host, by IPv4 and IPv6; the interfaces are
-// gone with them.
+// TestBridge: two VMs on a bridge reach each other and the host, by IPv4 and IPv6; the interfaces
+// are gone with them.
 func TestBridge(t *testing.T) {
 	t.Parallel()
 	n := newNetHost(t)
@@ -211,10 +215,10 @@ func TestBridge(t *testing.T) {
 	}
 	n.must("rm", "a", "b")
 	for network, want := range map[string]string{
-		"mode = \"bridge\"\nbridge = \"br1\"":                "bridge br1: there is no such bridge",
-		"mode = \"bridge\"\nbridge = \"ext\"":                "bridge ext: there is no such bridge",
-		"mode = \"tap\"\ninterface = \"ext\"":                "tap ext: there is no such interface",
-		"mode = \"macvtap\"\ninterface = \"ext\"":            "macvtap ext: there is no such interface",
+		"mode = \"bridge\"\nbridge = \"br1\"":                 "bridge br1: there is no such bridge",
+		"mode = \"bridge\"\nbridge = \"ext\"":                 "bridge ext: there is no such bridge",
+		"mode = \"tap\"\ninterface = \"ext\"":                 "tap ext: there is no such interface",
+		"mode = \"macvtap\"\ninterface = \"ext\"":             "macvtap ext: there is no such interface",
 		"mode = \"bridge\"\nbridge = \"br0\"\nvhost = \"on\"": "/dev/vhost-net",
 	} {
 		if strings.Contains(network, "vhost") {
@@ -235,13 +239,19 @@ func TestTap(t *testing.T) {
 	t.Parallel()
 	n := newNetHost(t)
 	for _, args := range [][]string{
-		{"-n", n.ns, "tuntap", "add", "tap0", "mode", "tap"}, {"-n", n.ns, "link", "set", "tap0", "master", "br0", "up"},
+		{"-n", n.ns, "tuntap", "add", "tap0", "mode", "tap"},
+		{"-n", n.ns, "link", "set", "tap0", "master", "br0", "up"},
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			t.Skipf("ip %v: %v: %s", args, err, out)
 		}
 	}
-	n.start("a", qemus.Newest(t), "mode = \"tap\"\ninterface = \"tap0\"", "vmlatch.net=10.77.0.2/24 vmlatch.serve=5000")
+	n.start(
+		"a",
+		qemus.Newest(t),
+		"mode = \"tap\"\ninterface = \"tap0\"",
+		"vmlatch.net=10.77.0.2/24 vmlatch.serve=5000",
+	)
 	if said := n.asks("10.77.0.2:5000"); said != "hello from 10.77.0.2\n" {
 		t.Errorf("the host hears %q", said)
 	}
@@ -280,8 +290,8 @@ func TestPasst(t *testing.T) {
 	waitNothing(t, n.work)
 }
 
-// TestRestrictedNetwork: what reaches nothing reaches not even the host's loopback, which QEMU's own
-// network shows else.
+// TestRestrictedNetwork: what reaches nothing reaches not even the host's loopback, which QEMU's
+// own network shows else.
 func TestRestrictedNetwork(t *testing.T) {
 	t.Parallel()
 	n := newNetHost(t)

@@ -161,9 +161,9 @@ func (h *host) enrol(out string) {
 	})
 }
 
-// TestDiskByTrustedHost: a guest that trusts its host gets its disk's key from its owner's broker, by
-// a quote of its TPM over the boot that the owner's policy predicts; not after another boot, and its
-// broker serves no other kind of guest.
+// TestDiskByTrustedHost: a guest that trusts its host gets its disk's key from its owner's broker,
+// by a quote of its TPM over the boot that the owner's policy predicts; not after another boot, and
+// its broker serves no other kind of guest.
 func TestDiskByTrustedHost(t *testing.T) {
 	t.Parallel()
 	d, c := needDiskGuest(t), needCoco(t)
@@ -229,7 +229,8 @@ luks-header = %q
 	if n := len(events["release"]); n != 1 || events["release"][0]["trust"] != "host" {
 		t.Errorf("%d releases: %v", n, events["release"])
 	}
-	if list := events["deny"]; len(list) != 1 || !strings.Contains(fmt.Sprint(list[0]["detail"]), "the command line") {
+	if list := events["deny"]; len(list) != 1 ||
+		!strings.Contains(fmt.Sprint(list[0]["detail"]), "the command line") {
 		t.Errorf("denials: %v", list)
 	}
 	b.stop()

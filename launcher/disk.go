@@ -34,7 +34,7 @@ type DiskInfo struct {
 	Backing       string `json:"backing,omitempty"`
 	BackingFormat string `json:"backing-format,omitempty"`
 	DataFile      string `json:"data-file,omitempty"`
-	InUse         bool   `json:"in-use"`             // a VM, or another program of QEMU's, writes to it
+	InUse         bool   `json:"in-use"`             // a VM or qemu-img writes to it
 	Unusable      string `json:"unusable,omitempty"` // why QEMU would not open it
 	Corrupt       bool   `json:"corrupt,omitempty"`  // marked so
 }
@@ -85,7 +85,7 @@ func MakeDisk(ctx context.Context, d *NewDisk) error {
 		case err != nil:
 			return err
 		case format == "raw":
-			return usage(`an image over another one must be of the format "qcow2"`)
+			return usage(`an image with a backing file must be of the format "qcow2"`)
 		case info.Format != "raw" && info.Format != "qcow2":
 			return usage("%s: it is %s: must be raw or qcow2", base, info.Format)
 		}
@@ -167,7 +167,11 @@ func qemuImg(ctx context.Context, args ...string) error {
 	cmd.Stderr = &said
 	if err := cmd.Run(); err != nil {
 		text := strings.TrimPrefix(strings.TrimSpace(said.String()), program+": ")
-		return &fault.Error{Kind: fault.Host, Op: program, Err: errors.Join(ctx.Err(), fmt.Errorf("%s (%w)", text, err))}
+		return &fault.Error{
+			Kind: fault.Host,
+			Op:   program,
+			Err:  errors.Join(ctx.Err(), fmt.Errorf("%s (%w)", text, err)),
+		}
 	}
 	return nil
 }

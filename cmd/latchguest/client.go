@@ -92,7 +92,10 @@ func (c *client) attempt() (*exchange.Answer, error) {
 	var hello [16]byte
 	_, _ = rand.Read(hello[:]) // never fails (crypto/rand)
 	if err := c.stream.write(c.agent.Ask(hello), c.by(c.g.reply)); err != nil {
-		return nil, hint(smallfmt.Errorf("the broker cannot be asked by %v: %w", c.way.String(), err), reachHint(c.way))
+		return nil, hint(
+			smallfmt.Errorf("the broker cannot be asked by %v: %w", c.way.String(), err),
+			reachHint(c.way),
+		)
 	}
 	var data [64]byte
 	err := c.lines(c.g.reply, func(line []byte) (err error) {
@@ -171,7 +174,7 @@ func reachHint(w exchange.Way) string {
 var hints = map[string]string{
 	"measurement": "what was launched is not what the owner's policy names: kernel, initrd, command line, firmware," +
 		" CPUs; on the owner's machine: latchkey policy check, latchkey explain --evidence",
-	"tpm-key": "the owner's policy does not know this TPM's key (keys); after vmlatch tpm reset it is another one:" +
+	"tpm-key": "the owner's policy does not know this TPM's key (keys), which vmlatch tpm reset changes:" +
 		" latchkey tpm credential",
 	"chip-not-allowed": "the owner's policy does not list this machine's chip (chips)",
 	"policy":           "the owner's audit says which demand was not met",

@@ -132,7 +132,8 @@ func (w *world) serve(s *stream) {
 		case exchange.WantRelease:
 			shown, _, err := w.broker.ReadRequest(line, time.Now())
 			data := shown.ReportData
-			if err != nil || !bytes.Equal(data[:], shown.Evidence) && hex.EncodeToString(data[:]) != string(shown.Evidence) {
+			if err != nil ||
+				!bytes.Equal(data[:], shown.Evidence) && hex.EncodeToString(data[:]) != string(shown.Evidence) {
 				w.t.Errorf("the guest requests %.80q: %v", line, err)
 				return
 			}

@@ -114,7 +114,9 @@ func runSeal(c *urfave.Context, s *cli.IO) error {
 		s.Say("sealed to what %s approves for %s", c.String("approver"), p.Name)
 	}
 	if noPin != nil {
-		s.Say("warning: the secret is too short for a pin, so the guest cannot tell it from another's (latch.tpm=unpinned)")
+		s.Say(
+			"warning: the secret is too short for a pin: the guest cannot tell it from others (latch.tpm=unpinned)",
+		)
 	}
 	return nil
 }

@@ -36,7 +36,11 @@ Examples:
    vmlatch ssh root@guest -- -i key.pem uptime`,
 		Flags: hostFlags(
 			&urfave.BoolFlag{Name: "print", Usage: "only print the command"},
-			&urfave.BoolFlag{Name: "proxy", Hidden: true, Usage: "connect standard input and output to the guest's vsock"},
+			&urfave.BoolFlag{
+				Name:   "proxy",
+				Hidden: true,
+				Usage:  "connect standard input and output to the guest's vsock",
+			},
 		),
 		Action: func(c *urfave.Context) error {
 			if c.NArg() == 0 {
@@ -67,7 +71,11 @@ Examples:
 			}
 			program, err := exec.LookPath(args[0])
 			if err != nil {
-				return cli.Fail(cli.ExitFailure, errors.New("ssh is missing"), "install it: the package openssh-client")
+				return cli.Fail(
+					cli.ExitFailure,
+					errors.New("ssh is missing"),
+					"install it: the package openssh-client",
+				)
 			}
 			return os.NewSyscallError("exec "+program, unix.Exec(program, args, os.Environ()))
 		},

@@ -330,8 +330,12 @@ func (v *Verdict) quoteWords(q *quote.Quote, found *quote.Verdict, d *Demands) {
 		"that it is fresh: the report data were not compared, so it may be an old one, or another's")
 	switch {
 	case q.Body.RTMR[0] == [48]byte{}: // only emulated platforms may have that
-		v.say(false, "", "firmware settings, boot order, keys and the host's ACPI code: RTMR0 is zero, so that nothing"+
-			" was measured into it")
+		v.say(
+			false,
+			"",
+			"firmware settings, boot order, keys and the host's ACPI code: RTMR0 is zero, so that nothing"+
+				" was measured into it",
+		)
 		v.say(false, "", "that it booted what RTMR1 and RTMR2 name: an emulator measured what it served")
 	case p.RTMR[0] != nil:
 		v.say(true, "firmware settings, boot order and ACPI tables are the ones that you expect (RTMR0)", "")

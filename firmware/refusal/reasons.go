@@ -174,7 +174,7 @@ var meanings = map[Reason]meaning{
 	},
 	TPMKey: {
 		"no attestation key that you know has signed the quote",
-		"latchkey tpm credential makes it known; it is another one after vmlatch tpm reset",
+		"latchkey tpm credential makes it known; vmlatch tpm reset changes it",
 	},
 	TPMQuote: {"the TPM's quote is not what was asked for", another},
 	TPMRegisters: {

@@ -26,8 +26,8 @@ func diskChecks() []tee.Check {
 			OfSpec:   true,
 			Key:      "config",
 			When:     func(s *tee.Subject) bool { return confidential(s) && s.Config.On() },
-			Cause: "the configuration is the host's, and nothing measures it: a guest that listens to it runs what the" +
-				" host likes",
+			Cause: "the configuration is the host's, and nothing measures it: a guest that listens to it runs" +
+				" what the host likes",
 			Fix:    "put it into the image or the initrd, which the guest's owner verifies",
 			Source: "cloud-init, NoCloud; systemd, src/basic/confidential-virt.c",
 			Look:   func(*tee.Subject) (tee.Verdict, string) { return tee.Failed, "" },
@@ -38,8 +38,8 @@ func diskChecks() []tee.Check {
 			OfSpec:   true,
 			Key:      "disk",
 			When:     confidential,
-			Cause: "a disk is labelled as a seed for cloud-init, which a guest obeys that looks for one; a host that means" +
-				" harm adds one without asking this check",
+			Cause: "a disk is labelled as a seed for cloud-init, which a guest obeys that looks for one; a host that" +
+				" means harm adds one without asking this check",
 			Fix:    "leave it out, and have the guest's image ignore such disks: datasource_list in /etc/cloud",
 			Source: "cloud-init, NoCloud",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {

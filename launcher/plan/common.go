@@ -10,7 +10,7 @@ import (
 // Common are devices that a word switches on.
 type Common struct {
 	RNG      bool   // randomness from the host, which a confidential guest counts for nothing
-	VMGenID  bool   // tells the guest that it is another one than before
+	VMGenID  bool   // tells the guest that it is not the one it was, after a restore
 	Watchdog string // what happens to a guest that hangs; "" for no watchdog
 	Panic    string // what happens to a guest that says that it panics; "" for no such device
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// Config is the table [config]: what configures a plain guest at its first boot. A confidential guest
-// must not listen to it: it is the host's.
+// Config is the table [config]: what configures a plain guest at its first boot. A confidential
+// guest must not listen to it: it is the host's.
 type Config struct {
 	UserData      string            `toml:"user-data"` // files, for cloud-init (NoCloud)
 	MetaData      string            `toml:"meta-data"`
@@ -63,7 +63,11 @@ func (c *Config) complete(g *Guest) error {
 	}
 	for name, file := range c.Credentials {
 		if !isCredentialName(name) {
-			return g.File.Errorf("config.credentials", "%q: must be letters, digits, dots, dashes and underscores", name)
+			return g.File.Errorf(
+				"config.credentials",
+				"%q: must be letters, digits, dots, dashes and underscores",
+				name,
+			)
 		}
 		if err := absolute("credentials", &file); err != nil {
 			return err

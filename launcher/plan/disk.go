@@ -78,7 +78,8 @@ const (
 	busCDROM      = "cdrom"
 )
 
-// maxSerial is the longest serial number that all buses show, in bytes (virtio 1.2, section 5.2.6.1).
+// maxSerial is the longest serial number that all buses show, in bytes (virtio 1.2, section
+// 5.2.6.1).
 const maxSerial = 20
 
 func (all *Disks) complete(g *Guest) error {
@@ -142,7 +143,12 @@ func (d *Disk) complete(g *Guest, key string) error {
 	case d.Boot < 0 || d.Boot > maxBoot:
 		return bad("boot", "%d: must be 1 to %d", d.Boot, maxBoot)
 	case len(d.Serial) > maxSerial || !isSerial(d.Serial):
-		return bad("serial", "%q: must be up to %d letters, digits, dots, dashes and underscores", d.Serial, maxSerial)
+		return bad(
+			"serial",
+			"%q: must be up to %d letters, digits, dots, dashes and underscores",
+			d.Serial,
+			maxSerial,
+		)
 	}
 	return g.File.NoNUL(d.Image, d.Backing, d.DataFile)
 }

@@ -80,8 +80,8 @@ func (d *Disk) device(id string) *argv.Option {
 	return o
 }
 
-// image is the node of a disk's image. What else it is made of is the spec's word, never that of the
-// header, which may come from elsewhere.
+// image is the node of a disk's image. What else it is made of is the spec's word, never that of
+// the header, which may come from elsewhere.
 func (d *Disk) image(b *Builder, id string, readOnly bool) node {
 	n := node{"driver": d.Format, "node-name": id, "read-only": readOnly}
 	n["file"] = d.storage(b, id, d.Image, readOnly)
@@ -116,8 +116,8 @@ func (d *Disk) tune(b *Builder, n node) {
 	case cacheUnsafe:
 		n["cache"] = node{"no-flush": true}
 	}
-	// What a guest frees tells the host which blocks are empty, so that a confidential guest says it
-	// only if its spec wants that.
+	// What a guest frees tells the host which blocks are empty, so that a confidential guest says
+	// it only if its spec wants that.
 	if n["read-only"] != true && (d.Discard == discardUnmap || d.Discard == "" && !b.Traits.Confidential) {
 		n["discard"] = discardUnmap
 	}
@@ -203,8 +203,12 @@ func openStorage(path string, readOnly, direct bool) Opener {
 // ends.
 func (d *Disk) overlay(b *Builder, id string) node {
 	n := node{"driver": "file", "read-only": false}
-	n["filename"] = b.fdset(id+"-overlay", "a file without a name, for what is written to "+d.Image, "overlay of "+d.Image,
-		func(o *Opening) (*os.File, error) { return diskimage.Overlay(o.Dir.State, d.Image) })
+	n["filename"] = b.fdset(
+		id+"-overlay",
+		"a file without a name, for what is written to "+d.Image,
+		"overlay of "+d.Image,
+		func(o *Opening) (*os.File, error) { return diskimage.Overlay(o.Dir.State, d.Image) },
+	)
 	d.tune(b, n)
 	return n
 }

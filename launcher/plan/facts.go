@@ -108,5 +108,6 @@ func (f *Facts) lacks(want, since, what string) error {
 // Resets reports whether the guest may be reset: its QEMU relaunches it then, which
 // must not bypass the latch of an owner.
 func (f *Facts) Resets(g *Guest, t Traits) bool {
-	return f.Info != nil && f.Info.HasFeature(t.Object.Type, "confidential-guest-reset") && g.Latch.Until != UntilSecret
+	return f.Info != nil && f.Info.HasFeature(t.Object.Type, "confidential-guest-reset") &&
+		g.Latch.Until != UntilSecret
 }

@@ -54,7 +54,9 @@ type part interface {
 // parts lists them in the order in which they are built.
 func (g *Guest) parts() []part {
 	return []part{
-		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock, &g.Broker, &g.TPM,
+		(*processor)(
+			g,
+		), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock, &g.Broker, &g.TPM,
 		&g.Common, &g.Display, &g.Agent,
 		&g.Objects, &g.Devices,
 	}

@@ -16,8 +16,8 @@ import (
 // vhostAuto lets the kernel carry the frames where this user may have it do so.
 const vhostAuto = "auto"
 
-// passtNet is a program without rights that takes the guest's connections and makes them its own. It
-// ends with QEMU, whose end of the socket pair it serves.
+// passtNet is a program without rights that takes the guest's connections and makes them its own.
+// It ends with QEMU, whose end of the socket pair it serves.
 func passtNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	var ports []string
 	for _, text := range n.Forward {
@@ -56,7 +56,7 @@ func bridgeNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	}), nil
 }
 
-// tapNet is an interface that somebody has made.
+// tapNet is an interface that is there.
 func tapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
 		return advised(tuntap.Existing(n.Interface))
@@ -105,7 +105,7 @@ func advised(f *os.File, err error) (*os.File, error) {
 	case errors.Is(err, unix.EBUSY):
 		e.Fix = "another VM uses it"
 	case errors.Is(err, unix.EADDRINUSE):
-		e.Fix = "another VM has this CID: write another one, cid = N in [vsock]"
+		e.Fix = "another VM has this CID: give this one a different one, cid = N in [vsock]"
 	case errors.Is(err, unix.ENOENT):
 		e.Fix = `load the kernel's module (modprobe vhost_net, vhost_vsock); networks also work with vhost = "off"`
 	}

@@ -46,8 +46,8 @@ const (
 	netMacvtap = "macvtap"
 )
 
-// networkModes are all of them. The default is the one that every QEMU has: a spec means the same on
-// every host.
+// networkModes are all of them. The default is the one that every QEMU has: a spec means the same
+// on every host.
 var networkModes = []networkMode{
 	{netUser, userNet, []string{"forward", "restrict"}},
 	{netPasst, passtNet, []string{"forward", "host-loopback"}},
@@ -143,8 +143,8 @@ func (n *Network) mode() *networkMode {
 	return nil
 }
 
-// Address is an interface's MAC: the one of the spec, or one that stays the same for this host, name
-// and place. The second bit of its first byte says that nobody has sold it.
+// Address is an interface's MAC: the one of the spec, or one that stays the same for this host,
+// name and place. The second bit of its first byte says that no vendor has sold it.
 func (g *Guest) Address(f *Facts, i int) net.HardwareAddr {
 	if mac, err := net.ParseMAC(g.Networks[i].MAC); err == nil {
 		return mac

@@ -100,7 +100,7 @@ func (p *Plan) CommandLine() string {
 	return b.String()
 }
 
-// Named puts the paths of files into a text of QEMU's, which knows their descriptors alone.
+// Named puts the paths of files into a message of QEMU, which knows their descriptors alone.
 func (p *Plan) Named(text string) string {
 	if len(p.names) == 0 || !strings.Contains(text, fdsetPath) {
 		return text

@@ -161,7 +161,10 @@ func (g *Guest) confidential() error {
 }
 
 func (g *Guest) notTCG() error {
-	return g.File.Errorf("accel", "tcg cannot encrypt memory; to try the launch without hardware, start with --emulate")
+	return g.File.Errorf(
+		"accel",
+		"tcg cannot encrypt memory; to try the launch without hardware, start with --emulate",
+	)
 }
 
 // latchNothing checks latch.until of a technology for which no owner is asked.
@@ -198,8 +201,8 @@ func (g *Guest) Session(policy uint32) error {
 	return e
 }
 
-// noBroker refuses a broker for a guest that has nothing to show it. One whose host is trusted can show
-// its TPM.
+// noBroker refuses a broker for a guest that has nothing to show it. One whose host is trusted can
+// show its TPM.
 func (g *Guest) noBroker() error {
 	if g.Broker.Connect == "" || g.TPM.On() {
 		return nil
@@ -219,7 +222,10 @@ func (g *Guest) latchEvidence() (done bool, err error) {
 	case g.Latch.Until != plan.UntilEvidence:
 		return false, nil
 	case g.Broker.Connect == "":
-		return true, g.File.Errorf("latch.until", "evidence: there is no broker that could judge it: [broker] connect")
+		return true, g.File.Errorf(
+			"latch.until",
+			"evidence: there is no broker that could judge it: [broker] connect",
+		)
 	case g.Kernel.Image == "":
 		return true, g.File.Errorf(
 			"latch.until",

@@ -222,7 +222,13 @@ func (b *Broker) release(ctx context.Context, line []byte) []byte {
 		return b.unverified(k, hash, reason, s.Statement.Name, s.Statement.Technology, detail)
 	}
 	if !v.Accepted {
-		return b.denyVerified(k, s, a, verdictReason(v), strings.Join(append([]string{v.Refusal.Error()}, v.Explained...), "; "))
+		return b.denyVerified(
+			k,
+			s,
+			a,
+			verdictReason(v),
+			strings.Join(append([]string{v.Refusal.Error()}, v.Explained...), "; "),
+		)
 	}
 	return b.give(ctx, k, s, a)
 }
@@ -305,9 +311,9 @@ func (b *Broker) judge(
 		statement: s.Hash.String(), secrets: s.Statement.Secrets, emulated: v.Emulated, notProven: v.NotProven,
 		trust: v.Trust,
 	}
-	// Neither a trust domain nor a boot with a TPM has a number of its own, so each key is a launch.
-	// That there is one is what RTMR3, or PCR 15, tells: the agent closes the launch before it hands a
-	// secret on.
+	// Neither a trust domain nor a boot with a TPM has a number of its own, so each key is a
+	// launch. That there is one is what RTMR3, or PCR 15, tells: the agent closes the launch before
+	// it hands a secret on.
 	switch {
 	case e.Report != nil:
 		a.launch, a.digest = "snp:"+hex.EncodeToString(e.Report.ReportID[:]), hex.EncodeToString(e.Digest())

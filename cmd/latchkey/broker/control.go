@@ -74,7 +74,8 @@ func (b *Broker) Decide(number uint64, yes bool, shown string) error {
 			kind, r.answer = evApprove, approved
 		}
 		t.add(&Event{
-			Event: kind, Policy: r.Policy, Technology: r.Technology, Emulated: r.Emulated, Trust: r.Trust, Secrets: r.Secrets,
+			Event: kind, Policy: r.Policy, Technology: r.Technology, Emulated: r.Emulated,
+			Trust: r.Trust, Secrets: r.Secrets,
 			Chip: r.Chip, Digest: r.Digest, Request: r.Number,
 		})
 		t.undo = append(t.undo, func() { r.answer = none })

@@ -134,7 +134,8 @@ func (b *Broker) wait(t *tx, a *asked, d *decision) {
 		return
 	}
 	w := &Request{
-		Number: d.pending, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated, Trust: a.trust, Secrets: a.secrets,
+		Number: d.pending, Policy: a.rule.Name, Technology: a.technology, Emulated: a.emulated,
+		Trust: a.trust, Secrets: a.secrets,
 		Chip: a.chip, Digest: a.digest, Launch: a.launch, Key: a.key, Since: t.now, Seen: t.now,
 		NotProven: a.notProven, Changed: t.changes(a),
 	}

@@ -222,8 +222,13 @@ func (r *Rules) apart() error {
 		}
 	}
 	if trusting != nil && others != nil {
-		return fmt.Errorf("%w: %s trusts its host, and %s does not: each kind needs a broker of its own, with a key and"+
-			" a state of its own", ErrConfig, trusting[0], others[0])
+		return fmt.Errorf(
+			"%w: %s trusts its host, and %s does not: each kind needs a broker of its own, with a key and"+
+				" a state of its own",
+			ErrConfig,
+			trusting[0],
+			others[0],
+		)
 	}
 	for _, e := range r.rules {
 		if e.Emulated == nil {

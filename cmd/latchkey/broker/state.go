@@ -118,8 +118,11 @@ func (s *state) kind(r *Rules) error {
 		return fmt.Errorf("%w: this state is of guests that trust their hosts, so its key may not serve others",
 			ErrConfig)
 	case !marked && r.hostTrusted() && (len(s.launches) > 0 || len(s.marks) > 0):
-		return fmt.Errorf("%w: this state is of guests that do not trust their hosts: those that do need a broker with"+
-			" a key and a state of its own (broker init DIR, serve --key DIR --state DIR)", ErrConfig)
+		return fmt.Errorf(
+			"%w: this state is of guests that do not trust their hosts: those that do need a broker with"+
+				" a key and a state of its own (broker init DIR, serve --key DIR --state DIR)",
+			ErrConfig,
+		)
 	}
 	return nil
 }

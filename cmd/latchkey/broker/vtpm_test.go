@@ -179,7 +179,8 @@ func TestHostTrusted(t *testing.T) {
 func TestKindsApart(t *testing.T) {
 	w, _ := tpmWorld(t)
 	w.write("other.toml", demands(secret("disk", policy.Repeat)))
-	if _, err := Load([]string{w.dir}, ""); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "a broker of its own") {
+	if _, err := Load([]string{w.dir}, ""); !errors.Is(err, ErrConfig) ||
+		!strings.Contains(err.Error(), "a broker of its own") {
 		t.Errorf("both kinds: %v", err)
 	}
 	if err := w.begin("state"); !errors.Is(err, ErrConfig) {

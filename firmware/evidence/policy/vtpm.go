@@ -43,7 +43,11 @@ func (f *File) checkVTPM() error {
 	trusted := strings.HasSuffix(f.Name, HostTrustedSuffix)
 	switch {
 	case t == nil && trusted:
-		return f.errorf("vtpm", "is missing: the name ends in %s, which says that the host is trusted", HostTrustedSuffix)
+		return f.errorf(
+			"vtpm",
+			"is missing: the name ends in %s, which says that the host is trusted",
+			HostTrustedSuffix,
+		)
 	case t == nil:
 		return nil
 	case !trusted:
@@ -145,8 +149,12 @@ func (f *File) predicted(r *Registers) (err error) {
 		p := r.Prediction.PCRs[n]
 		switch p.Certainty {
 		case predict.Unknown:
-			return f.errorf("vtpm.pcrs", "PCR %d cannot be predicted: %s; leave it out, or take it from a boot (expected)",
-				n, p.Why)
+			return f.errorf(
+				"vtpm.pcrs",
+				"PCR %d cannot be predicted: %s; leave it out, or take it from a boot (expected)",
+				n,
+				p.Why,
+			)
 		case predict.DependsOn:
 			r.Holds = append(r.Holds, fmt.Sprintf("PCR %d holds if %s", n, p.Why))
 		}

@@ -147,7 +147,8 @@ func (s *Sealed) approved(c *tpm.Conn, approvals []*Approval) (func(*tpm.Conn, t
 	}
 	if len(mine) == 0 && others != nil {
 		return nil, &tpm.Error{
-			Doing: "unseal " + s.Name, Cause: "no approval fits: " + strings.Join(others, ", "), Err: tpm2.TPMRCPolicyFail,
+			Doing: "unseal " + s.Name, Cause: "no approval fits: " + strings.Join(others, ", "),
+			Err: tpm2.TPMRCPolicyFail,
 			Fix: "it needs one for its name, by the key that it was sealed to (latchkey tpm seal --approver)",
 		}
 	}

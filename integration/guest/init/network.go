@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// networking does what the words vmlatch.net=ADDRESS/BITS, vmlatch.gateway=ADDRESS, vmlatch.serve=PORT
-// and vmlatch.connect=ADDRESS:PORT say, each as often as it is there. What is connected to is shown
-// with its first line, or with why there is none.
+// networking does what the words vmlatch.net=ADDRESS/BITS, vmlatch.gateway=ADDRESS,
+// vmlatch.serve=PORT and vmlatch.connect=ADDRESS:PORT say, each as often as it is there. What is
+// connected to is shown with its first line, or with why there is none.
 func networking(cmdline string) error {
 	if !strings.Contains(cmdline, "vmlatch.net=") {
 		return nil
@@ -151,7 +151,7 @@ func serve(at string) error {
 	return nil
 }
 
-// ask connects until somebody answers, for a time.
+// ask connects until it gets an answer, for a time.
 func ask(to string) string {
 	var last error
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(time.Second) {

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labels are where file systems have their labels: FAT12 and FAT16, FAT32 (Microsoft, FAT32 File System
-// Specification), ISO 9660 (ECMA-119, section 8.4).
+// labels are where file systems have their labels: FAT12 and FAT16, FAT32 (Microsoft, FAT32 File
+// System Specification), ISO 9660 (ECMA-119, section 8.4).
 var labels = []struct {
 	at   int64
 	size int
@@ -23,7 +23,8 @@ func IsSeed(name string) bool {
 	defer f.Close()
 	for _, l := range labels {
 		b := make([]byte, l.size)
-		if _, err := f.ReadAt(b, l.at); err == nil && strings.EqualFold(strings.TrimRight(string(b), " \x00"), "cidata") {
+		if _, err := f.ReadAt(b, l.at); err == nil &&
+			strings.EqualFold(strings.TrimRight(string(b), " \x00"), "cidata") {
 			return true
 		}
 	}

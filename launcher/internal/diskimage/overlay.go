@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Layout of a new qcow2 image: its header, a table of one block of reference counts, that block, and
-// a table (L1) without entries; a cluster each at least (docs/interop/qcow2.rst).
+// Layout of a new qcow2 image: its header, a table of one block of reference counts, that block,
+// and a table (L1) without entries; a cluster each at least (docs/interop/qcow2.rst).
 const (
 	cluster       = 1 << clusterBits
 	clusterBits   = 16
@@ -31,8 +31,8 @@ const (
 // maxDisk is the largest disk of an overlay, in bytes: its reference counts fit one block.
 const maxDisk = 64 << 40
 
-// Overlay makes an empty qcow2 image of the size of another one, in a file without a name: it is gone
-// with the last descriptor. What it lies on is for who opens it to say.
+// Overlay makes an empty qcow2 image of the size of its base, in a file without a name: it is
+// gone with the last descriptor. What it lies on is for who opens it to say.
 func Overlay(dir, base string) (*os.File, error) {
 	info, err := Read(base)
 	if err != nil {

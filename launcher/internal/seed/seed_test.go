@@ -13,11 +13,15 @@ import (
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 )
 
-// TestNoCloud: a seed has its files under their whole names, and nothing is left of how it was made.
+// TestNoCloud: a seed has its files under their whole names, and nothing is left of how it was
+// made.
 func TestNoCloud(t *testing.T) {
 	dir := t.TempDir()
 	files := map[string][]byte{
-		UserData: bytes.Repeat([]byte("#cloud-config\n"), 1000), MetaData: []byte("instance-id: a\n"), NetworkConfig: nil,
+		UserData: bytes.Repeat(
+			[]byte("#cloud-config\n"),
+			1000,
+		), MetaData: []byte("instance-id: a\n"), NetworkConfig: nil,
 	}
 	f, err := NoCloud(filepath.Join(dir, "work"), files)
 	if err != nil {

@@ -57,8 +57,8 @@ func IsName(text string) bool {
 		!strings.ContainsAny(text, "/: \t\n\v\f\r\x00")
 }
 
-// flags of the interfaces: frames without a header of the kernel's, but with one that lets the guest
-// leave checksums and segmentation to the host.
+// flags of the interfaces: frames without a header of the kernel's, but with one that lets the
+// guest leave checksums and segmentation to the host.
 const flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 
 // OnBridge makes an interface on a bridge; it is gone with its last descriptor. Its address follows
@@ -89,7 +89,7 @@ func OnBridge(bridge string, guest net.HardwareAddr) (*os.File, error) {
 	return f, nil
 }
 
-// Existing opens an interface that somebody has made for this user.
+// Existing opens an interface that was made for this user.
 func Existing(name string) (*os.File, error) {
 	if !IsTap(name) { // to open it would make one
 		return nil, fmt.Errorf("tap %s: %w", name, ErrNoInterface)
@@ -101,7 +101,7 @@ func Existing(name string) (*os.File, error) {
 	return f, nil
 }
 
-// Macvtap opens an interface that somebody has made for this user. The guest must have its address.
+// Macvtap opens an interface that was made for this user. The guest must have its address.
 func Macvtap(name string) (*os.File, error) {
 	b, err := os.ReadFile(filepath.Join(sysNet, name, "ifindex"))
 	if err != nil || !IsMacvtap(name) {
@@ -149,7 +149,8 @@ func request(name string) *ifreq {
 }
 
 func ioctl(fd int, number uint, r *ifreq) error {
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(number), uintptr(unsafe.Pointer(r))); errno != 0 {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(number), uintptr(unsafe.Pointer(r)))
+	if errno != 0 {
 		return errno
 	}
 	return nil
