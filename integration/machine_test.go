@@ -1,11 +1,13 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"image/png"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -88,4 +90,48 @@ func TestScreen(t *testing.T) {
 	}
 	h.run("vmlatch", "stop", "none", "--now")
 	h.run("vmlatch", "rm", "none")
+}
+
+// TestPin: each of the guest's CPUs runs where its spec says, and so do QEMU's other threads.
+func TestPin(t *testing.T) {
+	t.Parallel()
+	if runtime.NumCPU() < 2 {
+		t.Skip("this takes two processors")
+	}
+	h := newHost(t)
+	h.write("vm.toml", "cpus = 2\n[pin]\ncpus = [\"1\", \"0-1\"]\nqemu = \"0\"\n")
+	h.run("vmlatch", "start", "--hold", "vm.toml")
+	var cpus []struct {
+		Thread int `json:"thread-id"`
+	}
+	said := h.run("vmlatch", "qmp", "vm", "query-cpus-fast")
+	if err := json.Unmarshal([]byte(said), &cpus); err != nil || len(cpus) != 2 {
+		t.Fatalf("%s: %v", said, err)
+	}
+	var vm struct{ PID int }
+	if err := json.Unmarshal([]byte(h.run("vmlatch", "inspect", "vm", "--json")), &struct {
+		Record any `json:"record"`
+	}{&vm}); err != nil {
+		t.Fatal(err)
+	}
+	allowed := func(pid, tid int) string {
+		text := read(t, fmt.Sprintf("/proc/%d/task/%d/status", pid, tid))
+		_, rest, _ := strings.Cut(text, "Cpus_allowed_list:")
+		line, _, _ := strings.Cut(rest, "\n")
+		return strings.TrimSpace(line)
+	}
+	pid := cpus[0].Thread
+	for tid, want := range map[int]string{cpus[0].Thread: "1", cpus[1].Thread: "0-1", vm.PID: "0"} {
+		if got := allowed(pid, tid); got != want {
+			t.Errorf("thread %d runs on %q, want %q", tid, got, want)
+		}
+	}
+	h.run("vmlatch", "stop", "vm", "--now")
+	h.write("vm.toml", "[pin]\ncpus = [\"1000\"]\n")
+	out, err := h.attempt(h.command("vmlatch", "start", "vm.toml"))
+	if err == nil || !strings.Contains(out, "pin-processors") {
+		t.Errorf("a processor that is not there: %v: %s", err, out)
+	}
+	h.run("vmlatch", "rm", "vm")
+	waitNothing(t, h.work)
 }

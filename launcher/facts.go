@@ -105,6 +105,18 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 			return err
 		}
 	}
+	if g.Pin.On() {
+		if f.Processors, err = plan.ParseCPUs(root.OnlineCPUs()); err != nil {
+			return fmt.Errorf("look at the host: %w", err)
+		}
+	}
+	for _, p := range g.PCI {
+		if f.PCI == nil {
+			f.PCI, f.OpensVFIO = map[string]*host.PCIDevice{}, map[string]bool{}
+		}
+		f.PCI[p.Address] = root.PCI(p.Address)
+		f.OpensVFIO[p.Address] = root.CanOpenVFIO(f.PCI[p.Address])
+	}
 	if err := networkFacts(&g, root, f); err != nil {
 		return err
 	}
@@ -123,11 +135,14 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		f.Descriptors = host.Root("/").Firmware()
 	}
 	// Of a plain VM QEMU is asked only about names that the spec gives, or that have changed.
-	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0 || g.Broker.Connect != ""
+	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0 || g.Broker.Connect != "" || len(g.PCI) > 0
 	if !names && !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
 		return nil
 	}
 	types := s.Patched()
+	if len(g.PCI) > 0 {
+		types = append(types, plan.IOMMUFD)
+	}
 	for _, d := range g.Devices {
 		types = append(types, plan.Texts(d)["driver"])
 	}

@@ -134,7 +134,7 @@ func (s *starter) run(ctx context.Context) error {
 	if err := s.query(ctx, conn); err != nil {
 		return s.startError(ctx, err)
 	}
-	return nil
+	return pin(ctx, &s.plan.Guest.Pin, s.machine.rec.PID, conn)
 }
 
 // open makes everything that QEMU inherits. Our connection to its monitor is made

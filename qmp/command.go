@@ -66,6 +66,21 @@ func (s Screendump) Execute(ctx context.Context, e Executor) error {
 	return e.Execute(ctx, "screendump", s, nil)
 }
 
+// CPU is one of a guest's CPUs.
+type CPU struct {
+	Index  int `json:"cpu-index"`
+	Thread int `json:"thread-id"`
+}
+
+// QueryCPUsFast asks for the guest's CPUs, without stopping them.
+type QueryCPUsFast struct{}
+
+// Execute runs query-cpus-fast.
+func (QueryCPUsFast) Execute(ctx context.Context, e Executor) (cpus []CPU, err error) {
+	err = e.Execute(ctx, "query-cpus-fast", nil, &cpus)
+	return cpus, err
+}
+
 // Human runs a command of the human monitor and returns its text.
 type Human struct {
 	CommandLine string `json:"command-line"`

@@ -237,6 +237,22 @@ var checkCases = map[string]checkCase{
 		tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=-1 latch.trust=host")},
 		refused: true,
 	},
+	"pci-there":  {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) { *d = host.PCIDevice{Group: -1} })},
+	"pci-iommu":  {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Group = -1 })},
+	"pci-driver": {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Driver = "nouveau" })},
+	"pci-group": {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) {
+		d.Mates = []host.PCIDevice{{Class: 0x060400, Driver: "pcieport"}, {Class: 0x040300, Driver: "snd_hda_intel"}}
+	})},
+	"pci-rights": {tech: "none", add: aPCI, host: func(f *plan.Facts) {
+		pciIs(func(*host.PCIDevice) {})(f)
+		f.OpensVFIO = nil
+	}},
+	"pci-modern":     {tech: "sev-snp", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Node = "" })},
+	"pci-unattested": {tech: "sev-snp", add: aPCI},
+	"pin-processors": {
+		tech: "none", add: "[pin]\ncpus = [\"0,900\"]\n",
+		host: func(f *plan.Facts) { f.Processors = []int{0, 1} },
+	},
 	"no-screen":         {tech: "sev-snp", add: "[display]\n", refused: true},
 	"no-agent":          {tech: "sev-snp", add: "[agent]\n", refused: true},
 	"config-unmeasured": {tech: "sev-snp", add: "[config]\nuser-data = \"u\"\n", refused: true},
@@ -256,6 +272,30 @@ var checkCases = map[string]checkCase{
 	"igvm-vcpus": {
 		tech: "sev-snp", files: map[string]string{"fw": igvmOfOneCPU()}, guest: func(g *tee.Guest) { g.CPUs = 4 },
 	},
+}
+
+const (
+	aPCI      = "[[pci]]\naddress = \"65:00.0\"\n"
+	pciOfTest = "0000:65:00.0"
+)
+
+// pciIs gives the host a device that could be given to a guest, but for a change.
+func pciIs(change func(*host.PCIDevice)) func(*plan.Facts) {
+	return func(f *plan.Facts) {
+		d := &host.PCIDevice{
+			Address: pciOfTest,
+			There:   true,
+			Class:   0x030000,
+			Driver:  "vfio-pci",
+			Group:   7,
+			Node:    "vfio3",
+		}
+		change(d)
+		f.PCI, f.OpensVFIO = map[string]*host.PCIDevice{pciOfTest: d}, map[string]bool{pciOfTest: true}
+		if f.Info != nil {
+			f.Info.Objects["iommufd"] = nil
+		}
+	}
 }
 
 // kernelAsks is a kernel whose command line names a broker.

@@ -30,7 +30,7 @@ func Table() []tee.Check { return slices.Clone(table()) }
 
 // table is made once: a start needs it several times.
 var table = sync.OnceValue(func() []tee.Check {
-	all := slices.Concat(specChecks(), deviceChecks(), hostChecks(), planChecks(), nameChecks(),
+	all := slices.Concat(specChecks(), deviceChecks(), pciChecks(), hostChecks(), planChecks(), nameChecks(),
 		brokerChecks(), tpmChecks(), diskChecks(),
 		tee.Checks())
 	slices.SortStableFunc(all, func(a, b tee.Check) int { return rank(a.ID) - rank(b.ID) })

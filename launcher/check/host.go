@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
@@ -15,6 +16,25 @@ import (
 // hostChecks need the host and its QEMU besides the spec.
 func hostChecks() []tee.Check {
 	return []tee.Check{
+		{
+			ID:       "pin-processors",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			OfSpec:   true,
+			Key:      "pin",
+			When:     func(s *tee.Subject) bool { return s.Pin.On() },
+			Cause:    "a thread cannot be pinned to a processor that this host does not have",
+			Fix:      "lscpu --extended shows those that it has",
+			Source:   "sched_setaffinity(2)",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, n := range s.Pin.Processors() {
+					if !slices.Contains(s.Facts.Processors, n) {
+						return tee.Failed, fmt.Sprintf("processor %d", n)
+					}
+				}
+				return tee.OK, ""
+			},
+		},
 		{
 			ID:       fault.TechnologyUsable,
 			Severity: tee.Refuse,

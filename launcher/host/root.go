@@ -46,6 +46,10 @@ func (r Root) path(name string) string { return filepath.Join(string(r), name) }
 // recorded reports whether the root is a record and not this host.
 func (r Root) recorded() bool { return filepath.Clean(string(r)) != "/" }
 
+// OnlineCPUs are the host's processors that can be used, as a list such as 0-7,16
+// (Documentation/admin-guide/cputopology.rst).
+func (r Root) OnlineCPUs() string { return r.word("/sys/devices/system/cpu/online") }
+
 // MachineID is the id of this host's system (machine-id(5)); "" if it has none.
 func (r Root) MachineID() string { return r.word("/etc/machine-id") }
 

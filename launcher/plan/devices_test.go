@@ -141,6 +141,18 @@ func TestOptionsOfDevices(t *testing.T) {
 			[]string{"user,id=net0", "user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353"},
 		},
 
+		"devices of the host": {
+			"pci = [{address = '65:00.0'}, {address = '0000:65:00.1', rom = true}]", "-device",
+			[]string{
+				"pcie-root-port,id=port0,chassis=1,slot=1",
+				"vfio-pci,host=0000:65:00.0,id=dev-pci0,bus=port0,rombar=0", "pcie-root-port,id=port1,chassis=2,slot=2",
+				"vfio-pci,host=0000:65:00.1,id=dev-pci1,bus=port1",
+			},
+		},
+		"a device of the host that takes many addresses": {
+			"pci = [{address = '65:00.0', window = '33GiB'}]", "-fw_cfg",
+			[]string{"name=opt/ovmf/X-PciMmio64Mb,string=131072"},
+		},
 		"devices by a word": {
 			"rng = true\nvmgenid = true\nwatchdog = 'reset'\npanic = 'pause'", "-device",
 			[]string{

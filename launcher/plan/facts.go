@@ -19,6 +19,9 @@ type Facts struct {
 	LogKeeper   *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
 	Passt       string                      // program that carries networks; "" unless the spec uses it
 	VHostNet    bool                        // this user may have the kernel carry the frames of interfaces
+	PCI         map[string]*host.PCIDevice  // of this host, that the spec names
+	OpensVFIO   map[string]bool             // which of them this user can give to a guest
+	Processors  []int                       // of this host; nil unless the spec names some
 	MachineID   string                      // of this host: addresses follow from it
 	Addresses   map[string]net.HardwareAddr // of the host's interfaces that the spec names
 	TPM         *TPMProgram                 // what emulates a TPM; nil for guests without one
