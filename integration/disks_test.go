@@ -78,6 +78,7 @@ bus = "cdrom"
 		defer h.run("vmlatch", "rm", "vm")
 		h.shows("inspect", h.run("vmlatch", "inspect", "vm"), "base.img (raw, virtio, changes are dropped)",
 			"over.qcow2 (qcow2, virtio)", "scsi.img (raw, scsi)", "cd.iso (raw, cdrom, read-only)")
+		h.shows("ps", h.run("vmlatch", "ps", "--wide"), "plain.img, base.img, over.qcow2, direct.img")
 		for _, device := range []string{
 			virtioDisk(0), virtioDisk(1), virtioDisk(2), virtioDisk(3), virtioDisk(4), "dev-disk5", "dev-disk6",
 		} {

@@ -135,3 +135,34 @@ func TestPin(t *testing.T) {
 	h.run("vmlatch", "rm", "vm")
 	waitNothing(t, h.work)
 }
+
+// TestShare: a guest reads and writes a directory of its host's.
+func TestShare(t *testing.T) {
+	t.Parallel()
+	c := needCoco(t)
+	if _, err := os.Stat("/usr/lib/qemu/virtiofsd"); err != nil || os.Getuid() != 0 {
+		t.Skipf("virtiofsd needs root: %v", err)
+	}
+	h := newHost(t)
+	if err := os.Mkdir(filepath.Join(h.work, "open"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.write("open/hello", "from the host\n")
+	spec := func(words string) {
+		h.write("vm.toml", fmt.Sprintf("qemu = %q\n[kernel]\nimage = %q\ninitrd = %q\n"+
+			"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check %s\"\n[[share]]\npath = \"open\"\ntag = \"one\"\n",
+			qemus.Newest(t), c.kernel, filepath.Join(top(), ".cache/guest/initrd.img"), words))
+	}
+	spec("vmlatch.mount=one")
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	h.shows("the console", h.run("vmlatch", "logs", "vm"), "share one: from the host, written")
+	if got := read(t, filepath.Join(h.work, "open/answer")); got != "from the host\n" {
+		t.Errorf("the guest has written %q", got)
+	}
+	spec("vmlatch.stay")
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "stop", "vm", "--now") // and virtiofsd with it
+	h.run("vmlatch", "rm", "vm")
+	waitNothing(t, h.work)
+}

@@ -318,6 +318,7 @@ func TestSSH(t *testing.T) {
 	h.run("vmlatch", "start", "--hold", "vm.toml")
 	h.shows("ssh", h.run("vmlatch", "ssh", "--print", "root@vm", "--", "-i", "key", "uptime"),
 		"ssh -l root -o HostKeyAlias=vm.vmlatch -p 2229 127.0.0.1 -i key uptime")
+	h.shows("ps", h.run("vmlatch", "ps", "--wide"), "user 127.0.0.1:2229:22")
 	h.write("none.toml", "")
 	h.run("vmlatch", "start", "--hold", "none.toml")
 	for name, want := range map[string]string{"none": "no way leads to its port 22", "gone": "no such VM"} {

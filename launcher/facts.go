@@ -110,6 +110,13 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 			return fmt.Errorf("look at the host: %w", err)
 		}
 	}
+	for _, s := range g.Shares {
+		if s.Mode == plan.ShareVirtioFS && f.VirtioFSD == "" {
+			if f.VirtioFSD, err = findVirtioFSD(); err != nil {
+				return err
+			}
+		}
+	}
 	for _, p := range g.PCI {
 		if f.PCI == nil {
 			f.PCI, f.OpensVFIO = map[string]*host.PCIDevice{}, map[string]bool{}
@@ -150,6 +157,19 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		return &fault.Error{Kind: fault.Host, Op: "ask QEMU what it can do", Err: err}
 	}
 	return nil
+}
+
+// findVirtioFSD finds virtiofsd, which no distribution puts into PATH.
+func findVirtioFSD() (string, error) {
+	for _, name := range []string{"virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", &fault.Error{
+		Kind: fault.Host, Op: "share a directory", Err: errors.New("virtiofsd is missing"),
+		Fix: `install it: the package virtiofsd, or qemu-system-common; or write mode = "9p"`,
+	}
 }
 
 // networkFacts looks for what carries a guest's networks.

@@ -84,10 +84,11 @@ func newPS(s *cli.IO) *urfave.Command {
 		Name:        "ps",
 		Usage:       "list VMs",
 		Category:    catLook,
-		Description: "Examples:\n\n   vmlatch ps\n   vmlatch ps --all --json",
+		Description: "Examples:\n\n   vmlatch ps\n   vmlatch ps --wide\n   vmlatch ps --all --json",
 		Flags: hostFlags(jsonFlag(),
 			&urfave.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also VMs that have ended"},
 			&urfave.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "only names"},
+			&urfave.BoolFlag{Name: "wide", Aliases: []string{"w"}, Usage: "also disks, networks and forwarded ports"},
 			&urfave.BoolFlag{Name: "schema", Usage: "print the JSON Schema of --json"}),
 		Action: func(c *urfave.Context) error {
 			if _, err := cli.Args(c); err != nil {
@@ -115,14 +116,19 @@ func newPS(s *cli.IO) *urfave.Command {
 				}
 				return nil
 			}
-			return printVMs(s, list)
+			return printVMs(s, list, c.Bool("wide"))
 		},
 	}
 }
 
-func printVMs(s *cli.IO, list []vmInfo) error {
+func printVMs(s *cli.IO, list []vmInfo, wide bool) error {
 	t := s.Table(3)
-	fmt.Fprintln(t, "NAME\tSTATE\tTECHNOLOGY\tLATCH\tMEMORY\tCPUS\tUP\tSTARTED")
+	head, more := "NAME\tSTATE\tTECHNOLOGY\tLATCH\tMEMORY\tCPUS\tUP\tSTARTED", func(*record) string { return "" }
+	if wide {
+		head += "\tDISKS\tNETWORKS"
+		more = (*record).wide
+	}
+	fmt.Fprintln(t, head)
 	for _, v := range list {
 		technology, latch, memory, cpus, up, started := "-", "-", "-", "-", "-", "-"
 		if r := v.Record; r != nil {
@@ -146,8 +152,8 @@ func printVMs(s *cli.IO, list []vmInfo) error {
 		case v.NoTPM:
 			state += " (its TPM has gone)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Name, cli.Escape(state), technology, latch, memory,
-			cpus, up, started)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", v.Name, cli.Escape(state), technology, latch, memory,
+			cpus, up, started, more(v.Record))
 	}
 	return t.Flush()
 }
@@ -390,23 +396,6 @@ func (v *vmInfo) stateText() string {
 		}
 	}
 	return v.State
-}
-
-func (n network) text() string {
-	text := n.Mode
-	if on := n.Bridge + n.Interface; on != "" {
-		text += " " + on
-	}
-	if n.Restricted {
-		text += ", reaches nothing"
-	}
-	if n.MAC != "" {
-		text += ", MAC " + n.MAC
-	}
-	for _, f := range n.Forward {
-		text += ", forwards " + f
-	}
-	return text
 }
 
 func yesNo(b bool) string {

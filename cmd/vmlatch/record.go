@@ -1,8 +1,12 @@
 package main
 
 import (
+	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -157,4 +161,50 @@ func publish(r *rundir.Record) *record {
 		p.Steps = append(p.Steps, stepAt(step))
 	}
 	return p
+}
+
+// wide are the columns of ps --wide.
+func (r *record) wide() string {
+	if r == nil {
+		return "\t-\t-"
+	}
+	var disks, networks []string
+	for _, d := range r.Disks {
+		disks = append(disks, filepath.Base(d.Image))
+	}
+	for _, n := range r.Networks {
+		text := strings.TrimSpace(n.Mode + " " + n.Bridge + n.Interface)
+		for _, f := range n.Forward {
+			_, ports, _ := strings.Cut(f, ":")
+			text += " " + ports
+		}
+		networks = append(networks, text)
+	}
+	if r.VSock != 0 {
+		networks = append(networks, fmt.Sprintf("vsock %d", r.VSock))
+	}
+	column := func(list []string) string {
+		if len(list) == 0 {
+			return "\t-"
+		}
+		return "\t" + cli.Escape(strings.Join(list, ", "))
+	}
+	return column(disks) + column(networks)
+}
+
+func (n network) text() string {
+	text := n.Mode
+	if on := n.Bridge + n.Interface; on != "" {
+		text += " " + on
+	}
+	if n.Restricted {
+		text += ", reaches nothing"
+	}
+	if n.MAC != "" {
+		text += ", MAC " + n.MAC
+	}
+	for _, f := range n.Forward {
+		text += ", forwards " + f
+	}
+	return text
 }

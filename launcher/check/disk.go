@@ -3,6 +3,7 @@ package check
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -50,6 +51,53 @@ func diskChecks() []tee.Check {
 				}
 				return tee.OK, ""
 			},
+		},
+		{
+			ID:       "share-there",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			Key:      "share",
+			When:     func(s *tee.Subject) bool { return len(s.Shares) > 0 },
+			Cause:    "what is shared must be a directory that this user can read, and write unless it is read-only",
+			Fix:      "correct path, or write read-only = true",
+			Source:   "QEMU, hw/9pfs",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, x := range s.Shares {
+					if why := shareFault(&x); why != "" {
+						return tee.Failed, x.Path + ": " + why
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
+			ID:       "share-private",
+			Severity: tee.Refuse,
+			OfSpec:   true,
+			Key:      "share",
+			When:     confidential,
+			Cause:    "virtiofsd cannot reach the memory of a confidential guest",
+			Fix:      `write mode = "9p", or use a disk`,
+			Source:   "QEMU, hw/virtio/vhost-user.c: VIRTIO_F_ACCESS_PLATFORM",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, x := range s.Shares {
+					if x.Mode == plan.ShareVirtioFS {
+						return tee.Failed, x.Tag
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
+			ID:       "share-visible",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "share",
+			When:     func(s *tee.Subject) bool { return confidential(s) && len(s.Shares) > 0 },
+			Cause:    "nothing measures what is in a shared directory, and the host sees and changes all of it",
+			Fix:      "use an encrypted disk",
+			Source:   "inference",
+			Look:     func(*tee.Subject) (tee.Verdict, string) { return tee.Failed, "" },
 		},
 		{
 			ID:       "disk-discard",
@@ -211,4 +259,23 @@ func ImageInUse(path string) bool {
 	defer unix.Close(fd)
 	l := unix.Flock_t{Type: unix.F_WRLCK, Start: first, Len: many}
 	return unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
+}
+
+// shareFault says why a directory cannot be shared; "" if it can.
+func shareFault(s *plan.Share) string {
+	mode := uint32(unix.R_OK | unix.X_OK)
+	if !s.ReadOnly {
+		mode |= unix.W_OK
+	}
+	info, err := os.Stat(s.Path)
+	switch {
+	case err != nil:
+		return fault.Bare(err)
+	case !info.IsDir():
+		return "it is not a directory"
+	}
+	if err := unix.Access(s.Path, mode); err != nil {
+		return err.Error()
+	}
+	return ""
 }

@@ -23,7 +23,7 @@ var order = [...]string{
 	"no-hotplug", "no-loader",
 	"no-balloon", "no-viommu", "vfio-iommufd", "pci-unattested", "vtpm-evidence", "tpm-tdx-rtmr2",
 	"tpm-device-twice", "tpm-ephemeral-disk", "secure-boot-direct", "tdx-boot-disk", "option-roms",
-	"config-unmeasured", "config-disk", "disk-discard", "disk-unsafe",
+	"share-private", "share-visible", "config-unmeasured", "config-disk", "disk-discard", "disk-unsafe",
 	"cmdline-characters", "broker-key-measured", "console-closed", "broker-source", "broker-trust",
 	"something-boots",
 	fault.TPMProgram, fault.TPMState, "tpm-firmware",
@@ -40,5 +40,5 @@ var order = [...]string{
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
 	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole",
 	"cmdline-length", "initrd-fits", "firmware-image", "firmware-memory", "vars-image", "disk-image",
-	DisksFree, "igvm-vcpus",
+	DisksFree, "share-there", "igvm-vcpus",
 }

@@ -141,6 +141,21 @@ func TestOptionsOfDevices(t *testing.T) {
 			[]string{"user,id=net0", "user,id=net1,hostfwd=tcp:127.0.0.1:2222-:22,hostfwd=udp::53-:5353"},
 		},
 
+		"directories of the host": {
+			"share = [{mode = '9p', path = 'a,b', tag = 'x'}, {mode = '9p', path = '/c', tag = 'y', read-only = true}]", "-fsdev",
+			[]string{
+				"local,id=share0,path=/specs/a,,b,security_model=mapped-xattr,multidevs=remap",
+				"local,id=share1,path=/c,security_model=none,multidevs=remap,readonly=on",
+			},
+		},
+		"a directory by a program of its own": {
+			"share = [{path = 'a', tag = 'x'}]", "-device",
+			[]string{"vhost-user-fs-pci,id=dev-share0,chardev=share0,tag=x"},
+		},
+		"and the memory for it": {
+			"share = [{path = 'a', tag = 'x'}]", "-object",
+			[]string{`{"id":"ram","qom-type":"memory-backend-memfd","share":true,"size":536870912}`},
+		},
 		"devices of the host": {
 			"pci = [{address = '65:00.0'}, {address = '0000:65:00.1', rom = true}]", "-device",
 			[]string{

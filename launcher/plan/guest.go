@@ -37,6 +37,7 @@ type Guest struct {
 	Agent    Agent
 	Pin      Pin
 	PCI      PCIs
+	Shares   Shares
 	Devices  Devices
 	Objects  Objects
 	Latch    Latch
@@ -59,7 +60,7 @@ func (g *Guest) parts() []part {
 		(*processor)(
 			g,
 		), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock, &g.Broker, &g.TPM,
-		&g.Common, &g.Display, &g.Agent, &g.Pin, &g.PCI,
+		&g.Common, &g.Display, &g.Agent, &g.Pin, &g.PCI, &g.Shares,
 		&g.Objects, &g.Devices,
 	}
 }
@@ -77,7 +78,7 @@ func (g *Guest) Tables() spec.Tables {
 		"disk": &g.Disks, "network": &g.Networks, "device": &g.Devices, "object": &g.Objects, "latch": &g.Latch,
 		"broker": &g.Broker, "tpm": &g.TPM, "vsock": &g.VSock, "config": &g.Config,
 		"rng": &g.Common.RNG, "vmgenid": &g.Common.VMGenID, "watchdog": &g.Common.Watchdog, "panic": &g.Common.Panic,
-		"display": &g.Display, "agent": &g.Agent, "pin": &g.Pin, "pci": &g.PCI,
+		"display": &g.Display, "agent": &g.Agent, "pin": &g.Pin, "pci": &g.PCI, "share": &g.Shares,
 	}
 }
 

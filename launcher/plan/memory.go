@@ -44,13 +44,14 @@ func (m *Backend) build(b *Builder) error {
 	if b.Traits.Pinned && !b.Emulated() {
 		b.plan.MemoryLock = LockedMemory(b.Guest.Memory)
 	}
-	if *m == (Backend{}) && !private {
+	shared := b.Guest.Shares.virtioFS()
+	if *m == (Backend{}) && !private && !shared {
 		return nil
 	}
 	kind, from := m.Type, b.Guest.File.From("memory-backend.type")
 	if kind == "" {
 		kind, from = "ram", "default"
-		if private || m.HugePages != 0 {
+		if private || shared || m.HugePages != 0 {
 			kind, from = "memfd", "the guest shares pages of it"
 		}
 	}
@@ -58,6 +59,9 @@ func (m *Backend) build(b *Builder) error {
 	props := map[string]any{"qom-type": object.Type, "id": MemoryID, "size": uint64(b.Guest.Memory)}
 	if private {
 		props["share"], props["prealloc"] = true, false
+	}
+	if shared {
+		props["share"] = true
 	}
 	for key, v := range map[string]*bool{"share": m.Share, "prealloc": m.Prealloc, "reserve": m.Reserve} {
 		if v != nil {

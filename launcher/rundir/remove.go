@@ -36,6 +36,13 @@ func removeFiles(dir string) error {
 	if err := os.RemoveAll(filepath.Join(dir, SeedDir)); err != nil {
 		return err
 	}
+	sockets, err := filepath.Glob(filepath.Join(dir, ShareSocket("share*")))
+	for _, s := range sockets {
+		err = errors.Join(err, os.Remove(s))
+	}
+	if err != nil {
+		return err
+	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

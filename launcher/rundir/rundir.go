@@ -56,6 +56,9 @@ const (
 	globalLock      = ".lock"
 )
 
+// ShareSocket is the socket of a share's program.
+func ShareSocket(id string) string { return id + ".sock" }
+
 // Files of a state directory.
 const (
 	ConsoleLog  = "console.log"

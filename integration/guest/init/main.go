@@ -53,6 +53,11 @@ func main() {
 		}
 	}
 	report()
+	for word := range strings.FieldsSeq(string(cmdline)) {
+		if tag, ok := strings.CutPrefix(word, "vmlatch.mount="); ok {
+			say("share %s: %s", tag, share(tag))
+		}
+	}
 	if err := networking(string(cmdline)); err != nil {
 		say("no network: %v", err)
 	}
@@ -210,4 +215,25 @@ func stay() {
 		}
 	}()
 	<-pressed
+}
+
+// share mounts a directory of the host's, and says what its file "hello" holds and what became of
+// writing "answer".
+func share(tag string) string {
+	dir := "/" + tag
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err.Error()
+	}
+	if err := unix.Mount(tag, dir, "virtiofs", 0, ""); err != nil {
+		return err.Error()
+	}
+	b, err := os.ReadFile(dir + "/hello")
+	if err != nil {
+		return err.Error()
+	}
+	said := strings.TrimSpace(string(b))
+	if err := os.WriteFile(dir+"/answer", b, 0o600); err != nil {
+		return said + ", " + err.Error()
+	}
+	return said + ", written"
 }
