@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
@@ -155,5 +156,46 @@ func TestNoDisk(t *testing.T) {
 			t.Errorf("%s: %v: %s, want %q", image, err, out, want)
 		}
 	}
+	waitNothing(t, h.work)
+}
+
+// TestDiskFull: a guest whose disk finds no room on its host is paused, which is said, and goes on
+// once there is room.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	needProgram(t, "qemu-img")
+	c := needCoco(t)
+	h := newHost(t)
+	small := filepath.Join(h.work, "small")
+	if err := os.Mkdir(small, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(options string) error {
+		return exec.Command("mount", "-t", "tmpfs", "-o", options, "tmpfs", small).Run()
+	}
+	if err := mount("size=6m"); err != nil {
+		t.Skipf("no small file system can be made: %v", err)
+	}
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", small).Run() })
+	h.run("vmlatch", "disk", "create", "small/d.qcow2", "16MiB")
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\n[kernel]\nimage = %q\ninitrd = %q\ncmdline = \"console=ttyS0 quiet"+
+		" panic=-1 no_timer_check vmlatch.modules vmlatch.fill=vda\"\n[[disk]]\nimage = \"small/d.qcow2\"\n",
+		qemus.Newest(t), c.kernel, h.initrdWith("drivers/block/virtio_blk")))
+	h.run("vmlatch", "start", "vm.toml")
+	said := ""
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if said = h.run("vmlatch", "ps"); strings.Contains(said, "no room") {
+			break
+		}
+	}
+	h.shows("ps", said, "paused (the host has no room left for ")
+	h.shows("inspect", h.run("vmlatch", "inspect", "vm"), "small/d.qcow2; make room, then")
+	if err := mount("remount,size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	h.run("vmlatch", "resume", "vm")
+	h.run("vmlatch", "wait", "vm")
+	h.shows("the console", h.run("vmlatch", "logs", "vm"), "disk vda: full after 16384 KiB")
+	h.run("vmlatch", "rm", "vm")
 	waitNothing(t, h.work)
 }

@@ -82,7 +82,9 @@ func (h *host) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(binaries, name), args...)
 	cmd.Env, cmd.Dir = h.env, h.work
 	if h.uid != 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(h.uid), Gid: uint32(h.uid)}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Credential: &syscall.Credential{Uid: uint32(h.uid), Gid: uint32(h.uid)},
+		}
 	}
 	return cmd
 }

@@ -90,7 +90,8 @@ func TestMKTMELaunch(t *testing.T) {
 		"MKTME encrypts memory and measures nothing", "@key@")
 	for _, how := range []string{"stop", "kill"} {
 		out, err := h.command("vmlatch", "start", "keyed.toml", "--emulate").CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "emulated") || !strings.Contains(string(out), "NOT verified") {
+		if err != nil || !strings.Contains(string(out), "emulated") ||
+			!strings.Contains(string(out), "NOT verified") {
 			t.Fatalf("%v: %s", err, out)
 		}
 		key := h.keyOf()

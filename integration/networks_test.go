@@ -285,6 +285,12 @@ func TestPasst(t *testing.T) {
 		t.Errorf("the forwarded port says %q", said)
 	}
 	n.shows("plan", n.must("plan", "a.toml"), "passt --foreground", "--no-map-gw", "--tcp-ports 127.0.0.1/2222:5000")
+	if out, err := exec.Command("pkill", "-f", "127.0.0.1/2222:5000").CombinedOutput(); err != nil {
+		t.Fatalf("passt: %v: %s", err, out)
+	}
+	within(t, "that passt has gone is not said", func() bool {
+		return strings.Contains(n.must("inspect", "a"), "network net0 has gone")
+	})
 	n.must("stop", "a", "b", "--now")
 	n.must("rm", "a", "b")
 	waitNothing(t, n.work)

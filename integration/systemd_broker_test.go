@@ -38,7 +38,11 @@ mode = "once"
 		"[Service]\nPrivateUsers=no\nStandardError=append:/run/latchkey.log\n")
 	t.Cleanup(func() {
 		if t.Failed() {
-			said, _ := m.try("sh", "-c", "cat /run/latchkey.log; systemctl --no-pager status latchkey latchkey.socket")
+			said, _ := m.try(
+				"sh",
+				"-c",
+				"cat /run/latchkey.log; systemctl --no-pager status latchkey latchkey.socket",
+			)
 			t.Logf("the broker said: %s", said)
 		}
 	})

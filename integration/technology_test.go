@@ -99,7 +99,11 @@ func TestTechnologiesPaused(t *testing.T) {
 					"dump-guest-memory\t/dev/null",
 				} {
 					arg := fmt.Sprintf(`{"command-line": %q}`, line)
-					h.shows(line, h.fails("", "qmp", "vm", "human-monitor-command", arg), "cannot leave this platform")
+					h.shows(
+						line,
+						h.fails("", "qmp", "vm", "human-monitor-command", arg),
+						"cannot leave this platform",
+					)
 				}
 				h.run("vmlatch", "stop", "vm", "--now")
 				h.clearEnded()

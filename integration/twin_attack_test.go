@@ -92,8 +92,10 @@ func TestTwinOfAHostThatLies(t *testing.T) {
 	}
 	digest := regexp.MustCompile(`digest=([0-9a-f]{96})`)
 	predicted := func(cpus, cpu string) string {
-		return strings.TrimSpace(h.run("latchkey", "measure", "--technology", "sev-snp", "--cpu", cpu, "--vcpus", cpus,
-			"--firmware", g.bios, "--kernel", g.kernel, "--initrd", g.initrd, "--cmdline", g.append))
+		return strings.TrimSpace(
+			h.run("latchkey", "measure", "--technology", "sev-snp", "--cpu", cpu, "--vcpus", cpus,
+				"--firmware", g.bios, "--kernel", g.kernel, "--initrd", g.initrd, "--cmdline", g.append),
+		)
 	}
 	for _, c := range []struct{ lie, cpus, cpu string }{
 		{"m=384", "1", "EPYC-Milan"}, {"smp=2", "2", "EPYC-Milan"}, {"cpu=EPYC-v4", "1", "EPYC-v4"},

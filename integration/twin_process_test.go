@@ -274,7 +274,10 @@ func TestTwinIsPrivate(t *testing.T) {
 	if got := p.do(t, "query-sev-capabilities", ""); !strings.Contains(got, `"cert-chain"`) {
 		t.Errorf("capabilities: %s", got)
 	}
-	if got := p.do(t, "human-monitor-command", `{"command-line":"info sev"}`); !strings.Contains(got, "launch-secret") {
+	if got := p.do(t, "human-monitor-command", `{"command-line":"info sev"}`); !strings.Contains(
+		got,
+		"launch-secret",
+	) {
 		t.Errorf("info sev: %s", got)
 	}
 	if got := p.do(t, "human-monitor-command", `{"command-line":"info version"}`); !strings.Contains(got, "11.1") {

@@ -277,7 +277,9 @@ func TestTwinSNP(t *testing.T) {
 func (h *host) withoutTheRoot(kind string, b []byte) {
 	h.t.Helper()
 	h.write("evidence.bin", string(b))
-	out, err := h.attempt(h.command("latchkey", kind, "verify", "evidence.bin", "--genuine", "--bundle", "bundle.json"))
+	out, err := h.attempt(
+		h.command("latchkey", kind, "verify", "evidence.bin", "--genuine", "--bundle", "bundle.json"),
+	)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 4 {
 		h.t.Errorf("without the test root: %v: %s", err, out)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -161,7 +162,8 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 
 // findVirtioFSD finds virtiofsd, which no distribution puts into PATH.
 func findVirtioFSD() (string, error) {
-	for _, name := range []string{"virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
+	const directories = "virtiofsd /usr/libexec/virtiofsd /usr/lib/virtiofsd /usr/lib/qemu/virtiofsd"
+	for name := range strings.FieldsSeq(directories) {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
 		}

@@ -27,6 +27,8 @@ type vmInfo struct {
 	Record *record        `json:"record,omitempty"`
 	// NoTPM is whether its TPM has ended: its next reset ends QEMU.
 	NoTPM bool `json:"tpm-gone,omitempty"`
+	// Trouble is what is wrong with it while it runs, a sentence each.
+	Trouble []string `json:"trouble,omitempty"`
 	// Failure is the last start, if it came to nothing; Record is of the run before it.
 	Failure *failure `json:"failure,omitempty"`
 }
@@ -50,7 +52,7 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 	case v.Status == rundir.Alive && mayBe(e) != "":
 		v.State = string(mayBe(e))
 	case v.Status == rundir.Alive && e.Record != nil:
-		v.State = cpuState(ctx, root, e)
+		v.State, v.Trouble = cpuState(ctx, root, e)
 	}
 	return v
 }
@@ -151,6 +153,8 @@ func printVMs(s *cli.IO, list []vmInfo, wide bool) error {
 			started = v.Failure.At.Local().Format(psTime)
 		case v.NoTPM:
 			state += " (its TPM has gone)"
+		case len(v.Trouble) > 0:
+			state += " (" + firstWords(v.Trouble[0]) + ")"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s%s\n", v.Name, cli.Escape(state), technology, latch, memory,
 			cpus, up, started, more(v.Record))
@@ -317,6 +321,9 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 			row("SEV firmware", "%v", r.SEV.Build)
 			row("measured", "%s", yesNo(r.SEV.Measurement != nil))
 			row("secret injected", "%s", yesNo(r.SEV.Secret))
+		}
+		for _, text := range v.Trouble {
+			row("trouble", "%s", text)
 		}
 		row("started", "%s", r.Started.Local().Format(time.RFC3339))
 		if r.Released != nil {

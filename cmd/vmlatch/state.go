@@ -36,22 +36,23 @@ func afterRelease(ctx context.Context, root rundir.Root, e *rundir.Entry) *rundi
 }
 
 // cpuState is the recorded state of a VM, but for what the users of its monitor have done:
-// stopped a running guest, or let one run that is held.
-func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) string {
+// stopped a running guest, or let one run that is held; and what is wrong with it.
+func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) (state string, trouble []string) {
 	recorded := launcher.State(e.Record.State)
 	log, err := openEvents(ctx, root, e.Name)
 	if err != nil {
-		return string(recorded)
+		return string(recorded), nil
 	}
 	defer log.Close()
+	trouble = launcher.Trouble(log, e.Record)
 	switch running, known := launcher.CPUs(log); {
 	case known && !running && recorded == launcher.Running:
-		return string(launcher.Paused)
+		return string(launcher.Paused), trouble
 	case known && running && recorded != launcher.Stopping && recorded != launcher.Running:
-		return string(launcher.Running)
+		return string(launcher.Running), trouble
 	}
 	if recorded == launcher.Running && e.Record.Latch.Proof == launcher.ProofWaits {
-		return string(launcher.Proving)
+		return string(launcher.Proving), trouble
 	}
-	return string(recorded)
+	return string(recorded), trouble
 }

@@ -240,7 +240,11 @@ var checkCases = map[string]checkCase{
 	"share-there":   {tech: "none", add: "[[share]]\npath = \"d\"\ntag = \"t\"\n", files: map[string]string{"d": ""}},
 	"share-private": {tech: "sev-snp", add: "[[share]]\npath = \".\"\ntag = \"t\"\n", refused: true},
 	"share-visible": {tech: "sev-snp", add: "[[share]]\npath = \".\"\ntag = \"t\"\nmode = \"9p\"\n"},
-	"pci-there":  {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) { *d = host.PCIDevice{Group: -1} })},
+	"pci-there": {
+		tech: "none",
+		add:  aPCI,
+		host: pciIs(func(d *host.PCIDevice) { *d = host.PCIDevice{Group: -1} }),
+	},
 	"pci-iommu":  {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Group = -1 })},
 	"pci-driver": {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Driver = "nouveau" })},
 	"pci-group": {tech: "none", add: aPCI, host: pciIs(func(d *host.PCIDevice) {

@@ -142,7 +142,8 @@ func TestOptionsOfDevices(t *testing.T) {
 		},
 
 		"directories of the host": {
-			"share = [{mode = '9p', path = 'a,b', tag = 'x'}, {mode = '9p', path = '/c', tag = 'y', read-only = true}]", "-fsdev",
+			"share = [{mode = '9p', path = 'a,b', tag = 'x'}," +
+				" {mode = '9p', path = '/c', tag = 'y', read-only = true}]", "-fsdev",
 			[]string{
 				"local,id=share0,path=/specs/a,,b,security_model=mapped-xattr,multidevs=remap",
 				"local,id=share1,path=/c,security_model=none,multidevs=remap,readonly=on",

@@ -17,7 +17,7 @@ type Facts struct {
 	Info        *host.QEMU                  // what it can do; nil for plain VMs, for which it does not count
 	Emulator    []string                    // program and options to put before QEMU; nil for real hardware
 	LogKeeper   *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
-	VirtioFSD   string // program that serves directories; "" unless the spec uses it
+	VirtioFSD   string                      // program that serves directories; "" unless the spec uses it
 	Passt       string                      // program that carries networks; "" unless the spec uses it
 	VHostNet    bool                        // this user may have the kernel carry the frames of interfaces
 	PCI         map[string]*host.PCIDevice  // of this host, that the spec names

@@ -174,7 +174,10 @@ func (b *Builder) igvm(file string) error {
 	case !b.Traits.Confidential:
 		return spec.Errorf("firmware.image", "%s: an IGVM file is for confidential guests", file)
 	case b.Guest.Kernel.Image != "":
-		return spec.Errorf("kernel.image", "an IGVM file brings all that is measured; a kernel next to it would not be")
+		return spec.Errorf(
+			"kernel.image",
+			"an IGVM file brings all that is measured; a kernel next to it would not be",
+		)
 	}
 	b.Option("-object", argv.JSON(map[string]any{"qom-type": object.Type, "id": id, "file": file}))
 	b.Machine.Set("igvm-cfg", id)

@@ -49,8 +49,12 @@ func (all *Shares) complete(g *Guest) error {
 		case s.Path == "":
 			return g.File.Errorf(key+".path", "is missing")
 		case s.Tag == "" || len(s.Tag) > maxTag || !isSerial(s.Tag):
-			return g.File.Errorf(key+".tag", "%q: must be up to %d letters, digits, dots, dashes and underscores", s.Tag,
-				maxTag)
+			return g.File.Errorf(
+				key+".tag",
+				"%q: must be up to %d letters, digits, dots, dashes and underscores",
+				s.Tag,
+				maxTag,
+			)
 		case s.Mode == ShareVirtioFS && g.Backend.Type == "ram":
 			return g.File.Errorf(key+".mode", `virtiofs needs memory of type = "memfd" ([memory-backend])`)
 		case tags[s.Tag]:
@@ -73,7 +77,7 @@ func (all *Shares) build(b *Builder) error {
 			b.virtiofs(id, &s)
 			continue
 		}
-		// Owners and modes that the guest sets are kept beside the files: QEMU need not be root.
+		// Owners and modes that the guest sets are kept next to the files: QEMU need not be root.
 		model := "mapped-xattr"
 		if s.ReadOnly {
 			model = "none"
@@ -94,7 +98,8 @@ func (all Shares) virtioFS() bool {
 	return slices.ContainsFunc(all, func(s Share) bool { return s.Mode == ShareVirtioFS })
 }
 
-// virtiofs starts virtiofsd, which listens on a socket that QEMU connects to, and ends when QEMU does.
+// virtiofs starts virtiofsd, which listens on a socket that QEMU connects to, and ends when QEMU
+// does.
 func (b *Builder) virtiofs(id string, s *Share) {
 	h := Helper{Role: id, Meaning: "virtiofsd, for the directory " + s.Path}
 	socket := rundir.ShareSocket(id)

@@ -54,6 +54,9 @@ func main() {
 	}
 	report()
 	for word := range strings.FieldsSeq(string(cmdline)) {
+		if disk, ok := strings.CutPrefix(word, "vmlatch.fill="); ok {
+			say("disk %s: %s", disk, fill("/dev/"+disk))
+		}
 		if tag, ok := strings.CutPrefix(word, "vmlatch.mount="); ok {
 			say("share %s: %s", tag, share(tag))
 		}
@@ -236,4 +239,22 @@ func share(tag string) string {
 		return said + ", " + err.Error()
 	}
 	return said + ", written"
+}
+
+// fill writes a disk from its beginning to its end.
+func fill(name string) string {
+	f, err := os.OpenFile(name, os.O_WRONLY|unix.O_SYNC, 0)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	block := []byte(strings.Repeat("full", 1<<16))
+	for n := 0; ; n += len(block) {
+		switch _, err := f.Write(block); {
+		case errors.Is(err, unix.ENOSPC): // its end
+			return fmt.Sprintf("full after %d KiB", n>>10)
+		case err != nil:
+			return err.Error()
+		}
+	}
 }

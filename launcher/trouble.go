@@ -1,0 +1,77 @@
+package launcher
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+	"github.com/vmlatch/vmlatch/qmp"
+)
+
+// Events that say what is wrong (qapi/block-core.json, net.json, run-state.json).
+const (
+	eventIOError      = "BLOCK_IO_ERROR"
+	eventDisconnected = "NETDEV_STREAM_DISCONNECTED" // since QEMU 8.0
+	eventPanicked     = "GUEST_PANICKED"
+	eventWatchdog     = "WATCHDOG"
+)
+
+// Trouble is what is wrong with a running VM, by its event log, a sentence each: what a person must
+// mend before it goes on as before. A guest that was let go on has put its disks right.
+func Trouble(log *os.File, r *rundir.Record) (list []string) {
+	events, _, err := tailEvents(log)
+	if err != nil || r == nil {
+		return nil
+	}
+	var disks, others []string
+	add := func(to *[]string, text string) {
+		if !slices.Contains(*to, text) {
+			*to = append(*to, text)
+		}
+	}
+	for _, e := range events {
+		var data struct {
+			Node    string `json:"node-name"`
+			Action  string `json:"action"`
+			NoSpace bool   `json:"nospace"`
+			Reason  string `json:"reason"`
+			Netdev  string `json:"netdev-id"`
+		}
+		if json.Unmarshal(e.Data, &data) != nil {
+			continue
+		}
+		switch e.Name {
+		case qmp.EventResume:
+			disks = nil
+		case eventIOError:
+			text := data.Reason + ": " + diskOf(r, data.Node)
+			if data.NoSpace {
+				text = "the host has no room left for " + diskOf(r, data.Node)
+			}
+			if data.Action == "stop" {
+				text += `; make room, then "vmlatch resume"`
+			}
+			add(&disks, text)
+		case eventDisconnected:
+			add(&others, fmt.Sprintf("network %s has gone with the program that carried it", data.Netdev))
+		case eventPanicked:
+			add(&others, "the guest's kernel has panicked")
+		case eventWatchdog:
+			add(&others, "the guest hung: its watchdog was not fed (action "+data.Action+")")
+		}
+	}
+	return append(disks, others...)
+}
+
+// diskOf is the image of a disk by its node's name.
+func diskOf(r *rundir.Record, node string) string {
+	digits, _, _ := strings.Cut(strings.TrimPrefix(node, "disk"), "-")
+	if i, err := strconv.Atoi(digits); err == nil && i >= 0 && i < len(r.Disks) {
+		return r.Disks[i].Image
+	}
+	return "a disk"
+}
