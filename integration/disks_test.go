@@ -199,3 +199,43 @@ func TestDiskFull(t *testing.T) {
 	h.run("vmlatch", "rm", "vm")
 	waitNothing(t, h.work)
 }
+
+// TestForgedHeaders: what a guest writes into its disk makes no command touch other files.
+func TestForgedHeaders(t *testing.T) {
+	t.Parallel()
+	needProgram(t, "qemu-img")
+	h := newHost(t)
+	h.write("victim", strings.Repeat("v", 1<<20))
+	for _, args := range [][]string{
+		{"create", "-q", "-f", "qcow2", "-o", "data_file=victim", "forged.raw", "1M"},
+		{"create", "-q", "-f", "qcow2", "-u", "-b", "victim", "-F", "raw", "overlay.qcow2", "1M"},
+		{"create", "-q", "-f", "qcow2", "-o", "data_file=victim", "forged.qcow2", "1M"},
+	} {
+		cmd := exec.Command("qemu-img", args...)
+		cmd.Dir = h.work
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	h.write("victim", strings.Repeat("v", 1<<20)) // qemu-img has opened it
+	for want, args := range map[string][]string{
+		"its content is qcow2, and by its name it is raw": {"disk", "resize", "forged.raw", "20MiB"},
+		"its data is in another file":                     {"disk", "resize", "forged.qcow2", "20MiB"},
+		"by its name it is raw":                           {"disk", "create", "x.qcow2", "--backing", "forged.raw"},
+		"its data is in":                                  {"disk", "create", "y.qcow2", "--backing", "forged.qcow2"},
+	} {
+		if out, err := h.attempt(h.command("vmlatch", args...)); err == nil || !strings.Contains(out, want) {
+			t.Errorf("vmlatch %v: %v: %s, want %q", args, err, out, want)
+		}
+	}
+	h.run("vmlatch", "disk", "resize", "forged.raw", "4MiB", "--format", "raw")
+	h.run("vmlatch", "disk", "resize", "overlay.qcow2", "2MiB")
+	h.run("vmlatch", "disk", "resize", "overlay.qcow2", "1MiB", "--shrink")
+	out, err := h.attempt(h.command("vmlatch", "disk", "resize", "forged.raw", "1MiB", "--format", "raw"))
+	if err == nil || !strings.Contains(out, "would be lost") {
+		t.Errorf("shrunk without a word: %v: %s", err, out)
+	}
+	if got := read(t, filepath.Join(h.work, "victim")); got != strings.Repeat("v", 1<<20) {
+		t.Errorf("the other file has %d bytes", len(got))
+	}
+}

@@ -31,6 +31,10 @@ func TestConfig(t *testing.T) {
 		strings.Contains(plan, "c2VjcmV0") {
 		t.Errorf("the plan has the secret:\n%s", plan)
 	}
+	out, err := h.attempt(h.command("vmlatch", "plan", "vm.toml", "--tables", "tables.json"))
+	if err == nil || !strings.Contains(out, "they would stand in the tables") {
+		t.Errorf("tables with credentials: %v: %s", err, out)
+	}
 	h.run("vmlatch", "start", "vm.toml")
 	h.run("vmlatch", "wait", "vm")
 	logs := h.run("vmlatch", "logs", "vm")

@@ -259,6 +259,8 @@ func TestTap(t *testing.T) {
 	if out, err := n.inside("start", "b.toml"); err == nil || !strings.Contains(out, "tap tap0: ") {
 		t.Errorf("a second VM on the interface: %v: %s", err, out)
 	}
+	n.write("looked.toml", read(t, filepath.Join(n.work, "a.toml"))+"[firmware]\ntype = \"uefi\"\n[tpm]\n")
+	n.must("plan", "looked.toml", "--tables", "tables.json") // also while it runs
 	n.must("stop", "a", "--now")
 	if out, err := exec.Command("ip", "-n", n.ns, "link", "show", "tap0").CombinedOutput(); err != nil {
 		t.Errorf("the interface is gone: %s", out)

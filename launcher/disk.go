@@ -3,6 +3,7 @@ package launcher
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +35,7 @@ type DiskInfo struct {
 	Backing       string `json:"backing,omitempty"`
 	BackingFormat string `json:"backing-format,omitempty"`
 	DataFile      string `json:"data-file,omitempty"`
-	InUse         bool   `json:"in-use"`             // a VM or qemu-img writes to it
+	InUse         bool   `json:"in-use"`             // by a VM, or by qemu-img
 	Unusable      string `json:"unusable,omitempty"` // why QEMU would not open it
 	Corrupt       bool   `json:"corrupt,omitempty"`  // marked so
 }
@@ -80,16 +81,17 @@ func MakeDisk(ctx context.Context, d *NewDisk) error {
 		if err != nil {
 			return err
 		}
-		info, err := diskimage.Read(base)
+		info, err := knownImage(base, "")
 		switch {
 		case err != nil:
 			return err
 		case format == "raw":
 			return usage(`an image with a backing file must be of the format "qcow2"`)
-		case info.Format != "raw" && info.Format != "qcow2":
-			return usage("%s: it is %s: must be raw or qcow2", base, info.Format)
 		}
-		args = append(args, "-b", base, "-F", info.Format)
+		if d.Size == 0 {
+			d.Size = bytesize.Size(info.Size)
+		}
+		args = append(args, "-u", "-b", base, "-F", info.Format) // -u: it is not opened, nor what it names
 	} else if d.Size == 0 {
 		return usage("the size is missing")
 	}
@@ -109,24 +111,65 @@ func MakeDisk(ctx context.Context, d *NewDisk) error {
 	if err := qemuImg(ctx, args...); err != nil {
 		return err
 	}
-	if err := os.Link(part, d.Image); errors.Is(err, fs.ErrExist) {
-		return usage("%s: is there already", d.Image)
-	} else if err != nil { // a file system without links
-		return os.Rename(part, d.Image)
+	if err := os.Chmod(part, 0o600); err != nil {
+		return err
 	}
-	return nil
+	err = unix.Renameat2(unix.AT_FDCWD, part, unix.AT_FDCWD, d.Image, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) { // a file system that cannot
+		err = os.Link(part, d.Image)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return usage("%s: is there already", d.Image)
+	}
+	return err
+}
+
+// knownImage reads an image of a format, or of the one of its name. What a guest has written into
+// it decides nothing: a header that is not of the format, or that names other files, is refused.
+func knownImage(image, format string) (*diskimage.Info, error) {
+	i, err := diskimage.Read(image)
+	if err != nil {
+		return nil, err
+	}
+	from := "--format"
+	if format == "" {
+		format, from = plan.FormatByName(image), "its name"
+	}
+	bad := ""
+	switch {
+	case i.Format != format && (format == "qcow2" || from != "--format"):
+		bad = fmt.Sprintf("its content is %s, and by %s it is %s", i.Format, from, format)
+	case format == "raw": // whatever a header in it says
+		info, err := os.Stat(image)
+		if err == nil && info.Mode().IsRegular() {
+			i = &diskimage.Info{Format: "raw", Size: info.Size()}
+		}
+		return i, err
+	case i.Unusable != "":
+		bad = i.Unusable
+	case i.DataFile != "":
+		bad = "its data is in another file"
+	}
+	if bad != "" {
+		return nil, &fault.Error{
+			Kind: fault.Refused, Err: fmt.Errorf("%s: %s", image, bad),
+			Fix: "a guest can write any header into its disk: --format says what it is, if you know that",
+		}
+	}
+	return i, nil
 }
 
 // ResizeDisk gives a disk image another size. One that becomes smaller loses what is beyond, so
-// shrink must be meant.
-func ResizeDisk(ctx context.Context, image string, size bytesize.Size, shrink bool) error {
-	i, err := LookAtDisk(image)
+// shrink must be meant. format is "" for the one of the name.
+func ResizeDisk(ctx context.Context, image, format string, size bytesize.Size, shrink bool) error {
+	i, err := knownImage(image, format)
+	if format == "" {
+		format = plan.FormatByName(image)
+	}
 	switch {
 	case err != nil:
 		return err
-	case i.Format != "raw" && i.Format != "qcow2":
-		return usage("%s: it is %s: must be raw or qcow2", image, i.Format)
-	case i.InUse:
+	case check.ImageInUse(image):
 		return &fault.Error{
 			Kind: fault.Refused, Err: fmt.Errorf("%s: a VM uses it", image),
 			Fix: "stop the VM first",
@@ -141,11 +184,29 @@ func ResizeDisk(ctx context.Context, image string, size bytesize.Size, shrink bo
 	if info, err := os.Stat(image); err != nil || !info.Mode().IsRegular() {
 		return errors.Join(err, usage("%s: is not a file: lvresize and its like change a device's size", image))
 	}
-	args := []string{"resize", "-q", "-f", i.Format}
+	target, err := nodeName(image, format)
+	if err != nil {
+		return err
+	}
+	args := []string{"resize", "-q"}
 	if shrink {
 		args = append(args, "--shrink")
 	}
-	return qemuImg(ctx, append(args, "--", image, strconv.FormatUint(uint64(size), 10))...)
+	return qemuImg(ctx, append(args, "--", target, strconv.FormatUint(uint64(size), 10))...)
+}
+
+// nodeName names an image for programs of QEMU, with nothing left to its header.
+func nodeName(image, format string) (string, error) {
+	image, err := filepath.Abs(image)
+	if err != nil {
+		return "", err
+	}
+	node := map[string]any{"driver": format, "file": map[string]any{"driver": "file", "filename": image}}
+	if format == "qcow2" {
+		node["backing"] = nil
+	}
+	b, err := json.Marshal(node)
+	return "json:" + string(b), err
 }
 
 func usage(format string, args ...any) error {

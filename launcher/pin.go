@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,7 @@ func pin(ctx context.Context, p *plan.Pin, pid int, conn *qmp.Conn) error {
 		return err
 	}
 	if set := p.Others(); set != nil {
-		threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
+		threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(groupOf(cpus, pid)), "task"))
 		if err != nil {
 			return err
 		}
@@ -48,6 +49,23 @@ func pin(ctx context.Context, p *plan.Pin, pid int, conn *qmp.Conn) error {
 		}
 	}
 	return nil
+}
+
+// groupOf is the process of a guest's CPUs: under an emulator it is not the one that was started.
+func groupOf(cpus []qmp.CPU, pid int) int {
+	if len(cpus) == 0 {
+		return pid
+	}
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cpus[0].Thread), "status"))
+	if err != nil {
+		return pid
+	}
+	_, rest, _ := strings.Cut(string(b), "\nTgid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	if n, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+		return n
+	}
+	return pid
 }
 
 func pinned(what string, err error) error {

@@ -31,6 +31,7 @@ type paths struct {
 	run     string // directory in memory, where headers lie while they are used
 	volumes string // directory of open volumes
 	helper  string // latchguest-tpm
+	tpm     string
 }
 
 func linux() paths {
@@ -42,7 +43,7 @@ func linux() paths {
 		coco:  "/sys/kernel/security/secrets/coco", mem: "/dev/mem",
 		scripts: "/scripts/functions", dracut: "/usr/lib/dracut-lib.sh",
 		systemd: "/run/systemd/system", units: "/etc/systemd/system",
-		run: "/run/latchguest", volumes: "/dev/mapper", helper: helper,
+		run: "/run/latchguest", volumes: "/dev/mapper", helper: helper, tpm: "/dev/tpmrm0",
 	}
 }
 

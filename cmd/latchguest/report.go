@@ -35,7 +35,15 @@ func (g *guest) reporter(host bool, end time.Time) (reporter, error) {
 		return g.tsm, nil
 	}
 	if host {
-		return &vtpm{g.ask}, nil
+		// A host cannot talk a confidential guest into its word: such a guest is asked for
+		// evidence.
+		if _, err := g.find(); err == nil {
+			return nil, errors.New(
+				"latch.trust=host, and this guest is confidential: it does not take its host's word",
+			)
+		}
+		err := g.retry(driverTime, end, func() error { return unix.Access(g.tpm, unix.F_OK) })
+		return &vtpm{g.ask}, named(g.tpm, err)
 	}
 	var r reporter
 	err := g.retry(driverTime, end, func() (err error) {

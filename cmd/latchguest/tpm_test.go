@@ -116,6 +116,7 @@ func TestTrustsHost(t *testing.T) {
 	start := func(t *testing.T, script, words string) (*world, string) {
 		w := newWorld(t)
 		w.tsm = nil
+		w.write("tpm", "")
 		w.withHelper(script, "panic=-1 console=ttyS0 latch.name=appliance latch.broker=port latch.key="+
 			w.broker.Key.String()+words)
 		return w, filepath.Join(memory(t), "out")
@@ -128,6 +129,25 @@ func TestTrustsHost(t *testing.T) {
 	if asked, _ := os.ReadFile(w.file("helper.asked")); string(asked) != "attest\nclose\n" {
 		t.Errorf("the helper was asked %q", asked)
 	}
+	t.Run("a confidential guest", func(t *testing.T) {
+		w, out := start(t, attests, " latch.trust=host")
+		w.write("sev-guest", "")
+		if said := w.run(4, "--secret", "token="+out); !strings.Contains(said, "does not take its host's word") {
+			t.Error(said)
+		}
+		if asked, err := os.ReadFile(w.file("helper.asked")); err == nil {
+			t.Errorf("the helper was asked %q", asked)
+		}
+	})
+	t.Run("no TPM", func(t *testing.T) {
+		w, out := start(t, attests, " latch.trust=host")
+		if err := os.Remove(w.file("tpm")); err != nil {
+			t.Fatal(err)
+		}
+		if said := w.run(4, "--secret", "token="+out); !strings.Contains(said, "no such file") {
+			t.Error(said)
+		}
+	})
 	for name, c := range map[string]struct{ script, words, say string }{
 		"the TPM fails":          {"exit 1", " latch.trust=host", "ended with code 1"},
 		"a quote and a fault":    {attests + "; exit 4", " latch.trust=host", "ended with code 4"},

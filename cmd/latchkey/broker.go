@@ -31,7 +31,8 @@ measured command line, so a new key is a new command line and a new digest.
 
 "init DIR" makes DIR/broker.key (only you can read it) and prints the words for the guest's
 command line. With --in-tpm the file is of use only with your own TPM, which "serve" needs
-then. "key DIR" prints them again. To change a key, make a second directory and give both to
+then. --host-trusted makes one for guests that prove themselves by a TPM that their host has made:
+no other guest may pin it. "key DIR" prints them again. To change a key, make a second directory and give both to
 "serve" until every guest has the new command line; after a theft, first remove the old
 digests from your policies.
 
@@ -39,10 +40,15 @@ Examples:
 
    latchkey broker init keys
    latchkey broker init keys --in-tpm
+   latchkey broker init trusting --host-trusted
    latchkey broker key keys --json`,
 		BashComplete: actions("init", "key"),
 		Flags: []urfave.Flag{
 			&urfave.BoolFlag{Name: "in-tpm", Usage: "init: seal the key to your own TPM"}, deviceFlag(),
+			&urfave.BoolFlag{
+				Name:  "host-trusted",
+				Usage: "init: for guests that trust their hosts ([vtpm]), and no others",
+			},
 			&urfave.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
 		Action: func(c *urfave.Context) error {
@@ -88,7 +94,11 @@ func writeKey(c *urfave.Context, dir, name string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}
-	b, _, err := broker.NewKey()
+	make := broker.NewKey
+	if c.Bool("host-trusted") {
+		make = broker.NewTrustingKey
+	}
+	b, _, err := make()
 	if err != nil {
 		return err
 	}
@@ -140,7 +150,7 @@ func readBrokerKey(name, device string) (k brokerKey, err error) {
 	if err != nil {
 		return k, cli.Fail(cli.ExitUsage, fmt.Errorf("%s: %w", name, err))
 	}
-	return brokerKey{private, exchange.Key(bytes.Clone(private[32:]))}, nil
+	return brokerKey{private, exchange.Key(bytes.Clone(private[32:])), broker.TrustsHosts(b)}, nil
 }
 
 // isCredential reports whether a service manager has handed a file over, in a directory that only
@@ -152,8 +162,9 @@ func isCredential(name string) bool {
 
 // brokerKey is a broker's key and its public half.
 type brokerKey struct {
-	private []byte
-	public  exchange.Key
+	private  []byte
+	public   exchange.Key
+	trusting bool // for guests that trust their hosts
 }
 
 func pinOf(name, device string) (exchange.Key, error) {

@@ -16,6 +16,11 @@ import (
 // TestSealedOwner: an owner file with a passphrase goes the whole way, and gives nothing
 // away without it.
 func TestSealedOwner(t *testing.T) {
+	if workFactor < 18 {
+		t.Errorf("a guess of a passphrase is work of 2^%d", workFactor)
+	}
+	workFactor = 12 // with the race detector the whole of it takes a minute
+	t.Cleanup(func() { workFactor = 18 })
 	d := newDesk(t)
 	d.write("words", "open sesame\nsecond line\n")
 	d.write("wrong", "open barley\n")

@@ -156,6 +156,9 @@ func (v *server) open() (err error) {
 	}
 	for _, k := range v.keys {
 		config.Keys = append(config.Keys, ed25519.PrivateKey(k.private))
+		if config.HostTrusted = k.trusting; k.trusting != v.keys[0].trusting {
+			return cli.Usagef("--key: one key is for guests that trust their hosts, and the other is not")
+		}
 	}
 	v.broker, err = broker.New(config)
 	switch {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	urfave "github.com/urfave/cli/v2"
 
@@ -30,7 +31,10 @@ Examples:
    vmlatch disk resize root.qcow2 40GiB
    vmlatch disk info root.qcow2 --json`,
 		Flags: []urfave.Flag{
-			&urfave.StringFlag{Name: "format", Usage: "create: `FORMAT`, raw or qcow2 (default: by the name)"},
+			&urfave.StringFlag{
+				Name:  "format",
+				Usage: "create, resize: `FORMAT`, raw or qcow2 (default: by the name)",
+			},
 			&urfave.StringFlag{Name: "backing", Usage: "create: an overlay of this image `FILE`"},
 			&urfave.BoolFlag{Name: "shrink", Usage: "resize: what is beyond the new size may be lost"},
 			jsonFlag(),
@@ -59,8 +63,8 @@ Examples:
 
 func createDisk(c *urfave.Context, s *cli.IO, args []string) error {
 	d := &launcher.NewDisk{Image: args[0], Format: c.String("format"), Backing: c.String("backing")}
-	if d.Format != "" && d.Format != "raw" && d.Format != "qcow2" {
-		return cli.Choice("format", "format", d.Format, []string{"raw", "qcow2"})
+	if err := checkFormat(c); err != nil {
+		return err
 	}
 	if len(args) == 2 {
 		var err error
@@ -75,12 +79,23 @@ func createDisk(c *urfave.Context, s *cli.IO, args []string) error {
 	return nil
 }
 
+func checkFormat(c *urfave.Context) error {
+	formats := []string{"raw", "qcow2"}
+	if f := c.String("format"); f != "" && !slices.Contains(formats, f) {
+		return cli.Choice("format", "format", f, formats)
+	}
+	return nil
+}
+
 func resizeDisk(c *urfave.Context, s *cli.IO, args []string) error {
 	size, err := bytesize.Parse(args[1])
 	if err != nil {
 		return cli.Usagef("%w", err)
 	}
-	if err := launcher.ResizeDisk(c.Context, args[0], size, c.Bool("shrink")); err != nil {
+	if err := checkFormat(c); err != nil {
+		return err
+	}
+	if err := launcher.ResizeDisk(c.Context, args[0], c.String("format"), size, c.Bool("shrink")); err != nil {
 		return err
 	}
 	s.Say("%s has %v; the file system in it is to be made larger in the guest", args[0], size)
@@ -118,7 +133,7 @@ func showDisk(c *urfave.Context, s *cli.IO, image string) error {
 	}
 	use := "no"
 	if d.InUse {
-		use = "yes, a VM writes to it"
+		use = "yes, by a VM"
 	}
 	row("in use", "%s", use)
 	return t.Flush()

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -66,6 +66,11 @@ Examples:
 				return err
 			}
 			if args = append(args, c.Args().Tail()...); c.Bool("print") {
+				for i, a := range args {
+					if strings.ContainsAny(a, " '\"$\\*?&|;<>()") {
+						args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+					}
+				}
 				_, err := fmt.Fprintln(s.Out, strings.Join(args, " "))
 				return err
 			}
@@ -138,6 +143,9 @@ func quoted(text string) string {
 
 // proxy connects this program's streams to the guest's port 22 on vsock.
 func proxy(ctx context.Context, s *cli.IO, cid uint32) error {
+	if cid == 0 {
+		return cli.Usagef("the VM has no [vsock]")
+	}
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -154,11 +162,8 @@ func proxy(ctx context.Context, s *cli.IO, cid uint32) error {
 		_, _ = io.Copy(f, s.In)
 		_ = unix.Shutdown(fd, unix.SHUT_WR)
 	}()
-	stop := context.AfterFunc(ctx, func() { _ = f.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(fd, unix.SHUT_RDWR) }) // wakes the reader
 	defer stop()
 	_, err = io.Copy(s.Out, f)
-	if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
-		err = ctx.Err()
-	}
-	return err
+	return cmp.Or(ctx.Err(), err)
 }

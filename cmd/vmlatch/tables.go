@@ -29,7 +29,11 @@ func writeTables(c *urfave.Context, s *cli.IO, h *spec.HostConfig, file, to stri
 	if err != nil {
 		return err
 	}
-	p, err := planSpec(c, h, load.ForTables(), c.Bool("emulate"))
+	look, err := load.ForTables()
+	if err != nil {
+		return err
+	}
+	p, err := planSpec(c, h, look, c.Bool("emulate"))
 	if err != nil {
 		return err
 	}

@@ -70,7 +70,11 @@ type Verdict struct {
 
 	log    *ccel.Log
 	booted []byte
+	open   bool // of a TPM: nothing has closed the launch
 }
+
+// Open reports, of an accepted quote of a TPM, whether the launch has not been closed yet (PCR 15).
+func (v *Verdict) Open() bool { return v.open }
 
 // Booted is the digest of the registers of a TPM that count.
 func (v *Verdict) Booted() []byte { return v.booted }

@@ -1,12 +1,14 @@
 package evidence
 
 import (
+	"bytes"
 	"encoding/hex"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
+	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 	"github.com/vmlatch/vmlatch/firmware/tpm/verify"
 )
 
@@ -31,7 +33,7 @@ func (v *Verdict) judgeTPM(e *Evidence, d *Demands) error {
 	if v.booted, err = d.TPM.Selection.Digest(d.TPM.Values); err != nil {
 		return err
 	}
-	v.LogMatches = got.Log != nil
+	v.LogMatches, v.open = got.Log != nil, isZero(got.Values[seal.ClosingPCR])
 	v.say(true, "a TPM that you know has signed the registers, and the challenge of now", "")
 	v.say(true, "PCR "+d.TPM.Selection.String()+" have the values that you expect", "")
 	v.say(v.LogMatches, "the event log leads to the registers of the TPM", "")
@@ -42,6 +44,11 @@ func (v *Verdict) judgeTPM(e *Evidence, d *Demands) error {
 	}
 	v.common()
 	return nil
+}
+
+// isZero reports whether a register is there, and nothing has been measured into it.
+func isZero(register []byte) bool {
+	return len(register) > 0 && bytes.Equal(register, make([]byte, len(register)))
 }
 
 // inputs says which inputs of the boot changed, where log and prediction tell.

@@ -263,6 +263,10 @@ var checkCases = map[string]checkCase{
 	"no-screen":         {tech: "sev-snp", add: "[display]\n", refused: true},
 	"no-agent":          {tech: "sev-snp", add: "[agent]\n", refused: true},
 	"config-unmeasured": {tech: "sev-snp", add: "[config]\nuser-data = \"u\"\n", refused: true},
+	"config-size": {
+		tech: "none", add: "[config]\ncredentials = { a = \"a\", b = \"a\" }\n",
+		files: map[string]string{"a": strings.Repeat("x", 30_000)},
+	},
 	"config-disk": {
 		tech: "sev-snp", add: "[[disk]]\nimage = \"d\"\n",
 		files:   map[string]string{"d": strings.Repeat("\x00", 0x47) + "CIDATA     FAT32   "},

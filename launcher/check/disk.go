@@ -34,13 +34,28 @@ func diskChecks() []tee.Check {
 			Look:   func(*tee.Subject) (tee.Verdict, string) { return tee.Failed, "" },
 		},
 		{
+			ID:       "config-size",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			OfSpec:   true,
+			Key:      "config.credentials",
+			When:     func(s *tee.Subject) bool { return len(s.Config.Credentials) > 0 },
+			Cause:    "credentials come in tables of SMBIOS, which have 64 KiB together",
+			Fix:      "take fewer or shorter ones; user-data may have 1 MiB",
+			Source:   "SMBIOS, section 5.2.1 (structure table length); QEMU, hw/smbios",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				n := s.Config.CredentialBytes()
+				return tee.Verify(n <= plan.MaxCredentials, "%d bytes, at most %d", n, plan.MaxCredentials)
+			},
+		},
+		{
 			ID:       "config-disk",
 			Severity: tee.Refuse,
 			OfSpec:   true,
 			Key:      "disk",
 			When:     confidential,
-			Cause: "a disk is labelled as a seed for cloud-init, which a guest obeys that looks for one; a host that" +
-				" means harm adds one without asking this check",
+			Cause: "a disk is labelled as a seed for cloud-init, which a guest obeys that looks for one. Only raw" +
+				" images are looked at, and a host that means harm does not ask",
 			Fix:    "leave it out, and have the guest's image ignore such disks: datasource_list in /etc/cloud",
 			Source: "cloud-init, NoCloud",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {

@@ -40,5 +40,5 @@ var order = [...]string{
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
 	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole",
 	"cmdline-length", "initrd-fits", "firmware-image", "firmware-memory", "vars-image", "disk-image",
-	DisksFree, "share-there", "igvm-vcpus",
+	DisksFree, "share-there", "config-size", "igvm-vcpus",
 }

@@ -30,6 +30,23 @@ const MaxConfig = 1 << 20
 // maxCredential is the longest credential: systemd takes no more from SMBIOS, in bytes.
 const maxCredential = 32 << 10
 
+// MaxCredentials bounds all credentials together, in bytes as they stand in the tables: these have
+// 64 KiB, with what else QEMU puts there.
+const MaxCredentials = 56 << 10
+
+// CredentialBytes is how much of the tables the credentials take. Files that cannot be read count
+// for nothing: that is another check's matter.
+func (c *Config) CredentialBytes() (n int64) {
+	for name, file := range c.Credentials {
+		if path, err := credential.Path(file); err == nil {
+			if info, err := os.Stat(path); err == nil {
+				n += int64(len("io.systemd.credential.binary:=\x00")+len(name)) + (info.Size()+2)/3*4
+			}
+		}
+	}
+	return n
+}
+
 // On reports whether there is a configuration.
 func (c *Config) On() bool { return c.seeded() || len(c.Credentials) > 0 }
 
@@ -135,7 +152,7 @@ func (c *Config) buildSeed(b *Builder) {
 // metaData names the guest, the same at each start: for cloud-init another name is another guest.
 func (c *Config) metaData(b *Builder) []byte {
 	sum := sha256.Sum256(fmt.Appendf(nil, "vmlatch instance v1\x00%s\x00%s", b.Facts.MachineID, b.Guest.Name))
-	return fmt.Appendf(nil, "instance-id: %s-%x\nlocal-hostname: %s\n", b.Guest.Name, sum[:4],
+	return fmt.Appendf(nil, "instance-id: \"%s-%x\"\nlocal-hostname: \"%s\"\n", b.Guest.Name, sum[:4],
 		strings.ReplaceAll(b.Guest.Name, "_", "-"))
 }
 

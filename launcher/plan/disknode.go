@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 
@@ -131,7 +132,7 @@ func (d *Disk) storage(b *Builder, role, path string, readOnly bool) node {
 		driver = "host_device"
 	}
 	n := node{"driver": driver, "read-only": readOnly}
-	n["filename"] = b.fdset(role, "a disk's image, "+path, path, openStorage(path, readOnly, d.Cache == cacheNone))
+	n["filename"] = b.fdset(role, "a disk's image, "+path, path, d.open(path, readOnly))
 	if d.unlocked {
 		n["locking"] = "off"
 	}
@@ -169,6 +170,32 @@ const fdsetPath = "/dev/fdset/"
 var ErrNoStorage = errors.New("not a file and not a block device")
 
 var errNoDirect = errors.New(`its file system has no direct I/O: leave cache = "none" out`)
+
+// open opens an image, or a file that belongs to it. Its header is looked at once more, on the very
+// file that QEMU gets: it could have been changed since the checks.
+func (d *Disk) open(path string, readOnly bool) Opener {
+	open := openStorage(path, readOnly, d.Cache == cacheNone)
+	if path != d.Image || d.Format != qcow2 {
+		return open
+	}
+	return func(o *Opening) (*os.File, error) {
+		f, err := open(o)
+		if err != nil || d.DataFile != "" {
+			return f, err
+		}
+		info, err := diskimage.Read(fmt.Sprintf("/proc/self/fd/%d", f.Fd())) // without direct I/O
+		if err == nil && info.DataFile != "" {
+			err = fmt.Errorf("%s: %w", path, errDataFile)
+		}
+		if err != nil {
+			_ = f.Close()
+			return nil, err
+		}
+		return f, nil
+	}
+}
+
+var errDataFile = errors.New("its header names a file for its data, which the spec does not")
 
 // openStorage opens a file or a block device, and nothing that would make it wait. QEMU wants a
 // descriptor with the very flags with which it would open the file (monitor/fds.c,

@@ -67,11 +67,8 @@ var errMACOfInterface = errors.New("mac: the guest must have the macvtap's addre
 
 // macvtapNet is an interface on one of the host's own, with its address.
 func macvtapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
-	if own := b.Facts.Addresses[n.Interface]; own != nil {
-		if n.given && n.MAC != own.String() {
-			return nil, errMACOfInterface
-		}
-		n.MAC = own.String()
+	if own := b.Facts.Addresses[n.Interface]; own != nil && n.MAC != own.String() {
+		return nil, errMACOfInterface
 	}
 	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
 		return advised(tuntap.Macvtap(n.Interface))
@@ -102,6 +99,8 @@ func advised(f *os.File, err error) (*os.File, error) {
 	case errors.Is(err, tuntap.ErrRights):
 		e.Fix = `have root make an interface once (ip tuntap add tap0 mode tap user USER), and write mode = "tap"; or` +
 			` mode = "passt", which needs no rights`
+	case errors.Is(err, unix.EINVAL):
+		e.Fix = "an interface of several queues (multi_queue) cannot be used: make one without"
 	case errors.Is(err, unix.EBUSY):
 		e.Fix = "another VM uses it"
 	case errors.Is(err, unix.EADDRINUSE):

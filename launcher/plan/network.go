@@ -23,8 +23,6 @@ type Network struct {
 	Bridge    string   `toml:"bridge"`
 	Interface string   `toml:"interface"` // tap and macvtap
 	VHost     string   `toml:"vhost"`     // auto, on, off: the kernel carries the frames; bridge, tap and macvtap
-
-	given bool // MAC, by the spec
 }
 
 // Networks are a guest's network interfaces, in order.
@@ -57,7 +55,7 @@ var networkModes = []networkMode{
 }
 
 func (all *Networks) complete(g *Guest) error {
-	forwarded := map[string]bool{}
+	forwarded, taken := map[string]bool{}, map[string]bool{}
 	for i := range *all {
 		n := &(*all)[i]
 		if n.Mode == "" {
@@ -76,6 +74,10 @@ func (all *Networks) complete(g *Guest) error {
 		if err := n.completeMode(g, networkKey(i)); err != nil {
 			return err
 		}
+		if n.Interface != "" && taken[n.Interface] {
+			return g.File.Errorf(networkKey(i)+".interface", "%q: another network has it", n.Interface)
+		}
+		taken[n.Interface] = true
 		for _, f := range n.Forward {
 			p := strings.Split(f, ":")
 			host := strings.Join(p[:min(3, len(p))], ":")
@@ -149,6 +151,9 @@ func (g *Guest) Address(f *Facts, i int) net.HardwareAddr {
 	if mac, err := net.ParseMAC(g.Networks[i].MAC); err == nil {
 		return mac
 	}
+	if own := f.Addresses[g.Networks[i].Interface]; own != nil && g.Networks[i].Mode == netMacvtap {
+		return own
+	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "vmlatch mac v1\x00%s\x00%s\x00%d", f.MachineID, g.Name, i))
 	return append(net.HardwareAddr{0x52}, sum[:5]...)
 }
@@ -156,7 +161,7 @@ func (g *Guest) Address(f *Facts, i int) net.HardwareAddr {
 func (all *Networks) build(b *Builder) error {
 	for i, n := range *all {
 		id := b.ids.New("net")
-		n.given, n.MAC = n.MAC != "", b.Guest.Address(b.Facts, i).String()
+		n.MAC = b.Guest.Address(b.Facts, i).String()
 		netdev, err := n.mode().netdev(b, &n, id)
 		if err != nil {
 			return b.Guest.File.Errorf(networkKey(i), "%v", err)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"os"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
@@ -19,6 +20,9 @@ type VSock struct {
 
 // On reports whether the guest has one.
 func (v *VSock) On() bool { return v.on }
+
+// Elsewhere takes an address that the guest does not have.
+func (v *VSock) Elsewhere() { v.CID = rand.N[uint32](1<<31) + 1<<30 }
 
 // firstCID is the first address that a guest may have (Linux, include/uapi/linux/vm_sockets.h); the
 // last one means any.

@@ -36,12 +36,14 @@ func removeFiles(dir string) error {
 	if err := os.RemoveAll(filepath.Join(dir, SeedDir)); err != nil {
 		return err
 	}
-	sockets, err := filepath.Glob(filepath.Join(dir, ShareSocket("share*")))
-	for _, s := range sockets {
-		err = errors.Join(err, os.Remove(s))
-	}
-	if err != nil {
-		return err
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if ok, _ := filepath.Match(ShareSocket("share*"), e.Name()); !ok {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

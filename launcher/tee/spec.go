@@ -91,18 +91,42 @@ func (s *Spec) Named(name string) (*Spec, error) {
 }
 
 // ForTables is the spec for a machine that is only looked at, also while the guest runs: it has the
-// guest's devices, and leaves its TPM, its disks and its ports alone.
-func (s *Spec) ForTables() *Spec {
+// guest's devices, or others of their kind in their places, and leaves its TPM, disks, networks and
+// directories alone. What would show in the tables, and cannot be had twice, is an error.
+func (s *Spec) ForTables() (*Spec, error) {
 	c := *s
+	switch {
+	case len(c.guest.PCI) > 0:
+		return nil, c.guest.File.Errorf(
+			"pci",
+			"the tables of a guest with devices of the host are known only when it runs",
+		)
+	case len(c.guest.Config.Credentials) > 0:
+		return nil, c.guest.File.Errorf(
+			"config.credentials",
+			"they would stand in the tables, for whoever gets those",
+		)
+	}
+	c.guest.Config = plan.Config{
+		UserData: c.guest.Config.UserData, MetaData: c.guest.Config.MetaData,
+		NetworkConfig: c.guest.Config.NetworkConfig,
+	}
+	if c.guest.VSock.On() {
+		c.guest.VSock.Elsewhere()
+	}
+	c.guest.Shares = slices.Clone(c.guest.Shares)
+	for i := range c.guest.Shares {
+		c.guest.Shares[i].Mode, c.guest.Shares[i].ReadOnly = plan.Share9P, true
+	}
 	c.guest.TPM.State, c.guest.TPM.Key = plan.TPMEphemeral, ""
 	c.guest.Disks, c.guest.Networks = slices.Clone(s.guest.Disks), slices.Clone(s.guest.Networks)
 	for i := range c.guest.Disks {
 		c.guest.Disks[i].OnlyLook()
 	}
 	for i := range c.guest.Networks {
-		c.guest.Networks[i].Forward = nil
+		c.guest.Networks[i] = plan.Network{Mode: "user", MAC: c.guest.Networks[i].MAC, Restrict: true}
 	}
-	return &c
+	return &c, nil
 }
 
 // Guest is a VM for which a technology was chosen.

@@ -22,13 +22,15 @@ import (
 
 // Config is what a broker runs with.
 type Config struct {
-	Keys       []ed25519.PrivateKey // the first is the one that new guests pin
-	Rules      *Rules
-	State      string // its directory
-	AcceptLoss bool   // of the audit
-	DryRun     bool   // judge, and give nothing
-	Now        func() time.Time
-	Log        func(format string, args ...any) // a line for the owner; nil for none
+	Keys []ed25519.PrivateKey // the first is the one that new guests pin
+	// HostTrusted is whether the keys are for guests that trust their hosts, and for no others.
+	HostTrusted bool
+	Rules       *Rules
+	State       string // its directory
+	AcceptLoss  bool   // of the audit
+	DryRun      bool   // judge, and give nothing
+	Now         func() time.Time
+	Log         func(format string, args ...any) // a line for the owner; nil for none
 }
 
 // Broker serves guests. Its methods may be called by several goroutines.
@@ -41,6 +43,7 @@ type Broker struct {
 	now     func() time.Time
 	log     func(format string, args ...any)
 	dry     bool
+	trusts  bool          // its keys are for guests that trust their hosts
 	judging chan struct{} // as many as may be judged at once
 
 	// Only decisions touch these.
@@ -64,7 +67,8 @@ func New(c Config) (*Broker, error) {
 		return nil, fmt.Errorf("%w: %d keys, must be one or two", ErrConfig, len(c.Keys))
 	}
 	b := &Broker{
-		keys: map[exchange.Key]*exchange.Broker{}, waiting: &waiting{}, log: c.Log, dry: c.DryRun,
+		keys: map[exchange.Key]*exchange.Broker{}, waiting: &waiting{},
+		log: c.Log, dry: c.DryRun, trusts: c.HostTrusted,
 		judging: make(chan struct{}, verifications), nonces: map[[32]byte]time.Time{}, now: c.Now,
 		denials: map[string][]time.Time{},
 	}
@@ -106,6 +110,16 @@ func New(c Config) (*Broker, error) {
 // Reload judges by other rules from now on. A bundle with older lists than one that was loaded
 // before is refused: whoever could put it there could hide a revocation.
 func (b *Broker) Reload(r *Rules) error {
+	switch trusting := r.hostTrusted(); {
+	case trusting && !b.trusts:
+		return fmt.Errorf("%w: policies with [vtpm] need a key of their own: latchkey broker init --host-trusted DIR",
+			ErrConfig)
+	case !trusting && b.trusts:
+		return fmt.Errorf(
+			"%w: this key is for guests that trust their hosts: what it signs, a host can have",
+			ErrConfig,
+		)
+	}
 	var behind error
 	err := b.store.do(func(t *tx) {
 		marks := map[string]uint64{}
@@ -318,7 +332,7 @@ func (b *Broker) judge(
 	case e.Report != nil:
 		a.launch, a.digest = "snp:"+hex.EncodeToString(e.Report.ReportID[:]), hex.EncodeToString(e.Digest())
 	case e.TPM != nil:
-		a.launch, a.digest = "vtpm:"+a.key, hex.EncodeToString(v.Booted())
+		a.launch, a.digest, a.closed = "vtpm:"+a.key, hex.EncodeToString(v.Booted()), !v.Open()
 	default:
 		a.launch, a.digest = "tdx:"+a.key, hex.EncodeToString(e.Digest())
 	}

@@ -32,6 +32,7 @@ type world struct {
 	platform *evidencetest.Platform
 	key      ed25519.PrivateKey
 	at       atomic.Int64 // the clock
+	trusts   bool         // the key is for guests that trust their hosts
 	*Broker
 }
 

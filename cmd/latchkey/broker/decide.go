@@ -21,6 +21,7 @@ type asked struct {
 	secrets    []string
 	emulated   bool
 	trust      string // "host", or ""
+	closed     bool   // by PCR 15 of a TPM
 	notProven  []string
 }
 

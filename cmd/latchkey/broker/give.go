@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"strconv"
 	"strings"
@@ -19,7 +18,7 @@ const pollPending = 5 * time.Second
 
 // give decides on a request that the policy accepts, and answers it.
 func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown, a *asked) []byte {
-	if register := closed(s); register != "" {
+	if register := closed(s, a); register != "" {
 		return b.denyVerified(k, s, a, reasonClosed, register+" is not zero: the launch has been served and closed")
 	}
 	var line []byte
@@ -75,14 +74,14 @@ func (b *Broker) likely(a *asked) bool {
 
 // closed says by which register the agent has closed the launch already, so that what asks came
 // later; "" if it has not.
-func closed(s *exchange.Shown) string {
+func closed(s *exchange.Shown, a *asked) string {
 	e, err := evidenceOf(s)
 	switch {
 	case err != nil:
 		return "nothing"
 	case e.Quote != nil && e.Quote.Body.RTMR[3] != [48]byte{}:
 		return "RTMR3"
-	case e.TPM != nil && e.TPM.PCRs[strconv.Itoa(seal.ClosingPCR)] != strings.Repeat("00", sha256.Size):
+	case a.closed:
 		return "PCR " + strconv.Itoa(seal.ClosingPCR)
 	}
 	return ""

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -18,6 +19,20 @@ var (
 )
 
 const keyPEM = "PRIVATE KEY"
+
+// purpose stands before the key of a broker whose guests trust their hosts: what it signs, a host
+// can have, so that no other guest may pin it. Readers of PEM skip it.
+const purpose = "Purpose: guests that trust their hosts\n"
+
+// NewTrustingKey makes the key of a broker whose guests trust their hosts.
+func NewTrustingKey() (file []byte, pin exchange.Key, err error) {
+	b, pin, err := NewKey()
+	defer clear(b)
+	return append([]byte(purpose), b...), pin, err
+}
+
+// TrustsHosts reports whether a key's file is of a broker whose guests trust their hosts.
+func TrustsHosts(file []byte) bool { return bytes.HasPrefix(file, []byte(purpose)) }
 
 // NewKey makes a broker's key, as a PEM file (PKCS #8), and its public half as guests pin it.
 func NewKey() (file []byte, pin exchange.Key, err error) {

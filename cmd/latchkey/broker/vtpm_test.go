@@ -44,19 +44,24 @@ func tpmWorld(t *testing.T) (*world, *tpm.Conn) {
 	c := tpmtest.Open(t, tpmtest.Start(t))
 	w.write("web.ak", enrol(t, c))
 	zeros := strings.Repeat("00", 32)
-	w.write("web.pcrs", "PCR CERTAINTY SHA256\n4 exact "+zeros+"\n9 exact "+zeros+"\n")
+	w.write(
+		"web.pcrs",
+		"PCR CERTAINTY SHA256\n4 exact "+zeros+"\n9 exact "+zeros+"\n7 exact "+zeros+"\n0 exact "+zeros+
+			"\n15 exact "+zeros+"\n",
+	)
 	w.write("p.toml", trustingPolicy(""))
+	w.trusts = true
 	return w, c
 }
 
-// begin starts the broker with a state of its own.
+// begin starts the broker, as its key is for, with a state of its own.
 func (w *world) begin(state string) error {
 	r, err := Load([]string{filepath.Join(w.dir, "p.toml")}, "")
 	if err != nil {
 		return err
 	}
 	cfg := w.config()
-	cfg.Rules, cfg.State = r, filepath.Join(w.dir, state)
+	cfg.Rules, cfg.State, cfg.HostTrusted = r, filepath.Join(w.dir, state), w.trusts
 	if w.Broker, err = New(cfg); err == nil {
 		w.t.Cleanup(func() { _ = w.Close() })
 	}
@@ -165,6 +170,12 @@ func TestHostTrusted(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("after it was closed", reasonClosed, nil)
+	for range 12 { // maps have no order
+		want("a register twice", "report-data", func(q *quote.Quote) {
+			q.PCRs["015"], q.PCRs["15"] = q.PCRs["15"], strings.Repeat("00", 32)
+		})
+	}
+	want("without the register", "report-data", func(q *quote.Quote) { delete(q.PCRs, "15") })
 	if err := c.ExtendPCR(9, []byte("another command line")); err != nil {
 		t.Fatal(err)
 	}
@@ -183,6 +194,11 @@ func TestKindsApart(t *testing.T) {
 		!strings.Contains(err.Error(), "a broker of its own") {
 		t.Errorf("both kinds: %v", err)
 	}
+	w.trusts = false
+	if err := w.begin("other"); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "--host-trusted") {
+		t.Errorf("a key of guests that do not trust their hosts: %v", err)
+	}
+	w.trusts = true
 	if err := w.begin("state"); !errors.Is(err, ErrConfig) {
 		t.Errorf("the state of guests that do not trust their hosts: %v", err)
 	}
@@ -204,9 +220,11 @@ func TestKindsApart(t *testing.T) {
 		"no key":             strings.Replace(trustingPolicy(""), `["web.ak"]`, "[]", 1),
 		"a key of none":      strings.Replace(trustingPolicy(""), `["web.ak"]`, `["web.pcrs"]`, 1),
 		"PCR 24":             strings.Replace(trustingPolicy(""), "[4, 9]", "[4, 24]", 1),
-		"only PCR 7 and 15":  strings.Replace(trustingPolicy(""), "[4, 9]", "[15]", 1),
+		"only PCR 15":        strings.Replace(trustingPolicy(""), "[4, 9]", "[15]", 1),
+		"only PCR 7":         strings.Replace(trustingPolicy(""), "[4, 9]", "[7]", 1),
+		"only PCR 0":         strings.Replace(trustingPolicy(""), "[4, 9]", "[0]", 1),
 		"PCR 1":              strings.Replace(trustingPolicy(""), "[4, 9]", "[1, 4]", 1),
-		"no value":           strings.Replace(trustingPolicy(""), "[4, 9]", "[4, 7]", 1),
+		"no value":           strings.Replace(trustingPolicy(""), "[4, 9]", "[4, 8]", 1),
 		"nothing expected":   strings.Replace(trustingPolicy(""), `expected = "web.pcrs"`, "", 1),
 		"two ways":           strings.Replace(trustingPolicy(""), `pcrs =`, "qemu = \"11.1\"\npcrs =", 1),
 	} {

@@ -88,6 +88,12 @@ func (f *File) Open(line string) []string {
 	}
 	if f.VTPM != nil {
 		add("vtpm: the host can have these secrets: the TPM is its own, and it reads the guest's memory")
+		if n := f.VTPM.PCRs; len(n) > 0 && !slices.Contains(n, 9) && !slices.Contains(n, 11) {
+			add("vtpm: any command line and initrd is accepted (pcrs lacks 9)")
+		}
+		if n := f.VTPM.PCRs; len(n) > 0 && !slices.Contains(n, 4) && !slices.Contains(n, 11) {
+			add("vtpm: any kernel is accepted (pcrs lacks 4)")
+		}
 	}
 	f.openTolerance(add)
 	f.openSecrets(line, add)

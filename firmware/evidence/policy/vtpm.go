@@ -113,8 +113,14 @@ func (f *File) Registers() (*Registers, error) {
 		return nil, err
 	}
 	secureBoot := r.Prediction != nil && r.Prediction.SecureBoot
-	if err := seal.CheckSelection(r.Selection, secureBoot || t.Expected != ""); err != nil {
+	if err := seal.CheckSelection(r.Selection, secureBoot); err != nil {
 		return nil, f.errorf("vtpm.pcrs", "%v", err)
+	}
+	if !slices.ContainsFunc(r.Selection.PCRs, func(n int) bool { return n == 4 || n == 9 || n == 11 }) {
+		return nil, f.errorf(
+			"vtpm.pcrs",
+			"none of them says what was booted: 4 and 9 do, or 11 of a unified kernel image",
+		)
 	}
 	return r, nil
 }

@@ -163,6 +163,9 @@ func (v Values) Registers(bank string) (s tpm.Selection, values map[int][]byte, 
 	for key, value := range v {
 		text += "," + key
 		n, err := strconv.Atoi(key)
+		if err == nil && strconv.Itoa(n) != key { // or one register could stand there twice, as 015 and 15
+			err = strconv.ErrSyntax
+		}
 		b, err2 := hex.DecodeString(value)
 		if err = errors.Join(err, err2); err != nil {
 			return s, nil, fmt.Errorf("%w: PCR %q: %w", ErrFormat, key, err)

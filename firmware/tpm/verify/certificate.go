@@ -1,6 +1,6 @@
 // Package verify verifies quotes, and whose a TPM is. It is for owners: no guest links it.
 //
-// Files: quote.go, certificate.go, registers.go. registers.go.
+// Files: quote.go, certificate.go, registers.go.
 //
 // Sources: see package quote.
 package verify
