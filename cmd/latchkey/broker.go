@@ -31,8 +31,10 @@ measured command line, so a new key is a new command line and a new digest.
 
 "init DIR" makes DIR/broker.key (only you can read it) and prints the words for the guest's
 command line. With --in-tpm the file is of use only with your own TPM, which "serve" needs
-then. --host-trusted makes one for guests that prove themselves by a TPM that their host has made:
-no other guest may pin it. "key DIR" prints them again. To change a key, make a second directory and give both to
+then. --host-trusted makes one for guests that prove themselves by a TPM that their host has
+made: no other guest may pin it.
+
+"key DIR" prints the words again. To change a key, make a second directory and give both to
 "serve" until every guest has the new command line; after a theft, first remove the old
 digests from your policies.
 
