@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -344,4 +345,54 @@ func tpmKilledStarts(t *testing.T, path string) {
 	}
 	_, _ = h.attempt(h.command("vmlatch", "rm", "--tpm", "vm"))
 	waitNothing(t, h.work)
+}
+
+// TestKillBetweenForks: a start that is killed as it makes a thread or a process, also between swtpm
+// and QEMU, leaves neither, and the next start works.
+func TestKillBetweenForks(t *testing.T) {
+	t.Parallel()
+	needProgram(t, "strace")
+	if out, err := exec.Command("strace", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
+		t.Skipf("strace: %v: %s", err, out)
+	}
+	qemus.EachTPM(t, func(t *testing.T, path string) {
+		h := newTPMHost(t, path, "")
+		start := []string{"start", "vm.toml", "--hold"}
+		h.run("vmlatch", start...) // makes the TPM
+		h.run("vmlatch", "stop", "vm", "--now")
+		kills := 0
+		for _, call := range []string{"clone", "clone3"} {
+			for n := 1; n < 100; n++ {
+				kill := fmt.Sprintf("inject=%s:signal=KILL:when=%d", call, n)
+				traced := wrapped(h.command("vmlatch", start...), "strace", "-f", "-b", "execve", "-o", "/dev/null",
+					"-e", "trace="+call, "-e", kill)
+				_, err := h.attempt(traced)
+				if err == nil {
+					h.run("vmlatch", "stop", "vm", "--now")
+					break
+				}
+				kills++
+				h.run("vmlatch", "ps") // ends what was left
+				within(t, "a process stays", func() bool {
+					for _, left := range leftovers(h.work) {
+						if strings.HasPrefix(left, "process") {
+							return false
+						}
+					}
+					return len(swtpms(h.work)) == 0
+				})
+				h.hasState(true, "killed")
+				if t.Failed() {
+					t.Fatalf("after a kill at %s, call %d", call, n)
+				}
+			}
+		}
+		if kills < 3 {
+			t.Errorf("%d kills, want at least 3: two processes and a thread", kills)
+		}
+		h.run("vmlatch", start...)
+		h.run("vmlatch", "stop", "vm", "--now")
+		h.run("vmlatch", "rm", "--tpm", "vm")
+		waitNothing(t, h.work)
+	})
 }

@@ -42,6 +42,9 @@ const TPMKeySize = 32
 // On reports whether the guest has a TPM.
 func (t *TPM) On() bool { return t.on }
 
+// hostTPM is what people write who mean the host's TPM.
+const hostTPM = "host-tpm"
+
 func (t *TPM) complete(g *Guest) error {
 	if t.on = g.File.Has("tpm"); !t.on {
 		return nil
@@ -50,6 +53,12 @@ func (t *TPM) complete(g *Guest) error {
 		if value == "" && g.File.Has("tpm."+key) {
 			return g.File.Errorf("tpm."+key, "is empty: leave it out for the default")
 		}
+	}
+	if t.Key == hostTPM { // systemd seals to the host's TPM, and follows its changes, better than this could
+		e := g.File.Errorf("tpm.key", "%q: the host's TPM keeps keys as credentials of systemd", hostTPM)
+		e.Fix = "systemd-creds encrypt --with-key=host+tpm2 --name=tpm-key - tpm-key.cred; in a drop-in of the unit" +
+			" LoadCredentialEncrypted=tpm-key:/PATH/tpm-key.cred; here key = \"credential:tpm-key\""
+		return e
 	}
 	if t.Model == "" {
 		t.Model = "crb"

@@ -57,6 +57,7 @@ func TestTPM(t *testing.T) {
 		"tpm.state = 'kept'":                     "persistent or ephemeral",
 		"tpm.trust = 'me'":                       `must be host`,
 		"tpm = {state = 'ephemeral', key = 'k'}": "nothing to encrypt",
+		"tpm.key = 'host-tpm'":                   "keeps keys as credentials of systemd",
 		"tpm.key = \"a\\u0000b\"":                "",
 	} {
 		if _, err := planFor(text, f); err == nil || !strings.Contains(err.Error(), want) {
