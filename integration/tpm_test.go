@@ -347,8 +347,8 @@ func tpmKilledStarts(t *testing.T, path string) {
 	waitNothing(t, h.work)
 }
 
-// TestKillBetweenForks: a start that is killed as it makes a thread or a process, also between swtpm
-// and QEMU, leaves neither, and the next start works.
+// TestKillBetweenForks: a start that is killed as it makes a thread or a process, also between
+// swtpm and QEMU, leaves neither, and the next start works.
 func TestKillBetweenForks(t *testing.T) {
 	t.Parallel()
 	needProgram(t, "strace")
