@@ -318,6 +318,21 @@ func TestRestrictedNetwork(t *testing.T) {
 	waitNothing(t, n.work)
 }
 
+// TestLink: two VMs are connected by a wire of their own, without any right, whichever starts
+// first.
+func TestLink(t *testing.T) {
+	t.Parallel()
+	n := newNetHost(t)
+	qemu := qemus.Newest(t)
+	n.start("b", qemu, "mode = \"link\"\nconnect = \"a\"", "vmlatch.net=10.9.0.2/24 vmlatch.connect=10.9.0.1:5000")
+	n.start("a", qemu, "mode = \"link\"\nlisten = true", "vmlatch.net=10.9.0.1/24 vmlatch.serve=5000")
+	n.console("b", "10.9.0.1:5000 says hello from 10.9.0.1")
+	n.shows("inspect", n.must("inspect", "b"), "link a, MAC 52:")
+	n.must("stop", "--all", "--now")
+	n.must("rm", "--all")
+	waitNothing(t, n.work)
+}
+
 // TestSSH: the way to a guest's ssh is the one that its spec has.
 func TestSSH(t *testing.T) {
 	t.Parallel()

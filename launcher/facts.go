@@ -143,7 +143,8 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		f.Descriptors = host.Root("/").Firmware()
 	}
 	// Of a plain VM QEMU is asked only about names that the spec gives, or that have changed.
-	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0 || g.Broker.Connect != "" || len(g.PCI) > 0
+	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0 || g.Broker.Connect != "" ||
+		len(g.PCI) > 0 || g.Networks.Linked()
 	if !names && !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
 		return nil
 	}

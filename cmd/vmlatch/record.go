@@ -58,6 +58,7 @@ type network struct {
 	Forward    []string `json:"forward,omitempty"`
 	Bridge     string   `json:"bridge,omitempty"`
 	Interface  string   `json:"interface,omitempty"`
+	Link       string   `json:"link,omitempty"`
 	Restricted bool     `json:"restricted,omitempty"`
 }
 
@@ -173,7 +174,7 @@ func (r *record) wide() string {
 		disks = append(disks, filepath.Base(d.Image))
 	}
 	for _, n := range r.Networks {
-		text := strings.TrimSpace(n.Mode + " " + n.Bridge + n.Interface)
+		text := strings.TrimSpace(n.Mode + " " + n.Bridge + n.Interface + n.Link)
 		for _, f := range n.Forward {
 			_, ports, _ := strings.Cut(f, ":")
 			text += " " + ports
@@ -194,7 +195,7 @@ func (r *record) wide() string {
 
 func (n network) text() string {
 	text := n.Mode
-	if on := n.Bridge + n.Interface; on != "" {
+	if on := n.Bridge + n.Interface + n.Link; on != "" {
 		text += " " + on
 	}
 	if n.Restricted {

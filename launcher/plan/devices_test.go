@@ -206,6 +206,13 @@ func TestOptionsOfDevices(t *testing.T) {
 				" {mode = 'macvtap', interface = 'mv0'}]", "-netdev",
 			[]string{"tap,id=net0,fd=3", "tap,id=net1,fd=4,vhost=on,vhostfd=5", "tap,id=net2,fd=6"},
 		},
+		"links between VMs": {
+			"network = [{mode = 'link', listen = true}, {mode = 'link', connect = 'b'}]", "-netdev",
+			[]string{
+				"stream,id=net0,server=on,addr.type=fd,addr.str=3",
+				"stream,id=net1,server=off,addr.type=unix,addr.path=/run/vmlatch/b/link.sock,reconnect=1",
+			},
+		},
 		"sockets of the host": {
 			"[vsock]", "-device", []string{"vhost-vsock-pci,id=vsock0,guest-cid=3594518503,vhostfd=3"},
 		},

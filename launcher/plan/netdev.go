@@ -4,13 +4,16 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // vhostAuto lets the kernel carry the frames where this user may have it do so.
@@ -73,6 +76,28 @@ func macvtapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	return tapDevice(b, n, id, "the interface "+n.Interface, func(*Opening) (*os.File, error) {
 		return advised(tuntap.Macvtap(n.Interface))
 	}), nil
+}
+
+// linkNet is a wire to another VM of this user: a socket in the run directory of the one that
+// listens. Either may start first, but that QEMU before 8.0 does not try again.
+func linkNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	o := argv.New("stream").Set("id", id).SetBool("server", n.Listen)
+	if n.Listen {
+		fd := b.Inherit(id, "a listening socket, for the VM at the other end", func(o *Opening) (*os.File, error) {
+			return listen(o.Dir.Path(rundir.LinkSocket))
+		})
+		return o.Set("addr.type", "fd").Set("addr.str", strconv.Itoa(fd)), nil
+	}
+	o.Set("addr.type", "unix").Set("addr.path", filepath.Join(b.plan.Dirs.Run, n.Connect, rundir.LinkSocket))
+	if b.Facts.Info != nil {
+		switch major, _, _ := strings.Cut(b.Facts.Info.Version, "."); {
+		case b.Facts.Info.HasSocket("reconnect-ms"): // came to both in 9.2
+			o.SetInt("reconnect-ms", 1000)
+		case len(major) > 1 || major >= "8":
+			o.SetInt("reconnect", 1)
+		}
+	}
+	return o, nil
 }
 
 func tapDevice(b *Builder, n *Network, id, meaning string, open Opener) *argv.Option {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // Network is a table [[network]]: one virtio network interface.
@@ -22,6 +23,8 @@ type Network struct {
 	Loopback  bool     `toml:"host-loopback"` // passt: the guest may reach the host's own loopback
 	Bridge    string   `toml:"bridge"`
 	Interface string   `toml:"interface"` // tap and macvtap
+	Listen    bool     `toml:"listen"`    // link: the other VM connects
+	Connect   string   `toml:"connect"`   // link: the name of the VM that listens
 	VHost     string   `toml:"vhost"`     // auto, on, off: the kernel carries the frames; bridge, tap and macvtap
 }
 
@@ -42,6 +45,7 @@ const (
 	netBridge  = "bridge"
 	netTap     = "tap"
 	netMacvtap = "macvtap"
+	netLink    = "link"
 )
 
 // networkModes are all of them. The default is the one that every QEMU has: a spec means the same
@@ -52,6 +56,7 @@ var networkModes = []networkMode{
 	{netBridge, bridgeNet, []string{"bridge", "vhost"}},
 	{netTap, tapNet, []string{"interface", "vhost"}},
 	{netMacvtap, macvtapNet, []string{"interface", "vhost"}},
+	{netLink, linkNet, []string{"listen", "connect"}},
 }
 
 func (all *Networks) complete(g *Guest) error {
@@ -94,7 +99,7 @@ func (all *Networks) complete(g *Guest) error {
 func (n *Network) completeMode(g *Guest, key string) error {
 	for k, given := range map[string]bool{
 		"forward": n.Forward != nil, "restrict": n.Restrict, "host-loopback": n.Loopback, "bridge": n.Bridge != "",
-		"interface": n.Interface != "", "vhost": n.VHost != "",
+		"interface": n.Interface != "", "vhost": n.VHost != "", "listen": n.Listen, "connect": n.Connect != "",
 	} {
 		if given && !slices.Contains(n.mode().keys, k) {
 			return g.File.Errorf(key+"."+k, "is not for mode = %q", n.Mode)
@@ -110,6 +115,8 @@ func (n *Network) completeMode(g *Guest, key string) error {
 	switch n.Mode {
 	case netUser, netPasst:
 		return nil
+	case netLink:
+		return n.completeLink(g, key)
 	case netBridge:
 		name, what = n.Bridge, "bridge"
 	}
@@ -135,6 +142,41 @@ func checkMAC(text string) error {
 }
 
 func networkKey(i int) string { return fmt.Sprintf("network %d", i+1) }
+
+// completeLink checks a network between two VMs, one of which listens.
+func (n *Network) completeLink(g *Guest, key string) error {
+	if n.Listen == (n.Connect != "") {
+		return g.File.Errorf(key, `a link needs listen = true, or connect = "NAME" of the VM that listens`)
+	}
+	if n.Listen {
+		if n != g.firstListener() {
+			return g.File.Errorf(key+".listen", "a VM listens for one link alone: let it connect for others")
+		}
+		return nil
+	}
+	if err := rundir.CheckName(n.Connect); err != nil {
+		return g.File.Errorf(key+".connect", "%v", err)
+	}
+	if n.Connect == g.Name {
+		return g.File.Errorf(key+".connect", "%q: is this VM itself", n.Connect)
+	}
+	return nil
+}
+
+// firstListener is the first network that listens.
+func (g *Guest) firstListener() *Network {
+	for i := range g.Networks {
+		if g.Networks[i].Listen {
+			return &g.Networks[i]
+		}
+	}
+	return nil
+}
+
+// Linked reports whether a guest connects to other VMs.
+func (all Networks) Linked() bool {
+	return slices.ContainsFunc(all, func(n Network) bool { return n.Connect != "" })
+}
 
 func (n *Network) mode() *networkMode {
 	for i := range networkModes {

@@ -124,6 +124,14 @@ func TestDevicesThatMakeNoSense(t *testing.T) {
 		{text: "[config]\n", want: "config: is empty"},
 		{text: "[config]\ncredentials = { 'a/b' = 'f' }", want: `config.credentials: "a/b": must be letters`},
 		{text: "[config]\nuser-data = 'credential:x'", want: "config.user-data: "},
+		{text: "[[network]]\nmode = 'link'", want: "network 1: a link needs listen = true, or connect"},
+		{text: "[[network]]\nmode = 'link'\nlisten = true\nconnect = 'b'", want: "network 1: a link needs"},
+		{text: "[[network]]\nmode = 'link'\nconnect = '../x'", want: "network 1.connect: "},
+		{text: "name = 'a'\n[[network]]\nmode = 'link'\nconnect = 'a'", want: `network 1.connect: "a": is this VM`},
+		{
+			text: "[[network]]\nmode = 'link'\nlisten = true\n[[network]]\nmode = 'link'\nlisten = true",
+			want: "network 2.listen: a VM listens for one",
+		},
 		{text: "[vsock]\ncid = 2", want: "vsock.cid: 2: must be 3 to 4294967294"},
 		{text: "[vsock]\ncid = 4294967295", want: "vsock.cid: 4294967295: must be"},
 		{

@@ -62,6 +62,7 @@ type Network struct {
 	Forward    []string `json:"forward,omitempty"`
 	Bridge     string   `json:"bridge,omitempty"`
 	Interface  string   `json:"interface,omitempty"`
+	Link       string   `json:"link,omitempty"`       // the VM at the other end, of the end that connects
 	Restricted bool     `json:"restricted,omitempty"` // the guest reaches nothing
 }
 

@@ -15,7 +15,7 @@ import (
 // removed from one.
 var runFiles = []string{
 	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, tpmLock,
-	QMPSocket, MonitorSocket, ConsoleSocket, VNCSocket, AgentSocket, ScreenFile, SessionFile, OwnerCertFile,
+	QMPSocket, MonitorSocket, ConsoleSocket, VNCSocket, AgentSocket, LinkSocket, ScreenFile, SessionFile, OwnerCertFile,
 	VarsFile, recordFile, recordTemporary,
 }
 

@@ -44,6 +44,7 @@ const (
 	ConsoleSocket   = "console.sock"
 	VNCSocket       = "vnc.sock"
 	AgentSocket     = "agent.sock"
+	LinkSocket      = "link.sock"  // where another VM connects to this one's network
 	ScreenFile      = "screen.png" // a picture of the guest's screen, for a moment
 	SeedDir         = ".seed"      // what a seed for the guest is made of, for a moment
 	consoleLock     = "console.lock"
