@@ -147,7 +147,8 @@ func hostChecks() []tee.Check {
 			Fix:    "lower memory, or stop another VM",
 			Source: "cloud-hypervisor#8501; nova, AMD SEV spec",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				return tee.Verify(uint64(s.Memory) <= s.Facts.Host.MemFree, "%v of %d MiB", s.Memory,
+				need := s.Budget(s.Traits())
+				return tee.Verify(uint64(need) <= s.Facts.Host.MemFree, "%v of %d MiB", need,
 					s.Facts.Host.MemFree>>20)
 			},
 		},

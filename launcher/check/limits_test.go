@@ -93,8 +93,11 @@ func TestChecksAtTheirLimits(t *testing.T) {
 		{"memory-lock", checkCase{tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 320 << 20 }}, ok},
 		{"memory-lock", checkCase{tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 320<<20 - 1 }}, failed},
 		{"memory-lock", checkCase{tech: "sev-snp", host: func(f *plan.Facts) { f.MaxLock = 0 }}, not},
-		{"memory-available", checkCase{tech: "sev", host: func(f *plan.Facts) { f.Host.MemFree = 64 << 20 }}, ok},
-		{"memory-available", checkCase{tech: "sev", host: func(f *plan.Facts) { f.Host.MemFree = 64<<20 - 1 }}, failed},
+		{"memory-available", checkCase{tech: "sev", host: func(f *plan.Facts) { f.Host.MemFree = 320 << 20 }}, ok},
+		{"memory-available", checkCase{tech: "sev", host: func(f *plan.Facts) { f.Host.MemFree = 320<<20 - 1 }}, failed},
+		{"memory-available", checkCase{tech: "none", host: func(f *plan.Facts) { f.Host.MemFree = 64 << 20 }}, ok},
+		{"memory-available", checkCase{tech: "sev-snp", host: func(f *plan.Facts) { f.Host.MemFree = 384 << 20 }}, ok},
+		{"memory-available", checkCase{tech: "sev-snp", host: func(f *plan.Facts) { f.Host.MemFree = 384<<20 - 1 }}, failed},
 		{"memory-available", checkCase{tech: "sev"}, not},
 		{
 			"hugepages-free",

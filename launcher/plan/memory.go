@@ -1,6 +1,9 @@
 package plan
 
 import (
+	"strconv"
+	"strings"
+
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 )
@@ -45,6 +48,10 @@ func (m *Backend) build(b *Builder) error {
 		b.plan.MemoryLock = LockedMemory(b.Guest.Memory)
 	}
 	shared := b.Guest.Shares.virtioFS()
+	if private {
+		b.Choose("memory budget", b.Guest.Budget(b.Traits).String(),
+			"memory, "+b.Guest.Shared().String()+" that it shares with devices, and QEMU's own")
+	}
 	if *m == (Backend{}) && !private && !shared {
 		return nil
 	}
@@ -89,3 +96,37 @@ const pinnedBesides = 256 << 20
 
 // LockedMemory is how much memory a guest's QEMU has to pin.
 func LockedMemory(memory bytesize.Size) bytesize.Size { return memory + pinnedBesides }
+
+// Bounds of what a confidential guest shares for its devices unless its command line says otherwise, in
+// bytes (Linux, arch/x86/mm/mem_encrypt.c, mem_encrypt_setup_arch).
+const (
+	leastShared = 64 << 20
+	mostShared  = 1 << 30
+	slotSize    = 2 << 10 // of swiotlb=
+)
+
+// Shared is how much memory a confidential guest shares with its devices: bounce buffers, 6 % of its
+// memory, or what swiotlb= on its command line says.
+func (g *Guest) Shared() bytesize.Size {
+	for word := range strings.FieldsSeq(g.Kernel.Cmdline) {
+		if value, ok := strings.CutPrefix(word, "swiotlb="); ok {
+			slots, _, _ := strings.Cut(value, ",")
+			if n, err := strconv.ParseUint(slots, 0, 32); err == nil && n > 0 {
+				return bytesize.Size(n * slotSize)
+			}
+		}
+	}
+	return min(max(g.Memory*6/100, leastShared), mostShared)
+}
+
+// Budget is how much of the host's memory a guest takes at the most: its own, what QEMU needs besides,
+// and, where private memory lies apart, what it shares once more.
+func (g *Guest) Budget(t Traits) bytesize.Size {
+	switch {
+	case t.Private:
+		return g.Memory + g.Shared() + pinnedBesides
+	case t.Confidential:
+		return g.Memory + pinnedBesides
+	}
+	return g.Memory
+}
