@@ -93,11 +93,12 @@ func TestChecksAtTheirLimits(t *testing.T) {
 		{"memory-lock", checkCase{tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 320 << 20 }}, ok},
 		{"memory-lock", checkCase{tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 320<<20 - 1 }}, failed},
 		{"memory-lock", checkCase{tech: "sev-snp", host: func(f *plan.Facts) { f.MaxLock = 0 }}, not},
-		{"memory-available", checkCase{tech: "sev", host: func(f *plan.Facts) { f.Host.MemFree = 320 << 20 }}, ok},
-		{"memory-available", checkCase{tech: "sev", host: func(f *plan.Facts) { f.Host.MemFree = 320<<20 - 1 }}, failed},
-		{"memory-available", checkCase{tech: "none", host: func(f *plan.Facts) { f.Host.MemFree = 64 << 20 }}, ok},
-		{"memory-available", checkCase{tech: "sev-snp", host: func(f *plan.Facts) { f.Host.MemFree = 384 << 20 }}, ok},
-		{"memory-available", checkCase{tech: "sev-snp", host: func(f *plan.Facts) { f.Host.MemFree = 384<<20 - 1 }}, failed},
+		{"memory-available", checkCase{tech: "sev", host: memory(320 << 20)}, ok},
+		{"memory-available", checkCase{tech: "sev", host: memory(320<<20 - 1)}, failed},
+		{"memory-available", checkCase{tech: "none", host: memory(512 << 20)}, ok},
+		{"memory-available", checkCase{tech: "none", host: memory(512<<20 - 1)}, failed},
+		{"memory-available", checkCase{tech: "sev-snp", host: memory(384 << 20)}, ok},
+		{"memory-available", checkCase{tech: "sev-snp", host: memory(384<<20 - 1)}, failed},
 		{"memory-available", checkCase{tech: "sev"}, not},
 		{
 			"hugepages-free",
@@ -274,4 +275,9 @@ func TestNameOfAnEndedVM(t *testing.T) {
 			t.Errorf("%s: %s (%s), want %s", name, got.Verdict, got.Detail, c.want)
 		}
 	}
+}
+
+// memory is a host that has so much left, in bytes.
+func memory(left uint64) func(*plan.Facts) {
+	return func(f *plan.Facts) { f.Host.MemFree = left }
 }

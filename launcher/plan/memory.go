@@ -97,16 +97,16 @@ const pinnedBesides = 256 << 20
 // LockedMemory is how much memory a guest's QEMU has to pin.
 func LockedMemory(memory bytesize.Size) bytesize.Size { return memory + pinnedBesides }
 
-// Bounds of what a confidential guest shares for its devices unless its command line says otherwise, in
-// bytes (Linux, arch/x86/mm/mem_encrypt.c, mem_encrypt_setup_arch).
+// Bounds of what a confidential guest shares for its devices unless its command line says
+// otherwise, in bytes (Linux, arch/x86/mm/mem_encrypt.c, mem_encrypt_setup_arch).
 const (
 	leastShared = 64 << 20
 	mostShared  = 1 << 30
 	slotSize    = 2 << 10 // of swiotlb=
 )
 
-// Shared is how much memory a confidential guest shares with its devices: bounce buffers, 6 % of its
-// memory, or what swiotlb= on its command line says.
+// Shared is how much memory a confidential guest shares with its devices: bounce buffers, 6 % of
+// its memory, or what swiotlb= on its command line says.
 func (g *Guest) Shared() bytesize.Size {
 	for word := range strings.FieldsSeq(g.Kernel.Cmdline) {
 		if value, ok := strings.CutPrefix(word, "swiotlb="); ok {
@@ -119,8 +119,8 @@ func (g *Guest) Shared() bytesize.Size {
 	return min(max(g.Memory*6/100, leastShared), mostShared)
 }
 
-// Budget is how much of the host's memory a guest takes at the most: its own, what QEMU needs besides,
-// and, where private memory lies apart, what it shares once more.
+// Budget is how much of the host's memory a guest takes at the most: its own, what QEMU needs
+// besides, and, where private memory lies apart, what it shares once more.
 func (g *Guest) Budget(t Traits) bytesize.Size {
 	switch {
 	case t.Private:
