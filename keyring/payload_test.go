@@ -166,9 +166,10 @@ func TestPermissionsInWords(t *testing.T) {
 
 // TestOtherSystems: the package builds where there are no keyrings.
 func TestOtherSystems(t *testing.T) {
-	for _, system := range []string{"darwin", "windows", "freebsd"} {
+	for _, system := range []string{"darwin/arm64", "windows/amd64", "freebsd/amd64"} { // as others build them
 		cmd := exec.Command("go", "build", ".")
-		cmd.Env = append(os.Environ(), "GOOS="+system, "CGO_ENABLED=0")
+		name, arch, _ := strings.Cut(system, "/")
+		cmd.Env = append(os.Environ(), "GOOS="+name, "GOARCH="+arch, "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", system, err, out)
 		}
