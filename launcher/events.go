@@ -118,6 +118,15 @@ func parseEvent(line []byte) (Event, bool) {
 // maxEventsTail is how much of an event log is read for the last events.
 const maxEventsTail = 64 << 10
 
+// LastEvents are the last events of a log; none if it cannot be read.
+func LastEvents(log *os.File) []Event {
+	events, _, err := tailEvents(log)
+	if err != nil {
+		return nil
+	}
+	return events
+}
+
 // tailEvents reads the last events of a log, and when it was written to.
 func tailEvents(f *os.File) (events []Event, written time.Time, err error) {
 	info, err := f.Stat()

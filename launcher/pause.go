@@ -2,7 +2,6 @@ package launcher
 
 import (
 	"context"
-	"os"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -44,13 +43,9 @@ func (m *Machine) whileRunning(ctx context.Context, what string, do func(context
 	return nil
 }
 
-// CPUs reports, by a guest's event log, whether its CPUs were last started or stopped:
+// CPUs reports, by a guest's last events, whether its CPUs were last started or stopped:
 // QEMU writes down each time that they are, whoever asked. It is known once there was one.
-func CPUs(log *os.File) (running, known bool) {
-	events, _, err := tailEvents(log)
-	if err != nil {
-		return false, false
-	}
+func CPUs(events []Event) (running, known bool) {
 	for _, e := range events {
 		switch e.Name {
 		case qmp.EventStop:
@@ -72,6 +67,6 @@ func (m *Machine) passedLatch() bool {
 		return false
 	}
 	defer log.Close()
-	running, _ := CPUs(log)
+	running, _ := CPUs(LastEvents(log))
 	return running
 }

@@ -3,7 +3,6 @@ package launcher
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,13 +19,9 @@ const (
 	eventWatchdog     = "WATCHDOG"
 )
 
-// Trouble is what is wrong with a running VM, by its event log, a sentence each: what a person must
-// mend before it goes on as before. A guest that was let go on has put its disks right.
-func Trouble(log *os.File, r *rundir.Record) (list []string) {
-	events, _, err := tailEvents(log)
-	if err != nil || r == nil {
-		return nil
-	}
+// Trouble is what is wrong with a running VM, by its last events, a sentence each: what a person
+// must mend before it goes on as before. A guest that was let go on has put its disks right.
+func Trouble(events []Event, r *rundir.Record) (list []string) {
 	var disks, others []string
 	add := func(to *[]string, text string) {
 		if !slices.Contains(*to, text) {

@@ -52,7 +52,7 @@ func TestTrouble(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := Trouble(f, r); !slices.Equal(got, c.want) {
+		if got := Trouble(LastEvents(f), r); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 		_ = f.Close()

@@ -165,7 +165,7 @@ func TestCPUs(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := unknown
-		if runs, known := CPUs(f); runs {
+		if runs, known := CPUs(LastEvents(f)); runs {
 			got = running
 		} else if known {
 			got = stopped

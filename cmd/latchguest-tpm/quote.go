@@ -81,9 +81,9 @@ func (o *options) read(name string) ([]byte, error) {
 
 // makeQuote prints registers that the TPM signs.
 func makeQuote(o *options) error {
-	nonce, err := hex.DecodeString(o.nonce)
-	if err != nil || len(nonce) < quote.MinNonce {
-		return fmt.Errorf("%w: --nonce must be %d bytes or more in hex, of who asks", errUse, quote.MinNonce)
+	nonce, err := challenge(o.nonce)
+	if err != nil {
+		return fmt.Errorf("%w: --nonce %w, of who asks", errUse, err)
 	}
 	bank, err := eventlog.BankNamed(o.bank)
 	if err != nil {
@@ -99,6 +99,19 @@ func makeQuote(o *options) error {
 			return fmt.Errorf("the event log: %w (mount securityfs on /sys/kernel/security, or --log \"\")", err)
 		}
 	}
+	return o.printQuote(nonce, s, log)
+}
+
+// challenge reads what whoever asks for a quote has chosen.
+func challenge(text string) ([]byte, error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) < quote.MinNonce {
+		return nil, fmt.Errorf("must be %d bytes or more in hex", quote.MinNonce)
+	}
+	return b, nil
+}
+
+func (o *options) printQuote(nonce []byte, s tpm.Selection, log []byte) error {
 	return o.with(func(c *tpm.Conn) error {
 		q, err := quote.Make(c, nonce, s, log)
 		if err != nil {
@@ -130,9 +143,9 @@ func attest(o *options) error {
 	if len(o.args) != 1 {
 		return fmt.Errorf("%w: attest needs a challenge in hex", errUse)
 	}
-	nonce, err := hex.DecodeString(o.args[0])
-	if err != nil || len(nonce) < quote.MinNonce {
-		return fmt.Errorf("%w: the challenge must be %d bytes or more in hex", errUse, quote.MinNonce)
+	nonce, err := challenge(o.args[0])
+	if err != nil {
+		return fmt.Errorf("%w: the challenge %w", errUse, err)
 	}
 	o.args = nil
 	s, err := tpm.ParseSelection(eventlog.SHA256, allPCRs)
@@ -143,16 +156,12 @@ func attest(o *options) error {
 	if err != nil || len(log) > maxSent {
 		log = nil
 	}
-	return o.with(func(c *tpm.Conn) error {
-		q, err := quote.Make(c, nonce, s, log)
-		if err != nil {
-			return err
-		}
-		return o.print(q)
-	})
+	return o.printQuote(nonce, s, log)
 }
 
 // closeBoot shows whoever looks at the registers from now on that this boot has its secrets.
 func closeBoot(o *options) error {
-	return o.with(func(c *tpm.Conn) error { return c.ExtendPCR(seal.ClosingPCR, []byte(seal.Closing)) })
+	return o.with(extendClosing)
 }
+
+func extendClosing(c *tpm.Conn) error { return c.ExtendPCR(seal.ClosingPCR, []byte(seal.Closing)) }

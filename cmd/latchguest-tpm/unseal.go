@@ -55,7 +55,7 @@ func unseal(o *options) error {
 	}
 	defer clear(secret)
 	if o.close { // first: what cannot be closed is not handed on
-		if err := c.ExtendPCR(seal.ClosingPCR, []byte(seal.Closing)); err != nil {
+		if err := extendClosing(c); err != nil {
 			return err
 		}
 	}

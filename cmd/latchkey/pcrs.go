@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
 	"os"
 	"regexp"
 	"strconv"
@@ -213,7 +211,7 @@ func bootInputs(c *urfave.Context, s *cli.IO, banks []eventlog.Bank) (*predict.I
 		return nil, cli.Usagef("--disk and --phase are for a --uki")
 	}
 	if name := c.String("initrd"); name != "" {
-		if in.Initrd, err = hashInitrd(name, banks); err != nil {
+		if in.Initrd, err = predict.HashInitrd(name, banks...); err != nil {
 			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--initrd: %w", err))
 		}
 	}
@@ -300,27 +298,4 @@ func readTables(name string) (*predict.TablesFile, error) {
 		return nil, errors.Join(fmt.Errorf("must be a file of the schema %q", predict.TablesSchema), err)
 	}
 	return t, nil
-}
-
-// hashInitrd hashes a file in all banks at once.
-func hashInitrd(name string, banks []eventlog.Bank) (*predict.Initrd, error) {
-	f, err := regular.OpenInput(name, 1<<32)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var all []io.Writer
-	var hashes []hash.Hash
-	for _, b := range banks {
-		h := b.Hash().New()
-		hashes, all = append(hashes, h), append(all, h)
-	}
-	i := &predict.Initrd{Digests: map[eventlog.Bank][]byte{}}
-	if i.Size, err = io.Copy(io.MultiWriter(all...), f); err != nil {
-		return nil, err
-	}
-	for n, b := range banks {
-		i.Digests[b] = hashes[n].Sum(nil)
-	}
-	return i, nil
 }

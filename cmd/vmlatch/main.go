@@ -81,10 +81,8 @@ func newApp(s *cli.IO) *cli.App {
 		Synonyms: synonyms, Values: values,
 		Commands: []*urfave.Command{
 			newStart(s), newRun(s), newStop(s), newRestart(s), newPause(s), newResume(s), newRm(s), newTPM(s),
-			newPS(
-				s,
-			), newInspect(s), newLogs(s), newEvents(s), newTimeline(s), newConsole(s), newSSH(s), newScreenshot(s),
-			newWait(s),
+			newPS(s), newInspect(s), newLogs(s), newEvents(s), newTimeline(s), newConsole(s), newSSH(s),
+			newScreenshot(s), newWait(s),
 			newPlatform(s), newMeasure(s), newInject(s), newRelease(s),
 			newHost(s), newCheck(s), newPlan(s), newDisk(s), newQMP(s),
 		},

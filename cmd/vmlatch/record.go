@@ -174,7 +174,7 @@ func (r *record) wide() string {
 		disks = append(disks, filepath.Base(d.Image))
 	}
 	for _, n := range r.Networks {
-		text := strings.TrimSpace(n.Mode + " " + n.Bridge + n.Interface + n.Link)
+		text := n.way()
 		for _, f := range n.Forward {
 			_, ports, _ := strings.Cut(f, ":")
 			text += " " + ports
@@ -193,11 +193,13 @@ func (r *record) wide() string {
 	return column(disks) + column(networks)
 }
 
-func (n network) text() string {
-	text := n.Mode
-	if on := n.Bridge + n.Interface + n.Link; on != "" {
-		text += " " + on
-	}
+// way is a network's mode, and what it is on: a bridge, an interface or another VM.
+func (n *network) way() string {
+	return strings.TrimSpace(n.Mode + " " + n.Bridge + n.Interface + n.Link)
+}
+
+func (n *network) text() string {
+	text := n.way()
 	if n.Restricted {
 		text += ", reaches nothing"
 	}

@@ -68,7 +68,7 @@ Examples:
 			if args = append(args, c.Args().Tail()...); c.Bool("print") {
 				for i, a := range args {
 					if strings.ContainsAny(a, " '\"$\\*?&|;<>()") {
-						args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+						args[i] = quoted(a)
 					}
 				}
 				_, err := fmt.Fprintln(s.Out, strings.Join(args, " "))
@@ -133,13 +133,12 @@ func sshArgs(c *urfave.Context, r *rundir.Record, user string) ([]string, error)
 			way += " --" + flag + " " + quoted(c.String(flag))
 		}
 	}
+	way = strings.ReplaceAll(way, "%", "%%") // ssh replaces words that begin with one
 	return append(args, "-o", "HostKeyAlias="+r.Name+".vmlatch", "-o", "ProxyCommand="+way+" "+r.Name, r.Name), nil
 }
 
-// quoted is a text for a shell, in which ssh replaces no words.
-func quoted(text string) string {
-	return "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(text) + "'"
-}
+// quoted is a text for a shell.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
 // proxy connects this program's streams to the guest's port 22 on vsock.
 func proxy(ctx context.Context, s *cli.IO, cid uint32) error {

@@ -44,8 +44,9 @@ func cpuState(ctx context.Context, root rundir.Root, e *rundir.Entry) (state str
 		return string(recorded), nil
 	}
 	defer log.Close()
-	trouble = launcher.Trouble(log, e.Record)
-	switch running, known := launcher.CPUs(log); {
+	events := launcher.LastEvents(log)
+	trouble = launcher.Trouble(events, e.Record)
+	switch running, known := launcher.CPUs(events); {
 	case known && !running && recorded == launcher.Running:
 		return string(launcher.Paused), trouble
 	case known && running && recorded != launcher.Stopping && recorded != launcher.Running:

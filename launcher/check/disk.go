@@ -58,14 +58,7 @@ func diskChecks() []tee.Check {
 				" images are looked at, and a host that means harm does not ask",
 			Fix:    "leave it out, and have the guest's image ignore such disks: datasource_list in /etc/cloud",
 			Source: "cloud-init, NoCloud",
-			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				for _, d := range s.Disks {
-					if diskimage.IsSeed(d.Image) {
-						return tee.Failed, d.Image
-					}
-				}
-				return tee.OK, ""
-			},
+			Look:   ofDisks(func(d *plan.Disk) bool { return diskimage.IsSeed(d.Image) }),
 		},
 		{
 			ID:       "share-there",
@@ -123,14 +116,7 @@ func diskChecks() []tee.Check {
 			Cause:    "what the guest frees tells the host which blocks of its disk are empty",
 			Fix:      "leave discard out: confidential guests do not tell",
 			Source:   "cryptsetup(8), --allow-discards; QEMU, qapi/block-core.json",
-			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				for _, d := range s.Disks {
-					if d.Discards() {
-						return tee.Failed, d.Image
-					}
-				}
-				return tee.OK, ""
-			},
+			Look:     ofDisks(func(d *plan.Disk) bool { return d.Discards() }),
 		},
 		{
 			ID:       "disk-unsafe",
@@ -140,14 +126,7 @@ func diskChecks() []tee.Check {
 			Cause:    "flushes are ignored: if the host crashes, the disk may be destroyed",
 			Fix:      `leave cache = "unsafe" out, or make the disk ephemeral = true if it does not matter`,
 			Source:   "QEMU, qemu-options.hx, cache=unsafe",
-			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				for _, d := range s.Disks {
-					if d.Unsafe() && d.Writes() {
-						return tee.Failed, d.Image
-					}
-				}
-				return tee.OK, ""
-			},
+			Look:     ofDisks(func(d *plan.Disk) bool { return d.Unsafe() && d.Writes() }),
 		},
 		{
 			ID:       "disk-image",
@@ -176,15 +155,20 @@ func diskChecks() []tee.Check {
 			Cause:    "another process uses a disk image",
 			Fix:      fault.FixImageUsed,
 			Source:   "QEMU, block/file-posix.c, raw_check_lock_bytes",
-			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				for _, d := range s.Disks {
-					if d.Writes() && ImageInUse(d.Image) {
-						return tee.Failed, d.Image
-					}
-				}
-				return tee.OK, ""
-			},
+			Look:     ofDisks(func(d *plan.Disk) bool { return d.Writes() && ImageInUse(d.Image) }),
 		},
+	}
+}
+
+// ofDisks makes a check that names the first disk that is bad.
+func ofDisks(bad func(*plan.Disk) bool) func(*tee.Subject) (tee.Verdict, string) {
+	return func(s *tee.Subject) (tee.Verdict, string) {
+		for i := range s.Disks {
+			if d := &s.Disks[i]; bad(d) {
+				return tee.Failed, d.Image
+			}
+		}
+		return tee.OK, ""
 	}
 }
 

@@ -57,11 +57,8 @@ type part interface {
 // parts lists them in the order in which they are built.
 func (g *Guest) parts() []part {
 	return []part{
-		(*processor)(
-			g,
-		), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock, &g.Broker, &g.TPM,
-		&g.Common, &g.Display, &g.Agent, &g.Pin, &g.PCI, &g.Shares,
-		&g.Objects, &g.Devices,
+		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock,
+		&g.Broker, &g.TPM, &g.Common, &g.Display, &g.Agent, &g.Pin, &g.PCI, &g.Shares, &g.Objects, &g.Devices,
 	}
 }
 

@@ -107,10 +107,6 @@ func (s *Spec) ForTables() (*Spec, error) {
 			"they would stand in the tables, for whoever gets those",
 		)
 	}
-	c.guest.Config = plan.Config{
-		UserData: c.guest.Config.UserData, MetaData: c.guest.Config.MetaData,
-		NetworkConfig: c.guest.Config.NetworkConfig,
-	}
 	if c.guest.VSock.On() {
 		c.guest.VSock.Elsewhere()
 	}

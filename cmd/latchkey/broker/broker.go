@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
 	"github.com/vmlatch/vmlatch/firmware/tdx/quote"
 	tpmquote "github.com/vmlatch/vmlatch/firmware/tpm/quote"
+	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 )
 
 // Config is what a broker runs with.
@@ -332,9 +334,15 @@ func (b *Broker) judge(
 	case e.Report != nil:
 		a.launch, a.digest = "snp:"+hex.EncodeToString(e.Report.ReportID[:]), hex.EncodeToString(e.Digest())
 	case e.TPM != nil:
-		a.launch, a.digest, a.closed = "vtpm:"+a.key, hex.EncodeToString(v.Booted()), !v.Open()
+		a.launch, a.digest = "vtpm:"+a.key, hex.EncodeToString(v.Booted())
+		if !v.Open() {
+			a.closed = "PCR " + strconv.Itoa(seal.ClosingPCR)
+		}
 	default:
 		a.launch, a.digest = "tdx:"+a.key, hex.EncodeToString(e.Digest())
+		if e.Quote.Body.RTMR[3] != [48]byte{} {
+			a.closed = "RTMR3"
+		}
 	}
 	return v, a, ""
 }

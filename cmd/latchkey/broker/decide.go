@@ -21,7 +21,7 @@ type asked struct {
 	secrets    []string
 	emulated   bool
 	trust      string // "host", or ""
-	closed     bool   // by PCR 15 of a TPM
+	closed     string // the register by which its agent has closed the launch; "" if it has not
 	notProven  []string
 }
 

@@ -3,12 +3,10 @@ package broker
 import (
 	"context"
 	"crypto/subtle"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/vmlatch/vmlatch/firmware/evidence/exchange"
-	"github.com/vmlatch/vmlatch/firmware/tpm/seal"
 )
 
 func list(names []string) string { return strings.Join(names, ", ") }
@@ -18,8 +16,8 @@ const pollPending = 5 * time.Second
 
 // give decides on a request that the policy accepts, and answers it.
 func (b *Broker) give(ctx context.Context, k *exchange.Broker, s *exchange.Shown, a *asked) []byte {
-	if register := closed(s, a); register != "" {
-		return b.denyVerified(k, s, a, reasonClosed, register+" is not zero: the launch has been served and closed")
+	if a.closed != "" {
+		return b.denyVerified(k, s, a, reasonClosed, a.closed+" is not zero: the launch has been served and closed")
 	}
 	var line []byte
 	var receipt exchange.SHA256
@@ -70,21 +68,6 @@ func (b *Broker) likely(a *asked) bool {
 	var d decision
 	b.store.view(func(s *state) { d = b.check(s, a, b.now()) })
 	return d.reason == "" && d.pending == 0 && !b.dry
-}
-
-// closed says by which register the agent has closed the launch already, so that what asks came
-// later; "" if it has not.
-func closed(s *exchange.Shown, a *asked) string {
-	e, err := evidenceOf(s)
-	switch {
-	case err != nil:
-		return "nothing"
-	case e.Quote != nil && e.Quote.Body.RTMR[3] != [48]byte{}:
-		return "RTMR3"
-	case a.closed:
-		return "PCR " + strconv.Itoa(seal.ClosingPCR)
-	}
-	return ""
 }
 
 // decide makes a decision and records it. It returns once it is durable.

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -214,27 +213,11 @@ func (f *File) measuredBoot(bank eventlog.Bank) (*predict.Inputs, error) {
 		return nil, err
 	}
 	if g.Initrd != "" {
-		in.Initrd, err = hashInitrd(f.path(g.Initrd), bank)
-		if err != nil {
+		if in.Initrd, err = predict.HashInitrd(f.path(g.Initrd), bank); err != nil {
 			return nil, fmt.Errorf("%w: guest.initrd: %w", ErrPolicy, err)
 		}
 	}
 	return in, nil
-}
-
-func hashInitrd(name string, bank eventlog.Bank) (*predict.Initrd, error) {
-	f, err := regular.OpenInput(name, 1<<32)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	h := bank.Hash().New()
-	i := &predict.Initrd{Digests: map[eventlog.Bank][]byte{}}
-	if i.Size, err = io.Copy(h, f); err != nil {
-		return nil, err
-	}
-	i.Digests[bank] = h.Sum(nil)
-	return i, nil
 }
 
 // vtpmDigests are the registers that are expected.

@@ -8,7 +8,7 @@
 // Files: firmware.go reads what of a firmware decides, secureboot.go the keys, tables.go ACPI and
 // SMBIOS, uki.go unified kernel images, gpt.go partitions; boot.go has what firmware measures and
 // linux.go what kernels do; predict.go puts it together and explain.go holds it against a log;
-// table.go reads a table that a person keeps.
+// initrd.go hashes an initial RAM disk, and table.go reads a table that a person keeps.
 //
 // Sources: "TCG" is TCG PC Client Platform Firmware Profile 1.06; "edk2", SecurityPkg/Tcg and
 // OvmfPkg; "QEMU", hw/i386/x86-common.c; "Linux", drivers/firmware/efi/libstub; "systemd",

@@ -21,12 +21,6 @@ const (
 // Registers is how many are predicted: 0 to 15.
 const Registers = 16
 
-// Initrd is an initial RAM disk: its size and its digests, as a file may be large.
-type Initrd struct {
-	Size    int64
-	Digests map[eventlog.Bank][]byte
-}
-
 // Inputs are what a machine boots.
 type Inputs struct {
 	Firmware  *Firmware
