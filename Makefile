@@ -3,7 +3,7 @@ BIN   := .cache/bin
 GO    := go
 TOOLS := $(GO) tool -modfile=scripts/tools/go.mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
-.PHONY: help build setup qemu-matrix tsm-module demo demo-snp demo-tdx demo-disk quick test lint fuzz bench man deb release clean mutate cover prose oracle
+.PHONY: help build setup qemu-matrix tsm-module demo demo-snp demo-tdx demo-disk quick test lint fuzz bench man deb release clean mutate cover prose oracle needed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,10 +45,15 @@ demo-disk: setup qemu-matrix
 quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 	@$(OWN)/testlog $(GO) test -tags quick -json $$($(GO) list ./... | grep -v /integration)
 
-test: setup qemu-matrix tsm-module lint tool-testlog ## vet, staticcheck, unit tests and real QEMU, with -race
+test: ## vet, staticcheck, unit tests and real QEMU, with -race
+	@$(MAKE) --no-print-directory -j 2 --output-sync=recurse needed lint
 	@scripts/disk-guest --fetch & # meanwhile: the tests that need it come last
-	$(OWN)/testlog -skips .ci/skips $(GO) test -race -timeout 24m -parallel 3 -json ./...
+	$(OWN)/testlog -skips .ci/skips $(GO) test -race -vet=off -timeout 24m -parallel 3 -json ./... # lint has vetted
 	@$(MAKE) --no-print-directory oracle
+
+needed: tool-testlog # what the network takes its time for, while lint has the processors
+	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory tsm-module
 
 oracle: ## compare judgements on evidence with those of other libraries, which no program links
 	$(GO) test -C integration/oracle ./...
@@ -83,14 +88,12 @@ SOURCES := cmd firmware integration keyring launcher qmp scripts/tools
 # What "make prose" reads. The linter's own sources are full of what it looks for.
 PROSE ?= $(filter-out scripts/tools,$(SOURCES)) docs examples $(wildcard *.md) \
   $(filter-out scripts/tools/proselint scripts/tools/go%,$(wildcard scripts/tools/*))
-lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
+lint: prose tool-elsewhere ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
 	$(GO) vet ./...
-	$(GO) vet -tags quick ./...
-	@set -e; for platform in $(ELSEWHERE); do echo "vet and build for $$platform"; \
-	  export CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/}; \
-	  programs=./cmd/latchkey; [ $$GOOS = linux ] && programs="./cmd/latchkey ./cmd/vmlatch"; \
-	  $(GO) build -o /dev/null $$programs; \
-	  $(GO) vet $$($(GO) list -deps $$programs | grep ^github.com/vmlatch/); done
+	$(GO) vet -tags quick $$(grep -rl --include='*.go' '^//go:build !quick' $(SOURCES) | xargs dirname | sort -u | sed 's,^,./,')
+	@set -e; for platform in $(ELSEWHERE); do echo "types for $$platform"; \
+	  programs=./cmd/latchkey; case $$platform in linux/*) programs="./cmd/latchkey ./cmd/vmlatch";; esac; \
+	  $(OWN)/elsewhere $$platform $$programs; done
 	$(GO) vet -C scripts/tools ./...
 	$(GO) test -C scripts/tools ./...
 	$(GO) vet -C integration/oracle ./...
@@ -101,7 +104,7 @@ lint: prose ## vet, staticcheck, gofumpt, dead code, and the wording and width o
 	out=$$(echo "$$out" | grep -v ': Example'); \
 	if [ -n "$$out" ]; then echo "not even a test reaches:"; echo "$$out"; exit 1; fi
 
-# Where latchkey runs, and on Linux vmlatch, besides this machine.
+# Where latchkey runs, and on Linux vmlatch, besides this machine. A release builds and vets them.
 ELSEWHERE := darwin/arm64 windows/amd64 linux/arm64
 
 prose: tool-proselint ## width and wording of comments, messages, help and documents

@@ -22,7 +22,7 @@ var auditHead = regexp.MustCompile(`audit head: (\d+:[0-9a-f]{64})`)
 // secret, or none.
 func TestApprovals(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
+	h := newHost(t).race()
 	b := h.newBroker("")
 	h.write("secret", brokerSecret)
 	b.askersDesk(strings.Replace(releaseTable, "repeat", "ask", 1))
@@ -127,7 +127,7 @@ func status(t *testing.T, req *http.Request) int {
 // owner's guest is served all the same.
 func TestHostileHosts(t *testing.T) {
 	t.Parallel()
-	h := newHost(t)
+	h := newHost(t).race()
 	b := h.newBroker("")
 	h.write("secret", brokerSecret)
 	b.askersDesk(releaseTable)
@@ -247,7 +247,7 @@ func TestHostileHosts(t *testing.T) {
 // TestSocketActivation: systemd's own tool passes the sockets, as the shipped units have them.
 func TestSocketActivation(t *testing.T) {
 	needProgram(t, "systemd-socket-activate")
-	h := newHost(t)
+	h := newHost(t).race()
 	b := h.newBroker("")
 	h.write("secret", brokerSecret)
 	b.askersDesk(releaseTable)

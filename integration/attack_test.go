@@ -112,7 +112,7 @@ func TestStopKnowsItsVM(t *testing.T) {
 // TestParallelRestarts: whichever command wins, one VM runs at the end, and no command
 // is killed by another.
 func TestParallelRestarts(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.write("vm.toml", smallSpec)
 	h.run("vmlatch", "start", "vm.toml")
 	for _, mode := range []string{"--now", "--timeout=1s"} {
@@ -145,7 +145,7 @@ func TestParallelRestarts(t *testing.T) {
 
 // TestWaitForALaunch: a VM that is being launched has not ended.
 func TestWaitForALaunch(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.write("vm.toml", smallSpec)
 	start := h.command("vmlatch", "start", "vm.toml", "--stop-at", "record")
 	if err := start.Start(); err != nil {

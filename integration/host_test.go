@@ -15,6 +15,7 @@ import (
 type host struct {
 	t    *testing.T
 	work string
+	bin  string // directory of the programs
 	env  []string
 	uid  int    // of the user who runs the commands; 0: this process's user
 	room func() // makes room on a full disk; nil if the disk is not full
@@ -29,7 +30,7 @@ func newHost(t *testing.T) *host {
 func newHostOf(t *testing.T, uid int) *host {
 	t.Helper()
 	needGuest(t)
-	h := &host{t: t, work: t.TempDir()}
+	h := &host{t: t, work: t.TempDir(), bin: binaries}
 	if os.Geteuid() == 0 {
 		h.uid = uid
 	}
@@ -69,6 +70,14 @@ func newHostOf(t *testing.T, uid int) *host {
 	return h
 }
 
+// race runs programs that were built with the race detector, which take several times as long to
+// start: for tests in which several things happen at once.
+func (h *host) race() *host {
+	h.bin = raced
+	h.env = append(h.env, "PATH="+raced+":"+os.Getenv("PATH"))
+	return h
+}
+
 // own makes the machine's user the owner of a file.
 func (h *host) own(file string) {
 	if h.uid != 0 {
@@ -79,7 +88,7 @@ func (h *host) own(file string) {
 }
 
 func (h *host) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(binaries, name), args...)
+	cmd := exec.Command(filepath.Join(h.bin, name), args...)
 	cmd.Env, cmd.Dir = h.env, h.work
 	if h.uid != 0 {
 		cmd.SysProcAttr = &syscall.SysProcAttr{

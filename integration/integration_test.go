@@ -3,12 +3,14 @@ package integration
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,7 +21,9 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/slot"
 )
 
-var binaries string // directory of the programs under test
+// binaries is the directory of the programs under test, and raced that of the same programs built
+// with the race detector.
+var binaries, raced string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -30,24 +34,28 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binaries = dir
-	if err := os.Chmod(dir, 0o755); err != nil { // for the tests' other users
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	binaries, raced = dir, filepath.Join(dir, "race")
+	for _, d := range []string{binaries, raced} {
+		if err := errors.Join(os.MkdirAll(d, 0o755), os.Chmod(d, 0o755)); err != nil { // for the tests' other users
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	// Programs built with -race wait for a second before they exit, to report races.
 	os.Setenv("GORACE", raceOptions)
-	args := []string{"build", "-race"}
+	args := []string{"build"}
 	if cover := os.Getenv(coverVariable); cover != "" {
 		// The programs write the statements that they reach there (make cover).
 		args = append(args, "-cover", "-covermode=atomic")
 		os.Setenv("GOCOVERDIR", cover)
 	}
-	args = append(args, "-o", dir+"/", "../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee")
-	build := exec.Command("go", args...)
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
+	programs := []string{"../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee"}
+	for _, kind := range [][]string{{"-o", binaries + "/"}, {"-race", "-o", raced + "/"}} {
+		build := exec.Command("go", slices.Concat(args, kind, programs)...)
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			return 1
+		}
 	}
 	// What runs in a guest's initrd is built as it is shipped.
 	agent := exec.Command("../scripts/program", dir, "latchguest", "latchguest-tpm")
@@ -90,7 +98,7 @@ func TestScripts(t *testing.T) {
 		Deadline: time.Now().Add(8 * time.Minute),
 		Setup: func(env *testscript.Env) error {
 			work := env.WorkDir
-			env.Setenv("PATH", binaries+string(os.PathListSeparator)+env.Getenv("PATH"))
+			env.Setenv("PATH", raced+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("HOME", work)
 			env.Setenv("GORACE", raceOptions)
 			env.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))

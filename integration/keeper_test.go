@@ -23,7 +23,7 @@ func read(t *testing.T, file string) string {
 // its descriptors, leaves its session and forks twice; when it answers, when it is given up,
 // and when vmlatch is interrupted or killed.
 func TestOwnersCommandEndsWhole(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.session()
 	spec := func(name, timeout, then string) {
 		daemon := `(setsid sh -c "exec 3>&- </dev/null >/dev/null 2>&1; exec sleep 7` + name + `31" &) ; ` + then

@@ -208,7 +208,7 @@ func waitNothing(t *testing.T, work string) {
 // TestHeldVMSurvivesItsCommands: killing a command that works on a held VM does not end
 // the VM, and when the VM ends it leaves nothing.
 func TestHeldVMSurvivesItsCommands(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.prepareUnattended()
 	h.session()
 	h.run("vmlatch", "start", "guest.toml", "--emulate", "--hold")
@@ -244,7 +244,7 @@ func TestHeldVMSurvivesItsCommands(t *testing.T) {
 
 // TestStoppedQEMU: a QEMU that does not answer can be ended within a bounded time.
 func TestStoppedQEMU(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")
 	h.run("vmlatch", "start", "vm.toml", "--hold")
 	for pid, line := range processes(h.work + "/") {
@@ -263,7 +263,7 @@ func TestStoppedQEMU(t *testing.T) {
 
 // TestParallelStartsOfOneName: exactly one wins, the others leave nothing.
 func TestParallelStartsOfOneName(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.write("vm.toml", "memory = \"32MiB\"\naccel = \"tcg\"\n")
 	const n = 50
 	cmds := make([]*exec.Cmd, n)
@@ -290,7 +290,7 @@ func TestParallelStartsOfOneName(t *testing.T) {
 
 // TestInterruptedStart: Ctrl-C during a launch leaves nothing.
 func TestInterruptedStart(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.prepareUnattended()
 	asked := filepath.Join(h.work, "asked")
 	h.write("owner.sh", "touch "+asked+"; exec sleep 100\n")

@@ -26,7 +26,7 @@ func floodingFirmware() string {
 func TestLogsOfAFlood(t *testing.T) {
 	t.Parallel()
 	const most = 64 << 10
-	h := newHost(t)
+	h := newHost(t).race()
 	h.env = append(h.env, "VMLATCH_CONFIG="+filepath.Join(h.work, "host.toml"))
 	h.write("flood.fd", floodingFirmware())
 	qemus.Each(t, "7.2", func(t *testing.T, qemu string) {

@@ -109,7 +109,7 @@ func TestPSJSON(t *testing.T) {
 
 // TestHundredVMs: no VM has a process besides QEMU, and ps shows them all.
 func TestHundredVMs(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	schema := h.psSchema()
 	const n = 100
 	if err := os.Mkdir(filepath.Join(h.work, "vms"), 0o700); err != nil {
@@ -149,7 +149,7 @@ func TestHundredVMs(t *testing.T) {
 
 // TestInterruptedStop: a stop that is interrupted reports what it has done already.
 func TestInterruptedStop(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.write("vm.toml", smallSpec)
 	h.run("vmlatch", "start", "vm.toml")
 	for _, command := range []string{"stop", "restart"} {
@@ -233,7 +233,7 @@ func (h *host) consolePeer(name string) (accept func() net.Conn) {
 // TestConsole: a terminal's bytes pass unchanged in both directions; Ctrl-] restores
 // the terminal; a window's size is typed on demand; there is one client at a time.
 func TestConsole(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	h.write("vm.toml", smallSpec)
 	h.run("vmlatch", "start", "vm.toml", "--hold")
 	peer := h.consolePeer("vm")

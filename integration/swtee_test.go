@@ -120,7 +120,7 @@ func (h *host) swtee(credential *syscall.Credential, args ...string) (*exec.Cmd,
 
 // TestSupervisorDeath: QEMU does not outlive the process that emulates its platform.
 func TestSupervisorDeath(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	cmd, conn, stderr := h.swtee(nil, "--fake-kvm", "--", qemus.Newest(t))
 	if conn == nil {
 		t.Fatal(stderr)
@@ -183,7 +183,7 @@ func copyFile(from, to string) error {
 // TestSecondSupervisor: a process can have only one seccomp listener. If there is one
 // already, such as a container runtime's, swtee says so.
 func TestSecondSupervisor(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	inner := filepath.Join(binaries, "swtee")
 	_, conn, stderr := h.swtee(nil, "--fake-kvm", "--", inner, "--fake-kvm", "--", qemus.Newest(t))
 	if conn != nil {
@@ -282,7 +282,7 @@ func TestReportFile(t *testing.T) {
 
 // TestHangup: closing the terminal ends QEMU, and the report is written.
 func TestHangup(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	file := filepath.Join(h.work, "report.json")
 	cmd, conn, stderr := h.swtee(nil, "--fake-kvm", "--report", file, "--", qemus.Newest(t))
 	if conn == nil {
@@ -339,8 +339,12 @@ func TestLibvirtEmulator(t *testing.T) {
 		cmd.Env = append(h.env, "SWTEE_FAKE_KVM=1", "SWTEE_QEMU="+qemus.Newest(t))
 		return cmd.CombinedOutput()
 	}
+	_, before := os.Lstat("/dev/kvm")
 	if out, err := run(probe...); err != nil {
 		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err := os.Lstat("/dev/kvm"); (err == nil) != (before == nil) {
+		t.Errorf("/dev/kvm before: %v, and after: %v", before, err)
 	}
 	conn, err := qmp.Dial(t.Context(), socket, qmp.Options{})
 	if err != nil {

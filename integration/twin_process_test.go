@@ -154,7 +154,7 @@ func (h *host) bare(qemu string) guestLine {
 // TestTwinDeaths: whichever process is killed, at whichever step, all others end, and the exit code
 // and the words say what happened.
 func TestTwinDeaths(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	g := h.bare(qemus.Version(t, "10.0"))
 	const killed = 128 + int(syscall.SIGKILL)
 	for _, c := range []struct {
@@ -301,7 +301,7 @@ func open(pid int) (names []string) {
 
 // TestTwinStorm: many clients at once ask, and one of them lets the guest run; all are answered.
 func TestTwinStorm(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t).race()
 	g := h.bare(qemus.Version(t, "11.1"))
 	g.more = []string{"-qmp", "unix:" + filepath.Join(h.work, "second.sock") + ",server=on,wait=off"}
 	p := h.startPair(g, nil)
