@@ -59,7 +59,7 @@ technology = "sev-snp"
 [latch]
 until = "nothing"
 `, h.work))
-	root := &host{t: t, work: h.work, env: h.env}
+	root := &host{t: t, work: h.work, bin: h.bin, env: h.env}
 	for _, prepare := range []func(){
 		func() {}, // the run directory is the user's
 		func() { _ = os.RemoveAll(filepath.Join(h.work, "run")) },

@@ -168,7 +168,7 @@ func TestTwoUsers(t *testing.T) {
 	}
 	a.shows("ps after that", a.run("vmlatch", "ps"), "paused")
 
-	root := &host{t: t, work: a.work, env: a.env}
+	root := &host{t: t, work: a.work, bin: a.bin, env: a.env}
 	root.run("vmlatch", "stop", "vm", "--now")
 	root.run("vmlatch", "start", "vm.toml", "--hold")
 	for pid, line := range processes("guest=vm") {

@@ -266,6 +266,9 @@ func leftovers(work string) []string {
 	for _, dir := range []string{"run", "state"} {
 		entries, _ := os.ReadDir(filepath.Join(work, dir))
 		for _, e := range entries {
+			if e.Name() == ".links" {
+				continue // is kept, empty
+			}
 			if e.Name() == ".slots" {
 				found = append(found, leases(filepath.Join(work, dir, ".slots"))...)
 			} else if e.Name() != ".lock" && e.Name() != ".tpm-ca" && // which is the host's

@@ -96,7 +96,7 @@ func TestKillAtEveryStep(t *testing.T) {
 				for _, step := range steps {
 					for _, victim := range []string{"vmlatch", "qemu-system", "swtee"} {
 						t.Run(strings.Join(append(mode, step, victim), "/"), func(t *testing.T) {
-							h := &host{t: t, work: h.work, env: h.env, uid: h.uid}
+							h := &host{t: t, work: h.work, bin: h.bin, env: h.env, uid: h.uid}
 							h.killAt(step, victim, mode)
 							within(t, "a key is left", func() bool { return h.keys() <= keys })
 							waitNothing(t, h.work)

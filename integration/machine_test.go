@@ -73,7 +73,7 @@ func TestScreen(t *testing.T) {
 		if picture != "" {
 			t.Error("the screen stays small")
 		}
-		for _, socket := range []string{"vnc.sock", "agent.sock"} {
+		for _, socket := range []string{"screen/vnc.sock", "agent.sock"} {
 			c, err := net.Dial("unix", filepath.Join(h.work, "run/vm", socket))
 			if err != nil {
 				t.Error(err)

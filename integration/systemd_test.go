@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vmlatch/vmlatch/launcher/confine"
 )
 
 // machine is a systemd that runs as PID 1 of its own namespaces.
@@ -177,6 +179,12 @@ func TestSystemd(t *testing.T) {
 	who := strings.Fields(m.run("ps", "-o", "user=,comm=", "-p", first))
 	if len(who) != 2 || who[0] != "vmlatch" || !strings.HasPrefix(who[1], "qemu-system") {
 		t.Errorf("the main process is %v, want QEMU as user vmlatch", who)
+	}
+	if c := confine.Look("/"); c.NoNamespaces == "" && c.Landlock >= 6 {
+		if out := m.run("vmlatch", "inspect", "web"); !strings.Contains(out, "by Landlock") ||
+			!strings.Contains(out, "of its own: user, mount, ipc, network") || strings.Contains(out, "not confined") {
+			t.Errorf("the unit's rules keep QEMU from being confined:\n%s", out)
+		}
 	}
 	if s := m.show("vmlatch@web", "StatusText"); s != "web: running" {
 		t.Errorf("status %q", s)

@@ -27,7 +27,9 @@ func TestUnits(t *testing.T) {
 	needProgram(t, "systemd-analyze")
 	dir := t.TempDir()
 	services := map[string]int{ // the worst exposure that is accepted, in tenths
-		"vmlatch@.service":         20,
+		// Of these, 8 are for what confines each QEMU further than the unit: namespaces, and mounts
+		// in them. TestTakenOver shows what a QEMU is left with.
+		"vmlatch@.service":         24,
 		"vmlatch-release@.service": 20,
 		"vmlatch-nfd.service":      30,
 		"latchkey.service":         15,

@@ -17,6 +17,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
@@ -31,6 +32,8 @@ type Config struct {
 	Host    *spec.HostConfig // the host's settings; nil for the calling user's
 	Emulate bool             // on the emulated platform, which protects nothing
 	Record  host.Root        // a record of a host to look at instead; "" for this one
+	// Stage is the command line of a program that runs [confine.Run]; nil to confine nothing.
+	Stage []string
 }
 
 // host returns the host's settings.
@@ -71,6 +74,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 			return nil, err
 		}
 	}
+	f.Confine = confinement(c.Stage, f.QEMU)
 	if s != nil {
 		if f.Demands, err = demandsOf(s); err != nil {
 			return nil, err
@@ -96,6 +100,24 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 		return f, nil
 	}
 	return f, factsFor(ctx, h, s, root, f)
+}
+
+// confinement looks for what QEMU can be confined with.
+func confinement(stage []string, qemu string) *plan.Confinement {
+	if len(stage) == 0 {
+		return nil
+	}
+	c := &plan.Confinement{Stage: stage, Host: confine.Look("/")}
+	var err error
+	if c.Program, err = confine.Program(qemu); err != nil {
+		c.Cannot = "what it needs is not known: " + err.Error()
+	}
+	const resolver = "/etc/resolv.conf"
+	c.Resolver = []string{resolver, "/etc/hosts", "/etc/nsswitch.conf"}
+	if real, err := filepath.EvalSymlinks(resolver); err == nil {
+		c.Resolver = append(c.Resolver, real)
+	}
+	return c
 }
 
 // factsFor adds what a spec's plan depends on.

@@ -26,6 +26,7 @@ type command struct {
 	files      []*os.File
 	log        *os.File // for its output; nil to drop it
 	foreground bool     // it dies with the thread that forks it
+	box        *box     // that it runs in; nil for none
 }
 
 // fork is syscall.ForkExec because os/exec first forks a child to find out about
@@ -53,7 +54,11 @@ func (c *command) fork() (pid int, err error) {
 	for _, f := range c.files {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	pid, err = syscall.ForkExec(c.argv[0], c.argv, attr)
+	if c.box != nil {
+		pid, err = c.box.fork(c.argv, attr)
+	} else {
+		pid, err = syscall.ForkExec(c.argv[0], c.argv, attr)
+	}
 	runtime.KeepAlive(c.files)
 	runtime.KeepAlive(log)
 	if err != nil {

@@ -17,7 +17,7 @@ func (s *starter) newRecord() *rundir.Record {
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
 		Disks: recordDisks(g.Disks), Networks: recordNetworks(g, s.plan.Facts),
 		VSock: recordVSock(g, s.plan.Facts), TPM: recordTPM(&g.TPM),
-		Steps: s.steps,
+		Steps: s.steps, Unconfined: s.plan.Unconfined,
 	}
 }
 

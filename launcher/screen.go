@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/fault"
@@ -27,7 +28,7 @@ func (m *Machine) Screenshot(ctx context.Context) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	file := m.dir.Path(rundir.ScreenFile)
+	file := filepath.Join(m.dir.Path(rundir.ScreenDir), rundir.ScreenFile)
 	_ = os.Remove(file) // of a command that was killed
 	defer os.Remove(file)
 	if err := (qmp.Screendump{Filename: file, Format: "png"}).Execute(ctx, conn); err != nil {
@@ -37,5 +38,5 @@ func (m *Machine) Screenshot(ctx context.Context) ([]byte, error) {
 		}
 		return nil, err
 	}
-	return regular.Read(file, maxScreen)
+	return regular.ReadNoFollow(file, maxScreen) // QEMU could have put a link there
 }

@@ -156,8 +156,25 @@ func (s *starter) open() error {
 	if err != nil {
 		return err
 	}
+	if err := s.makeDirs(); err != nil {
+		return err
+	}
 	s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket))
 	return err
+}
+
+// makeDirs makes the directories in which QEMU itself opens, or makes, what it finds.
+func (s *starter) makeDirs() error {
+	g := s.plan.Guest
+	if g.Networks.Linked() {
+		if err := s.dir.MakeLinks(); err != nil {
+			return err
+		}
+	}
+	if g.Display.On() {
+		return s.dir.MakeScreen()
+	}
+	return nil
 }
 
 // openAll opens what descriptors stand for; on an error the caller closes those that
@@ -197,8 +214,9 @@ func (s *starter) exec() error {
 		}
 	}
 	ended := make(chan struct{})
+	walls := s.box()
 	pid, err := withKey(s.plan.Key, s, func(argv []string) (int, error) {
-		return (&command{argv: argv, files: s.files, log: log, foreground: s.opt.Foreground}).fork()
+		return (&command{argv: argv, files: s.files, log: log, foreground: s.opt.Foreground, box: walls}).fork()
 	}, ended)
 	if errors.Is(err, fault.ErrHost) {
 		return err
@@ -215,6 +233,14 @@ func (s *starter) exec() error {
 	s.dir.DropVMLock()
 	s.machine.own = reap(pid, ended)
 	s.machine.rec.PID = pid
+	if walls == nil {
+		return nil
+	}
+	s.machine.rec.Confinement = walls.record()
+	s.machine.rec.Process, err = rundir.Identify(pid)
+	if err != nil { // it has ended already; the connection will tell
+		s.machine.rec.Process = nil
+	}
 	return nil
 }
 

@@ -29,17 +29,27 @@ type vmInfo struct {
 	NoTPM bool `json:"tpm-gone,omitempty"`
 	// Trouble is what is wrong with it while it runs, a sentence each.
 	Trouble []string `json:"trouble,omitempty"`
+	// Confined is what inspect reads of its QEMU's process.
+	Confined *confined `json:"confined,omitempty"`
 	// Failure is the last start, if it came to nothing; Record is of the run before it.
 	Failure *failure `json:"failure,omitempty"`
 }
 
-func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
+// lostLock is said of a VM whose QEMU let go of the lock that shows its life.
+const lostLock = "its QEMU has let go of its lock, which none does by itself: do not trust the guest; stop it"
+
+func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) (v vmInfo) {
 	e = afterRelease(ctx, root, e)
-	v := vmInfo{
+	v = vmInfo{
 		Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching),
 		Failure: publishFailure(e.Failure),
 	}
 	v.NoTPM = v.Status == rundir.Alive && e.NoTPM
+	defer func() {
+		if e.LostLock {
+			v.Trouble = append([]string{lostLock}, v.Trouble...)
+		}
+	}()
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
@@ -262,6 +272,7 @@ func newInspect(s *cli.IO) *urfave.Command {
 				}
 				defer d.Close()
 				v := describe(c.Context, root, e)
+				v.Confined = lookAt(d, &v)
 				if c.Bool("json") {
 					list = append(list, v)
 					continue
@@ -369,6 +380,7 @@ func printVM(s *cli.IO, d *rundir.Dir, v vmInfo) error {
 		if r.VSock != 0 {
 			row("vsock", "CID %d", r.VSock)
 		}
+		v.walls(row)
 		for i, c := range r.Choices {
 			if c.What == "policy" || i == 0 {
 				continue // shown above

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/logkeeper"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -33,6 +34,8 @@ func main() {
 			os.Exit(logkeeper.Main(os.Args[2:]))
 		case plan.KeepTPM:
 			os.Exit(swtpm.Main(os.Args[2:]))
+		case plan.Stage:
+			os.Exit(confine.Run(os.Args[2:]))
 		}
 	}
 	os.Exit(int(cli.Start("vmlatch", func(s *cli.IO) *cli.App {
@@ -265,7 +268,12 @@ func loadPlan(c *urfave.Context, h *spec.HostConfig, file string) (*launcher.Pla
 
 // planSpec works out the start of a spec.
 func planSpec(c *urfave.Context, h *spec.HostConfig, s *tee.Spec, emulate bool) (*launcher.Plan, error) {
-	facts, err := launcher.GatherFacts(c.Context, launcher.Config{Host: h, Emulate: emulate}, s)
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	facts, err := launcher.GatherFacts(c.Context,
+		launcher.Config{Host: h, Emulate: emulate, Stage: []string{self, plan.Stage}}, s)
 	if err != nil {
 		return nil, err
 	}

@@ -97,6 +97,8 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 	for _, c := range p.Copies {
 		fmt.Fprintf(t, "%s\t%s\tmade from %s\n", c.Use, c.To, c.From)
 	}
+	section("what QEMU is confined to")
+	writeBox(t, p)
 	section("what the launch measurement covers")
 	for _, c := range p.Covers.Covered {
 		fmt.Fprintf(t, "yes\t%s\n", c)

@@ -36,7 +36,10 @@ type record struct {
 	Networks   []network  `json:"networks,omitempty"`
 	VSock      uint32     `json:"vsock,omitempty"` // the guest's CID
 	TPM        *tpm       `json:"tpm,omitempty"`
-	Steps      []stepAt   `json:"steps,omitempty"`
+	// Confinement is how QEMU was confined at its start, or else Unconfined says why it was not.
+	Confinement *confinement `json:"confinement,omitempty"`
+	Unconfined  string       `json:"unconfined,omitempty"`
+	Steps       []stepAt     `json:"steps,omitempty"`
 }
 
 type stepAt struct {
@@ -136,7 +139,7 @@ func publish(r *rundir.Record) *record {
 		Schema: recordSchema, Name: r.Name, Technology: r.Technology, Emulated: r.Emulated, State: r.State,
 		Settled: r.Settled, Latch: latchState(r.Latch), Started: r.Started, Released: r.Released, PID: r.PID,
 		Origin: origin(r.Origin), QEMU: r.QEMU, Version: r.Version, Memory: r.Memory, CPUs: r.CPUs, Argv: r.Argv,
-		VSock: r.VSock,
+		VSock: r.VSock, Unconfined: r.Unconfined,
 	}
 	if s := r.SEV; s != nil {
 		p.SEV = &sevState{
@@ -148,6 +151,10 @@ func publish(r *rundir.Record) *record {
 	if r.TPM != nil {
 		t := tpm(*r.TPM)
 		p.TPM = &t
+	}
+	if r.Confinement != nil {
+		c := confinement(*r.Confinement)
+		p.Confinement = &c
 	}
 	for _, c := range r.Choices {
 		p.Choices = append(p.Choices, choice(c))

@@ -11,11 +11,12 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// TestPublishedRecord: what is recorded today is published whole, under the same keys.
+// TestPublishedRecord: what is recorded today is published whole, under the same keys; but for the
+// identity of the process, of which the pid is.
 func TestPublishedRecord(t *testing.T) {
 	var r rundir.Record
 	fill(reflect.ValueOf(&r).Elem())
-	r.Schema = recordSchema
+	r.Schema, r.Process = recordSchema, nil
 	kept, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		t.Fatal(err)

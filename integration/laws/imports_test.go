@@ -22,7 +22,10 @@ var floors = [][]string{
 	{"launcher/plan"},
 	{"launcher/spec"},
 	{"launcher/fault"},
-	{"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper", "launcher/swtpm"},
+	{
+		"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper", "launcher/swtpm",
+		"launcher/confine",
+	},
 	{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
 		"launcher/internal/vsock", "launcher/internal/logfile", "launcher/internal/seed", "launcher/internal/tuntap",

@@ -16,8 +16,10 @@ type Builder struct {
 	Traits  Traits
 	Machine *argv.Option // the value of -machine
 
-	plan *Plan
-	ids  argv.IDs
+	plan   *Plan
+	ids    argv.IDs
+	reads  []string // files that QEMU opens itself
+	writes []string // and writes to
 }
 
 // Option adds QEMU options.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -74,7 +75,8 @@ func (d *Display) complete(g *Guest) error {
 
 func (d *Display) build(b *Builder) error {
 	if d.on {
-		b.Option("-vnc", argv.New("unix:"+b.InDir(rundir.VNCSocket)).String(), "-device", "VGA,id=vga0",
+		socket := filepath.Join(b.InDir(rundir.ScreenDir), rundir.VNCSocket)
+		b.Option("-vnc", argv.New("unix:"+socket).String(), "-device", "VGA,id=vga0",
 			"-device", "qemu-xhci,id=xhci0", "-device", "usb-tablet,id=tablet0", "-device", "usb-kbd,id=keyboard0")
 	}
 	return nil

@@ -156,11 +156,7 @@ func isBlock(info os.FileInfo) bool {
 func (b *Builder) fdset(role, meaning, path string, open Opener) (filename string) {
 	fd := b.Inherit(role, meaning, open)
 	b.Option("-add-fd", argv.Key("fd", strconv.Itoa(fd)).SetInt("set", fd).Set("opaque", path).String())
-	if b.plan.names == nil {
-		b.plan.names = map[string]string{}
-	}
-	b.plan.names[strconv.Itoa(fd)] = path
-	return fdsetPath + strconv.Itoa(fd)
+	return b.named(fdsetPath+strconv.Itoa(fd), path)
 }
 
 // fdsetPath begins the names by which QEMU opens descriptors that it was given.

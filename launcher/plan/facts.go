@@ -16,6 +16,7 @@ type Facts struct {
 	QEMUFrom    string                      // where that came from
 	Info        *host.QEMU                  // what it can do; nil for plain VMs, for which it does not count
 	Emulator    []string                    // program and options to put before QEMU; nil for real hardware
+	Confine     *Confinement                // what QEMU is confined with; nil if it is not
 	LogKeeper   *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
 	VirtioFSD   string                      // program that serves directories; "" unless the spec uses it
 	Passt       string                      // program that carries networks; "" unless the spec uses it

@@ -82,7 +82,7 @@ func (f *Firmware) build(b *Builder) error {
 	b.Choose("firmware", d.Image, from)
 	measured := b.Traits.Confidential
 	if d.Device == "memory" {
-		b.Option("-bios", d.Image)
+		b.Option("-bios", b.whole(d.Image, useFirmware, measured))
 		b.File(d.Image, useFirmware, measured)
 		return nil
 	}
@@ -157,6 +157,9 @@ func (b *Builder) flash(node, path string, readOnly bool) {
 		"file": map[string]any{"driver": "file", "filename": path},
 	}))
 	b.Machine.Set(node, node)
+	if !readOnly {
+		b.writes = append(b.writes, path)
+	}
 }
 
 // igvm loads firmware from an IGVM file, which brings its own memory layout (QEMU,
@@ -179,7 +182,8 @@ func (b *Builder) igvm(file string) error {
 			"an IGVM file brings all that is measured; a kernel next to it would not be",
 		)
 	}
-	b.Option("-object", argv.JSON(map[string]any{"qom-type": object.Type, "id": id, "file": file}))
+	name := b.whole(file, useFirmware, true)
+	b.Option("-object", argv.JSON(map[string]any{"qom-type": object.Type, "id": id, "file": name}))
 	b.Machine.Set("igvm-cfg", id)
 	b.File(file, useFirmware, true)
 	b.Choose("firmware", file, spec.From("firmware.image"))

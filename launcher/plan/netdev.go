@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
-	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // vhostAuto lets the kernel carry the frames where this user may have it do so.
@@ -84,11 +82,15 @@ func linkNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	o := argv.New("stream").Set("id", id).SetBool("server", n.Listen)
 	if n.Listen {
 		fd := b.Inherit(id, "a listening socket, for the VM at the other end", func(o *Opening) (*os.File, error) {
-			return listen(o.Dir.Path(rundir.LinkSocket))
+			path, err := o.Dir.MakeLink()
+			if err != nil {
+				return nil, err
+			}
+			return listen(path)
 		})
 		return o.Set("addr.type", "fd").Set("addr.str", strconv.Itoa(fd)), nil
 	}
-	o.Set("addr.type", "unix").Set("addr.path", filepath.Join(b.plan.Dirs.Run, n.Connect, rundir.LinkSocket))
+	o.Set("addr.type", "unix").Set("addr.path", b.plan.Dirs.LinkSocket(n.Connect))
 	if b.Facts.Info != nil {
 		switch major, _, _ := strings.Cut(b.Facts.Info.Version, "."); {
 		case b.Facts.Info.HasSocket("reconnect-ms"): // came to both in 9.2

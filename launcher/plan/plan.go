@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -26,13 +27,16 @@ type Plan struct {
 	MemoryLock bytesize.Size   `json:"memory-lock,omitempty"` // how much memory QEMU may pin
 	Helpers    []Helper        `json:"helpers,omitempty"`     // started before QEMU
 	Dirs       rundir.Root     `json:"directories"`
+	// Confinement is the box that QEMU runs in, or else Unconfined says why there is none.
+	Confinement *confine.Box `json:"confinement,omitempty"`
+	Unconfined  string       `json:"unconfined,omitempty"`
 
 	// What it was made from.
 	Guest  *Guest `json:"-"`
 	Facts  *Facts `json:"-"`
 	Traits Traits `json:"-"`
 
-	names map[string]string // of files, by the descriptors that stand for them
+	names map[string]string // paths, by the names of the descriptors that stand for them
 	reads []File            // what else QEMU reads
 }
 
@@ -78,6 +82,7 @@ func Build(g *Guest, t Technology, chosen rundir.Choice, f *Facts, root rundir.R
 	b.Option("-machine", b.Machine.String())
 	b.channels()
 	b.keepLogs()
+	b.confine()
 	b.slot()
 	b.coverage()
 	return b.plan, nil
@@ -102,12 +107,11 @@ func (p *Plan) CommandLine() string {
 
 // Named puts the paths of files into a message of QEMU, which knows their descriptors alone.
 func (p *Plan) Named(text string) string {
-	if len(p.names) == 0 || !strings.Contains(text, fdsetPath) {
-		return text
-	}
 	var pairs []string
-	for fd, path := range p.names { // with what ends the name, as QEMU writes it
-		pairs = append(pairs, fdsetPath+fd+"]", path+"]", fdsetPath+fd+"'", path+"'", fdsetPath+fd+":", path+":")
+	for name, path := range p.names { // with what ends the name, as QEMU writes it
+		for _, end := range []string{"]", "'", ":"} {
+			pairs = append(pairs, name+end, path+end)
+		}
 	}
 	return strings.NewReplacer(pairs...).Replace(text)
 }

@@ -77,7 +77,28 @@ func TestGolden(t *testing.T) {
 			mode = "user"
 			forward = ["tcp:127.0.0.1:2222:22"]
 			mac = "52:54:00:00:00:01"`, testhost.Facts()},
-		"sev": {sevSpec, testhost.Facts()},
+		"sev":          {sevSpec, testhost.Facts()},
+		"sev-confined": {sevSpec, testhost.Facts(testhost.Confined)},
+		"plain-confined": {`
+			name = "vm"
+			[firmware]
+			type = "uefi"
+			[kernel]
+			image = "k"
+			cmdline = "root=/dev/vda"
+			[[disk]]
+			image = "a.qcow2"
+			[[network]]
+			mode = "user"
+			[display]
+			[[share]]
+			path = "/srv/data"
+			tag = "data"
+			mode = "9p"
+			[[object]]
+			qom-type = "rng-random"
+			id = "r"
+			filename = "/dev/hwrng"`, testhost.Facts(testhost.Confined)},
 		"sev-emulated": {
 			sevSpec,
 			testhost.Facts(testhost.NoKVM("none"), testhost.Emulated("/usr/bin/swtee", "--platform", "/p", "--")),

@@ -26,6 +26,7 @@ type Traits struct {
 	Registers     bool     // register state is protected
 	Pinned        bool     // QEMU pins the guest's memory
 	KernelLog     bool     // a check of it, or the number of its slots, needs the kernel's log
+	Device        string   // of the host that QEMU opens, besides KVM's; "" for none
 	IRQChip       string   // what may be asked for besides QEMU's choice; "" for nothing
 
 	Covers     []string // what is measured besides the firmware image

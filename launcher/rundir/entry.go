@@ -25,19 +25,33 @@ type Record struct {
 	Started    time.Time  `json:"started"`
 	Released   *time.Time `json:"released,omitempty"`
 	PID        int        `json:"pid"` // of QEMU or its emulator; a hint, never proof
-	Origin     Origin     `json:"origin"`
-	QEMU       string     `json:"qemu"`
-	Version    string     `json:"qemu-version"`
-	Memory     string     `json:"memory"`
-	CPUs       int        `json:"cpus"`
-	SEV        *SEV       `json:"sev,omitempty"`
-	Argv       []string   `json:"argv"`
-	Choices    []Choice   `json:"choices,omitempty"`
-	Disks      []Disk     `json:"disks,omitempty"`
-	Networks   []Network  `json:"networks,omitempty"`
-	VSock      uint32     `json:"vsock,omitempty"` // the guest's CID
-	TPM        *TPM       `json:"tpm,omitempty"`
-	Steps      []Step     `json:"steps,omitempty"` // of the launch, in the order of time
+	// Process is QEMU's, where it is confined to be one process; it decides whether the VM lives.
+	Process  *Identity `json:"process,omitempty"`
+	Origin   Origin    `json:"origin"`
+	QEMU     string    `json:"qemu"`
+	Version  string    `json:"qemu-version"`
+	Memory   string    `json:"memory"`
+	CPUs     int       `json:"cpus"`
+	SEV      *SEV      `json:"sev,omitempty"`
+	Argv     []string  `json:"argv"`
+	Choices  []Choice  `json:"choices,omitempty"`
+	Disks    []Disk    `json:"disks,omitempty"`
+	Networks []Network `json:"networks,omitempty"`
+	VSock    uint32    `json:"vsock,omitempty"` // the guest's CID
+	TPM      *TPM      `json:"tpm,omitempty"`
+	// Confinement is how QEMU is confined, as it was found at its start; nil if it is not.
+	Confinement *Confinement `json:"confinement,omitempty"`
+	Unconfined  string       `json:"unconfined,omitempty"` // says why it is not
+	Steps       []Step       `json:"steps,omitempty"`      // of the launch, in the order of time
+}
+
+// Confinement is what a start found out about the box that QEMU runs in.
+type Confinement struct {
+	Namespaces []string `json:"namespaces,omitempty"` // of its own
+	Files      int      `json:"files"`                // that it can reach by a path, directories counted once
+	Landlock   int      `json:"landlock,omitempty"`   // version of the kernel's rules
+	Refused    string   `json:"refused,omitempty"`    // the error with which it was refused the VM's record
+	Missing    []string `json:"missing,omitempty"`    // what it could do all the same, a sentence each
 }
 
 // Step is a step of a launch, and when it began.
@@ -142,6 +156,9 @@ type Entry struct {
 	Record     *Record // nil if its launch did not get that far
 	// Staged is what a command was about to record when it ended, or is: nil if none.
 	Staged *Record
+	// LostLock is whether its QEMU has let go of its lock, and Stranger whether a process has the
+	// lock that is not its QEMU, which has ended: neither happens to a QEMU that is what it was.
+	LostLock, Stranger bool
 	// NoTPM is whether the VM lives and its TPM does not: its next reset ends QEMU.
 	NoTPM bool
 	// Failure is the last start of the name, if it came to nothing after Record.
@@ -192,6 +209,7 @@ func (d *Dir) entry() (*Entry, error) {
 	if e.Record, err = readRecord(d.Path(recordFile)); err == nil {
 		e.Staged, err = readRecord(d.Path(recordTemporary))
 	}
+	e.judge()
 	if err == nil && e.VMHeld && e.Record != nil && e.Record.TPM != nil && e.Record.PID != 0 {
 		var lives bool
 		lives, err = held(d.Path(tpmLock))

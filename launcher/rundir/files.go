@@ -71,8 +71,12 @@ func (d *Dir) StageRecord(rec *Record) error {
 	if b.Len() > maxRecord { // it could not be read
 		return fmt.Errorf("record of %s: has %d bytes, at most %d are possible", d.Name, b.Len(), maxRecord)
 	}
+	d.setRecorded(rec)
 	return stage(d.Path(recordTemporary), b.Bytes()) // one writer: the holder of launch.lock
 }
+
+// RecordPath is where the VM's record is.
+func (d *Dir) RecordPath() string { return d.Path(recordFile) }
 
 // CommitRecord puts the staged record in place.
 func (d *Dir) CommitRecord() error { return os.Rename(d.Path(recordTemporary), d.Path(recordFile)) }

@@ -23,7 +23,13 @@ func (d *Dir) pin() error {
 	if err != nil {
 		return err
 	}
+	r, err := readRecord(d.Path(recordFile))
+	if err != nil {
+		id.close()
+		return err
+	}
 	d.id = id
+	d.setRecorded(r)
 	return nil
 }
 
@@ -62,6 +68,9 @@ func (d *Dir) killVM(ctx context.Context) error {
 	if id == nil || err != nil {
 		return err
 	}
+	if i := d.recorded(); i != nil {
+		return d.killRecorded(ctx, i)
+	}
 	if !d.holdsVM() {
 		return id.kill(ctx)
 	}
@@ -84,7 +93,7 @@ func (d *Dir) KillIfHeld(ctx context.Context) error {
 
 func (d *Dir) killRest(ctx context.Context) error {
 	id, err := d.identity()
-	if id == nil || err != nil {
+	if id == nil || err != nil || d.recorded() != nil {
 		return err
 	}
 	if still, err := id.held(); err != nil || !still {
@@ -114,6 +123,13 @@ func (d *Dir) openProcess(hint int, last time.Duration) (*Process, error) {
 	}
 	if id == nil {
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
+	}
+	if i := d.recorded(); i != nil {
+		p, err := i.open()
+		if errors.Is(err, ErrNotFound) {
+			err = fmt.Errorf("%s: %w", d.Name, err)
+		}
+		return p, err
 	}
 	if hint > 0 {
 		if p, err := id.open(hint); err == nil {

@@ -15,8 +15,8 @@ import (
 // removed from one.
 var runFiles = []string{
 	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, tpmLock,
-	QMPSocket, MonitorSocket, ConsoleSocket, VNCSocket, AgentSocket, LinkSocket, ScreenFile, SessionFile, OwnerCertFile,
-	VarsFile, recordFile, recordTemporary,
+	QMPSocket, MonitorSocket, ConsoleSocket, AgentSocket, SessionFile, OwnerCertFile, VarsFile,
+	recordFile, recordTemporary,
 }
 
 // removeFiles removes a run directory with the files that vmlatch makes. One
@@ -33,8 +33,10 @@ func removeFiles(dir string) error {
 	if err := removeTPMs(dir); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(filepath.Join(dir, SeedDir)); err != nil {
-		return err
+	for _, sub := range []string{SeedDir, ScreenDir} {
+		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+			return err
+		}
 	}
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
@@ -94,6 +96,10 @@ func (d *Dir) purge() error {
 // interrupted, the VM is gone all the same.
 func (d *Dir) removeRun() error {
 	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	err := os.Remove(d.root.LinkSocket(d.Name)) // their directory stays: running VMs look at it
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return removeFiles(d.discarded())

@@ -42,9 +42,10 @@ const (
 	OwnerCertFile   = "broker.godh"
 	MonitorSocket   = "monitor.sock"
 	ConsoleSocket   = "console.sock"
+	ScreenDir       = "screen" // what QEMU makes: the socket of its screen, and pictures of it
 	VNCSocket       = "vnc.sock"
 	AgentSocket     = "agent.sock"
-	LinkSocket      = "link.sock"  // where another VM connects to this one's network
+	linksDir        = ".links"     // of all VMs: where another connects to a VM's network
 	ScreenFile      = "screen.png" // a picture of the guest's screen, for a moment
 	SeedDir         = ".seed"      // what a seed for the guest is made of, for a moment
 	consoleLock     = "console.lock"
@@ -114,9 +115,11 @@ type Dir struct {
 	// tpmMade is whether this launch has made the persistent TPM.
 	tpmMade bool
 	// kept are the files that this launch has made to stay.
-	kept   []string
-	id     *lockFile // of the VM; see pin
-	closed bool
+	kept []string
+	id   *lockFile // of the VM; see pin
+	// process is what is written down as its process, at the same time.
+	process *Identity
+	closed  bool
 }
 
 // CheckName says why a VM cannot have a name; nil if it can.
@@ -268,6 +271,31 @@ func (d *Dir) Close() {
 
 // Path is a file of the run directory.
 func (d *Dir) Path(name string) string { return filepath.Join(d.Run, name) }
+
+// Links is the directory of the sockets by which VMs connect to each other. It is apart from their
+// own: a QEMU that connects to another VM reaches nothing else of that.
+func (r Root) Links() string { return filepath.Join(r.Run, linksDir) }
+
+// LinkSocket is where other VMs connect to the network of one.
+func (r Root) LinkSocket(name string) string { return filepath.Join(r.Links(), name+".sock") }
+
+// MakeLinks makes the directory of the links, if it is not there.
+func (d *Dir) MakeLinks() error { return makeOwnDir(d.root.Links()) }
+
+// MakeLink makes room for this VM's socket among the links, and returns its path.
+func (d *Dir) MakeLink() (string, error) {
+	if err := d.MakeLinks(); err != nil {
+		return "", err
+	}
+	path := d.root.LinkSocket(d.Name)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a VM that was killed
+		return "", err
+	}
+	return path, nil
+}
+
+// MakeScreen makes the directory in which QEMU makes files itself.
+func (d *Dir) MakeScreen() error { return os.Mkdir(d.Path(ScreenDir), 0o700) }
 
 // LockConsole takes the VM's console, which has one client at a time, until the file
 // is closed. [ErrBusy] means that another client has it.

@@ -12,7 +12,11 @@ import (
 // What AMD's technologies share.
 
 // amd is their vendor, as CPUID names it.
-const amd = "AMD"
+const (
+	amd = "AMD"
+	// secureProcessor is by which QEMU has guests launched (Linux, drivers/crypto/ccp).
+	secureProcessor = "/dev/sev"
+)
 
 // measuredModels are the CPU models where they are measured and none is named. They
 // have a version: what a bare name stands for can change. Older QEMUs have older

@@ -56,6 +56,7 @@ func (t sevs) traits() plan.Traits {
 	traits := plan.Traits{
 		Name: host.SEV, Object: sevGuest(), Feature: "amd-sev", Vendor: amd, Pool: "sev",
 		Confidential: true, Attested: true, Measurable: true, KernelHashes: true, Pinned: true,
+		Device: secureProcessor,
 		Covers: []string{"guest policy", "platform firmware version"}, // by the MAC, besides the digest
 	}
 	if t.es {

@@ -63,7 +63,7 @@ func (snp) traits() plan.Traits {
 	return plan.Traits{
 		Name: host.SNP, Object: snpGuest(), Feature: "amd-sev-snp", Vendor: amd, Pool: "sev-es",
 		Confidential: true, Attested: true, KernelHashes: true, KernelLog: true, Private: true, Registers: true,
-		Models: measuredModels(), ModelMeasured: true,
+		Models: measuredModels(), ModelMeasured: true, Device: secureProcessor,
 	}
 }
 

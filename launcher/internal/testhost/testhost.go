@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -112,4 +113,12 @@ func QEMU(version string) *host.QEMU {
 func WithIGVM(f *plan.Facts) {
 	f.IGVM, f.Info = true, QEMU("11.1")
 	f.Info.Objects["igvm-cfg"] = []string{"file"}
+}
+
+// Confined has QEMU confined, by a kernel that can do all of it.
+func Confined(f *plan.Facts) {
+	f.Confine = &plan.Confinement{
+		Stage: []string{"/usr/bin/vmlatch", plan.Stage}, Host: confine.Host{Landlock: 7},
+		Program: []confine.File{{Path: "/usr", Access: confine.Execute}}, Resolver: []string{"/etc/resolv.conf"},
+	}
 }

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/launcher"
+	"github.com/vmlatch/vmlatch/launcher/confine"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// confinement is how QEMU is confined, as its start found it.
+type confinement struct {
+	Namespaces []string `json:"namespaces,omitempty"`
+	Files      int      `json:"files"`
+	Landlock   int      `json:"landlock,omitempty"`
+	Refused    string   `json:"refused,omitempty"`
+	Missing    []string `json:"missing,omitempty"`
+}
+
+// confined is what is read of QEMU's process while a VM runs.
+type confined struct {
+	UID          int      `json:"uid"`
+	NoNewPrivs   bool     `json:"no-new-privileges"`
+	Seccomp      bool     `json:"seccomp"`
+	Capabilities bool     `json:"capabilities"`
+	Namespaces   []string `json:"namespaces,omitempty"`
+	Label        string   `json:"label,omitempty"`
+	ControlGroup string   `json:"cgroup,omitempty"`
+}
+
+// lookAt reads how the QEMU of a running VM is confined; nil if it cannot be read.
+func lookAt(d *rundir.Dir, v *vmInfo) *confined {
+	if v.Status != rundir.Alive || v.Record == nil {
+		return nil
+	}
+	p, err := d.OpenProcess(v.Record.PID)
+	if err != nil {
+		return nil
+	}
+	defer p.Close()
+	l, err := confine.ReadLive(p.PID)
+	if err != nil {
+		return nil
+	}
+	c := confined(*l)
+	return &c
+}
+
+// walls are rows about a box: what it was at the start, and what it is.
+func (v *vmInfo) walls(row func(key, format string, args ...any)) {
+	r := v.Record
+	if r.Unconfined != "" {
+		row("confined", "no: %s", r.Unconfined)
+	}
+	if c := r.Confinement; c != nil {
+		text := fmt.Sprintf("to %d files and directories", c.Files)
+		if c.Landlock > 0 {
+			text += fmt.Sprintf(", by Landlock %d", c.Landlock)
+		}
+		if len(c.Namespaces) > 0 {
+			text += ", in namespaces of its own: " + strings.Join(c.Namespaces, ", ")
+		}
+		row("confined", "%s", text)
+		if c.Refused != "" {
+			row("proven at its start", "opening the VM's record was refused: %s", c.Refused)
+		}
+		for _, m := range c.Missing {
+			row("not confined", "%s", m)
+		}
+	}
+	if l := v.Confined; l != nil {
+		row("its process now", "%s", l.text())
+	}
+}
+
+func (l *confined) text() string {
+	parts := []string{fmt.Sprintf("user %d", l.UID)}
+	for _, p := range []struct {
+		is        bool
+		yes, none string
+	}{
+		{l.Capabilities, "WITH CAPABILITIES", "no capabilities"},
+		{l.NoNewPrivs, "no new privileges", "MAY GAIN PRIVILEGES"},
+		{l.Seccomp, "seccomp", "NO seccomp"},
+	} {
+		if p.is {
+			parts = append(parts, p.yes)
+		} else {
+			parts = append(parts, p.none)
+		}
+	}
+	if len(l.Namespaces) > 0 {
+		parts = append(parts, "namespaces of its own: "+strings.Join(l.Namespaces, ", "))
+	}
+	if l.Label != "" && l.Label != "unconfined" {
+		parts = append(parts, "label "+l.Label)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// writeBox shows what a plan confines QEMU to.
+func writeBox(t io.Writer, p *launcher.Plan) {
+	b := p.Confinement
+	if b == nil {
+		fmt.Fprintf(t, "no\t%s\n", p.Unconfined)
+		return
+	}
+	if len(b.Namespaces) > 0 {
+		fmt.Fprintf(t, "namespaces\tof its own: %s\n", strings.Join(b.Namespaces, ", "))
+	}
+	if b.Landlock > 0 {
+		fmt.Fprintf(t, "Landlock\tversion %d\n", b.Landlock)
+	}
+	for _, f := range b.Files {
+		fmt.Fprintf(t, "%s\t%s\n", f.Access, cli.Escape(f.Path))
+	}
+	for _, m := range b.Missing {
+		fmt.Fprintf(t, "NOT confined\t%s\n", m)
+	}
+}

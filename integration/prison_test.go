@@ -1,0 +1,184 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vmlatch/vmlatch/integration/escape"
+	"github.com/vmlatch/vmlatch/launcher/confine"
+)
+
+// TestTakenOver: a QEMU that a guest has taken over reaches what is its own, and nothing else of
+// its user's or the host's. The program that plays it has QEMU's descriptors and confinement, but
+// not the system call filter that QEMU puts itself under.
+func TestTakenOver(t *testing.T) {
+	t.Parallel()
+	if c := confine.Look("/"); c.Landlock < 6 || c.NoNamespaces != "" {
+		t.Skipf("this kernel cannot confine it: Landlock %d, %s", c.Landlock, c.NoNamespaces)
+	}
+	for name, uid := range map[string]int{"root": 0, "a user": 65534} {
+		t.Run(name, func(t *testing.T) {
+			if uid != 0 && os.Geteuid() != 0 {
+				t.Skip("this test changes to the user nobody, which takes root")
+			}
+			takeOver(t, newHostOf(t, uid))
+		})
+	}
+}
+
+func takeOver(t *testing.T, h *host) {
+	qemu := filepath.Join(h.work, "prisoner")
+	build := exec.Command("go", "build", "-o", qemu, "./prisoner")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, name := range []string{"own.raw", "other.raw", "shared"} {
+		h.write(name, "an image")
+	}
+	h.write("victim.toml", `
+name = "victim"
+memory = "32MiB"
+[[disk]]
+image = "other.raw"
+format = "raw"
+`)
+	h.run("vmlatch", "start", "victim.toml")
+	victim := inspected(t, h, "victim")
+
+	// What this user has besides VMs.
+	session := listenAs(t, h, filepath.Join(h.work, "bus.sock"))
+	defer session.Close()
+	loopback, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer loopback.Close()
+
+	run, state := filepath.Join(h.work, "run"), filepath.Join(h.work, "state")
+	forbidden := []string{
+		"read:" + filepath.Join(run, "prison/record.json"), "write:" + filepath.Join(run, "prison/record.json"),
+		"list:" + run, "remove:" + filepath.Join(run, "prison/vm.lock"), "write:" + filepath.Join(run, "prison/new"),
+		"remove:" + filepath.Join(state, "prison/console.log"), "write:" + filepath.Join(state, "prison/qemu.log"),
+		"read:" + filepath.Join(state, "prison/events.log"), "write:" + filepath.Join(state, "new"),
+		"read:" + filepath.Join(run, "victim/record.json"), "unix:" + filepath.Join(run, "victim/qmp.sock"),
+		"unix:" + filepath.Join(run, "victim/monitor.sock"), "unix:" + filepath.Join(run, "victim/console.sock"),
+		"unix:" + filepath.Join(run, "prison/monitor.sock"),
+		"read:" + filepath.Join(h.work, "other.raw"), "write:" + filepath.Join(h.work, "other.raw"),
+		"read:" + filepath.Join(h.work, "victim.toml"), "list:" + h.work, "read:/etc/shadow", "read:/etc/passwd",
+		"unix:" + filepath.Join(h.work, "bus.sock"), "tcp:" + loopback.Addr().String(), "udp:127.0.0.1:9",
+		"unix:/run/dbus/system_bus_socket", "list:/run", "list:/tmp", "list:/home",
+		"kill:" + strconv.Itoa(victim.Record.PID),
+		"look:" + strconv.Itoa(victim.Record.PID),
+		"kill:" + strconv.Itoa(os.Getpid()), "root:", "write:/proc/sys/kernel/core_pattern",
+		"write:" + filepath.Join(h.work, "prisoner"), "write:/usr/escaped",
+	}
+	shared := filepath.Join(h.work, "shared")
+	allowed := []string{"read:" + shared, "write:" + shared, "unlock:"}
+	h.write("attempts", strings.Join(append(allowed, forbidden...), "\n"))
+	h.write("prison.toml", fmt.Sprintf(`
+name = "prison"
+memory = "32MiB"
+qemu = %q
+[[disk]]
+image = "own.raw"
+format = "raw"
+[[object]]
+qom-type = "rng-random"
+id = "attempts"
+filename = %q
+[[object]]
+qom-type = "rng-random"
+id = "own"
+filename = %q
+`, qemu, filepath.Join(h.work, "attempts"), shared))
+	h.run("vmlatch", "start", "prison.toml")
+	said := map[string]string{}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		b, _ := os.ReadFile(filepath.Join(state, "prison/console.log"))
+		if json.Unmarshal(b, &said) == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no attempts were made: %s", b)
+		}
+	}
+	for _, a := range allowed {
+		if said[a] != escape.Done {
+			t.Errorf("%s: %q, want it done", a, said[a])
+		}
+	}
+	for _, a := range forbidden {
+		if said[a] == escape.Done || said[a] == "" {
+			t.Errorf("%s: %q, want it refused", a, said[a])
+		}
+	}
+
+	// It has let go of its lock: it is there all the same, and is told of.
+	got := inspected(t, h, "prison")
+	if got.Status != "alive" || len(got.Trouble) == 0 || !strings.Contains(got.Trouble[0], "let go of its lock") {
+		t.Errorf("%+v, want it alive, without its lock", got)
+	}
+	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
+		t.Errorf("ps does not show both:\n%s", out)
+	}
+	if c := got.Record.Confinement; c == nil || c.Refused == "" || len(c.Namespaces) != 4 {
+		t.Errorf("confinement %+v", c)
+	}
+	if c := got.Confined; c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 4 {
+		t.Errorf("its process %+v", c)
+	}
+	h.run("vmlatch", "stop", "--now", "prison")
+	if out := h.run("vmlatch", "ps"); strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
+		t.Errorf("after its end:\n%s", out)
+	}
+	h.run("vmlatch", "stop", "--now", "victim")
+	h.clearEnded()
+	waitNothing(t, h.work)
+}
+
+// inspection is what a test reads of a VM.
+type inspection struct {
+	Status  string
+	Trouble []string
+	Record  struct {
+		PID         int
+		Confinement *struct {
+			Namespaces []string
+			Refused    string
+		}
+	}
+	Confined *struct {
+		UID          int
+		NoNewPrivs   bool `json:"no-new-privileges"`
+		Seccomp      bool
+		Capabilities bool
+		Namespaces   []string
+	}
+}
+
+func inspected(t *testing.T, h *host, name string) (v inspection) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(h.run("vmlatch", "inspect", "--json", name)), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// listenAs makes a socket of the machine's user.
+func listenAs(t *testing.T, h *host, path string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.own(path)
+	return l
+}

@@ -1,0 +1,93 @@
+// Command prisoner is started as QEMU, with all that QEMU gets, and plays one that a guest has
+// taken over: it says what QEMU says, makes the attempts that a file names (see package escape),
+// and writes to the guest's console how each ended.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/integration/escape"
+	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/qmp/qmptest"
+)
+
+func main() {
+	signal.Ignore(unix.SIGINT, unix.SIGTERM)
+	o := plan.ParseOptions(os.Args)
+	q := qmptest.NewQEMU()
+	var attempts []string
+	q.On("cont", func(json.RawMessage) (any, error) { // by now the guest runs
+		go report(logOf(o, "console"), attempts)
+		return struct{}{}, nil
+	})
+	for _, object := range o.Objects() { // the file is what the spec gives the guest
+		if object.Props["id"] == "attempts" {
+			attempts = read(object.Props["filename"])
+		}
+	}
+	for _, chardev := range o.Values["-chardev"] {
+		p := plan.Properties(chardev)
+		fd, err := strconv.Atoi(p["fd"])
+		if err != nil {
+			continue
+		}
+		f := os.NewFile(uintptr(fd), p["id"])
+		if p["server"] != "on" {
+			c, err := net.FileConn(f)
+			if err != nil {
+				panic(err)
+			}
+			go func() { _ = q.Serve(c) }()
+			continue
+		}
+		l, err := net.FileListener(f)
+		if err != nil {
+			panic(err)
+		}
+		go q.Listen(l)
+	}
+	time.Sleep(time.Hour)
+}
+
+// logOf is the log of a character device.
+func logOf(o *plan.Options, id string) *os.File {
+	for _, chardev := range o.Values["-chardev"] {
+		p := plan.Properties(chardev)
+		if set, ok := strings.CutPrefix(p["logfile"], "/dev/fdset/"); ok && p["id"] == id {
+			fd, _ := strconv.Atoi(set) // the sets are numbered as their descriptors
+			return os.NewFile(uintptr(fd), id)
+		}
+	}
+	panic("no log of " + id)
+}
+
+func read(name string) (lines []string) {
+	f, err := os.Open(name)
+	if err != nil {
+		panic(err)
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		lines = append(lines, s.Text())
+	}
+	return lines
+}
+
+func report(log *os.File, attempts []string) {
+	b, err := json.Marshal(escape.Try(attempts))
+	if err != nil {
+		panic(err)
+	}
+	if _, err := log.Write(append(b, '\n')); err != nil {
+		panic(err)
+	}
+}

@@ -1,0 +1,74 @@
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/vmlatch/vmlatch/launcher/confine"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// box is what QEMU is confined in.
+type box struct {
+	*confine.Box
+	stage   []string
+	try     string // a file that QEMU must not be able to open
+	refused string // how the kernel refused that
+}
+
+// box is the plan's, for a start; nil if it has none.
+func (s *starter) box() *box {
+	c := s.plan.Confinement
+	if c == nil {
+		return nil
+	}
+	own := *c // what the kernel refuses is of this start
+	own.Foreground = s.opt.Foreground
+	return &box{Box: &own, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
+}
+
+// fork starts a program in the box, and returns when it has become that. Where the kernel refuses
+// namespaces, as in some containers, it does without them, and says so.
+func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	pid, err = b.forkOnce(argv, *attr)
+	if err != nil && len(b.Namespaces) > 0 && (confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)) {
+		b.Missing = append(b.Missing, fmt.Sprintf(
+			"it can reach this user's sockets, and the host's networks: no namespaces can be made here: %v", err))
+		b.Namespaces = nil
+		pid, err = b.forkOnce(argv, *attr)
+	}
+	return pid, err
+}
+
+func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error) {
+	p, err := b.Prepare(b.stage, argv, len(attr.Files), b.try)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	attr.Files = append([]uintptr{}, attr.Files...)
+	for _, f := range p.Files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	sys := *attr.Sys
+	attr.Sys = &sys
+	p.Attributes(attr.Sys)
+	if pid, err = syscall.ForkExec(p.Argv[0], p.Argv, &attr); err != nil {
+		return 0, err
+	}
+	report, err := p.Await()
+	if err != nil {
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+		return 0, err
+	}
+	b.refused = report.Refused
+	return pid, nil
+}
+
+// record is what is written down about the box.
+func (b *box) record() *rundir.Confinement {
+	return &rundir.Confinement{
+		Namespaces: b.Namespaces, Landlock: b.Landlock, Refused: b.refused, Missing: b.Missing, Files: len(b.Files),
+	}
+}

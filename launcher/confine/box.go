@@ -1,0 +1,115 @@
+package confine
+
+import (
+	"cmp"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Access is what a process may do with a file, or with all that is below a directory.
+type Access string
+
+// Kinds of access.
+const (
+	Read    Access = "read"    // and look into directories
+	Execute Access = "execute" // and read
+	Write   Access = "write"   // read, write, make and remove
+	Device  Access = "device"  // read, write and control
+)
+
+// File is a file, or a directory with all that is below it, that a process may reach.
+type File struct {
+	Path   string `json:"path"`
+	Access Access `json:"access"`
+}
+
+// Namespaces that a box can have of its own.
+const (
+	User    = "user"
+	Mount   = "mount"
+	Network = "network"
+	IPC     = "ipc"
+)
+
+// Box is how a process is confined.
+type Box struct {
+	// UID and GID are the process's own user; 0 for the launcher's.
+	UID int `json:"uid,omitempty"`
+	GID int `json:"gid,omitempty"`
+	// Groups are more groups, for devices.
+	Groups []int `json:"groups,omitempty"`
+	// Namespaces are those of its own. In one of mounts only Files are there, and in one of
+	// networks no interface but a loopback.
+	Namespaces []string `json:"namespaces,omitempty"`
+	// Networked lets it use the host's networks.
+	Networked bool `json:"networked,omitempty"`
+	// Files are all that it can reach by a path. Descriptors that it inherits are not among them.
+	Files []File `json:"files"`
+	// Landlock is the version of the kernel's rules (landlock(7), ABI); 0 for none.
+	Landlock int `json:"landlock,omitempty"`
+	// MemoryLock is how much memory it may pin, in bytes; 0 for the launcher's own limit.
+	MemoryLock uint64 `json:"memory-lock,omitempty"`
+	// Group is a control group, a directory below /sys/fs/cgroup; "" for the launcher's.
+	Group string `json:"cgroup,omitempty"`
+	// Label is an AppArmor profile; "" for the launcher's.
+	Label string `json:"label,omitempty"`
+	// Foreground ends the process with the thread that forks it.
+	Foreground bool `json:"-"`
+	// Missing says what a taken-over process could still do, a sentence each.
+	Missing []string `json:"missing,omitempty"`
+}
+
+// Has reports whether a box has a namespace of its own.
+func (b *Box) Has(namespace string) bool { return slices.Contains(b.Namespaces, namespace) }
+
+// Allow adds a file. Of two rules for one path the wider one counts.
+func (b *Box) Allow(a Access, paths ...string) {
+	for _, p := range paths {
+		if p == "" {
+			continue
+		}
+		p = filepath.Clean(p)
+		if i := slices.IndexFunc(b.Files, func(f File) bool { return f.Path == p }); i >= 0 {
+			if width(a) > width(b.Files[i].Access) {
+				b.Files[i].Access = a
+			}
+			continue
+		}
+		b.Files = append(b.Files, File{p, a})
+	}
+}
+
+// width orders kinds of access. A directory of programs is never written to.
+func width(a Access) int { return slices.Index([]Access{Read, Execute, Device, Write}, a) }
+
+// sorted are the files, a directory before what is below it.
+func (b *Box) sorted() []File {
+	files := slices.Clone(b.Files)
+	slices.SortFunc(files, func(x, y File) int {
+		return cmp.Or(strings.Count(x.Path, "/")-strings.Count(y.Path, "/"), strings.Compare(x.Path, y.Path))
+	})
+	return files
+}
+
+// resolved is the box with what its symbolic links lead to.
+func (b *Box) resolved() *Box {
+	all := *b
+	all.Files = slices.Clone(b.Files)
+	for _, f := range b.Files {
+		if real, err := filepath.EvalSymlinks(f.Path); err == nil {
+			all.Allow(f.Access, real)
+		}
+	}
+	return &all
+}
+
+// Reaches reports whether a box lets a process reach a path in any way.
+func (b *Box) Reaches(path string) bool {
+	for _, f := range b.Files {
+		if path == f.Path || f.Path == "/" || strings.HasPrefix(path, f.Path+"/") {
+			return true
+		}
+	}
+	return false
+}

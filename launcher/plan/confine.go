@@ -1,0 +1,235 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/confine"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
+)
+
+// Stage is the first argument of a program that runs [confine.Run] with the others.
+const Stage = "__stage"
+
+// Confinement is what there is to confine QEMU with.
+type Confinement struct {
+	Stage   []string       // command line that runs [confine.Run]
+	Host    confine.Host   // what the kernel can do
+	Program []confine.File // what QEMU reads of its own
+	// Resolver are the files that say where names of hosts are asked for.
+	Resolver []string
+	// Cannot says why QEMU cannot be confined; "" if it can.
+	Cannot string
+}
+
+// Reasons for which QEMU is not confined.
+const (
+	noStage  = "the program that starts it has no stage"
+	emulated = "an emulator runs it"
+)
+
+// confined reports whether QEMU is put into a box.
+func (b *Builder) confined() bool { return b.unconfined() == "" }
+
+// unconfined says why QEMU is put into no box.
+func (b *Builder) unconfined() string {
+	switch c := b.Facts.Confine; {
+	case c == nil || len(c.Stage) == 0:
+		return noStage
+	case b.plan.Emulated:
+		return emulated
+	default:
+		return c.Cannot
+	}
+}
+
+// files that every QEMU opens.
+var (
+	baseDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
+	baseFiles   = []string{"/proc", "/sys/devices/system"}
+)
+
+// confine adds the box that QEMU runs in. It comes last: what the command line names, it reaches.
+func (b *Builder) confine() {
+	if b.plan.Unconfined = b.unconfined(); b.plan.Unconfined != "" {
+		return
+	}
+	c, g := b.Facts.Confine, b.Guest
+	box := &confine.Box{Landlock: c.Host.Landlock}
+	for _, f := range c.Program {
+		box.Allow(f.Access, f.Path)
+	}
+	box.Allow(confine.Device, baseDevices...)
+	box.Allow(confine.Read, baseFiles...)
+	if strings.HasPrefix(b.Machine.String(), "none") || ParseOptions(b.plan.QEMUArgv()).One("-accel") == "kvm" {
+		box.Allow(confine.Device, "/dev/kvm")
+	}
+	box.Allow(confine.Device, b.Traits.Device)
+	if len(g.PCI) > 0 {
+		box.Allow(confine.Device, "/dev/vfio", "/dev/iommu")
+		box.Allow(confine.Read, "/sys")
+	}
+	if g.Display.On() {
+		box.Allow(confine.Write, b.InDir(rundir.ScreenDir))
+	}
+	if g.Networks.Linked() { // the other VM may come later
+		box.Allow(confine.Read, b.plan.Dirs.Links())
+	}
+	for _, s := range g.Shares {
+		switch {
+		case s.Mode != Share9P:
+		case s.ReadOnly:
+			box.Allow(confine.Read, s.Path)
+		default:
+			box.Allow(confine.Write, s.Path)
+		}
+	}
+	box.Allow(confine.Read, b.reads...)
+	box.Allow(confine.Write, b.writes...)
+	for _, tables := range [][]map[string]any{g.Devices, g.Objects} { // whatever they are for
+		box.Allow(confine.Write, pathsIn(tables)...)
+	}
+	for _, path := range mentioned(ParseOptions(b.plan.QEMUArgv())) {
+		if !box.Reaches(path) {
+			box.Allow(confine.Read, path)
+		}
+	}
+	b.separate(box)
+	b.plan.Confinement = box
+}
+
+// separate gives QEMU namespaces of its own, and says what it can reach where it cannot have them.
+func (b *Builder) separate(box *confine.Box) {
+	h := b.Facts.Confine.Host
+	slirp := slices.ContainsFunc(b.Guest.Networks, func(n Network) bool { return n.Mode == netUser })
+	if h.NoNamespaces == "" {
+		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC}
+		if !slirp {
+			box.Namespaces = append(box.Namespaces, confine.Network)
+		}
+	}
+	miss := func(text string) { box.Missing = append(box.Missing, text) }
+	if box.Networked = slirp; slirp {
+		box.Allow(confine.Read, b.Facts.Confine.Resolver...)
+		miss("it can reach the host's networks, and what listens on its loopback: " +
+			`mode = "user" runs in it, and passt does not`)
+	}
+	if h.NoNamespaces != "" {
+		miss("it can reach this user's sockets, as those of the session, and the host's networks: " +
+			"it has no namespaces of its own, as " + h.NoNamespaces)
+	}
+	switch {
+	case h.Landlock == 0 && h.NoNamespaces != "":
+		miss("it can open every file of this user: " + noLandlock)
+	case h.Landlock == 0:
+		miss("it can end other processes of this user: " + noLandlock)
+	case h.Landlock < 6:
+		miss("it can end other processes of this user: this kernel's Landlock does not keep signals in (Linux 6.12)")
+	}
+}
+
+const noLandlock = "this kernel has no Landlock, or it is switched off (lsm=landlock,…)"
+
+// pathsIn are the absolute paths among the values of tables.
+func pathsIn(tables []map[string]any) (paths []string) {
+	for _, t := range tables {
+		paths = append(paths, pathsOf(t)...)
+	}
+	return paths
+}
+
+func pathsOf(v any) (paths []string) {
+	switch v := v.(type) {
+	case string:
+		if filepath.IsAbs(v) {
+			return []string{v}
+		}
+	case []any:
+		for _, e := range v {
+			paths = append(paths, pathsOf(e)...)
+		}
+	case map[string]any:
+		for _, e := range v {
+			paths = append(paths, pathsOf(e)...)
+		}
+	}
+	return paths
+}
+
+// texts are options whose values are not names of files, whatever stands in them, names that QEMU
+// only repeats, or names that are within reach already.
+var texts = []string{"-append", "-name", "-sandbox", "-add-fd", "-kernel", "-initrd", "-bios"}
+
+// mentioned are the files that a command line names, sorted.
+func mentioned(o *Options) (paths []string) {
+	for name, values := range o.Values {
+		if slices.Contains(texts, name) {
+			continue
+		}
+		for _, v := range values {
+			if strings.HasPrefix(v, "{") {
+				var m map[string]any
+				if json.Unmarshal([]byte(v), &m) == nil {
+					paths = append(paths, pathsOf(m)...)
+				}
+				continue
+			}
+			for _, p := range Properties(v) {
+				paths = append(paths, pathsOf(strings.TrimPrefix(p, "unix:"))...)
+			}
+		}
+	}
+	paths = slices.DeleteFunc(paths, func(p string) bool { return strings.HasPrefix(p, fdsetPath) })
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// whole is the name by which QEMU opens a file that it reads as a whole. Where that is measured, a
+// QEMU that is confined gets a copy that can no longer change: what runs is what was looked at.
+// Others are opened by their path, as the copy takes memory for as long as QEMU runs.
+func (b *Builder) whole(path, use string, measured bool) string {
+	if !measured || !b.confined() {
+		b.reads = append(b.reads, path)
+		return path
+	}
+	fd := b.Inherit(use, "a sealed copy of "+path, func(*Opening) (*os.File, error) { return sealed(path) })
+	return b.named(fmt.Sprintf("/proc/self/fd/%d", fd), path)
+}
+
+// named lets messages say a path where QEMU knows another name.
+func (b *Builder) named(name, path string) string {
+	if b.plan.names == nil {
+		b.plan.names = map[string]string{}
+	}
+	b.plan.names[name] = path
+	return name
+}
+
+// sealed is a copy of a file in memory that can no longer be changed.
+func sealed(path string) (*os.File, error) {
+	from, err := openStorage(path, true, false)(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	fd, err := unix.MemfdCreate(filepath.Base(path), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	to := os.NewFile(uintptr(fd), path)
+	if _, err = to.ReadFrom(from); err == nil {
+		_, err = unix.FcntlInt(to.Fd(), unix.F_ADD_SEALS,
+			unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	}
+	if err != nil {
+		_ = to.Close()
+		return nil, &os.PathError{Op: "copy", Path: path, Err: err}
+	}
+	return to, nil
+}

@@ -1,0 +1,169 @@
+package rundir
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Identity is a process that no other can be taken for: a pid is given anew, but not within a
+// boot together with a time of start (proc(5), /proc/PID/stat, field 22).
+type Identity struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // in ticks of the clock since the boot
+	Boot  string `json:"boot"`  // /proc/sys/kernel/random/boot_id
+}
+
+// Identify reads the identity of a process.
+func Identify(pid int) (*Identity, error) {
+	start, err := startOf(pid)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	return &Identity{pid, start, boot}, nil
+}
+
+var bootID = sync.OnceValues(func() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return string(bytes.TrimSpace(b)), err
+})
+
+// errEnded means that a process waits for nothing but being reaped.
+var errEnded = errors.New("it has ended")
+
+func startOf(pid int) (uint64, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	// Behind the name, which may hold anything.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fs.ErrInvalid
+	}
+	if (fields[0] == "Z" || fields[0] == "X") && !threadLives(pid) {
+		return 0, errEnded
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// threadLives reports whether a process whose first thread has ended has another.
+func threadLives(pid int) bool {
+	files, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task/*/stat"))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		state := bytes.TrimSpace(b[bytes.LastIndexByte(b, ')')+1:])
+		if err == nil && len(state) > 0 && state[0] != 'Z' && state[0] != 'X' {
+			return true
+		}
+	}
+	return false
+}
+
+// Lives reports whether the process runs. Where its state cannot be read it is not known.
+func (i *Identity) Lives() (lives, known bool) {
+	if i == nil {
+		return false, false
+	}
+	boot, err := bootID()
+	if err != nil {
+		return false, false
+	}
+	if boot != i.Boot {
+		return false, true
+	}
+	start, err := startOf(i.PID)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH), errors.Is(err, errEnded):
+		return false, true
+	case err != nil:
+		return false, false
+	}
+	return start == i.Start, true
+}
+
+// open opens the process, if it lives.
+func (i *Identity) open() (*Process, error) {
+	if i == nil {
+		return nil, ErrNotFound
+	}
+	fd, err := unix.PidfdOpen(i.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	p := &Process{PID: i.PID, fd: fd}
+	if lives, _ := i.Lives(); !lives { // asked when the pid could no longer be given anew
+		p.Close()
+		return nil, ErrNotFound
+	}
+	return p, nil
+}
+
+// judge decides whether a VM lives, by its lock and by the process that is written down. What the
+// process itself could have done to the lock is not believed: one that let go of it lives all the
+// same, and one that gave it away has ended all the same.
+func (e *Entry) judge() {
+	if e.Record == nil || e.Record.Process == nil {
+		return
+	}
+	switch lives, known := e.Record.Process.Lives(); {
+	case !known:
+	case lives && !e.VMHeld:
+		e.VMHeld, e.LostLock = true, true
+	case !lives && e.VMHeld && !e.LaunchHeld:
+		e.VMHeld, e.Stranger = false, true
+	}
+}
+
+// recorded is the process that was written down as the VM's when the Dir found it; nil if none was.
+func (d *Dir) recorded() *Identity {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.process
+}
+
+func (d *Dir) setRecorded(r *Record) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.process = nil; r != nil {
+		d.process = r.Process
+	}
+}
+
+// killRecorded ends the process that is written down. Others that hold its lock may have been given
+// it, to have them killed: they are left alone. QEMU itself starts none (-sandbox spawn=deny).
+func (d *Dir) killRecorded(ctx context.Context, i *Identity) error {
+	p, err := i.open()
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	if err := p.Wait(ctx); err != nil {
+		return fmt.Errorf("end %s (process %d): %w", d.Name, p.PID, err)
+	}
+	return nil
+}
