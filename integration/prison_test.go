@@ -24,17 +24,39 @@ func TestTakenOver(t *testing.T) {
 	if c := confine.Look("/"); c.Landlock < 6 || c.NoNamespaces != "" {
 		t.Skipf("this kernel cannot confine it: Landlock %d, %s", c.Landlock, c.NoNamespaces)
 	}
-	for name, uid := range map[string]int{"root": 0, "a user": 65534} {
+	for name, c := range map[string]struct {
+		uid int
+		ids bool // the host has set ids aside for VMs
+	}{
+		"a user": {65534, false}, "root": {0, false}, "root, ids for VMs": {0, true},
+	} {
 		t.Run(name, func(t *testing.T) {
-			if uid != 0 && os.Geteuid() != 0 {
+			if (c.uid != 0 || c.ids) && os.Geteuid() != 0 {
 				t.Skip("this test changes to the user nobody, which takes root")
 			}
-			takeOver(t, newHostOf(t, uid))
+			takeOver(t, newHostOf(t, c.uid), c.ids)
 		})
 	}
 }
 
-func takeOver(t *testing.T, h *host) {
+// Ids that the test sets aside.
+const firstID, countIDs = 1_900_000_000, 4
+
+// startIn starts a VM, on a host that has set ids aside for VMs or not.
+func startIn(t *testing.T, h *host, ids bool, spec string) {
+	t.Helper()
+	cmd := h.command("vmlatch", "start", spec)
+	if ids {
+		h.write("ids", fmt.Sprintf("vmlatch:%d:%d\n", firstID, countIDs))
+		cmd = wrapped(cmd, "unshare", "--mount", "sh", "-c",
+			`mount --bind ids /etc/subuid && mount --bind ids /etc/subgid && exec "$@"`, "sh")
+	}
+	if out, err := h.attempt(cmd); err != nil {
+		t.Fatalf("%s: %v\n%s", spec, err, out)
+	}
+}
+
+func takeOver(t *testing.T, h *host, ids bool) {
 	qemu := filepath.Join(h.work, "prisoner")
 	build := exec.Command("go", "build", "-o", qemu, "./prisoner")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -50,7 +72,7 @@ memory = "32MiB"
 image = "other.raw"
 format = "raw"
 `)
-	h.run("vmlatch", "start", "victim.toml")
+	startIn(t, h, ids, "victim.toml")
 	victim := inspected(t, h, "victim")
 
 	// What this user has besides VMs.
@@ -81,25 +103,22 @@ format = "raw"
 		"write:" + filepath.Join(h.work, "prisoner"), "write:/usr/escaped",
 	}
 	shared := filepath.Join(h.work, "shared")
-	allowed := []string{"read:" + shared, "write:" + shared, "unlock:"}
-	h.write("attempts", strings.Join(append(allowed, forbidden...), "\n"))
-	h.write("prison.toml", fmt.Sprintf(`
+	allowed := []string{"unlock:"}
+	spec := fmt.Sprintf(`
 name = "prison"
 memory = "32MiB"
 qemu = %q
 [[disk]]
 image = "own.raw"
 format = "raw"
-[[object]]
-qom-type = "rng-random"
-id = "attempts"
-filename = %q
-[[object]]
-qom-type = "rng-random"
-id = "own"
-filename = %q
-`, qemu, filepath.Join(h.work, "attempts"), shared))
-	h.run("vmlatch", "start", "prison.toml")
+`, qemu)
+	if !ids { // with a file that it opens itself, it would stay root's
+		allowed = append(allowed, "read:"+shared, "write:"+shared)
+		spec += fmt.Sprintf("[[object]]\nqom-type = \"rng-random\"\nid = \"own\"\nfilename = %q\n", shared)
+	}
+	h.write("prison.toml", spec)
+	h.env = append(h.env, "ATTEMPTS="+strings.Join(append(allowed, forbidden...), "\n"))
+	startIn(t, h, ids, "prison.toml")
 	said := map[string]string{}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		b, _ := os.ReadFile(filepath.Join(state, "prison/console.log"))
@@ -132,8 +151,12 @@ filename = %q
 	if c := got.Record.Confinement; c == nil || c.Refused == "" || len(c.Namespaces) != 4 {
 		t.Errorf("confinement %+v", c)
 	}
-	if c := got.Confined; c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 4 {
+	c := got.Confined
+	if c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 4 {
 		t.Errorf("its process %+v", c)
+	}
+	if ids && (c.UID < firstID || c.UID >= firstID+countIDs || c.UID == victim.Confined.UID) {
+		t.Errorf("its user is %d, the other's %d: want two of those that were set aside", c.UID, victim.Confined.UID)
 	}
 	h.run("vmlatch", "stop", "--now", "prison")
 	if out := h.run("vmlatch", "ps"); strings.Contains(out, "prison") || !strings.Contains(out, "victim") {

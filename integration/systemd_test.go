@@ -369,7 +369,11 @@ session    = "credential:session"
 	// Removal ends the VMs that are running, and keeps files that may be disks.
 	m.run("systemctl", "start", "vmlatch@sev")
 	m.write("/var/lib/vmlatch/disk.raw", "data")
+	m.run("grep", "-q", "^vmlatch:[0-9]*:4096$", "/etc/subuid", "/etc/subgid")
 	m.run("dpkg", "--purge", "--no-triggers", "vmlatch")
+	if left, err := m.try("grep", "^vmlatch:", "/etc/subuid", "/etc/subgid"); err == nil {
+		t.Errorf("ids after removal: %s", left)
+	}
 	if left, _ := m.try("pgrep", "-u", "vmlatch"); left != "" {
 		t.Errorf("processes after removal: %s", left)
 	}

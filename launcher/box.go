@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/vmlatch/vmlatch/launcher/confine"
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
@@ -24,8 +25,31 @@ func (s *starter) box() *box {
 		return nil
 	}
 	own := *c // what the kernel refuses is of this start
-	own.Foreground = s.opt.Foreground
+	own.Foreground, own.UID = s.opt.Foreground, s.uid
+	if s.uid != 0 {
+		own.Groups = own.DeviceGroups()
+	}
 	return &box{Box: &own, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
+}
+
+// chooseUser takes an id for QEMU, if the plan wants one of its own.
+func (s *starter) chooseUser() error {
+	c := s.plan.Confinement
+	if c == nil || c.Users == nil {
+		return nil
+	}
+	busy, err := c.Users.Busy()
+	if err != nil {
+		return err
+	}
+	s.uid, err = s.dir.ReserveUser(s.ctx, c.Users.First, c.Users.Count, busy)
+	if errors.Is(err, rundir.ErrNoUser) {
+		return &fault.Error{
+			Kind: fault.Host, Op: s.plan.Name, Err: err,
+			Fix: "stop a VM, or give vmlatch more ids in /etc/subuid and /etc/subgid",
+		}
+	}
+	return err
 }
 
 // fork starts a program in the box, and returns when it has become that. Where the kernel refuses
@@ -35,7 +59,7 @@ func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 	if err != nil && len(b.Namespaces) > 0 && (confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)) {
 		b.Missing = append(b.Missing, fmt.Sprintf(
 			"it can reach this user's sockets, and the host's networks: no namespaces can be made here: %v", err))
-		b.Namespaces = nil
+		b.Namespaces, b.UID = nil, 0 // another user would not reach its files
 		pid, err = b.forkOnce(argv, *attr)
 	}
 	return pid, err
@@ -69,6 +93,7 @@ func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error
 // record is what is written down about the box.
 func (b *box) record() *rundir.Confinement {
 	return &rundir.Confinement{
-		Namespaces: b.Namespaces, Landlock: b.Landlock, Refused: b.refused, Missing: b.Missing, Files: len(b.Files),
+		UID: b.UID, Namespaces: b.Namespaces, Landlock: b.Landlock, Refused: b.refused, Missing: b.Missing,
+		Files: len(b.Files),
 	}
 }

@@ -74,7 +74,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 			return nil, err
 		}
 	}
-	f.Confine = confinement(c.Stage, f.QEMU)
+	f.Confine = confinement(c.Stage, f.QEMU, s)
 	if s != nil {
 		if f.Demands, err = demandsOf(s); err != nil {
 			return nil, err
@@ -103,7 +103,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 }
 
 // confinement looks for what QEMU can be confined with.
-func confinement(stage []string, qemu string) *plan.Confinement {
+func confinement(stage []string, qemu string, s *tee.Spec) *plan.Confinement {
 	if len(stage) == 0 {
 		return nil
 	}
@@ -116,6 +116,22 @@ func confinement(stage []string, qemu string) *plan.Confinement {
 	c.Resolver = []string{resolver, "/etc/hosts", "/etc/nsswitch.conf"}
 	if real, err := filepath.EvalSymlinks(resolver); err == nil {
 		c.Resolver = append(c.Resolver, real)
+	}
+	if os.Geteuid() != 0 {
+		return c
+	}
+	if c.Users, err = confine.ReadUsers("/"); err != nil {
+		c.NoUsers = err.Error()
+	}
+	if s == nil {
+		return c
+	}
+	g := s.Guest()
+	for _, path := range []string{g.Firmware.Image, g.Kernel.Image, g.Kernel.Initrd} {
+		const readable = 0o004
+		if info, err := os.Stat(path); err == nil && info.Mode()&readable == 0 {
+			c.Private = append(c.Private, path)
+		}
 	}
 	return c
 }

@@ -50,60 +50,6 @@ func (h *machineTest) pid(file string) int {
 	return 0
 }
 
-// TestHelperFollowsQEMU: a helper's life follows QEMU's, however QEMU ends, and
-// whether or not the helper wants to.
-func TestHelperFollowsQEMU(t *testing.T) {
-	for _, how := range []string{"follows", "stubborn"} {
-		for end, do := range map[string]func(h *machineTest, m *Machine) error{
-			"kill": func(h *machineTest, m *Machine) error { return m.Kill(h.Context()) },
-			"stop": func(h *machineTest, m *Machine) error {
-				if err := m.Release(h.Context()); err != nil {
-					return err
-				}
-				graceful, err := m.Stop(h.Context(), 10*time.Second)
-				if !graceful {
-					h.Error("the guest did not power off")
-				}
-				return err
-			},
-			"discard": func(h *machineTest, m *Machine) error { return m.Discard(h.Context()) },
-			"crash": func(h *machineTest, m *Machine) error {
-				if err := unix.Kill(m.rec.PID, unix.SIGKILL); err != nil {
-					return err
-				}
-				<-m.own.done
-				m.Close()
-				_, _, err := h.root.Sweep(h.Context())
-				return err
-			},
-		} {
-			t.Run(how+"/"+end, func(t *testing.T) {
-				h := newMachineTest(t)
-				p := h.plan(plainGuest)
-				file := h.withHelper(p, how)
-				m, err := p.Start(t.Context(), StartOptions{Hold: true})
-				if err != nil {
-					t.Fatal(err)
-				}
-				h.end(m)
-				pid := h.pid(file)
-				if err := unix.Kill(pid, 0); err != nil {
-					t.Fatalf("the helper does not run: %v", err)
-				}
-				if err := do(h, m); err != nil {
-					t.Fatal(err)
-				}
-				select {
-				case <-m.helpers[0].done:
-				case <-time.After(10 * time.Second):
-					t.Error("the helper has outlived QEMU")
-					_ = unix.Kill(pid, unix.SIGKILL)
-				}
-			})
-		}
-	}
-}
-
 // TestHelperDies: a start whose helper does not come up fails, and says why.
 func TestHelperDies(t *testing.T) {
 	h := newMachineTest(t)

@@ -31,6 +31,7 @@ type starter struct {
 	client  net.Conn      // our end of the qmp socket, connected before exec
 	steps   []rundir.Step // before there is a machine
 	machine *Machine
+	uid     int // of QEMU; 0 for this process's
 }
 
 func (s *starter) step(name string) {
@@ -159,6 +160,9 @@ func (s *starter) open() error {
 	if err := s.makeDirs(); err != nil {
 		return err
 	}
+	if err := s.chooseUser(); err != nil {
+		return err
+	}
 	s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket))
 	return err
 }
@@ -206,6 +210,11 @@ func (s *starter) exec() error {
 	for _, h := range s.plan.Helpers {
 		if err := s.help(h, log); err != nil {
 			return s.failed(fmt.Errorf("helper %s: %w", h.Role, err))
+		}
+	}
+	if s.uid != 0 {
+		if err := s.dir.GiveTo(s.uid); err != nil {
+			return err
 		}
 	}
 	if need := s.plan.MemoryLock; need > 0 {

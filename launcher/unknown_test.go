@@ -36,40 +36,6 @@ func lostRelease(t *testing.T, runs, stuck bool) (*playedMachine, error) {
 	return m, m.Release(ctx)
 }
 
-// TestUnknownOutcome: a release whose answer was lost is neither done nor refused until QEMU
-// has been asked.
-func TestUnknownOutcome(t *testing.T) {
-	staged := func(m *playedMachine) bool {
-		r, err := m.dir.StagedRecord()
-		return err == nil && r != nil
-	}
-	m, err := lostRelease(t, true, false)
-	if err != nil || m.State() != Running || m.recorded(t).State != "running" || staged(m) {
-		t.Errorf("it runs: %v, state %s, recorded %s, want a release", err, m.State(), m.recorded(t).State)
-	}
-	m, err = lostRelease(t, false, false)
-	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrUnknown) || m.MayRun() || staged(m) ||
-		m.recorded(t).State != "provisioned" {
-		t.Errorf("it does not run: %v, may run %t, staged %t, want that it is not released", err, m.MayRun(), staged(m))
-	}
-	m, err = lostRelease(t, true, true)
-	if !errors.Is(err, ErrUnknown) || !m.MayRun() || !staged(m) {
-		t.Fatalf("stuck: %v, may run %t, staged %t, want ErrUnknown and a staged record", err, m.MayRun(), staged(m))
-	}
-	if e, err := m.root.Peek("vm"); err != nil || e.Staged == nil || e.Staged.State != "running" {
-		t.Errorf("readers find %+v, %v, want the staged record", e, err)
-	}
-	m.Unlock()
-	again, err := Attach(t.Context(), m.root, "vm") // still stuck
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
-	if !again.MayRun() || again.State() != Provisioned {
-		t.Errorf("the next command: may run %t, state %s, want true and provisioned", again.MayRun(), again.State())
-	}
-}
-
 // TestUnknownSecret: the packet whose answer was lost may be injected again, and no other.
 func TestUnknownSecret(t *testing.T) {
 	m := played(t, "sev", Measured, nil)

@@ -226,61 +226,6 @@ func TestReleased(t *testing.T) {
 	w.run(4, "--secret", "disk="+dir+"/api") // exists: whoever made it may read it
 }
 
-// TestNoWayIn: each failure powers off, and says what to do.
-func TestNoWayIn(t *testing.T) {
-	base := func(w *world) string {
-		return "latch.name=appliance latch.broker=port latch.key=" + w.broker.Key.String()
-	}
-	cmdline := func(line string) func(*world) { return func(w *world) { w.write("cmdline", line) } }
-	onto := func(before, after string) func(*world) {
-		return func(w *world) { w.write("cmdline", before+base(w)+after) }
-	}
-	for name, c := range map[string]struct {
-		change func(*world)
-		say    string
-	}{
-		"denied":            {func(w *world) { w.deny("measurement", false) }, "hint: what was launched"},
-		"denied by code":    {func(w *world) { w.deny("something-new", false) }, "the owner's log says more"},
-		"always busy":       {func(w *world) { w.deny("busy", true) }, "no secret in time"},
-		"never approved":    {func(w *world) { w.pend() }, "the owner has not approved request 7"},
-		"no evidence":       {func(w *world) { w.platform.err = errors.New("empty") }, "no secret in time: empty"},
-		"a broken chip":     {func(w *world) { w.platform.err = &finalError{errors.New("broken")} }, "broken"},
-		"no broker":         {func(w *world) { w.dial = nil }, "cannot be reached by port"},
-		"a shell":           {onto("", ""), "a person at the console could come in: a shell opens"},
-		"another init":      {onto("panic=-1 init=/bin/sh ", ""), "init=/bin/sh"},
-		"no key":            {cmdline("panic=-1 latch.name=a latch.broker=port"), "latch.key is missing"},
-		"a doubled word":    {onto("panic=-1 latch.name=b ", ""), "stands there twice"},
-		"an unknown word":   {onto("panic=-1 latch.x=b ", ""), "latch.x is unknown"},
-		"a long line":       {onto("panic=-1 ", strings.Repeat(" x", 1024)), "cuts it off"},
-		"no injection":      {onto("panic=-1 latch.source=injected ", ""), "no secret was injected"},
-		"open RTMR3":        {func(w *world) { w.platform.kind = exchange.TDX }, "cannot extend RTMR3"},
-		"opened by another": {func(w *world) { w.write("mapper/root", "") }, "has not opened it"},
-		"other secrets": {func(w *world) {
-			w.answer = func(s *exchange.Shown) []byte {
-				line, _, _ := w.broker.Release(s, map[string]exchange.Secret{"x": {Value: []byte("y")}})
-				return line
-			}
-		}, "not the secrets that were asked for"},
-		"no disk":       {func(w *world) { w.luks("unchecked") }, "the disk is missing"},
-		"raw for disks": {func(w *world) { w.write("disk.img", "x") }, "is not for a disk"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			c.change(w)
-			args := []string{"--secret", "disk", "--device", w.file("disk.img"), "--open", "root", "--timeout", "30s"}
-			w.crypt = func(string, string, string, []byte) error {
-				t.Error("a disk was opened")
-				return nil
-			}
-			said := w.run(4, args...)
-			if !strings.Contains(said, c.say) || !strings.Contains(said, "powers off") {
-				t.Errorf("it says %q, want %q", said, c.say)
-			}
-		})
-	}
-}
-
 func (w *world) deny(reason string, retry bool) {
 	w.answer = func(s *exchange.Shown) []byte { return w.broker.Deny(s.Hash, reason, retry) }
 }

@@ -13,6 +13,7 @@ import (
 
 // confinement is how QEMU is confined, as its start found it.
 type confinement struct {
+	UID        int      `json:"uid,omitempty"`
 	Namespaces []string `json:"namespaces,omitempty"`
 	Files      int      `json:"files"`
 	Landlock   int      `json:"landlock,omitempty"`
@@ -63,6 +64,9 @@ func (v *vmInfo) walls(row func(key, format string, args ...any)) {
 		if len(c.Namespaces) > 0 {
 			text += ", in namespaces of its own: " + strings.Join(c.Namespaces, ", ")
 		}
+		if c.UID != 0 {
+			text += fmt.Sprintf(", as user %d", c.UID)
+		}
 		row("confined", "%s", text)
 		if c.Refused != "" {
 			row("proven at its start", "opening the VM's record was refused: %s", c.Refused)
@@ -110,6 +114,9 @@ func writeBox(t io.Writer, p *launcher.Plan) {
 	}
 	if len(b.Namespaces) > 0 {
 		fmt.Fprintf(t, "namespaces\tof its own: %s\n", strings.Join(b.Namespaces, ", "))
+	}
+	if u := b.Users; u != nil {
+		fmt.Fprintf(t, "user\tits own, of %d to %d\n", u.First, u.First+u.Count-1)
 	}
 	if b.Landlock > 0 {
 		fmt.Fprintf(t, "Landlock\tversion %d\n", b.Landlock)

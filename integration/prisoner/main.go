@@ -1,10 +1,9 @@
 // Command prisoner is started as QEMU, with all that QEMU gets, and plays one that a guest has
-// taken over: it says what QEMU says, makes the attempts that a file names (see package escape),
-// and writes to the guest's console how each ended.
+// taken over: it says what QEMU says, makes the attempts that the variable ATTEMPTS names, a line
+// each (see package escape), and writes to the guest's console how each ended.
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"net"
 	"os"
@@ -24,16 +23,10 @@ func main() {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM)
 	o := plan.ParseOptions(os.Args)
 	q := qmptest.NewQEMU()
-	var attempts []string
 	q.On("cont", func(json.RawMessage) (any, error) { // by now the guest runs
-		go report(logOf(o, "console"), attempts)
+		go report(logOf(o, "console"), strings.Split(os.Getenv("ATTEMPTS"), "\n"))
 		return struct{}{}, nil
 	})
-	for _, object := range o.Objects() { // the file is what the spec gives the guest
-		if object.Props["id"] == "attempts" {
-			attempts = read(object.Props["filename"])
-		}
-	}
 	for _, chardev := range o.Values["-chardev"] {
 		p := plan.Properties(chardev)
 		fd, err := strconv.Atoi(p["fd"])
@@ -68,18 +61,6 @@ func logOf(o *plan.Options, id string) *os.File {
 		}
 	}
 	panic("no log of " + id)
-}
-
-func read(name string) (lines []string) {
-	f, err := os.Open(name)
-	if err != nil {
-		panic(err)
-	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		lines = append(lines, s.Text())
-	}
-	return lines
 }
 
 func report(log *os.File, attempts []string) {

@@ -34,10 +34,10 @@ const (
 
 // Box is how a process is confined.
 type Box struct {
-	// UID and GID are the process's own user; 0 for the launcher's.
-	UID int `json:"uid,omitempty"`
-	GID int `json:"gid,omitempty"`
-	// Groups are more groups, for devices.
+	// Users is the range that its own user is taken from at its start; nil for the launcher's user.
+	Users *Users `json:"users,omitempty"`
+	// UID is its own user, and group; 0 for the launcher's. Groups are those of its devices.
+	UID    int   `json:"uid,omitempty"`
 	Groups []int `json:"groups,omitempty"`
 	// Namespaces are those of its own. In one of mounts only Files are there, and in one of
 	// networks no interface but a loopback.

@@ -7,10 +7,10 @@
 // and becomes the program. Nothing of it happens in the launcher's own process, whose threads keep
 // their rights.
 //
-// box.go has the description, host.go what this host can do, program.go what a program needs of
-// the file system; stage.go the stage, with tree.go for its file system and landlock.go for the
-// kernel's rules; live.go reads back what can be read of a running process, and start.go is the
-// launcher's side.
+// box.go has the description, host.go and users.go what this host has for it, program.go and elf.go
+// what a program needs of the file system; stage.go the stage, with tree.go for its file system and
+// landlock.go for the kernel's rules; live.go reads back what can be read of a running process, and
+// start.go is the launcher's side.
 //
 // Sources: landlock(7), user_namespaces(7), mount_namespaces(7), capabilities(7), prctl(2); QEMU,
 // docs/system/security.rst.

@@ -203,7 +203,7 @@ func (b *Box) become() error {
 	if errno != 0 {
 		return os.NewSyscallError("setgroups", errno)
 	}
-	gid, uid := uintptr(b.GID), uintptr(b.UID)
+	uid, gid := uintptr(b.UID), uintptr(b.UID)
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
 		return os.NewSyscallError("setresgid", errno)
 	}

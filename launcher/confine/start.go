@@ -75,7 +75,7 @@ func (p *Prepared) Attributes(a *syscall.SysProcAttr) {
 	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID}
 	uid, gid := os.Geteuid(), os.Getegid()
 	if b.UID != 0 {
-		uid, gid = b.UID, b.GID
+		uid, gid = b.UID, b.UID
 	}
 	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,33 +20,25 @@ func (b *Box) enter() error {
 		return os.NewSyscallError("mount", err)
 	}
 	files := b.sorted()
-	hidden := map[string]int{} // open files, by path
-	for _, f := range files {
-		if f.Path != base && !strings.HasPrefix(f.Path, base+"/") {
-			continue
-		}
-		fd, err := openPath(f.Path)
-		if err != nil {
+	open := make([]int, len(files)) // while its user is the launcher's, and before base is hidden
+	for i, f := range files {
+		var err error
+		if open[i], err = openPath(f.Path); err != nil {
 			return err
 		}
-		hidden[f.Path] = fd
+	}
+	if err := b.become(); err != nil { // a user whom the namespace does not know can make no files
+		return err
 	}
 	if err := unix.Mount("vmlatch", base, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=256k"); err != nil {
 		return os.NewSyscallError("mount tmpfs", err)
 	}
-	for _, f := range files {
-		fd, open := hidden[f.Path]
-		if !open {
-			var err error
-			if fd, err = openPath(f.Path); err != nil {
-				return err
-			}
-		}
-		if fd < 0 {
+	for i, f := range files {
+		if open[i] < 0 {
 			continue
 		}
-		err := f.bind(fd)
-		_ = unix.Close(fd)
+		err := f.bind(open[i])
+		_ = unix.Close(open[i])
 		if err != nil {
 			return fmt.Errorf("show %s: %w", f.Path, err)
 		}

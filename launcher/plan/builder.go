@@ -16,10 +16,9 @@ type Builder struct {
 	Traits  Traits
 	Machine *argv.Option // the value of -machine
 
-	plan   *Plan
-	ids    argv.IDs
-	reads  []string // files that QEMU opens itself
-	writes []string // and writes to
+	plan  *Plan
+	ids   argv.IDs
+	reads []string // files that QEMU opens itself
 }
 
 // Option adds QEMU options.

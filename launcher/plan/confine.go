@@ -24,6 +24,12 @@ type Confinement struct {
 	Program []confine.File // what QEMU reads of its own
 	// Resolver are the files that say where names of hosts are asked for.
 	Resolver []string
+	// Users are the ids that this host has set aside for VMs, where root starts them; nil if there are
+	// none. NoUsers says why not, to root.
+	Users   *confine.Users
+	NoUsers string
+	// Private are files of the spec that not every user of the host can read.
+	Private []string
 	// Cannot says why QEMU cannot be confined; "" if it can.
 	Cannot string
 }
@@ -91,7 +97,6 @@ func (b *Builder) confine() {
 		}
 	}
 	box.Allow(confine.Read, b.reads...)
-	box.Allow(confine.Write, b.writes...)
 	for _, tables := range [][]map[string]any{g.Devices, g.Objects} { // whatever they are for
 		box.Allow(confine.Write, pathsIn(tables)...)
 	}
@@ -101,7 +106,32 @@ func (b *Builder) confine() {
 		}
 	}
 	b.separate(box)
+	b.ownUser(box)
 	b.plan.Confinement = box
+}
+
+// ownUser gives root's VM a user of its own, or says why QEMU stays root's: it opens what another
+// user could not.
+func (b *Builder) ownUser(box *confine.Box) {
+	c, why := b.Facts.Confine, ""
+	switch {
+	case c.Users == nil && c.NoUsers == "":
+		return // it is not root that starts it
+	case c.Users == nil:
+		why = "there are no ids for VMs: " + c.NoUsers
+	case !box.Has(confine.Mount):
+		why = "without a mount namespace another user would not reach its files"
+	case len(b.Guest.PCI) > 0:
+		why = "it opens devices of the host (VFIO)"
+	case slices.ContainsFunc(b.Guest.Shares, func(s Share) bool { return s.Mode == Share9P }):
+		why = `it serves directories itself (mode = "9p"; virtiofs does not need that)`
+	case len(pathsIn(b.Guest.Devices))+len(pathsIn(b.Guest.Objects)) > 0:
+		why = "the spec's own devices and objects name files"
+	default:
+		box.Users = c.Users
+		return
+	}
+	box.Missing = append(box.Missing, "it is root, though without its capabilities: "+why)
 }
 
 // separate gives QEMU namespaces of its own, and says what it can reach where it cannot have them.
@@ -190,11 +220,12 @@ func mentioned(o *Options) (paths []string) {
 	return slices.Compact(paths)
 }
 
-// whole is the name by which QEMU opens a file that it reads as a whole. Where that is measured, a
-// QEMU that is confined gets a copy that can no longer change: what runs is what was looked at.
-// Others are opened by their path, as the copy takes memory for as long as QEMU runs.
-func (b *Builder) whole(path, use string, measured bool) string {
-	if !measured || !b.confined() {
+// Whole is the name by which QEMU opens a file that it reads as a whole. Where that is measured, a
+// QEMU that is confined gets a copy that can no longer change: what runs is what was looked at. Of
+// a private file it gets one, too, as its user may be another. Others are opened by their path: the
+// copy takes memory for as long as QEMU runs.
+func (b *Builder) Whole(path, use string, measured bool) string {
+	if !b.confined() || !measured && !slices.Contains(b.Facts.Confine.Private, path) {
 		b.reads = append(b.reads, path)
 		return path
 	}

@@ -82,7 +82,7 @@ func (f *Firmware) build(b *Builder) error {
 	b.Choose("firmware", d.Image, from)
 	measured := b.Traits.Confidential
 	if d.Device == "memory" {
-		b.Option("-bios", b.whole(d.Image, useFirmware, measured))
+		b.Option("-bios", b.Whole(d.Image, useFirmware, measured))
 		b.File(d.Image, useFirmware, measured)
 		return nil
 	}
@@ -152,14 +152,15 @@ func (b *Builder) protectFlash() error {
 }
 
 func (b *Builder) flash(node, path string, readOnly bool) {
+	name := path
+	if b.confined() { // an emulator looks into the file itself
+		name = b.fdset(node, "the firmware's "+path, path, openStorage(path, readOnly, false))
+	}
 	b.Option("-blockdev", argv.JSON(map[string]any{
 		"driver": "raw", "node-name": node, "read-only": readOnly,
-		"file": map[string]any{"driver": "file", "filename": path},
+		"file": map[string]any{"driver": "file", "filename": name},
 	}))
 	b.Machine.Set(node, node)
-	if !readOnly {
-		b.writes = append(b.writes, path)
-	}
 }
 
 // igvm loads firmware from an IGVM file, which brings its own memory layout (QEMU,
@@ -182,7 +183,7 @@ func (b *Builder) igvm(file string) error {
 			"an IGVM file brings all that is measured; a kernel next to it would not be",
 		)
 	}
-	name := b.whole(file, useFirmware, true)
+	name := b.Whole(file, useFirmware, true)
 	b.Option("-object", argv.JSON(map[string]any{"qom-type": object.Type, "id": id, "file": name}))
 	b.Machine.Set("igvm-cfg", id)
 	b.File(file, useFirmware, true)

@@ -20,10 +20,10 @@ func (k *Kernel) build(b *Builder) error {
 		return nil
 	}
 	measured := b.Guest.KernelHashes
-	b.Option("-kernel", b.whole(k.Image, "kernel", measured))
+	b.Option("-kernel", b.Whole(k.Image, "kernel", measured))
 	b.File(k.Image, "kernel", measured)
 	if k.Initrd != "" {
-		b.Option("-initrd", b.whole(k.Initrd, "initrd", measured))
+		b.Option("-initrd", b.Whole(k.Initrd, "initrd", measured))
 		b.File(k.Initrd, "initrd", measured)
 	}
 	if k.Cmdline != "" {

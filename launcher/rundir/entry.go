@@ -47,6 +47,7 @@ type Record struct {
 
 // Confinement is what a start found out about the box that QEMU runs in.
 type Confinement struct {
+	UID        int      `json:"uid,omitempty"`        // QEMU's own user
 	Namespaces []string `json:"namespaces,omitempty"` // of its own
 	Files      int      `json:"files"`                // that it can reach by a path, directories counted once
 	Landlock   int      `json:"landlock,omitempty"`   // version of the kernel's rules

@@ -16,7 +16,7 @@ import (
 var runFiles = []string{
 	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, tpmLock,
 	QMPSocket, MonitorSocket, ConsoleSocket, AgentSocket, SessionFile, OwnerCertFile, VarsFile,
-	recordFile, recordTemporary,
+	userFile, recordFile, recordTemporary,
 }
 
 // removeFiles removes a run directory with the files that vmlatch makes. One

@@ -53,6 +53,7 @@ const (
 	helperLock      = "helper.lock"
 	keeperLock      = "logs.lock"
 	VarsFile        = "vars.fd" // a firmware's variables: for one run, or kept next to the logs
+	userFile        = "user"    // the id that its QEMU has
 	recordFile      = "record.json"
 	recordTemporary = ".record.json.new"
 	globalLock      = ".lock"

@@ -171,12 +171,13 @@ func (t sevs) build(g *Guest, b *plan.Builder) error {
 	props := amdObject(g, b)
 	props["policy"] = uint32(policy)
 	if c := g.Confidential; c.Session != "" {
-		props["dh-cert-file"], props["session-file"] = c.OwnerCert, c.Session
+		props["dh-cert-file"] = b.Whole(c.OwnerCert, "owner-cert", true)
+		props["session-file"] = b.Whole(c.Session, "session", true)
 		b.Read(c.OwnerCert, "owner-cert")
 		b.Read(c.Session, "session")
 	} else if g.FromBroker() {
-		props["dh-cert-file"] = b.InDir(rundir.OwnerCertFile)
-		props["session-file"] = b.InDir(rundir.SessionFile)
+		props["dh-cert-file"] = b.Whole(b.InDir(rundir.OwnerCertFile), "owner-cert", true)
+		props["session-file"] = b.Whole(b.InDir(rundir.SessionFile), "session", true)
 		b.Choose("session", "of the broker at "+g.Broker.Connect, "the broker, for each launch")
 	}
 	if err := vmType(g, b, props); err != nil {
