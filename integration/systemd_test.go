@@ -370,7 +370,13 @@ session    = "credential:session"
 	m.run("systemctl", "start", "vmlatch@sev")
 	m.write("/var/lib/vmlatch/disk.raw", "data")
 	m.run("grep", "-q", "^vmlatch:[0-9]*:4096$", "/etc/subuid", "/etc/subgid")
+	m.run("test", "!", "-e", "/etc/apparmor.d/vmlatch") // this AppArmor knows no such rules
+	m.run("mkdir", "-p", "/etc/apparmor.d/abi")
+	m.write("/etc/apparmor.d/abi/4.0", "")
+	m.run("dpkg-reconfigure", "vmlatch")
+	m.run("cmp", "/usr/share/vmlatch/apparmor/vmlatch", "/etc/apparmor.d/vmlatch")
 	m.run("dpkg", "--purge", "--no-triggers", "vmlatch")
+	m.run("test", "!", "-e", "/etc/apparmor.d/vmlatch")
 	if left, err := m.try("grep", "^vmlatch:", "/etc/subuid", "/etc/subgid"); err == nil {
 		t.Errorf("ids after removal: %s", left)
 	}

@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 // box is what QEMU is confined in.
 type box struct {
 	*confine.Box
+	ctx     context.Context
 	stage   []string
 	try     string // a file that QEMU must not be able to open
 	refused string // how the kernel refused that
@@ -29,7 +31,7 @@ func (s *starter) box() *box {
 	if s.uid != 0 {
 		own.Groups = own.DeviceGroups()
 	}
-	return &box{Box: &own, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
+	return &box{Box: &own, ctx: s.ctx, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
 }
 
 // chooseUser takes an id for QEMU, if the plan wants one of its own.
@@ -81,8 +83,9 @@ func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error
 	if pid, err = syscall.ForkExec(p.Argv[0], p.Argv, &attr); err != nil {
 		return 0, err
 	}
-	report, err := p.Await()
+	report, err := p.Await(b.ctx)
 	if err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 		_, _ = syscall.Wait4(pid, nil, 0, nil)
 		return 0, err
 	}

@@ -17,8 +17,15 @@ func (s *starter) newRecord() *rundir.Record {
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
 		Disks: recordDisks(g.Disks), Networks: recordNetworks(g, s.plan.Facts),
 		VSock: recordVSock(g, s.plan.Facts), TPM: recordTPM(&g.TPM),
-		Steps: s.steps, Unconfined: s.plan.Unconfined,
+		Steps: s.steps, Unconfined: s.plan.Unconfined, Slot: recordSlot(s.plan.Slot),
 	}
+}
+
+func recordSlot(s *plan.Slot) string {
+	if s == nil {
+		return ""
+	}
+	return s.Pool
 }
 
 func recordVSock(g *plan.Guest, f *plan.Facts) uint32 {

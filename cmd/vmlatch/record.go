@@ -36,6 +36,7 @@ type record struct {
 	Networks   []network  `json:"networks,omitempty"`
 	VSock      uint32     `json:"vsock,omitempty"` // the guest's CID
 	TPM        *tpm       `json:"tpm,omitempty"`
+	Slot       string     `json:"slot,omitempty"`
 	// Confinement is how QEMU was confined at its start, or else Unconfined says why it was not.
 	Confinement *confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"`
@@ -139,7 +140,7 @@ func publish(r *rundir.Record) *record {
 		Schema: recordSchema, Name: r.Name, Technology: r.Technology, Emulated: r.Emulated, State: r.State,
 		Settled: r.Settled, Latch: latchState(r.Latch), Started: r.Started, Released: r.Released, PID: r.PID,
 		Origin: origin(r.Origin), QEMU: r.QEMU, Version: r.Version, Memory: r.Memory, CPUs: r.CPUs, Argv: r.Argv,
-		VSock: r.VSock, Unconfined: r.Unconfined,
+		VSock: r.VSock, Slot: r.Slot, Unconfined: r.Unconfined,
 	}
 	if s := r.SEV; s != nil {
 		p.SEV = &sevState{

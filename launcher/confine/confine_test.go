@@ -2,7 +2,9 @@ package confine
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -11,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vmlatch/vmlatch/integration/escape"
 )
@@ -76,7 +79,7 @@ func imprison(t *testing.T, b *Box, try string, attempts ...string) (map[string]
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, reportErr := p.Await()
+	report, reportErr := p.Await(t.Context())
 	var status syscall.WaitStatus
 	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil {
 		t.Fatal(err)
@@ -220,9 +223,31 @@ func TestOpenPrison(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.Await()
+	_, err = p.Await(t.Context())
 	_, _ = syscall.Wait4(pid, nil, 0, nil)
 	if err == nil || !strings.Contains(err.Error(), "lets it open "+file) {
 		t.Errorf("%v, want it refused", err)
 	}
+}
+
+// TestStageThatHangs: a start waits for its stage for as long as it is told, and no longer.
+func TestStageThatHangs(t *testing.T) {
+	b := &Box{}
+	p, err := b.Prepare([]string{"/bin/sleep"}, []string{"/bin/true"}, 3, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	attr := &syscall.ProcAttr{Files: []uintptr{0, 2, 2, p.Files[0].Fd(), p.Files[1].Fd()}}
+	pid, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "600"}, attr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want it given up", err)
+	}
+	_ = syscall.Kill(pid, syscall.SIGKILL)
+	_, _ = syscall.Wait4(pid, nil, 0, nil)
 }

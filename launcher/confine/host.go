@@ -18,12 +18,12 @@ type Host struct {
 
 // Look asks the running kernel. root is the directory of its files, "/" but in tests.
 func Look(root string) Host {
-	return Host{Landlock: version(), NoNamespaces: noNamespaces(root)}
+	return Host{Landlock: version(), NoNamespaces: noNamespaces(root, os.Geteuid())}
 }
 
 // noNamespaces reads what forbids user namespaces (namespaces(7); Debian, Ubuntu: sysctls of their
 // kernels). What a container's seccomp filter forbids shows only when it is tried.
-func noNamespaces(root string) string {
+func noNamespaces(root string, uid int) string {
 	read := func(name string) string {
 		b, _ := os.ReadFile(filepath.Join(root, "proc/sys", name))
 		return strings.TrimSpace(string(b))
@@ -34,21 +34,21 @@ func noNamespaces(root string) string {
 	if n, err := strconv.Atoi(read("user/max_user_namespaces")); err == nil && n == 0 {
 		return "user.max_user_namespaces is 0"
 	}
-	if os.Geteuid() == 0 {
+	if uid == 0 {
 		return ""
 	}
 	if read("kernel/unprivileged_userns_clone") == "0" {
 		return "kernel.unprivileged_userns_clone is 0"
 	}
-	if read("kernel/apparmor_restrict_unprivileged_userns") == "1" && !unconfined(root) {
+	if read("kernel/apparmor_restrict_unprivileged_userns") == "1" && !hasProfile(root) {
 		return "kernel.apparmor_restrict_unprivileged_userns is 1, and no profile allows them for this program"
 	}
 	return ""
 }
 
-// unconfined reports whether AppArmor lets this program make namespaces that are of use: it runs
-// under a profile with a name, which the package of this program brings.
-func unconfined(root string) bool {
+// hasProfile reports whether AppArmor has a profile for this program: its package brings one, which
+// allows it namespaces.
+func hasProfile(root string) bool {
 	b, err := os.ReadFile(filepath.Join(root, "proc/self/attr/current"))
 	label, _, _ := strings.Cut(strings.TrimRight(string(b), "\n\x00"), " ")
 	return err == nil && label != "" && label != "unconfined"

@@ -2,6 +2,7 @@ package confine
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +53,11 @@ func (b *Box) Prepare(stage, argv []string, inherited int, try string) (*Prepare
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		p.Close()
 		return nil, os.NewSyscallError("pipe", err)
+	}
+	if err := unix.SetNonblock(pipe[0], true); err != nil { // so that a read can be given up
+		_, _ = unix.Close(pipe[0]), unix.Close(pipe[1])
+		p.Close()
+		return nil, os.NewSyscallError("fcntl", err)
 	}
 	p.report = os.NewFile(uintptr(pipe[0]), "report")
 	p.Files = []*os.File{p.memory, os.NewFile(uintptr(pipe[1]), "report")}
@@ -96,16 +103,22 @@ func Refused(err error) bool {
 		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES)
 }
 
+// stageTimeout is how long the stage may take: it waits for nothing but the file system.
+const stageTimeout = 30 * time.Second
+
 // Await returns when the forked process has become the program, with what it found; an error says
-// why it has not.
-func (p *Prepared) Await() (r Report, err error) {
+// why it has not, and the process may be there still.
+func (p *Prepared) Await(ctx context.Context) (r Report, err error) {
+	ctx, cancel := context.WithTimeout(ctx, stageTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = p.report.SetReadDeadline(time.Unix(1, 0)) })()
 	for _, f := range p.Files {
 		_ = f.Close() // the stage has its own
 	}
 	p.Files = nil
 	b, err := io.ReadAll(io.LimitReader(p.report, maxOrder))
 	if err != nil {
-		return r, err
+		return r, fmt.Errorf("it cannot be confined: %w", errors.Join(ctx.Err(), err))
 	}
 	for line := range bytes.Lines(b) {
 		r = Report{}

@@ -24,8 +24,8 @@ type Confinement struct {
 	Program []confine.File // what QEMU reads of its own
 	// Resolver are the files that say where names of hosts are asked for.
 	Resolver []string
-	// Users are the ids that this host has set aside for VMs, where root starts them; nil if there are
-	// none. NoUsers says why not, to root.
+	// Users are the ids that this host has set aside for root's VMs; nil for none. NoUsers says why
+	// root has none.
 	Users   *confine.Users
 	NoUsers string
 	// Private are files of the spec that not every user of the host can read.

@@ -23,10 +23,13 @@ func (s *Slot) Leases() slot.Pool {
 }
 
 // take leases a slot. The plan's copy of the kernel's count is old by now.
-func (s *Slot) take(*Opening) (*os.File, error) {
+func (s *Slot) take(o *Opening) (*os.File, error) {
 	p := s.Leases()
 	if p.InUse >= 0 {
 		p.InUse = host.Root("/").InUse(s.Pool)
+	}
+	if n := o.Dir.Root().WithSlot(s.Pool); n > 0 {
+		p.InUse = max(p.InUse, n)
 	}
 	lease, err := p.Take()
 	if err != nil {

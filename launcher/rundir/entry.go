@@ -39,6 +39,7 @@ type Record struct {
 	Networks []Network `json:"networks,omitempty"`
 	VSock    uint32    `json:"vsock,omitempty"` // the guest's CID
 	TPM      *TPM      `json:"tpm,omitempty"`
+	Slot     string    `json:"slot,omitempty"` // the pool of its encryption slot
 	// Confinement is how QEMU is confined, as it was found at its start; nil if it is not.
 	Confinement *Confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"` // says why it is not

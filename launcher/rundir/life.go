@@ -131,6 +131,25 @@ func (e *Entry) judge() {
 	}
 }
 
+// WithSlot counts the VMs that live, by their recorded process, and have an encryption slot of a
+// pool: one that has let go of its lease has its slot all the same.
+func (r Root) WithSlot(pool string) (n int) {
+	names, err := r.names(r.Run)
+	if err != nil {
+		return 0
+	}
+	for _, name := range names {
+		rec, err := readRecord(r.dir(name).Path(recordFile))
+		if err != nil || rec == nil || rec.Slot != pool {
+			continue
+		}
+		if lives, _ := rec.Process.Lives(); lives {
+			n++
+		}
+	}
+	return n
+}
+
 // recorded is the process that was written down as the VM's when the Dir found it; nil if none was.
 func (d *Dir) recorded() *Identity {
 	d.mu.Lock()

@@ -142,3 +142,33 @@ func TestAnotherProcess(t *testing.T) {
 		}
 	}
 }
+
+// TestWithSlot: a VM that lives has its slot, whatever it did to its lease.
+func TestWithSlot(t *testing.T) {
+	r := root(t)
+	if n := r.WithSlot("sev"); n != 0 {
+		t.Errorf("%d before there is a VM", n)
+	}
+	for name, pool := range map[string]string{"a": "sev", "b": "sev", "c": "tdx", "d": ""} {
+		d := create(t, r, name)
+		qemu := sleeper(t)
+		i, err := rundir.Identify(qemu.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.WriteRecord(&rundir.Record{
+			Schema: rundir.RecordSchema, Name: name, State: "running", Settled: true, Process: i, Slot: pool,
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if name == "b" {
+			end(qemu)
+		}
+		d.Unlock()
+	}
+	for pool, want := range map[string]int{"sev": 1, "tdx": 1, "mktme": 0} {
+		if n := r.WithSlot(pool); n != want {
+			t.Errorf("%s: %d, want %d", pool, n, want)
+		}
+	}
+}

@@ -270,6 +270,9 @@ func (d *Dir) Close() {
 	d.closed = true
 }
 
+// Root is where the VM is among others.
+func (d *Dir) Root() Root { return d.root }
+
 // Path is a file of the run directory.
 func (d *Dir) Path(name string) string { return filepath.Join(d.Run, name) }
 
