@@ -88,16 +88,18 @@ SOURCES := cmd firmware integration keyring launcher qmp scripts/tools
 # What "make prose" reads. The linter's own sources are full of what it looks for.
 PROSE ?= $(filter-out scripts/tools,$(SOURCES)) docs examples $(wildcard *.md) \
   $(filter-out scripts/tools/proselint scripts/tools/go%,$(wildcard scripts/tools/*))
+# With -race, what the compiler does for the checks it has done for the tests, too.
 lint: prose tool-elsewhere ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
-	$(GO) vet ./...
-	$(GO) vet -tags quick $$(grep -rl --include='*.go' '^//go:build !quick' $(SOURCES) | xargs dirname | sort -u | sed 's,^,./,')
+	$(GO) vet -race ./...
+	$(GO) vet -race -tags quick $$(grep -rl --include='*.go' '^//go:build !quick' $(SOURCES) | xargs dirname | sort -u | sed 's,^,./,')
 	@set -e; for platform in $(ELSEWHERE); do echo "types for $$platform"; \
-	  programs=./cmd/latchkey; case $$platform in linux/*) programs="./cmd/latchkey ./cmd/vmlatch";; esac; \
-	  $(OWN)/elsewhere $$platform $$programs; done
+	  case $$platform in linux/*) what="./cmd/latchkey ./cmd/vmlatch";; freebsd/*) what=;; *) what=./cmd/latchkey;; esac; \
+	  $(OWN)/elsewhere $$platform ./keyring $$what; done
 	$(GO) vet -C scripts/tools ./...
 	$(GO) test -C scripts/tools ./...
 	$(GO) vet -C integration/oracle ./...
-	$(TOOLS) staticcheck ./...
+	@$(GO) build -modfile=scripts/tools/go.mod -o $(OWN)/ honnef.co/go/tools/cmd/staticcheck
+	GOFLAGS=-race $(OWN)/staticcheck ./...
 	@out=$$($(TOOLS) gofumpt -l $(SOURCES)); \
 	if [ -n "$$out" ]; then echo "not formatted (gofumpt -w):"; echo "$$out"; exit 1; fi
 	@out=$$($(TOOLS) deadcode -test ./...) || exit 1; \
@@ -105,7 +107,8 @@ lint: prose tool-elsewhere ## vet, staticcheck, gofumpt, dead code, and the word
 	if [ -n "$$out" ]; then echo "not even a test reaches:"; echo "$$out"; exit 1; fi
 
 # Where latchkey runs, and on Linux vmlatch, besides this machine. A release builds and vets them.
-ELSEWHERE := darwin/arm64 windows/amd64 linux/arm64
+# Package keyring says everywhere that it has no keys.
+ELSEWHERE := darwin/arm64 windows/amd64 linux/arm64 freebsd/amd64
 
 prose: tool-proselint ## width and wording of comments, messages, help and documents
 	@$(OWN)/proselint $(PROSE)

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -43,25 +42,24 @@ func testMain(m *testing.M) int {
 	}
 	// Programs built with -race wait for a second before they exit, to report races.
 	os.Setenv("GORACE", raceOptions)
-	args := []string{"build"}
+	builds := []*exec.Cmd{
+		// As they are shipped, and with the race detector.
+		exec.Command("../scripts/program", binaries, "vmlatch", "latchkey", "swtee", "latchguest", "latchguest-tpm"),
+		exec.Command("go", "build", "-race", "-o", raced+"/", "../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee"),
+	}
 	if cover := os.Getenv(coverVariable); cover != "" {
 		// The programs write the statements that they reach there (make cover).
-		args = append(args, "-cover", "-covermode=atomic")
 		os.Setenv("GOCOVERDIR", cover)
+		for _, dir := range []string{binaries, raced} {
+			builds = append(builds, exec.Command("go", "build", "-race", "-cover", "-covermode=atomic", "-o", dir+"/",
+				"../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee"))
+		}
 	}
-	programs := []string{"../cmd/vmlatch", "../cmd/latchkey", "../cmd/swtee"}
-	for _, kind := range [][]string{{"-o", binaries + "/"}, {"-race", "-o", raced + "/"}} {
-		build := exec.Command("go", slices.Concat(args, kind, programs)...)
+	for _, build := range builds {
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 			return 1
 		}
-	}
-	// What runs in a guest's initrd is built as it is shipped.
-	agent := exec.Command("../scripts/program", dir, "latchguest", "latchguest-tpm")
-	if out, err := agent.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
 	}
 	return m.Run()
 }

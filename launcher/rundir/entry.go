@@ -211,7 +211,7 @@ func (d *Dir) entry() (*Entry, error) {
 	if e.Record, err = readRecord(d.Path(recordFile)); err == nil {
 		e.Staged, err = readRecord(d.Path(recordTemporary))
 	}
-	e.judge()
+	d.judge(e)
 	if err == nil && e.VMHeld && e.Record != nil && e.Record.TPM != nil && e.Record.PID != 0 {
 		var lives bool
 		lives, err = held(d.Path(tpmLock))

@@ -69,7 +69,7 @@ func (d *Dir) killVM(ctx context.Context) error {
 		return err
 	}
 	if i := d.recorded(); i != nil {
-		return d.killRecorded(ctx, i)
+		return d.killRecorded(ctx, id, i)
 	}
 	if !d.holdsVM() {
 		return id.kill(ctx)
@@ -125,7 +125,7 @@ func (d *Dir) openProcess(hint int, last time.Duration) (*Process, error) {
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
 	}
 	if i := d.recorded(); i != nil {
-		p, err := i.open()
+		p, err := i.openOr(id)
 		if errors.Is(err, ErrNotFound) {
 			err = fmt.Errorf("%s: %w", d.Name, err)
 		}

@@ -19,7 +19,7 @@ import (
 // boot together with a time of start (proc(5), /proc/PID/stat, field 22).
 type Identity struct {
 	PID   int    `json:"pid"`
-	Start uint64 `json:"start"` // in ticks of the clock since the boot
+	Start int64  `json:"start"` // in ticks of the clock since the boot, whatever the time namespace
 	Boot  string `json:"boot"`  // /proc/sys/kernel/random/boot_id
 }
 
@@ -44,7 +44,7 @@ var bootID = sync.OnceValues(func() (string, error) {
 // errEnded means that a process waits for nothing but being reaped.
 var errEnded = errors.New("it has ended")
 
-func startOf(pid int) (uint64, error) {
+func startOf(pid int) (int64, error) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return 0, err
@@ -57,8 +57,30 @@ func startOf(pid int) (uint64, error) {
 	if (fields[0] == "Z" || fields[0] == "X") && !threadLives(pid) {
 		return 0, errEnded
 	}
-	return strconv.ParseUint(fields[19], 10, 64)
+	start, err := strconv.ParseInt(fields[19], 10, 64)
+	return start - timeOffset(), err
 }
+
+// ticks is how many there are in a second (USER_HZ, the same on every system that Go runs on).
+const ticks = 100
+
+// timeOffset is what this process's time namespace adds to the time since the boot, in ticks
+// (time_namespaces(7)).
+var timeOffset = sync.OnceValue(func() int64 {
+	b, err := os.ReadFile("/proc/self/timens_offsets")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) == 3 && (f[0] == "boottime" || f[0] == strconv.Itoa(unix.CLOCK_BOOTTIME)) {
+			seconds, _ := strconv.ParseInt(f[1], 10, 64)
+			nanoseconds, _ := strconv.ParseInt(f[2], 10, 64)
+			return seconds*ticks + nanoseconds/(1e9/ticks)
+		}
+	}
+	return 0
+})
 
 // threadLives reports whether a process whose first thread has ended has another.
 func threadLives(pid int) bool {
@@ -92,7 +114,7 @@ func (i *Identity) Lives() (lives, known bool) {
 	case err != nil:
 		return false, false
 	}
-	return start == i.Start, true
+	return start-i.Start <= 1 && i.Start-start <= 1, true // of offsets in parts of a tick
 }
 
 // open opens the process, if it lives.
@@ -115,10 +137,19 @@ func (i *Identity) open() (*Process, error) {
 	return p, nil
 }
 
+// openOr is open, or else finds the process by its pid and the lock: both are of no other.
+func (i *Identity) openOr(id *lockFile) (*Process, error) {
+	p, err := i.open()
+	if errors.Is(err, ErrNotFound) {
+		return id.open(i.PID)
+	}
+	return p, err
+}
+
 // judge decides whether a VM lives, by its lock and by the process that is written down. What the
 // process itself could have done to the lock is not believed: one that let go of it lives all the
 // same, and one that gave it away has ended all the same.
-func (e *Entry) judge() {
+func (d *Dir) judge(e *Entry) {
 	if e.Record == nil || e.Record.Process == nil {
 		return
 	}
@@ -126,9 +157,25 @@ func (e *Entry) judge() {
 	case !known:
 	case lives && !e.VMHeld:
 		e.VMHeld, e.LostLock = true, true
-	case !lives && e.VMHeld && !e.LaunchHeld:
+	case !lives && e.VMHeld && !e.LaunchHeld && !d.holdsLock(e.Record.Process.PID):
 		e.VMHeld, e.Stranger = false, true
 	}
+}
+
+// holdsLock reports whether a process has vm.lock. The one that is written down has it by itself,
+// and no other process could have its pid and its lock: whatever else is wrong, it lives.
+func (d *Dir) holdsLock(pid int) bool {
+	l, err := openLock(d.Path(VMLock), d.Name)
+	if err != nil {
+		return false
+	}
+	defer l.close()
+	st, err := l.stat()
+	if err != nil {
+		return true
+	}
+	found, err := holds(pid, &st)
+	return found || err != nil
 }
 
 // WithSlot counts the VMs that live, by their recorded process, and have an encryption slot of a
@@ -167,8 +214,8 @@ func (d *Dir) setRecorded(r *Record) {
 
 // killRecorded ends the process that is written down. Others that hold its lock may have been given
 // it, to have them killed: they are left alone. QEMU itself starts none (-sandbox spawn=deny).
-func (d *Dir) killRecorded(ctx context.Context, i *Identity) error {
-	p, err := i.open()
+func (d *Dir) killRecorded(ctx context.Context, id *lockFile, i *Identity) error {
+	p, err := i.openOr(id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}

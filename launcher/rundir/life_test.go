@@ -131,7 +131,7 @@ func TestAnotherProcess(t *testing.T) {
 		lives  bool
 	}{
 		"the same":            {func(*rundir.Identity) {}, true},
-		"started later":       {func(i *rundir.Identity) { i.Start-- }, false},
+		"started later":       {func(i *rundir.Identity) { i.Start -= 2 }, false},
 		"of another boot":     {func(i *rundir.Identity) { i.Boot = "0" }, false},
 		"a pid of no process": {func(i *rundir.Identity) { i.PID = 1 << 30 }, false},
 	} {
