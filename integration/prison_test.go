@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/integration/escape"
 	"github.com/vmlatch/vmlatch/launcher/confine"
 )
@@ -100,6 +102,8 @@ format = "raw"
 		"kill:" + strconv.Itoa(victim.Record.PID),
 		"look:" + strconv.Itoa(victim.Record.PID),
 		"kill:" + strconv.Itoa(os.Getpid()), "root:", "write:/proc/sys/kernel/core_pattern",
+		"limit:" + strconv.Itoa(victim.Record.PID), "mode:/dev/full", "mode:" + filepath.Join(h.work, "shared"),
+		"modes:", "lease:", "vsock:", "key:vmlatch-test",
 		"write:" + filepath.Join(h.work, "prisoner"), "write:/usr/escaped",
 	}
 	shared := filepath.Join(h.work, "shared")
@@ -115,6 +119,9 @@ format = "raw"
 	if !ids { // with a file that it opens itself, it would stay root's
 		allowed = append(allowed, "read:"+shared, "write:"+shared)
 		spec += fmt.Sprintf("[[object]]\nqom-type = \"rng-random\"\nid = \"own\"\nfilename = %q\n", shared)
+	}
+	if id, err := unix.AddKey("user", "vmlatch-test", []byte("x"), unix.KEY_SPEC_SESSION_KEYRING); err == nil {
+		defer unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0)
 	}
 	h.write("prison.toml", spec)
 	h.env = append(h.env, "ATTEMPTS="+strings.Join(append(allowed, forbidden...), "\n"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/vmlatch/vmlatch/launcher/confine"
@@ -15,6 +16,7 @@ import (
 type box struct {
 	*confine.Box
 	ctx     context.Context
+	notice  func(string)
 	stage   []string
 	try     string // a file that QEMU must not be able to open
 	refused string // how the kernel refused that
@@ -31,7 +33,11 @@ func (s *starter) box() *box {
 	if s.uid != 0 {
 		own.Groups = own.DeviceGroups()
 	}
-	return &box{Box: &own, ctx: s.ctx, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
+	notice := s.opt.Notice
+	if notice == nil {
+		notice = func(string) {}
+	}
+	return &box{Box: &own, ctx: s.ctx, notice: notice, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
 }
 
 // chooseUser takes an id for QEMU, if the plan wants one of its own.
@@ -59,9 +65,10 @@ func (s *starter) chooseUser() error {
 func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 	pid, err = b.forkOnce(argv, *attr)
 	if err != nil && len(b.Namespaces) > 0 && (confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)) {
-		b.Missing = append(b.Missing, fmt.Sprintf(
-			"it can reach this user's sockets, and the host's networks: no namespaces can be made here: %v", err))
+		h := confine.Host{Landlock: b.Landlock, NoNamespaces: fmt.Sprintf("none can be made here: %v", err)}
+		b.Missing = h.Missing()
 		b.Namespaces, b.UID = nil, 0 // another user would not reach its files
+		b.notice("QEMU has fewer walls than planned: " + strings.Join(b.Missing, "; "))
 		pid, err = b.forkOnce(argv, *attr)
 	}
 	return pid, err
@@ -86,7 +93,7 @@ func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error
 	report, err := p.Await(b.ctx)
 	if err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
-		_, _ = syscall.Wait4(pid, nil, 0, nil)
+		<-reap(pid, make(chan struct{})).done
 		return 0, err
 	}
 	b.refused = report.Refused

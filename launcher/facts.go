@@ -128,12 +128,28 @@ func confinement(stage []string, qemu string, s *tee.Spec) *plan.Confinement {
 	}
 	g := s.Guest()
 	for _, path := range []string{g.Firmware.Image, g.Kernel.Image, g.Kernel.Initrd} {
-		const readable = 0o004
-		if info, err := os.Stat(path); err == nil && info.Mode()&readable == 0 {
+		if path != "" && private(path) {
 			c.Private = append(c.Private, path)
 		}
 	}
 	return c
+}
+
+// private reports whether some users of the host cannot read a file, or not reach it.
+func private(path string) bool {
+	const read, enter = 0o004, 0o001
+	info, err := os.Stat(path)
+	for need := fs.FileMode(read); err == nil; need = enter {
+		if info.Mode()&need == 0 {
+			return true
+		}
+		if path == filepath.Dir(path) {
+			return false
+		}
+		path = filepath.Dir(path)
+		info, err = os.Stat(path)
+	}
+	return false
 }
 
 // factsFor adds what a spec's plan depends on.

@@ -170,8 +170,11 @@ func (s *starter) open() error {
 // makeDirs makes the directories in which QEMU itself opens, or makes, what it finds.
 func (s *starter) makeDirs() error {
 	g := s.plan.Guest
-	if g.Networks.Linked() {
-		if err := s.dir.MakeLinks(); err != nil {
+	for _, n := range g.Networks {
+		if n.Connect == "" {
+			continue
+		}
+		if err := s.plan.Dirs.MakeLinkDir(n.Connect); err != nil {
 			return err
 		}
 	}

@@ -268,12 +268,9 @@ func loadPlan(c *urfave.Context, h *spec.HostConfig, file string) (*launcher.Pla
 
 // planSpec works out the start of a spec.
 func planSpec(c *urfave.Context, h *spec.HostConfig, s *tee.Spec, emulate bool) (*launcher.Plan, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
+	// The very program that runs, whatever is installed in its place by now.
 	facts, err := launcher.GatherFacts(c.Context,
-		launcher.Config{Host: h, Emulate: emulate, Stage: []string{self, plan.Stage}}, s)
+		launcher.Config{Host: h, Emulate: emulate, Stage: []string{"/proc/self/exe", plan.Stage}}, s)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,11 @@ const Done = "done"
 //	kill, look: a process, by its pid
 //	unlock: every lock that is held through an open file
 //	root: to become it
+//	limit: of a process, by its pid
+//	mode: of a file
+//	modes, lease: of every file that is open
+//	key: to look for one of its user's, by its description
+//	vsock: a socket to virtual machines
 func Try(attempts []string) map[string]string {
 	said := map[string]string{}
 	for _, a := range attempts {
@@ -74,6 +79,30 @@ func try(kind, what string) error {
 		return unlock()
 	case "root":
 		return becomeRoot()
+	case "limit":
+		pid, err := strconv.Atoi(what)
+		if err != nil {
+			return err
+		}
+		return unix.Prlimit(pid, unix.RLIMIT_CPU, &unix.Rlimit{Cur: 1 << 30, Max: 1 << 30}, nil)
+	case "mode":
+		return unix.Chmod(what, 0o777)
+	case "modes":
+		return each(func(fd int) error { return unix.Fchmod(fd, 0o600) })
+	case "lease":
+		return each(func(fd int) error {
+			_, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK)
+			return err
+		})
+	case "key":
+		_, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", what, 0)
+		return err
+	case "vsock":
+		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		return err
 	}
 	return fmt.Errorf("unknown attempt %q", kind)
 }
@@ -100,16 +129,31 @@ func connect(network, address string) error {
 
 // unlock lets go of all flocks that this process holds through descriptors it inherited.
 func unlock() error {
+	_ = each(func(fd int) error { return errors.Join(unix.Flock(fd, unix.LOCK_UN), errNext) })
+	return nil
+}
+
+var errNext = errors.New("and the others")
+
+// each does something to every open file, and succeeds if that does once.
+func each(do func(fd int) error) error {
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return err
 	}
+	err = os.ErrNotExist
 	for _, fd := range fds {
-		if n, err := strconv.Atoi(filepath.Base(fd.Name())); err == nil && n > 2 {
-			_ = unix.Flock(n, unix.LOCK_UN)
+		n, e := strconv.Atoi(filepath.Base(fd.Name()))
+		if e != nil || n < 3 {
+			continue
+		}
+		if e := do(n); e == nil {
+			return nil
+		} else if !errors.Is(e, unix.EBADF) {
+			err = e
 		}
 	}
-	return nil
+	return err
 }
 
 var errNotRoot = errors.New("it is not root")

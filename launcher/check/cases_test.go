@@ -198,6 +198,10 @@ var checkCases = map[string]checkCase{
 	"ports-free": {
 		tech: "none", add: "[[network]]\nmode = \"user\"\nforward = [\"tcp:" + takenPort() + ":22\"]\n",
 	},
+	"qemu-confined": {
+		tech: "none",
+		host: func(f *plan.Facts) { f.Confine = &plan.Confinement{Stage: []string{"s"}, Cannot: "it is a script"} },
+	},
 	"something-boots": {tech: "none", guest: func(g *tee.Guest) { g.Kernel.Image, g.Firmware.Image = "", "" }},
 	"machine-known": {
 		tech: "none", host: func(f *plan.Facts) {

@@ -123,6 +123,20 @@ func planChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "qemu-confined",
+			Severity: tee.Warn,
+			Stage:    tee.PlanStage,
+			When: func(s *tee.Subject) bool {
+				return s.Facts.Confine != nil && !s.Facts.Emulated()
+			},
+			Cause:  "a guest that takes over QEMU would reach all that its user does",
+			Fix:    "name the program itself as qemu, and not a script that starts it",
+			Source: "docs/hypervisor-host.md",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(s.Plan.Unconfined == "", "%s", s.Plan.Unconfined)
+			},
+		},
+		{
 			ID:       "igvm-alone",
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,

@@ -42,8 +42,11 @@ type Box struct {
 	// Namespaces are those of its own. In one of mounts only Files are there, and in one of
 	// networks no interface but a loopback.
 	Namespaces []string `json:"namespaces,omitempty"`
-	// Networked lets it use the host's networks.
+	// Networked lets it use the host's networks, and VSock its sockets to virtual machines.
 	Networked bool `json:"networked,omitempty"`
+	VSock     bool `json:"vsock,omitempty"`
+	// Owns lets it change owners and modes of its files.
+	Owns bool `json:"owns,omitempty"`
 	// Files are all that it can reach by a path. Descriptors that it inherits are not among them.
 	Files []File `json:"files"`
 	// Landlock is the version of the kernel's rules (landlock(7), ABI); 0 for none.
@@ -54,6 +57,8 @@ type Box struct {
 	Group string `json:"cgroup,omitempty"`
 	// Label is an AppArmor profile; "" for the launcher's.
 	Label string `json:"label,omitempty"`
+	// Keys leaves it the launcher's session keyring, for a key that was made for it.
+	Keys bool `json:"keys,omitempty"`
 	// Foreground ends the process with the thread that forks it.
 	Foreground bool `json:"-"`
 	// Missing says what a taken-over process could still do, a sentence each.

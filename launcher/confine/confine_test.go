@@ -140,6 +140,7 @@ func world(t *testing.T) (dir, own string, attempts []string) {
 		"list:" + other, "list:" + dir, "read:/etc/passwd", "write:/tmp/escaped-" + pid, "write:/usr/escaped-" + pid,
 		"unix:" + socket, "tcp:" + tcp.Addr().String(), "udp:" + udp.LocalAddr().String(), "kill:" + pid, "look:" + pid,
 		"read:/proc/" + pid + "/root" + filepath.Join(other, "file"), "write:/proc/sys/kernel/core_pattern",
+		"limit:" + pid, "mode:/dev/full", "modes:", "lease:", "vsock:",
 	}
 }
 

@@ -1,7 +1,6 @@
 package confine
 
 import (
-	"errors"
 	"os"
 	"unsafe"
 
@@ -94,11 +93,8 @@ func (b *Box) restrict() error {
 }
 
 func addRule(ruleset int, f File, known uint64) error {
-	fd, err := unix.Open(f.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
-		return nil // nor can the process reach it
-	}
-	if err != nil {
+	fd, err := openPath(f.Path)
+	if err != nil || fd < 0 {
 		return err
 	}
 	defer unix.Close(fd)

@@ -10,6 +10,9 @@ import (
 // system is where programs, libraries and their data are on every host.
 var system = []string{"/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives"}
 
+// stores have every program's libraries in directories of their own.
+var stores = []string{"/nix/store", "/gnu/store"}
+
 // Program lists what a program must read to start: itself, its libraries, and what was installed
 // with it. It follows what the program itself says (ld.so(8)), and runs nothing. A script is an
 // error: what it starts, and reads, is its own matter.
@@ -30,7 +33,12 @@ func Program(path string) ([]File, error) {
 	bin := filepath.Dir(real)
 	want := append([]string{}, system...)
 	want = append(want, path, real, i.interpreter)
-	for _, dir := range i.paths {
+	for _, s := range stores {
+		if strings.HasPrefix(real, s+"/") {
+			want = append(want, s)
+		}
+	}
+	for _, dir := range append(i.paths, filepath.SplitList(os.Getenv("LD_LIBRARY_PATH"))...) {
 		dir = strings.NewReplacer("$ORIGIN", bin, "${ORIGIN}", bin).Replace(dir)
 		if narrow(dir) {
 			want = append(want, dir)

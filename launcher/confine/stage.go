@@ -90,6 +90,7 @@ func (o *order) enter(r *Report) error {
 		do   func() error
 	}{
 		{"limits", b.limit},
+		{"keyring", b.leaveKeys},
 		{"control group", b.join},
 		{"files", b.show},
 		{"label", b.label},
@@ -99,6 +100,7 @@ func (o *order) enter(r *Report) error {
 		{"end with the launcher", o.tie},
 		{"no new privileges", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
 		{"Landlock", b.restrict},
+		{"filter", b.filter},
 		{"proof", func() error { return o.prove(r) }},
 	}
 	for _, s := range steps {
@@ -125,6 +127,20 @@ func (b *Box) limit() error {
 	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &now)
 }
 
+// leaveKeys takes a session keyring of its own, with nothing in it (session-keyring(7)). A kernel
+// without keyrings has none to leave.
+func (b *Box) leaveKeys() error {
+	if b.Keys {
+		return nil
+	}
+	const anonymous = 0
+	_, _, errno := unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, anonymous, 0)
+	if errno != 0 && errno != unix.ENOSYS && errno != unix.EPERM { // then the filter keeps it from keys
+		return os.NewSyscallError("keyctl", errno)
+	}
+	return nil
+}
+
 // join enters the control group.
 func (b *Box) join() error {
 	if b.Group == "" {
@@ -138,8 +154,11 @@ func (b *Box) show() error {
 		return nil
 	}
 	err := b.enter()
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
-		err = fmt.Errorf("%w: %w", errUnshown, err)
+	for _, e := range []error{unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS} { // and not what may pass
+		if !errors.Is(err, e) {
+			continue
+		}
+		return fmt.Errorf("%w: %w", errUnshown, err)
 	}
 	return err
 }
@@ -237,8 +256,11 @@ func (o *order) prove(r *Report) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("this kernel lets it open %s, which it must not", o.Try)
 	}
-	if e := unix.Errno(0); errors.As(err, &e) {
-		r.Refused = unix.ErrnoName(e)
+	for _, e := range []unix.Errno{unix.EACCES, unix.ENOENT} { // by rules, or as it is not there
+		if errors.Is(err, e) {
+			r.Refused = unix.ErrnoName(e)
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("opening %s proves nothing: %w", o.Try, err)
 }

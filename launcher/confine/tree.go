@@ -62,10 +62,12 @@ func (b *Box) enter() error {
 // process would not find it either.
 func openPath(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	switch {
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOTDIR):
-		return -1, nil
-	case err != nil:
+	for _, e := range []error{unix.ENOENT, unix.EACCES, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP} {
+		if errors.Is(err, e) {
+			return -1, nil
+		}
+	}
+	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return fd, nil
@@ -99,7 +101,7 @@ func (f File) bind(fd int) error {
 		return os.NewSyscallError("mount", err)
 	}
 	var attr uint64 = unix.MOUNT_ATTR_NOSUID
-	if readOnly {
+	if f.Access != Write { // a device is written to all the same, but its mode and owner stay
 		attr |= unix.MOUNT_ATTR_RDONLY
 	}
 	return setMount(to, attr, unix.AT_RECURSIVE)

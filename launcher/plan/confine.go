@@ -67,7 +67,7 @@ func (b *Builder) confine() {
 		return
 	}
 	c, g := b.Facts.Confine, b.Guest
-	box := &confine.Box{Landlock: c.Host.Landlock}
+	box := &confine.Box{Landlock: c.Host.Landlock, Keys: b.plan.Key != nil}
 	for _, f := range c.Program {
 		box.Allow(f.Access, f.Path)
 	}
@@ -84,8 +84,10 @@ func (b *Builder) confine() {
 	if g.Display.On() {
 		box.Allow(confine.Write, b.InDir(rundir.ScreenDir))
 	}
-	if g.Networks.Linked() { // the other VM may come later
-		box.Allow(confine.Read, b.plan.Dirs.Links())
+	for _, n := range g.Networks {
+		if n.Connect != "" { // the other VM may come later
+			box.Allow(confine.Read, b.plan.Dirs.LinkDir(n.Connect))
+		}
 	}
 	for _, s := range g.Shares {
 		switch {
@@ -94,11 +96,19 @@ func (b *Builder) confine() {
 			box.Allow(confine.Read, s.Path)
 		default:
 			box.Allow(confine.Write, s.Path)
+			box.Owns = true // it keeps what the guest calls owners and modes
 		}
 	}
 	box.Allow(confine.Read, b.reads...)
-	for _, tables := range [][]map[string]any{g.Devices, g.Objects} { // whatever they are for
-		box.Allow(confine.Write, pathsIn(tables)...)
+	for _, path := range g.extraFiles() { // whatever they are for
+		switch {
+		case strings.HasPrefix(path, "/dev/"):
+			box.Allow(confine.Device, path)
+		case path == "/sys":
+			box.Allow(confine.Read, path)
+		default:
+			box.Allow(confine.Write, path)
+		}
 	}
 	for _, path := range mentioned(ParseOptions(b.plan.QEMUArgv())) {
 		if !box.Reaches(path) {
@@ -125,8 +135,10 @@ func (b *Builder) ownUser(box *confine.Box) {
 		why = "it opens devices of the host (VFIO)"
 	case slices.ContainsFunc(b.Guest.Shares, func(s Share) bool { return s.Mode == Share9P }):
 		why = `it serves directories itself (mode = "9p"; virtiofs does not need that)`
-	case len(pathsIn(b.Guest.Devices))+len(pathsIn(b.Guest.Objects)) > 0:
-		why = "the spec's own devices and objects name files"
+	case len(b.Guest.extraFiles()) > 0:
+		why = "the spec's own devices and objects open files"
+	case b.Guest.Networks.Linked() || len(b.outward().sockets) > 0:
+		why = "it connects to another VM, or to a service, by a socket that is for root"
 	default:
 		box.Users = c.Users
 		return
@@ -136,60 +148,24 @@ func (b *Builder) ownUser(box *confine.Box) {
 
 // separate gives QEMU namespaces of its own, and says what it can reach where it cannot have them.
 func (b *Builder) separate(box *confine.Box) {
-	h := b.Facts.Confine.Host
-	slirp := slices.ContainsFunc(b.Guest.Networks, func(n Network) bool { return n.Mode == netUser })
+	h, out := b.Facts.Confine.Host, b.outward()
 	if h.NoNamespaces == "" {
 		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC}
-		if !slirp {
+		if out.networks == "" {
 			box.Namespaces = append(box.Namespaces, confine.Network)
 		}
 	}
-	miss := func(text string) { box.Missing = append(box.Missing, text) }
-	if box.Networked = slirp; slirp {
+	for _, socket := range out.sockets {
+		box.Allow(confine.Read, place(socket))
+	}
+	box.VSock = out.vsock
+	if out.networks != "" {
+		box.Networked = true
 		box.Allow(confine.Read, b.Facts.Confine.Resolver...)
-		miss("it can reach the host's networks, and what listens on its loopback: " +
-			`mode = "user" runs in it, and passt does not`)
+		box.Missing = append(box.Missing,
+			"it can reach the host's networks, and what listens on its loopback: "+out.networks)
 	}
-	if h.NoNamespaces != "" {
-		miss("it can reach this user's sockets, as those of the session, and the host's networks: " +
-			"it has no namespaces of its own, as " + h.NoNamespaces)
-	}
-	switch {
-	case h.Landlock == 0 && h.NoNamespaces != "":
-		miss("it can open every file of this user: " + noLandlock)
-	case h.Landlock == 0:
-		miss("it can end other processes of this user: " + noLandlock)
-	case h.Landlock < 6:
-		miss("it can end other processes of this user: this kernel's Landlock does not keep signals in (Linux 6.12)")
-	}
-}
-
-const noLandlock = "this kernel has no Landlock, or it is switched off (lsm=landlock,…)"
-
-// pathsIn are the absolute paths among the values of tables.
-func pathsIn(tables []map[string]any) (paths []string) {
-	for _, t := range tables {
-		paths = append(paths, pathsOf(t)...)
-	}
-	return paths
-}
-
-func pathsOf(v any) (paths []string) {
-	switch v := v.(type) {
-	case string:
-		if filepath.IsAbs(v) {
-			return []string{v}
-		}
-	case []any:
-		for _, e := range v {
-			paths = append(paths, pathsOf(e)...)
-		}
-	case map[string]any:
-		for _, e := range v {
-			paths = append(paths, pathsOf(e)...)
-		}
-	}
-	return paths
+	box.Missing = append(box.Missing, h.Missing()...)
 }
 
 // texts are options whose values are not names of files, whatever stands in them, names that QEMU
@@ -210,8 +186,10 @@ func mentioned(o *Options) (paths []string) {
 				}
 				continue
 			}
-			for _, p := range Properties(v) {
-				paths = append(paths, pathsOf(strings.TrimPrefix(p, "unix:"))...)
+			for key, p := range Properties(v) {
+				if !isLabel(key) {
+					paths = append(paths, pathsOf(strings.TrimPrefix(p, "unix:"))...)
+				}
 			}
 		}
 	}

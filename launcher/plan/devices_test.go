@@ -210,7 +210,7 @@ func TestOptionsOfDevices(t *testing.T) {
 			"network = [{mode = 'link', listen = true}, {mode = 'link', connect = 'b'}]", "-netdev",
 			[]string{
 				"stream,id=net0,server=on,addr.type=fd,addr.str=3",
-				"stream,id=net1,server=off,addr.type=unix,addr.path=/run/vmlatch/.links/b.sock,reconnect=1",
+				"stream,id=net1,server=off,addr.type=unix,addr.path=/run/vmlatch/.links/b/link.sock,reconnect=1",
 			},
 		},
 		"sockets of the host": {

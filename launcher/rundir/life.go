@@ -21,6 +21,7 @@ type Identity struct {
 	PID   int    `json:"pid"`
 	Start int64  `json:"start"` // in ticks of the clock since the boot, whatever the time namespace
 	Boot  string `json:"boot"`  // /proc/sys/kernel/random/boot_id
+	PIDs  string `json:"pids"`  // the namespace of the pid (pid_namespaces(7))
 }
 
 // Identify reads the identity of a process.
@@ -33,8 +34,14 @@ func Identify(pid int) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Identity{pid, start, boot}, nil
+	return &Identity{pid, start, boot, pidNamespace()}, nil
 }
+
+// pidNamespace is this process's; "" if that cannot be read.
+var pidNamespace = sync.OnceValue(func() string {
+	name, _ := os.Readlink("/proc/self/ns/pid")
+	return name
+})
 
 var bootID = sync.OnceValues(func() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
@@ -95,9 +102,10 @@ func threadLives(pid int) bool {
 	return false
 }
 
-// Lives reports whether the process runs. Where its state cannot be read it is not known.
+// Lives reports whether the process runs. In another namespace of pids, or where its state cannot
+// be read, it is not known.
 func (i *Identity) Lives() (lives, known bool) {
-	if i == nil {
+	if i == nil || i.PIDs != pidNamespace() {
 		return false, false
 	}
 	boot, err := bootID()
@@ -109,8 +117,11 @@ func (i *Identity) Lives() (lives, known bool) {
 	}
 	start, err := startOf(i.PID)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH), errors.Is(err, errEnded):
+	case errors.Is(err, errEnded):
 		return false, true
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
+		// It may only be hidden (proc(5), hidepid): the kernel itself knows.
+		return false, errors.Is(unix.Kill(i.PID, 0), unix.ESRCH)
 	case err != nil:
 		return false, false
 	}
@@ -130,18 +141,26 @@ func (i *Identity) open() (*Process, error) {
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	p := &Process{PID: i.PID, fd: fd}
-	if lives, _ := i.Lives(); !lives { // asked when the pid could no longer be given anew
+	switch lives, known := i.Lives(); { // asked when the pid could no longer be given anew
+	case !known:
+		p.Close()
+		return nil, errUnknownLife
+	case !lives:
 		p.Close()
 		return nil, ErrNotFound
 	}
 	return p, nil
 }
 
+var errUnknownLife = errors.New("whether its process lives cannot be seen from here")
+
 // openOr is open, or else finds the process by its pid and the lock: both are of no other.
 func (i *Identity) openOr(id *lockFile) (*Process, error) {
 	p, err := i.open()
-	if errors.Is(err, ErrNotFound) {
-		return id.open(i.PID)
+	if errors.Is(err, ErrNotFound) || errors.Is(err, errUnknownLife) {
+		if p, byLock := id.open(i.PID); byLock == nil {
+			return p, nil
+		}
 	}
 	return p, err
 }

@@ -134,10 +134,12 @@ func TestAnotherProcess(t *testing.T) {
 		"started later":       {func(i *rundir.Identity) { i.Start -= 2 }, false},
 		"of another boot":     {func(i *rundir.Identity) { i.Boot = "0" }, false},
 		"a pid of no process": {func(i *rundir.Identity) { i.PID = 1 << 30 }, false},
+		// Where pids are others', nothing is known by them.
+		"of other pids": {func(i *rundir.Identity) { i.PIDs = "pid:[1]" }, false},
 	} {
 		other := *i
 		c.change(&other)
-		if lives, known := other.Lives(); lives != c.lives || !known {
+		if lives, known := other.Lives(); lives != c.lives || known != (other.PIDs == i.PIDs) {
 			t.Errorf("%s: %t, %t", name, lives, known)
 		}
 	}

@@ -34,7 +34,7 @@ func removeFiles(dir string) error {
 		return err
 	}
 	for _, sub := range []string{SeedDir, ScreenDir} {
-		if err := os.RemoveAll(filepath.Join(dir, sub)); err != nil {
+		if err := removeTree(filepath.Join(dir, sub)); err != nil {
 			return err
 		}
 	}
@@ -52,6 +52,24 @@ func removeFiles(dir string) error {
 	}
 	return nil
 }
+
+// removeTree is os.RemoveAll where QEMU could make directories that cannot be entered.
+func removeTree(dir string) error {
+	err := os.RemoveAll(dir)
+	for tries := 0; errors.Is(err, fs.ErrPermission) && tries < maxDepth; tries++ {
+		_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, _ error) error {
+			if e != nil && e.IsDir() {
+				_ = os.Chmod(path, 0o700)
+			}
+			return nil
+		})
+		err = os.RemoveAll(dir)
+	}
+	return err
+}
+
+// maxDepth bounds how many directories lie in each other that cannot be entered.
+const maxDepth = 64
 
 // Discard removes every trace of a launch that failed. Only the creator calls it.
 func (d *Dir) Discard() error { return d.discard(d.purge) }

@@ -151,7 +151,7 @@ func (r Root) lock(ctx context.Context) (unlock func(), err error) {
 func held(name string) (bool, error) {
 	f, err := flock.Try(name, 0, unix.LOCK_SH)
 	switch {
-	case errors.Is(err, unix.EWOULDBLOCK):
+	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EACCES): // see lockFile
 		return true, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
@@ -276,19 +276,24 @@ func (d *Dir) Root() Root { return d.root }
 // Path is a file of the run directory.
 func (d *Dir) Path(name string) string { return filepath.Join(d.Run, name) }
 
-// Links is the directory of the sockets by which VMs connect to each other. It is apart from their
-// own: a QEMU that connects to another VM reaches nothing else of that.
-func (r Root) Links() string { return filepath.Join(r.Run, linksDir) }
+// LinkDir is the directory of the socket by which other VMs connect to the network of one. It is
+// apart from the VM's own: a QEMU that connects to another VM reaches nothing else of that.
+func (r Root) LinkDir(name string) string { return filepath.Join(r.Run, linksDir, name) }
 
 // LinkSocket is where other VMs connect to the network of one.
-func (r Root) LinkSocket(name string) string { return filepath.Join(r.Links(), name+".sock") }
+func (r Root) LinkSocket(name string) string { return filepath.Join(r.LinkDir(name), "link.sock") }
 
-// MakeLinks makes the directory of the links, if it is not there.
-func (d *Dir) MakeLinks() error { return makeOwnDir(d.root.Links()) }
+// MakeLinkDir makes the directory of a VM's link, if it is not there.
+func (r Root) MakeLinkDir(name string) error {
+	if err := makeOwnDir(filepath.Join(r.Run, linksDir)); err != nil {
+		return err
+	}
+	return makeOwnDir(r.LinkDir(name))
+}
 
-// MakeLink makes room for this VM's socket among the links, and returns its path.
+// MakeLink makes room for this VM's own link, and returns the path of its socket.
 func (d *Dir) MakeLink() (string, error) {
-	if err := d.MakeLinks(); err != nil {
+	if err := d.root.MakeLinkDir(d.Name); err != nil {
 		return "", err
 	}
 	path := d.root.LinkSocket(d.Name)
