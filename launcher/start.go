@@ -220,13 +220,13 @@ func (s *starter) exec() error {
 			return err
 		}
 	}
-	if need := s.plan.MemoryLock; need > 0 {
+	walls := s.box()
+	if need := s.plan.MemoryLock; need > 0 && walls == nil { // else it is the stage's
 		if err := allowLock(need); err != nil {
 			return err
 		}
 	}
 	ended := make(chan struct{})
-	walls := s.box()
 	pid, err := withKey(s.plan.Key, s, func(argv []string) (int, error) {
 		return (&command{argv: argv, files: s.files, log: log, foreground: s.opt.Foreground, box: walls}).fork()
 	}, ended)

@@ -53,10 +53,6 @@ type Box struct {
 	Landlock int `json:"landlock,omitempty"`
 	// MemoryLock is how much memory it may pin, in bytes; 0 for the launcher's own limit.
 	MemoryLock uint64 `json:"memory-lock,omitempty"`
-	// Group is a control group, a directory below /sys/fs/cgroup; "" for the launcher's.
-	Group string `json:"cgroup,omitempty"`
-	// Label is an AppArmor profile; "" for the launcher's.
-	Label string `json:"label,omitempty"`
 	// Keys leaves it the launcher's session keyring, for a key that was made for it.
 	Keys bool `json:"keys,omitempty"`
 	// Foreground ends the process with the thread that forks it.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"syscall"
@@ -17,11 +16,11 @@ import (
 // order is what the launcher tells the stage.
 type order struct {
 	Box     Box    `json:"box"`
-	Program string `json:"program"`          // the file, without symbolic links: it looks for its data next to it
-	Parent  int    `json:"parent"`           // ends the process, with Foreground
-	Try     string `json:"try"`              // a file that the box does not let it open
-	End     bool   `json:"end,omitempty"`    // with the parent
-	Report  int    `json:"report,omitempty"` // descriptor to write a Report to
+	Program string `json:"program"`       // the file, without symbolic links: its data lies next to it
+	Try     string `json:"try,omitempty"` // a file that the box does not let it open
+	Parent  int    `json:"parent"`        // the launcher
+	End     bool   `json:"end,omitempty"` // with the launcher's thread
+	Report  int    `json:"report"`        // descriptor to write a Report to
 }
 
 // Report is what the stage found before it became the program.
@@ -91,9 +90,7 @@ func (o *order) enter(r *Report) error {
 	}{
 		{"limits", b.limit},
 		{"keyring", b.leaveKeys},
-		{"control group", b.join},
 		{"files", b.show},
-		{"label", b.label},
 		{"bounding set", dropBounding},
 		{"user", b.become},
 		{"capabilities", dropOwn},
@@ -141,14 +138,6 @@ func (b *Box) leaveKeys() error {
 	return nil
 }
 
-// join enters the control group.
-func (b *Box) join() error {
-	if b.Group == "" {
-		return nil
-	}
-	return os.WriteFile(filepath.Join(b.Group, "cgroup.procs"), []byte("0"), 0)
-}
-
 func (b *Box) show() error {
 	if !b.Has(Mount) {
 		return nil
@@ -164,21 +153,6 @@ func (b *Box) show() error {
 }
 
 var errUnshown = errors.New("a file system of its own")
-
-// label has the kernel put the program under an AppArmor profile (Linux,
-// Documentation/admin-guide/LSM/apparmor.rst).
-func (b *Box) label() error {
-	if b.Label == "" {
-		return nil
-	}
-	for _, name := range []string{"/proc/thread-self/attr/apparmor/exec", "/proc/thread-self/attr/exec"} {
-		err := os.WriteFile(name, []byte("exec "+b.Label), 0)
-		if !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	return os.ErrNotExist
-}
 
 // dropBounding takes all capabilities out of what a program could ever gain.
 func dropBounding() error {

@@ -67,13 +67,16 @@ func (b *Builder) confine() {
 		return
 	}
 	c, g := b.Facts.Confine, b.Guest
-	box := &confine.Box{Landlock: c.Host.Landlock, Keys: b.plan.Key != nil}
+	box := &confine.Box{
+		Landlock: c.Host.Landlock, Keys: b.plan.Key != nil, MemoryLock: uint64(b.plan.MemoryLock),
+	}
 	for _, f := range c.Program {
 		box.Allow(f.Access, f.Path)
 	}
 	box.Allow(confine.Device, baseDevices...)
 	box.Allow(confine.Read, baseFiles...)
-	if strings.HasPrefix(b.Machine.String(), "none") || ParseOptions(b.plan.QEMUArgv()).One("-accel") == "kvm" {
+	options := ParseOptions(b.plan.QEMUArgv())
+	if options.One("-accel") == "kvm" {
 		box.Allow(confine.Device, "/dev/kvm")
 	}
 	box.Allow(confine.Device, b.Traits.Device)
@@ -110,7 +113,7 @@ func (b *Builder) confine() {
 			box.Allow(confine.Write, path)
 		}
 	}
-	for _, path := range mentioned(ParseOptions(b.plan.QEMUArgv())) {
+	for _, path := range mentioned(options) {
 		if !box.Reaches(path) {
 			box.Allow(confine.Read, path)
 		}
