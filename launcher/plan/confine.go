@@ -159,7 +159,17 @@ func (b *Builder) separate(box *confine.Box) {
 		}
 	}
 	for _, socket := range out.sockets {
-		box.Allow(confine.Read, place(socket))
+		dir, ok := b.place(socket)
+		if ok {
+			box.Allow(confine.Read, dir)
+			continue
+		}
+		box.Allow(confine.Read, socket)
+		if box.Has(confine.Mount) {
+			box.Namespaces = slices.DeleteFunc(box.Namespaces, func(n string) bool { return n == confine.Mount })
+			box.Missing = append(box.Missing, "it can reach this user's sockets: "+socket+
+				" may be made anew, and its directory is not for it alone")
+		}
 	}
 	box.VSock = out.vsock
 	if out.networks != "" {

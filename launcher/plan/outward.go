@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // outward is what QEMU itself connects to: not by descriptors that it was given.
@@ -45,15 +46,20 @@ func (b *Builder) outward() (o outward) {
 	return o
 }
 
-// place is what must be within reach for a socket that may be made anew: its directory, unless that
-// has everybody's.
-func place(socket string) string {
-	switch dir := filepath.Dir(socket); dir {
+// place is the directory of a socket, if QEMU may see all of it: a socket that is made anew, or
+// later, is found there.
+func (b *Builder) place(socket string) (dir string, ok bool) {
+	dir = filepath.Dir(socket)
+	switch dir {
 	case "/", "/run", "/var/run", "/tmp", "/var/tmp", "/home", "/root":
-		return socket
-	default:
-		return dir
+		return dir, false
 	}
+	for _, own := range []string{b.plan.Dirs.Run, b.plan.Dirs.State} {
+		if strings.HasPrefix(own+"/", dir+"/") || strings.HasPrefix(dir+"/", own+"/") {
+			return dir, false
+		}
+	}
+	return dir, true
 }
 
 // hostFiles are what devices and objects open on the host without naming it, by their type.

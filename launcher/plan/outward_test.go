@@ -63,7 +63,11 @@ func TestBoxes(t *testing.T) {
 			false, "/run/broker/sock", "/run/other", "socket", true,
 		},
 		"in /run": {
-			snp + "[broker]\nconnect = \"unix:/run/sock\"", false, "/run/sock", "/run/other", "socket", true,
+			snp + "[broker]\nconnect = \"unix:/run/sock\"", false, "/run/sock", "/run/other", "sockets", true,
+		},
+		"next to the VMs": {
+			snp + "[broker]\nconnect = \"unix:/run/vmlatch/../sock\"",
+			false, "/run/sock", "/run/vmlatch/vm/record.json", "sockets", true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
