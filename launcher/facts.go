@@ -17,7 +17,6 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
-	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
@@ -100,56 +99,6 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 		return f, nil
 	}
 	return f, factsFor(ctx, h, s, root, f)
-}
-
-// confinement looks for what QEMU can be confined with.
-func confinement(stage []string, qemu string, s *tee.Spec) *plan.Confinement {
-	if len(stage) == 0 {
-		return nil
-	}
-	c := &plan.Confinement{Stage: stage, Host: confine.Look("/")}
-	var err error
-	if c.Program, err = confine.Program(qemu); err != nil {
-		c.Cannot = "what it needs is not known: " + err.Error()
-	}
-	const resolver = "/etc/resolv.conf"
-	c.Resolver = []string{resolver, "/etc/hosts", "/etc/nsswitch.conf"}
-	if real, err := filepath.EvalSymlinks(resolver); err == nil {
-		c.Resolver = append(c.Resolver, real)
-	}
-	if os.Geteuid() != 0 {
-		return c
-	}
-	if c.Users, err = confine.ReadUsers("/"); err != nil {
-		c.NoUsers = err.Error()
-	}
-	if s == nil {
-		return c
-	}
-	g := s.Guest()
-	for _, path := range []string{g.Firmware.Image, g.Kernel.Image, g.Kernel.Initrd} {
-		if path != "" && private(path) {
-			c.Private = append(c.Private, path)
-		}
-	}
-	return c
-}
-
-// private reports whether some users of the host cannot read a file, or not reach it.
-func private(path string) bool {
-	const read, enter = 0o004, 0o001
-	info, err := os.Stat(path)
-	for need := fs.FileMode(read); err == nil; need = enter {
-		if info.Mode()&need == 0 {
-			return true
-		}
-		if path == filepath.Dir(path) {
-			return false
-		}
-		path = filepath.Dir(path)
-		info, err = os.Stat(path)
-	}
-	return false
 }
 
 // factsFor adds what a spec's plan depends on.

@@ -56,3 +56,20 @@ func isRemark(line string) bool {
 		strings.HasPrefix(line, "swtee: emulated platform") || strings.HasPrefix(line, logkeeper.Remark) ||
 		strings.HasPrefix(line, "time=") && strings.Contains(line, " emulated=true") // its log
 }
+
+// makeDirs makes the directories in which QEMU itself opens, or makes, what it finds.
+func (s *starter) makeDirs() error {
+	g := s.plan.Guest
+	for _, n := range g.Networks {
+		if n.Connect == "" {
+			continue
+		}
+		if err := s.plan.Dirs.MakeLinkDir(n.Connect); err != nil {
+			return err
+		}
+	}
+	if g.Display.On() {
+		return s.dir.MakeScreen()
+	}
+	return nil
+}

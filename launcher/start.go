@@ -167,23 +167,6 @@ func (s *starter) open() error {
 	return err
 }
 
-// makeDirs makes the directories in which QEMU itself opens, or makes, what it finds.
-func (s *starter) makeDirs() error {
-	g := s.plan.Guest
-	for _, n := range g.Networks {
-		if n.Connect == "" {
-			continue
-		}
-		if err := s.plan.Dirs.MakeLinkDir(n.Connect); err != nil {
-			return err
-		}
-	}
-	if g.Display.On() {
-		return s.dir.MakeScreen()
-	}
-	return nil
-}
-
 // openAll opens what descriptors stand for; on an error the caller closes those that
 // are open.
 func (s *starter) openAll(fds []plan.FD) (files []*os.File, err error) {
