@@ -114,11 +114,14 @@ func (b *box) record() *rundir.Confinement {
 }
 
 // confinement looks for what QEMU can be confined with.
-func confinement(stage []string, qemu string, s *tee.Spec) *plan.Confinement {
-	if len(stage) == 0 {
+func confinement(config *Config, qemu string, s *tee.Spec) *plan.Confinement {
+	switch {
+	case len(config.Stage) == 0:
 		return nil
+	case config.Emulate: // its QEMU is not confined: there is nothing to look for
+		return &plan.Confinement{Stage: config.Stage}
 	}
-	c := &plan.Confinement{Stage: stage, Host: confine.Look("/")}
+	c := &plan.Confinement{Stage: config.Stage, Host: confine.Look("/")}
 	var err error
 	if c.Program, err = confine.Program(qemu); err != nil {
 		c.Cannot = "what it needs is not known: " + err.Error()

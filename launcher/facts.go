@@ -73,7 +73,7 @@ func GatherFacts(ctx context.Context, c Config, s *tee.Spec) (*plan.Facts, error
 			return nil, err
 		}
 	}
-	f.Confine = confinement(c.Stage, f.QEMU, s)
+	f.Confine = confinement(&c, f.QEMU, s)
 	if s != nil {
 		if f.Demands, err = demandsOf(s); err != nil {
 			return nil, err

@@ -38,18 +38,13 @@ type vmInfo struct {
 // lostLock is said of a VM whose QEMU let go of the lock that shows its life.
 const lostLock = "its QEMU has let go of its lock, which none does by itself: do not trust the guest; stop it"
 
-func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) (v vmInfo) {
+func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 	e = afterRelease(ctx, root, e)
-	v = vmInfo{
+	v := vmInfo{
 		Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching),
 		Failure: publishFailure(e.Failure),
 	}
 	v.NoTPM = v.Status == rundir.Alive && e.NoTPM
-	defer func() {
-		if e.LostLock {
-			v.Trouble = append([]string{lostLock}, v.Trouble...)
-		}
-	}()
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
@@ -63,6 +58,9 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) (v vmInfo)
 		v.State = string(mayBe(e))
 	case v.Status == rundir.Alive && e.Record != nil:
 		v.State, v.Trouble = cpuState(ctx, root, e)
+	}
+	if e.LostLock {
+		v.Trouble = append([]string{lostLock}, v.Trouble...)
 	}
 	return v
 }

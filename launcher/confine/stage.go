@@ -143,10 +143,7 @@ func (b *Box) show() error {
 		return nil
 	}
 	err := b.enter()
-	for _, e := range []error{unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS} { // and not what may pass
-		if !errors.Is(err, e) {
-			continue
-		}
+	if oneOf(err, unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS) != 0 { // and not what may pass
 		return fmt.Errorf("%w: %w", errUnshown, err)
 	}
 	return err
@@ -230,11 +227,10 @@ func (o *order) prove(r *Report) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("this kernel lets it open %s, which it must not", o.Try)
 	}
-	for _, e := range []unix.Errno{unix.EACCES, unix.ENOENT} { // by rules, or as it is not there
-		if errors.Is(err, e) {
-			r.Refused = unix.ErrnoName(e)
-			return nil
-		}
+	e := oneOf(err, unix.EACCES, unix.ENOENT) // by rules, or as it is not there
+	if e == 0 {
+		return fmt.Errorf("opening %s proves nothing: %w", o.Try, err)
 	}
-	return fmt.Errorf("opening %s proves nothing: %w", o.Try, err)
+	r.Refused = unix.ErrnoName(e)
+	return nil
 }

@@ -99,8 +99,17 @@ func (p *Prepared) Attributes(a *syscall.SysProcAttr) {
 
 // Refused reports whether an error of a fork means that this process may make no namespaces.
 func Refused(err error) bool {
-	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EUSERS) ||
-		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EACCES)
+	return oneOf(err, unix.EPERM, unix.ENOSPC, unix.EUSERS, unix.EINVAL, unix.EACCES) != 0
+}
+
+// oneOf is the one of several errors that err is; 0 for none.
+func oneOf(err error, list ...unix.Errno) unix.Errno {
+	for _, e := range list {
+		if errors.Is(err, e) {
+			return e
+		}
+	}
+	return 0
 }
 
 // stageTimeout is how long the stage may take: it waits for nothing but the file system.

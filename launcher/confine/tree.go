@@ -62,12 +62,10 @@ func (b *Box) enter() error {
 // process would not find it either.
 func openPath(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	for _, e := range []error{unix.ENOENT, unix.EACCES, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP} {
-		if errors.Is(err, e) {
-			return -1, nil
-		}
-	}
-	if err != nil {
+	switch {
+	case oneOf(err, unix.ENOENT, unix.EACCES, unix.ENOTDIR, unix.ENAMETOOLONG, unix.ELOOP) != 0:
+		return -1, nil
+	case err != nil:
 		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return fd, nil

@@ -118,14 +118,15 @@ func (b *Builder) confine() {
 			box.Allow(confine.Read, path)
 		}
 	}
-	b.separate(box)
-	b.ownUser(box)
+	out := b.outward(options)
+	b.separate(box, out)
+	b.ownUser(box, out)
 	b.plan.Confinement = box
 }
 
 // ownUser gives root's VM a user of its own, or says why QEMU stays root's: it opens what another
 // user could not.
-func (b *Builder) ownUser(box *confine.Box) {
+func (b *Builder) ownUser(box *confine.Box, out outward) {
 	c, why := b.Facts.Confine, ""
 	switch {
 	case c.Users == nil && c.NoUsers == "":
@@ -140,7 +141,7 @@ func (b *Builder) ownUser(box *confine.Box) {
 		why = `it serves directories itself (mode = "9p"; virtiofs does not need that)`
 	case len(b.Guest.extraFiles()) > 0:
 		why = "the spec's own devices and objects open files"
-	case b.Guest.Networks.Linked() || len(b.outward().sockets) > 0:
+	case b.Guest.Networks.Linked() || len(out.sockets) > 0:
 		why = "it connects to another VM, or to a service, by a socket that is for root"
 	default:
 		box.Users = c.Users
@@ -150,8 +151,8 @@ func (b *Builder) ownUser(box *confine.Box) {
 }
 
 // separate gives QEMU namespaces of its own, and says what it can reach where it cannot have them.
-func (b *Builder) separate(box *confine.Box) {
-	h, out := b.Facts.Confine.Host, b.outward()
+func (b *Builder) separate(box *confine.Box, out outward) {
+	h := b.Facts.Confine.Host
 	if h.NoNamespaces == "" {
 		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC}
 		if out.networks == "" {

@@ -14,7 +14,7 @@ type outward struct {
 	vsock    bool
 }
 
-func (b *Builder) outward() (o outward) {
+func (b *Builder) outward(options *Options) (o outward) {
 	g := b.Guest
 	for _, n := range g.Networks {
 		if n.Mode == netUser {
@@ -29,7 +29,7 @@ func (b *Builder) outward() (o outward) {
 			o.networks = "it connects to the broker itself; a broker at unix:PATH does not need that"
 		}
 	}
-	for _, object := range ParseOptions(b.plan.QEMUArgv()).Values["-object"] {
+	for _, object := range options.Values["-object"] {
 		var props struct {
 			Quotes struct{ Type, Path string } `json:"quote-generation-socket"`
 		}

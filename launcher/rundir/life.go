@@ -133,14 +133,10 @@ func (i *Identity) open() (*Process, error) {
 	if i == nil {
 		return nil, ErrNotFound
 	}
-	fd, err := unix.PidfdOpen(i.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil, ErrNotFound
-	}
+	p, err := openPID(i.PID)
 	if err != nil {
-		return nil, os.NewSyscallError("pidfd_open", err)
+		return nil, err
 	}
-	p := &Process{PID: i.PID, fd: fd}
 	switch lives, known := i.Lives(); { // asked when the pid could no longer be given anew
 	case !known:
 		p.Close()
@@ -244,10 +240,7 @@ func (d *Dir) killRecorded(ctx context.Context, id *lockFile, i *Identity) error
 	defer p.Close()
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	if err := p.Signal(unix.SIGKILL); err != nil {
-		return err
-	}
-	if err := p.Wait(ctx); err != nil {
+	if err := p.kill(ctx); err != nil {
 		return fmt.Errorf("end %s (process %d): %w", d.Name, p.PID, err)
 	}
 	return nil

@@ -142,14 +142,10 @@ func unlessHidden(err error) error {
 // open opens a pidfd and then checks that the process behind it holds the lock, so
 // that a reused pid is never taken for the VM.
 func (l *lockFile) open(pid int) (*Process, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) {
-		return nil, ErrNotFound
-	}
+	p, err := openPID(pid)
 	if err != nil {
-		return nil, os.NewSyscallError("pidfd_open", err)
+		return nil, err
 	}
-	p := &Process{PID: pid, fd: fd}
 	lock, err := l.stat()
 	found := false
 	if err == nil {
@@ -235,8 +231,5 @@ func (l *lockFile) killOne(ctx context.Context, pid int) error {
 		return err
 	}
 	defer p.Close()
-	if err := p.Signal(unix.SIGKILL); err != nil {
-		return err
-	}
-	return p.Wait(ctx)
+	return p.kill(ctx)
 }

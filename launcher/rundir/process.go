@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +13,27 @@ import (
 type Process struct {
 	PID int
 	fd  int
+}
+
+// openPID opens the process that has a pid now; the caller finds out whether it is the one that is
+// meant. [ErrNotFound] means that there is none.
+func openPID(pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	return &Process{PID: pid, fd: fd}, nil
+}
+
+// kill ends the process by SIGKILL, and returns when it has ended, or with ctx's error.
+func (p *Process) kill(ctx context.Context) error {
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	return p.Wait(ctx)
 }
 
 // Signal sends a signal; a process that has ended is not an error.
