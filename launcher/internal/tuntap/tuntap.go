@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -94,11 +95,30 @@ func Existing(name string) (*os.File, error) {
 	if !IsTap(name) { // to open it would make one
 		return nil, fmt.Errorf("tap %s: %w", name, ErrNoInterface)
 	}
-	f, _, err := open(name)
+	f, err := whenLetGo(func() (*os.File, error) {
+		f, _, err := open(name)
+		return f, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("tap %s: %w", name, err)
 	}
 	return f, nil
+}
+
+// letGo is how long the kernel gets to take an interface from a QEMU that has ended. QEMU since 10.2
+// waits for its descriptors by io_uring, which keeps them open until the ring is torn down: by a
+// worker of the kernel's, some 30 ms after the process has gone.
+const letGo = 300 * time.Millisecond
+
+// whenLetGo opens an interface that another process had a moment ago. The kernel tells nobody when
+// it is free, so it is tried again.
+func whenLetGo(open func() (*os.File, error)) (*os.File, error) {
+	for end := time.Now().Add(letGo); ; time.Sleep(letGo / 30) {
+		f, err := open()
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return f, err
+		}
+	}
 }
 
 // Macvtap opens an interface that was made for this user. The guest must have its address.
@@ -107,7 +127,9 @@ func Macvtap(name string) (*os.File, error) {
 	if err != nil || !IsMacvtap(name) {
 		return nil, fmt.Errorf("macvtap %s: %w", name, ErrNoInterface)
 	}
-	f, err := os.OpenFile("/dev/tap"+strings.TrimSpace(string(b)), os.O_RDWR, 0)
+	f, err := whenLetGo(func() (*os.File, error) {
+		return os.OpenFile("/dev/tap"+strings.TrimSpace(string(b)), os.O_RDWR, 0)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("macvtap %s: %w", name, rights(err))
 	}
