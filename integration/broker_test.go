@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmlatch/vmlatch/integration/guest/initrd"
+	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -45,7 +45,7 @@ func (h *host) newBroker(first string) *broker {
 		h.t.Fatal(err)
 	}
 	var more bytes.Buffer
-	if err := initrd.Write(&more, []initrd.File{{Name: "latchguest", Mode: initrd.ModeExec, Data: agent}}); err != nil {
+	if err := newc.Write(&more, []newc.File{{Name: "latchguest", Mode: newc.ModeExec, Data: agent}}); err != nil {
 		h.t.Fatal(err)
 	}
 	h.write("initrd-agent", string(head)+more.String())

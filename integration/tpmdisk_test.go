@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/firmware/tpm/tpmtest"
-	"github.com/vmlatch/vmlatch/integration/guest/initrd"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -242,13 +242,13 @@ func (h *host) addToInitrd(image, path string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	var files []initrd.File
+	var files []newc.File
 	for dir := filepath.Dir(path); dir != "."; dir = filepath.Dir(dir) {
-		files = append([]initrd.File{{Name: dir, Mode: initrd.ModeDir}}, files...)
+		files = append([]newc.File{{Name: dir, Mode: newc.ModeDir}}, files...)
 	}
 	var more bytes.Buffer
 	more.WriteString(read(h.t, image))
-	err = initrd.Write(&more, append(files, initrd.File{Name: path, Mode: initrd.ModeExec, Data: program}))
+	err = newc.Write(&more, append(files, newc.File{Name: path, Mode: newc.ModeExec, Data: program}))
 	if err == nil {
 		err = os.WriteFile(image, more.Bytes(), 0o600)
 	}

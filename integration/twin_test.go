@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmlatch/vmlatch/integration/guest/initrd"
+	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -364,7 +364,7 @@ func TestSwteeGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	var second bytes.Buffer
-	if err := initrd.Write(&second, []initrd.File{{Name: "swtee", Mode: initrd.ModeExec, Data: binary}}); err != nil {
+	if err := newc.Write(&second, []newc.File{{Name: "swtee", Mode: newc.ModeExec, Data: binary}}); err != nil {
 		t.Fatal(err)
 	}
 	h.write("initrd", string(append(first, second.Bytes()...)))

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"os"
 
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -21,7 +22,15 @@ func claims(in rundir.Inputs) *exchange.Claims {
 	if !in.KernelHashes {
 		return c
 	}
-	h, err := sev.HashKernelFiles(in.Kernel, in.Initrd, in.Cmdline)
+	initrd := firstboot.Initrd{File: in.Initrd}
+	if in.Config != nil {
+		content, err := in.Config.Read()
+		if err != nil {
+			return nil
+		}
+		initrd.Config = content.Archive()
+	}
+	h, err := sev.HashKernelFiles(in.Kernel, initrd, in.Cmdline)
 	if err != nil {
 		return nil
 	}

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/ovmf/ovmftest"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -189,7 +190,7 @@ func (d *desk) base64(name string) []byte {
 
 func (d *desk) kernelHashes(kernel, initrd, cmdline string) *sev.KernelHashes {
 	d.t.Helper()
-	h, err := sev.HashKernelFiles(kernel, initrd, cmdline)
+	h, err := sev.HashKernelFiles(kernel, firstboot.Initrd{File: initrd}, cmdline)
 	if err != nil {
 		d.t.Fatal(err)
 	}

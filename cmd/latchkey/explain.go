@@ -11,7 +11,9 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/explain"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
@@ -188,6 +190,11 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 		h := explain.NamedHash{Name: file, Hash: sum}
 		k.OtherKernels, k.OtherInitrds = append(k.OtherKernels, h), append(k.OtherInitrds, h)
 	}
+	if in.Kernel != nil && c.String("initrd") != "" {
+		if k.OtherConfigs, err = otherConfigs(in.config, c.String("initrd"), c.StringSlice("other")); err != nil {
+			return nil, cli.Fail(cli.ExitUsage, err)
+		}
+	}
 	if q.Claimed != nil && in.Kernel != nil {
 		claimed := func(sum [32]byte) []explain.NamedHash {
 			return []explain.NamedHash{{Name: fmt.Sprintf("what the host names, sha256 %x", sum), Hash: sum}}
@@ -198,6 +205,25 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 	}
 	q.Kernel = k
 	return q, nil
+}
+
+// otherConfigs are the owner's initrd with another configuration of the first boot before it: a part
+// of the owner's, or one with another file.
+func otherConfigs(config firstboot.Content, initrd string, files []string) (list []explain.NamedHash, err error) {
+	others := map[string][]byte{}
+	for _, file := range files { // a kernel is no configuration
+		if b, err := regular.Read(file, firstboot.MaxFile); err == nil {
+			others[file] = b
+		}
+	}
+	for _, o := range config.Others(initrd, others) {
+		sum, err := sev.HashInitrd(o.Initrd)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, explain.NamedHash{Name: o.Say, Hash: sum})
+	}
+	return list, nil
 }
 
 // otherImages are the firmware images that the user names and those in this machine's

@@ -40,11 +40,28 @@ func (j *judgement) explainReport(e *evidence.Evidence) []string {
 	line, _ := j.policy.Cmdline()
 	r := explain.Search(&explain.Query{
 		Inputs: in, Firmware: filepath.Base(j.policy.Guest.Firmware),
-		Kernel:   &explain.Kernel{HasInitrd: j.policy.Guest.Initrd != "", Cmdline: line},
+		Kernel: &explain.Kernel{
+			HasInitrd: j.policy.Guest.Initrd != "", Cmdline: line, OtherConfigs: j.otherConfigs(),
+		},
 		Observed: explain.Digest(e.Report.Measurement[:]),
 	})
 	if !r.Found {
 		return nil
 	}
 	return []string{"what differs: " + r.Sentence()}
+}
+
+// otherConfigs are the initrds that the host may have loaded by leaving out a part of the
+// configuration of the first boot; nil if they cannot be read.
+func (j *judgement) otherConfigs() []explain.NamedHash {
+	config, err := j.policy.Config()
+	if err != nil || config == nil {
+		return nil
+	}
+	initrd, err := j.policy.Initrd()
+	if err != nil {
+		return nil
+	}
+	list, _ := otherConfigs(config, initrd.File, nil)
+	return list
 }

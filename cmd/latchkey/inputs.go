@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/bzimage"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/igvm"
 	"github.com/vmlatch/vmlatch/firmware/nearest"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
@@ -38,6 +39,11 @@ func inputFlags(more ...urfave.Flag) []urfave.Flag {
 		&urfave.StringFlag{Name: "firmware", Usage: "firmware image `FILE`"},
 		&urfave.StringFlag{Name: "kernel", Usage: "kernel `FILE`, if the host measures it (kernel-hashes)"},
 		&urfave.StringFlag{Name: "initrd", Usage: "initrd `FILE`"},
+		&urfave.StringFlag{
+			Name: "config",
+			Usage: "`FILE` with a table [config], such as the VM's spec: what configures the guest at its first" +
+				" boot, and is measured with the initrd",
+		},
 		&urfave.StringFlag{Name: "cmdline", Usage: "kernel command `LINE`, exactly"},
 		&urfave.IntFlag{Name: "vcpus", Value: 1, Usage: "`NUMBER` of virtual CPUs (SEV-ES, SEV-SNP)"},
 		&urfave.StringFlag{Name: "cpu", Usage: "CPU `MODEL` of QEMU, such as EPYC-Milan (SEV-ES, SEV-SNP)"},
@@ -91,6 +97,8 @@ type inputs struct {
 	err   io.Writer // for warnings
 	tdx   bool
 	line  string // the kernel's command line
+
+	config firstboot.Content // of the first boot
 }
 
 // readInputs reads what the flags name. Firmware and kernel are hashed side by side.
@@ -100,6 +108,9 @@ func readInputs(c *urfave.Context, technology string) (*inputs, error) {
 	}
 	if c.String("kernel") == "" && (c.IsSet("initrd") || c.IsSet("cmdline")) {
 		return nil, cli.Usagef("--initrd and --cmdline are measured only with a --kernel")
+	}
+	if c.IsSet("config") && c.String("initrd") == "" {
+		return nil, cli.Usagef("--config is measured only with an --initrd, which it stands before")
 	}
 	in := &inputs{tdx: technology == technologyTDX, gce: c.String("gce-machine"), err: c.App.ErrWriter}
 	in.line = c.String("cmdline")
@@ -138,7 +149,7 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 			return cli.Usagef("--%s: a digest of %s covers no registers", name, in.Technology)
 		}
 	}
-	for _, name := range append([]string{"svsm", "kernel", "initrd", "cmdline"}, registerFlags...) {
+	for _, name := range append([]string{"svsm", "kernel", "initrd", "config", "cmdline"}, registerFlags...) {
 		if c.IsSet(name) && in.igvm != nil && name != "vcpus" {
 			return cli.Usagef("--%s: an IGVM file brings all that is measured", name)
 		}
@@ -150,6 +161,8 @@ func (in *inputs) checkTogether(c *urfave.Context) error {
 		return cli.Usagef("--svsm: an SVSM needs --technology sev-snp")
 	case c.IsSet("vars-size") && !c.IsSet("svsm"):
 		return cli.Usagef("--vars-size: it only moves an --svsm")
+	case c.IsSet("config") && in.Kernel == nil:
+		return cli.Usagef("--config: it is measured only with a --kernel and its --initrd")
 	case (c.IsSet("tdx-order") || c.IsSet("gce-machine")) && !in.tdx:
 		return cli.Usagef("--tdx-order and --gce-machine are for --technology tdx")
 	case c.IsSet("tdx-order") && c.IsSet("gce-machine"):
@@ -170,7 +183,18 @@ func (in *inputs) hashKernel(c *urfave.Context) error {
 	if k == "" {
 		return nil
 	}
-	h, err := sev.HashKernelFiles(k, c.String("initrd"), c.String("cmdline"))
+	initrd := firstboot.Initrd{File: c.String("initrd")}
+	if c.IsSet("config") {
+		config, err := firstboot.Load(c.String("config"))
+		if err == nil {
+			in.config, err = config.Read()
+		}
+		if err != nil {
+			return cli.Fail(cli.ExitUsage, fmt.Errorf("--config: %w", err))
+		}
+		initrd.Config = in.config.Archive()
+	}
+	h, err := sev.HashKernelFiles(k, initrd, c.String("cmdline"))
 	if err != nil {
 		return cli.Fail(cli.ExitUsage, err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
@@ -211,7 +212,7 @@ func bootInputs(c *urfave.Context, s *cli.IO, banks []eventlog.Bank) (*predict.I
 		return nil, cli.Usagef("--disk and --phase are for a --uki")
 	}
 	if name := c.String("initrd"); name != "" {
-		if in.Initrd, err = predict.HashInitrd(name, banks...); err != nil {
+		if in.Initrd, err = predict.HashInitrd(firstboot.Initrd{File: name}, banks...); err != nil {
 			return nil, cli.Fail(cli.ExitUsage, fmt.Errorf("--initrd: %w", err))
 		}
 	}

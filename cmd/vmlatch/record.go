@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -126,6 +127,8 @@ type inputFiles struct {
 	Initrd       string `json:"initrd,omitempty"`
 	Cmdline      string `json:"cmdline,omitempty"`
 	KernelHashes bool   `json:"kernel-hashes"`
+
+	Config *firstboot.Config `json:"config,omitempty"`
 }
 
 // recordSchema names the published format.

@@ -186,6 +186,10 @@ func (k *Kernel) parts() (kernels, initrds, cmdlinesOf []part) {
 			},
 		)
 	}
+	for _, o := range k.OtherConfigs {
+		change := Change{"config", "as named", o.Name, "the configuration of the first boot differs: " + o.Name}
+		initrds = append(initrds, part{change, func(h *sev.KernelHashes) { h.Initrd = o.Hash }})
+	}
 	for _, o := range k.OtherInitrds {
 		initrds = append(initrds, part{other("initrd", o.Name), func(h *sev.KernelHashes) { h.Initrd = o.Hash }})
 	}

@@ -79,6 +79,8 @@ type Kernel struct {
 	Cmdline   string
 	// Hashes that the host claims or that other files have, by what they are.
 	OtherKernels, OtherInitrds, OtherCmdlines []NamedHash
+	// OtherConfigs are the owner's initrd with configurations of the first boot that differ.
+	OtherConfigs []NamedHash
 }
 
 // NamedHash is a hash and where it comes from.

@@ -60,14 +60,14 @@ func HashKernel(kernel, initrd io.Reader, cmdline string) (KernelHashes, error) 
 
 func hashCmdline(s string) [32]byte { return sha256.Sum256(append([]byte(s), 0)) }
 
-// HashKernelFiles hashes a kernel and an initrd side by side; initrd may be "".
-func HashKernelFiles(kernel, initrd, cmdline string) (KernelHashes, error) {
+// HashKernelFiles hashes a kernel and an initrd side by side. A nil initrd means none.
+func HashKernelFiles(kernel string, initrd io.WriterTo, cmdline string) (KernelHashes, error) {
 	h := KernelHashes{Cmdline: hashCmdline(cmdline), Initrd: sha256.Sum256(nil)}
 	initrdErr := make(chan error, 1)
 	go func() {
 		var err error
-		if initrd != "" {
-			h.Initrd, err = HashFile(initrd)
+		if initrd != nil {
+			h.Initrd, err = HashInitrd(initrd)
 		}
 		initrdErr <- err
 	}()
@@ -75,6 +75,13 @@ func HashKernelFiles(kernel, initrd, cmdline string) (KernelHashes, error) {
 	h.Kernel, err = HashFile(kernel)
 	err = errors.Join(err, <-initrdErr) // before h is read
 	return h, err
+}
+
+// HashInitrd returns the SHA-256 of an initrd.
+func HashInitrd(initrd io.WriterTo) (sum [32]byte, err error) {
+	h := sha256.New()
+	_, err = initrd.WriteTo(h)
+	return [32]byte(h.Sum(nil)), err
 }
 
 // HashFile returns the SHA-256 of a file as it is.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -35,10 +36,10 @@ func TestHashFiles(t *testing.T) {
 	if want.Cmdline != sha256.Sum256([]byte("quiet\x00")) {
 		t.Errorf("cmdline %x, want the hash of the string and a NUL", want.Cmdline)
 	}
-	if got, err := sev.HashKernelFiles(kernel, initrd, "quiet"); err != nil || got != want {
+	if got, err := sev.HashKernelFiles(kernel, firstboot.Initrd{File: initrd}, "quiet"); err != nil || got != want {
 		t.Errorf("of files: %+v, %v, want %+v", got, err, want)
 	}
-	got, err := sev.HashKernelFiles(kernel, "", "")
+	got, err := sev.HashKernelFiles(kernel, nil, "")
 	if err != nil || got.Initrd != sha256.Sum256(nil) || got.Cmdline != sha256.Sum256([]byte{0}) {
 		t.Errorf("without initrd: %+v, %v, want the hashes of nothing and of a NUL", got, err)
 	}
@@ -46,10 +47,10 @@ func TestHashFiles(t *testing.T) {
 	if _, err := sev.HashFile(missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file: %v, want ErrNotExist", err)
 	}
-	if _, err := sev.HashKernelFiles(missing, initrd, ""); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := sev.HashKernelFiles(missing, firstboot.Initrd{File: initrd}, ""); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing kernel: %v, want ErrNotExist", err)
 	}
-	if _, err := sev.HashKernelFiles(kernel, missing, ""); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := sev.HashKernelFiles(kernel, firstboot.Initrd{File: missing}, ""); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing initrd: %v, want ErrNotExist", err)
 	}
 	broken := errors.New("broken")

@@ -51,9 +51,9 @@ var floors = [][]string{
 	{"firmware/igvm", "firmware/sev", "firmware/bzimage", "firmware/sev/table"},
 	{
 		"firmware/ovmf", "firmware/ffs", "firmware/uefivar", "firmware/guid", "firmware/cpuid", "firmware/nearest",
-		"firmware/xdg", "firmware/tdx/attr",
+		"firmware/xdg", "firmware/tdx/attr", "firmware/firstboot",
 	},
-	{"firmware/regular", "firmware/luks/metadata", "firmware/luks", "firmware/credential", "firmware/bytesize"},
+	{"firmware/regular", "firmware/luks/metadata", "firmware/luks", "firmware/credential", "firmware/bytesize", "firmware/newc"},
 	{"firmware/smallfmt"},
 }
 

@@ -9,8 +9,8 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/firmware/sev/report"
-	"github.com/vmlatch/vmlatch/integration/guest/initrd"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -61,7 +61,7 @@ func TestPublicClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	var second bytes.Buffer
-	err = initrd.Write(&second, []initrd.File{{Name: "client", Mode: initrd.ModeExec, Data: program}})
+	err = newc.Write(&second, []newc.File{{Name: "client", Mode: newc.ModeExec, Data: program}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -267,6 +267,10 @@ var checkCases = map[string]checkCase{
 	"no-screen":         {tech: "sev-snp", add: "[display]\n", refused: true},
 	"no-agent":          {tech: "sev-snp", add: "[agent]\n", refused: true},
 	"config-unmeasured": {tech: "sev-snp", add: "[config]\nuser-data = \"u\"\n", refused: true},
+	"config-found": {
+		tech: "sev-snp", add: "[config]\nuser-data = \"u\"\n",
+		replace: [2]string{`image = "k"`, "image = \"k\"\ninitrd = \"i\"\ncmdline = \"panic=-1 ds=nocloud\""},
+	},
 	"config-size": {
 		tech: "none", add: "[config]\ncredentials = { a = \"a\", b = \"a\" }\n",
 		files: map[string]string{"a": strings.Repeat("x", 30_000)},

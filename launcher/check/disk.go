@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/diskimage"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -27,11 +28,28 @@ func diskChecks() []tee.Check {
 			OfSpec:   true,
 			Key:      "config",
 			When:     func(s *tee.Subject) bool { return confidential(s) && s.Config.On() },
-			Cause: "the configuration is the host's, and nothing measures it: a guest that listens to it runs" +
-				" what the host likes",
-			Fix:    "put it into the image or the initrd, which the guest's owner verifies",
+			Cause: "a confidential guest is configured by what stands before its initrd and is measured with it;" +
+				" by a disk or tables of the host's it would run what the host likes",
+			Fix: "give it a kernel and an initrd that are measured ([kernel], kernel-hashes), or put the" +
+				" configuration into the image that the guest's owner verifies",
 			Source: "cloud-init, NoCloud; systemd, src/basic/confidential-virt.c",
-			Look:   func(*tee.Subject) (tee.Verdict, string) { return tee.Failed, "" },
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(s.ConfigMeasured(s.Traits()), "no initrd is measured")
+			},
+		},
+		{
+			ID:       "config-found",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "kernel.cmdline",
+			When:     func(s *tee.Subject) bool { return s.Config.Seeded() && s.ConfigMeasured(s.Traits()) },
+			Cause: "cloud-init looks for its seed where the command line says, and else where the host may put" +
+				" one; latchguest's hook puts the measured one into /run/vmlatch/seed",
+			Fix:    "add to cmdline: ds=nocloud;s=file://" + firstboot.GuestSeed + "/",
+			Source: "cloud-init, NoCloud",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(firstboot.Named(s.Kernel.Cmdline), "the command line does not name it")
+			},
 		},
 		{
 			ID:       "config-size",
@@ -39,10 +57,12 @@ func diskChecks() []tee.Check {
 			Stage:    tee.PlanStage,
 			OfSpec:   true,
 			Key:      "config.credentials",
-			When:     func(s *tee.Subject) bool { return len(s.Config.Credentials) > 0 },
-			Cause:    "credentials come in tables of SMBIOS, which have 64 KiB together",
-			Fix:      "take fewer or shorter ones; user-data may have 1 MiB",
-			Source:   "SMBIOS, section 5.2.1 (structure table length); QEMU, hw/smbios",
+			When: func(s *tee.Subject) bool {
+				return len(s.Config.Credentials) > 0 && !s.ConfigMeasured(s.Traits())
+			},
+			Cause:  "credentials come in tables of SMBIOS, which have 64 KiB together",
+			Fix:    "take fewer or shorter ones; user-data may have 1 MiB",
+			Source: "SMBIOS, section 5.2.1 (structure table length); QEMU, hw/smbios",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				n := s.Config.CredentialBytes()
 				return tee.Verify(n <= plan.MaxCredentials, "%d bytes, at most %d", n, plan.MaxCredentials)

@@ -118,11 +118,11 @@ func nameChecks() []tee.Check {
 			Source:   "QEMU, hw/i386/x86-common.c, x86_load_linux",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				k, err := bzimage.Read(s.Kernel.Image)
-				info, statErr := os.Stat(s.Kernel.Initrd)
-				if err := errors.Join(err, statErr); err != nil { // other checks' matter
+				size, sizeErr := s.InitrdSize(s.Traits())
+				if err := errors.Join(err, sizeErr); err != nil { // other checks' matter
 					return tee.OK, ""
 				}
-				why := k.Initrd(info.Size(), bzimage.Below4G(uint64(s.Memory)))
+				why := k.Initrd(size, bzimage.Below4G(uint64(s.Memory)))
 				return tee.Verify(why == "", "%s", why)
 			},
 		},

@@ -9,23 +9,19 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/credential"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/seed"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// Config is the table [config]: what configures a plain guest at its first boot. A confidential
-// guest must not listen to it: it is the host's.
-type Config struct {
-	UserData      string            `toml:"user-data"` // files, for cloud-init (NoCloud)
-	MetaData      string            `toml:"meta-data"`
-	NetworkConfig string            `toml:"network-config"`
-	Credentials   map[string]string `toml:"credentials"` // files by name, for systemd
-}
+// Config is the table [config]: what configures a guest at its first boot. A plain guest gets a disk
+// and tables, which are the host's; a confidential one must not listen to these, and gets what is
+// measured with its initrd (package firstboot).
+type Config firstboot.Config
 
-// MaxConfig bounds each file of a configuration, in bytes.
-const MaxConfig = 1 << 20
+func (c *Config) files() *firstboot.Config { return (*firstboot.Config)(c) }
 
 // maxCredential is the longest credential: systemd takes no more from SMBIOS, in bytes.
 const maxCredential = 32 << 10
@@ -48,58 +44,39 @@ func (c *Config) CredentialBytes() (n int64) {
 }
 
 // On reports whether there is a configuration.
-func (c *Config) On() bool { return c.seeded() || len(c.Credentials) > 0 }
+func (c *Config) On() bool { return c.files().On() }
 
-func (c *Config) seeded() bool { return c.UserData+c.MetaData+c.NetworkConfig != "" }
+// Seeded reports whether there is a seed for cloud-init.
+func (c *Config) Seeded() bool { return c.files().Seeded() }
 
-// files are the files of a seed, by their names in it.
-func (c *Config) files() map[string]*string {
-	return map[string]*string{
-		seed.UserData: &c.UserData, seed.MetaData: &c.MetaData, seed.NetworkConfig: &c.NetworkConfig,
-	}
+// ConfigMeasured reports whether the configuration is measured with the initrd, as far as the guest
+// has one.
+func (g *Guest) ConfigMeasured(t Traits) bool {
+	return g.Config.On() && t.Confidential && g.Kernel.Initrd != "" && (g.KernelHashes || t.KernelBy != "")
 }
 
 func (c *Config) complete(g *Guest) error {
 	if g.File.Has("config") && !c.On() {
 		return g.File.Errorf("config", "is empty: it needs user-data, or credentials")
 	}
-	absolute := func(key string, name *string) error {
-		path, err := credential.Path(*name)
-		if err != nil {
-			return g.File.Errorf("config."+key, "%v", err)
-		}
-		if path == *name {
-			*name = g.File.Abs(*name)
-		}
-		return g.File.NoNUL(*name)
+	if key, err := c.files().Resolve(g.File.Abs); err != nil {
+		return g.File.Errorf("config."+key, "%v", err)
 	}
-	for key, name := range c.files() {
-		if err := absolute(key, name); err != nil {
+	for _, name := range c.files().Seed() {
+		if err := g.File.NoNUL(*name); err != nil {
 			return err
 		}
 	}
-	for name, file := range c.Credentials {
-		if !isCredentialName(name) {
-			return g.File.Errorf(
-				"config.credentials",
-				"%q: must be letters, digits, dots, dashes and underscores",
-				name,
-			)
-		}
-		if err := absolute("credentials", &file); err != nil {
-			return err
-		}
-		c.Credentials[name] = file
-	}
-	return nil
-}
-
-func isCredentialName(text string) bool {
-	return text != "" && len(text) < 256 && text != "." && text != ".." && isSerial(text)
+	return g.File.NoNUL(slices.Collect(maps.Values(c.Credentials))...)
 }
 
 func (c *Config) build(b *Builder) error {
-	if c.seeded() {
+	if b.Guest.ConfigMeasured(b.Traits) {
+		c.eachFile(func(file, use string) { b.File(file, use, true) })
+		return nil
+	}
+	c.eachFile(func(file, use string) { b.File(file, use, false) })
+	if c.Seeded() {
 		c.buildSeed(b)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Credentials)) {
@@ -115,7 +92,6 @@ func (c *Config) build(b *Builder) error {
 			})
 		// A path, and not the value: command lines are for everybody to read.
 		b.Option("-smbios", argv.Key("type", "11").Set("path", fmt.Sprintf("/proc/self/fd/%d", fd)).String())
-		b.File(file, "credential for systemd", false)
 	}
 	return nil
 }
@@ -125,12 +101,14 @@ func (c *Config) buildSeed(b *Builder) {
 	const id = "seed"
 	filename := b.fdset(id, "a disk that configures the guest, made of the files of [config]", "seed of [config]",
 		func(o *Opening) (*os.File, error) {
-			files := map[string][]byte{seed.UserData: []byte("#cloud-config\n{}\n"), seed.MetaData: c.metaData(b)}
-			for name, file := range c.files() {
+			files := map[string][]byte{
+				firstboot.UserData: []byte(firstboot.NoUserData), firstboot.MetaData: c.metaData(b),
+			}
+			for name, file := range c.files().Seed() {
 				if *file == "" {
 					continue
 				}
-				content, err := readConfig(*file, MaxConfig)
+				content, err := readConfig(*file, firstboot.MaxFile)
 				if err != nil {
 					return nil, err
 				}
@@ -142,10 +120,18 @@ func (c *Config) buildSeed(b *Builder) {
 		"driver": raw, "node-name": id, "read-only": true,
 		"file": node{"driver": "file", "filename": filename, "read-only": true},
 	}), "-device", argv.New("virtio-blk-pci").Set("drive", id).Set("id", "dev-"+id).Set("serial", "cidata").String())
-	for _, name := range slices.Sorted(maps.Keys(c.files())) {
-		if file := *c.files()[name]; file != "" {
-			b.File(file, "configuration of the first boot", false)
+}
+
+// eachFile calls a function with every file, in an order, and what it is for.
+func (c *Config) eachFile(do func(file, use string)) {
+	files := c.files().Seed()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if file := *files[name]; file != "" {
+			do(file, "configuration of the first boot")
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Credentials)) {
+		do(c.Credentials[name], "credential for systemd")
 	}
 }
 

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -221,7 +222,14 @@ func (b *Builder) Whole(path, use string, measured bool) string {
 		b.reads = append(b.reads, path)
 		return path
 	}
-	fd := b.Inherit(use, "a sealed copy of "+path, func(*Opening) (*os.File, error) { return sealed(path) })
+	fd := b.Inherit(use, "a sealed copy of "+path, func(*Opening) (*os.File, error) {
+		from, err := openStorage(path, true, false)(nil)
+		if err != nil {
+			return nil, err
+		}
+		defer from.Close()
+		return sealed(path, from)
+	})
 	return b.named(fmt.Sprintf("/proc/self/fd/%d", fd), path)
 }
 
@@ -234,19 +242,14 @@ func (b *Builder) named(name, path string) string {
 	return name
 }
 
-// sealed is a copy of a file in memory that can no longer be changed.
-func sealed(path string) (*os.File, error) {
-	from, err := openStorage(path, true, false)(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer from.Close()
+// sealed is a copy in memory that can no longer be changed.
+func sealed(path string, from io.WriterTo) (*os.File, error) {
 	fd, err := unix.MemfdCreate(filepath.Base(path), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	to := os.NewFile(uintptr(fd), path)
-	if _, err = to.ReadFrom(from); err == nil {
+	if _, err = from.WriteTo(to); err == nil {
 		_, err = unix.FcntlInt(to.Fd(), unix.F_ADD_SEALS,
 			unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
 	}

@@ -21,6 +21,9 @@ func (b *Builder) coverage() {
 	case g.Kernel.Image != "":
 		c.NotCovered = append(c.NotCovered, "kernel, initrd and command line: kernel-hashes is off")
 	}
+	if b.plan.configMeasured {
+		c.Covered = append(c.Covered, "configuration of the first boot")
+	}
 	switch {
 	case b.Facts.IGVM:
 		c.Covered = append(c.Covered, "registers of the CPUs that the IGVM file names")

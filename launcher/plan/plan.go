@@ -36,6 +36,8 @@ type Plan struct {
 	Facts  *Facts `json:"-"`
 	Traits Traits `json:"-"`
 
+	configMeasured bool // [config] stands before the initrd
+
 	names map[string]string // paths, by the names of the descriptors that stand for them
 	reads []File            // what else QEMU reads
 }
@@ -123,6 +125,9 @@ func (p *Plan) QEMUArgv() []string { return p.Argv[len(p.Facts.Emulator):] }
 func (p *Plan) Inputs() rundir.Inputs {
 	k := p.Guest.Kernel
 	in := rundir.Inputs{Kernel: k.Image, Initrd: k.Initrd, Cmdline: k.Cmdline, KernelHashes: p.Guest.KernelHashes}
+	if p.configMeasured {
+		in.Config = p.Guest.Config.files()
+	}
 	for _, f := range p.Files {
 		if f.Use == useFirmware {
 			in.Firmware = f.Path

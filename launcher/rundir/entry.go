@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 )
 
@@ -134,6 +135,8 @@ type Inputs struct {
 	Initrd       string `json:"initrd,omitempty"`
 	Cmdline      string `json:"cmdline,omitempty"`
 	KernelHashes bool   `json:"kernel-hashes"`
+
+	Config *firstboot.Config `json:"config,omitempty"` // of the first boot, before the initrd
 }
 
 // RecordSchema names the format of records.

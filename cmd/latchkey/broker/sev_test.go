@@ -120,7 +120,7 @@ func (w *sevWorld) ask(q *exchange.AskSession) (*exchange.Session, error) {
 func (w *sevWorld) launch(s *exchange.Session, cmdline string) (*swtee.Guest, *exchange.AskPacket) {
 	w.t.Helper()
 	g := swtee.NewFirmware(w.platform).NewGuest()
-	h, err := sev.HashKernelFiles(filepath.Join(w.dir, "vmlinuz"), "", cmdline)
+	h, err := sev.HashKernelFiles(filepath.Join(w.dir, "vmlinuz"), nil, cmdline)
 	if err != nil {
 		w.t.Fatal(err)
 	}

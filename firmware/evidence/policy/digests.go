@@ -4,11 +4,10 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -139,7 +138,7 @@ func (f *File) sevDigests(img *ovmf.Image) (list []Digest, err error) {
 		g := f.Guest
 		list = append(list, Digest{
 			Technology: string(t.technology), Register: "MEASUREMENT", Value: sum,
-			From: f.files(g.Firmware, g.Kernel, g.Initrd, g.Cmdline),
+			From: f.files(g.Firmware, g.Kernel, g.Initrd, g.Config, g.Cmdline),
 		})
 	}
 	return list, nil
@@ -195,9 +194,35 @@ func (f *File) inputs(img *ovmf.Image, t launch.Technology) (in launch.Inputs, e
 	if err != nil {
 		return in, err
 	}
-	h, err := sev.HashKernelFiles(f.path(g.Kernel), f.path(g.Initrd), line)
+	initrd, err := f.Initrd()
+	if err != nil {
+		return in, err
+	}
+	h, err := sev.HashKernelFiles(f.path(g.Kernel), initrd, line)
 	in.Kernel = &h
 	return in, err
+}
+
+// Config reads what configures the guest at its first boot; nil if nothing does.
+func (f *File) Config() (firstboot.Content, error) {
+	if f.Guest == nil || f.Guest.Config == "" {
+		return nil, nil
+	}
+	c, err := firstboot.Load(f.path(f.Guest.Config))
+	if err != nil {
+		return nil, fmt.Errorf("%w: guest.config: %w", ErrPolicy, err)
+	}
+	content, err := c.Read()
+	if err != nil {
+		return nil, fmt.Errorf("%w: guest.config: %w", ErrPolicy, err)
+	}
+	return content, nil
+}
+
+// Initrd is what the guest gets as its initrd: the file, and the configuration before it.
+func (f *File) Initrd() (firstboot.Initrd, error) {
+	content, err := f.Config()
+	return firstboot.Initrd{Config: content.Archive(), File: f.path(f.Guest.Initrd)}, err
 }
 
 func (f *File) tdxDigests(img *ovmf.Image) (list []Digest, err error) {
@@ -254,7 +279,7 @@ func (f *File) tdxDigests(img *ovmf.Image) (list []Digest, err error) {
 	if p.RTMR[2] == nil {
 		list = append(list, Digest{
 			Technology: "tdx", Register: "RTMR2", Value: two[:],
-			From: append(f.files(g.Cmdline, g.Initrd), "profile "+profile.Name),
+			From: append(f.files(g.Cmdline, g.Initrd, g.Config), "profile "+profile.Name),
 		})
 	}
 	return list, nil
@@ -277,8 +302,15 @@ func (f *File) Boot() (p rtmr.Profile, b *rtmr.Boot, err error) {
 	}
 	if f.Guest.Initrd != "" {
 		b.HasInit = true
-		if b.Initrd, err = hashFile(f.path(f.Guest.Initrd)); err != nil {
+		initrd, err := f.Initrd()
+		if err != nil {
+			return p, nil, err
+		}
+		if b.Initrd, err = hash384(initrd); err != nil {
 			return p, nil, fmt.Errorf("%w: guest.initrd: %w", ErrPolicy, err)
+		}
+		if b.Others, err = f.others(); err != nil {
+			return p, nil, err
 		}
 	}
 	return p, b, nil
@@ -287,17 +319,26 @@ func (f *File) Boot() (p rtmr.Profile, b *rtmr.Boot, err error) {
 // maxKernel is the largest kernel that is read, in bytes; unified images have some hundred MiB.
 const maxKernel = 1 << 30
 
-func hashFile(name string) (sum [48]byte, err error) {
-	in, err := regular.Open(name)
-	if err != nil {
-		return sum, err
+// others are the initrds of hosts that left out a part of the configuration.
+func (f *File) others() (list []rtmr.Other, err error) {
+	content, err := f.Config()
+	if err != nil || content == nil {
+		return nil, err
 	}
-	defer in.Close()
+	for _, o := range content.Others(f.path(f.Guest.Initrd), nil) {
+		sum, err := hash384(o.Initrd)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, rtmr.Other{Say: "the configuration of the first boot differs: " + o.Say, Digest: sum})
+	}
+	return list, nil
+}
+
+func hash384(initrd firstboot.Initrd) (sum [48]byte, err error) {
 	h := sha512.New384()
-	if _, err := io.Copy(h, in); err != nil {
-		return sum, &os.PathError{Op: "read", Path: name, Err: err}
-	}
-	return [48]byte(h.Sum(nil)), nil
+	_, err = initrd.WriteTo(h)
+	return [48]byte(h.Sum(nil)), err
 }
 
 // SecretRoom is the size in bytes of the area that the guest's firmware keeps for the secrets of

@@ -51,6 +51,7 @@ type Guest struct {
 	Kernel   string `toml:"kernel"`
 	Initrd   string `toml:"initrd"`
 	Cmdline  string `toml:"cmdline"` // a file
+	Config   string `toml:"config"`  // a file with a table [config], such as the VM's spec
 	CPUs     int    `toml:"cpus"`
 	CPU      string `toml:"cpu"`
 }
@@ -249,6 +250,8 @@ func (f *File) check() error {
 		return f.errorf("guest.firmware", "is missing: every digest covers it")
 	case f.Guest != nil && f.Guest.Kernel == "" && (f.Guest.Initrd != "" || f.Guest.Cmdline != ""):
 		return f.errorf("guest.kernel", "is missing: initrd and command line are measured only with it")
+	case f.Guest != nil && f.Guest.Initrd == "" && f.Guest.Config != "":
+		return f.errorf("guest.initrd", "is missing: the configuration is measured only with it")
 	}
 	checks := []func() error{
 		f.checkVTPM, f.checkSNP, f.checkTDX, f.checkSEV, f.checkReleases, f.checkTolerate, f.checkKEM,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/tpm"
@@ -49,6 +50,9 @@ func (f *File) checkVTPM() error {
 		)
 	case t == nil:
 		return nil
+	case f.Guest != nil && f.Guest.Config != "":
+		return f.errorf("guest.config", "a plain guest gets its configuration from disks and tables, which no register"+
+			" covers: leave it out")
 	case !trusted:
 		return f.errorf("name", "%q: must end in %s, as there is [vtpm]: the TPM is the host's, which could make its"+
 			" quotes up", f.Name, HostTrustedSuffix)
@@ -213,7 +217,7 @@ func (f *File) measuredBoot(bank eventlog.Bank) (*predict.Inputs, error) {
 		return nil, err
 	}
 	if g.Initrd != "" {
-		if in.Initrd, err = predict.HashInitrd(f.path(g.Initrd), bank); err != nil {
+		if in.Initrd, err = predict.HashInitrd(firstboot.Initrd{File: f.path(g.Initrd)}, bank); err != nil {
 			return nil, fmt.Errorf("%w: guest.initrd: %w", ErrPolicy, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/internal/vectors"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
@@ -147,7 +148,7 @@ func (c *randomCase) run(t *testing.T) {
 		}
 		cmdline := fmt.Sprintf("console=ttyS0 x=%d ", c.rnd.Uint32())
 		file := write("initrd", initrd)
-		h, err := sev.HashKernelFiles(c.kernel, file, cmdline)
+		h, err := sev.HashKernelFiles(c.kernel, firstboot.Initrd{File: file}, cmdline)
 		if err != nil {
 			t.Fatal(err)
 		}

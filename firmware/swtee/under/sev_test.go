@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/cpuid"
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
@@ -123,7 +124,7 @@ func predict(t testing.TB, firmware, kernel, initrd, cmdline string) [32]byte {
 	}
 	in := launch.Inputs{Technology: launch.SEV, Firmware: layout}
 	if kernel != "" {
-		h, err := sev.HashKernelFiles(kernel, initrd, cmdline)
+		h, err := sev.HashKernelFiles(kernel, firstboot.Initrd{File: initrd}, cmdline)
 		if err != nil {
 			t.Fatal(err)
 		}

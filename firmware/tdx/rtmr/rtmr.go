@@ -49,6 +49,14 @@ type Boot struct {
 	Initrd  [48]byte // its SHA-384
 	HasInit bool     // there is one
 	Cmdline string
+
+	Others []Other // for Explain: what the host may have loaded as the initrd
+}
+
+// Other is an initrd that is not the owner's, and how it differs.
+type Other struct {
+	Say    string
+	Digest [48]byte
 }
 
 // Event is a measurement, with what it is of.
@@ -127,7 +135,7 @@ func (p Profile) Explain(b *Boot, log *ccel.Log) ([]string, error) {
 					fmt.Sprintf("RTMR%d: the measurement of %q is missing%s", register, e.What, older(e.What)),
 				)
 			case got[n].Digest != e.Digest:
-				out = append(out, fmt.Sprintf("RTMR%d: %s is not yours%s", register, e.What, was(e.What, &got[n])))
+				out = append(out, fmt.Sprintf("RTMR%d: %s is not yours%s", register, e.What, b.was(e.What, &got[n])))
 			}
 			n++
 		}
@@ -149,8 +157,15 @@ func older(what string) string {
 	return " (Linux measures it since 6.9)"
 }
 
-// was tells the command line of the boot, which its own event holds.
-func was(what string, e *ccel.Event) string {
+// was tells the command line of the boot, which its own event holds, or how the initrd differs.
+func (b *Boot) was(what string, e *ccel.Event) string {
+	if what == Initrd {
+		for _, o := range b.Others {
+			if o.Digest == e.Digest {
+				return ": " + o.Say
+			}
+		}
+	}
 	if what != LoadOptions || !e.HashesData() || len(e.Data)%2 != 0 {
 		return ""
 	}

@@ -43,6 +43,7 @@ func logOf(t *testing.T, p Profile, b *Boot) *ccel.Log {
 func TestPredict(t *testing.T) {
 	p := Profiles()[0]
 	mine := boot("console=ttyS0 quiet")
+	mine.Others = []Other{{"it is another", [48]byte{6}}, {"it lacks the token", [48]byte{7}}}
 	one, two, err := p.Predict(mine)
 	if err != nil {
 		t.Fatal(err)
@@ -60,8 +61,9 @@ func TestPredict(t *testing.T) {
 			func(b *Boot) { b.Cmdline += " init=/bin/sh" }, 2,
 			`it was "initrd=initrd console=ttyS0 quiet init=/bin/sh"`,
 		},
-		"initrd":    {func(b *Boot) { b.Initrd[0] ^= 1 }, 2, "RTMR2: initrd is not yours"},
-		"no initrd": {func(b *Boot) { b.HasInit = false }, 2, `"initrd" is missing`},
+		"initrd":       {func(b *Boot) { b.Initrd[0] ^= 1 }, 2, "RTMR2: initrd is not yours"},
+		"known initrd": {func(b *Boot) { b.Initrd = [48]byte{7} }, 2, "initrd is not yours: it lacks the token"},
+		"no initrd":    {func(b *Boot) { b.HasInit = false }, 2, `"initrd" is missing`},
 	} {
 		theirs := boot("console=ttyS0 quiet")
 		c.change(theirs)

@@ -5,7 +5,6 @@ import (
 	"io"
 
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
-	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // Initrd is an initial RAM disk: its size and its digests, as a file may be large.
@@ -14,17 +13,8 @@ type Initrd struct {
 	Digests map[eventlog.Bank][]byte
 }
 
-// maxInitrd bounds an initial RAM disk, in bytes: Linux takes none that ends beyond 4 GiB
-// (Documentation/arch/x86/boot.rst, ramdisk_max).
-const maxInitrd = 1 << 32
-
-// HashInitrd hashes a file in all banks at once.
-func HashInitrd(name string, banks ...eventlog.Bank) (*Initrd, error) {
-	f, err := regular.OpenInput(name, maxInitrd)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+// HashInitrd hashes one in all banks at once.
+func HashInitrd(initrd io.WriterTo, banks ...eventlog.Bank) (*Initrd, error) {
 	var all []io.Writer
 	var hashes []hash.Hash
 	for _, b := range banks {
@@ -32,7 +22,8 @@ func HashInitrd(name string, banks ...eventlog.Bank) (*Initrd, error) {
 		hashes, all = append(hashes, h), append(all, h)
 	}
 	i := &Initrd{Digests: map[eventlog.Bank][]byte{}}
-	if i.Size, err = io.Copy(io.MultiWriter(all...), f); err != nil {
+	var err error
+	if i.Size, err = initrd.WriteTo(io.MultiWriter(all...)); err != nil {
 		return nil, err
 	}
 	for n, b := range banks {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/ulikunitz/xz"
 
-	"github.com/vmlatch/vmlatch/integration/guest/initrd"
+	"github.com/vmlatch/vmlatch/firmware/newc"
 )
 
 func main() {
@@ -31,12 +31,12 @@ func pack(program, out string, modules []string) error {
 	if err != nil {
 		return err
 	}
-	files := []initrd.File{
-		{Name: "dev", Mode: initrd.ModeDir},
-		{Name: "modules", Mode: initrd.ModeDir},
-		{Name: "proc", Mode: initrd.ModeDir},
-		{Name: "sys", Mode: initrd.ModeDir},
-		{Name: "init", Mode: initrd.ModeExec, Data: init},
+	files := []newc.File{
+		{Name: "dev", Mode: newc.ModeDir},
+		{Name: "modules", Mode: newc.ModeDir},
+		{Name: "proc", Mode: newc.ModeDir},
+		{Name: "sys", Mode: newc.ModeDir},
+		{Name: "init", Mode: newc.ModeExec, Data: init},
 	}
 	for i, m := range modules {
 		b, err := module(m)
@@ -44,10 +44,10 @@ func pack(program, out string, modules []string) error {
 			return fmt.Errorf("%s: %w", m, err)
 		}
 		name := strings.TrimSuffix(filepath.Base(m), ".xz")
-		files = append(files, initrd.File{Name: fmt.Sprintf("modules/%d-%s", i, name), Mode: initrd.ModeFile, Data: b})
+		files = append(files, newc.File{Name: fmt.Sprintf("modules/%d-%s", i, name), Mode: newc.ModeFile, Data: b})
 	}
 	var b bytes.Buffer
-	if err := initrd.Write(&b, files); err != nil {
+	if err := newc.Write(&b, files); err != nil {
 		return err
 	}
 	tmp := filepath.Join(filepath.Dir(out), "."+filepath.Base(out)+".tmp")

@@ -16,13 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names of a seed's files, and the label by which cloud-init finds it.
-const (
-	UserData      = "user-data"
-	MetaData      = "meta-data"
-	NetworkConfig = "network-config"
-	label         = "cidata"
-)
+// label is how cloud-init finds a seed.
+const label = "cidata"
 
 // NoCloud makes a seed, a file system of ISO 9660 in memory, of files by their names. work is a
 // directory that is made to put it together: it holds the files meanwhile.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+
+	"github.com/vmlatch/vmlatch/firmware/firstboot"
 )
 
 // TestNoCloud: a seed has its files under their whole names, and nothing is left of how it was
@@ -18,10 +20,10 @@ import (
 func TestNoCloud(t *testing.T) {
 	dir := t.TempDir()
 	files := map[string][]byte{
-		UserData: bytes.Repeat(
+		firstboot.UserData: bytes.Repeat(
 			[]byte("#cloud-config\n"),
 			1000,
-		), MetaData: []byte("instance-id: a\n"), NetworkConfig: nil,
+		), firstboot.MetaData: []byte("instance-id: a\n"), firstboot.NetworkConfig: nil,
 	}
 	f, err := NoCloud(filepath.Join(dir, "work"), files)
 	if err != nil {

@@ -1,7 +1,7 @@
-// Package initrd writes initial RAM disks in the "newc" cpio format that Linux
-// unpacks (Linux, Documentation/driver-api/early-userspace/buffer-format.rst).
-// Equal inputs give equal bytes, so that an initrd can be measured.
-package initrd
+// Package newc writes archives in the "newc" cpio format, which Linux unpacks as an initrd (Linux,
+// Documentation/driver-api/early-userspace/buffer-format.rst). Equal inputs give equal bytes, so that
+// what is written can be measured.
+package newc
 
 import (
 	"bufio"
@@ -20,9 +20,10 @@ type File struct {
 
 // Modes of the kinds of file that an initrd needs.
 const (
-	ModeDir  = 0o040755
-	ModeExec = 0o100755
-	ModeFile = 0o100644
+	ModeDir     = 0o040755
+	ModeExec    = 0o100755
+	ModeFile    = 0o100644
+	ModePrivate = 0o100400 // a file for root alone
 )
 
 // Write writes the archive. Parent directories must come before what is in them.
@@ -30,7 +31,7 @@ func Write(w io.Writer, files []File) error {
 	b := bufio.NewWriter(w)
 	for i, f := range append(files, File{Name: "TRAILER!!!"}) {
 		if f.Name == "" || strings.HasPrefix(f.Name, "/") || path.Clean(f.Name) != f.Name {
-			return fmt.Errorf("initrd: %q is not a clean relative path", f.Name)
+			return fmt.Errorf("newc: %q is not a clean relative path", f.Name)
 		}
 		ino, links := i+1, 1
 		if f.Mode == 0 {
