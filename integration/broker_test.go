@@ -194,6 +194,9 @@ connect = "unix:broker.sock"
 timeout = %q
 `
 
+// firstBoot configures the guest, by files that stand before its initrd.
+const firstBoot = "[config]\nuser-data = \"user-data\"\ncredentials = { token = \"token\" }\n"
+
 // TestUnattended: with a broker in the spec a VM starts by itself, whatever its technology, and the
 // command ends once the guest has its secret, or is refused it.
 func TestUnattended(t *testing.T) {
@@ -224,9 +227,12 @@ func TestUnattended(t *testing.T) {
 				words = "latch.source=injected vmlatch.secret=0x810000+0xc00"
 			}
 			b := h.newBroker(g.initrd)
-			g.initrd, g.append = b.image, b.line(words)
+			g.initrd, g.append, g.config = b.image, b.line(words), "config.toml"
 			h.write("secret", brokerSecret)
 			h.write("cmdline", g.append)
+			h.write("user-data", "#cloud-config\n")
+			h.write("token", "a token")
+			h.write("config.toml", firstBoot)
 			h.ownersDesk(g.policyFor(x.tables) + releaseTable)
 			spec := func(line, timeout string) {
 				cpu := "cpu = \"EPYC-Milan\"\n"
@@ -234,7 +240,7 @@ func TestUnattended(t *testing.T) {
 					cpu = ""
 				}
 				text := fmt.Sprintf(unattended, cpu, g.bios, g.kernel, g.initrd, line, x.technology, timeout)
-				h.write("vm.toml", "qemu = \""+qemus.Version(t, x.version)+"\"\n"+text)
+				h.write("vm.toml", "qemu = \""+qemus.Version(t, x.version)+"\"\n"+text+firstBoot)
 			}
 			spec(g.append, "2m")
 			if x.technology == "sev" { // a broker that is away is waited for by SNP and TDX guests, and not here
@@ -252,9 +258,14 @@ func TestUnattended(t *testing.T) {
 			}
 			h.shows("start", out, want)
 			h.run("vmlatch", "wait", "vm")
-			if logs := h.run("vmlatch", "logs", "vm"); !gotSecret.MatchString(logs) {
+			logs := h.run("vmlatch", "logs", "vm")
+			if !gotSecret.MatchString(logs) {
 				t.Errorf("the guest's console: %s", logs)
 			}
+			h.shows("the guest's console", logs, "the first boot is configured by 3 measured files",
+				"file /run/credentials/@initrd/token: mode 0600", "file /run/vmlatch/seed/meta-data: mode 0600",
+				fmt.Sprintf("file /run/vmlatch/seed/user-data: mode 0600, sha256 %x",
+					sha256.Sum256([]byte("#cloud-config\n"))))
 			if n := len(b.audit()["release"]); n != 1 {
 				t.Errorf("%d releases in the audit, want 1", n)
 			}
@@ -263,7 +274,12 @@ func TestUnattended(t *testing.T) {
 				spec(g.append, "3s")
 				h.refused("start --emulate vm.toml", 4, "has not accepted it within 3s")
 			}
-			spec(g.append+" quiet", "2m")
+			// The host changes what it can: the command line, or what configures the guest.
+			if x.technology == "sev" || x.technology == "sev-snp" {
+				spec(g.append+" quiet", "2m")
+			} else {
+				h.write("user-data", "#cloud-config\nruncmd: [the host's]\n")
+			}
 			h.refused("start --emulate vm.toml", 4, "measurement")
 			h.run("vmlatch", "rm", "vm")
 			b.stop()

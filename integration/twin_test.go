@@ -55,6 +55,7 @@ type guestLine struct {
 	qemu, object, machine, cpu string
 	bios, kernel, initrd       string
 	append                     string
+	config                     string // the owner's file with [config]; "" for none
 	more                       []string
 }
 
@@ -170,6 +171,9 @@ func (h *host) ownersDesk(policy string) {
 
 // policyFor is the owner's policy for a guest.
 func (g *guestLine) policyFor(tables string) string {
+	if g.config != "" {
+		tables = fmt.Sprintf("config = %q\n%s", g.config, tables)
+	}
 	return fmt.Sprintf(`schema = "latch-policy/1"
 name = "test-emulated"
 [emulated]

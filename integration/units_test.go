@@ -44,6 +44,7 @@ func TestUnits(t *testing.T) {
 		"latchkey-approve.socket",
 		"latchguest.service",
 		"latchguest-tpm.service",
+		"latchguest-config.service",
 	} {
 		from := unitDir
 		switch {
@@ -85,6 +86,7 @@ func TestUnits(t *testing.T) {
 		"latchkey-approve.socket",
 		"latchguest.service",
 		"latchguest-tpm.service",
+		"latchguest-config.service",
 	} {
 		verify(unit, unit)
 	}

@@ -32,6 +32,10 @@ type paths struct {
 	volumes string // directory of open volumes
 	helper  string // latchguest-tpm
 	tpm     string
+
+	config      string // directory of what configures the first boot, in the initrd
+	seed        string // where cloud-init finds it
+	credentials string // systemd's directory
 }
 
 func linux() paths {
@@ -44,6 +48,7 @@ func linux() paths {
 		scripts: "/scripts/functions", dracut: "/usr/lib/dracut-lib.sh",
 		systemd: "/run/systemd/system", units: "/etc/systemd/system",
 		run: "/run/latchguest", volumes: "/dev/mapper", helper: helper, tpm: "/dev/tpmrm0",
+		config: "/vmlatch", seed: "/run/vmlatch/seed", credentials: "/run/credentials",
 	}
 }
 

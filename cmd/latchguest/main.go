@@ -42,11 +42,15 @@ const usage = `latchguest - prove this guest to its owner's broker and get its s
 
 usage: latchguest --secret NAME[=FILE] [--secret …] [--device DEVICE --open VOLUME]
        latchguest unseal --device DEVICE --open VOLUME
+       latchguest config
        latchguest unseal | quote | identity | activate | revoke   (latchguest-tpm --help)
 
 It reads latch.key, latch.name and latch.broker from the kernel's command line, which the
 guest's measurement covers. With latch.trust=host it proves itself by the TPM, which is its
 host's; unseal reads latch.tpm, and needs no broker. If anything fails, the guest powers off.
+
+config hands on what configures the first boot and is measured with the initrd: to cloud-init in
+/run/vmlatch/seed, to systemd as credentials.
 
   --secret NAME=FILE   write the secret to FILE, which must be in memory (tmpfs)
   --secret NAME        open the encrypted disk with it
@@ -90,6 +94,12 @@ func run(g *guest, args []string, stdout io.Writer) int {
 		args = args[1:]
 	case ofTPM(args):
 		return g.runHelper(args)
+	case len(args) == 1 && args[0] == "config":
+		if err := g.configure(); err != nil { // it would boot as something else
+			g.fail(err)
+			return 4 // the power is off by now
+		}
+		return 0
 	}
 	o, err := parse(args, unseals)
 	switch {

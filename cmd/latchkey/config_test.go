@@ -14,8 +14,8 @@ import (
 const configSpec = "name = \"web\"\n[kernel]\nimage = \"/boot/vmlinuz\"\n" +
 	"[config]\nuser-data = \"user-data\"\ncredentials = { token = \"token\" }\n"
 
-// TestMeasureConfig: the digest covers the configuration, whatever else the spec says, and another one
-// is named.
+// TestMeasureConfig: the digest covers the configuration, whatever else the spec says, and what
+// differs is named.
 func TestMeasureConfig(t *testing.T) {
 	d := newDesk(t)
 	d.write("user-data", "#cloud-config\n")
@@ -28,7 +28,7 @@ func TestMeasureConfig(t *testing.T) {
 	mine := d.measured(line + " --config vm.toml")
 	for _, tt := range []struct{ seen, want string }{
 		{line + " --config vm.toml", `nothing differs`},
-		{line, `the configuration of the first boot differs: there is none`},
+		{line, `the configuration of the first boot differs: none was loaded`},
 		{line + " --config alone.toml", `the configuration of the first boot differs: it lacks token`},
 		{line + " --config other.toml", `the configuration of the first boot differs: user-data is other-data`},
 	} {
@@ -41,7 +41,7 @@ func TestMeasureConfig(t *testing.T) {
 	}
 	d.write("added.toml", "[config]\nuser-data = \"other-data\"\n")
 	out, _ := d.run("explain " + line + " --other other-data --digest " + d.measured(line+" --config added.toml"))
-	matches(t, "one that the host has added", out, `the configuration of the first boot differs: user-data is other-data`)
+	matches(t, "added by the host", out, `the configuration of the first boot differs: user-data is other-data`)
 	d.write("bad.toml", "[config]\nuser-dat = \"user-data\"\n")
 	for args, want := range map[string]string{
 		"--config missing":              `--config: .*missing`,
@@ -75,10 +75,11 @@ func TestPolicyConfig(t *testing.T) {
 		must(t, err)
 		return digest
 	}
-	line := "report verify report.bin --policy web.toml --bundle bundle.json --report-data " + strings.Repeat("da", 64) + at
+	line := "report verify report.bin --policy web.toml --bundle bundle.json --report-data " +
+		strings.Repeat("da", 64) + at
 	for file, want := range map[string]string{
 		"web.toml":  `accepted by policy web-emulated`,
-		"none.toml": `what differs: the configuration of the first boot differs: there is none`,
+		"none.toml": `what differs: the configuration of the first boot differs: none was loaded`,
 	} {
 		digest := of(file)
 		j.write("report.bin", string(j.ek.Report(t, func(b []byte) { copy(b[0x90:], digest) })))

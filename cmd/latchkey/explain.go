@@ -207,11 +207,11 @@ func newQuery(c *urfave.Context, in *inputs, claims *exchange.Claims) (*explain.
 	return q, nil
 }
 
-// otherConfigs are the owner's initrd with another configuration of the first boot before it: a part
-// of the owner's, or one with another file.
+// otherConfigs are the owner's initrd with another configuration of the first boot before it: a
+// part of the owner's, or one with another file.
 func otherConfigs(config firstboot.Content, initrd string, files []string) (list []explain.NamedHash, err error) {
 	others := map[string][]byte{}
-	for _, file := range files { // a kernel is no configuration
+	for _, file := range files { // a kernel is none
 		if b, err := regular.Read(file, firstboot.MaxFile); err == nil {
 			others[file] = b
 		}

@@ -52,8 +52,8 @@ func (c *Config) Seeded() bool { return c.UserData+c.MetaData+c.NetworkConfig !=
 // On reports whether there is a configuration at all.
 func (c *Config) On() bool { return c.Seeded() || len(c.Credentials) > 0 }
 
-// Resolve checks the names, and gives each file's name to absolute, which returns the one to use. An
-// error is of a key of the table.
+// Resolve checks the names, and gives each file's name to absolute, which returns the one to use.
+// An error is of a key of the table.
 func (c *Config) Resolve(absolute func(string) string) (key string, err error) {
 	resolve := func(name string) (string, error) {
 		path, err := credential.Path(name)
@@ -144,8 +144,8 @@ func Load(name string) (*Config, error) {
 // GuestSeed is where latchguest's hook puts the seed in the guest.
 const GuestSeed = "/run/vmlatch/seed"
 
-// Named reports whether a kernel's command line has cloud-init look for its seed there (NoCloud: ds=
-// with s or seedfrom).
+// Named reports whether a kernel's command line has cloud-init look for its seed there (NoCloud:
+// ds= with s or seedfrom).
 func Named(cmdline string) bool {
 	for word := range strings.FieldsSeq(cmdline) {
 		settings, ok := strings.CutPrefix(strings.ReplaceAll(word, `"`, ""), "ds=nocloud;")

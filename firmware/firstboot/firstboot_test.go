@@ -29,8 +29,8 @@ func read(t *testing.T, table string) (Content, error) {
 	t.Helper()
 	dir := t.TempDir()
 	write(t, dir, map[string]string{
-		"vm.toml": "name = \"a\"\n[config]\n" + table, "u": "#cloud-config\n", "m": "instance-id: x\n", "n": "version: 2\n",
-		"c": "secret", "large": strings.Repeat("x", MaxFile+1),
+		"vm.toml": "name = \"a\"\n[config]\n" + table, "u": "#cloud-config\n", "m": "instance-id: x\n",
+		"n": "version: 2\n", "c": "secret", "large": strings.Repeat("x", MaxFile+1),
 	})
 	c, err := Load(filepath.Join(dir, "vm.toml"))
 	if err != nil {
@@ -55,14 +55,21 @@ func TestArchive(t *testing.T) {
 				"vmlatch/credentials/b": "secret",
 			},
 		},
-		"user data alone": {"user-data = \"u\"\n", "0beb2c5df991139e265d7731c634f1e0e74046841def27a853b47fb1bcc59c63", map[string]string{
-			"vmlatch/seed/user-data": "#cloud-config\n",
-			"vmlatch/seed/meta-data": "instance-id: \"vmlatch-5ff165fd46808893\"\n",
-		}},
-		"network alone": {"network-config = \"n\"\n", "5ec5246dc51f1ec0ce45dfe93cd4b191fa8bb44d97ef5c5d398e60cf65640785", map[string]string{
-			"vmlatch/seed/user-data": NoUserData, "vmlatch/seed/network-config": "version: 2\n",
-			"vmlatch/seed/meta-data": "instance-id: \"vmlatch-65c9064e0f3c19e5\"\n",
-		}},
+		"user data alone": {
+			"user-data = \"u\"\n", "0beb2c5df991139e265d7731c634f1e0e74046841def27a853b47fb1bcc59c63",
+			map[string]string{
+				"vmlatch/seed/user-data": "#cloud-config\n",
+				"vmlatch/seed/meta-data": "instance-id: \"vmlatch-5ff165fd46808893\"\n",
+			},
+		},
+		"network alone": {
+			"network-config = \"n\"\n", "5ec5246dc51f1ec0ce45dfe93cd4b191fa8bb44d97ef5c5d398e60cf65640785",
+			map[string]string{
+				"vmlatch/seed/user-data":      NoUserData,
+				"vmlatch/seed/network-config": "version: 2\n",
+				"vmlatch/seed/meta-data":      "instance-id: \"vmlatch-65c9064e0f3c19e5\"\n",
+			},
+		},
 		"credentials alone": {
 			"credentials = { a = \"c\" }\n", "03b8e858fa05b523366acac6eb5f8c981f525bcbad23c0b82b2316484ef2a552",
 			map[string]string{"vmlatch/credentials/a": "secret"},
@@ -95,7 +102,7 @@ func unpacks(t *testing.T, archive []byte, want map[string]string) {
 	for b := archive; ; {
 		var f struct{ Ino, Mode, UID, GID, Links, Time, Size, Major, Minor, RMajor, RMinor, Name, Check uint32 }
 		var magic uint32
-		_, err := fmt.Sscanf(string(b[:min(110, len(b))]), "%6x%8x%8x%8x%8x%8x%8x%8x%8x%8x%8x%8x%8x%8x", &magic, &f.Ino, &f.Mode,
+		_, err := fmt.Sscanf(string(b[:min(110, len(b))]), "%6x"+strings.Repeat("%8x", 13), &magic, &f.Ino, &f.Mode,
 			&f.UID, &f.GID, &f.Links, &f.Time, &f.Size, &f.Major, &f.Minor, &f.RMajor, &f.RMinor, &f.Name, &f.Check)
 		if err != nil || magic != 0x070701 {
 			t.Fatalf("%d bytes before the end: %#x, %v", len(b), magic, err)
@@ -208,7 +215,7 @@ func TestOthers(t *testing.T) {
 		return out
 	}
 	want := []string{
-		"there is none", "it lacks a", "it lacks user-data", "a is old", "user-data is old", "meta-data is old",
+		"none was loaded", "it lacks a", "it lacks user-data", "a is old", "user-data is old", "meta-data is old",
 		"network-config is old",
 	}
 	if got := says(content.Others("initrd", map[string][]byte{"old": []byte("x")})); !slices.Equal(got, want) {

@@ -55,8 +55,8 @@ type Other struct {
 // maxOthers bounds how many differences are looked for: the initrd is hashed for each.
 const maxOthers = 32
 
-// Others are initrds with configurations that differ from c by one thing: that there is none, that a
-// file is missing, or that one of other files, by name, stands in its place.
+// Others are initrds with configurations that differ from c by one thing: that it was left out,
+// that one of its files was, or that one of other files, by name, stands in its place.
 func (c Content) Others(initrd string, other map[string][]byte) []Other {
 	if len(c) == 0 {
 		c = Content{} // there is one all the same: of the other files
@@ -69,7 +69,7 @@ func (c Content) Others(initrd string, other map[string][]byte) []Other {
 	}
 	names := slices.Sorted(maps.Keys(c))
 	if len(c) > 0 {
-		add("there is none", nil)
+		add("none was loaded", nil)
 	}
 	for _, name := range names {
 		if len(c) > 1 {

@@ -1,6 +1,6 @@
 // Package newc writes archives in the "newc" cpio format, which Linux unpacks as an initrd (Linux,
-// Documentation/driver-api/early-userspace/buffer-format.rst). Equal inputs give equal bytes, so that
-// what is written can be measured.
+// Documentation/driver-api/early-userspace/buffer-format.rst). Equal inputs give equal bytes, so
+// that what is written can be measured.
 package newc
 
 import (

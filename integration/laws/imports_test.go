@@ -53,7 +53,10 @@ var floors = [][]string{
 		"firmware/ovmf", "firmware/ffs", "firmware/uefivar", "firmware/guid", "firmware/cpuid", "firmware/nearest",
 		"firmware/xdg", "firmware/tdx/attr", "firmware/firstboot",
 	},
-	{"firmware/regular", "firmware/luks/metadata", "firmware/luks", "firmware/credential", "firmware/bytesize", "firmware/newc"},
+	{
+		"firmware/regular", "firmware/luks/metadata", "firmware/luks", "firmware/credential", "firmware/bytesize",
+		"firmware/newc",
+	},
 	{"firmware/smallfmt"},
 }
 

@@ -16,9 +16,9 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// Config is the table [config]: what configures a guest at its first boot. A plain guest gets a disk
-// and tables, which are the host's; a confidential one must not listen to these, and gets what is
-// measured with its initrd (package firstboot).
+// Config is the table [config]: what configures a guest at its first boot. A plain guest gets a
+// disk and tables, which are the host's; a confidential one must not listen to these, and gets what
+// is measured with its initrd (package firstboot).
 type Config firstboot.Config
 
 func (c *Config) files() *firstboot.Config { return (*firstboot.Config)(c) }

@@ -36,13 +36,20 @@ func TestMeasuredConfig(t *testing.T) {
 		facts    *plan.Facts
 		measured bool
 	}{
-		"sev-snp":            {with(snpSpec, withInitrd...), testhost.Facts(), true},
-		"sev-snp, confined":  {with(snpSpec, withInitrd...), testhost.Facts(testhost.Confined), true},
-		"sev":                {with(sevSpec, `initrd = "initrd,1.img"`, `initrd = "`+file("i")+`"`), testhost.Facts(), true},
-		"tdx":                {with(tdx, withInitrd...), testhost.Facts(), true},
-		"no hashes":          {with(snpSpec, append(withInitrd, "kernel-hashes = true", "kernel-hashes = false")...), testhost.Facts(), false},
-		"no initrd":          {with(snpSpec), testhost.Facts(), false},
-		"plain, with initrd": {"[kernel]\nimage = \"k\"\ninitrd = \"" + file("i") + "\"\n" + config, testhost.Facts(), false},
+		"sev-snp":           {with(snpSpec, withInitrd...), testhost.Facts(), true},
+		"sev-snp, confined": {with(snpSpec, withInitrd...), testhost.Facts(testhost.Confined), true},
+		"sev": {
+			with(sevSpec, `initrd = "initrd,1.img"`, `initrd = "`+file("i")+`"`), testhost.Facts(), true,
+		},
+		"tdx": {with(tdx, withInitrd...), testhost.Facts(), true},
+		"no hashes": {
+			with(snpSpec, append(withInitrd, "kernel-hashes = true", "kernel-hashes = false")...),
+			testhost.Facts(), false,
+		},
+		"no initrd": {with(snpSpec), testhost.Facts(), false},
+		"plain, with initrd": {
+			"[kernel]\nimage = \"k\"\ninitrd = \"" + file("i") + "\"\n" + config, testhost.Facts(), false,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := mustPlan(t, tt.spec, tt.facts)

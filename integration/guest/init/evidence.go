@@ -177,15 +177,7 @@ func runProgram(program, args string) error {
 	if err := cmd.Run(); err != nil {
 		return err
 	}
-	files, err := filepath.Glob("/run/secrets/*")
-	for _, f := range files {
-		info, e1 := os.Stat(f)
-		b, e2 := os.ReadFile(f)
-		if err := errors.Join(e1, e2); err != nil {
-			return err
-		}
-		say("file %s: mode %04o, sha256 %x", f, info.Mode().Perm(), sha256.Sum256(b))
-	}
+	err := show("/run/secrets/*")
 	if _, opened := os.Stat(opened); opened == nil && err == nil {
 		err = showDisk()
 	}
@@ -247,4 +239,28 @@ func bySEVGuest(nonce [64]byte) (provider string, report []byte, err error) {
 	}
 	const at, size = 32, 0x4a0
 	return "/dev/sev-guest", response[at : at+size], nil
+}
+
+// firstBoot has latchguest hand on what configures the first boot, and shows it.
+func firstBoot() error {
+	if _, err := os.Stat("/vmlatch"); err != nil {
+		return nil
+	}
+	cmd := exec.Command("/latchguest", "config")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	return errors.Join(cmd.Run(), show("/run/vmlatch/seed/*"), show("/run/credentials/@initrd/*"))
+}
+
+// show shows files without what is in them.
+func show(pattern string) error {
+	files, err := filepath.Glob(pattern)
+	for _, f := range files {
+		info, e1 := os.Stat(f)
+		b, e2 := os.ReadFile(f)
+		if err := errors.Join(e1, e2); err != nil {
+			return err
+		}
+		say("file %s: mode %04o, sha256 %x", f, info.Mode().Perm(), sha256.Sum256(b))
+	}
+	return err
 }

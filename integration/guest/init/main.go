@@ -53,6 +53,9 @@ func main() {
 		}
 	}
 	report()
+	if err := firstBoot(); err != nil {
+		say("no configuration: %v", err)
+	}
 	for word := range strings.FieldsSeq(string(cmdline)) {
 		if disk, ok := strings.CutPrefix(word, "vmlatch.fill="); ok {
 			say("disk %s: %s", disk, fill("/dev/"+disk))

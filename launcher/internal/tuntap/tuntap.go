@@ -105,13 +105,13 @@ func Existing(name string) (*os.File, error) {
 	return f, nil
 }
 
-// letGo is how long the kernel gets to take an interface from a QEMU that has ended. QEMU since 10.2
-// waits for its descriptors by io_uring, which keeps them open until the ring is torn down: by a
-// worker of the kernel's, some 30 ms after the process has gone.
+// letGo is how long the kernel gets to take an interface from a QEMU that has ended. QEMU since
+// 10.2 waits for its descriptors by io_uring, which keeps them open until the ring is torn down: by
+// a worker of the kernel's, some 30 ms after the process has gone.
 const letGo = 300 * time.Millisecond
 
-// whenLetGo opens an interface that another process had a moment ago. The kernel tells nobody when
-// it is free, so it is tried again.
+// whenLetGo opens an interface that another process had a moment ago. The kernel does not tell
+// when it is free, so it is tried again.
 func whenLetGo(open func() (*os.File, error)) (*os.File, error) {
 	for end := time.Now().Add(letGo); ; time.Sleep(letGo / 30) {
 		f, err := open()

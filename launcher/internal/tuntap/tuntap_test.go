@@ -9,7 +9,7 @@ import (
 )
 
 // TestWhenLetGo: an interface that is still being taken from its last user is waited for, one that
-// somebody uses is not for long, and other errors are not repeated.
+// is in use is not for long, and other errors are not repeated.
 func TestWhenLetGo(t *testing.T) {
 	busy := os.NewSyscallError("TUNSETIFF", unix.EBUSY)
 	tests := map[string]struct {

@@ -28,6 +28,9 @@ install() {
     local secret device volume timeout tpm
     # shellcheck disable=SC1090
     . "$settings"
+    inst_multiple latchguest
+    inst_hook pre-pivot 10 "$moddir/config.sh"
+    [[ $device != none ]] || return 0
     case $device in
         '') refuse "$settings names no device" "such as device=/dev/vda2" ;;
         /dev/?*) ;;
@@ -49,7 +52,7 @@ install() {
     if [[ $tpm != yes ]] && grep -qs 'latch\.\(tpm=\|trust=host\)' /etc/kernel/cmdline; then
         refuse "the command line wants the TPM (latch.tpm, latch.trust), and $settings does not (tpm=no)" "write tpm=yes"
     fi
-    inst_multiple latchguest cryptsetup grep poweroff
+    inst_multiple cryptsetup grep poweroff
     [[ $tpm != yes ]] || inst_multiple latchguest-tpm
     inst_libdir_file 'libgcc_s.so*'
     inst_simple "$settings"
