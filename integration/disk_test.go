@@ -72,6 +72,7 @@ type appliance struct {
 	disk       diskGuest
 	cpu        string
 	diskless   bool
+	more       string // of its spec
 }
 
 // newAppliance prepares both; more is appended to the release.
@@ -102,6 +103,16 @@ func (a *appliance) policy(tables, mode string) {
 		"kind = \"luks\"\nluks-header = \"" + header + "\"\n")
 }
 
+// configure configures the guest, by files that stand before its initrd.
+func (a *appliance) configure(tables string) {
+	a.t.Helper()
+	a.write("user-data", "#cloud-config\n")
+	a.write("token", "a token")
+	a.write("config.toml", firstBoot)
+	a.guest.config, a.more = "config.toml", firstBoot
+	a.policy(tables, "repeat")
+}
+
 // start starts it as its host would, while a person at the console types.
 func (a *appliance) start() (said, console string, err error) {
 	a.t.Helper()
@@ -110,7 +121,7 @@ func (a *appliance) start() (said, console string, err error) {
 		disk = ""
 	}
 	a.write("vm.toml", fmt.Sprintf(applianceSpec, qemus.Version(a.t, "11.1"), a.cpu, a.guest.bios, a.guest.kernel,
-		a.guest.initrd, a.guest.append, a.technology, disk))
+		a.guest.initrd, a.guest.append, a.technology, disk)+a.more)
 	stop := make(chan struct{})
 	var typist sync.WaitGroup
 	typist.Go(func() { a.types(stop) })
@@ -185,11 +196,13 @@ func TestDiskOpens(t *testing.T) {
 		t.Run(technology, func(t *testing.T) {
 			t.Parallel()
 			a := newAppliance(t, d, technology, x.tables, x.words)
+			a.configure(x.tables)
 			a.serve()
 			said, console, err := a.start()
 			if err != nil || !strings.Contains(console, "appliance: / is /dev/mapper/root, CRYPT-LUKS2") {
 				t.Fatalf("%v: %s\nthe guest's console:\n%s", err, said, console)
 			}
+			a.shows("the console", console, "latchguest: the first boot is configured by 3 measured files")
 			if n := len(a.audit()["release"]); n != 1 || strings.Contains(console, typed) {
 				t.Errorf("%d releases in the audit, want 1; the console:\n%s", n, console)
 			}

@@ -10,7 +10,7 @@ import (
 
 // configure hands on what stands before the initrd and is measured with it (package firstboot): the
 // seed to cloud-init, and the credentials to systemd, which takes them when the root is its own
-// (systemd, src/core/import-creds.c).
+// (src/core/import-creds.c, since 254).
 func (g *guest) configure() error {
 	handed := 0
 	for _, part := range []struct{ from, to string }{
