@@ -314,6 +314,21 @@ key = "credential:tpm-key"
 		t.Errorf("swtpm is left behind: %s", left)
 	}
 
+	// systemd makes the scope of a VM that has limits.
+	t.Run("scope", func(t *testing.T) {
+		needProgram(t, "dbus-daemon", "busctl")
+		m.run("install", "-m", "755", groupTests(t), "/usr/bin/cgroup.test")
+		m.run(
+			"sh",
+			"-c",
+			"cp /lib/systemd/system/dbus.* /run/units/; systemctl daemon-reload; systemctl start dbus.socket dbus",
+		)
+		out, err := m.try("env", "VMLATCH_CGROUPS=systemd", "/usr/bin/cgroup.test", "-test.run=TestScope", "-test.v")
+		if err != nil || !strings.Contains(out, "--- PASS: TestScope") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+
 	// The emulator traces QEMU, which the unit's filter of system calls forbids.
 	m.write("/etc/systemd/system/vmlatch@sev.service.d/emulate.conf", `[Service]
 Environment="VMLATCH_OPTIONS=--emulate --hold" SWTEE_PLATFORM=/var/lib/vmlatch/.chip SWTEE_ACCEL=tcg

@@ -70,7 +70,8 @@ func newZero(t *testing.T) *zero {
 	if err := os.MkdirAll(filepath.Dir(z.key), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", z.key).CombinedOutput(); err != nil {
+	keygen := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", z.key)
+	if out, err := keygen.CombinedOutput(); err != nil {
 		t.Fatalf("ssh-keygen: %v: %s", err, out)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -121,8 +122,23 @@ func (z *zero) ssh(name, line string) (said string) {
 	var err error
 	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(2 * time.Second) {
 		// ssh looks for root's own files, whatever HOME is.
-		cmd := exec.Command("timeout", "90", "vmlatch", "ssh", "root@"+name, "--", "-i", z.key, "-o", "BatchMode=yes",
-			"-o", "UserKnownHostsFile="+filepath.Join(z.work, "known_hosts"), "-o", "StrictHostKeyChecking=accept-new", line)
+		cmd := exec.Command(
+			"timeout",
+			"90",
+			"vmlatch",
+			"ssh",
+			"root@"+name,
+			"--",
+			"-i",
+			z.key,
+			"-o",
+			"BatchMode=yes",
+			"-o",
+			"UserKnownHostsFile="+filepath.Join(z.work, "known_hosts"),
+			"-o",
+			"StrictHostKeyChecking=accept-new",
+			line,
+		)
 		cmd.Path, cmd.Env, cmd.Dir = "/usr/bin/timeout", z.env, z.work
 		var out []byte
 		if out, err = cmd.Output(); err == nil {
@@ -135,9 +151,9 @@ func (z *zero) ssh(name, line string) (said string) {
 	return ""
 }
 
-// TestFromZero: the commands of the documentation, ten at the most, lead from an empty directory to a
-// Debian with ssh. The same Debian on an encrypted disk then runs as a confidential guest, which the
-// measured configuration lets its owner log in to.
+// TestFromZero: the commands of the documentation, ten at the most, lead from an empty directory to
+// a Debian with ssh. The same Debian on an encrypted disk then runs as a confidential guest, which
+// the measured configuration lets its owner log in to.
 func TestFromZero(t *testing.T) {
 	t.Parallel()
 	z := newZero(t)
@@ -152,7 +168,10 @@ func TestFromZero(t *testing.T) {
 		switch {
 		case strings.HasPrefix(c, "apt-get "): // has been done
 		case strings.HasPrefix(c, "vmlatch ssh "):
-			said := z.ssh(strings.TrimPrefix(c, "vmlatch ssh root@"), "cloud-init status --wait --long; hostname; df --output=size -h / | tail -1")
+			said := z.ssh(
+				strings.TrimPrefix(c, "vmlatch ssh root@"),
+				"cloud-init status --wait --long; hostname; df --output=size -h / | tail -1",
+			)
 			z.shows("ssh", said, "status: done", "DataSourceNoCloud", "\ndeb\n", "3.9G")
 		default:
 			z.sh(c)
@@ -162,8 +181,8 @@ func TestFromZero(t *testing.T) {
 	t.Run("confidential", func(t *testing.T) { z.t = t; z.confidential(t) })
 }
 
-// inRoot is how the owner prepares the image of a confidential guest. What emulates the platform needs
-// modules.
+// inRoot is how the owner prepares the image of a confidential guest. What emulates the platform
+// needs modules.
 const inRoot = `set -e
 cp %s root/latchguest.deb
 chroot root dpkg -i /latchguest.deb
@@ -215,7 +234,10 @@ func (z *zero) confidential(t *testing.T) {
 	}
 	inside := *z
 	inside.host, inside.env = a.host, append(a.env, "PATH="+a.bin+":"+os.Getenv("PATH"))
-	said := inside.ssh("vm", "cloud-init status --wait --long; cat /run/credentials/@system/token; echo; findmnt -no SOURCE /")
+	said := inside.ssh(
+		"vm",
+		"cloud-init status --wait --long; cat /run/credentials/@system/token; echo; findmnt -no SOURCE /",
+	)
 	a.shows("ssh", said, "status: done", "file:///run/vmlatch/seed", "\na token\n", "/dev/mapper/root")
 	a.run("vmlatch", "stop", "vm", "--now")
 	a.run("vmlatch", "rm", "vm")

@@ -25,6 +25,8 @@ type box struct {
 	stage   []string
 	try     string // a file that QEMU must not be able to open
 	refused string // how the kernel refused that
+	// attach puts the process into its control group; nil for none.
+	attach func(pid int) error
 }
 
 // box is the plan's, for a start; nil if it has none.
@@ -80,7 +82,7 @@ func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 }
 
 func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error) {
-	p, err := b.Prepare(b.stage, argv, len(attr.Files), b.try)
+	p, err := b.Prepare(b.stage, argv, len(attr.Files), b.try, b.attach != nil)
 	if err != nil {
 		return 0, err
 	}
@@ -95,7 +97,15 @@ func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error
 	if pid, err = syscall.ForkExec(p.Argv[0], p.Argv, &attr); err != nil {
 		return 0, err
 	}
-	report, err := p.Await(b.ctx)
+	if b.attach != nil { // before it has memory that would be counted elsewhere
+		if err = b.attach(pid); err == nil {
+			err = p.Go()
+		}
+	}
+	var report confine.Report
+	if err == nil {
+		report, err = p.Await(b.ctx)
+	}
 	if err != nil {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		<-reap(pid, make(chan struct{})).done

@@ -17,6 +17,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
+	"github.com/vmlatch/vmlatch/launcher/cgroup"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
@@ -113,6 +114,9 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		if f.Processors, err = plan.ParseCPUs(root.OnlineCPUs()); err != nil {
 			return fmt.Errorf("look at the host: %w", err)
 		}
+	}
+	if g.Limits.On() {
+		f.Groups, f.NoGroups = cgroup.Find("/")
 	}
 	for _, s := range g.Shares {
 		if s.Mode == plan.ShareVirtioFS && f.VirtioFSD == "" {

@@ -193,6 +193,10 @@ func (s *starter) exec() error {
 	if err := s.dir.WriteRecord(s.machine.rec); err != nil {
 		return err
 	}
+	attach, err := s.attach()
+	if err != nil {
+		return err
+	}
 	for _, h := range s.plan.Helpers {
 		if err := s.help(h, log); err != nil {
 			return s.failed(fmt.Errorf("helper %s: %w", h.Role, err))
@@ -204,6 +208,9 @@ func (s *starter) exec() error {
 		}
 	}
 	walls := s.box()
+	if walls != nil {
+		walls.attach = attach
+	}
 	if need := s.plan.MemoryLock; need > 0 && walls == nil { // else it is the stage's
 		if err := allowLock(need); err != nil {
 			return err
@@ -218,6 +225,12 @@ func (s *starter) exec() error {
 	}
 	if err != nil {
 		return s.failed(fmt.Errorf("QEMU did not start: %w", err))
+	}
+	if walls == nil && attach != nil {
+		if err := attach(pid); err != nil {
+			s.machine.own = reap(pid, ended)
+			return err
+		}
 	}
 	s.step("started")
 	s.machine.asks = s.opening.Read[plan.RoleBroker]

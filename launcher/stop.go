@@ -102,6 +102,7 @@ func (m *Machine) Stop(ctx context.Context, timeout time.Duration) (graceful boo
 		err = p.Wait(limited)
 		cancel()
 		if err == nil {
+			m.dir.Ungroup()
 			m.dir.AwaitLogs(ctx)
 			return m.endedByItself(), m.dir.KillIfHeld(ctx)
 		}

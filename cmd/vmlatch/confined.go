@@ -53,6 +53,9 @@ func lookAt(d *rundir.Dir, v *vmInfo) *confined {
 // walls are rows about a box: what it was at the start, and what it is.
 func (v *vmInfo) walls(row func(key, format string, args ...any)) {
 	r := v.Record
+	if r.Group != "" {
+		row("control group", "%s", r.Group)
+	}
 	if r.Unconfined != "" {
 		row("confined", "no: %s", r.Unconfined)
 	}

@@ -41,6 +41,7 @@ type record struct {
 	// Confinement is how QEMU was confined at its start, or else Unconfined says why it was not.
 	Confinement *confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"`
+	Group       string       `json:"cgroup,omitempty"` // directory of the one that [limits] made
 	Steps       []stepAt     `json:"steps,omitempty"`
 }
 
@@ -143,7 +144,7 @@ func publish(r *rundir.Record) *record {
 		Schema: recordSchema, Name: r.Name, Technology: r.Technology, Emulated: r.Emulated, State: r.State,
 		Settled: r.Settled, Latch: latchState(r.Latch), Started: r.Started, Released: r.Released, PID: r.PID,
 		Origin: origin(r.Origin), QEMU: r.QEMU, Version: r.Version, Memory: r.Memory, CPUs: r.CPUs, Argv: r.Argv,
-		VSock: r.VSock, Slot: r.Slot, Unconfined: r.Unconfined,
+		VSock: r.VSock, Slot: r.Slot, Unconfined: r.Unconfined, Group: r.Group,
 	}
 	if s := r.SEV; s != nil {
 		p.SEV = &sevState{

@@ -24,7 +24,7 @@ var floors = [][]string{
 	{"launcher/fault"},
 	{
 		"launcher/host", "launcher/slot", "launcher/rundir", "launcher/logkeeper", "launcher/swtpm",
-		"launcher/confine",
+		"launcher/confine", "launcher/cgroup",
 	},
 	{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",

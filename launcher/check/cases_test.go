@@ -260,6 +260,10 @@ var checkCases = map[string]checkCase{
 	}},
 	"pci-modern":     {tech: "sev-snp", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Node = "" })},
 	"pci-unattested": {tech: "sev-snp", add: aPCI},
+	"limits-possible": {
+		tech: "none", add: "[limits]\ncpu = 0.5\n",
+		host: func(f *plan.Facts) { f.Groups, f.NoGroups = nil, "no control groups of version 2 are mounted" },
+	},
 	"pin-processors": {
 		tech: "none", add: "[pin]\ncpus = [\"0,900\"]\n",
 		host: func(f *plan.Facts) { f.Processors = []int{0, 1} },

@@ -17,6 +17,29 @@ import (
 func hostChecks() []tee.Check {
 	return []tee.Check{
 		{
+			ID:       "limits-possible",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			OfSpec:   true,
+			Key:      "limits",
+			When:     func(s *tee.Subject) bool { return s.Limits.On() },
+			Cause:    "the limits cannot be set here, and the VM would run without them",
+			Fix: "leave [limits] out; or use a host whose control groups are of version 2, with systemd or as root." +
+				" A service has those of its unit: MemoryMax=, CPUQuota=, TasksMax=, and IO limits in a drop-in",
+			Source: "Linux, Documentation/admin-guide/cgroup-v2.rst; systemd.resource-control(5)",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				if s.Facts.Groups == nil {
+					return tee.Failed, s.Facts.NoGroups
+				}
+				l, err := s.Limits.Of()
+				if err != nil {
+					return tee.Failed, err.Error()
+				}
+				why := s.Facts.Groups.Lacks(l)
+				return tee.Verify(why == "", "%s", why)
+			},
+		},
+		{
 			ID:       "pin-processors",
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,

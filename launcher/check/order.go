@@ -28,7 +28,7 @@ var order = [...]string{
 	"something-boots",
 	fault.TPMProgram, fault.TPMState, "tpm-firmware",
 	"pci-there", "pci-iommu", "pci-driver", "pci-group", "pci-rights", "pci-modern",
-	"pin-processors",
+	"limits-possible", "pin-processors",
 	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "machine-known", "device-known",
 	"free-slots", "memory-lock",
 	"memory-available", "hugepages-free", "es-on-snp-host", "vmsa-features", "snp-policy-smt",

@@ -61,7 +61,7 @@ func imprison(t *testing.T, b *Box, try string, attempts ...string) (map[string]
 		t.Fatal(err)
 	}
 	defer out.Close()
-	p, err := b.Prepare([]string{self, "__stage"}, append([]string{self, prisoner}, attempts...), 3, try)
+	p, err := b.Prepare([]string{self, "__stage"}, append([]string{self, prisoner}, attempts...), 3, try, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestOpenPrison(t *testing.T) {
 	self, _ := os.Executable()
 	b := &Box{Landlock: host.Landlock}
 	b.Allow(Execute, "/")
-	p, err := b.Prepare([]string{self, "__stage"}, []string{self, prisoner}, 3, file)
+	p, err := b.Prepare([]string{self, "__stage"}, []string{self, prisoner}, 3, file, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestOpenPrison(t *testing.T) {
 // TestStageThatHangs: a start waits for its stage for as long as it is told, and no longer.
 func TestStageThatHangs(t *testing.T) {
 	b := &Box{}
-	p, err := b.Prepare([]string{"/bin/sleep"}, []string{"/bin/true"}, 3, "")
+	p, err := b.Prepare([]string{"/bin/sleep"}, []string{"/bin/true"}, 3, "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,12 @@ import (
 // order is what the launcher tells the stage.
 type order struct {
 	Box     Box    `json:"box"`
-	Program string `json:"program"`       // the file, without symbolic links: its data lies next to it
-	Try     string `json:"try,omitempty"` // a file that the box does not let it open
-	Parent  int    `json:"parent"`        // the launcher
-	End     bool   `json:"end,omitempty"` // with the launcher's thread
-	Report  int    `json:"report"`        // descriptor to write a Report to
+	Program string `json:"program"`        // the file, without symbolic links: its data lies next to it
+	Try     string `json:"try,omitempty"`  // a file that the box does not let it open
+	Parent  int    `json:"parent"`         // the launcher
+	End     bool   `json:"end,omitempty"`  // with the launcher's thread
+	Report  int    `json:"report"`         // socket to write a Report to
+	Wait    bool   `json:"wait,omitempty"` // until the launcher says there that it may go on
 }
 
 // Report is what the stage found before it became the program.
@@ -52,6 +53,11 @@ func Run(args []string) int {
 		return 1
 	}
 	unix.CloseOnExec(o.Report)
+	if o.Wait {
+		if n, err := unix.Read(o.Report, make([]byte, 1)); n != 1 || err != nil {
+			return 1 // the launcher has gone, or given up
+		}
+	}
 	r := Report{}
 	if err = o.enter(&r); err == nil {
 		o.tell(&r)

@@ -28,14 +28,16 @@ type Prepared struct {
 
 // Prepare makes the stage ready for a program. stage is the command line that runs [Run], argv the
 // program's, and inherited how many descriptors it gets, the standard ones too. try is a file that
-// it must not be able to open. The caller closes what comes back.
-func (b *Box) Prepare(stage, argv []string, inherited int, try string) (*Prepared, error) {
+// it must not be able to open. With wait it does nothing until [Prepared.Go]. The caller closes
+// what comes back.
+func (b *Box) Prepare(stage, argv []string, inherited int, try string, wait bool) (*Prepared, error) {
 	program, err := filepath.EvalSymlinks(argv[0])
 	if err != nil {
 		return nil, err
 	}
 	p := &Prepared{order: &order{
 		Box: *b.resolved(), Program: program, Parent: os.Getpid(), End: b.Foreground, Report: inherited + 1,
+		Wait: wait,
 	}}
 	if b.Landlock > 0 || b.Has(Mount) || b.UID != 0 {
 		p.order.Try = try
@@ -49,10 +51,10 @@ func (b *Box) Prepare(stage, argv []string, inherited int, try string) (*Prepare
 		p.Close()
 		return nil, err
 	}
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+	pipe, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
 		p.Close()
-		return nil, os.NewSyscallError("pipe", err)
+		return nil, os.NewSyscallError("socketpair", err)
 	}
 	if err := unix.SetNonblock(pipe[0], true); err != nil { // so that a read can be given up
 		_, _ = unix.Close(pipe[0]), unix.Close(pipe[1])
@@ -114,6 +116,12 @@ func oneOf(err error, list ...unix.Errno) unix.Errno {
 
 // stageTimeout is how long the stage may take: it waits for nothing but the file system.
 const stageTimeout = 30 * time.Second
+
+// Go lets a stage go on that waits.
+func (p *Prepared) Go() error {
+	_, err := p.report.Write([]byte{1})
+	return err
+}
 
 // Await returns when the forked process has become the program, with what it found; an error says
 // why it has not, and the process may be there still.

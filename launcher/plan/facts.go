@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/launcher/cgroup"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/spec"
@@ -24,6 +25,8 @@ type Facts struct {
 	PCI         map[string]*host.PCIDevice  // of this host, that the spec names
 	OpensVFIO   map[string]bool             // which of them this user can give to a guest
 	Processors  []int                       // of this host; nil unless the spec names some
+	Groups      *cgroup.Place               // where QEMU's control group can be made; nil for nowhere
+	NoGroups    string                      // says why
 	MachineID   string                      // of this host: addresses follow from it
 	Addresses   map[string]net.HardwareAddr // of the host's interfaces that the spec names
 	TPM         *TPMProgram                 // what emulates a TPM; nil for guests without one

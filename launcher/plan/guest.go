@@ -36,6 +36,7 @@ type Guest struct {
 	Display  Display
 	Agent    Agent
 	Pin      Pin
+	Limits   Limits
 	PCI      PCIs
 	Shares   Shares
 	Devices  Devices
@@ -58,7 +59,8 @@ type part interface {
 func (g *Guest) parts() []part {
 	return []part{
 		(*processor)(g), &g.Backend, &g.Firmware, &g.Kernel, &g.Disks, &g.Config, &g.Networks, &g.VSock,
-		&g.Broker, &g.TPM, &g.Common, &g.Display, &g.Agent, &g.Pin, &g.PCI, &g.Shares, &g.Objects, &g.Devices,
+		&g.Broker, &g.TPM, &g.Common, &g.Display, &g.Agent, &g.Pin, &g.Limits, &g.PCI, &g.Shares, &g.Objects,
+		&g.Devices,
 	}
 }
 
@@ -75,7 +77,7 @@ func (g *Guest) Tables() spec.Tables {
 		"disk": &g.Disks, "network": &g.Networks, "device": &g.Devices, "object": &g.Objects, "latch": &g.Latch,
 		"broker": &g.Broker, "tpm": &g.TPM, "vsock": &g.VSock, "config": &g.Config,
 		"rng": &g.Common.RNG, "vmgenid": &g.Common.VMGenID, "watchdog": &g.Common.Watchdog, "panic": &g.Common.Panic,
-		"display": &g.Display, "agent": &g.Agent, "pin": &g.Pin, "pci": &g.PCI, "share": &g.Shares,
+		"display": &g.Display, "agent": &g.Agent, "pin": &g.Pin, "limits": &g.Limits, "pci": &g.PCI, "share": &g.Shares,
 	}
 }
 

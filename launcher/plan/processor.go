@@ -42,10 +42,13 @@ func (b *Builder) base() {
 // processor is a guest's processors and memory size: its keys outside of tables.
 type processor Guest
 
+// maxCPUs bounds the guest's CPUs.
+const maxCPUs = 512
+
 func (p *processor) complete(g *Guest) error {
 	f := g.File
-	if p.CPUs < 1 || p.CPUs > 512 {
-		return f.Errorf("cpus", "%d: must be 1 to 512", p.CPUs)
+	if p.CPUs < 1 || p.CPUs > maxCPUs {
+		return f.Errorf("cpus", "%d: must be 1 to %d", p.CPUs, maxCPUs)
 	}
 	if p.Memory < 16<<20 || p.Memory > 64<<40 || p.Memory%(1<<20) != 0 {
 		return f.Errorf("memory", "%v: must be whole MiB, at least 16MiB", p.Memory)

@@ -44,6 +44,7 @@ type Record struct {
 	// Confinement is how QEMU is confined, as it was found at its start; nil if it is not.
 	Confinement *Confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"` // says why it is not
+	Group       string       `json:"cgroup,omitempty"`     // directory of QEMU's control group, made for its limits
 	Steps       []Step       `json:"steps,omitempty"`      // of the launch, in the order of time
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
+	"github.com/vmlatch/vmlatch/launcher/cgroup"
 )
 
 // runFiles are all files that a run directory can have; nothing else is ever
@@ -110,9 +111,17 @@ func (d *Dir) purge() error {
 	return err
 }
 
+// Ungroup removes the control group that was made for a VM, if it has ended.
+func (d *Dir) Ungroup() {
+	if rec, err := readRecord(d.Path(recordFile)); err == nil && rec != nil && rec.Group != "" {
+		cgroup.Remove(rec.Group)
+	}
+}
+
 // removeRun takes the directory out of sight before it empties it: if it is
 // interrupted, the VM is gone all the same.
 func (d *Dir) removeRun() error {
+	d.Ungroup()
 	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

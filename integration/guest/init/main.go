@@ -95,7 +95,11 @@ func say(format string, args ...any) { fmt.Printf("vmlatch-guest: "+format+"\n",
 
 func mount() {
 	for _, m := range []struct{ kind, dir string }{
-		{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"securityfs", "/sys/kernel/security"},
+		{"devtmpfs", "/dev"},
+		{"proc", "/proc"},
+		{"sysfs", "/sys"},
+		{"securityfs", "/sys/kernel/security"},
+		{"cgroup2", "/sys/fs/cgroup"},
 	} {
 		_ = unix.Mount(m.kind, m.dir, m.kind, 0, "")
 	}

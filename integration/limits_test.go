@@ -1,0 +1,69 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/firmware/newc"
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+// groupTests builds the tests of control groups that need a kernel, or a systemd, of their own.
+func groupTests(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(binaries, "cgroup.test")
+	cmd := exec.Command("go", "test", "-c", "-ldflags=-s -w", "-o", program, "./launcher/cgroup")
+	cmd.Dir, cmd.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
+}
+
+// TestLimits: a kernel whose control groups are all of version 2 enforces what [limits] writes.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	c := needCoco(t)
+	h := newHost(t)
+	program, err := os.ReadFile(groupTests(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := os.ReadFile(h.initrdWith("drivers/block/virtio_blk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var more bytes.Buffer
+	if err := newc.Write(&more, []newc.File{{Name: "cgroup.test", Mode: newc.ModeExec, Data: program}}); err != nil {
+		t.Fatal(err)
+	}
+	h.write("initrd-tests", string(head)+more.String())
+	h.write("disk.raw", strings.Repeat("x", 8<<20))
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\ninitrd = \"initrd-tests\"\n"+
+		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules vmlatch.run=/cgroup.test"+
+		" vmlatch.args=-test.v,-test.run=TestKernel\"\n[[disk]]\nimage = \"disk.raw\"\n", qemus.Newest(t), c.kernel))
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	logs := h.run("vmlatch", "logs", "vm")
+	h.shows("the guest's console", logs, "--- PASS: TestKernel")
+	h.run("vmlatch", "rm", "vm")
+
+	// A VM has its limits, or does not start.
+	h.write("vm.toml", "memory = \"256MiB\"\n[limits]\nmemory = \"400MiB\"\ncpu = 0.5\npids = 100\n")
+	h.shows("plan", h.run("vmlatch", "plan", "vm.toml"), "limit of memory", "400MiB", "0.5 processors")
+	out, err := h.attempt(h.command("vmlatch", "start", "--hold", "vm.toml"))
+	if err != nil {
+		h.shows("what a host lacks", out, "limits-possible")
+		waitNothing(t, h.work)
+		return
+	}
+	h.shows("inspect", h.run("vmlatch", "inspect", "vm"), "control group")
+	h.run("vmlatch", "stop", "vm", "--now")
+	h.run("vmlatch", "rm", "vm")
+	waitNothing(t, h.work)
+}

@@ -1,0 +1,164 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// prefix begins the names of VMs' groups.
+const prefix = "vmlatch-"
+
+// Put puts a process, with its threads, into a group of its own that has limits, after
+// [Place.Prepare]. It returns the group's directory, which [Remove] removes when the process has
+// ended.
+func (p *Place) Put(ctx context.Context, vm string, l *Limits, pid int) (dir string, err error) {
+	if p.scope {
+		return p.putInScope(ctx, vm, l, pid)
+	}
+	dir = p.path(filepath.Join(p.own, prefix+vm))
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
+	}
+	for _, f := range append(l.files(), file{"cgroup.procs", strconv.Itoa(pid)}) {
+		err := write(dir, f)
+		if errors.Is(err, fs.ErrNotExist) && f.name == "memory.swap.max" { // a kernel without swap
+			continue
+		}
+		if err != nil {
+			Remove(dir)
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// Prepare gives the groups below this process's the controllers that limits take. It may move this
+// process to one of them, which what it starts later is in, too.
+func (p *Place) Prepare(l *Limits) error {
+	if p.scope {
+		return nil
+	}
+	dir := p.path(p.own)
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	if err != nil {
+		return err
+	}
+	text := ""
+	for _, c := range l.Controllers() {
+		if !strings.Contains(" "+strings.TrimSpace(string(b))+" ", " "+c+" ") {
+			text += " +" + c
+		}
+	}
+	if text == "" {
+		return nil
+	}
+	control := file{"cgroup.subtree_control", strings.TrimSpace(text)}
+	err = write(dir, control)
+	if !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	// It has processes: this one, which moves out of the way.
+	own := filepath.Join(dir, leaf)
+	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := write(own, file{"cgroup.procs", "0"}); err != nil {
+		return err
+	}
+	if err = write(dir, control); errors.Is(err, unix.EBUSY) {
+		err = fmt.Errorf("%s has other processes than vmlatch: %w", dir, err)
+	}
+	return err
+}
+
+func write(dir string, f file) error {
+	err := os.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.text, err)
+	}
+	return nil
+}
+
+// attachTime is how long systemd may take to make a scope.
+const attachTime = 10 * time.Second
+
+// putInScope has systemd make a scope, which is gone with its last process.
+func (p *Place) putInScope(ctx context.Context, vm string, l *Limits, pid int) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachTime)
+	defer cancel()
+	before, _ := groupOf("/", strconv.Itoa(pid))
+	unit := prefix + escaped(vm) + ".scope"
+	properties := append(l.properties(), "PIDs", "au", "1", strconv.Itoa(pid),
+		"Description", "s", "Virtual machine "+vm, "CollectMode", "s", "inactive-or-failed")
+	args := []string{
+		"--user", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
+		"org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail",
+		strconv.Itoa(countOf(properties)),
+	}
+	if !p.user {
+		args[0] = "--system"
+	}
+	out, err := exec.CommandContext(ctx, "busctl", append(append(args, properties...), "0")...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("systemd makes no scope %s: %s", unit, strings.TrimSpace(string(out)))
+	}
+	// The job goes on after the answer.
+	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
+		group, ok := groupOf("/", strconv.Itoa(pid))
+		switch {
+		case !ok:
+			return "", errors.New("QEMU has ended")
+		case group != before && strings.HasSuffix(group, "/"+unit):
+			return p.path(group), nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("systemd has not put QEMU into its scope %s: %w", unit, ctx.Err())
+		case <-time.After(delay):
+		}
+	}
+}
+
+// countOf is how many properties there are.
+func countOf(properties []string) (n int) {
+	for i := 0; i < len(properties); n++ {
+		switch properties[i+1] {
+		case "a(st)":
+			pairs, _ := strconv.Atoi(properties[i+2])
+			i += 3 + 2*pairs
+		case "au":
+			i += 4
+		default:
+			i += 3
+		}
+	}
+	return n
+}
+
+// escaped is a VM's name as a part of a unit's (systemd.unit(5)).
+func escaped(name string) string { return strings.ReplaceAll(name, "-", `\x2d`) }
+
+// Remove removes a group whose processes have ended; others stay. A scope has been removed by
+// systemd.
+func Remove(dir string) {
+	if base := filepath.Base(dir); !strings.HasPrefix(base, prefix) || strings.HasSuffix(base, ".scope") {
+		return
+	}
+	// A process that has ended leaves its group a moment later.
+	for delay := time.Millisecond; delay < 200*time.Millisecond; delay *= 2 {
+		if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
+			return
+		}
+		time.Sleep(delay)
+	}
+}

@@ -1,0 +1,127 @@
+package cgroup
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Place is where control groups can be made.
+type Place struct {
+	mount string // of version 2
+	own   string // this process's group, from the mount on, or the one above that it has moved from
+	scope bool   // systemd makes them
+	user  bool   // the user's own one
+}
+
+// leaf is the group that this process moves to: a group that has processes can give its controllers
+// to no group below it.
+const leaf = "vmlatch"
+
+// Find looks for a place; why says what is missing. root is "/", or a copy of a host's files.
+func Find(root string) (p *Place, why string) {
+	p = &Place{mount: mountOf(root), user: os.Geteuid() != 0}
+	if p.mount == "" {
+		return nil, "no control groups of version 2 are mounted"
+	}
+	own, ok := groupOf(root, "self")
+	if !ok {
+		return nil, "this process's control group cannot be read"
+	}
+	p.own = own
+	if filepath.Base(own) == leaf {
+		p.own = filepath.Dir(own)
+	}
+	_, err := os.Stat(filepath.Join(root, "run/systemd/system"))
+	switch systemd := err == nil; {
+	case p.delegated():
+	case strings.HasSuffix(own, ".service"):
+		return nil, "vmlatch runs in a service, whose limits its unit sets"
+	case systemd:
+		if _, err := exec.LookPath("busctl"); err != nil {
+			return nil, "systemd's control groups are made by busctl, which is not installed"
+		}
+		p.scope = true
+	case unix.Access(p.path(p.own), unix.W_OK) != nil:
+		return nil, "this user may make no control group below " + p.own
+	}
+	return p, ""
+}
+
+// Lacks says which controllers the kernel does not have here; "" for none.
+func (p *Place) Lacks(l *Limits) string {
+	b, err := os.ReadFile(filepath.Join(p.mount, "cgroup.controllers"))
+	if err != nil {
+		return err.Error()
+	}
+	have := strings.Fields(string(b))
+	var missing []string
+	for _, c := range l.Controllers() {
+		if !slices.Contains(have, c) {
+			missing = append(missing, c)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return "control groups of version 2 have no controller for " + strings.Join(missing, ", ") +
+		" here; those of version 1 may have it"
+}
+
+// String says how groups are made.
+func (p *Place) String() string {
+	switch {
+	case p.scope && p.user:
+		return "a scope of the user's systemd"
+	case p.scope:
+		return "a scope of systemd"
+	}
+	return "a control group below " + p.own
+}
+
+func (p *Place) path(group string) string { return filepath.Join(p.mount, group) }
+
+// delegated reports whether systemd has given up this process's group to it.
+func (p *Place) delegated() bool {
+	for _, name := range []string{"user.delegate", "trusted.delegate"} {
+		var b [8]byte
+		if n, err := unix.Getxattr(p.path(p.own), name, b[:]); err == nil && string(b[:n]) == "1" {
+			return true
+		}
+	}
+	return false
+}
+
+// mountOf is where control groups of version 2 are mounted; "" for nowhere (proc(5), mountinfo).
+func mountOf(root string) string {
+	b, err := os.ReadFile(filepath.Join(root, "proc/self/mountinfo"))
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields := strings.Fields(before)
+		if ok && strings.HasPrefix(after, "cgroup2 ") && len(fields) > 4 {
+			return filepath.Join(root, fields[4])
+		}
+	}
+	return ""
+}
+
+// groupOf is a process's group of version 2 (cgroups(7), /proc/PID/cgroup).
+func groupOf(root, pid string) (string, bool) {
+	b, err := os.ReadFile(filepath.Join(root, "proc", pid, "cgroup"))
+	if err != nil {
+		return "", false
+	}
+	for line := range strings.Lines(string(b)) {
+		if group, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::"); ok {
+			return group, true
+		}
+	}
+	return "", false
+}
