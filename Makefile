@@ -121,8 +121,8 @@ fuzz: ## run every fuzz target FUZZTIME times
 	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; \
 	  done; done
 
-bench: setup build ## ratios of time and size to floors measured in the same run
-	@$(GO) run ./integration/bench -bin $(BIN)
+bench: setup build ## ratios of time and size to floors measured in the same run; STEP=many for one
+	@$(GO) run ./integration/bench -bin $(BIN) $(if $(STEP),-only $(STEP))
 
 man: build ## man pages, generated from commands and topics, into .cache/man
 	@mkdir -p .cache/man

@@ -25,6 +25,7 @@ func main() {
 	bin := flag.String("bin", ".cache/bin", "directory of the programs")
 	rounds := flag.Int("rounds", 20, "rounds of each measurement")
 	file := flag.String("sha256", "", "only map and hash this file: what the benchmarks time as a bare process")
+	only := flag.String("only", "", "one `step` besides the starts: version, tpm, probe, many, …")
 	flag.Parse()
 	if *file != "" {
 		if err := hashMapped(*file); err != nil {
@@ -33,7 +34,7 @@ func main() {
 		}
 		return
 	}
-	b := &bench{rounds: *rounds}
+	b := &bench{rounds: *rounds, only: *only}
 	if err := b.run(*bin); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -42,6 +43,7 @@ func main() {
 
 type bench struct {
 	rounds int
+	only   string
 	bin    string
 	work   string
 	runDir string
@@ -84,11 +86,29 @@ func (b *bench) run(bin string) (err error) {
 	if err := os.WriteFile(filepath.Join(b.work, "disk.raw"), make([]byte, 1<<20), 0o600); err != nil {
 		return err
 	}
-	for _, step := range []func() error{
-		b.version, b.startAndStop, b.tpm, b.probe, b.commands, b.roundTrip, b.ps, b.swtee, b.twin, b.measure,
-		b.evidence, b.broker, b.sizes,
+	for _, step := range []struct {
+		name string
+		run  func() error
+	}{
+		{"version", b.version},
+		{"start", b.startAndStop}, // what others are compared with
+		{"tpm", b.tpm},
+		{"probe", b.probe},
+		{"commands", b.commands},
+		{"qmp", b.roundTrip},
+		{"ps", b.ps},
+		{"swtee", b.swtee},
+		{"twin", b.twin},
+		{"measure", b.measure},
+		{"evidence", b.evidence},
+		{"broker", b.broker},
+		{"many", b.many},
+		{"sizes", b.sizes},
 	} {
-		if err := step(); err != nil {
+		if b.only != "" && step.name != b.only && step.name != "start" {
+			continue
+		}
+		if err := step.run(); err != nil {
 			return err
 		}
 	}
@@ -161,37 +181,61 @@ func (b *bench) firmware() (code string, err error) {
 	return "", errors.New("no OVMF with a variable store is described on this machine (package ovmf)")
 }
 
-// floorArgv is the plan's own command line with the sockets that the floor has.
-func (b *bench) floorArgv() ([]string, error) {
+// floorArgv is the plan's own command line, and the descriptors that it names.
+func (b *bench) floorArgv() (fds string, argv []string, err error) {
 	out, err := b.vmlatch("plan", "--json", "vm.toml")
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	var plan struct {
-		Argv        []string
-		Directories struct{ State string }
+		Argv []string
+		FDs  []struct {
+			FD      int
+			Role    string
+			Meaning string
+		}
 	}
 	if err := json.Unmarshal(out, &plan); err != nil {
-		return nil, err
+		return "", nil, err
 	}
+	files := map[int]string{}
 	for i, a := range plan.Argv {
-		if strings.HasPrefix(a, "socket,id=qmp,") {
-			a = "socket,id=qmp,fd=4" // one end of a socketpair
+		var fd, set int
+		if n, _ := fmt.Sscanf(a, "fd=%d,set=%d,", &fd, &set); n == 2 {
+			_, files[fd], _ = strings.Cut(a, ",opaque=")
 		}
-		a = strings.ReplaceAll(a, plan.Directories.State+"/vm/", b.work+"/")
-		plan.Argv[i] = a
+		if strings.HasPrefix(a, "socket,id=qmp,") {
+			plan.Argv[i] = strings.TrimSuffix(a, ",server=on,wait=off") // one end of a socketpair
+		}
 	}
-	return plan.Argv, nil
+	var list []string
+	for _, f := range plan.FDs {
+		kind := "n"
+		switch {
+		case f.Role == "qmp":
+			kind = "q"
+		case f.Role == "events":
+			kind = "s"
+		case f.Role == "pflash0":
+			kind = "r" + files[f.FD]
+		case f.Role == "pflash1", strings.HasPrefix(f.Role, "disk"):
+			kind = "w" + files[f.FD]
+		case f.Role == "monitor", f.Role == "console":
+			kind = "l"
+		}
+		list = append(list, fmt.Sprintf("%d=%s", f.FD, kind))
+	}
+	return strings.Join(list, ","), plan.Argv, nil
 }
 
 func (b *bench) startAndStop() error {
-	argv, err := b.floorArgv()
+	fds, argv, err := b.floorArgv()
 	if err != nil {
 		return err
 	}
 	var start, stop, floorStart, floorKill []time.Duration
 	for i := range b.rounds + 1 {
-		out, err := exec.Command(b.floor, append([]string{"start"}, argv...)...).Output()
+		out, err := exec.Command(b.floor, append([]string{"start", fds}, argv...)...).Output()
 		if err != nil {
 			return fmt.Errorf("floor: %w", err)
 		}

@@ -1,10 +1,11 @@
 // The floor that the benchmarks compare with: what a C program without any
 // library needs to start QEMU and to talk to it.
 //
-//   floor start QEMU ARGS...   spawn QEMU with socketpairs as descriptors 4 and 6,
-//                              listening sockets as 5 and 8, and logs as 7 and 9,
-//                              wait for the reply to query-status on 4, then kill
-//                              it; prints nanoseconds: start, kill
+//   floor start FDS QEMU ARGS...
+//                              spawn QEMU with descriptors, wait for the reply to query-status, then
+//                              kill it; prints nanoseconds: start, kill. FDS are, with commas between,
+//                              N=q the monitor, N=s another socket pair, N=l a listening socket, N=n
+//                              /dev/null, N=r/FILE and N=w/FILE a file to read or to write
 //   floor run PROGRAM ARGS...  time a whole process, from fork to its end; prints
 //                              nanoseconds
 //   floor qmp SOCKET N         N blocking query-status; prints the median
@@ -63,22 +64,37 @@ static int listening(void) {
 	return fd;
 }
 
-static int start(char **argv) {
-	int qmp[2], events[2], status;
+static int start(char *fds, char **argv) {
+	enum { MOST = 64 };
+	int qmp[2] = {-1, -1}, from[MOST], to[MOST], n = 0, status;
 	long t0 = now();
-	int monitor = listening(), console = listening(), log = open("/dev/null", O_WRONLY | O_APPEND | O_CLOEXEC);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, events)) die("socketpair");
+	for (char *at = strtok(fds, ","); at && n < MOST; at = strtok(NULL, ","), n++) {
+		char *kind;
+		to[n] = strtol(at, &kind, 10);
+		int pair[2];
+		switch (kind[1]) {
+		case 'q':
+		case 's':
+			if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) die("socketpair");
+			from[n] = pair[1];
+			if (kind[1] == 'q') memcpy(qmp, pair, sizeof pair);
+			break;
+		case 'l': from[n] = listening(); break;
+		case 'n': from[n] = open("/dev/null", O_WRONLY | O_APPEND | O_CLOEXEC); break;
+		case 'r': from[n] = open(kind + 2, O_RDONLY | O_CLOEXEC); break;
+		case 'w': from[n] = open(kind + 2, O_RDWR | O_CLOEXEC); break;
+		}
+		if (from[n] < 0) die(at);
+	}
 	pid_t pid = vfork();
 	if (pid < 0) die("vfork");
 	if (pid == 0) {
-		int from[] = {qmp[1], monitor, events[1], log, console, log};
-		for (int i = 0; i < 6; i++) from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 20);
-		for (int i = 0; i < 6; i++) dup2(from[i], 4 + i);
+		for (int i = 0; i < n; i++) from[i] = fcntl(from[i], F_DUPFD_CLOEXEC, 100);
+		for (int i = 0; i < n; i++) dup2(from[i], to[i]);
 		execv(argv[0], argv);
 		_exit(127);
 	}
-	close(qmp[1]);
-	close(events[1]);
+	for (int i = 0; i < n; i++) close(from[i]);
 	negotiate(qmp[0]);
 	command(qmp[0], "{\"execute\":\"query-status\"}\n", "prelaunch");
 	long t1 = now();
@@ -132,9 +148,9 @@ static int qmp(const char *path, int n) {
 }
 
 int main(int argc, char **argv) {
-	if (argc > 2 && !strcmp(argv[1], "start")) return start(argv + 2);
+	if (argc > 3 && !strcmp(argv[1], "start")) return start(argv[2], argv + 3);
 	if (argc > 2 && !strcmp(argv[1], "run")) return run(argv + 2);
 	if (argc == 4 && !strcmp(argv[1], "qmp")) return qmp(argv[2], atoi(argv[3]));
-	fprintf(stderr, "usage: floor start QEMU ARGS... | floor run PROGRAM ARGS... | floor qmp SOCKET N\n");
+	fprintf(stderr, "usage: floor start FDS QEMU ARGS... | floor run PROGRAM ARGS... | floor qmp SOCKET N\n");
 	return 2;
 }
