@@ -103,7 +103,7 @@ func TestPin(t *testing.T) {
 		t.Skip("this takes two processors")
 	}
 	h := newHost(t)
-	h.write("vm.toml", "cpus = 2\n[pin]\ncpus = [\"1\", \"0-1\"]\nqemu = \"0\"\n")
+	h.write("vm.toml", "cpus = 2\n[pin]\ncpus = [\"1\", \"0-1\"]\nqemu = \"0\"\n[memory-backend]\nnodes = \"0\"\n")
 	h.run("vmlatch", "start", "--hold", "vm.toml")
 	var cpus []struct {
 		Thread int `json:"thread-id"`
@@ -130,7 +130,12 @@ func TestPin(t *testing.T) {
 			t.Errorf("thread %d runs on %q, want %q", tid, got, want)
 		}
 	}
+	if maps := read(t, fmt.Sprintf("/proc/%d/numa_maps", vm.PID)); !strings.Contains(maps, "bind:0") {
+		t.Errorf("no memory is bound to the node:\n%s", maps)
+	}
 	h.run("vmlatch", "stop", "vm", "--now")
+	h.write("vm.toml", "[memory-backend]\nnodes = \"1000\"\n")
+	h.refused("start vm.toml", 2, "memory-nodes")
 	h.write("vm.toml", "[pin]\ncpus = [\"1000\"]\n")
 	out, err := h.attempt(h.command("vmlatch", "start", "vm.toml"))
 	if err == nil || !strings.Contains(out, "pin-processors") {

@@ -139,7 +139,16 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	if len(s.Asked()) > 1 {
 		f.Image = tee.ReadImage(g.Firmware.Image)
 	}
-	if g.Backend.HugePages != 0 {
+	nodes := g.Backend.HostNodes()
+	if nodes != nil {
+		if f.Nodes, err = plan.ParseCPUs(root.Nodes()); err != nil {
+			return fmt.Errorf("look at the host's nodes: %w", err)
+		}
+	}
+	switch {
+	case g.Backend.HugePages != 0 && nodes != nil:
+		f.HugePages = root.FreeHugePagesOn(nodes)
+	case g.Backend.HugePages != 0:
 		f.HugePages = root.FreeHugePages()
 	}
 	if f.OwnerFiles, err = s.ReadOwnerFiles(); err != nil {

@@ -68,8 +68,9 @@ func (b *bench) many() error {
 const domain = `<domain type="qemu"><name>vmlatch-bench</name><memory unit="MiB">32</memory><vcpu>1</vcpu>
 <os><type arch="x86_64" machine="q35">hvm</type></os>
 <devices><emulator>%s</emulator>
-<disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="%s"/><target dev="vda" bus="virtio"/></disk>
-<interface type="user"><model type="virtio"/></interface><serial type="pty"/><memballoon model="none"/></devices></domain>
+<disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="%s"/>
+<target dev="vda" bus="virtio"/></disk><interface type="user"><model type="virtio"/></interface>
+<serial type="pty"/><memballoon model="none"/></devices></domain>
 `
 
 // libvirt compares one such VM with the same of libvirt, where that is installed and runs.
@@ -88,7 +89,8 @@ func (b *bench) libvirt(dir string) error {
 	}
 	file := filepath.Join(dir, "domain.xml")
 	disk := filepath.Join(dir, "many000.raw")
-	spec := fmt.Appendf(nil, "memory = \"32MiB\"\naccel = \"tcg\"\n[[disk]]\nimage = %q\n[[network]]\nmode = \"user\"\n", disk)
+	spec := fmt.Appendf(nil, "memory = \"32MiB\"\naccel = \"tcg\"\n[[disk]]\nimage = %q\n"+
+		"[[network]]\nmode = \"user\"\n", disk)
 	xml := fmt.Appendf(nil, domain, qemu, disk)
 	for name, text := range map[string][]byte{file: xml, filepath.Join(dir, "one.toml"): spec} {
 		if err := os.WriteFile(name, text, 0o644); err != nil {
@@ -101,8 +103,10 @@ func (b *bench) libvirt(dir string) error {
 	for i := range b.rounds + 1 {
 		var took [4]time.Duration
 		for n, args := range [][]string{
-			{"vmlatch", "start", filepath.Join(dir, "one.toml"), "--hold"}, {"vmlatch", "stop", "one", "--now"},
-			{virsh, "create", "--paused", file}, {virsh, "destroy", "vmlatch-bench"},
+			{"vmlatch", "start", filepath.Join(dir, "one.toml"), "--hold"},
+			{"vmlatch", "stop", "one", "--now"},
+			{virsh, "create", "--paused", file},
+			{virsh, "destroy", "vmlatch-bench"},
 		} {
 			if took[n], err = b.timed(args[0], args[1:]...); err != nil {
 				return err

@@ -132,6 +132,14 @@ var checkCases = map[string]checkCase{
 	"free-slots":       {tech: "sev", host: func(f *plan.Facts) { f.Host.Slots[0].InUse = 410 }},
 	"memory-lock":      {tech: "sev", host: func(f *plan.Facts) { f.MaxLock = 8 << 20 }},
 	"memory-available": {tech: "none", host: func(f *plan.Facts) { f.Host.MemFree = 32 << 20 }},
+	"memory-nodes": {
+		tech: "none", add: "[memory-backend]\nnodes = \"0-1\"\n",
+		host: func(f *plan.Facts) { f.Nodes = []int{0} },
+	},
+	"bounce-buffers": {
+		tech: "sev-snp", add: "[[disk]]\nimage = \"d\"\n",
+		replace: [2]string{`image = "k"`, `image = "k"` + "\n" + `cmdline = "panic=-1 swiotlb=8191"`},
+	},
 	"hugepages-free": {
 		tech: "none",
 		add:  "[memory-backend]\nhugepages = \"2MiB\"\n",

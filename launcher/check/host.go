@@ -176,6 +176,43 @@ func hostChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "memory-nodes",
+			Severity: tee.Refuse,
+			Stage:    tee.HostStage,
+			OfSpec:   true,
+			Key:      "memory-backend.nodes",
+			When:     func(s *tee.Subject) bool { return s.Backend.Nodes != "" },
+			Cause:    "memory cannot be on a node that this host does not have, or that has no memory",
+			Fix:      "lscpu shows the nodes",
+			Source:   "Linux, Documentation/admin-guide/mm/numa_memory_policy.rst",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				for _, n := range s.Backend.HostNodes() {
+					if !slices.Contains(s.Facts.Nodes, n) {
+						return tee.Failed, fmt.Sprintf("node %d", n)
+					}
+				}
+				return tee.OK, ""
+			},
+		},
+		{
+			ID:       "bounce-buffers",
+			Severity: tee.Warn,
+			OfSpec:   true,
+			Key:      "kernel.cmdline",
+			When:     confidential,
+			Cause: "devices of a confidential guest reach memory only by bounce buffers, which all of them share;" +
+				" when they are full, the guest sees I/O errors",
+			Fix: "give it more memory, of which Linux takes 6 %; or write swiotlb= to the command line," +
+				" in slots of 2 KiB",
+			Source: "Linux, arch/x86/mm/mem_encrypt.c; kernel/dma/swiotlb.c; 16 MiB for each device are inferred",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				const each = 16 << 20
+				devices := len(s.Disks) + len(s.Networks) + len(s.Shares)
+				have, need := s.Shared(), bytesize.Size(devices*each)
+				return tee.Verify(have >= need, "%v for %d devices, which may need %v", have, devices, need)
+			},
+		},
+		{
 			ID:       FreeHugePages,
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,

@@ -152,6 +152,22 @@ func TestFreeHugePages(t *testing.T) {
 	}
 }
 
+// TestNodes: huge pages are counted on the nodes that are asked for.
+func TestNodes(t *testing.T) {
+	r := Root(t.TempDir())
+	if got := r.FreeHugePagesOn([]int{0}); got != nil || r.Nodes() != "" {
+		t.Errorf("none: %v, %q", got, r.Nodes())
+	}
+	put(t, r, "sys/devices/system/node/has_memory", "0-2\n")
+	for node, free := range map[string]string{"node0": "7\n", "node1": "3\n", "node2": "100\n"} {
+		put(t, r, "sys/devices/system/node/"+node+"/hugepages/hugepages-2048kB/free_hugepages", free)
+	}
+	want := map[uint64]uint64{2 << 20: 10}
+	if diff := cmp.Diff(want, r.FreeHugePagesOn([]int{0, 1})); diff != "" || r.Nodes() != "0-2" {
+		t.Errorf("of %s (-want +got):\n%s", r.Nodes(), diff)
+	}
+}
+
 func TestMemAvailable(t *testing.T) {
 	for text, want := range map[string]uint64{
 		"MemTotal: 9 kB\nMemAvailable:   1024 kB\n": 1 << 20,

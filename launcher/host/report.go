@@ -182,8 +182,27 @@ func (rep *Report) Technology(name string) Technology {
 // FreeHugePages counts the free pages of each size in bytes (Linux,
 // Documentation/admin-guide/mm/hugetlbpage.rst); nil where there are none. Few
 // guests need to know, so [Detect] leaves it out.
-func (r Root) FreeHugePages() map[uint64]uint64 {
-	const dir = "sys/kernel/mm/hugepages"
+func (r Root) FreeHugePages() map[uint64]uint64 { return r.freeIn("sys/kernel/mm/hugepages") }
+
+// FreeHugePagesOn counts those on some of the host's nodes.
+func (r Root) FreeHugePagesOn(nodes []int) map[uint64]uint64 {
+	var all map[uint64]uint64
+	for _, n := range nodes {
+		for size, free := range r.freeIn(fmt.Sprintf("sys/devices/system/node/node%d/hugepages", n)) {
+			if all == nil {
+				all = map[uint64]uint64{}
+			}
+			all[size] += free
+		}
+	}
+	return all
+}
+
+// Nodes are those of the host that have memory, as a list such as 0-1
+// (Linux, Documentation/ABI/stable/sysfs-devices-node).
+func (r Root) Nodes() string { return r.word("/sys/devices/system/node/has_memory") }
+
+func (r Root) freeIn(dir string) map[uint64]uint64 {
 	sizes, err := os.ReadDir(r.path(dir))
 	if err != nil {
 		return nil

@@ -152,7 +152,8 @@ func (r Root) dmesg() (string, error) {
 // recordFiles are the files that a report depends on, as patterns.
 var recordFiles = []string{
 	"proc/cpuinfo", "proc/cmdline", "proc/meminfo", "proc/sys/kernel/osrelease",
-	"sys/kernel/mm/hugepages/*/free_hugepages",
+	"sys/kernel/mm/hugepages/*/free_hugepages", "sys/devices/system/node/has_memory",
+	"sys/devices/system/node/node*/hugepages/*/free_hugepages",
 	"sys/module/kvm_amd/parameters/*", "sys/module/kvm_intel/parameters/*", "sys/module/kvm/parameters/*",
 	"sys/devices/system/cpu/smt/active", "sys/kernel/iommu_groups/0/type",
 	"sys/fs/cgroup/misc.*", "sys/fs/cgroup/misc/misc.*",

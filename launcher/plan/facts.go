@@ -25,6 +25,7 @@ type Facts struct {
 	PCI         map[string]*host.PCIDevice  // of this host, that the spec names
 	OpensVFIO   map[string]bool             // which of them this user can give to a guest
 	Processors  []int                       // of this host; nil unless the spec names some
+	Nodes       []int                       // of this host that have memory; nil unless the spec names some
 	Groups      *cgroup.Place               // where QEMU's control group can be made; nil for nowhere
 	NoGroups    string                      // says why
 	MachineID   string                      // of this host: addresses follow from it

@@ -16,6 +16,16 @@ type Backend struct {
 	Prealloc  *bool         `toml:"prealloc"`
 	Reserve   *bool         `toml:"reserve"`
 	HugePages bytesize.Size `toml:"hugepages"` // page size; memfd only
+	Nodes     string        `toml:"nodes"`     // of the host that the memory is on, such as 0 or 0-1; "" for any
+}
+
+// HostNodes are the host's nodes that the memory is on; nil for any.
+func (m *Backend) HostNodes() []int {
+	if m.Nodes == "" {
+		return nil
+	}
+	list, _ := ParseCPUs(m.Nodes) // was looked at
+	return list
 }
 
 // MemoryID is the id of the memory backend.
@@ -26,6 +36,11 @@ func (m *Backend) complete(g *Guest) error {
 	if m.Type != "" {
 		if err := OneOf(f, "memory-backend.type", m.Type, "ram", "memfd"); err != nil {
 			return err
+		}
+	}
+	if m.Nodes != "" {
+		if _, err := ParseCPUs(m.Nodes); err != nil {
+			return f.Errorf("memory-backend.nodes", "%q: must be a list of nodes such as 0 or 0-1", m.Nodes)
 		}
 	}
 	switch {
@@ -77,6 +92,10 @@ func (m *Backend) build(b *Builder) error {
 	}
 	if m.HugePages != 0 {
 		props["hugetlb"], props["hugetlbsize"] = true, uint64(m.HugePages)
+	}
+	if nodes := m.HostNodes(); nodes != nil {
+		props["host-nodes"], props["policy"] = nodes, "bind"
+		b.Choose("memory on nodes", m.Nodes, b.Guest.File.From("memory-backend.nodes"))
 	}
 	if kind == "memfd" && b.Facts.Info != nil {
 		object.Since = "2.12, on Linux"

@@ -123,6 +123,7 @@ func TestDevicesThatMakeNoSense(t *testing.T) {
 		{text: "[display]\nvnc = 'tcp'", want: `display.vnc: "tcp": must be unix`},
 		{text: "[config]\n", want: "config: is empty"},
 		{text: "[limits]\n", want: "limits: is empty"},
+		{text: "[memory-backend]\nnodes = 'x'", want: "memory-backend.nodes: \"x\": must be a list of nodes"},
 		{text: "[limits]\nmemory = '575MiB'", want: "limits.memory: 575MiB: must be 64MiB more than the guest's"},
 		{text: "[limits]\ncpu = 0.009", want: "limits.cpu: 0.009: must be 0.01 to 512"},
 		{text: "[limits]\ncpu = -1", want: "limits.cpu: -1: must be"},
