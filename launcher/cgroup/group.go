@@ -108,9 +108,17 @@ func (p *Place) putInScope(ctx context.Context, vm string, l *Limits, pid int) (
 	if !p.user {
 		args[0] = "--system"
 	}
-	out, err := exec.CommandContext(ctx, "busctl", append(append(args, properties...), "0")...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("systemd makes no scope %s: %s", unit, strings.TrimSpace(string(out)))
+	args = append(append(args, properties...), "0")
+	for {
+		out, err := exec.CommandContext(ctx, "busctl", args...).CombinedOutput()
+		if err == nil {
+			break
+		}
+		// systemd needs a moment to see that the scope of an earlier run is empty.
+		if !strings.Contains(string(out), "already") || ctx.Err() != nil {
+			return "", fmt.Errorf("systemd makes no scope %s: %s", unit, strings.TrimSpace(string(out)))
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 	// The job goes on after the answer.
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {

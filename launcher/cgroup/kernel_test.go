@@ -223,6 +223,8 @@ func TestScope(t *testing.T) {
 		}
 	}
 	x.end()
+	x = take(t, p, "take-nothing", &all) // at once: the first scope may be there still
+	x.end()
 	for end := time.Now().Add(10 * time.Second); !strings.Contains(shows(), "ActiveState=inactive"); {
 		if time.Now().After(end) {
 			t.Fatalf("it is left: %s", shows())

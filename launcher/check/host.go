@@ -17,6 +17,21 @@ import (
 func hostChecks() []tee.Check {
 	return []tee.Check{
 		{
+			ID:       "limits-memory",
+			Severity: tee.Refuse,
+			OfSpec:   true,
+			Key:      "limits.memory",
+			When:     func(s *tee.Subject) bool { return confidential(s) && s.Limits.Memory > 0 },
+			Cause: "the guest would be killed for its memory, what it shares with its devices once more, and what" +
+				" QEMU pins",
+			Fix:    "raise the limit",
+			Source: "Linux, virt/kvm/guest_memfd.c; Documentation/admin-guide/cgroup-v2.rst",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				need := s.Budget(s.Traits())
+				return tee.Verify(s.Limits.Memory >= need, "%v, and %v are needed", s.Limits.Memory, need)
+			},
+		},
+		{
 			ID:       "limits-possible",
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,

@@ -24,7 +24,7 @@ var order = [...]string{
 	"no-balloon", "no-viommu", "vfio-iommufd", "pci-unattested", "vtpm-evidence", "tpm-tdx-rtmr2",
 	"tpm-device-twice", "tpm-ephemeral-disk", "secure-boot-direct", "tdx-boot-disk", "option-roms",
 	"share-private", "share-visible", "config-unmeasured", "config-found", "config-disk", "disk-discard", "disk-unsafe",
-	"bounce-buffers",
+	"bounce-buffers", "limits-memory",
 	"cmdline-characters", "broker-key-measured", "console-closed", "broker-source", "broker-trust",
 	"something-boots",
 	fault.TPMProgram, fault.TPMState, "tpm-firmware",
