@@ -103,11 +103,19 @@ func Load(name string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, err := parse(b, filepath.Dir(name))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, ErrConfig, err)
+	}
+	return c, nil
+}
+
+func parse(b []byte, dir string) (*Config, error) {
 	var file struct {
 		Config map[string]any `toml:"config"`
 	}
 	if err := toml.Unmarshal(bytes.TrimPrefix(b, []byte("\uFEFF")), &file); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", name, ErrConfig, err)
+		return nil, err
 	}
 	c := &Config{}
 	table, err := toml.Marshal(file.Config)
@@ -129,14 +137,14 @@ func Load(name string) (*Config, error) {
 			if filepath.IsAbs(path) {
 				return path
 			}
-			return filepath.Join(filepath.Dir(name), path)
+			return filepath.Join(dir, path)
 		})
 		if err != nil {
 			err = fmt.Errorf("%s: %w", key, err)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", name, ErrConfig, err)
+		return nil, err
 	}
 	return c, nil
 }

@@ -233,3 +233,18 @@ func TestOthers(t *testing.T) {
 		t.Errorf("%d, want %d", got, maxOthers)
 	}
 }
+
+// FuzzParse: what is read is a configuration that can be resolved again, whatever the file says.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("[config]\nuser-data = \"u\"\ncredentials = { a = \"c\" }\n"))
+	f.Add([]byte("config.credentials.\"a.b\" = \"credential:x\"\n[kernel]\nimage = 5\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := parse(b, "/dir")
+		if err != nil {
+			return
+		}
+		if _, err := c.Resolve(func(path string) string { return path }); err != nil || !c.On() {
+			t.Errorf("%+v: %v", c, err)
+		}
+	})
+}

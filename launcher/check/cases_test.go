@@ -268,7 +268,7 @@ var checkCases = map[string]checkCase{
 	}},
 	"pci-modern":     {tech: "sev-snp", add: aPCI, host: pciIs(func(d *host.PCIDevice) { d.Node = "" })},
 	"pci-unattested": {tech: "sev-snp", add: aPCI},
-	"limits-memory": {tech: "sev-snp", add: "[limits]\nmemory = \"200MiB\"\n", refused: true},
+	"limits-memory":  {tech: "sev-snp", add: "[limits]\nmemory = \"200MiB\"\n", refused: true},
 	"limits-possible": {
 		tech: "none", add: "[limits]\ncpu = 0.5\n",
 		host: func(f *plan.Facts) { f.Groups, f.NoGroups = nil, "no control groups of version 2 are mounted" },

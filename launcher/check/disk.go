@@ -43,9 +43,10 @@ func diskChecks() []tee.Check {
 			OfSpec:   true,
 			Key:      "kernel.cmdline",
 			When:     func(s *tee.Subject) bool { return s.Config.Seeded() && s.ConfigMeasured(s.Traits()) },
-			Cause: "cloud-init looks for its seed where the command line says, and else where the host may put" +
-				" one; latchguest's hook puts the measured one into /run/vmlatch/seed",
-			Fix:    "add to cmdline: ds=nocloud;s=file://" + firstboot.GuestSeed + "/",
+			Cause: "cloud-init looks for its seed where the image and the command line say, and else where the" +
+				" host may put one; latchguest's hook puts the measured one into /run/vmlatch/seed",
+			Fix: "add to cmdline: ds=nocloud;s=file://" + firstboot.GuestSeed + "/; the image needs latchguest's" +
+				" 50-latchguest.cfg as well (docs/appliance.md)",
 			Source: "cloud-init, NoCloud",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				return tee.Verify(firstboot.Named(s.Kernel.Cmdline), "the command line does not name it")
