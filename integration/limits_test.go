@@ -2,10 +2,12 @@ package integration
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -62,7 +64,24 @@ func TestLimits(t *testing.T) {
 		waitNothing(t, h.work)
 		return
 	}
-	h.shows("inspect", h.run("vmlatch", "inspect", "vm"), "control group")
+	var vm struct{ PID int }
+	if err := json.Unmarshal([]byte(h.run("vmlatch", "inspect", "vm", "--json")), &struct {
+		Record any `json:"record"`
+	}{&vm}); err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile(`control group\s+(\S+)`).FindStringSubmatch(h.run("vmlatch", "inspect", "vm"))
+	if row == nil {
+		t.Fatal("inspect names no control group")
+	}
+	for name, want := range map[string]string{
+		"memory.max": "419430400\n", "cpu.max": "50000 100000\n", "pids.max": "100\n",
+		"cgroup.procs": fmt.Sprintln(vm.PID),
+	} {
+		if got := read(t, filepath.Join(row[1], name)); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
 	h.run("vmlatch", "stop", "vm", "--now")
 	h.run("vmlatch", "rm", "vm")
 	waitNothing(t, h.work)

@@ -71,7 +71,8 @@ func (s *starter) chooseUser() error {
 // namespaces, as in some containers, it does without them, and says so.
 func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 	pid, err = b.forkOnce(argv, *attr)
-	if err != nil && len(b.Namespaces) > 0 && (confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)) {
+	refused := confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)
+	if err != nil && refused && !errors.Is(err, fault.ErrHost) && len(b.Namespaces) > 0 {
 		h := confine.Host{Landlock: b.Landlock, NoNamespaces: fmt.Sprintf("none can be made here: %v", err)}
 		b.Missing = h.Missing()
 		b.Namespaces, b.UID = nil, 0 // another user would not reach its files

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/launcher/cgroup"
 	"github.com/vmlatch/vmlatch/launcher/check"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
@@ -354,6 +355,9 @@ func (s *starter) undo() {
 		if err = s.machine.own.end(err != nil); err == nil {
 			err = undoing(s.dir.KillIfHeld)
 		}
+	}
+	if s.machine != nil && s.machine.rec.Group != "" {
+		cgroup.Remove(s.machine.rec.Group)
 	}
 	if err != nil {
 		s.dir.Close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -12,6 +13,13 @@ import (
 // seed to cloud-init, and the credentials to systemd, which takes them when the root is its own
 // (src/core/import-creds.c, since 254).
 func (g *guest) configure() error {
+	// cloud-init obeys the machine's serial number before the command line and the seed: with it
+	// the host could turn the seed off, or have the guest configured anew at each boot.
+	if serial, err := readFile(g.serial); err == nil && exists(g.config+"/seed") &&
+		strings.Contains(string(serial), "ds=") {
+		return hint(smallfmt.Errorf("the machine's serial number tells cloud-init what to do: %s",
+			strings.TrimSpace(string(serial))), "the host has set it: it must not begin with ds=")
+	}
 	handed := 0
 	for _, part := range []struct{ from, to string }{
 		{g.config + "/seed/", g.seed + "/"}, {g.config + "/credentials/", g.credentials + "/@initrd/"},

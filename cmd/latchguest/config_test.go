@@ -37,6 +37,15 @@ func TestConfig(t *testing.T) {
 	if info, err := os.Stat(w.credentials); err != nil || info.Mode().Perm() != 0o755 {
 		t.Errorf("services cannot reach theirs: %v, %v", info, err)
 	}
+	// The host tells cloud-init what to do. A serial number alone is none of its words.
+	for _, text := range []string{"ds=nocloud;s=http://host/", "x ds=nocloud;dsmode=disabled\n"} {
+		w.write("serial", text)
+		if said := w.run(4, "config"); w.off != 1 || !strings.Contains(said, "serial number") {
+			t.Errorf("%q: off %d times: %s", text, w.off, said)
+		}
+		w.off = 0
+	}
+	w.write("serial", "4711\n")
 	// Something else stands there already.
 	if said := w.run(4, "config"); w.off != 1 || !strings.Contains(said, "file exists") {
 		t.Errorf("off %d times: %s", w.off, said)

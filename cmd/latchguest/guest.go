@@ -36,6 +36,7 @@ type paths struct {
 	config      string // directory of what configures the first boot, in the initrd
 	seed        string // where cloud-init finds it
 	credentials string // systemd's directory
+	serial      string // the machine's, which its host chooses
 }
 
 func linux() paths {
@@ -49,6 +50,7 @@ func linux() paths {
 		systemd: "/run/systemd/system", units: "/etc/systemd/system",
 		run: "/run/latchguest", volumes: "/dev/mapper", helper: helper, tpm: "/dev/tpmrm0",
 		config: "/vmlatch", seed: "/run/vmlatch/seed", credentials: "/run/credentials",
+		serial: "/sys/class/dmi/id/product_serial",
 	}
 }
 

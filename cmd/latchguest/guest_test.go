@@ -76,7 +76,7 @@ func newWorld(t *testing.T) *world {
 		cmdline: w.file("cmdline"), rtmr3: w.file("rtmr3"), coco: w.file("coco"), mem: w.file("mem"),
 		ports: w.file("ports"), devices: w.file("dev"), reports: w.file("reports"), sev: w.file("sev-guest"),
 		scripts: w.file("scripts"), dracut: w.file("dracut"), systemd: w.file("systemd"), units: w.file("units"),
-		volumes: w.file("mapper"), tpm: w.file("tpm"), config: w.file("vmlatch"),
+		volumes: w.file("mapper"), tpm: w.file("tpm"), config: w.file("vmlatch"), serial: w.file("serial"),
 	}
 	w.dial = w.connect
 	w.write(

@@ -26,6 +26,7 @@ func (j *judgement) explain(e *evidence.Evidence, v *evidence.Verdict) []string 
 		if err != nil {
 			return nil
 		}
+		boot.Others, _ = j.policy.OtherInitrds()
 		why, _ := profile.Explain(boot, v.Log())
 		return why
 	}

@@ -80,8 +80,8 @@ const (
 // TestFind: where groups can be made, and what is missing where they cannot.
 func TestFind(t *testing.T) {
 	mine := map[string]string{
-		"proc/self/mountinfo": mounted, "proc/self/cgroup": "0::/mine\n", "sys/fs/cgroup/mine/x": "",
-		"sys/fs/cgroup/cgroup.controllers": "cpu io memory pids\n",
+		"proc/self/mountinfo": mounted, "proc/self/cgroup": "0::/mine\n", "sys/fs/cgroup/mine/cgroup.type": "domain\n",
+		"sys/fs/cgroup/mine/cgroup.controllers": "cpu io memory pids\n",
 	}
 	with := func(more map[string]string) map[string]string {
 		files := map[string]string{}
@@ -109,8 +109,18 @@ func TestFind(t *testing.T) {
 		"both, and version 1 has the controllers": {
 			with(map[string]string{
 				"proc/self/mountinfo": hybrid, "sys/fs/cgroup/unified/mine/x": "",
-				"sys/fs/cgroup/unified/cgroup.controllers": "hugetlb\n",
+				"sys/fs/cgroup/unified/mine/cgroup.controllers": "hugetlb\n",
 			}), "a control group below /mine", "", "no controller for cpu, io, memory, pids here",
+		},
+		"a container with a shell": {
+			with(map[string]string{"sys/fs/cgroup/mine/cgroup.procs": "1\n7\n"}),
+			"a control group below /mine", "", "has other processes, such as 1",
+		},
+		"a container whose groups have the controllers": {
+			with(map[string]string{
+				"sys/fs/cgroup/mine/cgroup.procs":           "1\n",
+				"sys/fs/cgroup/mine/cgroup.subtree_control": "cpu io memory pids\n",
+			}), "a control group below /mine", "", "",
 		},
 		"a service": {
 			with(map[string]string{

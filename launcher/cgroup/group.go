@@ -23,11 +23,19 @@ const prefix = "vmlatch-"
 // ended.
 func (p *Place) Put(ctx context.Context, vm string, l *Limits, pid int) (dir string, err error) {
 	if p.scope {
-		return p.putInScope(ctx, vm, l, pid)
+		if dir, err = p.putInScope(ctx, vm, l, pid); err == nil {
+			err = l.holds(dir)
+		}
+		return dir, err
 	}
 	dir = p.path(filepath.Join(p.own, prefix+vm))
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
+	if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) { // of an earlier run, with its limits
+		err = os.Mkdir(dir, 0o755)
+		if err != nil {
+			return "", err
+		}
+	} else {
+		return "", fmt.Errorf("%s is there, and in use: %w", dir, err)
 	}
 	for _, f := range append(l.files(), file{"cgroup.procs", strconv.Itoa(pid)}) {
 		err := write(dir, f)
@@ -82,9 +90,36 @@ func (p *Place) Prepare(l *Limits) error {
 }
 
 func write(dir string, f file) error {
-	err := os.WriteFile(filepath.Join(dir, f.name), []byte(f.text), 0)
+	// Without O_CREAT: with it a file that the kernel does not have is EACCES, not ENOENT.
+	out, err := os.OpenFile(filepath.Join(dir, f.name), os.O_WRONLY, 0)
+	if err == nil {
+		_, err = out.WriteString(f.text)
+		err = errors.Join(err, out.Close())
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.text, err)
+	}
+	return nil
+}
+
+// holds looks whether the kernel has taken the limits: systemd says nothing of those for which its
+// group has no controller.
+func (l *Limits) holds(dir string) error {
+	for _, f := range l.files() {
+		if f.name == "memory.swap.max" {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, f.name))
+		text, want := string(b), strings.Fields(f.text)[0]
+		switch {
+		case err != nil:
+			return err
+		case f.name == "io.max" && strings.Contains("\n"+text, "\n"+want+" "), // a line for each device
+			f.name == "memory.max" && !strings.HasPrefix(text, "max"), // in whole pages
+			f.name != "io.max" && strings.HasPrefix(text, want):
+		default:
+			return fmt.Errorf("%s/%s is %q, and was to be %s", dir, f.name, strings.TrimSpace(text), f.text)
+		}
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package cgroup
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -54,9 +56,21 @@ func Find(root string) (p *Place, why string) {
 
 // Lacks says which controllers the kernel does not have here; "" for none.
 func (p *Place) Lacks(l *Limits) string {
-	b, err := os.ReadFile(filepath.Join(p.mount, "cgroup.controllers"))
+	at := p.own
+	switch {
+	case p.scope && p.user: // which its manager was given
+		at = fmt.Sprintf("user.slice/user-%d.slice/user@%[1]d.service", os.Geteuid())
+	case p.scope:
+		at = ""
+	}
+	b, err := os.ReadFile(filepath.Join(p.path(at), "cgroup.controllers"))
 	if err != nil {
 		return err.Error()
+	}
+	if !p.scope {
+		if why := p.crowded(l); why != "" {
+			return why
+		}
 	}
 	have := strings.Fields(string(b))
 	var missing []string
@@ -70,6 +84,28 @@ func (p *Place) Lacks(l *Limits) string {
 	}
 	return "control groups of version 2 have no controller for " + strings.Join(missing, ", ") +
 		" here; those of version 1 may have it"
+}
+
+// crowded says what keeps this process's group from giving its controllers to those below it: other
+// processes in it, which only the kernel's root group may have.
+func (p *Place) crowded(l *Limits) string {
+	dir := p.path(p.own)
+	given, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+	has := func(c string) bool { return slices.Contains(strings.Fields(string(given)), c) }
+	if !slices.ContainsFunc(l.Controllers(), func(c string) bool { return !has(c) }) {
+		return ""
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil { // the root group has none
+		return ""
+	}
+	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	for pid := range strings.FieldsSeq(string(procs)) {
+		if pid != strconv.Itoa(os.Getpid()) {
+			return fmt.Sprintf("the control group %s has other processes, such as %s, so that none below it can have"+
+				" limits", p.own, pid)
+		}
+	}
+	return ""
 }
 
 // String says how groups are made.

@@ -58,15 +58,17 @@ func diskChecks() []tee.Check {
 			Stage:    tee.PlanStage,
 			OfSpec:   true,
 			Key:      "config.credentials",
-			When: func(s *tee.Subject) bool {
-				return len(s.Config.Credentials) > 0 && !s.ConfigMeasured(s.Traits())
-			},
-			Cause:  "credentials come in tables of SMBIOS, which have 64 KiB together",
+			When:     func(s *tee.Subject) bool { return len(s.Config.Credentials) > 0 },
+			Cause: "credentials come in tables of SMBIOS, which have 64 KiB together; of those in an initrd systemd" +
+				" takes 1 MiB",
 			Fix:    "take fewer or shorter ones; user-data may have 1 MiB",
-			Source: "SMBIOS, section 5.2.1 (structure table length); QEMU, hw/smbios",
+			Source: "SMBIOS, section 5.2.1 (structure table length); QEMU, hw/smbios; systemd, import-creds.c",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				n := s.Config.CredentialBytes()
-				return tee.Verify(n <= plan.MaxCredentials, "%d bytes, at most %d", n, plan.MaxCredentials)
+				n, most := s.Config.CredentialBytes(), int64(plan.MaxCredentials)
+				if s.ConfigMeasured(s.Traits()) {
+					most = plan.MaxMeasuredCredentials
+				}
+				return tee.Verify(n <= most, "%d bytes, at most %d", n, most)
 			},
 		},
 		{

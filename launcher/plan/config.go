@@ -30,6 +30,10 @@ const maxCredential = 32 << 10
 // 64 KiB, with what else QEMU puts there.
 const MaxCredentials = 56 << 10
 
+// MaxMeasuredCredentials bounds those that stand before an initrd, in the same bytes, which are
+// more than systemd counts (src/shared/creds-util.h, CREDENTIALS_TOTAL_SIZE_MAX).
+const MaxMeasuredCredentials = 1 << 20
+
 // CredentialBytes is how much of the tables the credentials take. Files that cannot be read count
 // for nothing: that is another check's matter.
 func (c *Config) CredentialBytes() (n int64) {

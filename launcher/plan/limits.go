@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,9 +37,9 @@ const (
 	overhead = 64 << 20
 	// minCPU is the smallest share of a processor: 1 ms of the kernel's period of 100 ms.
 	minCPU = 0.01
-	// threads are those that QEMU needs besides one for each of the guest's CPUs: for its monitor,
-	// devices, and disks.
-	threads = 16
+	// threads are those that QEMU needs besides one for each of the guest's CPUs: some for itself,
+	// and up to 64 for its disks (util/thread-pool.c). It ends if it gets none.
+	threads = 16 + 64
 )
 
 func (l *Limits) complete(g *Guest) error {
@@ -51,7 +52,7 @@ func (l *Limits) complete(g *Guest) error {
 	case l.Memory != 0 && l.Memory < g.Memory+overhead:
 		return bad(".memory", "%v: must be 64MiB more than the guest's memory (%v), at least: QEMU needs some, too",
 			l.Memory, g.Memory)
-	case l.CPU != 0 && (l.CPU < minCPU || l.CPU > maxCPUs):
+	case l.CPU != 0 && !(l.CPU >= minCPU && l.CPU <= maxCPUs): // also what is not a number
 		return bad(".cpu", "%v: must be %v to %d processors", l.CPU, minCPU, maxCPUs)
 	case l.PIDs != 0 && l.PIDs < int64(g.CPUs+threads):
 		return bad(
@@ -126,8 +127,12 @@ func (l *Limits) Of() (*cgroup.Limits, error) {
 		if !ok || info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
 			return nil, fmt.Errorf("%s: not a block device", d.Device)
 		}
+		number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+		if _, err := os.Stat(filepath.Join("/sys/dev/block", number, "partition")); err == nil {
+			return nil, fmt.Errorf("%s: a partition: the kernel bounds whole disks", d.Device)
+		}
 		c.IO = append(c.IO, cgroup.IO{
-			Device: fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), Path: d.Device,
+			Device: number, Path: d.Device,
 			Read: int64(d.Read), Write: int64(d.Write), ReadIOPS: d.ReadIOPS, WriteIOPS: d.WriteIOPS,
 		})
 	}

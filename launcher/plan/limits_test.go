@@ -12,7 +12,7 @@ import (
 
 // TestLimits: limits are said, and are the kernel's.
 func TestLimits(t *testing.T) {
-	p := mustPlan(t, "[limits]\nmemory = '576MiB'\ncpu = 1.5\npids = 17\n"+
+	p := mustPlan(t, "[limits]\nmemory = '576MiB'\ncpu = 1.5\npids = 81\n"+
 		"io = [{device = '/dev/a', read = '1MiB', write = '2MiB', read-iops = 3, write-iops = 4}]", testhost.Facts())
 	var said []string
 	for _, c := range p.Choices {
@@ -20,7 +20,7 @@ func TestLimits(t *testing.T) {
 			said = append(said, c.Value)
 		}
 	}
-	want := []string{"576MiB", "1.5 processors", "17", "/dev/a read 1MiB/s write 2MiB/s read 3/s write 4/s"}
+	want := []string{"576MiB", "1.5 processors", "81", "/dev/a read 1MiB/s write 2MiB/s read 3/s write 4/s"}
 	if !slices.Equal(said, want) {
 		t.Errorf("%q, want %q", said, want)
 	}
@@ -39,7 +39,7 @@ func TestLimits(t *testing.T) {
 	}
 	p.Guest.Limits.IO = nil
 	l, err := p.Guest.Limits.Of()
-	if err != nil || l.Memory != 576<<20 || l.CPU != 1.5 || l.PIDs != 17 || !l.On() {
+	if err != nil || l.Memory != 576<<20 || l.CPU != 1.5 || l.PIDs != 81 || !l.On() {
 		t.Errorf("%+v, %v", l, err)
 	}
 	if p := mustPlan(t, "", testhost.Facts()); p.Guest.Limits.On() {

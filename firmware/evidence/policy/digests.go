@@ -309,9 +309,6 @@ func (f *File) Boot() (p rtmr.Profile, b *rtmr.Boot, err error) {
 		if b.Initrd, err = hash384(initrd); err != nil {
 			return p, nil, fmt.Errorf("%w: guest.initrd: %w", ErrPolicy, err)
 		}
-		if b.Others, err = f.others(); err != nil {
-			return p, nil, err
-		}
 	}
 	return p, b, nil
 }
@@ -319,8 +316,8 @@ func (f *File) Boot() (p rtmr.Profile, b *rtmr.Boot, err error) {
 // maxKernel is the largest kernel that is read, in bytes; unified images have some hundred MiB.
 const maxKernel = 1 << 30
 
-// others are the initrds of hosts that left out a part of the configuration.
-func (f *File) others() (list []rtmr.Other, err error) {
+// OtherInitrds are those of hosts that left out a part of the configuration: each is hashed.
+func (f *File) OtherInitrds() (list []rtmr.Other, err error) {
 	content, err := f.Config()
 	if err != nil || content == nil {
 		return nil, err

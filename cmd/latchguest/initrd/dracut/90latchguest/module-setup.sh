@@ -28,7 +28,7 @@ install() {
     local secret device volume timeout tpm
     # shellcheck disable=SC1090
     . "$settings"
-    inst_multiple latchguest
+    inst_multiple latchguest poweroff sleep
     inst_hook pre-pivot 10 "$moddir/config.sh"
     [[ $device != none ]] || return 0
     case $device in
