@@ -19,7 +19,7 @@ import (
 func groupTests(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(binaries, "cgroup.test")
-	cmd := exec.Command("go", "test", "-c", "-ldflags=-s -w", "-o", program, "./launcher/cgroup")
+	cmd := exec.Command("go", "test", "-c", "-tags", "cgroups", "-ldflags=-s -w", "-o", program, "./launcher/cgroup")
 	cmd.Dir, cmd.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

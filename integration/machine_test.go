@@ -26,7 +26,7 @@ func TestConfig(t *testing.T) {
 		"[kernel]\nimage = %q\ninitrd = %q\n"+
 		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules\"\n"+
 		"[config]\nuser-data = \"user-data\"\ncredentials = { api = \"token\" }\n",
-		qemus.Version(t, "7.2"), c.kernel, h.initrdWith("drivers/block/virtio_blk")))
+		qemus.Version(t, "10.0"), c.kernel, h.initrdWith("drivers/block/virtio_blk")))
 	if plan := h.run("vmlatch", "plan", "vm.toml"); strings.Contains(plan, "secret-word") ||
 		strings.Contains(plan, "c2VjcmV0") {
 		t.Errorf("the plan has the secret:\n%s", plan)

@@ -198,7 +198,7 @@ func Remove(dir string) {
 		return
 	}
 	// A process that has ended leaves its group a moment later.
-	for delay := time.Millisecond; delay < 200*time.Millisecond; delay *= 2 {
+	for delay := time.Millisecond; delay < 2*time.Second; delay *= 2 {
 		if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
 			return
 		}

@@ -174,7 +174,6 @@ func runProgram(program, args string) error {
 		cmd.Args = append(cmd.Args, strings.Split(args, ",")...)
 	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "VMLATCH_CGROUPS=kernel") // for package cgroup's tests
 	if err := cmd.Run(); err != nil {
 		return err
 	}
