@@ -87,7 +87,8 @@ func newZero(t *testing.T) *zero {
 	}
 	script := "#!/bin/bash\n. " + filepath.Join(top(), "scripts/packages.sh") + "\n" +
 		`uri=$(mirrors | awk '$1 ~ /\/debian\/?$/ {print $1; exit}')` + "\n" +
-		`exec /usr/bin/mmdebstrap --quiet --include=cryptsetup-bin,dmsetup --dpkgopt='path-exclude=/usr/share/locale/*'` +
+		`exec /usr/bin/mmdebstrap --quiet --include=cryptsetup-bin,dmsetup` +
+		` --dpkgopt='path-exclude=/usr/share/locale/*'` +
 		` --dpkgopt='path-exclude=/usr/share/man/*' "$@"` +
 		` "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri trixie main"` + "\n"
 	if err := os.WriteFile(filepath.Join(wrapper, "mmdebstrap"), []byte(script), 0o755); err != nil {
