@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -36,19 +34,8 @@ func (h *host) newBroker(first string) *broker {
 	if first == "" {
 		return b
 	}
-	head, err := os.ReadFile(first)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	agent, err := os.ReadFile(filepath.Join(binaries, "latchguest"))
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	var more bytes.Buffer
-	if err := newc.Write(&more, []newc.File{{Name: "latchguest", Mode: newc.ModeExec, Data: agent}}); err != nil {
-		h.t.Fatal(err)
-	}
-	h.write("initrd-agent", string(head)+more.String())
+	h.write("initrd-agent", read(h.t, first))
+	h.addToInitrd(b.image, "latchguest", filepath.Join(binaries, "latchguest"))
 	return b
 }
 
@@ -197,6 +184,13 @@ timeout = %q
 // firstBoot configures the guest, by files that stand before its initrd.
 const firstBoot = "[config]\nuser-data = \"user-data\"\ncredentials = { token = \"token\" }\n"
 
+// writeConfig writes what firstBoot names, and the owner's file with it.
+func (h *host) writeConfig() {
+	h.write("user-data", "#cloud-config\n")
+	h.write("token", "a token")
+	h.write("config.toml", firstBoot)
+}
+
 // TestUnattended: with a broker in the spec a VM starts by itself, whatever its technology, and the
 // command ends once the guest has its secret, or is refused it.
 func TestUnattended(t *testing.T) {
@@ -230,9 +224,7 @@ func TestUnattended(t *testing.T) {
 			g.initrd, g.append, g.config = b.image, b.line(words), "config.toml"
 			h.write("secret", brokerSecret)
 			h.write("cmdline", g.append)
-			h.write("user-data", "#cloud-config\n")
-			h.write("token", "a token")
-			h.write("config.toml", firstBoot)
+			h.writeConfig()
 			h.ownersDesk(g.policyFor(x.tables) + releaseTable)
 			spec := func(line, timeout string) {
 				cpu := "cpu = \"EPYC-Milan\"\n"

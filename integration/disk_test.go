@@ -106,9 +106,7 @@ func (a *appliance) policy(tables, mode string) {
 // configure configures the guest, by files that stand before its initrd.
 func (a *appliance) configure(tables string) {
 	a.t.Helper()
-	a.write("user-data", "#cloud-config\n")
-	a.write("token", "a token")
-	a.write("config.toml", firstBoot)
+	a.writeConfig()
 	a.guest.config, a.more = "config.toml", firstBoot
 	a.policy(tables, "repeat")
 }

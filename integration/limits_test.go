@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -32,21 +30,10 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	c := needCoco(t)
 	h := newHost(t)
-	program, err := os.ReadFile(groupTests(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, err := os.ReadFile(h.initrdWith("drivers/block/virtio_blk"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var more bytes.Buffer
-	if err := newc.Write(&more, []newc.File{{Name: "cgroup.test", Mode: newc.ModeExec, Data: program}}); err != nil {
-		t.Fatal(err)
-	}
-	h.write("initrd-tests", string(head)+more.String())
+	h.addToInitrd(h.initrdWith("drivers/block/virtio_blk"), "cgroup.test", groupTests(t))
 	h.write("disk.raw", strings.Repeat("x", 8<<20))
-	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\ninitrd = \"initrd-tests\"\n"+
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\n"+
+		"initrd = \"initrd-modules\"\n"+
 		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules vmlatch.run=/cgroup.test"+
 		" vmlatch.args=-test.v,-test.run=TestKernel\"\n[[disk]]\nimage = \"disk.raw\"\n", qemus.Newest(t), c.kernel))
 	h.run("vmlatch", "start", "vm.toml")

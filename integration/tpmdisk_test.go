@@ -165,7 +165,7 @@ func TestSecretByTrustedHost(t *testing.T) {
 	c.needTDXFirmware(t)
 	h := newHost(t)
 	b := h.newBroker(c.initrd)
-	h.addToInitrd(b.image, "usr/bin/latchguest-tpm")
+	h.addToInitrd(b.image, "usr/bin/latchguest-tpm", filepath.Join(binaries, "latchguest-tpm"))
 	if err := os.RemoveAll(filepath.Join(h.work, "keys")); err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +235,10 @@ mode = "repeat"
 	waitNothing(t, h.work)
 }
 
-// addToInitrd adds a program of this tree to an initrd, under a path.
-func (h *host) addToInitrd(image, path string) {
+// addToInitrd adds a program to an initrd, under a path.
+func (h *host) addToInitrd(image, path, program string) {
 	h.t.Helper()
-	program, err := os.ReadFile(filepath.Join(binaries, filepath.Base(path)))
+	b, err := os.ReadFile(program)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func (h *host) addToInitrd(image, path string) {
 	}
 	var more bytes.Buffer
 	more.WriteString(read(h.t, image))
-	err = newc.Write(&more, append(files, newc.File{Name: path, Mode: newc.ModeExec, Data: program}))
+	err = newc.Write(&more, append(files, newc.File{Name: path, Mode: newc.ModeExec, Data: b}))
 	if err == nil {
 		err = os.WriteFile(image, more.Bytes(), 0o600)
 	}

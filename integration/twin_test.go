@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vmlatch/vmlatch/firmware/newc"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -359,19 +358,8 @@ func TestSwteeGuest(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	binary, err := os.ReadFile(program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	first, err := os.ReadFile(c.initrd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var second bytes.Buffer
-	if err := newc.Write(&second, []newc.File{{Name: "swtee", Mode: newc.ModeExec, Data: binary}}); err != nil {
-		t.Fatal(err)
-	}
-	h.write("initrd", string(append(first, second.Bytes()...)))
+	h.write("initrd", read(t, c.initrd))
+	h.addToInitrd(filepath.Join(h.work, "initrd"), "swtee", program)
 	g := h.snpLine(c, qemus.Version(t, "10.0"))
 	g.initrd, g.append = filepath.Join(h.work, "initrd"), "console=ttyS0 vmlatch.helper=/swtee"
 	out, code := h.twin(g, "")

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"os"
 
-	"github.com/vmlatch/vmlatch/firmware/firstboot"
 	"github.com/vmlatch/vmlatch/firmware/sev"
 	"github.com/vmlatch/vmlatch/firmware/sev/exchange"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -22,13 +21,9 @@ func claims(in rundir.Inputs) *exchange.Claims {
 	if !in.KernelHashes {
 		return c
 	}
-	initrd := firstboot.Initrd{File: in.Initrd}
-	if in.Config != nil {
-		content, err := in.Config.Read()
-		if err != nil {
-			return nil
-		}
-		initrd.Config = content.Archive()
+	initrd, err := in.Config.Before(in.Initrd)
+	if err != nil {
+		return nil
 	}
 	h, err := sev.HashKernelFiles(in.Kernel, initrd, in.Cmdline)
 	if err != nil {

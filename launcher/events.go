@@ -38,7 +38,6 @@ func Ending(log *os.File) (exit Exit, at time.Time, err error) {
 
 // noteEnd leaves on an event log when its VM was killed, which QEMU cannot write down.
 func noteEnd(ctx context.Context, d *rundir.Dir) {
-	d.Ungroup()
 	d.AwaitLogs(ctx) // who writes last sets the time
 	log, err := d.OpenLog(rundir.EventsLog, false)
 	if err != nil {

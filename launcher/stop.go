@@ -71,6 +71,7 @@ func kill(ctx context.Context, dir *rundir.Dir, hint int) error {
 			}
 		}
 	}
+	dir.Ungroup()
 	noteEnd(ctx, dir)
 	return dir.KillIfHeld(ctx)
 }

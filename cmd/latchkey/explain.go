@@ -216,7 +216,12 @@ func otherConfigs(config firstboot.Content, initrd string, files []string) (list
 			others[file] = b
 		}
 	}
-	for _, o := range config.Others(initrd, others) {
+	return hashConfigs(config.Others(initrd, others))
+}
+
+// hashConfigs hashes initrds with other configurations.
+func hashConfigs(others []firstboot.Other) (list []explain.NamedHash, err error) {
+	for _, o := range others {
 		sum, err := sev.HashInitrd(o.Initrd)
 		if err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/explain"
 	"github.com/vmlatch/vmlatch/firmware/refusal"
 	"github.com/vmlatch/vmlatch/firmware/sev/launch"
+	"github.com/vmlatch/vmlatch/firmware/tdx/rtmr"
 )
 
 // explain says what differs where a measurement is not what the policy's files give: the
@@ -26,7 +27,7 @@ func (j *judgement) explain(e *evidence.Evidence, v *evidence.Verdict) []string 
 		if err != nil {
 			return nil
 		}
-		boot.Others, _ = j.policy.OtherInitrds()
+		boot.Others = j.otherInitrds()
 		why, _ := profile.Explain(boot, v.Log())
 		return why
 	}
@@ -52,17 +53,25 @@ func (j *judgement) explainReport(e *evidence.Evidence) []string {
 	return []string{"what differs: " + r.Sentence()}
 }
 
-// otherConfigs are the initrds that the host may have loaded by leaving out a part of the
-// configuration of the first boot; nil if they cannot be read.
+// otherConfigs are the initrds of hosts that left out a part of the configuration of the first
+// boot; nil if they cannot be read.
 func (j *judgement) otherConfigs() []explain.NamedHash {
-	config, err := j.policy.Config()
-	if err != nil || config == nil {
-		return nil
-	}
-	initrd, err := j.policy.Initrd()
+	others, err := j.policy.OtherInitrds()
 	if err != nil {
 		return nil
 	}
-	list, _ := otherConfigs(config, initrd.File, nil)
+	list, _ := hashConfigs(others)
+	return list
+}
+
+// otherInitrds are the same for a trust domain.
+func (j *judgement) otherInitrds() (list []rtmr.Other) {
+	others, _ := j.policy.OtherInitrds()
+	for _, o := range others {
+		if sum, err := rtmr.HashInitrd(o.Initrd); err == nil {
+			say := "the configuration of the first boot differs: " + o.Say
+			list = append(list, rtmr.Other{Say: say, Digest: sum})
+		}
+	}
 	return list
 }

@@ -86,13 +86,8 @@ func (c *Config) Resolve(absolute func(string) string) (key string, err error) {
 // isName reports whether a text can name a credential (systemd, src/basic/fileio.c,
 // credential_name_valid; fewer characters, so that none needs quoting anywhere).
 func isName(text string) bool {
-	const others = ".-_"
-	for _, r := range text {
-		if (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && !strings.ContainsRune(others, r) {
-			return false
-		}
-	}
-	return text != "" && len(text) < 256 && text != "." && text != ".."
+	const characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+	return text != "" && len(text) < 256 && text != "." && text != ".." && strings.Trim(text, characters) == ""
 }
 
 // Load reads the table [config] of a file, such as a VM's spec: other tables are of no interest.

@@ -16,8 +16,14 @@ type Initrd struct {
 	File   string // "" for no initrd, which has no archive either
 }
 
-// On reports whether there is one.
-func (i Initrd) On() bool { return i.File != "" }
+// Before reads a configuration, which stands before a file then; nil for none.
+func (c *Config) Before(file string) (Initrd, error) {
+	if c == nil {
+		return Initrd{File: file}, nil
+	}
+	content, err := c.Read()
+	return Initrd{content.Archive(), file}, err
+}
 
 // Size is its length in bytes.
 func (i Initrd) Size() (int64, error) {

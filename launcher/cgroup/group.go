@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,13 +30,12 @@ func (p *Place) Put(ctx context.Context, vm string, l *Limits, pid int) (dir str
 		return dir, err
 	}
 	dir = p.path(filepath.Join(p.own, prefix+vm))
-	if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) { // of an earlier run, with its limits
-		err = os.Mkdir(dir, 0o755)
-		if err != nil {
-			return "", err
-		}
-	} else {
+	// One of an earlier run has its limits.
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
 		return "", fmt.Errorf("%s is there, and in use: %w", dir, err)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", err
 	}
 	for _, f := range append(l.files(), file{"cgroup.procs", strconv.Itoa(pid)}) {
 		err := write(dir, f)
@@ -57,20 +57,11 @@ func (p *Place) Prepare(l *Limits) error {
 		return nil
 	}
 	dir := p.path(p.own)
-	b, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
-	if err != nil {
+	missing, err := l.without(filepath.Join(dir, given))
+	if err != nil || len(missing) == 0 {
 		return err
 	}
-	text := ""
-	for _, c := range l.Controllers() {
-		if !strings.Contains(" "+strings.TrimSpace(string(b))+" ", " "+c+" ") {
-			text += " +" + c
-		}
-	}
-	if text == "" {
-		return nil
-	}
-	control := file{"cgroup.subtree_control", strings.TrimSpace(text)}
+	control := file{given, "+" + strings.Join(missing, " +")}
 	err = write(dir, control)
 	if !errors.Is(err, unix.EBUSY) {
 		return err
@@ -131,19 +122,20 @@ const attachTime = 10 * time.Second
 func (p *Place) putInScope(ctx context.Context, vm string, l *Limits, pid int) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, attachTime)
 	defer cancel()
-	before, _ := groupOf("/", strconv.Itoa(pid))
+	own := fmt.Sprintf("/proc/%d/cgroup", pid)
+	before, _ := Of(own)
 	unit := prefix + escaped(vm) + ".scope"
-	properties := append(l.properties(), "PIDs", "au", "1", strconv.Itoa(pid),
-		"Description", "s", "Virtual machine "+vm, "CollectMode", "s", "inactive-or-failed")
+	properties := append(l.properties(), property{"PIDs", "au", "1", strconv.Itoa(pid)},
+		property{"Description", "s", "Virtual machine " + vm}, property{"CollectMode", "s", "inactive-or-failed"})
 	args := []string{
 		"--user", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1",
 		"org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail",
-		strconv.Itoa(countOf(properties)),
+		strconv.Itoa(len(properties)),
 	}
 	if !p.user {
 		args[0] = "--system"
 	}
-	args = append(append(args, properties...), "0")
+	args = append(append(args, slices.Concat(properties...)...), "0")
 	for {
 		out, err := exec.CommandContext(ctx, "busctl", args...).CombinedOutput()
 		if err == nil {
@@ -157,7 +149,7 @@ func (p *Place) putInScope(ctx context.Context, vm string, l *Limits, pid int) (
 	}
 	// The job goes on after the answer.
 	for delay := time.Millisecond; ; delay = min(2*delay, 50*time.Millisecond) {
-		group, ok := groupOf("/", strconv.Itoa(pid))
+		group, ok := Of(own)
 		switch {
 		case !ok:
 			return "", errors.New("QEMU has ended")
@@ -170,22 +162,6 @@ func (p *Place) putInScope(ctx context.Context, vm string, l *Limits, pid int) (
 		case <-time.After(delay):
 		}
 	}
-}
-
-// countOf is how many properties there are.
-func countOf(properties []string) (n int) {
-	for i := 0; i < len(properties); n++ {
-		switch properties[i+1] {
-		case "a(st)":
-			pairs, _ := strconv.Atoi(properties[i+2])
-			i += 3 + 2*pairs
-		case "au":
-			i += 4
-		default:
-			i += 3
-		}
-	}
-	return n
 }
 
 // escaped is a VM's name as a part of a unit's (systemd.unit(5)).

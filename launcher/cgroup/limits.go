@@ -3,7 +3,6 @@ package cgroup
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Limits bound a VM; what is zero is not bounded.
@@ -70,16 +69,19 @@ func (l *Limits) files() (list []file) {
 	return list
 }
 
-// properties are those of a scope, as busctl takes them: name, type, value.
-func (l *Limits) properties() (list []string) {
+// property is one of a scope's, as busctl takes it: name, type, value.
+type property []string
+
+// properties are those of a scope.
+func (l *Limits) properties() (list []property) {
 	if l.Memory > 0 {
-		list = append(list, "MemoryMax", "t", fmt.Sprint(l.Memory), "MemorySwapMax", "t", "0")
+		list = append(list, property{"MemoryMax", "t", fmt.Sprint(l.Memory)}, property{"MemorySwapMax", "t", "0"})
 	}
 	if l.CPU > 0 {
-		list = append(list, "CPUQuotaPerSecUSec", "t", fmt.Sprint(int64(l.CPU*1e6)))
+		list = append(list, property{"CPUQuotaPerSecUSec", "t", fmt.Sprint(int64(l.CPU * 1e6))})
 	}
 	if l.PIDs > 0 {
-		list = append(list, "TasksMax", "t", fmt.Sprint(l.PIDs))
+		list = append(list, property{"TasksMax", "t", fmt.Sprint(l.PIDs)})
 	}
 	for _, x := range []struct {
 		name  string
@@ -97,19 +99,8 @@ func (l *Limits) properties() (list []string) {
 			}
 		}
 		if len(pairs) > 0 {
-			list = append(list, append([]string{x.name, "a(st)", fmt.Sprint(len(pairs) / 2)}, pairs...)...)
+			list = append(list, append(property{x.name, "a(st)", fmt.Sprint(len(pairs) / 2)}, pairs...))
 		}
 	}
 	return list
-}
-
-// String tells the limits to a person.
-func (l *Limits) String() string {
-	var list []string
-	for _, f := range l.files() {
-		if f.name != "memory.swap.max" {
-			list = append(list, f.name+" "+f.text)
-		}
-	}
-	return strings.Join(list, ", ")
 }

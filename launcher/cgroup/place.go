@@ -30,7 +30,7 @@ func Find(root string) (p *Place, why string) {
 	if p.mount == "" {
 		return nil, "no control groups of version 2 are mounted"
 	}
-	own, ok := groupOf(root, "self")
+	own, ok := Of(filepath.Join(root, "proc/self/cgroup"))
 	if !ok {
 		return nil, "this process's control group cannot be read"
 	}
@@ -63,20 +63,13 @@ func (p *Place) Lacks(l *Limits) string {
 	case p.scope:
 		at = ""
 	}
-	b, err := os.ReadFile(filepath.Join(p.path(at), "cgroup.controllers"))
+	missing, err := l.without(filepath.Join(p.path(at), "cgroup.controllers"))
 	if err != nil {
 		return err.Error()
 	}
 	if !p.scope {
 		if why := p.crowded(l); why != "" {
 			return why
-		}
-	}
-	have := strings.Fields(string(b))
-	var missing []string
-	for _, c := range l.Controllers() {
-		if !slices.Contains(have, c) {
-			missing = append(missing, c)
 		}
 	}
 	if len(missing) == 0 {
@@ -86,13 +79,24 @@ func (p *Place) Lacks(l *Limits) string {
 		" here; those of version 1 may have it"
 }
 
+// given is the file that says which controllers a group gives to those below it.
+const given = "cgroup.subtree_control"
+
+// without lists the controllers that the limits take and a group's file does not name.
+func (l *Limits) without(file string) (missing []string, err error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	have := strings.Fields(string(b))
+	return slices.DeleteFunc(l.Controllers(), func(c string) bool { return slices.Contains(have, c) }), nil
+}
+
 // crowded says what keeps this process's group from giving its controllers to those below it: other
 // processes in it, which only the kernel's root group may have.
 func (p *Place) crowded(l *Limits) string {
 	dir := p.path(p.own)
-	given, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
-	has := func(c string) bool { return slices.Contains(strings.Fields(string(given)), c) }
-	if !slices.ContainsFunc(l.Controllers(), func(c string) bool { return !has(c) }) {
+	if missing, err := l.without(filepath.Join(dir, given)); err == nil && len(missing) == 0 {
 		return ""
 	}
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil { // the root group has none
@@ -148,9 +152,9 @@ func mountOf(root string) string {
 	return ""
 }
 
-// groupOf is a process's group of version 2 (cgroups(7), /proc/PID/cgroup).
-func groupOf(root, pid string) (string, bool) {
-	b, err := os.ReadFile(filepath.Join(root, "proc", pid, "cgroup"))
+// Of is a process's group of version 2, by its /proc/PID/cgroup (cgroups(7)).
+func Of(file string) (group string, ok bool) {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return "", false
 	}

@@ -65,12 +65,7 @@ func hostChecks() []tee.Check {
 			Fix:      "lscpu --extended shows those that it has",
 			Source:   "sched_setaffinity(2)",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				for _, n := range s.Pin.Processors() {
-					if !slices.Contains(s.Facts.Processors, n) {
-						return tee.Failed, fmt.Sprintf("processor %d", n)
-					}
-				}
-				return tee.OK, ""
+				return allOf("processor", s.Pin.Processors(), s.Facts.Processors)
 			},
 		},
 		{
@@ -201,12 +196,7 @@ func hostChecks() []tee.Check {
 			Fix:      "lscpu shows the nodes",
 			Source:   "Linux, Documentation/admin-guide/mm/numa_memory_policy.rst",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
-				for _, n := range s.Backend.HostNodes() {
-					if !slices.Contains(s.Facts.Nodes, n) {
-						return tee.Failed, fmt.Sprintf("node %d", n)
-					}
-				}
-				return tee.OK, ""
+				return allOf("node", s.Backend.HostNodes(), s.Facts.Nodes)
 			},
 		},
 		{
@@ -264,4 +254,14 @@ func hostChecks() []tee.Check {
 			},
 		},
 	}
+}
+
+// allOf fails with the first number that the host does not have.
+func allOf(what string, want, have []int) (tee.Verdict, string) {
+	for _, n := range want {
+		if !slices.Contains(have, n) {
+			return tee.Failed, fmt.Sprintf("%s %d", what, n)
+		}
+	}
+	return tee.OK, ""
 }

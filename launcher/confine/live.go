@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/vmlatch/vmlatch/launcher/cgroup"
 )
 
 // Live is what can be read of how a running process is confined (proc(5)). Nothing shows its
@@ -56,12 +58,6 @@ func ReadLive(pid int) (*Live, error) {
 	if b, err := os.ReadFile(dir + "attr/current"); err == nil {
 		l.Label = strings.TrimRight(string(b), "\n\x00")
 	}
-	if b, err := os.ReadFile(dir + "cgroup"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-				l.ControlGroup = rest
-			}
-		}
-	}
+	l.ControlGroup, _ = cgroup.Of(dir + "cgroup")
 	return l, nil
 }

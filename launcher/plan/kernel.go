@@ -42,32 +42,34 @@ func (k *Kernel) build(b *Builder) error {
 // initrd adds what QEMU loads as the initrd: the file, or a copy that has the configuration before
 // it, where that is measured with it.
 func (b *Builder) initrd(measured bool) string {
-	k, c := &b.Guest.Kernel, b.Guest.Config.files()
-	if !b.Guest.ConfigMeasured(b.Traits) {
-		return b.Whole(k.Initrd, "initrd", measured)
+	file, c := b.Guest.Kernel.Initrd, b.Guest.measuredConfig(b.Traits)
+	if c == nil {
+		return b.Whole(file, "initrd", measured)
 	}
 	b.plan.configMeasured = true
-	fd := b.Inherit("initrd", "a sealed copy of [config] and "+k.Initrd, func(*Opening) (*os.File, error) {
-		initrd := firstboot.Initrd{File: k.Initrd}
-		content, err := c.Read()
+	fd := b.Inherit("initrd", "a sealed copy of [config] and "+file, func(*Opening) (*os.File, error) {
+		initrd, err := c.Before(file)
 		if err != nil {
 			return nil, err
 		}
-		initrd.Config = content.Archive()
-		return sealed(k.Initrd, initrd)
+		return sealed(file, initrd)
 	})
-	return b.named(fmt.Sprintf("/proc/self/fd/%d", fd), k.Initrd)
+	return b.named(fmt.Sprintf("/proc/self/fd/%d", fd), file)
+}
+
+// measuredConfig is what stands before the initrd; nil for nothing.
+func (g *Guest) measuredConfig(t Traits) *firstboot.Config {
+	if !g.ConfigMeasured(t) {
+		return nil
+	}
+	return g.Config.files()
 }
 
 // InitrdSize is the length of what QEMU would load as the initrd, in bytes.
 func (g *Guest) InitrdSize(t Traits) (int64, error) {
-	initrd := firstboot.Initrd{File: g.Kernel.Initrd}
-	if g.ConfigMeasured(t) {
-		content, err := g.Config.files().Read()
-		if err != nil {
-			return 0, err
-		}
-		initrd.Config = content.Archive()
+	initrd, err := g.measuredConfig(t).Before(g.Kernel.Initrd)
+	if err != nil {
+		return 0, err
 	}
 	return initrd.Size()
 }

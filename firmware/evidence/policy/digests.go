@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"crypto/sha512"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -306,7 +305,7 @@ func (f *File) Boot() (p rtmr.Profile, b *rtmr.Boot, err error) {
 		if err != nil {
 			return p, nil, err
 		}
-		if b.Initrd, err = hash384(initrd); err != nil {
+		if b.Initrd, err = rtmr.HashInitrd(initrd); err != nil {
 			return p, nil, fmt.Errorf("%w: guest.initrd: %w", ErrPolicy, err)
 		}
 	}
@@ -316,26 +315,13 @@ func (f *File) Boot() (p rtmr.Profile, b *rtmr.Boot, err error) {
 // maxKernel is the largest kernel that is read, in bytes; unified images have some hundred MiB.
 const maxKernel = 1 << 30
 
-// OtherInitrds are those of hosts that left out a part of the configuration: each is hashed.
-func (f *File) OtherInitrds() (list []rtmr.Other, err error) {
+// OtherInitrds are those of hosts that left out a part of the configuration.
+func (f *File) OtherInitrds() ([]firstboot.Other, error) {
 	content, err := f.Config()
 	if err != nil || content == nil {
 		return nil, err
 	}
-	for _, o := range content.Others(f.path(f.Guest.Initrd), nil) {
-		sum, err := hash384(o.Initrd)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, rtmr.Other{Say: "the configuration of the first boot differs: " + o.Say, Digest: sum})
-	}
-	return list, nil
-}
-
-func hash384(initrd firstboot.Initrd) (sum [48]byte, err error) {
-	h := sha512.New384()
-	_, err = initrd.WriteTo(h)
-	return [48]byte(h.Sum(nil)), err
+	return content.Others(f.path(f.Guest.Initrd), nil), nil
 }
 
 // SecretRoom is the size in bytes of the area that the guest's firmware keeps for the secrets of

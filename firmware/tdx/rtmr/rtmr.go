@@ -9,6 +9,7 @@ package rtmr
 import (
 	"crypto/sha512"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/authenticode"
@@ -57,6 +58,13 @@ type Boot struct {
 type Other struct {
 	Say    string
 	Digest [48]byte
+}
+
+// HashInitrd returns the SHA-384 of an initrd.
+func HashInitrd(initrd io.WriterTo) (sum [48]byte, err error) {
+	h := sha512.New384()
+	_, err = initrd.WriteTo(h)
+	return [48]byte(h.Sum(nil)), err
 }
 
 // Event is a measurement, with what it is of.

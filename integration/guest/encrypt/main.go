@@ -95,30 +95,12 @@ func format(disk, keyFile string, key []byte) error {
 	if err := os.WriteFile(volumeKey, key, 0o600); err != nil {
 		return err
 	}
-	cmd := exec.Command(
-		"cryptsetup",
-		"luksFormat",
-		"--batch-mode",
-		"--type",
-		"luks2",
-		"--cipher",
-		"aes-xts-plain64",
-		"--key-size",
-		"512",
-		"--volume-key-file",
-		volumeKey,
-		"--sector-size",
-		fmt.Sprint(sector),
-		"--offset",
-		fmt.Sprint(offset/512),
-		"--pbkdf",
-		"pbkdf2",
-		"--pbkdf-force-iterations",
-		"1000",
-		"--key-file",
-		keyFile,
-		disk,
-	)
+	args := []string{
+		"luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512",
+		"--volume-key-file", volumeKey, "--sector-size", fmt.Sprint(sector), "--offset", fmt.Sprint(offset / 512),
+		"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", keyFile, disk,
+	}
+	cmd := exec.Command("cryptsetup", args...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cryptsetup: %w: %s", err, said)
