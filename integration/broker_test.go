@@ -226,13 +226,14 @@ func TestUnattended(t *testing.T) {
 			h.write("cmdline", g.append)
 			h.writeConfig()
 			h.ownersDesk(g.policyFor(x.tables) + releaseTable)
+			qemu := qemus.Version(t, x.version)
 			spec := func(line, timeout string) {
 				cpu := "cpu = \"EPYC-Milan\"\n"
 				if x.tdx {
 					cpu = ""
 				}
 				text := fmt.Sprintf(unattended, cpu, g.bios, g.kernel, g.initrd, line, x.technology, timeout)
-				h.write("vm.toml", "qemu = \""+qemus.Version(t, x.version)+"\"\n"+text+firstBoot)
+				h.write("vm.toml", "qemu = \""+qemu+"\"\n"+text+firstBoot)
 			}
 			spec(g.append, "2m")
 			if x.technology == "sev" { // a broker that is away is waited for by SNP and TDX guests, and not here
@@ -265,6 +266,24 @@ func TestUnattended(t *testing.T) {
 			if x.technology == "sev-snp" { // the time is over before the guest has asked
 				spec(g.append, "3s")
 				h.refused("start --emulate vm.toml", 4, "has not accepted it within 3s")
+			}
+			if x.tdx { // a serial number, which nothing measures, and cloud-init would listen to
+				h.write("qemu", "#!/bin/sh\nexec "+qemu+" \"$@\" -smbios 'type=1,serial=ds=nocloud;s=http://192.0.2.1/'\n")
+				if err := os.Chmod(filepath.Join(h.work, "qemu"), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				honest := qemu
+				qemu = filepath.Join(h.work, "qemu")
+				spec(g.append, "2m")
+				h.refused("start --emulate vm.toml", 4, "the guest ended before its broker accepted it")
+				logs := h.run("vmlatch", "logs", "vm")
+				h.shows("the guest's console", logs, "the machine's serial number tells cloud-init what to do: ds=",
+					"and powers off")
+				if strings.Contains(logs, "/run/vmlatch/seed") {
+					t.Errorf("the guest is configured: %s", logs)
+				}
+				qemu = honest
+				spec(g.append, "2m")
 			}
 			// The host changes what it can: the command line, or what configures the guest.
 			if x.technology == "sev" || x.technology == "sev-snp" {

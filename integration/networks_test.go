@@ -22,7 +22,15 @@ type netHost struct {
 	*host
 	ns             string
 	kernel, initrd string
+	others         string // directory of what stands for files of the host's, for withHelper; "" for none
 }
+
+// withHelper runs a command with what a directory has: another helper, another /etc, and a device
+// that everybody may open, as is usual.
+const withHelper = `mount --bind "$0/etc" /etc && mount --bind "$0/helper" ` + helperPath +
+	` && mount --bind "$0/tun" /dev/net/tun && exec "$@"`
+
+const helperPath = "/usr/lib/qemu/qemu-bridge-helper"
 
 // inNetwork makes the network: 192.0.2.1 is the host's address outside, which passt gives the guest
 // too, 198.51.100.1 is on the same interface, 10.77.0.1 and fd77::1 the bridge's.
@@ -45,12 +53,18 @@ ip -n $1 link set br0 up
 
 func newNetHost(t *testing.T) *netHost {
 	t.Helper()
+	return newNetHostOf(t, 0)
+}
+
+// newNetHostOf is one whose commands another user runs.
+func newNetHostOf(t *testing.T, uid int) *netHost {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("networks need root")
 	}
 	c := needCoco(t)
 	n := &netHost{
-		host:   newHost(t),
+		host:   newHostOf(t, uid),
 		ns:     fmt.Sprintf("vmlatch-%d-%d", os.Getpid(), time.Now().UnixNano()%1e6),
 		kernel: c.kernel,
 	}
@@ -59,6 +73,11 @@ func newNetHost(t *testing.T) *netHost {
 		t.Skipf("no network can be made: %v: %s", err, out)
 	}
 	n.initrd = n.initrdWith("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
+	if uid != 0 { // who may have no access to this checkout
+		n.write("vmlinuz", read(t, n.kernel))
+		n.kernel = filepath.Join(n.work, "vmlinuz")
+		n.own(n.initrd)
+	}
 	return n
 }
 
@@ -83,8 +102,14 @@ func (h *host) initrdWith(modules ...string) string {
 // inside runs vmlatch in the network.
 func (n *netHost) inside(args ...string) (string, error) {
 	cmd := n.command("vmlatch", args...)
-	cmd.Args = append([]string{"ip", "netns", "exec", n.ns, cmd.Path}, cmd.Args[1:]...)
+	line := []string{"ip", "netns", "exec", n.ns}
+	if n.others != "" {
+		line = append(line, "sh", "-c", withHelper, n.others, "setpriv", "--clear-groups",
+			fmt.Sprint("--reuid=", n.uid), fmt.Sprint("--regid=", n.uid))
+	}
+	cmd.Args = append(append(line, cmd.Path), cmd.Args[1:]...)
 	cmd.Path, _ = exec.LookPath("ip")
+	cmd.SysProcAttr = nil
 	return n.attempt(cmd)
 }
 
@@ -231,6 +256,53 @@ func TestBridge(t *testing.T) {
 			t.Errorf("%s: %v: %s, want %q", network, err, out, want)
 		}
 	}
+	waitNothing(t, n.work)
+}
+
+// TestBridgeHelper: a user without rights gets an interface on a bridge from QEMU's own helper, if
+// root lets it.
+func TestBridgeHelper(t *testing.T) {
+	t.Parallel()
+	const user = 64031
+	if _, err := os.Stat(helperPath); err != nil {
+		t.Skip("this host has no qemu-bridge-helper")
+	}
+	n := newNetHostOf(t, user)
+	n.others = t.TempDir() // root's
+	copies := `cp -a /etc "$0/etc" && cp ` + helperPath + ` "$0/helper" && mknod -m 666 "$0/tun" c 10 200`
+	if out, err := exec.Command("sh", "-c", copies, n.others).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const bridge = "mode = \"bridge\"\nbridge = \"br0\"\nvhost = \"off\""
+	n.write("vm.toml", "[[network]]\n"+bridge+"\n")
+	out, err := n.inside("start", "vm.toml")
+	if err == nil || !strings.Contains(out, "this user has no right to it") || !strings.Contains(out, "chmod u+s") {
+		t.Errorf("without a helper that is root's to run: %v: %s", err, out)
+	}
+	if err := os.Chmod(filepath.Join(n.others, "helper"), 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	n.shows("plan", n.must("plan", "vm.toml"), "made by "+helperPath)
+	if out, err := n.inside("start", "vm.toml"); err == nil || !strings.Contains(out, "/etc/qemu/bridge.conf") {
+		t.Errorf("a helper that is told nothing: %v: %s", err, out)
+	}
+	conf := filepath.Join(n.others, "etc/qemu/bridge.conf")
+	if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, []byte("allow br0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n.start("a", qemus.Newest(t), bridge, "vmlatch.net=10.77.0.2/24 vmlatch.serve=5000")
+	if said := n.asks("10.77.0.2:5000"); said != "hello from 10.77.0.2\n" {
+		t.Errorf("the host hears %q", said)
+	}
+	n.must("stop", "a", "--now")
+	within(t, "interfaces are left on the bridge", func() bool {
+		out, err := exec.Command("ip", "-n", n.ns, "-o", "link", "show", "master", "br0").CombinedOutput()
+		return err == nil && len(out) == 0
+	})
+	n.must("rm", "a")
 	waitNothing(t, n.work)
 }
 

@@ -117,6 +117,7 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	}
 	if g.Limits.On() {
 		f.Groups, f.NoGroups = cgroup.Find("/")
+		f.GroupsEnd = f.Groups != nil && f.Groups.EndsWithSession()
 	}
 	for _, s := range g.Shares {
 		if s.Mode == plan.ShareVirtioFS && f.VirtioFSD == "" {
@@ -201,6 +202,9 @@ func networkFacts(g *plan.Guest, root host.Root, f *plan.Facts) (err error) {
 	for _, n := range g.Networks {
 		if mac := tuntap.Address(n.Interface); mac != nil {
 			f.Addresses[n.Interface] = mac
+		}
+		if n.Mode == "bridge" && !tuntap.MayMake() {
+			f.BridgeHelper = tuntap.Helper(f.QEMU)
 		}
 		if n.Mode != "passt" || f.Passt != "" {
 			continue

@@ -84,9 +84,27 @@ func (g *guest) fail(err error) {
 		return
 	}
 	unix.Sync()
+	shown(2)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	for { // without the right to, at least nothing goes on
 		time.Sleep(time.Hour)
+	}
+}
+
+// shown waits until a terminal has sent what was written to it. A serial console takes its time,
+// and the power would go in the middle of a sentence. A host that reads nothing does not keep the
+// guest on.
+func shown(fd int) {
+	const tick, ticks = 10 * time.Millisecond, 200
+	for range ticks {
+		n, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ) // but for what the chip has (ioctl_tty(2))
+		if err != nil {
+			return
+		}
+		time.Sleep(tick)
+		if n == 0 {
+			return
+		}
 	}
 }
 

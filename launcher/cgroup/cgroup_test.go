@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -169,4 +170,25 @@ func TestRemoveIsCareful(t *testing.T) {
 		}
 	}
 	Remove("")
+}
+
+// TestEndsWithSession: a scope of a user's own systemd ends with the session, unless the user
+// lingers.
+func TestEndsWithSession(t *testing.T) {
+	u, err := user.Current()
+	if err != nil {
+		t.Skip(err)
+	}
+	root := hostWith(t, nil)
+	p := &Place{root: root, scope: true, user: true}
+	if !p.EndsWithSession() {
+		t.Error("a user who does not linger: the scope stays")
+	}
+	if (&Place{root: root, scope: true}).EndsWithSession() || (&Place{root: root, user: true}).EndsWithSession() {
+		t.Error("what is not of the user's systemd ends with it")
+	}
+	p.root = hostWith(t, map[string]string{"var/lib/systemd/linger/" + u.Username: ""})
+	if p.EndsWithSession() {
+		t.Error("a user who lingers: the scope ends")
+	}
 }

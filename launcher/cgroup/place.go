@@ -1,9 +1,12 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +17,7 @@ import (
 
 // Place is where control groups can be made.
 type Place struct {
+	root  string // "/", or where a copy of a host's files is
 	mount string // of version 2
 	own   string // this process's group, from the mount on, or the one above that it has moved from
 	scope bool   // systemd makes them
@@ -26,7 +30,7 @@ const leaf = "vmlatch"
 
 // Find looks for a place; why says what is missing. root is "/", or a copy of a host's files.
 func Find(root string) (p *Place, why string) {
-	p = &Place{mount: mountOf(root), user: os.Geteuid() != 0}
+	p = &Place{root: root, mount: mountOf(root), user: os.Geteuid() != 0}
 	if p.mount == "" {
 		return nil, "no control groups of version 2 are mounted"
 	}
@@ -110,6 +114,20 @@ func (p *Place) crowded(l *Limits) string {
 		}
 	}
 	return ""
+}
+
+// EndsWithSession reports whether a group that is made here ends with the user's last session: the
+// user's systemd does, unless it lingers (loginctl(1), enable-linger).
+func (p *Place) EndsWithSession() bool {
+	if !p.scope || !p.user {
+		return false
+	}
+	u, err := user.LookupId(strconv.Itoa(os.Geteuid()))
+	if err != nil {
+		return false // a name is what lingering goes by
+	}
+	_, err = os.Stat(filepath.Join(p.root, "var/lib/systemd/linger", u.Username))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // String says how groups are made.

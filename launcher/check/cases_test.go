@@ -273,6 +273,9 @@ var checkCases = map[string]checkCase{
 		tech: "none", add: "[limits]\ncpu = 0.5\n",
 		host: func(f *plan.Facts) { f.Groups, f.NoGroups = nil, "no control groups of version 2 are mounted" },
 	},
+	"limits-session": {
+		tech: "none", add: "[limits]\ncpu = 0.5\n", host: func(f *plan.Facts) { f.GroupsEnd = true },
+	},
 	"pin-processors": {
 		tech: "none", add: "[pin]\ncpus = [\"0,900\"]\n",
 		host: func(f *plan.Facts) { f.Processors = []int{0, 1} },

@@ -55,6 +55,20 @@ func hostChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "limits-session",
+			Severity: tee.Warn,
+			Stage:    tee.HostStage,
+			OfSpec:   true,
+			Key:      "limits",
+			When:     func(s *tee.Subject) bool { return s.Limits.On() },
+			Cause:    "the VM ends when you log out: its limits are a scope of your own systemd's, which ends then",
+			Fix:      "loginctl enable-linger",
+			Source:   "loginctl(1); logind.conf(5)",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(!s.Facts.GroupsEnd, "this user does not linger")
+			},
+		},
+		{
 			ID:       "pin-processors",
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,

@@ -29,7 +29,7 @@ var order = [...]string{
 	"something-boots",
 	fault.TPMProgram, fault.TPMState, "tpm-firmware",
 	"pci-there", "pci-iommu", "pci-driver", "pci-group", "pci-rights", "pci-modern",
-	"limits-possible", "pin-processors",
+	"limits-possible", "limits-session", "pin-processors",
 	"technology-usable", "qemu-object", "cpu-model-known", "vcpu-limit", "machine-known", "device-known",
 	"free-slots", "memory-lock",
 	"memory-available", "memory-nodes", "hugepages-free", "es-on-snp-host", "vmsa-features", "snp-policy-smt",

@@ -52,8 +52,15 @@ func bridgeNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tapDevice(b, n, id, "an interface on the bridge "+n.Bridge, func(*Opening) (*os.File, error) {
-		return advised(tuntap.OnBridge(n.Bridge, mac))
+	meaning := "an interface on the bridge " + n.Bridge
+	helper := b.Facts.BridgeHelper
+	if helper == "" {
+		return tapDevice(b, n, id, meaning, func(*Opening) (*os.File, error) {
+			return advised(tuntap.OnBridge(n.Bridge, mac))
+		}), nil
+	}
+	return tapDevice(b, n, id, meaning+", made by "+helper, func(*Opening) (*os.File, error) {
+		return advised(tuntap.ByHelper(helper, n.Bridge))
 	}), nil
 }
 
@@ -123,9 +130,12 @@ func advised(f *os.File, err error) (*os.File, error) {
 		e.Fix = "make it: ip link add NAME type bridge; ip link set NAME up"
 	case errors.Is(err, tuntap.ErrNoInterface):
 		e.Fix = "make it: ip tuntap add NAME mode tap user USER; or ip link add link DEVICE name NAME type macvtap"
+	case errors.Is(err, tuntap.ErrDenied):
+		e.Fix = "have root write a line \"allow BRIDGE\" into /etc/qemu/bridge.conf, and restart the VM"
 	case errors.Is(err, tuntap.ErrRights):
-		e.Fix = `have root make an interface once (ip tuntap add tap0 mode tap user USER), and write mode = "tap"; or` +
-			` mode = "passt", which needs no rights`
+		e.Fix = `have root make an interface once (ip tuntap add tap0 mode tap user USER), and write` +
+			` mode = "tap"; have root let you use QEMU's helper (chmod u+s qemu-bridge-helper; "allow BRIDGE"` +
+			` in /etc/qemu/bridge.conf); or write mode = "passt", which needs no rights`
 	case errors.Is(err, unix.EINVAL):
 		e.Fix = "an interface of several queues (multi_queue) cannot be used: make one without"
 	case errors.Is(err, unix.EBUSY):
