@@ -242,13 +242,24 @@ func waitlog(ts *testscript.TestScript, neg bool, args []string) {
 
 // processes returns the processes whose command line names the text.
 func processes(text string) map[int]string {
+	return processesBy(text, "cmdline")
+}
+
+// processesOf are those with a directory in their command line or environment: QEMU, which gets
+// every file as a descriptor, has it there alone.
+func processesOf(work string) map[int]string { return processesBy(work+"/", "cmdline", "environ") }
+
+func processesBy(text string, files ...string) map[int]string {
 	found := map[int]string{}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
-		b, err := os.ReadFile(filepath.Join(d, "cmdline"))
-		line := strings.ReplaceAll(string(b), "\x00", " ")
-		if pid, _ := strconv.Atoi(filepath.Base(d)); err == nil && strings.Contains(line, text) &&
-			pid != os.Getpid() {
+		line := ""
+		for _, f := range files {
+			b, _ := os.ReadFile(filepath.Join(d, f))
+			line += strings.ReplaceAll(string(b), "\x00", " ")
+		}
+		pid, err := strconv.Atoi(filepath.Base(d))
+		if err == nil && strings.Contains(line, text) && pid != os.Getpid() {
 			found[pid] = line
 		}
 	}
@@ -258,7 +269,7 @@ func processes(text string) map[int]string {
 // leftovers lists what still exists of the VMs under a work directory.
 func leftovers(work string) []string {
 	var found []string
-	for pid, line := range processes(work + "/") {
+	for pid, line := range processesOf(work) {
 		found = append(found, fmt.Sprintf("process %d: %.200s", pid, line))
 	}
 	for _, dir := range []string{"run", "state"} {
@@ -305,7 +316,7 @@ func nothingLeft(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func killAll(t testing.TB, work string) {
-	for pid := range processes(work + "/") {
+	for pid := range processesOf(work) {
 		if p, err := os.FindProcess(pid); err == nil {
 			_ = p.Kill()
 		}

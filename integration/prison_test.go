@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,7 +43,7 @@ func TestTakenOver(t *testing.T) {
 }
 
 // Ids that the test sets aside.
-const firstID, countIDs = 1_900_000_000, 4
+const firstID, countIDs = 1_900_000_000, 5
 
 // startIn starts a VM, on a host that has set ids aside for VMs or not.
 func startIn(t *testing.T, h *host, ids bool, spec string) {
@@ -64,6 +65,15 @@ func takeOver(t *testing.T, h *host, ids bool) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	swtpm, err := exec.LookPath("swtpm")
+	if err != nil {
+		t.Skip("swtpm is not installed")
+	}
+	helpers := filepath.Join(h.work, "helpers")
+	if err := os.Mkdir(helpers, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.copyProgram(swtpm, filepath.Join(helpers, "swtpm"))
 	for _, name := range []string{"own.raw", "other.raw", "shared"} {
 		h.write(name, "an image")
 	}
@@ -123,29 +133,20 @@ format = "raw"
 	if id, err := unix.AddKey("user", "vmlatch-test", []byte("x"), unix.KEY_SPEC_SESSION_KEYRING); err == nil {
 		defer unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0)
 	}
+	spec += "[tpm]\n"
 	h.write("prison.toml", spec)
-	h.env = append(h.env, "ATTEMPTS="+strings.Join(append(allowed, forbidden...), "\n"))
+	tpm := filepath.Join(state, "prison/tpm")
+	tpmForbidden := append(slices.Clone(forbidden), "write:"+filepath.Join(h.work, "own.raw"), "mode:"+run)
+	tpmForbidden = slices.DeleteFunc(tpmForbidden, func(a string) bool { return a == "modes:" }) // of its state
+	tpmAllowed := []string{"write:" + filepath.Join(tpm, "new")}
+	h.env = append(h.env, "ATTEMPTS="+strings.Join(append(allowed, forbidden...), "\n"),
+		"TPM_ATTEMPTS="+strings.Join(append(tpmAllowed, tpmForbidden...), "\n"), "PATH="+helpers+":"+os.Getenv("PATH"))
+	startIn(t, h, ids, "prison.toml") // with the real swtpm, which makes the TPM
+	h.run("vmlatch", "stop", "--now", "prison")
+	h.copyProgram(qemu, filepath.Join(helpers, "swtpm"))
 	startIn(t, h, ids, "prison.toml")
-	said := map[string]string{}
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		b, _ := os.ReadFile(filepath.Join(state, "prison/console.log"))
-		if json.Unmarshal(b, &said) == nil {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("no attempts were made: %s", b)
-		}
-	}
-	for _, a := range allowed {
-		if said[a] != escape.Done {
-			t.Errorf("%s: %q, want it done", a, said[a])
-		}
-	}
-	for _, a := range forbidden {
-		if said[a] == escape.Done || said[a] == "" {
-			t.Errorf("%s: %q, want it refused", a, said[a])
-		}
-	}
+	compare(t, filepath.Join(state, "prison/console.log"), allowed, forbidden)
+	compare(t, filepath.Join(tpm, "attempts"), tpmAllowed, tpmForbidden)
 
 	// It has let go of its lock: it is there all the same, and is told of.
 	got := inspected(t, h, "prison")
@@ -165,7 +166,24 @@ format = "raw"
 	if ids && (c.UID < firstID || c.UID >= firstID+countIDs || c.UID == victim.Confined.UID) {
 		t.Errorf("its user is %d, the other's %d: want two of those that were set aside", c.UID, victim.Confined.UID)
 	}
+	c2 := got.Record.HelpersConfined["tpm"]
+	if c2 == nil || c2.Refused == "" || len(c2.Namespaces) != 4 || ids && (c2.UID == 0 || c2.UID == c.UID) {
+		t.Errorf("its TPM's confinement %+v", c2)
+	}
 	h.run("vmlatch", "stop", "--now", "prison")
+	if out, err := h.attempt(h.command("vmlatch", "tpm", "export", "prison", "backup")); err == nil {
+		t.Errorf("what a swtpm has laid in the place of its state is exported: %s", out)
+	}
+	if out, err := h.attempt(h.command("vmlatch", "plan", "prison.toml")); err == nil {
+		t.Errorf("it is taken for a TPM's state: %s", out)
+	}
+	if out, err := h.attempt(h.command("vmlatch", "rm", "--tpm", "prison")); err == nil ||
+		!strings.Contains(out, "is not a file of a TPM") {
+		t.Errorf("what it has left is removed: %v: %s", err, out)
+	}
+	if err := os.RemoveAll(tpm); err != nil {
+		t.Fatal(err)
+	}
 	if out := h.run("vmlatch", "ps"); strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
 		t.Errorf("after its end:\n%s", out)
 	}
@@ -174,16 +192,53 @@ format = "raw"
 	waitNothing(t, h.work)
 }
 
+// compare compares how attempts ended, which a file says in the end, with how they must.
+func compare(t *testing.T, file string, allowed, forbidden []string) {
+	t.Helper()
+	said := map[string]string{}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		b, _ := os.ReadFile(file)
+		if lines := strings.Split(strings.TrimSpace(string(b)), "\n"); json.Unmarshal(
+			[]byte(lines[len(lines)-1]), &said) == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("no attempts were made: %s", b)
+		}
+	}
+	for _, a := range allowed {
+		if said[a] != escape.Done {
+			t.Errorf("%s: %s: %q, want it done", filepath.Base(file), a, said[a])
+		}
+	}
+	for _, a := range forbidden {
+		if said[a] == escape.Done || said[a] == "" {
+			t.Errorf("%s: %s: %q, want it refused", filepath.Base(file), a, said[a])
+		}
+	}
+}
+
+// copyProgram puts a copy of a program in the place of another.
+func (h *host) copyProgram(from, to string) {
+	h.t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		_ = os.Remove(to)
+		err = os.WriteFile(to, b, 0o755)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // inspection is what a test reads of a VM.
 type inspection struct {
 	Status  string
 	Trouble []string
 	Record  struct {
-		PID         int
-		Confinement *struct {
-			Namespaces []string
-			Refused    string
-		}
+		PID             int
+		Confinement     *wallsFound
+		HelpersConfined map[string]*wallsFound `json:"helpers-confined"`
 	}
 	Confined *struct {
 		UID          int
@@ -192,6 +247,12 @@ type inspection struct {
 		Capabilities bool
 		Namespaces   []string
 	}
+}
+
+type wallsFound struct {
+	UID        int
+	Namespaces []string
+	Refused    string
 }
 
 func inspected(t *testing.T, h *host, name string) (v inspection) {

@@ -129,6 +129,7 @@ func tpmLives(t *testing.T, path string) {
 	for p := range processes(h.work + "/disk.img") {
 		_ = syscall.Kill(p, syscall.SIGKILL)
 	}
+	within(t, "QEMU does not end", func() bool { return len(processes(h.work+"/disk.img")) == 0 })
 	if out := h.run("vmlatch", "ps"); strings.Contains(out, "running") {
 		t.Errorf("a VM that has ended looks alive: %s", out)
 	}

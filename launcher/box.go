@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -17,52 +18,67 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
-// box is what QEMU is confined in.
+// box is what QEMU, or a helper, is confined in.
 type box struct {
 	*confine.Box
 	ctx     context.Context
 	notice  func(string)
+	who     string // QEMU, or the helper
 	stage   []string
-	try     string // a file that QEMU must not be able to open
+	try     string // a file that it must not be able to open
 	refused string // how the kernel refused that
+	// give lets its user have the VM's files that it needs; nil if it needs none, or this is not
+	// root.
+	give func(uid int) error
 	// attach puts the process into its control group; nil for none.
 	attach func(pid int) error
 }
 
 // box is the plan's, for a start; nil if it has none.
-func (s *starter) box() *box {
-	c := s.plan.Confinement
+func (s *starter) box(who string, c *confine.Box) *box {
 	if c == nil {
 		return nil
 	}
 	own := *c // what the kernel refuses is of this start
-	own.Foreground, own.UID = s.opt.Foreground, s.uid
-	if s.uid != 0 {
+	own.Foreground = s.opt.Foreground
+	if own.UID = s.uids[c]; own.UID != 0 {
 		own.Groups = own.DeviceGroups()
 	}
 	notice := s.opt.Notice
 	if notice == nil {
 		notice = func(string) {}
 	}
-	return &box{Box: &own, ctx: s.ctx, notice: notice, stage: s.plan.Facts.Confine.Stage, try: s.dir.RecordPath()}
+	return &box{
+		Box: &own, ctx: s.ctx, notice: notice, who: who, stage: s.plan.Facts.Confine.Stage,
+		try: s.dir.RecordPath(),
+	}
 }
 
-// chooseUser takes an id for QEMU, if the plan wants one of its own.
-func (s *starter) chooseUser() error {
-	c := s.plan.Confinement
-	if c == nil || c.Users == nil {
+// chooseUsers takes ids for QEMU and the helpers, where the plan wants them to have their own.
+func (s *starter) chooseUsers() error {
+	boxes := []*confine.Box{s.plan.Confinement}
+	for i := range s.plan.Helpers {
+		boxes = append(boxes, s.plan.Helpers[i].Confinement)
+	}
+	boxes = slices.DeleteFunc(boxes, func(c *confine.Box) bool { return c == nil || c.Users == nil })
+	if len(boxes) == 0 {
 		return nil
 	}
-	busy, err := c.Users.Busy()
+	users := boxes[0].Users
+	busy, err := users.Busy()
 	if err != nil {
 		return err
 	}
-	s.uid, err = s.dir.ReserveUser(s.ctx, c.Users.First, c.Users.Count, busy)
+	ids, err := s.dir.ReserveUsers(s.ctx, len(boxes), users.First, users.Count, busy)
 	if errors.Is(err, rundir.ErrNoUser) {
 		return &fault.Error{
 			Kind: fault.Host, Op: s.plan.Name, Err: err,
 			Fix: "stop a VM, or give vmlatch more ids in /etc/subuid and /etc/subgid",
 		}
+	}
+	s.uids = map[*confine.Box]int{}
+	for i, id := range ids {
+		s.uids[boxes[i]] = id
 	}
 	return err
 }
@@ -76,13 +92,18 @@ func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 		h := confine.Host{Landlock: b.Landlock, NoNamespaces: fmt.Sprintf("none can be made here: %v", err)}
 		b.Missing = h.Missing()
 		b.Namespaces, b.UID = nil, 0 // another user would not reach its files
-		b.notice("QEMU has fewer walls than planned: " + strings.Join(b.Missing, "; "))
+		b.notice(b.who + " has fewer walls than planned: " + strings.Join(b.Missing, "; "))
 		pid, err = b.forkOnce(argv, *attr)
 	}
 	return pid, err
 }
 
 func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error) {
+	if b.give != nil {
+		if err := b.give(b.UID); err != nil {
+			return 0, err
+		}
+	}
 	p, err := b.Prepare(b.stage, argv, len(attr.Files), b.try, b.attach != nil)
 	if err != nil {
 		return 0, err

@@ -18,6 +18,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
@@ -232,6 +233,7 @@ func tpmFacts(h *spec.HostConfig, g *plan.Guest) (*plan.TPMProgram, error) {
 			Fix: fault.FixSwtpm,
 		}
 	}
+	t.Files, _ = confine.Program(t.Program) // else it confines itself alone
 	if g.TPM.State == plan.TPMPersistent {
 		switch encrypted, err := swtpm.Encrypted(h.Root().TPMState(g.Name)); {
 		case err == nil:

@@ -2,7 +2,6 @@ package launcher
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"syscall"
@@ -126,23 +125,6 @@ func withKey(k *plan.Key, s *starter, fork func(argv []string) (int, error), end
 	}()
 	r := <-forked
 	return r.pid, r.err
-}
-
-// helper is a helper's process.
-type helper struct {
-	role string
-	*child
-}
-
-// helperEnded is an error if a helper has ended, without which the guest would not be
-// what was planned.
-func (m *Machine) helperEnded() error {
-	for _, h := range m.helpers {
-		if h.ended() {
-			return fmt.Errorf("helper %s ended", h.role)
-		}
-	}
-	return nil
 }
 
 // ended reports whether the process has ended.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
 	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -32,7 +33,8 @@ type starter struct {
 	client  net.Conn      // our end of the qmp socket, connected before exec
 	steps   []rundir.Step // before there is a machine
 	machine *Machine
-	uid     int // of QEMU; 0 for this process's
+	helpers []*forking
+	uids    map[*confine.Box]int // of processes that have their own
 }
 
 func (s *starter) step(name string) {
@@ -161,7 +163,7 @@ func (s *starter) open() error {
 	if err := s.makeDirs(); err != nil {
 		return err
 	}
-	if err := s.chooseUser(); err != nil {
+	if err := s.chooseUsers(); err != nil {
 		return err
 	}
 	s.client, err = net.Dial("unix", s.dir.Path(rundir.QMPSocket))
@@ -198,29 +200,26 @@ func (s *starter) exec() error {
 	if err != nil {
 		return err
 	}
-	for _, h := range s.plan.Helpers {
-		if err := s.help(h, log); err != nil {
-			return s.failed(fmt.Errorf("helper %s: %w", h.Role, err))
-		}
-	}
-	if s.uid != 0 {
-		if err := s.dir.GiveTo(s.uid); err != nil {
-			return err
-		}
-	}
-	walls := s.box()
+	walls := s.box("QEMU", s.plan.Confinement)
 	if walls != nil {
 		walls.attach = attach
+		if os.Geteuid() == 0 {
+			walls.give = s.dir.GiveTo
+		}
 	}
 	if need := s.plan.MemoryLock; need > 0 && walls == nil { // else it is the stage's
 		if err := allowLock(need); err != nil {
 			return err
 		}
 	}
+	if err := s.help(log); err != nil {
+		return err
+	}
 	ended := make(chan struct{})
 	pid, err := withKey(s.plan.Key, s, func(argv []string) (int, error) {
 		return (&command{argv: argv, files: s.files, log: log, foreground: s.opt.Foreground, box: walls}).fork()
 	}, ended)
+	helpersErr := s.helped()
 	if errors.Is(err, fault.ErrHost) {
 		return err
 	}
@@ -242,6 +241,9 @@ func (s *starter) exec() error {
 	s.dir.DropVMLock()
 	s.machine.own = reap(pid, ended)
 	s.machine.rec.PID = pid
+	if helpersErr != nil {
+		return helpersErr
+	}
 	if walls == nil {
 		return nil
 	}
@@ -251,24 +253,6 @@ func (s *starter) exec() error {
 		s.machine.rec.Process = nil
 	}
 	return nil
-}
-
-// help starts a helper. It keeps only its own descriptors.
-func (s *starter) help(h plan.Helper, log *os.File) error {
-	s.step("helper")
-	files, err := s.openAll(h.FDs)
-	defer closeAll(files)
-	if err != nil {
-		return err
-	}
-	if h.Silent {
-		log = nil
-	}
-	pid, err := (&command{argv: h.Argv, files: files, log: log, foreground: s.opt.Foreground}).fork()
-	if err == nil {
-		s.machine.helpers = append(s.machine.helpers, helper{h.Role, reap(pid, make(chan struct{}))})
-	}
-	return err
 }
 
 // negotiateEvents switches the events monitor on and leaves it: QEMU goes on writing

@@ -3,10 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/cmd/internal/cli"
-	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
@@ -60,26 +61,35 @@ func (v *vmInfo) walls(row func(key, format string, args ...any)) {
 		row("confined", "no: %s", r.Unconfined)
 	}
 	if c := r.Confinement; c != nil {
-		text := fmt.Sprintf("to %d files and directories", c.Files)
-		if c.Landlock > 0 {
-			text += fmt.Sprintf(", by Landlock %d", c.Landlock)
-		}
-		if len(c.Namespaces) > 0 {
-			text += ", in namespaces of its own: " + strings.Join(c.Namespaces, ", ")
-		}
-		if c.UID != 0 {
-			text += fmt.Sprintf(", as user %d", c.UID)
-		}
-		row("confined", "%s", text)
-		if c.Refused != "" {
-			row("proven at its start", "opening the VM's record was refused: %s", c.Refused)
-		}
-		for _, m := range c.Missing {
-			row("not confined", "%s", m)
-		}
+		c.rows("", row)
+	}
+	for _, role := range slices.Sorted(maps.Keys(r.HelpersConfined)) {
+		c := r.HelpersConfined[role]
+		c.rows(role+" ", row)
 	}
 	if l := v.Confined; l != nil {
 		row("its process now", "%s", l.text())
+	}
+}
+
+// rows are those of a box; who begins their keys.
+func (c *confinement) rows(who string, row func(key, format string, args ...any)) {
+	text := fmt.Sprintf("to %d files and directories", c.Files)
+	if c.Landlock > 0 {
+		text += fmt.Sprintf(", by Landlock %d", c.Landlock)
+	}
+	if len(c.Namespaces) > 0 {
+		text += ", in namespaces of its own: " + strings.Join(c.Namespaces, ", ")
+	}
+	if c.UID != 0 {
+		text += fmt.Sprintf(", as user %d", c.UID)
+	}
+	row(who+"confined", "%s", text)
+	if c.Refused != "" {
+		row(who+"proven at its start", "opening the VM's record was refused: %s", c.Refused)
+	}
+	for _, m := range c.Missing {
+		row(who+"not confined", "%s", m)
 	}
 }
 
@@ -108,13 +118,8 @@ func (l *confined) text() string {
 	return strings.Join(parts, ", ")
 }
 
-// writeBox shows what a plan confines QEMU to.
-func writeBox(t io.Writer, p *launcher.Plan) {
-	b := p.Confinement
-	if b == nil {
-		fmt.Fprintf(t, "no\t%s\n", p.Unconfined)
-		return
-	}
+// writeBox shows what a plan confines a process to.
+func writeBox(t io.Writer, b *confine.Box) {
 	if len(b.Namespaces) > 0 {
 		fmt.Fprintf(t, "namespaces\tof its own: %s\n", strings.Join(b.Namespaces, ", "))
 	}

@@ -85,6 +85,10 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 		for _, f := range h.FDs {
 			fmt.Fprintf(t, "fd %d\t%s\t%s\n", f.Number, f.Role, f.Meaning)
 		}
+		if h.Confinement != nil {
+			section("what helper " + h.Role + " is confined to")
+			writeBox(t, h.Confinement)
+		}
 	}
 	section("files")
 	for _, f := range p.Files {
@@ -98,7 +102,11 @@ func printPlan(s *cli.IO, p *launcher.Plan) error {
 		fmt.Fprintf(t, "%s\t%s\tmade from %s\n", c.Use, c.To, c.From)
 	}
 	section("what QEMU is confined to")
-	writeBox(t, p)
+	if p.Confinement == nil {
+		fmt.Fprintf(t, "no\t%s\n", p.Unconfined)
+	} else {
+		writeBox(t, p.Confinement)
+	}
 	section("what the launch measurement covers")
 	for _, c := range p.Covers.Covered {
 		fmt.Fprintf(t, "yes\t%s\n", c)

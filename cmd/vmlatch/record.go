@@ -41,8 +41,10 @@ type record struct {
 	// Confinement is how QEMU was confined at its start, or else Unconfined says why it was not.
 	Confinement *confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"`
-	Group       string       `json:"cgroup,omitempty"` // directory of the one that [limits] made
-	Steps       []stepAt     `json:"steps,omitempty"`
+	// HelpersConfined are those of its helpers that it confines, by their roles.
+	HelpersConfined map[string]confinement `json:"helpers-confined,omitempty"`
+	Group           string                 `json:"cgroup,omitempty"` // directory of the one that [limits] made
+	Steps           []stepAt               `json:"steps,omitempty"`
 }
 
 type stepAt struct {
@@ -160,6 +162,12 @@ func publish(r *rundir.Record) *record {
 	if r.Confinement != nil {
 		c := confinement(*r.Confinement)
 		p.Confinement = &c
+	}
+	for role, c := range r.HelpersConfined {
+		if p.HelpersConfined == nil {
+			p.HelpersConfined = map[string]confinement{}
+		}
+		p.HelpersConfined[role] = confinement(*c)
 	}
 	for _, c := range r.Choices {
 		p.Choices = append(p.Choices, choice(c))

@@ -21,9 +21,10 @@ func TestPSSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	vm := schema.Defs["vm"]
-	for name, def := range map[string]string{"exit": "exit", "record": "record", "failure": "failure"} {
-		vm.Properties[name] = schema.Defs[def]
+	for _, name := range []string{"exit", "record", "failure"} {
+		vm.Properties[name] = schema.Defs[name]
 	}
+	vm.Properties["record"].Properties["confinement"] = schema.Defs["confinement"]
 	compareKeys(t, "vm", vm, reflect.TypeFor[vmInfo]())
 	for _, s := range []launcher.State{
 		launcher.Launching, launcher.Paused, launcher.Measured, launcher.Provisioned, launcher.Running,
@@ -43,11 +44,18 @@ type node struct {
 	Required   []string        `json:"required"`
 	Items      *node           `json:"items"`
 	Enum       []string        `json:"enum"`
+	Others     any             `json:"additionalProperties"`
 }
 
 // compareKeys compares a schema's keys with those of a struct, and those below.
 func compareKeys(t *testing.T, at string, n node, typ reflect.Type) {
 	t.Helper()
+	if typ.Kind() == reflect.Map { // of names that are not fixed
+		if n.Others == nil {
+			t.Errorf("%s: nothing is said of its values", at)
+		}
+		return
+	}
 	for typ.Kind() == reflect.Pointer || typ.Kind() == reflect.Slice && typ.Elem().Kind() != reflect.Uint8 {
 		if typ.Kind() == reflect.Slice {
 			if n.Items == nil {

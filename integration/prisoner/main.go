@@ -1,6 +1,8 @@
 // Command prisoner is started as QEMU, with all that QEMU gets, and plays one that a guest has
 // taken over: it says what QEMU says, makes the attempts that the variable ATTEMPTS names, a line
-// each (see package escape), and writes to the guest's console how each ended.
+// each (see package escape), and writes to the guest's console how each ended. Started as swtpm it
+// plays that: it makes the attempts that TPM_ATTEMPTS names, leaves what it found with its state,
+// and lays a trap in the place of that.
 package main
 
 import (
@@ -8,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +24,9 @@ import (
 
 func main() {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM)
+	if len(os.Args) > 1 && os.Args[1] == "socket" {
+		playTPM(plan.ParseOptions(os.Args))
+	}
 	o := plan.ParseOptions(os.Args)
 	q := qmptest.NewQEMU()
 	q.On("cont", func(json.RawMessage) (any, error) { // by now the guest runs
@@ -71,4 +77,20 @@ func report(log *os.File, attempts []string) {
 	if _, err := log.Write(append(b, '\n')); err != nil {
 		panic(err)
 	}
+}
+
+// playTPM never returns.
+func playTPM(o *plan.Options) {
+	dir := plan.Properties(o.One("--tpmstate"))["dir"]
+	f, err := os.Create(filepath.Join(dir, "said"))
+	if err != nil {
+		panic(err)
+	}
+	report(f, strings.Split(os.Getenv("TPM_ATTEMPTS"), "\n"))
+	_ = f.Close()
+	const permall = "/tpm2-00.permall"
+	_ = os.Rename(dir+permall, dir+"/aside")
+	_ = unix.Mkfifo(dir+permall, 0o600) // who opens it waits for ever
+	_ = os.Rename(f.Name(), filepath.Join(dir, "attempts"))
+	time.Sleep(time.Hour)
 }

@@ -55,6 +55,9 @@ type Box struct {
 	MemoryLock uint64 `json:"memory-lock,omitempty"`
 	// Keys leaves it the launcher's session keyring, for a key that was made for it.
 	Keys bool `json:"keys,omitempty"`
+	// Life is the number of a pipe's end that it inherits: it is killed when the other end is
+	// closed. 0 is none.
+	Life int `json:"life,omitempty"`
 	// Foreground ends the process with the thread that forks it.
 	Foreground bool `json:"-"`
 	// Missing says what a taken-over process could still do, a sentence each.

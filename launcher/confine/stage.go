@@ -104,6 +104,7 @@ func (o *order) enter(r *Report) error {
 		{"no new privileges", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
 		{"Landlock", b.restrict},
 		{"filter", b.filter},
+		{"end with the other", b.follow},
 		{"proof", func() error { return o.prove(r) }},
 	}
 	for _, s := range steps {
@@ -219,6 +220,35 @@ func (o *order) tie() error {
 	}
 	if os.Getppid() != o.Parent {
 		return errors.New("the launcher has ended")
+	}
+	return nil
+}
+
+func (b *Box) follow() error {
+	if b.Life == 0 {
+		return nil
+	}
+	return EndWith(b.Life)
+}
+
+// EndWith has the kernel kill this process when a pipe, whose reading end it has, has no writer any
+// more (fcntl(2), F_SETSIG). It holds for the program that the process becomes. The error is about
+// a pipe that has none now.
+func EndWith(pipe int) error {
+	flags, err := unix.FcntlInt(uintptr(pipe), unix.F_GETFL, 0)
+	for _, set := range []struct{ cmd, to int }{
+		{unix.F_SETOWN, os.Getpid()}, {unix.F_SETSIG, int(unix.SIGKILL)}, {unix.F_SETFL, flags | unix.O_ASYNC},
+	} {
+		if err == nil {
+			_, err = unix.FcntlInt(uintptr(pipe), set.cmd, set.to)
+		}
+	}
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	fds := []unix.PollFd{{Fd: int32(pipe)}} // it began to count only now
+	if _, err := unix.Poll(fds, 0); err == nil && fds[0].Revents&unix.POLLHUP != 0 {
+		return errors.New("the other process has gone")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/spec"
@@ -48,7 +49,9 @@ type Facts struct {
 // TPMProgram is what emulates a TPM.
 type TPMProgram struct {
 	Program string // swtpm
-	Keeper  string // the program that understands [KeepTPM]
+	// Files are what it needs to start; nil if that is not known, as of a script.
+	Files  []confine.File
+	Keeper string // the program that understands [KeepTPM]
 	// Firmware says why the guest's firmware measures nothing into a TPM; "" if it does.
 	Firmware string
 	// Encrypted is whether the state that is there is encrypted; nil if there is none.

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 )
 
@@ -18,6 +19,8 @@ type Helper struct {
 	Argv    []string `json:"argv"`
 	FDs     []FD     `json:"fds"`
 	Silent  bool     `json:"-"` // its output is dropped, as it is what keeps the log of it
+	// Confinement is the box that it runs in; nil if it confines itself, or is not confined.
+	Confinement *confine.Box `json:"confinement,omitempty"`
 }
 
 // CommandLine is the helper's command as a person would type it.

@@ -8,6 +8,7 @@ import (
 	"github.com/vmlatch/vmlatch/firmware/credential"
 	"github.com/vmlatch/vmlatch/firmware/eventlog"
 	"github.com/vmlatch/vmlatch/firmware/regular"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/swtpm"
 )
@@ -115,6 +116,8 @@ const KeepTPM = "__tpm"
 const (
 	roleTPM     = "tpm"
 	roleTPMLife = "tpm-life"
+	// RoleTPMState is the directory of a TPM's state, which swtpm's user must own.
+	RoleTPMState = "tpm-state"
 )
 
 // build starts swtpm with a socket pair to QEMU. Either may die first: swtpm ends
@@ -131,14 +134,17 @@ func (t *TPM) build(b *Builder) error {
 		open: pipeEnd(roleTPMLife),
 	})
 	state := inherit(&h.FDs, FD{
-		Role: "tpm-state", Meaning: "the directory of its state, " + t.State,
+		Role: RoleTPMState, Meaning: "the directory of its state, " + t.State,
 		open: func(o *Opening) (*os.File, error) { return o.Dir.OpenTPM(t.State == TPMPersistent) },
 	})
 	fds := swtpm.Descriptors{Life: life, State: state, Control: pair}
 	if t.Key != "" {
 		fds.Key = inherit(&h.FDs, FD{Role: "tpm-key", Meaning: "a pipe with the key of its state", open: t.openKey})
 	}
-	h.Argv = swtpm.Argv([]string{s.Keeper, KeepTPM}, s.Program, fds)
+	h.Argv = swtpm.KeptArgv([]string{s.Keeper, KeepTPM}, s.Program, fds)
+	if b.confined() && s.Files != nil {
+		h.Argv, h.Confinement = swtpm.Argv(s.Program, fds), b.tpmBox(life)
+	}
 	inherit(&h.FDs, FD{Role: "helper-lock", Meaning: "the lock by which it is found", open: helperLock})
 	inherit(&h.FDs, FD{
 		Role: "tpm-lock", Meaning: "the lock that shows that it lives",
@@ -151,6 +157,28 @@ func (t *TPM) build(b *Builder) error {
 		"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-"+t.Model+",tpmdev=tpm0")
 	b.Choose("tpm", t.Model+", "+t.State, b.Guest.File.From("tpm"))
 	return nil
+}
+
+// tpmBox is what swtpm is confined in: a guest talks to it, and it needs its state and nothing
+// else.
+func (b *Builder) tpmBox(life int) *confine.Box {
+	c := b.Facts.Confine
+	box := &confine.Box{
+		Landlock: c.Host.Landlock, Life: life, Users: c.Users, Missing: c.Host.Missing(),
+		Owns: true, // it gives its files their mode
+	}
+	for _, f := range b.Facts.TPM.Files {
+		box.Allow(f.Access, f.Path)
+	}
+	box.Allow(confine.Device, baseDevices...)
+	box.Allow(confine.Read, "/proc")
+	box.Allow(confine.Write, b.plan.Dirs.TPM(b.Guest.Name, b.Guest.TPM.State == TPMPersistent))
+	if c.Host.NoNamespaces == "" {
+		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC, confine.Network}
+	} else {
+		box.Users = nil // another user would not reach its files
+	}
+	return box
 }
 
 // ReadKey reads the key of the TPM's state, which the caller wipes.

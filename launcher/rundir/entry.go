@@ -44,8 +44,11 @@ type Record struct {
 	// Confinement is how QEMU is confined, as it was found at its start; nil if it is not.
 	Confinement *Confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"` // says why it is not
-	Group       string       `json:"cgroup,omitempty"`     // directory of QEMU's control group, made for its limits
-	Steps       []Step       `json:"steps,omitempty"`      // of the launch, in the order of time
+	// HelpersConfined are those of its helpers that it confines, by their roles.
+	HelpersConfined map[string]*Confinement `json:"helpers-confined,omitempty"`
+	// Group is the directory of QEMU's control group, which was made for its limits.
+	Group string `json:"cgroup,omitempty"`
+	Steps []Step `json:"steps,omitempty"` // of the launch, in the order of time
 }
 
 // Confinement is what a start found out about the box that QEMU runs in.

@@ -16,11 +16,15 @@ import (
 // ownDir refuses what is not a directory of this user's, or one that others can
 // write to: they could put their files and links in it.
 func ownDir(dir string) error {
+	return dirOf(dir, func(uid int) bool { return uid == os.Geteuid() })
+}
+
+func dirOf(dir string, owner func(uid int) bool) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || !owner(int(st.Uid)) || st.Mode&0o022 != 0 {
 		return fmt.Errorf("%s: %w", dir, ErrUnsafe)
 	}
 	return nil

@@ -31,10 +31,7 @@ func removeFiles(dir string) error {
 			return err
 		}
 	}
-	if err := removeTPMs(dir); err != nil {
-		return err
-	}
-	for _, sub := range []string{SeedDir, ScreenDir} {
+	for _, sub := range []string{SeedDir, ScreenDir, tpmDir, tpmNew} {
 		if err := removeTree(filepath.Join(dir, sub)); err != nil {
 			return err
 		}

@@ -52,6 +52,15 @@ var ErrTPM = errors.New("the keys and counters of its TPM would be lost")
 // TPMPath is the directory of a VM's persistent TPM.
 func (d *Dir) TPMPath() string { return filepath.Join(d.State, tpmDir) }
 
+// TPM is the directory of a VM's TPM, which is gone with the VM if it is not persistent.
+func (r Root) TPM(name string, persistent bool) string {
+	d := r.dir(name)
+	if persistent {
+		return d.TPMPath()
+	}
+	return filepath.Join(d.Run, tpmDir)
+}
+
 // TPMAuthority is the directory of the CA of this host's TPMs.
 func (r Root) TPMAuthority() string { return filepath.Join(r.State, tpmCA) }
 
@@ -146,7 +155,8 @@ func (d *Dir) OpenTPM(persistent bool) (*os.File, error) {
 	return openPrivate(parent, tpmDir)
 }
 
-// openPrivate opens a directory that no other user may read or write.
+// openPrivate opens a directory that no other user may read or write. That of root may be swtpm's
+// user's, see [Dir.GiveTPM].
 func openPrivate(parent *os.File, name string) (*os.File, error) {
 	path := filepath.Join(parent.Name(), name)
 	fd, err := unix.Openat(int(parent.Fd()), name, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -155,7 +165,7 @@ func openPrivate(parent *os.File, name string) (*os.File, error) {
 	}
 	f := os.NewFile(uintptr(fd), path)
 	var st unix.Stat_t
-	if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0) {
+	if err = unix.Fstat(fd, &st); err == nil && (!mayOwn(int(st.Uid)) || st.Mode&0o077 != 0) {
 		err = fmt.Errorf(
 			"the directory of the TPM, %s, %w, or read (chmod 700; vmlatch tpm import restores a backup)",
 			path,
@@ -168,6 +178,8 @@ func openPrivate(parent *os.File, name string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+func mayOwn(uid int) bool { return uid == os.Geteuid() || os.Geteuid() == 0 }
 
 // LockTPM makes the lock that swtpm inherits, which shows that the TPM lives. The caller closes it
 // once swtpm has it.
@@ -287,7 +299,7 @@ func (r Root) ForgetTPM(ctx context.Context, name string) error {
 	if err := removeTPM(filepath.Join(d.State, tpmNew)); err != nil { // of a command that was killed
 		return err
 	}
-	if err := ownDir(d.TPMPath()); err != nil {
+	if err := dirOf(d.TPMPath(), mayOwn); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			_ = os.Remove(d.State)
 			return fmt.Errorf("%s: %w with a TPM", name, ErrNotFound)
@@ -321,7 +333,8 @@ func removeTPM(dir string) error {
 	}
 	for _, e := range entries { // before anything is lost
 		if !slices.Contains(tpmFiles, e.Name()) {
-			return fmt.Errorf("%s: %s is not a file of a TPM: nothing was removed", dir, e.Name())
+			return fmt.Errorf("%s: %s is not a file of a TPM: nothing was removed; if you need none of it, remove the"+
+				" directory", dir, e.Name())
 		}
 	}
 	for _, f := range tpmFiles {

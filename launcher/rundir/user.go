@@ -10,56 +10,64 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/firmware/regular"
 )
 
 // ErrNoUser means that every id which is set aside for VMs is in use.
 var ErrNoUser = errors.New("every id that is set aside for VMs is in use")
 
-// ReserveUser takes an id for the VM's QEMU, out of count from first on: one that no other VM here
-// has, and that is not busy. It is free again when the VM's run directory goes; no file that stays
-// is owned by it.
-func (d *Dir) ReserveUser(ctx context.Context, first, count int, busy map[int]bool) (int, error) {
+// ReserveUsers takes n ids for the VM's processes, out of count from first on, that no other VM
+// here has and that are not busy. They are free again when the VM's run directory goes. What stays,
+// and is owned by one, lies where none of them can reach it by a path.
+func (d *Dir) ReserveUsers(ctx context.Context, n, first, count int, busy map[int]bool) (ids []int, err error) {
 	unlock, err := d.root.lock(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer unlock()
 	names, err := d.root.names(d.root.Run)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	for _, name := range names {
-		if id := readUser(d.root.dir(name).Path(userFile)); id > 0 {
+		for _, id := range readUsers(d.root.dir(name).Path(userFile)) {
 			busy[id] = true
 		}
 	}
 	// VMs of another run directory, which start at the same moment, begin to look elsewhere.
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(d.Run))
-	for i := range count {
-		id := first + (int(h.Sum32())+i)%count
-		if busy[id] {
-			continue
+	text := ""
+	for i := 0; i < count && len(ids) < n; i++ {
+		if id := first + (int(h.Sum32())+i)%count; !busy[id] {
+			ids, text = append(ids, id), text+fmt.Sprintln(id)
 		}
-		f, err := os.OpenFile(d.Path(userFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return 0, err
-		}
-		_, err = fmt.Fprintln(f, id)
-		return id, errors.Join(err, f.Close())
 	}
-	return 0, fmt.Errorf("%d to %d: %w", first, first+count-1, ErrNoUser)
+	if len(ids) < n {
+		return nil, fmt.Errorf("%d to %d: %w", first, first+count-1, ErrNoUser)
+	}
+	f, err := os.OpenFile(d.Path(userFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.WriteString(text)
+	return ids, errors.Join(err, f.Close())
 }
 
-// readUser is the id that a VM has reserved; 0 for none.
-func readUser(file string) int {
-	b, err := regular.ReadNoFollow(file, 32)
+// readUsers are the ids that a VM has reserved.
+func readUsers(file string) (ids []int) {
+	b, err := regular.ReadNoFollow(file, 1<<10)
 	if err != nil {
-		return 0
+		return nil
 	}
-	id, _ := strconv.Atoi(strings.TrimSpace(string(b)))
-	return id
+	for text := range strings.FieldsSeq(string(b)) {
+		if id, err := strconv.Atoi(text); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // GiveTo lets a VM's user have what QEMU itself opens, or makes, in the run directory: that of its
@@ -73,4 +81,15 @@ func (d *Dir) GiveTo(uid int) error {
 		}
 	}
 	return nil
+}
+
+// GiveTPM lets swtpm's user have the directory of the VM's TPM, and what is in it.
+func (d *Dir) GiveTPM(dir *os.File, uid int) error {
+	for _, name := range tpmFiles {
+		err := unix.Fchownat(int(dir.Fd()), name, uid, uid, unix.AT_SYMLINK_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return &os.PathError{Op: "chown", Path: filepath.Join(dir.Name(), name), Err: err}
+		}
+	}
+	return dir.Chown(uid, uid)
 }

@@ -80,7 +80,7 @@ func run(
 		}
 		theirs, files, fds.Key = append(theirs, pipe), append(files, pipe), first+len(files)
 	}
-	argv := Argv(keeper, program, fds, more...)
+	argv := KeptArgv(keeper, program, fds, more...)
 	p.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	p.cmd.ExtraFiles = files
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // Ctrl-C is for this process, which ends it

@@ -21,6 +21,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/confine"
 )
 
 // Program is the name of swtpm's program.
@@ -43,10 +45,14 @@ type Descriptors struct {
 	Key     int // a pipe with the key of its state; 0 for none
 }
 
-// Argv is the command line of a swtpm that ends with its control channel. keeper is the program
-// that starts it, see [Main]; more is added.
-func Argv(keeper []string, program string, fd Descriptors, more ...string) []string {
-	argv := append(slices.Clone(keeper), strconv.Itoa(fd.Life), program, "socket", "--tpm2",
+// KeptArgv is the command line of a swtpm that keeper starts, see [Main]; more is added.
+func KeptArgv(keeper []string, program string, fd Descriptors, more ...string) []string {
+	return append(append(slices.Clone(keeper), strconv.Itoa(fd.Life)), Argv(program, fd, more...)...)
+}
+
+// Argv is the command line of a swtpm that ends with its control channel; more is added.
+func Argv(program string, fd Descriptors, more ...string) []string {
+	argv := append([]string{program}, "socket", "--tpm2",
 		"--tpmstate", fmt.Sprintf("dir=/proc/self/fd/%d,mode=0600", fd.State),
 		"--ctrl", fmt.Sprintf("type=unixio,clientfd=%d", fd.Control), "--terminate")
 	if fd.Key != 0 {
@@ -77,7 +83,7 @@ var ErrState = errors.New("the TPM's state is damaged")
 // [fs.ErrNotExist] if there is none.
 func Encrypted(file string) (bool, error) {
 	const headerSize, flagEncrypted = 10, 1
-	f, err := os.Open(file)
+	f, err := os.OpenFile(file, unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // swtpm may put there what it likes
 	if err != nil {
 		return false, err
 	}
@@ -114,27 +120,8 @@ func Main(args []string) int {
 	if err != nil {
 		return fail(err)
 	}
-	if err := tellEnd(life); err != nil {
+	if err := confine.EndWith(life); err != nil {
 		return fail(err)
 	}
-	// It began to count only now.
-	fds := []unix.PollFd{{Fd: int32(life)}}
-	if _, err := unix.Poll(fds, 0); err == nil && fds[0].Revents&unix.POLLHUP != 0 {
-		return fail(errors.New("QEMU has gone"))
-	}
 	return fail(&fs.PathError{Op: "exec", Path: args[1], Err: unix.Exec(args[1], args[1:], os.Environ())})
-}
-
-// tellEnd makes the kernel kill this process when a pipe has no writer any more (fcntl(2),
-// F_SETSIG).
-func tellEnd(fd int) error {
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	for _, set := range []struct{ cmd, to int }{
-		{unix.F_SETOWN, os.Getpid()}, {unix.F_SETSIG, int(unix.SIGKILL)}, {unix.F_SETFL, flags | unix.O_ASYNC},
-	} {
-		if err == nil {
-			_, err = unix.FcntlInt(uintptr(fd), set.cmd, set.to)
-		}
-	}
-	return os.NewSyscallError("fcntl", err)
 }
