@@ -113,7 +113,7 @@ format = "raw"
 		"look:" + strconv.Itoa(victim.Record.PID),
 		"kill:" + strconv.Itoa(os.Getpid()), "root:", "write:/proc/sys/kernel/core_pattern",
 		"limit:" + strconv.Itoa(victim.Record.PID), "mode:/dev/full", "mode:" + filepath.Join(h.work, "shared"),
-		"modes:", "lease:", "vsock:", "key:vmlatch-test",
+		"modes:", "lease:", "vsock:", "processes:", "key:vmlatch-test",
 		"write:" + filepath.Join(h.work, "prisoner"), "write:/usr/escaped",
 	}
 	shared := filepath.Join(h.work, "shared")
@@ -137,7 +137,9 @@ format = "raw"
 	h.write("prison.toml", spec)
 	tpm := filepath.Join(state, "prison/tpm")
 	tpmForbidden := append(slices.Clone(forbidden), "write:"+filepath.Join(h.work, "own.raw"), "mode:"+run)
-	tpmForbidden = slices.DeleteFunc(tpmForbidden, func(a string) bool { return a == "modes:" }) // of its state
+	tpmForbidden = slices.DeleteFunc(tpmForbidden, func(a string) bool {
+		return a == "modes:" || a == "processes:" // of its state; it has no namespace of processes
+	})
 	tpmAllowed := []string{"write:" + filepath.Join(tpm, "new")}
 	h.env = append(h.env, "ATTEMPTS="+strings.Join(append(allowed, forbidden...), "\n"),
 		"TPM_ATTEMPTS="+strings.Join(append(tpmAllowed, tpmForbidden...), "\n"), "PATH="+helpers+":"+os.Getenv("PATH"))
@@ -156,11 +158,11 @@ format = "raw"
 	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
 		t.Errorf("ps does not show both:\n%s", out)
 	}
-	if c := got.Record.Confinement; c == nil || c.Refused == "" || len(c.Namespaces) != 4 {
+	if c := got.Record.Confinement; c == nil || c.Refused == "" || len(c.Namespaces) != 5 {
 		t.Errorf("confinement %+v", c)
 	}
 	c := got.Confined
-	if c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 4 {
+	if c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 5 {
 		t.Errorf("its process %+v", c)
 	}
 	if ids && (c.UID < firstID || c.UID >= firstID+countIDs || c.UID == victim.Confined.UID) {

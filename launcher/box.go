@@ -90,7 +90,7 @@ func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
 	refused := confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)
 	if err != nil && refused && !errors.Is(err, fault.ErrHost) && len(b.Namespaces) > 0 {
 		h := confine.Host{Landlock: b.Landlock, NoNamespaces: fmt.Sprintf("none can be made here: %v", err)}
-		b.Missing = h.Missing()
+		b.Missing = h.Missing(nil)
 		b.Namespaces, b.UID = nil, 0 // another user would not reach its files
 		b.notice(b.who + " has fewer walls than planned: " + strings.Join(b.Missing, "; "))
 		pid, err = b.forkOnce(argv, *attr)

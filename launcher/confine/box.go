@@ -30,6 +30,7 @@ const (
 	Mount   = "mount"
 	Network = "network"
 	IPC     = "ipc"
+	PID     = "pid"
 )
 
 // Box is how a process is confined.
@@ -39,8 +40,9 @@ type Box struct {
 	// UID is its own user, and group; 0 for the launcher's. Groups are those of its devices.
 	UID    int   `json:"uid,omitempty"`
 	Groups []int `json:"groups,omitempty"`
-	// Namespaces are those of its own. In one of mounts only Files are there, and in one of
-	// networks no interface but a loopback.
+	// Namespaces are those of its own. In one of mounts only Files are there, in one of networks no
+	// interface but a loopback, and in one of processes itself alone, which is the first: the kernel
+	// drops signals to it, but for SIGKILL by a process outside, so that Life cannot end it.
 	Namespaces []string `json:"namespaces,omitempty"`
 	// Networked lets it use the host's networks, and VSock its sockets to virtual machines.
 	Networked bool `json:"networked,omitempty"`

@@ -3,6 +3,7 @@ package confine
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -63,21 +64,28 @@ func version() int {
 	return int(v)
 }
 
-// Missing says what a process in a box could do on this host all the same, a sentence each.
-func (h Host) Missing() (list []string) {
+// Missing says what a process in a box with these namespaces could do on this host all the same, a
+// sentence each.
+func (h Host) Missing(namespaces []string) (list []string) {
 	if h.NoNamespaces != "" {
 		list = append(list, "it can reach this user's sockets, as those of the session, and the host's networks: "+
 			"it has no namespaces of its own, as "+h.NoNamespaces)
 	}
-	const off = "this kernel has no Landlock, or it is switched off (lsm=landlock,…)"
+	const (
+		off = "this kernel has no Landlock, or it is switched off (lsm=landlock,…)"
+		old = "this kernel's Landlock does not keep signals in (Linux 6.12)"
+	)
+	signals := "" // why they are not kept in
 	switch {
 	case h.Landlock == 0 && h.NoNamespaces != "":
 		list = append(list, "it can open every file of this user: "+off)
 	case h.Landlock == 0:
-		list = append(list, "it can end other processes of this user, and write to files that it may read: "+off)
+		list, signals = append(list, "it can write to files that it may read: "+off), off
 	case h.Landlock < 6:
-		list = append(list, "it can end other processes of this user: "+
-			"this kernel's Landlock does not keep signals in (Linux 6.12)")
+		signals = old
+	}
+	if signals != "" && !slices.Contains(namespaces, PID) {
+		list = append(list, "it can end other processes of this user: "+signals)
 	}
 	return list
 }

@@ -47,3 +47,26 @@ func TestNoNamespaces(t *testing.T) {
 		}
 	}
 }
+
+// TestMissing: a namespace of processes keeps signals in where Landlock cannot.
+func TestMissing(t *testing.T) {
+	all := []string{User, Mount, IPC, Network}
+	for _, c := range []struct {
+		host       Host
+		namespaces []string
+		want       int
+	}{
+		{Host{Landlock: 6}, all, 0},
+		{Host{Landlock: 5}, all, 1},
+		{Host{Landlock: 5}, append(all, PID), 0},
+		{Host{}, all, 2},
+		{Host{}, append(all, PID), 1},
+		{Host{Landlock: 6, NoNamespaces: "no"}, nil, 1},
+		{Host{Landlock: 5, NoNamespaces: "no"}, nil, 2},
+		{Host{NoNamespaces: "no"}, nil, 2},
+	} {
+		if got := c.host.Missing(c.namespaces); len(got) != c.want {
+			t.Errorf("%+v, %v: %q, want %d", c.host, c.namespaces, got, c.want)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,13 +49,14 @@ func ReadLive(pid int) (*Live, error) {
 			l.Capabilities = l.Capabilities || strings.Trim(value, "0") != ""
 		}
 	}
-	for name, file := range map[string]string{User: "user", Mount: "mnt", Network: "net", IPC: "ipc"} {
+	for name, file := range map[string]string{User: "user", Mount: "mnt", Network: "net", IPC: "ipc", PID: "pid"} {
 		theirs, err := os.Readlink(dir + "ns/" + file)
 		own, _ := os.Readlink("/proc/self/ns/" + file)
 		if err == nil && theirs != own {
 			l.Namespaces = append(l.Namespaces, name)
 		}
 	}
+	slices.Sort(l.Namespaces)
 	if b, err := os.ReadFile(dir + "attr/current"); err == nil {
 		l.Label = strings.TrimRight(string(b), "\n\x00")
 	}

@@ -218,7 +218,13 @@ func (o *order) tie() error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return err
 	}
-	if os.Getppid() != o.Parent {
+	ended := os.Getppid() != o.Parent
+	if o.Box.Has(PID) { // it sees no parent there
+		fds := []unix.PollFd{{Fd: int32(o.Report)}}
+		_, err := unix.Poll(fds, 0)
+		ended = err == nil && fds[0].Revents&unix.POLLHUP != 0
+	}
+	if ended {
 		return errors.New("the launcher has ended")
 	}
 	return nil

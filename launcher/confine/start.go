@@ -72,6 +72,7 @@ func (p *Prepared) Attributes(a *syscall.SysProcAttr) {
 	b := &p.order.Box
 	for name, flag := range map[string]uintptr{
 		User: unix.CLONE_NEWUSER, Mount: unix.CLONE_NEWNS, Network: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC,
+		PID: unix.CLONE_NEWPID,
 	} {
 		if b.Has(name) {
 			a.Cloneflags |= flag

@@ -37,7 +37,10 @@ func (b *Box) enter() error {
 		if open[i] < 0 {
 			continue
 		}
-		err := f.bind(open[i])
+		var err error
+		if f.Path != procfs || !b.Has(PID) || ownProc() != nil {
+			err = f.bind(open[i])
+		}
 		_ = unix.Close(open[i])
 		if err != nil {
 			return fmt.Errorf("show %s: %w", f.Path, err)
@@ -56,6 +59,18 @@ func (b *Box) enter() error {
 		return os.NewSyscallError("chdir", err)
 	}
 	return setMount("/", unix.MOUNT_ATTR_RDONLY, 0)
+}
+
+// procfs shows processes.
+const procfs = "/proc"
+
+// ownProc shows the processes of this namespace alone. The kernel refuses that where what is
+// mounted is not whole, as in containers and services; then the host's is shown.
+func ownProc() error {
+	if err := os.Mkdir(base+procfs, 0o555); err != nil {
+		return err
+	}
+	return unix.Mount("proc", base+procfs, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 }
 
 // openPath opens a file for its place alone; -1 for what is not there, or not for this user: the

@@ -155,7 +155,7 @@ func (b *Builder) ownUser(box *confine.Box, out outward) {
 func (b *Builder) separate(box *confine.Box, out outward) {
 	h := b.Facts.Confine.Host
 	if h.NoNamespaces == "" {
-		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC}
+		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC, confine.PID}
 		if out.networks == "" {
 			box.Namespaces = append(box.Namespaces, confine.Network)
 		}
@@ -180,7 +180,7 @@ func (b *Builder) separate(box *confine.Box, out outward) {
 		box.Missing = append(box.Missing,
 			"it can reach the host's networks, and what listens on its loopback: "+out.networks)
 	}
-	box.Missing = append(box.Missing, h.Missing()...)
+	box.Missing = append(box.Missing, h.Missing(box.Namespaces)...)
 }
 
 // texts are options whose values are not names of files, whatever stands in them, names that QEMU

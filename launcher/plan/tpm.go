@@ -164,7 +164,7 @@ func (t *TPM) build(b *Builder) error {
 func (b *Builder) tpmBox(life int) *confine.Box {
 	c := b.Facts.Confine
 	box := &confine.Box{
-		Landlock: c.Host.Landlock, Life: life, Users: c.Users, Missing: c.Host.Missing(),
+		Landlock: c.Host.Landlock, Life: life, Users: c.Users,
 		Owns: true, // it gives its files their mode
 	}
 	for _, f := range b.Facts.TPM.Files {
@@ -178,6 +178,7 @@ func (b *Builder) tpmBox(life int) *confine.Box {
 	} else {
 		box.Users = nil // another user would not reach its files
 	}
+	box.Missing = c.Host.Missing(box.Namespaces)
 	return box
 }
 
