@@ -209,7 +209,8 @@ func TestSystemd(t *testing.T) {
 	}
 	if c := confine.Look("/"); c.NoNamespaces == "" && c.Landlock >= 6 {
 		if out := m.run("vmlatch", "inspect", "web"); !strings.Contains(out, "by Landlock") ||
-			!strings.Contains(out, "of its own: user, mount, ipc, pid, network") || strings.Contains(out, "not confined") {
+			!strings.Contains(out, "of its own: user, mount, ipc, pid, network") ||
+			strings.Contains(out, "not confined") {
 			t.Errorf("the unit's rules keep QEMU from being confined:\n%s", out)
 		}
 	}

@@ -41,8 +41,8 @@ type Box struct {
 	UID    int   `json:"uid,omitempty"`
 	Groups []int `json:"groups,omitempty"`
 	// Namespaces are those of its own. In one of mounts only Files are there, in one of networks no
-	// interface but a loopback, and in one of processes itself alone, which is the first: the kernel
-	// drops signals to it, but for SIGKILL by a process outside, so that Life cannot end it.
+	// interface but a loopback, and in one of processes itself alone, which is the first: the
+	// kernel drops signals to it, but for SIGKILL by a process outside, so that Life cannot end it.
 	Namespaces []string `json:"namespaces,omitempty"`
 	// Networked lets it use the host's networks, and VSock its sockets to virtual machines.
 	Networked bool `json:"networked,omitempty"`
