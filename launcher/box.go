@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
@@ -29,7 +28,8 @@ type box struct {
 	refused string // how the kernel refused that
 	// give lets its user have the VM's files that it needs; nil if it needs none, or this is not
 	// root.
-	give func(uid int) error
+	give  func(uid int) error
+	early *confine.Early
 	// attach puts the process into its control group; nil for none.
 	attach func(pid int) error
 }
@@ -85,56 +85,48 @@ func (s *starter) chooseUsers() error {
 
 // fork starts a program in the box, and returns when it has become that. Where the kernel refuses
 // namespaces, as in some containers, it does without them, and says so.
-func (b *box) fork(argv []string, attr *syscall.ProcAttr) (pid int, err error) {
-	pid, err = b.forkOnce(argv, *attr)
+func (b *box) fork(argv []string, files []*os.File) (pid int, err error) {
+	pid, err = b.forkOnce(argv, files)
 	refused := confine.Refused(err) || errors.Is(err, confine.ErrNoMounts)
 	if err != nil && refused && !errors.Is(err, fault.ErrHost) && len(b.Namespaces) > 0 {
 		h := confine.Host{Landlock: b.Landlock, NoNamespaces: fmt.Sprintf("none can be made here: %v", err)}
 		b.Missing = h.Missing(nil)
 		b.Namespaces, b.UID = nil, 0 // another user would not reach its files
 		b.notice(b.who + " has fewer walls than planned: " + strings.Join(b.Missing, "; "))
-		pid, err = b.forkOnce(argv, *attr)
+		pid, err = b.forkOnce(argv, files)
 	}
 	return pid, err
 }
 
-func (b *box) forkOnce(argv []string, attr syscall.ProcAttr) (pid int, err error) {
+func (b *box) forkOnce(argv []string, files []*os.File) (pid int, err error) {
 	if b.give != nil {
 		if err := b.give(b.UID); err != nil {
 			return 0, err
 		}
 	}
-	p, err := b.Prepare(b.stage, argv, len(attr.Files), b.try, b.attach != nil)
-	if err != nil {
-		return 0, err
-	}
-	defer p.Close()
-	attr.Files = append([]uintptr{}, attr.Files...)
-	for _, f := range p.Files {
-		attr.Files = append(attr.Files, f.Fd())
-	}
-	sys := *attr.Sys
-	attr.Sys = &sys
-	p.Attributes(attr.Sys)
-	if pid, err = syscall.ForkExec(p.Argv[0], p.Argv, &attr); err != nil {
-		return 0, err
-	}
-	if b.attach != nil { // before it has memory that would be counted elsewhere
-		if err = b.attach(pid); err == nil {
-			err = p.Go()
+	stage := b.early.Take(b.Box)
+	if stage == nil {
+		if stage, err = confine.Fork(b.stage, b.Namespaces, b.Foreground); err != nil {
+			return 0, err
 		}
+	}
+	defer stage.Close()
+	if b.attach != nil { // before it has memory that would be counted elsewhere
+		err = b.attach(stage.PID)
+	}
+	if err == nil {
+		err = stage.Enter(b.Box, argv, files, b.try)
 	}
 	var report confine.Report
 	if err == nil {
-		report, err = p.Await(b.ctx)
+		report, err = stage.Await(b.ctx)
 	}
 	if err != nil {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-		<-reap(pid, make(chan struct{})).done
+		stage.Kill()
 		return 0, err
 	}
 	b.refused = report.Refused
-	return pid, nil
+	return stage.PID, nil
 }
 
 // record is what is written down about the box.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 )
@@ -25,6 +26,9 @@ type StartOptions struct {
 	// SlotWait is how long a start is tried again that found no encryption slot:
 	// the platform gives slots back late.
 	SlotWait time.Duration
+	// Early is a stage that was forked before the plan was made, which saves the time it takes to
+	// begin. The caller closes it.
+	Early *confine.Early
 	// Notice is told what a start waits for: a slot, or a person who decides; nil is fine.
 	Notice func(text string)
 	// Warn is told of each check that warns; nil is fine. Checks that refuse are

@@ -43,6 +43,19 @@ func (c *command) fork() (pid int, err error) {
 		}
 		defer log.Close()
 	}
+	if c.box != nil {
+		pid, err = c.box.fork(c.argv, append([]*os.File{null, log, log}, c.files...))
+	} else {
+		pid, err = c.forkBare(null, log)
+	}
+	if err != nil {
+		err = &os.PathError{Op: "exec", Path: c.argv[0], Err: err}
+	}
+	return pid, err
+}
+
+// forkBare forks the program itself, with the rights of this process.
+func (c *command) forkBare(null, log *os.File) (pid int, err error) {
 	attr := &syscall.ProcAttr{
 		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
 		Sys: &syscall.SysProcAttr{Setsid: true}, // Ctrl-C is for us, not for the VM
@@ -53,16 +66,9 @@ func (c *command) fork() (pid int, err error) {
 	for _, f := range c.files {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	if c.box != nil {
-		pid, err = c.box.fork(c.argv, attr)
-	} else {
-		pid, err = syscall.ForkExec(c.argv[0], c.argv, attr)
-	}
+	pid, err = syscall.ForkExec(c.argv[0], c.argv, attr)
 	runtime.KeepAlive(c.files)
 	runtime.KeepAlive(log)
-	if err != nil {
-		err = &os.PathError{Op: "exec", Path: c.argv[0], Err: err}
-	}
 	return pid, err
 }
 

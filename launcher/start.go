@@ -203,6 +203,9 @@ func (s *starter) exec() error {
 	walls := s.box("QEMU", s.plan.Confinement)
 	if walls != nil {
 		walls.attach = attach
+		if !s.opt.Foreground && s.plan.Key == nil { // those must be forked by the thread that ends, or has the key
+			walls.early = s.opt.Early
+		}
 		if os.Geteuid() == 0 {
 			walls.give = s.dir.GiveTo
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/vmlatch/vmlatch/cmd/internal/sdnotify"
 	"github.com/vmlatch/vmlatch/launcher"
 	"github.com/vmlatch/vmlatch/launcher/check"
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -24,6 +25,18 @@ type launch struct {
 	slotWait time.Duration
 	manager  *sdnotify.Manager // that waits for this start; nil for none
 	unit     string
+	early    *confine.Early // for its VM; nil for none
+}
+
+// stage is the command line that runs [confine.Run]: the very program that runs, whatever is
+// installed in its place by now.
+func stage() []string { return []string{"/proc/self/exe", plan.Stage} }
+
+// forkEarly lets QEMU's process begin while the plan is made.
+func (l *launch) forkEarly(emulate bool) {
+	if !emulate {
+		l.early = confine.ForkEarly(stage(), confine.Look("/"))
+	}
 }
 
 // newLaunch reads the flags that all ways of starting have.
@@ -61,7 +74,7 @@ func slotWaitFlag() urfave.Flag {
 // options are what the launcher needs to know.
 func (l *launch) options(p *launcher.Plan) launcher.StartOptions {
 	return launcher.StartOptions{
-		Hold: l.hold, Unit: l.unit, SlotWait: l.slotWait,
+		Hold: l.hold, Unit: l.unit, SlotWait: l.slotWait, Early: l.early,
 		Notice: func(text string) { l.io.Say("%s", text) },
 		Warn:   func(r check.Result) { l.io.Say("warning: %s: %s (%s)", p.Name, r.Cause, r.ID) },
 		AskingOwner: func() {

@@ -268,9 +268,7 @@ func loadPlan(c *urfave.Context, h *spec.HostConfig, file string) (*launcher.Pla
 
 // planSpec works out the start of a spec.
 func planSpec(c *urfave.Context, h *spec.HostConfig, s *tee.Spec, emulate bool) (*launcher.Plan, error) {
-	// The very program that runs, whatever is installed in its place by now.
-	facts, err := launcher.GatherFacts(c.Context,
-		launcher.Config{Host: h, Emulate: emulate, Stage: []string{"/proc/self/exe", plan.Stage}}, s)
+	facts, err := launcher.GatherFacts(c.Context, launcher.Config{Host: h, Emulate: emulate, Stage: stage()}, s)
 	if err != nil {
 		return nil, err
 	}

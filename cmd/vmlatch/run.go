@@ -53,7 +53,7 @@ func runRun(c *urfave.Context, s *cli.IO) error {
 	if err != nil {
 		return err
 	}
-	p, err := prepare(c, s)
+	p, err := prepare(c, s, nil)
 	if err != nil {
 		return err
 	}

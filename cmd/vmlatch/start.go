@@ -61,7 +61,8 @@ Examples:
 			if c.Bool("json") && c.NArg() == 1 {
 				return startAll(c, l)
 			}
-			p, err := prepare(c, s)
+			defer func() { l.early.Close() }()
+			p, err := prepare(c, s, l.forkEarly)
 			if err != nil {
 				return err
 			}
@@ -75,8 +76,9 @@ Examples:
 	}
 }
 
-// prepare works a start out; what dead VMs left is cleared away first.
-func prepare(c *urfave.Context, s *cli.IO) (*launcher.Plan, error) {
+// prepare works a start out; what dead VMs left is cleared away first. begin, if not nil, is called
+// when this process is the VM's user's.
+func prepare(c *urfave.Context, s *cli.IO, begin func(emulate bool)) (*launcher.Plan, error) {
 	args, err := cli.Args(c, "FILE")
 	if err != nil {
 		return nil, err
@@ -84,6 +86,9 @@ func prepare(c *urfave.Context, s *cli.IO) (*launcher.Plan, error) {
 	root, h, err := ownVMs(c, s.Say)
 	if err != nil {
 		return nil, err
+	}
+	if begin != nil {
+		begin(c.Bool("emulate"))
 	}
 	sweep(c.Context, s, root)
 	p, err := loadPlan(c, h, args[0])

@@ -22,11 +22,21 @@ import (
 // taken over: it tries what comes behind it, and prints how each attempt ended.
 const prisoner = "__prisoner"
 
+const numbered = "__numbered"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "__stage":
 			os.Exit(Run(os.Args[2:]))
+		case numbered: // it writes the number of each descriptor to it
+			n, _ := strconv.Atoi(os.Args[2])
+			for fd := 3; fd < n; fd++ {
+				if _, err := syscall.Write(fd, []byte(strconv.Itoa(fd))); err != nil {
+					os.Exit(1)
+				}
+			}
+			os.Exit(0)
 		case prisoner:
 			os.Exit(play(os.Args[2:]))
 		}
@@ -61,27 +71,22 @@ func imprison(t *testing.T, b *Box, try string, attempts ...string) (map[string]
 		t.Fatal(err)
 	}
 	defer out.Close()
-	p, err := b.Prepare([]string{self, "__stage"}, append([]string{self, prisoner}, attempts...), 3, try, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	attr := &syscall.ProcAttr{Dir: "/", Env: os.Environ(), Files: []uintptr{0, out.Fd(), 2}}
-	attr.Sys = &syscall.SysProcAttr{}
-	for _, f := range p.Files {
-		attr.Files = append(attr.Files, f.Fd())
-	}
-	p.Attributes(attr.Sys)
-	pid, err := syscall.ForkExec(p.Argv[0], p.Argv, attr)
+	stage, err := Fork([]string{self, "__stage"}, b.Namespaces, false)
 	if err != nil && Refused(err) {
 		t.Skipf("no namespaces here: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	report, reportErr := p.Await(t.Context())
+	defer stage.Close()
+	argv := append([]string{self, prisoner}, attempts...)
+	if err := stage.Enter(b, argv, []*os.File{os.Stdin, out, os.Stderr}, try); err != nil {
+		stage.Kill()
+		t.Fatal(err)
+	}
+	report, reportErr := stage.Await(t.Context())
 	var status syscall.WaitStatus
-	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil {
+	if _, err := syscall.Wait4(stage.PID, &status, 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	if reportErr != nil {
@@ -148,17 +153,19 @@ func world(t *testing.T) (dir, own string, attempts []string) {
 // lets out is what its walls do not cover, and nothing else.
 func TestPrison(t *testing.T) {
 	host := Look("/")
+	all := []string{User, Mount, Network, IPC}
 	for name, c := range map[string]struct {
 		namespaces []string
 		landlock   int
 		networked  bool
 		out        []string // kinds of attempts that may succeed
 	}{
-		"all":                {[]string{User, Mount, Network, IPC}, host.Landlock, false, nil},
-		"namespaces alone":   {[]string{User, Mount, Network, IPC}, 0, false, []string{"kill"}},
+		"all":                {append(all, PID), host.Landlock, false, nil},
+		"namespaces alone":   {append(all, PID), 0, false, nil},
+		"not of processes":   {all, 0, false, []string{"kill"}},
 		"rules alone":        {nil, host.Landlock, false, []string{"unix", "udp"}},
 		"networked":          {[]string{User, Mount, IPC}, host.Landlock, true, []string{"udp", "tcp"}},
-		"first version":      {[]string{User, Mount, Network, IPC}, min(1, host.Landlock), false, []string{"kill"}},
+		"first version":      {all, min(1, host.Landlock), false, []string{"kill"}},
 		"rules of version 4": {[]string{User, Network}, min(4, host.Landlock), false, []string{"unix", "kill"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -214,18 +221,15 @@ func TestOpenPrison(t *testing.T) {
 	self, _ := os.Executable()
 	b := &Box{Landlock: host.Landlock}
 	b.Allow(Execute, "/")
-	p, err := b.Prepare([]string{self, "__stage"}, []string{self, prisoner}, 3, file, false)
+	stage, err := Fork([]string{self, "__stage"}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
-	attr := &syscall.ProcAttr{Files: []uintptr{0, 2, 2, p.Files[0].Fd(), p.Files[1].Fd()}}
-	pid, err := syscall.ForkExec(p.Argv[0], p.Argv, attr)
-	if err != nil {
-		t.Fatal(err)
+	defer stage.Kill()
+	err = stage.Enter(b, []string{self, prisoner}, []*os.File{os.Stdin, os.Stderr, os.Stderr}, file)
+	if err == nil {
+		_, err = stage.Await(t.Context())
 	}
-	_, err = p.Await(t.Context())
-	_, _ = syscall.Wait4(pid, nil, 0, nil)
 	if err == nil || !strings.Contains(err.Error(), "lets it open "+file) {
 		t.Errorf("%v, want it refused", err)
 	}
@@ -233,22 +237,84 @@ func TestOpenPrison(t *testing.T) {
 
 // TestStageThatHangs: a start waits for its stage for as long as it is told, and no longer.
 func TestStageThatHangs(t *testing.T) {
-	b := &Box{}
-	p, err := b.Prepare([]string{"/bin/sleep"}, []string{"/bin/true"}, 3, "", false)
+	stage, err := Fork([]string{"/bin/sh", "-c", "sleep 600", "sh"}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Close()
+	defer stage.Kill()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	attr := &syscall.ProcAttr{Files: []uintptr{0, 2, 2, p.Files[0].Fd(), p.Files[1].Fd()}}
-	pid, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "600"}, attr)
+	if err := stage.Enter(&Box{}, []string{"/bin/true"}, nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stage.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want it given up", err)
+	}
+}
+
+// TestDescriptors: a program gets as many descriptors as it is given, each under its number.
+func TestDescriptors(t *testing.T) {
+	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Await(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("%v, want it given up", err)
+	dir := t.TempDir()
+	files := []*os.File{os.Stdin, os.Stderr, os.Stderr}
+	for i := len(files); i < 2*maxRights; i++ {
+		f, err := os.Create(filepath.Join(dir, strconv.Itoa(i)))
+		if err != nil {
+			t.Skip(err)
+		}
+		defer f.Close()
+		files = append(files, f)
 	}
-	_ = syscall.Kill(pid, syscall.SIGKILL)
-	_, _ = syscall.Wait4(pid, nil, 0, nil)
+	early := ForkEarly([]string{self, "__stage"}, Host{NoNamespaces: "not needed"})
+	defer early.Close()
+	stage := early.Take(&Box{})
+	if stage == nil || early.Take(&Box{}) != nil {
+		t.Fatal("an early stage is there once")
+	}
+	defer stage.Close()
+	if err := stage.Enter(&Box{}, []string{self, numbered, strconv.Itoa(len(files))}, files, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stage.Await(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(stage.PID, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
+		t.Errorf("%v, status %v", err, status)
+	}
+	for _, f := range files[3:] {
+		if b, err := os.ReadFile(f.Name()); err != nil || string(b) != filepath.Base(f.Name()) {
+			t.Errorf("descriptor %s got %q, %v", filepath.Base(f.Name()), b, err)
+		}
+	}
+}
+
+// TestEarlyThatIsNotTaken: a stage that no start takes is gone, and one with other namespaces than
+// a box's is not taken.
+func TestEarlyThatIsNotTaken(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	early := ForkEarly([]string{self, "__stage"}, Host{NoNamespaces: "not needed"})
+	if early == nil {
+		t.Fatal("it is not forked")
+	}
+	pid := early.stage.PID
+	if early.Take(&Box{Namespaces: []string{User, PID}}) != nil {
+		t.Error("it is taken for a box with namespaces that it does not have")
+	}
+	early.Close()
+	early.Close()
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d is left: %v", pid, err)
+	}
+	if none := (*Early)(nil); none.Take(&Box{}) != nil {
+		t.Error("there is one where none was forked")
+	} else {
+		none.Close()
+	}
 }

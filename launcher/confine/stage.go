@@ -1,9 +1,11 @@
 package confine
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
@@ -15,13 +17,15 @@ import (
 
 // order is what the launcher tells the stage.
 type order struct {
-	Box     Box    `json:"box"`
-	Program string `json:"program"`        // the file, without symbolic links: its data lies next to it
-	Try     string `json:"try,omitempty"`  // a file that the box does not let it open
-	Parent  int    `json:"parent"`         // the launcher
-	End     bool   `json:"end,omitempty"`  // with the launcher's thread
-	Report  int    `json:"report"`         // socket to write a Report to
-	Wait    bool   `json:"wait,omitempty"` // until the launcher says there that it may go on
+	Box     Box      `json:"box"`
+	Program string   `json:"program"` // the file, without symbolic links: its data lies next to it
+	Argv    []string `json:"argv"`
+	Try     string   `json:"try,omitempty"` // a file that the box does not let it open
+	Parent  int      `json:"parent"`        // the launcher
+	End     bool     `json:"end,omitempty"` // with the launcher's thread
+
+	files  []int // the program's descriptors, by the numbers that they have here
+	report int   // socket to write a Report to
 }
 
 // Report is what the stage found before it became the program.
@@ -33,13 +37,16 @@ type Report struct {
 	Unshown bool `json:"unshown,omitempty"`
 }
 
-// maxOrder bounds what the launcher tells the stage.
-const maxOrder = 1 << 20
+// Bounds of what the launcher tells the stage.
+const (
+	maxOrder = 1 << 20
+	maxFiles = 1 << 12
+)
 
-// Run is the whole of the stage: "FD PROGRAM ARGUMENT…", with the descriptor that an order is read
-// from. It returns only if it fails, with the exit code.
+// Run is the whole of the stage: "FD", with the number of a socket by which it is told what to
+// become. It returns only if it fails, or the launcher ends, with the exit code.
 func Run(args []string) int {
-	if len(args) < 2 {
+	if len(args) != 1 {
 		return 2
 	}
 	runtime.LockOSThread()
@@ -47,42 +54,83 @@ func Run(args []string) int {
 	if err != nil {
 		return 2
 	}
-	o, err := readOrder(fd)
+	unix.CloseOnExec(fd)
+	o, err := receive(fd)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "vmlatch: stage:", err)
-		return 1
-	}
-	unix.CloseOnExec(o.Report)
-	if o.Wait {
-		if n, err := unix.Read(o.Report, make([]byte, 1)); n != 1 || err != nil {
-			return 1 // the launcher has gone, or given up
-		}
+		return 1 // the launcher has gone, or needs no stage
 	}
 	r := Report{}
 	if err = o.enter(&r); err == nil {
 		o.tell(&r)
-		err = &os.PathError{Op: "exec", Path: args[1], Err: syscall.Exec(o.Program, args[1:], os.Environ())}
+		err = &os.PathError{Op: "exec", Path: o.Argv[0], Err: syscall.Exec(o.Program, o.Argv, os.Environ())}
 	}
 	o.tell(&Report{Error: err.Error(), Unshown: errors.Is(err, errUnshown)})
 	return 1
 }
 
-func readOrder(fd int) (*order, error) {
-	f := os.NewFile(uintptr(fd), "order")
+// receive waits for an order, and the descriptors that come with it.
+func receive(socket int) (*order, error) {
+	var fds []int
+	for want := 1; len(fds) < want; {
+		word, rights := make([]byte, 4), make([]byte, unix.CmsgSpace(4*maxRights))
+		n, oobn, _, _, err := unix.Recvmsg(socket, word, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_WAITALL)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n != len(word) {
+			return nil, fmt.Errorf("order: %d bytes: %w", n, errors.Join(io.ErrUnexpectedEOF, err))
+		}
+		if want = int(binary.BigEndian.Uint32(word)); want > maxFiles {
+			return nil, errors.New("order: too many descriptors")
+		}
+		messages, err := unix.ParseSocketControlMessage(rights[:oobn])
+		if err != nil {
+			return nil, err
+		}
+		for i := range messages {
+			some, err := unix.ParseUnixRights(&messages[i])
+			if err != nil {
+				return nil, err
+			}
+			fds = append(fds, some...)
+		}
+	}
+	f := os.NewFile(uintptr(fds[0]), "order")
 	defer f.Close()
 	b := make([]byte, maxOrder)
 	n, err := f.ReadAt(b, 0)
 	if n == len(b) || n == 0 {
 		return nil, fmt.Errorf("order of %d bytes: %w", n, err)
 	}
-	o := &order{}
+	o := &order{files: fds[1:], report: socket}
 	return o, json.Unmarshal(b[:n], o)
+}
+
+// place gives the program's descriptors their numbers. What has these numbers here is not needed
+// any more.
+func (o *order) place() error {
+	aside := func(fd *int) (err error) {
+		if *fd < len(o.files) {
+			*fd, err = unix.FcntlInt(uintptr(*fd), unix.F_DUPFD_CLOEXEC, len(o.files))
+		}
+		return os.NewSyscallError("fcntl", err)
+	}
+	err := aside(&o.report)
+	for i := range o.files {
+		err = errors.Join(err, aside(&o.files[i]))
+	}
+	for i, fd := range o.files {
+		if err == nil {
+			err = os.NewSyscallError("dup3", unix.Dup3(fd, i, 0))
+		}
+	}
+	return err
 }
 
 func (o *order) tell(r *Report) {
 	b, err := json.Marshal(r)
 	if err == nil {
-		_, _ = unix.Write(o.Report, append(b, '\n'))
+		_, _ = unix.Write(o.report, append(b, '\n'))
 	}
 }
 
@@ -96,6 +144,7 @@ func (o *order) enter(r *Report) error {
 	}{
 		{"limits", b.limit},
 		{"keyring", b.leaveKeys},
+		{"namespaces", b.separate},
 		{"files", b.show},
 		{"bounding set", dropBounding},
 		{"user", b.become},
@@ -104,6 +153,7 @@ func (o *order) enter(r *Report) error {
 		{"no new privileges", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
 		{"Landlock", b.restrict},
 		{"filter", b.filter},
+		{"descriptors", o.place},
 		{"end with the other", b.follow},
 		{"proof", func() error { return o.prove(r) }},
 	}
@@ -145,12 +195,32 @@ func (b *Box) leaveKeys() error {
 	return nil
 }
 
+// separate makes the namespaces that need no fork, for this thread alone.
+func (b *Box) separate() error {
+	flags := 0
+	for name, flag := range map[string]int{
+		Mount: unix.CLONE_NEWNS, Network: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC,
+	} {
+		if b.Has(name) {
+			flags |= flag
+		}
+	}
+	if flags == 0 {
+		return nil
+	}
+	return unshown(os.NewSyscallError("unshare", unix.Unshare(flags)))
+}
+
 func (b *Box) show() error {
 	if !b.Has(Mount) {
 		return nil
 	}
-	err := b.enter()
-	if oneOf(err, unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS) != 0 { // and not what may pass
+	return unshown(b.enter())
+}
+
+// unshown marks errors of hosts that allow some namespaces and not others, or no mounts in them.
+func unshown(err error) error {
+	if oneOf(err, unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS, unix.ENOSPC) != 0 { // and not what may pass
 		return fmt.Errorf("%w: %w", errUnshown, err)
 	}
 	return err
@@ -220,7 +290,7 @@ func (o *order) tie() error {
 	}
 	ended := os.Getppid() != o.Parent
 	if o.Box.Has(PID) { // it sees no parent there
-		fds := []unix.PollFd{{Fd: int32(o.Report)}}
+		fds := []unix.PollFd{{Fd: int32(o.report)}}
 		_, err := unix.Poll(fds, 0)
 		ended = err == nil && fds[0].Revents&unix.POLLHUP != 0
 	}

@@ -3,101 +3,166 @@ package confine
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Prepared is a start by way of the stage.
-type Prepared struct {
-	Argv []string // to fork instead of the program's
-	// Files are to be inherited behind the program's own.
-	Files []*os.File
+// Stage is a process that waits to be put into a box, and to become a program. It may be forked
+// before it is known which: then it starts next to what finds that out.
+type Stage struct {
+	PID int
 
-	order  *order
-	memory *os.File // what the order is read from
-	report *os.File // our end
+	forked []string // its namespaces that must be made by the fork
+	conn   *os.File // our end of the socket by which it is told, and tells
 }
 
-// Prepare makes the stage ready for a program. stage is the command line that runs [Run], argv the
-// program's, and inherited how many descriptors it gets, the standard ones too. try is a file that
-// it must not be able to open. With wait it does nothing until [Prepared.Go]. The caller closes
-// what comes back.
-func (b *Box) Prepare(stage, argv []string, inherited int, try string, wait bool) (*Prepared, error) {
-	program, err := filepath.EvalSymlinks(argv[0])
+// ofFork are the namespaces that only a fork can make in a process with threads (unshare(2)).
+var ofFork = []string{User, PID}
+
+// Fork forks a stage. argv is the command line that runs [Run], but for the number of a descriptor;
+// namespaces are those of its box. With foreground it ends with the thread that forks it. The
+// caller closes it.
+func Fork(argv, namespaces []string, foreground bool) (*Stage, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	defer unix.Close(pair[1])
+	if err := unix.SetNonblock(pair[0], true); err != nil { // so that a read can be given up
+		_ = unix.Close(pair[0])
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	s := &Stage{conn: os.NewFile(uintptr(pair[0]), "stage")}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		s.Close()
 		return nil, err
 	}
-	p := &Prepared{order: &order{
-		Box: *b.resolved(), Program: program, Parent: os.Getpid(), End: b.Foreground, Report: inherited + 1,
-		Wait: wait,
-	}}
+	defer null.Close()
+	sys := &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for us, not for the VM
+	if foreground {
+		sys.Pdeathsig = syscall.SIGKILL
+	}
+	for name, flag := range map[string]uintptr{User: unix.CLONE_NEWUSER, PID: unix.CLONE_NEWPID} {
+		if slices.Contains(namespaces, name) {
+			sys.Cloneflags |= flag
+			s.forked = append(s.forked, name)
+		}
+	}
+	if sys.Cloneflags&unix.CLONE_NEWUSER != 0 { // until it has made use of them: its exec would take them
+		sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID}
+	}
+	const own = 3 // the number of its end
+	s.PID, err = syscall.ForkExec(argv[0], append(slices.Clone(argv), fmt.Sprint(own)), &syscall.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(pair[1])}, Sys: sys,
+	})
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// fits reports whether the stage can be put into a box: it has the namespaces that only its fork
+// could make, and no others.
+func (s *Stage) fits(b *Box) bool {
+	for _, name := range ofFork {
+		if b.Has(name) != slices.Contains(s.forked, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// Enter puts the stage into a box and makes it a program, which has files as its descriptors, from
+// 0 on. try is a file that it must not be able to open. [Stage.Await] tells how that ended.
+func (s *Stage) Enter(b *Box, argv []string, files []*os.File, try string) error {
+	program, err := filepath.EvalSymlinks(argv[0])
+	if err != nil {
+		return err
+	}
+	o := &order{Box: *b.resolved(), Program: program, Argv: argv, Parent: os.Getpid(), End: b.Foreground}
 	if b.Landlock > 0 || b.Has(Mount) || b.UID != 0 {
-		p.order.Try = try
+		o.Try = try
+	}
+	if b.Has(User) {
+		if err := s.mapUsers(b); err != nil {
+			return fmt.Errorf("its users: %w", err)
+		}
 	}
 	fd, err := unix.MemfdCreate("vmlatch-stage", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
+		return os.NewSyscallError("memfd_create", err)
 	}
-	p.memory = os.NewFile(uintptr(fd), "order")
-	if err := json.NewEncoder(p.memory).Encode(p.order); err != nil {
-		p.Close()
-		return nil, err
+	text := os.NewFile(uintptr(fd), "order")
+	defer text.Close()
+	if err := json.NewEncoder(text).Encode(o); err != nil {
+		return err
 	}
-	pipe, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		p.Close()
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	if err := unix.SetNonblock(pipe[0], true); err != nil { // so that a read can be given up
-		_, _ = unix.Close(pipe[0]), unix.Close(pipe[1])
-		p.Close()
-		return nil, os.NewSyscallError("fcntl", err)
-	}
-	p.report = os.NewFile(uintptr(pipe[0]), "report")
-	p.Files = []*os.File{p.memory, os.NewFile(uintptr(pipe[1]), "report")}
-	p.Argv = append(append(append([]string{}, stage...), fmt.Sprint(inherited)), argv...)
-	return p, nil
+	return s.send(append([]*os.File{text}, files...))
 }
 
-// Attributes adds what the fork itself does: namespaces, and who the box's users are in them.
-func (p *Prepared) Attributes(a *syscall.SysProcAttr) {
-	b := &p.order.Box
-	for name, flag := range map[string]uintptr{
-		User: unix.CLONE_NEWUSER, Mount: unix.CLONE_NEWNS, Network: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC,
-		PID: unix.CLONE_NEWPID,
-	} {
-		if b.Has(name) {
-			a.Cloneflags |= flag
+// maxRights is how many descriptors a message can carry (unix(7), SCM_MAX_FD).
+const maxRights = 253
+
+// send sends descriptors, and before them how many they are.
+func (s *Stage) send(files []*os.File) error {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	word := binary.BigEndian.AppendUint32(nil, uint32(len(files)))
+	for part := range slices.Chunk(files, maxRights) {
+		var fds []int
+		for _, f := range part {
+			fds = append(fds, int(f.Fd()))
+		}
+		var sendErr error
+		err := raw.Write(func(fd uintptr) bool {
+			sendErr = unix.Sendmsg(int(fd), word, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+			return !errors.Is(sendErr, unix.EAGAIN)
+		})
+		if err = errors.Join(err, os.NewSyscallError("sendmsg", sendErr)); err != nil {
+			return err
 		}
 	}
-	if !b.Has(User) {
-		return
-	}
-	// Until the stage has made use of them; a user who is not root would lose them at its start.
-	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID}
+	return nil
+}
+
+// mapUsers says who the box's users are in the stage's namespace (user_namespaces(7)): the same as
+// outside, and no others.
+func (s *Stage) mapUsers(b *Box) error {
 	uid, gid := os.Geteuid(), os.Getegid()
 	if b.UID != 0 {
 		uid, gid = b.UID, b.UID
 	}
-	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
-	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
-	if os.Geteuid() != 0 {
-		return
+	same := func(id int) string { return fmt.Sprintf("%d %d 1\n", id, id) }
+	groups := same(gid)
+	write := func(name, text string) error {
+		return os.WriteFile(fmt.Sprintf("/proc/%d/%s", s.PID, name), []byte(text), 0)
 	}
-	a.GidMappingsEnableSetgroups = true
-	for _, g := range b.Groups {
-		if g != gid {
-			a.GidMappings = append(a.GidMappings, syscall.SysProcIDMap{ContainerID: g, HostID: g, Size: 1})
+	if os.Geteuid() != 0 { // who may map a group of its own only if none can be given up
+		if err := write("setgroups", "deny"); err != nil {
+			return err
+		}
+	} else {
+		for _, g := range b.Groups {
+			if g != gid {
+				groups += same(g)
+			}
 		}
 	}
+	return errors.Join(write("gid_map", groups), write("uid_map", same(uid)))
 }
 
 // Refused reports whether an error of a fork means that this process may make no namespaces.
@@ -118,23 +183,13 @@ func oneOf(err error, list ...unix.Errno) unix.Errno {
 // stageTimeout is how long the stage may take: it waits for nothing but the file system.
 const stageTimeout = 30 * time.Second
 
-// Go lets a stage go on that waits.
-func (p *Prepared) Go() error {
-	_, err := p.report.Write([]byte{1})
-	return err
-}
-
-// Await returns when the forked process has become the program, with what it found; an error says
-// why it has not, and the process may be there still.
-func (p *Prepared) Await(ctx context.Context) (r Report, err error) {
+// Await returns when the stage has become the program, with what it found; an error says why it has
+// not, and the process may be there still.
+func (s *Stage) Await(ctx context.Context) (r Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stageTimeout)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = p.report.SetReadDeadline(time.Unix(1, 0)) })()
-	for _, f := range p.Files {
-		_ = f.Close() // the stage has its own
-	}
-	p.Files = nil
-	b, err := io.ReadAll(io.LimitReader(p.report, maxOrder))
+	defer context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })()
+	b, err := io.ReadAll(io.LimitReader(s.conn, maxOrder))
 	if err != nil {
 		return r, fmt.Errorf("it cannot be confined: %w", errors.Join(ctx.Err(), err))
 	}
@@ -158,11 +213,52 @@ func (p *Prepared) Await(ctx context.Context) (r Report, err error) {
 // ErrNoMounts means that a namespace could be made, and nothing be mounted in it.
 var ErrNoMounts = errors.New("nothing can be mounted here")
 
-// Close closes what the caller has left.
-func (p *Prepared) Close() {
-	for _, f := range append(p.Files, p.memory, p.report) {
-		if f != nil {
-			_ = f.Close()
+// Close closes our end of the socket. A stage that has been told nothing ends then.
+func (s *Stage) Close() { _ = s.conn.Close() }
+
+// Kill ends the process, and waits for its end.
+func (s *Stage) Kill() {
+	s.Close()
+	_ = syscall.Kill(s.PID, syscall.SIGKILL)
+	var status syscall.WaitStatus
+	for {
+		if _, err := syscall.Wait4(s.PID, &status, 0, nil); err != syscall.EINTR {
+			return
 		}
+	}
+}
+
+// Early is a stage that was forked before its box was known, for the start that comes; nil is none.
+type Early struct{ stage *Stage }
+
+// ForkEarly forks one with all namespaces that this host allows. It is nil where that fails: the
+// start says why.
+func ForkEarly(argv []string, h Host) *Early {
+	var namespaces []string
+	if h.NoNamespaces == "" {
+		namespaces = ofFork
+	}
+	s, err := Fork(argv, namespaces, false)
+	if err != nil {
+		return nil
+	}
+	return &Early{s}
+}
+
+// Take gives away the stage, if it fits a box; nil if it does not, or has been given away.
+func (e *Early) Take(b *Box) *Stage {
+	if e == nil || e.stage == nil || !e.stage.fits(b) {
+		return nil
+	}
+	s := e.stage
+	e.stage = nil
+	return s
+}
+
+// Close ends a stage that has not been taken.
+func (e *Early) Close() {
+	if e != nil && e.stage != nil {
+		e.stage.Kill()
+		e.stage = nil
 	}
 }
