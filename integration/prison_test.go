@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/integration/escape"
+	"github.com/vmlatch/vmlatch/integration/qemus"
 	"github.com/vmlatch/vmlatch/launcher/confine"
 )
 
@@ -274,4 +275,47 @@ func listenAs(t *testing.T, h *host, path string) net.Listener {
 	}
 	h.own(path)
 	return l
+}
+
+// TestAppArmor: a kernel with AppArmor keeps in what the package's profile says. It runs in a
+// guest, for which the profile is compiled here.
+func TestAppArmor(t *testing.T) {
+	t.Parallel()
+	c := needCoco(t)
+	root := filepath.Join(top(), ".cache/root")
+	parser := filepath.Join(root, "sbin/apparmor_parser")
+	if _, err := os.Stat(parser); err != nil {
+		parser = filepath.Join(root, "usr/sbin/apparmor_parser")
+	}
+	if _, err := os.Stat(parser); err != nil {
+		t.Skip("the compiler of AppArmor's profiles cannot be had here")
+	}
+	h := newHost(t)
+	base, policy := filepath.Join(root, "etc/apparmor.d"), filepath.Join(h.work, "vmlatch-qemu.bin")
+	features := filepath.Join(base, "abi/3.0")
+	compile := exec.Command(parser, "--skip-kernel-load", "--skip-read-cache", "--ofile", policy, "--base", base,
+		"--policy-features", features, "--kernel-features", features,
+		filepath.Join(top(), "cmd/vmlatch/apparmor/vmlatch-qemu"))
+	if out, err := compile.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	program := filepath.Join(h.work, "confine.test")
+	build := exec.Command("go", "test", "-c", "-tags", "apparmor", "-ldflags=-s -w", "-o", program,
+		"./launcher/confine")
+	build.Dir, build.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.write("initrd", read(t, c.initrd))
+	initrd := filepath.Join(h.work, "initrd")
+	h.addToInitrd(initrd, "confine.test", program)
+	h.addToInitrd(initrd, "vmlatch-qemu.bin", policy)
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\n"+
+		"initrd = \"initrd\"\ncmdline = \"console=ttyS0 quiet panic=-1 no_timer_check lsm=landlock,apparmor"+
+		" vmlatch.run=/confine.test vmlatch.args=-test.v,-test.run=TestKernel\"\n", qemus.Newest(t), c.kernel))
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	h.shows("the guest's console", h.run("vmlatch", "logs", "vm"), "--- PASS: TestKernelAppArmor")
+	h.run("vmlatch", "rm", "vm")
+	waitNothing(t, h.work)
 }

@@ -417,8 +417,11 @@ session    = "credential:session"
 	m.write("/etc/apparmor.d/abi/4.0", "")
 	m.run("dpkg-reconfigure", "vmlatch")
 	m.run("cmp", "/usr/share/vmlatch/apparmor/vmlatch", "/etc/apparmor.d/vmlatch")
+	m.write("/etc/apparmor.d/abi/3.0", "")
+	m.run("dpkg-reconfigure", "vmlatch")
+	m.run("cmp", "/usr/share/vmlatch/apparmor/vmlatch-qemu", "/etc/apparmor.d/vmlatch-qemu")
 	m.run("dpkg", "--purge", "--no-triggers", "vmlatch")
-	m.run("test", "!", "-e", "/etc/apparmor.d/vmlatch")
+	m.run("test", "!", "-e", "/etc/apparmor.d/vmlatch", "-a", "!", "-e", "/etc/apparmor.d/vmlatch-qemu")
 	if left, err := m.try("grep", "^vmlatch:", "/etc/subuid", "/etc/subgid"); err == nil {
 		t.Errorf("ids after removal: %s", left)
 	}

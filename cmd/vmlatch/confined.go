@@ -19,6 +19,7 @@ type confinement struct {
 	Files      int      `json:"files"`
 	Landlock   int      `json:"landlock,omitempty"`
 	Refused    string   `json:"refused,omitempty"`
+	Label      string   `json:"label,omitempty"`
 	Missing    []string `json:"missing,omitempty"`
 }
 
@@ -84,6 +85,9 @@ func (c *confinement) rows(who string, row func(key, format string, args ...any)
 	if c.UID != 0 {
 		text += fmt.Sprintf(", as user %d", c.UID)
 	}
+	if c.Label != "" {
+		text += ", by AppArmor's profile " + c.Label
+	}
 	row(who+"confined", "%s", text)
 	if c.Refused != "" {
 		row(who+"proven at its start", "opening the VM's record was refused: %s", c.Refused)
@@ -128,6 +132,9 @@ func writeBox(t io.Writer, b *confine.Box) {
 	}
 	if b.Landlock > 0 {
 		fmt.Fprintf(t, "Landlock\tversion %d\n", b.Landlock)
+	}
+	if b.Label != "" {
+		fmt.Fprintf(t, "AppArmor\tprofile %s, if it is loaded\n", b.Label)
 	}
 	for _, f := range b.Files {
 		fmt.Fprintf(t, "%s\t%s\n", f.Access, cli.Escape(f.Path))

@@ -21,8 +21,10 @@ const Done = "done"
 // Try makes attempts, each KIND:WHAT, and says how each ended: Done, or the error's name.
 //
 //	read, write, list, remove: a file or a directory
+//	run: a program
 //	unix, tcp, udp: a connection
 //	kill, look: a process, by its pid
+//	processes: any besides itself
 //	unlock: every lock that is held through an open file
 //	root: to become it
 //	limit: of a process, by its pid
@@ -63,6 +65,12 @@ func try(kind, what string) error {
 		return write(what)
 	case "remove":
 		return os.Remove(what)
+	case "run":
+		p, err := os.StartProcess(what, []string{what, "--help"}, &os.ProcAttr{})
+		if err == nil {
+			_, _ = p.Wait()
+		}
+		return err
 	case "unix", "tcp", "udp":
 		return connect(kind, what)
 	case "kill", "look":

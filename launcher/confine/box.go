@@ -53,6 +53,8 @@ type Box struct {
 	Files []File `json:"files"`
 	// Landlock is the version of the kernel's rules (landlock(7), ABI); 0 for none.
 	Landlock int `json:"landlock,omitempty"`
+	// Label is the AppArmor profile that it gets, if that is loaded; "" for none.
+	Label string `json:"label,omitempty"`
 	// MemoryLock is how much memory it may pin, in bytes; 0 for the launcher's own limit.
 	MemoryLock uint64 `json:"memory-lock,omitempty"`
 	// Keys leaves it the launcher's session keyring, for a key that was made for it.

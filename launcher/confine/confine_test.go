@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vmlatch/vmlatch/integration/escape"
 )
 
@@ -23,6 +25,9 @@ import (
 const prisoner = "__prisoner"
 
 const numbered = "__numbered"
+
+// inMemory is the name of a file in memory that a prisoner has.
+const inMemory = "/proc/self/fd/3"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
@@ -79,8 +84,14 @@ func imprison(t *testing.T, b *Box, try string, attempts ...string) (map[string]
 		t.Fatal(err)
 	}
 	defer stage.Close()
+	fd, err := unix.MemfdCreate("copy", unix.MFD_CLOEXEC) // as QEMU gets a kernel
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := os.NewFile(uintptr(fd), "copy")
+	defer memory.Close()
 	argv := append([]string{self, prisoner}, attempts...)
-	if err := stage.Enter(b, argv, []*os.File{os.Stdin, out, os.Stderr}, try); err != nil {
+	if err := stage.Enter(b, argv, []*os.File{os.Stdin, out, os.Stderr, memory}, try); err != nil {
 		stage.Kill()
 		t.Fatal(err)
 	}
@@ -178,7 +189,9 @@ func TestPrison(t *testing.T) {
 			_, own, attempts := world(t)
 			b := &Box{Namespaces: c.namespaces, Landlock: c.landlock, Networked: c.networked}
 			b.Allow(Write, own)
-			may := []string{"read:" + filepath.Join(own, "file"), "write:" + filepath.Join(own, "new")}
+			may := []string{
+				"read:" + filepath.Join(own, "file"), "write:" + filepath.Join(own, "new"), "read:" + inMemory,
+			}
 			said, report := imprison(t, b, strings.TrimPrefix(attempts[0], "read:"), append(attempts, may...)...)
 			if report.Refused == "" {
 				t.Errorf("nothing was proven: %+v", report)

@@ -8,9 +8,9 @@
 // their rights.
 //
 // box.go has the description, host.go and users.go what this host has for it, program.go and elf.go
-// what a program needs of the file system; stage.go the stage, with tree.go for its file system and
-// landlock.go for the kernel's rules; live.go reads back what can be read of a running process, and
-// start.go is the launcher's side.
+// what a program needs of the file system; stage.go the stage, with tree.go for its file system,
+// label.go for AppArmor and landlock.go for the kernel's rules; live.go reads back what can be read
+// of a running process, and start.go is the launcher's side.
 //
 // Sources: landlock(7), user_namespaces(7), mount_namespaces(7), capabilities(7), prctl(2); QEMU,
 // docs/system/security.rst.

@@ -15,11 +15,14 @@ type Host struct {
 	Landlock int // version of the rules; 0 for none
 	// NoNamespaces says why this user can make none; "" if it can.
 	NoNamespaces string
+	AppArmor     bool // is on
 }
 
 // Look asks the running kernel. root is the directory of its files, "/" but in tests.
 func Look(root string) Host {
-	return Host{Landlock: version(), NoNamespaces: noNamespaces(root, os.Geteuid())}
+	return Host{
+		Landlock: version(), NoNamespaces: noNamespaces(root, os.Geteuid()), AppArmor: hasAppArmor(root),
+	}
 }
 
 // noNamespaces reads what forbids user namespaces (namespaces(7); Debian, Ubuntu: sysctls of their

@@ -32,7 +32,9 @@ type order struct {
 type Report struct {
 	// Refused is how the kernel refused what the box forbids: EACCES, ENOENT.
 	Refused string `json:"refused,omitempty"`
-	Error   string `json:"error,omitempty"` // it did not come that far
+	// Label is the AppArmor profile that the program gets; "" for none.
+	Label string `json:"label,omitempty"`
+	Error string `json:"error,omitempty"` // it did not come that far
 	// Unshown is whether that was because a container's rules allow a namespace, and no mounts.
 	Unshown bool `json:"unshown,omitempty"`
 }
@@ -144,6 +146,7 @@ func (o *order) enter(r *Report) error {
 	}{
 		{"limits", b.limit},
 		{"keyring", b.leaveKeys},
+		{"label", func() error { return o.label(r) }},
 		{"namespaces", b.separate},
 		{"files", b.show},
 		{"bounding set", dropBounding},

@@ -18,6 +18,9 @@ import (
 // Stage is the first argument of a program that runs [confine.Run] with the others.
 const Stage = "__stage"
 
+// QEMUProfile is the AppArmor profile of QEMUs, which the package brings.
+const QEMUProfile = "vmlatch-qemu"
+
 // Confinement is what there is to confine QEMU with.
 type Confinement struct {
 	Stage   []string       // command line that runs [confine.Run]
@@ -70,6 +73,9 @@ func (b *Builder) confine() {
 	c, g := b.Facts.Confine, b.Guest
 	box := &confine.Box{
 		Landlock: c.Host.Landlock, Keys: b.plan.Key != nil, MemoryLock: uint64(b.plan.MemoryLock),
+	}
+	if c.Host.AppArmor {
+		box.Label = QEMUProfile
 	}
 	for _, f := range c.Program {
 		box.Allow(f.Access, f.Path)

@@ -58,6 +58,7 @@ type Confinement struct {
 	Files      int      `json:"files"`                // that it can reach by a path, directories counted once
 	Landlock   int      `json:"landlock,omitempty"`   // version of the kernel's rules
 	Refused    string   `json:"refused,omitempty"`    // the error with which it was refused the VM's record
+	Label      string   `json:"label,omitempty"`      // its AppArmor profile
 	Missing    []string `json:"missing,omitempty"`    // what it could do all the same, a sentence each
 }
 
