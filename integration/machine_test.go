@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -118,17 +119,26 @@ func TestPin(t *testing.T) {
 	}{&vm}); err != nil {
 		t.Fatal(err)
 	}
-	allowed := func(pid, tid int) string {
-		text := read(t, fmt.Sprintf("/proc/%d/task/%d/status", pid, tid))
-		_, rest, _ := strings.Cut(text, "Cpus_allowed_list:")
-		line, _, _ := strings.Cut(rest, "\n")
-		return strings.TrimSpace(line)
-	}
-	pid := cpus[0].Thread
-	for tid, want := range map[int]string{cpus[0].Thread: "1", cpus[1].Thread: "0-1", vm.PID: "0"} {
-		if got := allowed(pid, tid); got != want {
-			t.Errorf("thread %d runs on %q, want %q", tid, got, want)
+	allowed := map[int]string{} // by the threads' numbers in QEMU's namespace
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", vm.PID))
+	for _, file := range tasks {
+		line := func(key string) string {
+			_, rest, _ := strings.Cut(read(t, file), key+":")
+			text, _, _ := strings.Cut(rest, "\n")
+			return strings.TrimSpace(text)
 		}
+		ids := strings.Fields(line("NSpid"))
+		own, err := strconv.Atoi(ids[len(ids)-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowed[own] = line("Cpus_allowed_list")
+		if ids[0] == strconv.Itoa(vm.PID) && allowed[own] != "0" {
+			t.Errorf("QEMU itself runs on %q, want 0", allowed[own])
+		}
+	}
+	if len(allowed) < 3 || allowed[cpus[0].Thread] != "1" || allowed[cpus[1].Thread] != "0-1" {
+		t.Errorf("threads run on %v; %d wants 1, %d 0-1", allowed, cpus[0].Thread, cpus[1].Thread)
 	}
 	if maps := read(t, fmt.Sprintf("/proc/%d/numa_maps", vm.PID)); !strings.Contains(maps, "bind:0") {
 		t.Errorf("no memory is bound to the node:\n%s", maps)

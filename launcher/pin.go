@@ -26,46 +26,81 @@ func pin(ctx context.Context, p *plan.Pin, pid int, conn *qmp.Conn) error {
 	if err != nil {
 		return err
 	}
+	threads, err := threadsOf(pid, cpus)
+	if err != nil {
+		return err
+	}
 	if set := p.Others(); set != nil {
-		threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(groupOf(cpus, pid)), "task"))
-		if err != nil {
-			return err
-		}
-		for _, t := range threads {
-			tid, err := strconv.Atoi(t.Name())
-			if err == nil {
-				err = unix.SchedSetaffinity(tid, set)
-			}
+		for _, tid := range threads {
+			err := unix.SchedSetaffinity(tid, set)
 			if err != nil && !errors.Is(err, unix.ESRCH) { // one that has ended meanwhile
 				return pinned("QEMU", err)
 			}
 		}
 	}
 	for _, c := range cpus {
-		if set := p.Of(c.Index); set != nil {
-			if err := unix.SchedSetaffinity(c.Thread, set); err != nil {
-				return pinned(fmt.Sprintf("CPU %d", c.Index), err)
-			}
+		set := p.Of(c.Index)
+		if set == nil {
+			continue
+		}
+		tid, ok := threads[c.Thread]
+		if !ok {
+			return pinned(fmt.Sprintf("CPU %d", c.Index), fmt.Errorf("QEMU has no thread %d", c.Thread))
+		}
+		if err := unix.SchedSetaffinity(tid, set); err != nil {
+			return pinned(fmt.Sprintf("CPU %d", c.Index), err)
 		}
 	}
 	return nil
 }
 
-// groupOf is the process of a guest's CPUs: under an emulator it is not the one that was started.
-func groupOf(cpus []qmp.CPU, pid int) int {
-	if len(cpus) == 0 {
-		return pid
+// threadsOf are the threads of a guest's QEMU, by the numbers that it calls them. They are those of
+// its namespace of processes; under an emulator, it is not the process that was started.
+func threadsOf(pid int, cpus []qmp.CPU) (map[int]int, error) {
+	threads, err := tasks(pid)
+	if err != nil || len(cpus) == 0 || threads[cpus[0].Thread] != 0 {
+		return threads, err
 	}
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(cpus[0].Thread), "status"))
+	group, err := strconv.Atoi(strings.TrimSpace(status(fmt.Sprint(cpus[0].Thread), "Tgid")))
 	if err != nil {
-		return pid
+		return nil, fmt.Errorf("QEMU's thread %d: %w", cpus[0].Thread, err)
 	}
-	_, rest, _ := strings.Cut(string(b), "\nTgid:")
+	return tasks(group)
+}
+
+// tasks are a process's threads, by their numbers in its own namespace (proc(5), NSpid).
+func tasks(pid int) (map[int]int, error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "task")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	all := map[int]int{}
+	for _, e := range entries {
+		tid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		own := tid
+		if ids := strings.Fields(status(filepath.Join(strconv.Itoa(pid), "task", e.Name()), "NSpid")); len(ids) > 0 {
+			if own, err = strconv.Atoi(ids[len(ids)-1]); err != nil {
+				continue
+			}
+		}
+		all[own] = tid
+	}
+	return all, nil
+}
+
+// status is a line of a process's status; "" for none.
+func status(process, key string) string {
+	b, err := os.ReadFile(filepath.Join("/proc", process, "status"))
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(b), "\n"+key+":")
 	line, _, _ := strings.Cut(rest, "\n")
-	if n, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
-		return n
-	}
-	return pid
+	return line
 }
 
 func pinned(what string, err error) error {

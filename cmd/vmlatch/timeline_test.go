@@ -66,3 +66,17 @@ func TestTimeline(t *testing.T) {
 		t.Errorf("%s, %v", out.String(), err)
 	}
 }
+
+// TestXMLText: a text is what a reader of XML reads, but for what XML cannot hold.
+func TestXMLText(t *testing.T) {
+	for _, text := range []string{"", "a < b && \"c\" > 'd'", "\x00\x1b[31m\uffff", "ü\t\n"} {
+		var got string
+		if err := xml.Unmarshal([]byte("<t>"+xmlText(text)+"</t>"), &got); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		want := strings.NewReplacer("\x00", "\ufffd", "\x1b", "\ufffd", "\uffff", "\ufffd").Replace(text)
+		if got != want {
+			t.Errorf("%q reads as %q, want %q", text, got, want)
+		}
+	}
+}
