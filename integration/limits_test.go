@@ -13,11 +13,12 @@ import (
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
-// groupTests builds the tests of control groups that need a kernel, or a systemd, of their own.
-func groupTests(t *testing.T) string {
+// testsFor builds tests of a package of the launcher that need a kernel, or a systemd, of their
+// own, and have a build tag for that.
+func testsFor(t *testing.T, name, tag string) (program string) {
 	t.Helper()
-	program := filepath.Join(binaries, "cgroup.test")
-	cmd := exec.Command("go", "test", "-c", "-tags", "cgroups", "-ldflags=-s -w", "-o", program, "./launcher/cgroup")
+	program = filepath.Join(binaries, name+".test")
+	cmd := exec.Command("go", "test", "-c", "-tags", tag, "-ldflags=-s -w", "-o", program, "./launcher/"+name)
 	cmd.Dir, cmd.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -25,22 +26,28 @@ func groupTests(t *testing.T) string {
 	return program
 }
 
+// passInGuest runs a program's tests of kernels in a guest, whose initrd has it as tests; words are
+// added to the command line, and more to the spec.
+func (h *host) passInGuest(kernel, initrd, words, more, test string) {
+	h.t.Helper()
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\ninitrd = %q\n"+
+		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check %s vmlatch.run=/tests"+
+		" vmlatch.args=-test.v,-test.run=TestKernel\"\n%s", qemus.Newest(h.t), kernel, initrd, words, more))
+	h.run("vmlatch", "start", "vm.toml")
+	h.run("vmlatch", "wait", "vm")
+	h.shows("the guest's console", h.run("vmlatch", "logs", "vm"), "--- PASS: "+test)
+	h.run("vmlatch", "rm", "vm")
+}
+
 // TestLimits: a kernel whose control groups are all of version 2 enforces what [limits] writes.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	c := needCoco(t)
 	h := newHost(t)
-	h.addToInitrd(h.initrdWith("drivers/block/virtio_blk"), "cgroup.test", groupTests(t))
+	initrd := h.initrdWith("drivers/block/virtio_blk")
+	h.addToInitrd(initrd, "tests", testsFor(t, "cgroup", "cgroups"))
 	h.write("disk.raw", strings.Repeat("x", 8<<20))
-	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\n"+
-		"initrd = \"initrd-modules\"\n"+
-		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.modules vmlatch.run=/cgroup.test"+
-		" vmlatch.args=-test.v,-test.run=TestKernel\"\n[[disk]]\nimage = \"disk.raw\"\n", qemus.Newest(t), c.kernel))
-	h.run("vmlatch", "start", "vm.toml")
-	h.run("vmlatch", "wait", "vm")
-	logs := h.run("vmlatch", "logs", "vm")
-	h.shows("the guest's console", logs, "--- PASS: TestKernel")
-	h.run("vmlatch", "rm", "vm")
+	h.passInGuest(c.kernel, initrd, "vmlatch.modules", "[[disk]]\nimage = \"disk.raw\"\n", "TestKernel")
 
 	// A VM has its limits, or does not start.
 	h.write("vm.toml", "memory = \"256MiB\"\n[limits]\nmemory = \"400MiB\"\ncpu = 0.5\npids = 100\n")

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/integration/escape"
-	"github.com/vmlatch/vmlatch/integration/qemus"
 	"github.com/vmlatch/vmlatch/launcher/confine"
 )
 
@@ -299,23 +298,10 @@ func TestAppArmor(t *testing.T) {
 	if out, err := compile.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	program := filepath.Join(h.work, "confine.test")
-	build := exec.Command("go", "test", "-c", "-tags", "apparmor", "-ldflags=-s -w", "-o", program,
-		"./launcher/confine")
-	build.Dir, build.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
 	h.write("initrd", read(t, c.initrd))
 	initrd := filepath.Join(h.work, "initrd")
-	h.addToInitrd(initrd, "confine.test", program)
+	h.addToInitrd(initrd, "tests", testsFor(t, "confine", "apparmor"))
 	h.addToInitrd(initrd, "vmlatch-qemu.bin", policy)
-	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"512MiB\"\n[kernel]\nimage = %q\n"+
-		"initrd = \"initrd\"\ncmdline = \"console=ttyS0 quiet panic=-1 no_timer_check lsm=landlock,apparmor"+
-		" vmlatch.run=/confine.test vmlatch.args=-test.v,-test.run=TestKernel\"\n", qemus.Newest(t), c.kernel))
-	h.run("vmlatch", "start", "vm.toml")
-	h.run("vmlatch", "wait", "vm")
-	h.shows("the guest's console", h.run("vmlatch", "logs", "vm"), "--- PASS: TestKernelAppArmor")
-	h.run("vmlatch", "rm", "vm")
+	h.passInGuest(c.kernel, initrd, "lsm=landlock,apparmor", "", "TestKernelAppArmor")
 	waitNothing(t, h.work)
 }

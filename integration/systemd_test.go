@@ -164,12 +164,12 @@ const quickStop = logs + `ExecStop=
 ExecStop=-/usr/bin/vmlatch stop --ignore --timeout 1s %i
 `
 
-// helpersOfUnits starts a VM with a TPM and a network by passt, each of which is a user of its own.
-func (m *machine) helpersOfUnits() {
-	m.t.Helper()
-	if _, err := exec.LookPath("passt"); err != nil {
-		m.t.Skip("passt is not installed")
-	}
+// helpersOfUnits starts a VM with a TPM and a network by passt: each has another user.
+func (m *machine) helpersOfUnits(t *testing.T) {
+	needProgram(t, "passt", "swtpm")
+	outer := m.t
+	m.t = t
+	defer func() { m.t = outer }()
 	m.write("/etc/vmlatch/vms/more.toml", plainSpec+"[tpm]\n[[network]]\nmode = \"passt\"\n")
 	m.run("systemctl", "start", "vmlatch@more")
 	pids := strings.Fields(m.run("cat", "/sys/fs/cgroup"+m.show("vmlatch@more", "ControlGroup")+"/cgroup.procs"))
@@ -224,7 +224,7 @@ func TestSystemd(t *testing.T) {
 	if procs := m.run("cat", "/sys/fs/cgroup"+group+"/cgroup.procs"); len(strings.Fields(procs)) != 1 {
 		t.Errorf("processes besides QEMU: %s", procs)
 	}
-	m.helpersOfUnits()
+	t.Run("helpers", m.helpersOfUnits)
 	if env := m.run("cat", "/proc/"+first+"/environ"); strings.Contains(env, "NOTIFY_SOCKET") {
 		t.Error("QEMU has the service manager's socket")
 	}
@@ -346,7 +346,7 @@ key = "credential:tpm-key"
 	// systemd makes the scope of a VM that has limits.
 	t.Run("scope", func(t *testing.T) {
 		needProgram(t, "dbus-daemon", "busctl")
-		m.run("install", "-m", "755", groupTests(t), "/usr/bin/cgroup.test")
+		m.run("install", "-m", "755", testsFor(t, "cgroup", "cgroups"), "/usr/bin/cgroup.test")
 		m.run(
 			"sh",
 			"-c",

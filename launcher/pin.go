@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/qmp"
 )
@@ -61,7 +62,11 @@ func threadsOf(pid int, cpus []qmp.CPU) (map[int]int, error) {
 	if err != nil || len(cpus) == 0 || threads[cpus[0].Thread] != 0 {
 		return threads, err
 	}
-	group, err := strconv.Atoi(strings.TrimSpace(status(fmt.Sprint(cpus[0].Thread), "Tgid")))
+	status, err := procfs.Status(filepath.Join("/proc", strconv.Itoa(cpus[0].Thread)))
+	if err != nil {
+		return nil, fmt.Errorf("QEMU's thread %d: %w", cpus[0].Thread, err)
+	}
+	group, err := strconv.Atoi(status["Tgid"])
 	if err != nil {
 		return nil, fmt.Errorf("QEMU's thread %d: %w", cpus[0].Thread, err)
 	}
@@ -77,30 +82,23 @@ func tasks(pid int) (map[int]int, error) {
 	}
 	all := map[int]int{}
 	for _, e := range entries {
+		status, err := procfs.Status(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
 		tid, err := strconv.Atoi(e.Name())
 		if err != nil {
-			continue
+			return nil, err
 		}
 		own := tid
-		if ids := strings.Fields(status(filepath.Join(strconv.Itoa(pid), "task", e.Name()), "NSpid")); len(ids) > 0 {
+		if ids := strings.Fields(status["NSpid"]); len(ids) > 0 { // since Linux 4.1
 			if own, err = strconv.Atoi(ids[len(ids)-1]); err != nil {
-				continue
+				return nil, err
 			}
 		}
 		all[own] = tid
 	}
 	return all, nil
-}
-
-// status is a line of a process's status; "" for none.
-func status(process, key string) string {
-	b, err := os.ReadFile(filepath.Join("/proc", process, "status"))
-	if err != nil {
-		return ""
-	}
-	_, rest, _ := strings.Cut(string(b), "\n"+key+":")
-	line, _, _ := strings.Cut(rest, "\n")
-	return line
 }
 
 func pinned(what string, err error) error {

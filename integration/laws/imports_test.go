@@ -28,7 +28,8 @@ var floors = [][]string{
 	},
 	{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
-		"launcher/internal/vsock", "launcher/internal/logfile", "launcher/internal/seed", "launcher/internal/tuntap",
+		"launcher/internal/vsock", "launcher/internal/procfs",
+		"launcher/internal/logfile", "launcher/internal/seed", "launcher/internal/tuntap",
 	},
 	{
 		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/guestdev",

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Access is what a process may do with a file, or with all that is below a directory.
@@ -32,6 +34,29 @@ const (
 	IPC     = "ipc"
 	PID     = "pid"
 )
+
+// kinds say how each namespace is made, and what it is called in /proc/PID/ns (namespaces(7)).
+var kinds = map[string]struct {
+	flag   uintptr
+	file   string
+	byFork bool // else a process with threads can make it for one of them, too (unshare(2))
+}{
+	User:    {unix.CLONE_NEWUSER, "user", true},
+	PID:     {unix.CLONE_NEWPID, "pid", true},
+	Mount:   {unix.CLONE_NEWNS, "mnt", false},
+	Network: {unix.CLONE_NEWNET, "net", false},
+	IPC:     {unix.CLONE_NEWIPC, "ipc", false},
+}
+
+// flags are those of namespaces that a fork makes, or of the others.
+func flags(namespaces []string, byFork bool) (all uintptr) {
+	for _, name := range namespaces {
+		if k := kinds[name]; k.byFork == byFork {
+			all |= k.flag
+		}
+	}
+	return all
+}
 
 // Box is how a process is confined.
 type Box struct {

@@ -1,7 +1,6 @@
 package confine
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,20 +21,14 @@ func (o *order) label(r *Report) error {
 	if o.Box.Label == "" {
 		return nil
 	}
-	const attr = "/proc/thread-self/attr/"
-	var err error
-	for _, file := range []string{attr + "apparmor/exec", attr + "exec"} { // since 5.8, and before
-		if err = os.WriteFile(file, []byte("exec "+o.Box.Label), 0); !errors.Is(err, unix.ENOENT) {
-			break
-		}
-		if _, there := os.Stat(file); there == nil {
-			break
-		}
+	file := "/proc/thread-self/attr/apparmor/exec"
+	if _, err := os.Stat(file); err != nil {
+		file = "/proc/thread-self/attr/exec" // before Linux 5.8
 	}
-	switch oneOf(err, unix.ENOENT, unix.EINVAL, unix.EACCES, unix.EPERM) {
-	case unix.ENOENT, unix.EINVAL: // no such profile, or another module's file
-		return nil
-	case unix.EACCES, unix.EPERM: // a policy of the host's keeps its own word
+	err := os.WriteFile(file, []byte("exec "+o.Box.Label), 0)
+	// There is no such profile; the file is another module's; a policy of the host's keeps its own
+	// word.
+	if oneOf(err, unix.ENOENT, unix.EINVAL, unix.EACCES, unix.EPERM) != 0 {
 		return nil
 	}
 	if err == nil {

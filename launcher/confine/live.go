@@ -1,7 +1,6 @@
 package confine
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"slices"
@@ -9,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 )
 
 // Live is what can be read of how a running process is confined (proc(5)). Nothing shows its
@@ -26,32 +26,20 @@ type Live struct {
 // ReadLive reads a process.
 func ReadLive(pid int) (*Live, error) {
 	dir := fmt.Sprintf("/proc/%d/", pid)
-	f, err := os.Open(dir + "status")
+	status, err := procfs.Status(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	l := &Live{}
-	for s := bufio.NewScanner(f); s.Scan(); {
-		key, value, _ := strings.Cut(s.Text(), ":")
-		value = strings.TrimSpace(value)
-		switch key {
-		case "Uid":
-			fields := strings.Fields(value)
-			if len(fields) > 1 {
-				l.UID, _ = strconv.Atoi(fields[1])
-			}
-		case "NoNewPrivs":
-			l.NoNewPrivs = value == "1"
-		case "Seccomp":
-			l.Seccomp = value == "2"
-		case "CapPrm", "CapEff", "CapAmb":
-			l.Capabilities = l.Capabilities || strings.Trim(value, "0") != ""
-		}
+	l := &Live{NoNewPrivs: status["NoNewPrivs"] == "1", Seccomp: status["Seccomp"] == "2"}
+	if ids := strings.Fields(status["Uid"]); len(ids) > 1 {
+		l.UID, _ = strconv.Atoi(ids[1]) // the effective one
 	}
-	for name, file := range map[string]string{User: "user", Mount: "mnt", Network: "net", IPC: "ipc", PID: "pid"} {
-		theirs, err := os.Readlink(dir + "ns/" + file)
-		own, _ := os.Readlink("/proc/self/ns/" + file)
+	for _, set := range []string{"CapPrm", "CapEff", "CapAmb"} {
+		l.Capabilities = l.Capabilities || strings.Trim(status[set], "0") != ""
+	}
+	for name, kind := range kinds {
+		theirs, err := os.Readlink(dir + "ns/" + kind.file)
+		own, _ := os.Readlink("/proc/self/ns/" + kind.file)
 		if err == nil && theirs != own {
 			l.Namespaces = append(l.Namespaces, name)
 		}

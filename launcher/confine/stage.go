@@ -200,18 +200,11 @@ func (b *Box) leaveKeys() error {
 
 // separate makes the namespaces that need no fork, for this thread alone.
 func (b *Box) separate() error {
-	flags := 0
-	for name, flag := range map[string]int{
-		Mount: unix.CLONE_NEWNS, Network: unix.CLONE_NEWNET, IPC: unix.CLONE_NEWIPC,
-	} {
-		if b.Has(name) {
-			flags |= flag
-		}
-	}
-	if flags == 0 {
+	f := flags(b.Namespaces, false)
+	if f == 0 {
 		return nil
 	}
-	return unshown(os.NewSyscallError("unshare", unix.Unshare(flags)))
+	return unshown(os.NewSyscallError("unshare", unix.Unshare(int(f))))
 }
 
 func (b *Box) show() error {
@@ -293,14 +286,19 @@ func (o *order) tie() error {
 	}
 	ended := os.Getppid() != o.Parent
 	if o.Box.Has(PID) { // it sees no parent there
-		fds := []unix.PollFd{{Fd: int32(o.report)}}
-		_, err := unix.Poll(fds, 0)
-		ended = err == nil && fds[0].Revents&unix.POLLHUP != 0
+		ended = hungUp(o.report)
 	}
 	if ended {
 		return errors.New("the launcher has ended")
 	}
 	return nil
+}
+
+// hungUp reports whether the other end of a pipe or a socket has been closed.
+func hungUp(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd)}}
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&unix.POLLHUP != 0
 }
 
 func (b *Box) follow() error {
@@ -325,8 +323,7 @@ func EndWith(pipe int) error {
 	if err != nil {
 		return os.NewSyscallError("fcntl", err)
 	}
-	fds := []unix.PollFd{{Fd: int32(pipe)}} // it began to count only now
-	if _, err := unix.Poll(fds, 0); err == nil && fds[0].Revents&unix.POLLHUP != 0 {
+	if hungUp(pipe) { // it began to count only now
 		return errors.New("the other process has gone")
 	}
 	return nil

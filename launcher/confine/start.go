@@ -22,12 +22,9 @@ import (
 type Stage struct {
 	PID int
 
-	forked []string // its namespaces that must be made by the fork
+	forked uintptr  // flags of the namespaces that its fork made
 	conn   *os.File // our end of the socket by which it is told, and tells
 }
-
-// ofFork are the namespaces that only a fork can make in a process with threads (unshare(2)).
-var ofFork = []string{User, PID}
 
 // Fork forks a stage. argv is the command line that runs [Run], but for the number of a descriptor;
 // namespaces are those of its box. With foreground it ends with the thread that forks it. The
@@ -42,24 +39,18 @@ func Fork(argv, namespaces []string, foreground bool) (*Stage, error) {
 		_ = unix.Close(pair[0])
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	s := &Stage{conn: os.NewFile(uintptr(pair[0]), "stage")}
+	s := &Stage{conn: os.NewFile(uintptr(pair[0]), "stage"), forked: flags(namespaces, true)}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	defer null.Close()
-	sys := &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for us, not for the VM
+	sys := &syscall.SysProcAttr{Setsid: true, Cloneflags: s.forked} // Ctrl-C is for us, not for the VM
 	if foreground {
 		sys.Pdeathsig = syscall.SIGKILL
 	}
-	for name, flag := range map[string]uintptr{User: unix.CLONE_NEWUSER, PID: unix.CLONE_NEWPID} {
-		if slices.Contains(namespaces, name) {
-			sys.Cloneflags |= flag
-			s.forked = append(s.forked, name)
-		}
-	}
-	if sys.Cloneflags&unix.CLONE_NEWUSER != 0 { // until it has made use of them: its exec would take them
+	if s.forked&unix.CLONE_NEWUSER != 0 { // until it has made use of them: its exec would take them
 		sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_SETUID, unix.CAP_SETGID}
 	}
 	const own = 3 // the number of its end
@@ -71,17 +62,6 @@ func Fork(argv, namespaces []string, foreground bool) (*Stage, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// fits reports whether the stage can be put into a box: it has the namespaces that only its fork
-// could make, and no others.
-func (s *Stage) fits(b *Box) bool {
-	for _, name := range ofFork {
-		if b.Has(name) != slices.Contains(s.forked, name) {
-			return false
-		}
-	}
-	return true
 }
 
 // Enter puts the stage into a box and makes it a program, which has files as its descriptors, from
@@ -231,12 +211,12 @@ func (s *Stage) Kill() {
 // Early is a stage that was forked before its box was known, for the start that comes; nil is none.
 type Early struct{ stage *Stage }
 
-// ForkEarly forks one with all namespaces that this host allows. It is nil where that fails: the
-// start says why.
+// ForkEarly forks one with the namespaces that most boxes have, if this host allows any. It is nil
+// where that fails: the start says why.
 func ForkEarly(argv []string, h Host) *Early {
 	var namespaces []string
 	if h.NoNamespaces == "" {
-		namespaces = ofFork
+		namespaces = []string{User, PID}
 	}
 	s, err := Fork(argv, namespaces, false)
 	if err != nil {
@@ -245,9 +225,10 @@ func ForkEarly(argv []string, h Host) *Early {
 	return &Early{s}
 }
 
-// Take gives away the stage, if it fits a box; nil if it does not, or has been given away.
+// Take gives away the stage, if its fork made the namespaces that a box's must; nil if it did not,
+// or if the stage has been given away.
 func (e *Early) Take(b *Box) *Stage {
-	if e == nil || e.stage == nil || !e.stage.fits(b) {
+	if e == nil || e.stage == nil || e.stage.forked != flags(b.Namespaces, true) {
 		return nil
 	}
 	s := e.stage

@@ -38,7 +38,7 @@ func (b *Box) enter() error {
 			continue
 		}
 		var err error
-		if f.Path != procfs || !b.Has(PID) || ownProc() != nil {
+		if f.Path != proc || !b.Has(PID) || ownProc() != nil {
 			err = f.bind(open[i])
 		}
 		_ = unix.Close(open[i])
@@ -61,16 +61,16 @@ func (b *Box) enter() error {
 	return setMount("/", unix.MOUNT_ATTR_RDONLY, 0)
 }
 
-// procfs shows processes.
-const procfs = "/proc"
+// proc shows processes.
+const proc = "/proc"
 
 // ownProc shows the processes of this namespace alone. The kernel refuses that where what is
 // mounted is not whole, as in containers and services; then the host's is shown.
 func ownProc() error {
-	if err := os.Mkdir(base+procfs, 0o555); err != nil {
+	if err := os.Mkdir(base+proc, 0o555); err != nil {
 		return err
 	}
-	return unix.Mount("proc", base+procfs, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
+	return unix.Mount("proc", base+proc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY, "")
 }
 
 // openPath opens a file for its place alone; -1 for what is not there, or not for this user: the

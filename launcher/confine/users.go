@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 )
 
 // Users is a range of ids that are for VMs, one for each.
@@ -98,19 +100,13 @@ func (u Users) Busy() (map[int]bool, error) {
 		if _, err := strconv.Atoi(p.Name()); err != nil {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join("/proc", p.Name(), "status"))
+		status, err := procfs.Status(filepath.Join("/proc", p.Name()))
 		if err != nil {
 			continue // it has ended
 		}
-		for line := range strings.Lines(string(b)) {
-			key, ids, _ := strings.Cut(line, ":")
-			if key != "Uid" && key != "Gid" {
-				continue
-			}
-			for id := range strings.FieldsSeq(ids) {
-				if n, err := strconv.Atoi(id); err == nil && n >= u.First && n < u.First+u.Count {
-					busy[n] = true
-				}
+		for id := range strings.FieldsSeq(status["Uid"] + " " + status["Gid"]) {
+			if n, err := strconv.Atoi(id); err == nil && n >= u.First && n < u.First+u.Count {
+				busy[n] = true
 			}
 		}
 	}

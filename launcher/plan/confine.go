@@ -59,11 +59,16 @@ func (b *Builder) unconfined() string {
 	}
 }
 
-// files that every QEMU opens.
-var (
-	baseDevices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}
-	baseFiles   = []string{"/proc", "/sys/devices/system"}
-)
+// box is one with a program's own files, and what every program opens.
+func (c *Confinement) box(program []confine.File) *confine.Box {
+	box := &confine.Box{Landlock: c.Host.Landlock}
+	for _, f := range program {
+		box.Allow(f.Access, f.Path)
+	}
+	box.Allow(confine.Device, "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+	box.Allow(confine.Read, "/proc")
+	return box
+}
 
 // confine adds the box that QEMU runs in. It comes last: what the command line names, it reaches.
 func (b *Builder) confine() {
@@ -71,17 +76,12 @@ func (b *Builder) confine() {
 		return
 	}
 	c, g := b.Facts.Confine, b.Guest
-	box := &confine.Box{
-		Landlock: c.Host.Landlock, Keys: b.plan.Key != nil, MemoryLock: uint64(b.plan.MemoryLock),
-	}
+	box := c.box(c.Program)
+	box.Keys, box.MemoryLock = b.plan.Key != nil, uint64(b.plan.MemoryLock)
 	if c.Host.AppArmor {
 		box.Label = QEMUProfile
 	}
-	for _, f := range c.Program {
-		box.Allow(f.Access, f.Path)
-	}
-	box.Allow(confine.Device, baseDevices...)
-	box.Allow(confine.Read, baseFiles...)
+	box.Allow(confine.Read, "/sys/devices/system")
 	options := ParseOptions(b.plan.QEMUArgv())
 	if options.One("-accel") == "kvm" {
 		box.Allow(confine.Device, "/dev/kvm")

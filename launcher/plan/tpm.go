@@ -163,20 +163,12 @@ func (t *TPM) build(b *Builder) error {
 // else.
 func (b *Builder) tpmBox(life int) *confine.Box {
 	c := b.Facts.Confine
-	box := &confine.Box{
-		Landlock: c.Host.Landlock, Life: life, Users: c.Users,
-		Owns: true, // it gives its files their mode
-	}
-	for _, f := range b.Facts.TPM.Files {
-		box.Allow(f.Access, f.Path)
-	}
-	box.Allow(confine.Device, baseDevices...)
-	box.Allow(confine.Read, "/proc")
+	box := c.box(b.Facts.TPM.Files)
+	box.Life, box.Owns = life, true // it gives its files their mode
 	box.Allow(confine.Write, b.plan.Dirs.TPM(b.Guest.Name, b.Guest.TPM.State == TPMPersistent))
-	if c.Host.NoNamespaces == "" {
+	if c.Host.NoNamespaces == "" { // else another user would not reach its files
 		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC, confine.Network}
-	} else {
-		box.Users = nil // another user would not reach its files
+		box.Users = c.Users
 	}
 	box.Missing = c.Host.Missing(box.Namespaces)
 	return box
