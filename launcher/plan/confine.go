@@ -131,17 +131,10 @@ func (b *Builder) confine() {
 	b.plan.Confinement = box
 }
 
-// ownUser gives root's VM a user of its own, or says why QEMU stays root's: it opens what another
-// user could not.
+// ownUser gives root's VM a user of its own, unless QEMU opens what another user could not.
 func (b *Builder) ownUser(box *confine.Box, out outward) {
-	c, why := b.Facts.Confine, ""
+	why := ""
 	switch {
-	case c.Users == nil && c.NoUsers == "":
-		return // it is not root that starts it
-	case c.Users == nil:
-		why = "there are no ids for VMs: " + c.NoUsers
-	case !box.Has(confine.Mount):
-		why = "without a mount namespace another user would not reach its files"
 	case len(b.Guest.PCI) > 0:
 		why = "it opens devices of the host (VFIO)"
 	case slices.ContainsFunc(b.Guest.Shares, func(s Share) bool { return s.Mode == Share9P }):
@@ -150,7 +143,21 @@ func (b *Builder) ownUser(box *confine.Box, out outward) {
 		why = "the spec's own devices and objects open files"
 	case b.Guest.Networks.Linked() || len(out.sockets) > 0:
 		why = "it connects to another VM, or to a service, by a socket that is for root"
-	default:
+	}
+	b.Facts.Confine.own(box, why)
+}
+
+// own gives root's process a user of its own, or says why it stays root's: what this host lacks, or
+// else why.
+func (c *Confinement) own(box *confine.Box, why string) {
+	switch {
+	case c.Users == nil && c.NoUsers == "":
+		return // it is not root that starts it
+	case c.Users == nil:
+		why = "there are no ids for VMs: " + c.NoUsers
+	case !box.Has(confine.Mount):
+		why = "without a mount namespace another user would not reach its files"
+	case why == "":
 		box.Users = c.Users
 		return
 	}

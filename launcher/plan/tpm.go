@@ -166,11 +166,11 @@ func (b *Builder) tpmBox(life int) *confine.Box {
 	box := c.box(b.Facts.TPM.Files)
 	box.Life, box.Owns = life, true // it gives its files their mode
 	box.Allow(confine.Write, b.plan.Dirs.TPM(b.Guest.Name, b.Guest.TPM.State == TPMPersistent))
-	if c.Host.NoNamespaces == "" { // else another user would not reach its files
+	if c.Host.NoNamespaces == "" {
 		box.Namespaces = []string{confine.User, confine.Mount, confine.IPC, confine.Network}
-		box.Users = c.Users
 	}
 	box.Missing = c.Host.Missing(box.Namespaces)
+	c.own(box, "")
 	return box
 }
 
