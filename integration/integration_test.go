@@ -245,9 +245,22 @@ func processes(text string) map[int]string {
 	return processesBy(text, "cmdline")
 }
 
-// processesOf are those with a directory in their command line or environment: QEMU, which gets
-// every file as a descriptor, has it there alone.
-func processesOf(work string) map[int]string { return processesBy(work+"/", "cmdline", "environ") }
+// processesOf are those with a directory in their command line or environment, or with a file of it
+// open: a helper that gets all as descriptors has it there alone.
+func processesOf(work string) map[int]string {
+	found := processesBy(work+"/", "cmdline", "environ")
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		pid, err := strconv.Atoi(strings.Split(fd, "/")[2])
+		if err != nil || pid == os.Getpid() || found[pid] != "" {
+			continue
+		}
+		if file, _ := os.Readlink(fd); strings.HasPrefix(file, work+"/") {
+			found[pid] = "with " + file
+		}
+	}
+	return found
+}
 
 func processesBy(text string, files ...string) map[int]string {
 	found := map[int]string{}

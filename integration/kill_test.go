@@ -180,6 +180,13 @@ func waitStopped(t *testing.T, pid int) {
 	t.Fatal("it never reached the step")
 }
 
+// runs reports whether a process has not ended, reaped or not.
+func runs(pid int) bool {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return err == nil && !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+}
+
 // waitNothing requires that nothing is left. Processes that were killed may take
 // a moment to vanish from /proc; files may not.
 func waitNothing(t *testing.T, work string) {

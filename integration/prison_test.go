@@ -21,7 +21,7 @@ import (
 
 // TestTakenOver: a QEMU that a guest has taken over reaches what is its own, and nothing else of
 // its user's or the host's. The program that plays it has QEMU's descriptors and confinement, but
-// not the system call filter that QEMU puts itself under.
+// not the system call filter that QEMU puts itself under. So it is with its TPM's swtpm.
 func TestTakenOver(t *testing.T) {
 	t.Parallel()
 	if c := confine.Look("/"); c.Landlock < 6 || c.NoNamespaces != "" {
@@ -31,36 +31,126 @@ func TestTakenOver(t *testing.T) {
 		uid int
 		ids bool // the host has set ids aside for VMs
 	}{
-		"a user": {65534, false}, "root": {0, false}, "root, ids for VMs": {0, true},
+		"a user": {65534, false}, "root": {0, false}, "root with ids for VMs": {0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if (c.uid != 0 || c.ids) && os.Geteuid() != 0 {
 				t.Skip("this test changes to the user nobody, which takes root")
 			}
-			takeOver(t, newHostOf(t, c.uid), c.ids)
+			newHostOf(t, c.uid).prison(c.ids).takeOver(t)
 		})
 	}
+	t.Run("units", func(t *testing.T) {
+		m := boot(t)
+		m.prison().takeOver(t)
+		if left := m.run("find", "/run/vmlatch", "-mindepth", "1", "-not", "-name", ".lock"); left != "" {
+			t.Errorf("left: %s", left)
+		}
+	})
 }
 
-// Ids that the test sets aside.
+// prison is a host on which VMs are taken over.
+type prison struct {
+	root             string // leads to its files, as the test sees them
+	work, run, state string // its directories
+	specs            string // the directory of specs
+	ids              bool   // it has set ids aside for VMs
+	own              func(file string)
+	start            func(name string, env []string) // the VM of a spec
+	vmlatch          func(args ...string) (string, error)
+	ended            func(name string) // waits until nothing is left of a VM, or of all
+}
+
+// Ids that a test sets aside.
 const firstID, countIDs = 1_900_000_000, 5
 
-// startIn starts a VM, on a host that has set ids aside for VMs or not.
-func startIn(t *testing.T, h *host, ids bool, spec string) {
-	t.Helper()
-	cmd := h.command("vmlatch", "start", spec)
-	if ids {
-		h.write("ids", fmt.Sprintf("vmlatch:%d:%d\n", firstID, countIDs))
-		cmd = wrapped(cmd, "unshare", "--mount", "sh", "-c",
-			`mount --bind ids /etc/subuid && mount --bind ids /etc/subgid && exec "$@"`, "sh")
+func (h *host) prison(ids bool) *prison {
+	p := &prison{
+		work: h.work, run: filepath.Join(h.work, "run"), state: filepath.Join(h.work, "state"),
+		specs: h.work, ids: ids, own: h.own,
 	}
-	if out, err := h.attempt(cmd); err != nil {
-		t.Fatalf("%s: %v\n%s", spec, err, out)
+	p.start = func(name string, env []string) {
+		h.t.Helper()
+		cmd := h.command("vmlatch", "start", name+".toml")
+		if ids {
+			h.write("ids", fmt.Sprintf("vmlatch:%d:%d\n", firstID, countIDs))
+			cmd = wrapped(cmd, "unshare", "--mount", "sh", "-c",
+				`mount --bind ids /etc/subuid && mount --bind ids /etc/subgid && exec "$@"`, "sh")
+		}
+		cmd.Env = append(cmd.Env, env...)
+		if out, err := h.attempt(cmd); err != nil {
+			h.t.Fatalf("%s: %v\n%s", name, err, out)
+		}
+	}
+	p.vmlatch = func(args ...string) (string, error) { return h.attempt(h.command("vmlatch", args...)) }
+	p.ended = func(name string) {
+		if name == "" {
+			h.clearEnded()
+			waitNothing(h.t, h.work)
+		}
+	}
+	return p
+}
+
+// prison is a machine whose VMs are units.
+func (m *machine) prison() *prison {
+	p := &prison{
+		root: fmt.Sprintf("/proc/%d/root", m.init), work: "/srv/prison", run: "/run/vmlatch",
+		state: "/var/lib/vmlatch", specs: "/etc/vmlatch/vms", ids: true, own: func(string) {},
+	}
+	m.run("mkdir", p.work)
+	p.start = func(name string, env []string) {
+		m.t.Helper()
+		dropIn := quickStop + "ReadWritePaths=" + p.work + "\n"
+		for _, e := range env {
+			dropIn += "Environment=\"" + strings.ReplaceAll(e, "\n", "\\n") + "\"\n"
+		}
+		m.write("/etc/systemd/system/vmlatch@"+name+".service.d/test.conf", dropIn)
+		m.run("systemctl", "daemon-reload")
+		m.run("systemctl", "start", "vmlatch@"+name)
+	}
+	p.vmlatch = func(args ...string) (string, error) { return m.try("vmlatch", args...) }
+	p.ended = func(name string) {
+		if name != "" {
+			m.ended("vmlatch@" + name)
+		}
+	}
+	return p
+}
+
+// file is where the test finds a file of the host.
+func (p *prison) file(name string) string { return p.root + name }
+
+func (p *prison) write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(p.file(name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.own(p.file(name))
+}
+
+func (p *prison) done(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := p.vmlatch(args...)
+	if err != nil {
+		t.Fatalf("vmlatch %v: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+// fails runs a command that must fail, and say why.
+func (p *prison) fails(t *testing.T, why string, args ...string) {
+	t.Helper()
+	if out, err := p.vmlatch(args...); err == nil || !strings.Contains(out, why) {
+		t.Errorf("vmlatch %v: %v, want it refused, with %q: %s", args, err, why, out)
 	}
 }
 
-func takeOver(t *testing.T, h *host, ids bool) {
-	qemu := filepath.Join(h.work, "prisoner")
+// in is a file among the host's own.
+func (p *prison) in(name string) string { return filepath.Join(p.work, name) }
+
+func (p *prison) takeOver(t *testing.T) {
+	qemu := filepath.Join(t.TempDir(), "prisoner")
 	build := exec.Command("go", "build", "-o", qemu, "./prisoner")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -69,35 +159,107 @@ func takeOver(t *testing.T, h *host, ids bool) {
 	if err != nil {
 		t.Skip("swtpm is not installed")
 	}
-	helpers := filepath.Join(h.work, "helpers")
-	if err := os.Mkdir(helpers, 0o755); err != nil {
+	if err := os.Mkdir(p.file(p.in("helpers")), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h.copyProgram(swtpm, filepath.Join(helpers, "swtpm"))
-	for _, name := range []string{"own.raw", "other.raw", "shared"} {
-		h.write(name, "an image")
+	copyProgram(t, swtpm, p.file(p.in("helpers/swtpm")))
+	if err := os.Mkdir(p.file(p.in("programs")), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	h.write("victim.toml", `
-name = "victim"
+	copyProgram(t, qemu, p.file(p.in("programs/prisoner")))
+	for _, name := range []string{"own.raw", "other.raw", "shared"} {
+		p.write(t, p.in(name), "an image")
+	}
+	p.write(t, filepath.Join(p.specs, "victim.toml"), fmt.Sprintf(`
 memory = "32MiB"
+accel = "tcg"
 [[disk]]
-image = "other.raw"
+image = %q
 format = "raw"
-`)
-	startIn(t, h, ids, "victim.toml")
-	victim := inspected(t, h, "victim")
+`, p.in("other.raw")))
+	p.start("victim", nil)
+	victim := p.inspect(t, "victim")
 
 	// What this user has besides VMs.
-	session := listenAs(t, h, filepath.Join(h.work, "bus.sock"))
+	session, err := net.Listen("unix", p.file(p.in("bus.sock")))
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer session.Close()
+	p.own(p.file(p.in("bus.sock")))
 	loopback, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer loopback.Close()
+	abstract, err := net.Listen("unix", "@vmlatch-test")
+	if err == nil { // else the same test of another user has it
+		defer abstract.Close()
+	}
+	if id, err := unix.AddKey("user", "vmlatch-test", []byte("x"), unix.KEY_SPEC_SESSION_KEYRING); err == nil {
+		defer unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0)
+	}
 
-	run, state := filepath.Join(h.work, "run"), filepath.Join(h.work, "state")
-	forbidden := []string{
+	forbidden := p.forbidden(victim.Record.PID, loopback.Addr().String())
+	allowed := []string{"unlock:", "own:an image"}
+	spec := fmt.Sprintf(`
+memory = "32MiB"
+accel = "tcg"
+qemu = %q
+[[disk]]
+image = %q
+format = "raw"
+`, p.in("programs/prisoner"), p.in("own.raw"))
+	if !p.ids { // with a file that it opens itself, it would stay root's
+		allowed = append(allowed, "read:"+p.in("shared"), "write:"+p.in("shared"))
+		spec += fmt.Sprintf("[[object]]\nqom-type = \"rng-random\"\nid = \"own\"\nfilename = %q\n", p.in("shared"))
+	}
+	p.write(t, filepath.Join(p.specs, "prison.toml"), spec+"[tpm]\n")
+	tpm := filepath.Join(p.state, "prison/tpm")
+	tpmForbidden := append(slices.Clone(forbidden), "write:"+p.in("own.raw"), "mode:"+p.run, "own:an image")
+	tpmForbidden = slices.DeleteFunc(tpmForbidden, func(a string) bool {
+		return a == "modes:" || a == "processes:" // of its state; it has no namespace of processes
+	})
+	tpmAllowed := []string{"unlock:", "stay:", "shut:", "write:" + filepath.Join(tpm, "new")}
+	env := []string{
+		"QEMU_ATTEMPTS=" + strings.Join(append(allowed, forbidden...), "\n"),
+		"QEMU_TPM_ATTEMPTS=" + strings.Join(append(tpmAllowed, tpmForbidden...), "\n"),
+		"PATH=" + p.in("helpers") + ":/usr/sbin:/usr/bin:/sbin:/bin",
+	}
+	p.start("prison", env) // with the real swtpm, which makes the TPM
+	p.done(t, "stop", "--now", "prison")
+	p.ended("prison")
+	copyProgram(t, qemu, p.file(p.in("helpers/swtpm")))
+	p.start("prison", env)
+	compare(t, p.file(filepath.Join(p.state, "prison/console.log")), allowed, forbidden)
+	compare(t, p.file(filepath.Join(tpm, "attempts")), tpmAllowed, tpmForbidden)
+	p.confined(t, victim)
+
+	p.done(t, "stop", "--now", "prison")
+	p.ended("prison")
+	if left, err := exec.Command("pgrep", "-f", p.in("helpers/swtpm")).Output(); err == nil {
+		t.Errorf("its TPM lives on: %s", left)
+	}
+	// What a swtpm has laid in the place of its state is not taken for that, and not removed.
+	p.fails(t, "", "tpm", "export", "prison", p.in("backup"))
+	p.fails(t, "", "plan", filepath.Join(p.specs, "prison.toml"))
+	p.fails(t, "is not a file of a TPM", "rm", "--tpm", "prison")
+	if err := os.RemoveAll(p.file(tpm)); err != nil {
+		t.Fatal(err)
+	}
+	if out := p.done(t, "ps"); strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
+		t.Errorf("after its end:\n%s", out)
+	}
+	p.done(t, "stop", "--now", "victim")
+	p.ended("victim")
+	p.ended("")
+}
+
+// forbidden are attempts that must fail, of a VM named prison next to one named victim, with
+// its process; a service listens at a loopback address.
+func (p *prison) forbidden(victim int, loopback string) []string {
+	run, state := p.run, p.state
+	return []string{
 		"read:" + filepath.Join(run, "prison/record.json"), "write:" + filepath.Join(run, "prison/record.json"),
 		"list:" + run, "remove:" + filepath.Join(run, "prison/vm.lock"), "write:" + filepath.Join(run, "prison/new"),
 		"remove:" + filepath.Join(state, "prison/console.log"), "write:" + filepath.Join(state, "prison/qemu.log"),
@@ -105,57 +267,29 @@ format = "raw"
 		"read:" + filepath.Join(run, "victim/record.json"), "unix:" + filepath.Join(run, "victim/qmp.sock"),
 		"unix:" + filepath.Join(run, "victim/monitor.sock"), "unix:" + filepath.Join(run, "victim/console.sock"),
 		"unix:" + filepath.Join(run, "prison/monitor.sock"),
-		"read:" + filepath.Join(h.work, "other.raw"), "write:" + filepath.Join(h.work, "other.raw"),
-		"read:" + filepath.Join(h.work, "victim.toml"), "list:" + h.work, "read:/etc/shadow", "read:/etc/passwd",
-		"unix:" + filepath.Join(h.work, "bus.sock"), "tcp:" + loopback.Addr().String(), "udp:127.0.0.1:9",
+		"read:" + p.in("other.raw"), "write:" + p.in("other.raw"),
+		"read:" + filepath.Join(p.specs, "victim.toml"), "list:" + p.work, "read:/etc/shadow", "read:/etc/passwd",
+		"unix:" + p.in("bus.sock"), "tcp:" + loopback, "udp:127.0.0.1:9",
 		"unix:/run/dbus/system_bus_socket", "list:/run", "list:/tmp", "list:/home",
-		"kill:" + strconv.Itoa(victim.Record.PID),
-		"look:" + strconv.Itoa(victim.Record.PID),
+		"kill:" + strconv.Itoa(victim), "look:" + strconv.Itoa(victim),
 		"kill:" + strconv.Itoa(os.Getpid()), "root:", "write:/proc/sys/kernel/core_pattern",
-		"limit:" + strconv.Itoa(victim.Record.PID), "mode:/dev/full", "mode:" + filepath.Join(h.work, "shared"),
+		"limit:" + strconv.Itoa(victim), "mode:/dev/full", "mode:" + p.in("shared"),
 		"modes:", "lease:", "vsock:", "processes:", "key:vmlatch-test",
-		"write:" + filepath.Join(h.work, "prisoner"), "write:/usr/escaped",
+		"ring:", "traceme:", "memory:", "pidfd:", "core:", "env:VMLATCH_RUN_DIR", "env:HOME",
+		"abstract:@vmlatch-test", "run:" + p.in("other"),
+		"write:" + p.in("programs/prisoner"), "write:/usr/escaped",
 	}
-	shared := filepath.Join(h.work, "shared")
-	allowed := []string{"unlock:"}
-	spec := fmt.Sprintf(`
-name = "prison"
-memory = "32MiB"
-qemu = %q
-[[disk]]
-image = "own.raw"
-format = "raw"
-`, qemu)
-	if !ids { // with a file that it opens itself, it would stay root's
-		allowed = append(allowed, "read:"+shared, "write:"+shared)
-		spec += fmt.Sprintf("[[object]]\nqom-type = \"rng-random\"\nid = \"own\"\nfilename = %q\n", shared)
-	}
-	if id, err := unix.AddKey("user", "vmlatch-test", []byte("x"), unix.KEY_SPEC_SESSION_KEYRING); err == nil {
-		defer unix.KeyctlInt(unix.KEYCTL_INVALIDATE, id, 0, 0, 0)
-	}
-	spec += "[tpm]\n"
-	h.write("prison.toml", spec)
-	tpm := filepath.Join(state, "prison/tpm")
-	tpmForbidden := append(slices.Clone(forbidden), "write:"+filepath.Join(h.work, "own.raw"), "mode:"+run)
-	tpmForbidden = slices.DeleteFunc(tpmForbidden, func(a string) bool {
-		return a == "modes:" || a == "processes:" // of its state; it has no namespace of processes
-	})
-	tpmAllowed := []string{"write:" + filepath.Join(tpm, "new")}
-	h.env = append(h.env, "ATTEMPTS="+strings.Join(append(allowed, forbidden...), "\n"),
-		"TPM_ATTEMPTS="+strings.Join(append(tpmAllowed, tpmForbidden...), "\n"), "PATH="+helpers+":"+os.Getenv("PATH"))
-	startIn(t, h, ids, "prison.toml") // with the real swtpm, which makes the TPM
-	h.run("vmlatch", "stop", "--now", "prison")
-	h.copyProgram(qemu, filepath.Join(helpers, "swtpm"))
-	startIn(t, h, ids, "prison.toml")
-	compare(t, filepath.Join(state, "prison/console.log"), allowed, forbidden)
-	compare(t, filepath.Join(tpm, "attempts"), tpmAllowed, tpmForbidden)
+}
 
-	// It has let go of its lock: it is there all the same, and is told of.
-	got := inspected(t, h, "prison")
+// confined requires that the VM prison, which has let go of its lock, is there all the same, is
+// told of, and has its walls.
+func (p *prison) confined(t *testing.T, victim inspection) {
+	t.Helper()
+	got := p.inspect(t, "prison")
 	if got.Status != "alive" || len(got.Trouble) == 0 || !strings.Contains(got.Trouble[0], "let go of its lock") {
 		t.Errorf("%+v, want it alive, without its lock", got)
 	}
-	if out := h.run("vmlatch", "ps"); !strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
+	if out := p.done(t, "ps"); !strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
 		t.Errorf("ps does not show both:\n%s", out)
 	}
 	if c := got.Record.Confinement; c == nil || c.Refused == "" || len(c.Namespaces) != 5 {
@@ -165,33 +299,13 @@ format = "raw"
 	if c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 5 {
 		t.Errorf("its process %+v", c)
 	}
-	if ids && (c.UID < firstID || c.UID >= firstID+countIDs || c.UID == victim.Confined.UID) {
+	if p.ids && (c.UID < 1_000_000 || c.UID == victim.Confined.UID) {
 		t.Errorf("its user is %d, the other's %d: want two of those that were set aside", c.UID, victim.Confined.UID)
 	}
 	c2 := got.Record.HelpersConfined["tpm"]
-	if c2 == nil || c2.Refused == "" || len(c2.Namespaces) != 4 || ids && (c2.UID == 0 || c2.UID == c.UID) {
+	if c2 == nil || c2.Refused == "" || len(c2.Namespaces) != 4 || p.ids && (c2.UID == 0 || c2.UID == c.UID) {
 		t.Errorf("its TPM's confinement %+v", c2)
 	}
-	h.run("vmlatch", "stop", "--now", "prison")
-	if out, err := h.attempt(h.command("vmlatch", "tpm", "export", "prison", "backup")); err == nil {
-		t.Errorf("what a swtpm has laid in the place of its state is exported: %s", out)
-	}
-	if out, err := h.attempt(h.command("vmlatch", "plan", "prison.toml")); err == nil {
-		t.Errorf("it is taken for a TPM's state: %s", out)
-	}
-	if out, err := h.attempt(h.command("vmlatch", "rm", "--tpm", "prison")); err == nil ||
-		!strings.Contains(out, "is not a file of a TPM") {
-		t.Errorf("what it has left is removed: %v: %s", err, out)
-	}
-	if err := os.RemoveAll(tpm); err != nil {
-		t.Fatal(err)
-	}
-	if out := h.run("vmlatch", "ps"); strings.Contains(out, "prison") || !strings.Contains(out, "victim") {
-		t.Errorf("after its end:\n%s", out)
-	}
-	h.run("vmlatch", "stop", "--now", "victim")
-	h.clearEnded()
-	waitNothing(t, h.work)
 }
 
 // compare compares how attempts ended, which a file says in the end, with how they must.
@@ -221,15 +335,15 @@ func compare(t *testing.T, file string, allowed, forbidden []string) {
 }
 
 // copyProgram puts a copy of a program in the place of another.
-func (h *host) copyProgram(from, to string) {
-	h.t.Helper()
+func copyProgram(t *testing.T, from, to string) {
+	t.Helper()
 	b, err := os.ReadFile(from)
 	if err == nil {
 		_ = os.Remove(to)
 		err = os.WriteFile(to, b, 0o755)
 	}
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
 }
 
@@ -257,23 +371,12 @@ type wallsFound struct {
 	Refused    string
 }
 
-func inspected(t *testing.T, h *host, name string) (v inspection) {
+func (p *prison) inspect(t *testing.T, name string) (v inspection) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(h.run("vmlatch", "inspect", "--json", name)), &v); err != nil {
+	if err := json.Unmarshal([]byte(p.done(t, "inspect", "--json", name)), &v); err != nil {
 		t.Fatal(err)
 	}
 	return v
-}
-
-// listenAs makes a socket of the machine's user.
-func listenAs(t *testing.T, h *host, path string) net.Listener {
-	t.Helper()
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.own(path)
-	return l
 }
 
 // TestAppArmor: a kernel with AppArmor keeps in what the package's profile says. It runs in a

@@ -26,6 +26,7 @@ type box struct {
 	stage   []string
 	try     string // a file that it must not be able to open
 	refused string // how the kernel refused that
+	ruled   string // how Landlock refused it the root directory
 	label   string // its AppArmor profile
 	// give lets its user have the VM's files that it needs; nil if it needs none, or this is not
 	// root.
@@ -126,7 +127,7 @@ func (b *box) forkOnce(argv []string, files []*os.File) (pid int, err error) {
 		stage.Kill()
 		return 0, err
 	}
-	b.refused, b.label = report.Refused, report.Label
+	b.refused, b.ruled, b.label = report.Refused, report.Ruled, report.Label
 	return stage.PID, nil
 }
 
@@ -134,7 +135,7 @@ func (b *box) forkOnce(argv []string, files []*os.File) (pid int, err error) {
 func (b *box) record() *rundir.Confinement {
 	return &rundir.Confinement{
 		UID: b.UID, Namespaces: b.Namespaces, Landlock: b.Landlock, Refused: b.refused, Missing: b.Missing,
-		Label: b.label,
+		Ruled: b.ruled, Label: b.label,
 		Files: len(b.Files),
 	}
 }

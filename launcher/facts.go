@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
+	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
 	"github.com/vmlatch/vmlatch/launcher/confine"
@@ -207,17 +209,48 @@ func networkFacts(g *plan.Guest, root host.Root, f *plan.Facts) (err error) {
 		if n.Mode == "bridge" && !tuntap.MayMake() {
 			f.BridgeHelper = tuntap.Helper(f.QEMU)
 		}
-		if n.Mode != "passt" || f.Passt != "" {
+		if !n.MayBePasst() || f.Passt != "" {
 			continue
 		}
-		if f.Passt, err = exec.LookPath("passt"); err != nil {
-			return &fault.Error{
-				Kind: fault.Host, Op: "carry the guest's network", Err: errors.New("passt is missing"),
-				Fix: `install it: the package passt; or write mode = "user"`,
+		f.Passt, err = exec.LookPath("passt")
+		if err != nil && n.Mode == "passt" {
+			return plan.NoPasst
+		}
+		f.NameServers, f.NoNames = nameServers("/")
+	}
+	return nil
+}
+
+// nameServers are what a guest asks for names, where the host's own server listens on its loopback,
+// which guests do not reach: then that server's own (systemd-resolved.service(8)). root is the
+// directory of the host's files.
+func nameServers(root string) (instead []netip.Addr, none string) {
+	const own = "etc/resolv.conf"
+	behind := readServers(filepath.Join(root, "run/systemd/resolve/resolv.conf"))
+	switch {
+	case len(readServers(filepath.Join(root, own))) > 0:
+		return nil, ""
+	case len(behind) > 0:
+		return behind, ""
+	default:
+		return nil, "/" + own + " names no server besides this host's loopback"
+	}
+}
+
+// readServers are the servers that a file names (resolv.conf(5)), but for those on a loopback.
+func readServers(file string) (servers []netip.Addr) {
+	b, err := regular.Read(file, 1<<16)
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() && a.Zone() == "" {
+				servers = append(servers, a)
 			}
 		}
 	}
-	return nil
+	return servers
 }
 
 // tpmFacts looks for what emulates a TPM, and at the state that it has.

@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -309,5 +310,41 @@ func TestQueryPlatform(t *testing.T) {
 	f.Host.KVM = host.Technology{Usable: host.No, Why: "gone", Fix: "load it"}
 	if _, err := QueryPlatform(t.Context(), f); !errors.Is(err, fault.ErrHost) || !fault.As(err).Hardware {
 		t.Errorf("without KVM: %v", err)
+	}
+}
+
+// TestNameServersOfHosts: a guest that does not reach the host's loopback asks whom the host's own
+// server asks.
+func TestNameServersOfHosts(t *testing.T) {
+	for name, c := range map[string]struct{ conf, behind, want, none string }{
+		"a server": {"nameserver 192.0.2.1\n", "nameserver 192.0.2.9\n", "[]", ""},
+		"the loopback": {
+			"# stub\nnameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.9\nnameserver fe80::1%eth0\n",
+			"[192.0.2.9]", "",
+		},
+		"one of each":              {"nameserver 127.0.0.53\nnameserver 2001:db8::1\n", "", "[]", ""},
+		"nothing behind it":        {"nameserver ::1\n", "", "[]", "loopback"},
+		"nothing at all":           {"", "", "[]", "loopback"},
+		"lines of other kinds":     {"nameserver\nnameserver x\nnameservers 192.0.2.1\n", "", "[]", "loopback"},
+		"a loopback behind a stub": {"nameserver 127.0.0.53\n", "nameserver 127.0.0.1\n", "[]", "loopback"},
+	} {
+		root := t.TempDir()
+		files := map[string]string{"etc/resolv.conf": c.conf, "run/systemd/resolve/resolv.conf": c.behind}
+		for file, text := range files {
+			if text == "" {
+				continue
+			}
+			file = filepath.Join(root, file)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, none := nameServers(root)
+		if fmt.Sprint(got) != c.want || (none == "") != (c.none == "") || !strings.Contains(none, c.none) {
+			t.Errorf("%s: %v, %q; want %s, %q", name, got, none, c.want, c.none)
+		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"os"
 	"slices"
 
+	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // helper is a helper's process.
@@ -42,7 +44,9 @@ func (s *starter) help(log *os.File) error {
 		if f.walls != nil && state >= 0 && os.Geteuid() == 0 {
 			f.walls.give = func(uid int) error { return s.dir.GiveTPM(f.files[state], uid) }
 		}
-		c := &command{argv: h.Argv, files: f.files, log: log, foreground: s.opt.Foreground, box: f.walls}
+		c := &command{
+			argv: h.Argv, files: f.files, log: log, env: confine.Environ(), foreground: s.opt.Foreground, box: f.walls,
+		}
 		if h.Silent {
 			c.log = nil
 		}
@@ -68,6 +72,9 @@ func (s *starter) helped() (err error) {
 		<-f.done
 		switch {
 		case f.err == nil:
+			if id, err := rundir.Identify(f.pid); err == nil { // else it has ended: see helperEnded
+				s.machine.rec.Helpers[f.role] = id
+			}
 			s.machine.helpers = append(s.machine.helpers, helper{f.role, reap(f.pid, make(chan struct{}))})
 			if f.walls != nil {
 				s.machine.rec.HelpersConfined[f.role] = f.walls.record()

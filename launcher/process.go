@@ -24,8 +24,9 @@ type command struct {
 	argv       []string
 	files      []*os.File
 	log        *os.File // for its output; nil to drop it
-	foreground bool     // it dies with the thread that forks it
-	box        *box     // that it runs in; nil for none
+	env        []string
+	foreground bool // it dies with the thread that forks it
+	box        *box // that it runs in; nil for none
 }
 
 // fork is syscall.ForkExec because os/exec first forks a child to find out about
@@ -57,7 +58,7 @@ func (c *command) fork() (pid int, err error) {
 // forkBare forks the program itself, with the rights of this process.
 func (c *command) forkBare(null, log *os.File) (pid int, err error) {
 	attr := &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
+		Dir: "/", Env: c.env, Files: []uintptr{null.Fd(), log.Fd(), log.Fd()},
 		Sys: &syscall.SysProcAttr{Setsid: true}, // Ctrl-C is for us, not for the VM
 	}
 	if c.foreground {

@@ -17,8 +17,8 @@ func (s *starter) newRecord() *rundir.Record {
 		Latch: rundir.Latch{Until: g.Latch.Until, Open: g.Latch.Until != plan.UntilSecret},
 		Disks: recordDisks(g.Disks), Networks: recordNetworks(g, s.plan.Facts),
 		VSock: recordVSock(g, s.plan.Facts), TPM: recordTPM(&g.TPM),
-		HelpersConfined: map[string]*rundir.Confinement{},
-		Steps:           s.steps, Unconfined: s.plan.Unconfined, Slot: recordSlot(s.plan.Slot),
+		Helpers: map[string]*rundir.Identity{}, HelpersConfined: map[string]*rundir.Confinement{},
+		Steps: s.steps, Unconfined: s.plan.Unconfined, Slot: recordSlot(s.plan.Slot),
 	}
 }
 

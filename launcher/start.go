@@ -220,7 +220,9 @@ func (s *starter) exec() error {
 	}
 	ended := make(chan struct{})
 	pid, err := withKey(s.plan.Key, s, func(argv []string) (int, error) {
-		return (&command{argv: argv, files: s.files, log: log, foreground: s.opt.Foreground, box: walls}).fork()
+		return (&command{
+			argv: argv, files: s.files, log: log, env: os.Environ(), foreground: s.opt.Foreground, box: walls,
+		}).fork()
 	}, ended)
 	helpersErr := s.helped()
 	if errors.Is(err, fault.ErrHost) {
@@ -247,10 +249,12 @@ func (s *starter) exec() error {
 	if helpersErr != nil {
 		return helpersErr
 	}
-	if walls == nil {
+	if walls != nil {
+		s.machine.rec.Confinement = walls.record()
+	} else if s.plan.Emulated { // the emulator's end is not QEMU's: the lock tells
 		return nil
 	}
-	s.machine.rec.Confinement = walls.record()
+	s.machine.rec.Wrapped = walls == nil
 	s.machine.rec.Process, err = rundir.Identify(pid)
 	if err != nil { // it has ended already; the connection will tell
 		s.machine.rec.Process = nil

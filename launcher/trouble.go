@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
@@ -52,7 +53,7 @@ func Trouble(events []Event, r *rundir.Record) (list []string) {
 			}
 			add(&disks, text)
 		case eventDisconnected:
-			add(&others, fmt.Sprintf("network %s has gone with the program that carried it", data.Netdev))
+			add(&others, noNetwork(data.Netdev))
 		case eventPanicked:
 			add(&others, "the guest's kernel has panicked")
 		case eventWatchdog:
@@ -60,6 +61,24 @@ func Trouble(events []Event, r *rundir.Record) (list []string) {
 		}
 	}
 	return append(disks, others...)
+}
+
+// Gone says what a VM lacks that has lost a helper, by that helper's role.
+func Gone(role string) string {
+	switch {
+	case role == plan.RoleTPM:
+		return "its TPM has gone: the guest's next reset ends QEMU"
+	case role == plan.RoleKeeper:
+		return "the keeper of its logs has gone: they say nothing more"
+	case strings.HasPrefix(role, "net"):
+		return noNetwork(role)
+	default:
+		return "the program that served " + role + " has gone"
+	}
+}
+
+func noNetwork(id string) string {
+	return fmt.Sprintf("network %s has gone with the program that carried it", id)
 }
 
 // diskOf is the image of a disk by its node's name.

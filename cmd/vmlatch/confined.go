@@ -19,6 +19,7 @@ type confinement struct {
 	Files      int      `json:"files"`
 	Landlock   int      `json:"landlock,omitempty"`
 	Refused    string   `json:"refused,omitempty"`
+	Ruled      string   `json:"ruled,omitempty"`
 	Label      string   `json:"label,omitempty"`
 	Missing    []string `json:"missing,omitempty"`
 }
@@ -29,6 +30,7 @@ type confined struct {
 	NoNewPrivs   bool     `json:"no-new-privileges"`
 	Seccomp      bool     `json:"seccomp"`
 	Capabilities bool     `json:"capabilities"`
+	Bounded      bool     `json:"bounded"`
 	Namespaces   []string `json:"namespaces,omitempty"`
 	Label        string   `json:"label,omitempty"`
 	ControlGroup string   `json:"cgroup,omitempty"`
@@ -90,7 +92,11 @@ func (c *confinement) rows(who string, row func(key, format string, args ...any)
 	}
 	row(who+"confined", "%s", text)
 	if c.Refused != "" {
-		row(who+"proven at its start", "opening the VM's record was refused: %s", c.Refused)
+		text := "opening the VM's record was refused: " + c.Refused
+		if c.Ruled != "" {
+			text += "; listing / by Landlock: " + c.Ruled
+		}
+		row(who+"proven at its start", "%s", text)
 	}
 	for _, m := range c.Missing {
 		row(who+"not confined", "%s", m)
@@ -104,6 +110,7 @@ func (l *confined) text() string {
 		yes, none string
 	}{
 		{l.Capabilities, "WITH CAPABILITIES", "no capabilities"},
+		{l.Bounded, "can gain none", "its bounding set is not empty"},
 		{l.NoNewPrivs, "no new privileges", "MAY GAIN PRIVILEGES"},
 		{l.Seccomp, "seccomp", "NO seccomp"},
 	} {

@@ -44,7 +44,7 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 		Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching),
 		Failure: publishFailure(e.Failure),
 	}
-	v.NoTPM = v.Status == rundir.Alive && e.NoTPM
+	v.NoTPM = v.Status == rundir.Alive && slices.Contains(e.Gone, plan.RoleTPM)
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
@@ -58,6 +58,13 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 		v.State = string(mayBe(e))
 	case v.Status == rundir.Alive && e.Record != nil:
 		v.State, v.Trouble = cpuState(ctx, root, e)
+	}
+	if v.Status == rundir.Alive {
+		for _, role := range e.Gone {
+			if text := launcher.Gone(role); !slices.Contains(v.Trouble, text) {
+				v.Trouble = append(v.Trouble, text)
+			}
+		}
 	}
 	if e.LostLock {
 		v.Trouble = append([]string{lostLock}, v.Trouble...)
@@ -159,8 +166,6 @@ func printVMs(s *cli.IO, list []vmInfo, wide bool) error {
 		case v.Failure != nil && v.Status == rundir.Ended:
 			state += " (" + firstWords(v.Failure.Reason) + ")"
 			started = v.Failure.At.Local().Format(psTime)
-		case v.NoTPM:
-			state += " (its TPM has gone)"
 		case len(v.Trouble) > 0:
 			state += " (" + firstWords(v.Trouble[0]) + ")"
 		}

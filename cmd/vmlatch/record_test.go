@@ -11,12 +11,12 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
-// TestPublishedRecord: what is recorded today is published whole, under the same keys; but for the
-// identity of the process, of which the pid is.
+// TestPublishedRecord: what is recorded today is published whole, under the same keys, but for the
+// identities of processes: QEMU's pid is published.
 func TestPublishedRecord(t *testing.T) {
 	var r rundir.Record
 	fill(reflect.ValueOf(&r).Elem())
-	r.Schema, r.Process = recordSchema, nil
+	r.Schema, r.Process, r.Wrapped, r.Helpers = recordSchema, nil, false, nil
 	kept, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		t.Fatal(err)

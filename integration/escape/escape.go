@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +23,7 @@ const Done = "done"
 //
 //	read, write, list, remove: a file or a directory
 //	run: a program
-//	unix, tcp, udp: a connection
+//	unix, abstract, tcp, udp: a connection
 //	kill, look: a process, by its pid
 //	processes: any besides itself
 //	unlock: every lock that is held through an open file
@@ -30,8 +31,16 @@ const Done = "done"
 //	limit: of a process, by its pid
 //	mode: of a file
 //	modes, lease: of every file that is open
+//	shut: to close every file that is open to others, by its mode
+//	stay: when what it belongs to has gone, to live on
 //	key: to look for one of its user's, by its description
 //	vsock: a socket to virtual machines
+//	ring: a ring of requests that no filter sees (io_uring)
+//	traceme, memory, pidfd: what would read another process, on itself
+//	x32: a system call by another number
+//	core: a core dump
+//	env: a variable of the environment, by its name
+//	own: to read and write, through an open file, one that holds these words
 func Try(attempts []string) map[string]string {
 	said := map[string]string{}
 	for _, a := range attempts {
@@ -71,6 +80,8 @@ func try(kind, what string) error {
 			_, _ = p.Wait()
 		}
 		return err
+	case "abstract":
+		return connect("unix", what)
 	case "unix", "tcp", "udp":
 		return connect(kind, what)
 	case "kill", "look":
@@ -103,6 +114,22 @@ func try(kind, what string) error {
 		return unix.Chmod(what, 0o777)
 	case "modes":
 		return each(func(fd int) error { return unix.Fchmod(fd, 0o600) })
+	case "shut":
+		return all(func(fd int) error {
+			var st unix.Stat_t
+			if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+				return os.ErrInvalid
+			}
+			return unix.Fchmod(fd, 0)
+		})
+	case "stay":
+		return all(func(fd int) error {
+			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+			if err == nil {
+				_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFL, flags&^unix.O_ASYNC)
+			}
+			return err
+		})
 	case "lease":
 		return each(func(fd int) error {
 			_, err := unix.FcntlInt(uintptr(fd), unix.F_SETLEASE, unix.F_WRLCK)
@@ -111,6 +138,36 @@ func try(kind, what string) error {
 	case "key":
 		_, err := unix.KeyctlSearch(unix.KEY_SPEC_SESSION_KEYRING, "user", what, 0)
 		return err
+	case "ring":
+		params := make([]byte, 120) // struct io_uring_params
+		return call(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params[0])), 0)
+	case "traceme":
+		return call(unix.SYS_PTRACE, unix.PTRACE_TRACEME, 0, 0)
+	case "memory":
+		return readMemory()
+	case "pidfd":
+		fd, err := unix.PidfdOpen(os.Getpid(), 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		_, err = unix.PidfdGetfd(fd, 1, 0)
+		return err
+	case "x32":
+		err := call(0x40000000|unix.SYS_GETPPID, 0, 0, 0)
+		if errors.Is(err, unix.ENOSYS) { // no filter kept it from the kernel, which has none
+			return nil
+		}
+		return err
+	case "core":
+		return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1})
+	case "env":
+		if os.Getenv(what) == "" {
+			return os.ErrNotExist
+		}
+		return nil
+	case "own":
+		return own(what)
 	case "vsock":
 		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
 		if err == nil {
@@ -141,10 +198,49 @@ func connect(network, address string) error {
 	return err
 }
 
-// unlock lets go of all flocks that this process holds through descriptors it inherited.
-func unlock() error {
-	_ = each(func(fd int) error { return errors.Join(unix.Flock(fd, unix.LOCK_UN), errNext) })
+func call(number, a, b, c uintptr) error {
+	if _, _, errno := unix.RawSyscall(number, a, b, c); errno != 0 {
+		return errno
+	}
 	return nil
+}
+
+// readMemory reads this process's memory as it would another's.
+func readMemory() error {
+	from, to := []byte("x"), make([]byte, 1)
+	local := []unix.Iovec{{Base: &to[0], Len: 1}}
+	remote := []unix.RemoteIovec{{Base: uintptr(unsafe.Pointer(&from[0])), Len: 1}}
+	_, err := unix.ProcessVMReadv(os.Getpid(), local, remote, 0)
+	return err
+}
+
+// own looks for a file that is open and holds words, and writes behind them.
+func own(words string) error {
+	return each(func(fd int) error {
+		b := make([]byte, len(words))
+		if n, err := unix.Pread(fd, b, 0); err != nil || string(b[:n]) != words {
+			return os.ErrNotExist
+		}
+		_, err := unix.Pwrite(fd, []byte("!"), int64(len(words)))
+		return err
+	})
+}
+
+// unlock lets go of all flocks that this process holds through descriptors it inherited.
+func unlock() error { return all(func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) }) }
+
+// all does something to every open file, and succeeds if that does once.
+func all(do func(fd int) error) error {
+	done := false
+	err := each(func(fd int) error {
+		err := do(fd)
+		done = done || err == nil
+		return errors.Join(err, errNext)
+	})
+	if done {
+		return nil
+	}
+	return err
 }
 
 var errNext = errors.New("and the others")

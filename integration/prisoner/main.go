@@ -1,8 +1,8 @@
 // Command prisoner is started as QEMU, with all that QEMU gets, and plays one that a guest has
-// taken over: it says what QEMU says, makes the attempts that the variable ATTEMPTS names, a line
-// each (see package escape), and writes to the guest's console how each ended. Started as swtpm it
-// plays that: it makes the attempts that TPM_ATTEMPTS names, leaves what it found with its state,
-// and lays a trap in the place of that.
+// taken over: it says what QEMU says, makes the attempts that the variable QEMU_ATTEMPTS names, a
+// line each (see package escape), and writes to the guest's console how each ended. Started as
+// swtpm it plays that: it makes the attempts that QEMU_TPM_ATTEMPTS names, leaves what it found
+// with its state, and lays a trap in the place of that.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 	o := plan.ParseOptions(os.Args)
 	q := qmptest.NewQEMU()
 	q.On("cont", func(json.RawMessage) (any, error) { // by now the guest runs
-		go report(logOf(o, "console"), strings.Split(os.Getenv("ATTEMPTS"), "\n"))
+		go report(logOf(o, "console"), strings.Split(os.Getenv("QEMU_ATTEMPTS"), "\n"))
 		return struct{}{}, nil
 	})
 	for _, chardev := range o.Values["-chardev"] {
@@ -86,7 +86,7 @@ func playTPM(o *plan.Options) {
 	if err != nil {
 		panic(err)
 	}
-	report(f, strings.Split(os.Getenv("TPM_ATTEMPTS"), "\n"))
+	report(f, strings.Split(os.Getenv("QEMU_TPM_ATTEMPTS"), "\n"))
 	_ = f.Close()
 	const permall = "/tpm2-00.permall"
 	_ = os.Rename(dir+permall, dir+"/aside")

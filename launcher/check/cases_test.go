@@ -210,6 +210,11 @@ var checkCases = map[string]checkCase{
 		tech: "none",
 		host: func(f *plan.Facts) { f.Confine = &plan.Confinement{Stage: []string{"s"}, Cannot: "it is a script"} },
 	},
+	"network-loopback": {tech: "none", add: "[[network]]\n"},
+	"network-names": {
+		tech: "none", add: "[[network]]\nmode = \"passt\"\n",
+		host: func(f *plan.Facts) { f.NoNames = "/etc/resolv.conf is empty" },
+	},
 	"something-boots": {tech: "none", guest: func(g *tee.Guest) { g.Kernel.Image, g.Firmware.Image = "", "" }},
 	"machine-known": {
 		tech: "none", host: func(f *plan.Facts) {

@@ -36,7 +36,7 @@ var order = [...]string{
 	"snp-policy-support", "snp-iommu", "snp-firmware", "snp-kernel", "ciphertext-hiding", "tdx-kernel",
 	"tdx-module", "tdx-quote-service", "machine-pinned", "name-free", "files-readable", "owner-command",
 	"directories", "firmware-stateless", "firmware-knows", "kernel-hashes-area", "secret-area", "secure-boot-kernel",
-	"qemu-confined", "igvm-alone",
+	"qemu-confined", "network-loopback", "network-names", "igvm-alone",
 	"session-files", "cbitpos", "reduced-phys-bits", "sev-policy-es", "vm-type-explicit", "id-block-size",
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
 	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole",

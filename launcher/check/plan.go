@@ -137,6 +137,31 @@ func planChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "network-loopback",
+			Severity: tee.Warn,
+			Stage:    tee.PlanStage,
+			Key:      "network",
+			Cause:    "the guest reaches what listens on this host's loopback, which often asks for no password",
+			Fix:      `mode = "passt" keeps it away from there, and restrict = true from everything`,
+			Source:   "QEMU, docs/system/devices/net.rst; passt(1), --no-map-gw",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(!s.Networks.OnLoopback(), "")
+			},
+		},
+		{
+			ID:       "network-names",
+			Severity: tee.Warn,
+			Stage:    tee.PlanStage,
+			Key:      "network",
+			When:     func(s *tee.Subject) bool { return s.Networks.Passt() && !s.Networks.OnLoopback() },
+			Cause:    "the guest is told of no name server that it can reach",
+			Fix:      "name one in the guest, or in the network-config of [config]",
+			Source:   "passt(1), --dns; systemd-resolved.service(8)",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				return tee.Verify(s.Facts.NoNames == "", "%s", s.Facts.NoNames)
+			},
+		},
+		{
 			ID:       "igvm-alone",
 			Severity: tee.Refuse,
 			Stage:    tee.PlanStage,

@@ -72,6 +72,8 @@ type Box struct {
 	// Networked lets it use the host's networks, and VSock its sockets to virtual machines.
 	Networked bool `json:"networked,omitempty"`
 	VSock     bool `json:"vsock,omitempty"`
+	// Rings lets it make rings (io_uring(7)), whose requests no filter sees.
+	Rings bool `json:"rings,omitempty"`
 	// Owns lets it change owners and modes of its files.
 	Owns bool `json:"owns,omitempty"`
 	// Files are all that it can reach by a path. Descriptors that it inherits are not among them.

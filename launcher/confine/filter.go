@@ -23,8 +23,9 @@ func always(calls ...uintptr) (list []refusal) {
 }
 
 // refusals are what neither namespaces nor Landlock keep in: limits of other processes of the same
-// user, its keys, sockets to virtual machines, and what the owner of a file may do to it by a
-// descriptor, such as a lock that others must open. QEMU's own filter has more, and comes later.
+// user, its keys, sockets to virtual machines, and what the owner of a file or of a network
+// interface may do to it by a descriptor, such as a lock that others must open, or an interface
+// that must go with the VM. QEMU's own filter has more, and comes later.
 func (b *Box) refusals() []refusal {
 	list := always(unix.SYS_ADD_KEY, unix.SYS_REQUEST_KEY, unix.SYS_KEYCTL, unix.SYS_PTRACE,
 		unix.SYS_PROCESS_VM_READV, unix.SYS_PROCESS_VM_WRITEV, unix.SYS_PIDFD_GETFD)
@@ -32,7 +33,14 @@ func (b *Box) refusals() []refusal {
 		list,
 		refusal{call: unix.SYS_PRLIMIT64, arg: 0, is: 0, not: true}, // of another process
 		refusal{call: unix.SYS_FCNTL, arg: 1, is: unix.F_SETLEASE},
+		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETPERSIST},
+		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETOWNER},
+		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETGROUP},
+		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETLINK},
 	)
+	if !b.Rings { // by which it would get sockets of any kind
+		list = append(list, refusal{call: unix.SYS_IO_URING_SETUP, arg: -1})
+	}
 	if !b.VSock {
 		list = append(list, refusal{call: unix.SYS_SOCKET, arg: 0, is: unix.AF_VSOCK})
 	}

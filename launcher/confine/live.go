@@ -18,6 +18,7 @@ type Live struct {
 	NoNewPrivs   bool     `json:"no-new-privileges"`
 	Seccomp      bool     `json:"seccomp"`
 	Capabilities bool     `json:"capabilities"`         // it has some
+	Bounded      bool     `json:"bounded"`              // it can gain none, whatever it starts
 	Namespaces   []string `json:"namespaces,omitempty"` // that it does not share with this process
 	Label        string   `json:"label,omitempty"`      // AppArmor's or SELinux's
 	ControlGroup string   `json:"cgroup,omitempty"`     // of version 2
@@ -37,6 +38,7 @@ func ReadLive(pid int) (*Live, error) {
 	for _, set := range []string{"CapPrm", "CapEff", "CapAmb"} {
 		l.Capabilities = l.Capabilities || strings.Trim(status[set], "0") != ""
 	}
+	l.Bounded = strings.Trim(status["CapBnd"], "0") == ""
 	for name, kind := range kinds {
 		theirs, err := os.Readlink(dir + "ns/" + kind.file)
 		own, _ := os.Readlink("/proc/self/ns/" + kind.file)

@@ -44,9 +44,8 @@ func Program(path string) ([]File, error) {
 			want = append(want, dir)
 		}
 	}
-	if narrow(bin) { // a build's, with its data next to it
-		want = append(want, bin)
-	}
+	// A build's data lies next to it (QEMU, system/datadir.c).
+	want = append(want, filepath.Join(bin, "qemu-bundle"), filepath.Join(bin, "pc-bios"))
 	if prefix := filepath.Dir(bin); filepath.Base(bin) == "bin" {
 		for _, dir := range []string{"lib", "lib64", "libexec", "share"} {
 			want = append(want, filepath.Join(prefix, dir))

@@ -30,8 +30,10 @@ type order struct {
 
 // Report is what the stage found before it became the program.
 type Report struct {
-	// Refused is how the kernel refused what the box forbids: EACCES, ENOENT.
+	// Refused is how the kernel refused what the box forbids: EACCES, ENOENT. Ruled is how
+	// Landlock's rules refused to list what the other walls show; "" without rules.
 	Refused string `json:"refused,omitempty"`
+	Ruled   string `json:"ruled,omitempty"`
 	// Label is the AppArmor profile that the program gets; "" for none.
 	Label string `json:"label,omitempty"`
 	Error string `json:"error,omitempty"` // it did not come that far
@@ -64,7 +66,7 @@ func Run(args []string) int {
 	r := Report{}
 	if err = o.enter(&r); err == nil {
 		o.tell(&r)
-		err = &os.PathError{Op: "exec", Path: o.Argv[0], Err: syscall.Exec(o.Program, o.Argv, os.Environ())}
+		err = &os.PathError{Op: "exec", Path: o.Argv[0], Err: syscall.Exec(o.Program, o.Argv, Environ())}
 	}
 	o.tell(&Report{Error: err.Error(), Unshown: errors.Is(err, errUnshown)})
 	return 1
@@ -330,19 +332,28 @@ func EndWith(pipe int) error {
 }
 
 // prove tries what the box forbids. A box without walls forbids nothing.
-func (o *order) prove(r *Report) error {
+func (o *order) prove(r *Report) (err error) {
 	if o.Try == "" {
 		return nil
 	}
-	fd, err := unix.Open(o.Try, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	// By rules, or as it is not there.
+	if r.Refused, err = refuses(o.Try, unix.EACCES, unix.ENOENT); err != nil || o.Box.Landlock == 0 {
+		return err
+	}
+	r.Ruled, err = refuses("/", unix.EACCES) // it is there, and its mode is for everybody
+	return err
+}
+
+// refuses is the name of the error with which a file cannot be opened. Other errors prove nothing.
+func refuses(path string, with ...unix.Errno) (string, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		_ = unix.Close(fd)
-		return fmt.Errorf("this kernel lets it open %s, which it must not", o.Try)
+		return "", fmt.Errorf("this kernel lets it open %s, which it must not", path)
 	}
-	e := oneOf(err, unix.EACCES, unix.ENOENT) // by rules, or as it is not there
+	e := oneOf(err, with...)
 	if e == 0 {
-		return fmt.Errorf("opening %s proves nothing: %w", o.Try, err)
+		return "", fmt.Errorf("opening %s proves nothing: %w", path, err)
 	}
-	r.Refused = unix.ErrnoName(e)
-	return nil
+	return unix.ErrnoName(e), nil
 }

@@ -187,6 +187,10 @@ func (b *Builder) separate(box *confine.Box, out outward) {
 		}
 	}
 	box.VSock = out.vsock
+	if box.Rings = b.Guest.Disks.rings(); box.Rings {
+		box.Missing = append(box.Missing, `it can use sockets of every kind, also those to virtual machines:`+
+			` aio = "io_uring" takes rings, whose requests no filter sees`)
+	}
 	if out.networks != "" {
 		box.Networked = true
 		box.Allow(confine.Read, b.Facts.Confine.Resolver...)

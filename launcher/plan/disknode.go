@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -234,4 +235,9 @@ func (d *Disk) overlay(b *Builder, id string) node {
 	)
 	d.tune(b, n)
 	return n
+}
+
+// rings reports whether a disk is read by io_uring.
+func (all Disks) rings() bool {
+	return slices.ContainsFunc(all, func(d Disk) bool { return d.AIO == aioURing })
 }

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"net"
+	"net/netip"
 
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
@@ -22,6 +23,8 @@ type Facts struct {
 	LogKeeper    *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
 	VirtioFSD    string                      // program that serves directories; "" unless the spec uses it
 	Passt        string                      // program that carries networks; "" unless the spec uses it
+	NameServers  []netip.Addr                // that guests of passt are told of; nil for those of the host
+	NoNames      string                      // says why they cannot ask any; "" if they can
 	BridgeHelper string                      // makes interfaces on a bridge, where this process may not; "" for none
 	VHostNet     bool                        // this user may have the kernel carry the frames of interfaces
 	PCI          map[string]*host.PCIDevice  // of this host, that the spec names

@@ -54,6 +54,9 @@ func pipeEnd(name string) Opener {
 	})
 }
 
+// RoleKeeper is the keeper of the logs.
+const RoleKeeper = "log-keeper"
+
 // keepLogs adds the keeper of the logs, if the host wants one. It ends when the last process
 // of the VM has closed its ends of the pipes.
 func (b *Builder) keepLogs() {
@@ -62,7 +65,7 @@ func (b *Builder) keepLogs() {
 		return
 	}
 	h := Helper{ // its command line shows whose logs it keeps
-		Role: "log-keeper", Meaning: "a process that keeps the logs within their bound", Silent: true,
+		Role: RoleKeeper, Meaning: "a process that keeps the logs within their bound", Silent: true,
 		Argv: []string{k.Program, KeepLogs, strconv.FormatInt(k.Max, 10)},
 	}
 	for _, name := range []string{rundir.ConsoleLog, rundir.EventsLog, rundir.QEMULog} {

@@ -17,9 +17,18 @@ import (
 // vhostAuto lets the kernel carry the frames where this user may have it do so.
 const vhostAuto = "auto"
 
+// NoPasst means that a network needs passt, and the host lacks it.
+var NoPasst error = &fault.Error{
+	Kind: fault.Host, Op: "carry the guest's network", Err: errors.New("passt is missing"),
+	Fix: `install it: the package passt; or write mode = "user"`,
+}
+
 // passtNet is a program without rights that takes the guest's connections and makes them its own.
 // It ends with QEMU, whose end of the socket pair it serves.
 func passtNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	if b.Facts.Passt == "" {
+		return nil, NoPasst
+	}
 	var ports []string
 	for _, text := range n.Forward {
 		f, err := parseForward(text)
@@ -39,6 +48,9 @@ func passtNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 		args := []string{b.Facts.Passt, "--foreground", "--quiet", "--stderr", "--one-off", "--fd", strconv.Itoa(fd)}
 		if !n.Loopback { // else the gateway's address leads to the host's loopback
 			args = append(args, "--no-map-gw")
+			for _, server := range b.Facts.NameServers {
+				args = append(args, "--dns", server.String())
+			}
 		}
 		return append(args, ports...)
 	})

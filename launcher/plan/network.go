@@ -2,6 +2,7 @@ package plan
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -26,6 +28,7 @@ type Network struct {
 	Listen    bool     `toml:"listen"`    // link: the other VM connects
 	Connect   string   `toml:"connect"`   // link: the name of the VM that listens
 	VHost     string   `toml:"vhost"`     // auto, on, off: the kernel carries the frames; bridge, tap and macvtap
+	unset     bool     // the spec leaves the mode to the technology
 }
 
 // Networks are a guest's network interfaces, in order.
@@ -48,8 +51,9 @@ const (
 	netLink    = "link"
 )
 
-// networkModes are all of them. The default is the one that every QEMU has: a spec means the same
-// on every host.
+// networkModes are all of them. The default of plain VMs is user, which every QEMU has, and that of
+// confidential guests passt, which keeps them off the host's loopback: a spec means the same on
+// every host.
 var networkModes = []networkMode{
 	{netUser, userNet, []string{"forward", "restrict"}},
 	{netPasst, passtNet, []string{"forward", "host-loopback"}},
@@ -63,8 +67,11 @@ func (all *Networks) complete(g *Guest) error {
 	forwarded, taken := map[string]bool{}, map[string]bool{}
 	for i := range *all {
 		n := &(*all)[i]
-		if n.Mode == "" {
-			n.Mode = networkModes[0].name
+		switch {
+		case n.Mode == "" && n.Loopback:
+			n.Mode = netPasst
+		case n.Mode == "":
+			n.Mode, n.unset = netUser, !n.Restrict
 		}
 		var names []string
 		for _, m := range networkModes {
@@ -178,6 +185,34 @@ func (all Networks) Linked() bool {
 	return slices.ContainsFunc(all, func(n Network) bool { return n.Connect != "" })
 }
 
+// MayBePasst reports whether a guest of some technology has the network by passt.
+func (n *Network) MayBePasst() bool { return n.Mode == netPasst || n.unset }
+
+// settle chooses modes that the spec leaves to the technology.
+func (all Networks) settle(b *Builder) Networks {
+	all = slices.Clone(all)
+	for i := range all {
+		if n := &all[i]; n.unset {
+			from := "default of plain VMs"
+			if b.Traits.Confidential {
+				n.Mode, from = netPasst, "default of confidential guests: it keeps them off the host's loopback"
+			}
+			b.Choose(networkKey(i), n.Mode, from)
+		}
+	}
+	return all
+}
+
+// OnLoopback reports whether a guest reaches what listens on the host's loopback.
+func (all Networks) OnLoopback() bool {
+	return slices.ContainsFunc(all, func(n Network) bool { return n.Mode == netUser && !n.Restrict || n.Loopback })
+}
+
+// Passt reports whether a network is carried by passt.
+func (all Networks) Passt() bool {
+	return slices.ContainsFunc(all, func(n Network) bool { return n.Mode == netPasst })
+}
+
 func (n *Network) mode() *networkMode {
 	for i := range networkModes {
 		if networkModes[i].name == n.Mode {
@@ -205,6 +240,9 @@ func (all *Networks) build(b *Builder) error {
 		id := b.ids.New("net")
 		n.MAC = b.Guest.Address(b.Facts, i).String()
 		netdev, err := n.mode().netdev(b, &n, id)
+		if errors.Is(err, fault.ErrHost) {
+			return err
+		}
 		if err != nil {
 			return b.Guest.File.Errorf(networkKey(i), "%v", err)
 		}

@@ -72,6 +72,7 @@ func Build(g *Guest, t Technology, chosen rundir.Choice, f *Facts, root rundir.R
 	b.Option(f.Emulator...)
 	b.Option(f.QEMU)
 	b.chooseQEMU()
+	g.Networks = g.Networks.settle(b)
 	b.base()
 	for _, p := range g.parts() {
 		if err := p.build(b); err != nil {

@@ -114,7 +114,7 @@ const KeepTPM = "__tpm"
 
 // Roles of a TPM's descriptors.
 const (
-	roleTPM     = "tpm"
+	RoleTPM     = "tpm" // of swtpm, too
 	roleTPMLife = "tpm-life"
 	// RoleTPMState is the directory of a TPM's state, which swtpm's user must own.
 	RoleTPMState = "tpm-state"
@@ -127,8 +127,8 @@ func (t *TPM) build(b *Builder) error {
 		return nil
 	}
 	s := b.Facts.TPM
-	h := Helper{Role: roleTPM, Meaning: "the TPM emulator swtpm"}
-	pair := inherit(&h.FDs, FD{Role: roleTPM, Meaning: "its end of a socket pair with QEMU", open: pairEnd(roleTPM)})
+	h := Helper{Role: RoleTPM, Meaning: "the TPM emulator swtpm"}
+	pair := inherit(&h.FDs, FD{Role: RoleTPM, Meaning: "its end of a socket pair with QEMU", open: pairEnd(RoleTPM)})
 	life := inherit(&h.FDs, FD{
 		Role: roleTPMLife, Meaning: "a pipe that QEMU holds open for as long as it lives",
 		open: pipeEnd(roleTPMLife),
@@ -146,12 +146,8 @@ func (t *TPM) build(b *Builder) error {
 		h.Argv, h.Confinement = swtpm.Argv(s.Program, fds), b.tpmBox(life)
 	}
 	inherit(&h.FDs, FD{Role: "helper-lock", Meaning: "the lock by which it is found", open: helperLock})
-	inherit(&h.FDs, FD{
-		Role: "tpm-lock", Meaning: "the lock that shows that it lives",
-		open: func(o *Opening) (*os.File, error) { return o.Dir.LockTPM() },
-	})
 	b.plan.Helpers = append(b.plan.Helpers, h)
-	fd := b.Inherit(roleTPM, "QEMU's end of a socket pair with swtpm", pairEnd(roleTPM))
+	fd := b.Inherit(RoleTPM, "QEMU's end of a socket pair with swtpm", pairEnd(RoleTPM))
 	b.Inherit(roleTPMLife, "a pipe by which swtpm learns that QEMU has gone", pipeEnd(roleTPMLife))
 	b.Option("-chardev", argv.New("socket").Set("id", "tpm").SetInt("fd", fd).String(),
 		"-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-"+t.Model+",tpmdev=tpm0")

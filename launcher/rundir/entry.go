@@ -26,21 +26,25 @@ type Record struct {
 	Started    time.Time  `json:"started"`
 	Released   *time.Time `json:"released,omitempty"`
 	PID        int        `json:"pid"` // of QEMU or its emulator; a hint, never proof
-	// Process is QEMU's, where it is confined to be one process; it decides whether the VM lives.
-	Process  *Identity `json:"process,omitempty"`
-	Origin   Origin    `json:"origin"`
-	QEMU     string    `json:"qemu"`
-	Version  string    `json:"qemu-version"`
-	Memory   string    `json:"memory"`
-	CPUs     int       `json:"cpus"`
-	SEV      *SEV      `json:"sev,omitempty"`
-	Argv     []string  `json:"argv"`
-	Choices  []Choice  `json:"choices,omitempty"`
-	Disks    []Disk    `json:"disks,omitempty"`
-	Networks []Network `json:"networks,omitempty"`
-	VSock    uint32    `json:"vsock,omitempty"` // the guest's CID
-	TPM      *TPM      `json:"tpm,omitempty"`
-	Slot     string    `json:"slot,omitempty"` // the pool of its encryption slot
+	// Process is QEMU's, and decides whether the VM lives. With Wrapped it may be a program that
+	// started QEMU, such as a script: then the lock of a QEMU that outlives it counts as well.
+	Process *Identity `json:"process,omitempty"`
+	Wrapped bool      `json:"wrapped,omitempty"`
+	// Helpers are the processes of its helpers, by their roles.
+	Helpers  map[string]*Identity `json:"helpers,omitempty"`
+	Origin   Origin               `json:"origin"`
+	QEMU     string               `json:"qemu"`
+	Version  string               `json:"qemu-version"`
+	Memory   string               `json:"memory"`
+	CPUs     int                  `json:"cpus"`
+	SEV      *SEV                 `json:"sev,omitempty"`
+	Argv     []string             `json:"argv"`
+	Choices  []Choice             `json:"choices,omitempty"`
+	Disks    []Disk               `json:"disks,omitempty"`
+	Networks []Network            `json:"networks,omitempty"`
+	VSock    uint32               `json:"vsock,omitempty"` // the guest's CID
+	TPM      *TPM                 `json:"tpm,omitempty"`
+	Slot     string               `json:"slot,omitempty"` // the pool of its encryption slot
 	// Confinement is how QEMU is confined, as it was found at its start; nil if it is not.
 	Confinement *Confinement `json:"confinement,omitempty"`
 	Unconfined  string       `json:"unconfined,omitempty"` // says why it is not
@@ -58,6 +62,7 @@ type Confinement struct {
 	Files      int      `json:"files"`                // that it can reach by a path, directories counted once
 	Landlock   int      `json:"landlock,omitempty"`   // version of the kernel's rules
 	Refused    string   `json:"refused,omitempty"`    // the error with which it was refused the VM's record
+	Ruled      string   `json:"ruled,omitempty"`      // the error with which Landlock refused it the root directory
 	Label      string   `json:"label,omitempty"`      // its AppArmor profile
 	Missing    []string `json:"missing,omitempty"`    // what it could do all the same, a sentence each
 }
@@ -169,8 +174,8 @@ type Entry struct {
 	// LostLock is whether its QEMU has let go of its lock, and Stranger whether a process has the
 	// lock that is not its QEMU, which has ended: neither happens to a QEMU that is what it was.
 	LostLock, Stranger bool
-	// NoTPM is whether the VM lives and its TPM does not: its next reset ends QEMU.
-	NoTPM bool
+	// Gone are the roles of helpers that have ended while the VM lives.
+	Gone []string
 	// Failure is the last start of the name, if it came to nothing after Record.
 	Failure *Failure
 }
@@ -220,10 +225,8 @@ func (d *Dir) entry() (*Entry, error) {
 		e.Staged, err = readRecord(d.Path(recordTemporary))
 	}
 	d.judge(e)
-	if err == nil && e.VMHeld && e.Record != nil && e.Record.TPM != nil && e.Record.PID != 0 {
-		var lives bool
-		lives, err = held(d.Path(tpmLock))
-		e.NoTPM = !lives
+	if err == nil && e.VMHeld && e.Record != nil {
+		e.Gone = e.Record.gone()
 	}
 	return e, err
 }

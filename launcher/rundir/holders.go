@@ -62,20 +62,25 @@ func (d *Dir) Kill(ctx context.Context) error {
 	return errors.Join(d.killVM(ctx), d.KillHelpers(ctx))
 }
 
-// killVM ends every process that holds vm.lock, this one excepted.
+// killVM ends the VM's processes: the one that is written down, and where that is not QEMU itself,
+// or none is, every other that holds vm.lock, this one excepted.
 func (d *Dir) killVM(ctx context.Context) error {
 	id, err := d.identity()
 	if id == nil || err != nil {
 		return err
 	}
-	if i := d.recorded(); i != nil {
-		return d.killRecorded(ctx, id, i)
+	i, wraps := d.recorded()
+	if i != nil {
+		err = d.killRecorded(ctx, id, i)
+		if !wraps {
+			return err
+		}
 	}
 	if !d.holdsVM() {
-		return id.kill(ctx)
+		return errors.Join(err, id.kill(ctx))
 	}
-	pids, err := id.holders() // the lock is ours; others may hold it through us
-	return errors.Join(err, id.each(pids, func(pid int) error { return id.killOne(ctx, pid) }))
+	pids, err2 := id.holders() // the lock is ours; others may hold it through us
+	return errors.Join(err, err2, id.each(pids, func(pid int) error { return id.killOne(ctx, pid) }))
 }
 
 // holdsVM reports whether vm.lock is held by this process.
@@ -93,8 +98,11 @@ func (d *Dir) KillIfHeld(ctx context.Context) error {
 
 func (d *Dir) killRest(ctx context.Context) error {
 	id, err := d.identity()
-	if id == nil || err != nil || d.recorded() != nil {
+	if id == nil || err != nil {
 		return err
+	}
+	if i, wraps := d.recorded(); i != nil && !wraps {
+		return nil
 	}
 	if still, err := id.held(); err != nil || !still {
 		return err
@@ -124,12 +132,15 @@ func (d *Dir) openProcess(hint int, last time.Duration) (*Process, error) {
 	if id == nil {
 		return nil, fmt.Errorf("%s: %w", d.Name, ErrNotFound)
 	}
-	if i := d.recorded(); i != nil {
+	i, wraps := d.recorded()
+	if i != nil {
 		p, err := i.openOr(id)
 		if errors.Is(err, ErrNotFound) {
 			err = fmt.Errorf("%s: %w", d.Name, err)
 		}
-		return p, err
+		if !wraps || !errors.Is(err, ErrNotFound) {
+			return p, err
+		}
 	}
 	if hint > 0 {
 		if p, err := id.open(hint); err == nil {
@@ -204,41 +215,6 @@ func (d *Dir) LockOwner() (*os.File, error) { return d.lockFor(ownerLock) }
 
 // KillOwner ends what the owner's command has left running.
 func (d *Dir) KillOwner(ctx context.Context) error { return d.killHolders(ctx, ownerLock) }
-
-// LockHelpers makes the lock that the VM's helpers inherit, by which they can be
-// found. The caller closes it once they have it.
-func (d *Dir) LockHelpers() (*os.File, error) { return d.lockFor(helperLock) }
-
-// KillHelpers ends helpers that have not ended with QEMU. They get a moment for it: one may be
-// writing down what it must not lose.
-func (d *Dir) KillHelpers(ctx context.Context) error {
-	d.await(ctx, helperLock)
-	return d.killHolders(ctx, helperLock)
-}
-
-// LockLogs makes the lock that the keeper of the VM's logs inherits. The caller closes it
-// once the keeper has it.
-func (d *Dir) LockLogs() (*os.File, error) { return d.lockFor(keeperLock) }
-
-// helperTimeout is how long the helpers of a VM that has ended may take to end: the keeper of the
-// logs to write down its last words, at most what its pipes hold; a TPM to write its state.
-const helperTimeout = 2 * time.Second
-
-// AwaitLogs returns when all that a VM said before it ended is in its logs, or when that
-// takes too long. Logs without a keeper are always complete.
-func (d *Dir) AwaitLogs(ctx context.Context) { d.await(ctx, keeperLock) }
-
-// await waits until a lock is free, if it is there.
-func (d *Dir) await(ctx context.Context, name string) {
-	l, err := openLock(d.Path(name), d.Name)
-	if err != nil {
-		return
-	}
-	defer l.close()
-	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
-	defer cancel()
-	_ = l.free(ctx)
-}
 
 // killOthers ends what is not the VM itself.
 func (d *Dir) killOthers(ctx context.Context) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -51,15 +52,24 @@ var bootID = sync.OnceValues(func() (string, error) {
 // errEnded means that a process waits for nothing but being reaped.
 var errEnded = errors.New("it has ended")
 
-func startOf(pid int) (int64, error) {
+// statOf are the fields of /proc/PID/stat (proc(5)) from the third on: what stands before them is
+// the process's name, which may hold anything.
+func statOf(pid int) ([]string, error) {
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	// Behind the name, which may hold anything.
 	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 	if len(fields) < 20 {
-		return 0, fs.ErrInvalid
+		return nil, fs.ErrInvalid
+	}
+	return fields, nil
+}
+
+func startOf(pid int) (int64, error) {
+	fields, err := statOf(pid)
+	if err != nil {
+		return 0, err
 	}
 	if (fields[0] == "Z" || fields[0] == "X") && !threadLives(pid) {
 		return 0, errEnded
@@ -172,6 +182,7 @@ func (d *Dir) judge(e *Entry) {
 	case !known:
 	case lives && !e.VMHeld:
 		e.VMHeld, e.LostLock = true, true
+	case e.Record.Wrapped: // its QEMU may live on
 	case !lives && e.VMHeld && !e.LaunchHeld && !d.holdsLock(e.Record.Process.PID):
 		e.VMHeld, e.Stranger = false, true
 	}
@@ -212,19 +223,28 @@ func (r Root) WithSlot(pool string) (n int) {
 	return n
 }
 
-// recorded is the process that was written down as the VM's when the Dir found it; nil if none was.
-func (d *Dir) recorded() *Identity {
+// recorded is the process that was written down as the VM's when the Dir found it, nil if none was,
+// and whether that may be another program than QEMU.
+func (d *Dir) recorded() (i *Identity, wraps bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.process
+	return d.process, d.wrapped
+}
+
+// recordedHelpers are the helpers that were written down, by their roles.
+func (d *Dir) recordedHelpers() map[string]*Identity {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.helpers
 }
 
 func (d *Dir) setRecorded(r *Record) {
+	if r == nil {
+		r = &Record{}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.process = nil; r != nil {
-		d.process = r.Process
-	}
+	d.process, d.wrapped, d.helpers = r.Process, r.Wrapped, maps.Clone(r.Helpers)
 }
 
 // killRecorded ends the process that is written down. Others that hold its lock may have been given

@@ -23,14 +23,18 @@ type lockFile struct {
 	f    *os.File // open and not locked
 	name string   // of the VM
 	// blind is whether it is open for its place alone, as a process that has it keeps others from
-	// opening it: by a lease, or by its mode. Then it counts as held.
+	// opening it, by a lease. Then it counts as held.
 	blind bool
 }
 
 // openLock opens a lock file without locking it.
 func openLock(path, name string) (*lockFile, error) {
 	const flags = unix.O_CLOEXEC | unix.O_NOFOLLOW
-	fd, err := unix.Open(path, flags|unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	open := func() (int, error) { return unix.Open(path, flags|unix.O_RDONLY|unix.O_NONBLOCK, 0) }
+	fd, err := open()
+	if errors.Is(err, unix.EACCES) && giveMode(path) == nil {
+		fd, err = open()
+	}
 	blind := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES)
 	if blind {
 		fd, err = unix.Open(path, flags|unix.O_PATH, 0)
@@ -39,6 +43,24 @@ func openLock(path, name string) (*lockFile, error) {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	return &lockFile{os.NewFile(uintptr(fd), path), name, blind}, nil
+}
+
+// giveMode gives a lock file of this user's the mode back that a process with a descriptor of it
+// may have taken away.
+func giveMode(path string) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || int(st.Uid) != os.Geteuid() {
+		return unix.EACCES
+	}
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), 0o600)
 }
 
 func (l *lockFile) close() { _ = l.f.Close() }

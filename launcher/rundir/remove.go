@@ -15,7 +15,7 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, tpmLock,
+	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock,
 	QMPSocket, MonitorSocket, ConsoleSocket, AgentSocket, SessionFile, OwnerCertFile, VarsFile,
 	userFile, recordFile, recordTemporary,
 }
@@ -50,24 +50,6 @@ func removeFiles(dir string) error {
 	}
 	return nil
 }
-
-// removeTree is os.RemoveAll where QEMU could make directories that cannot be entered.
-func removeTree(dir string) error {
-	err := os.RemoveAll(dir)
-	for tries := 0; errors.Is(err, fs.ErrPermission) && tries < maxDepth; tries++ {
-		_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, _ error) error {
-			if e != nil && e.IsDir() {
-				_ = os.Chmod(path, 0o700)
-			}
-			return nil
-		})
-		err = os.RemoveAll(dir)
-	}
-	return err
-}
-
-// maxDepth bounds how many directories lie in each other that cannot be entered.
-const maxDepth = 64
 
 // Discard removes every trace of a launch that failed. Only the creator calls it.
 func (d *Dir) Discard() error { return d.discard(d.purge) }

@@ -118,8 +118,10 @@ type Dir struct {
 	// kept are the files that this launch has made to stay.
 	kept []string
 	id   *lockFile // of the VM; see pin
-	// process is what is written down as its process, at the same time.
+	// process, wrapped and helpers are what is written down of its processes, at the same time.
 	process *Identity
+	wrapped bool
+	helpers map[string]*Identity
 	closed  bool
 }
 
@@ -150,6 +152,9 @@ func (r Root) lock(ctx context.Context) (unlock func(), err error) {
 // for it (lockLaunch).
 func held(name string) (bool, error) {
 	f, err := flock.Try(name, 0, unix.LOCK_SH)
+	if errors.Is(err, unix.EACCES) && giveMode(name) == nil {
+		f, err = flock.Try(name, 0, unix.LOCK_SH)
+	}
 	switch {
 	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EACCES): // see lockFile
 		return true, nil

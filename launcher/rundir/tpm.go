@@ -17,10 +17,9 @@ import (
 // tpmDir is the directory of a TPM's state: in the state directory, where it outlives the VM, or
 // in the run directory. It has the other name until it is whole.
 const (
-	tpmDir  = "tpm"
-	tpmNew  = "tpm.new"
-	tpmCA   = ".tpm-ca" // of all TPMs of a state directory, which no VM has as its name
-	tpmLock = "tpm.lock"
+	tpmDir = "tpm"
+	tpmNew = "tpm.new"
+	tpmCA  = ".tpm-ca" // of all TPMs of a state directory, which no VM has as its name
 )
 
 // tpmFiles are all files that swtpm makes in it, and certificates.
@@ -180,10 +179,6 @@ func openPrivate(parent *os.File, name string) (*os.File, error) {
 }
 
 func mayOwn(uid int) bool { return uid == os.Geteuid() || os.Geteuid() == 0 }
-
-// LockTPM makes the lock that swtpm inherits, which shows that the TPM lives. The caller closes it
-// once swtpm has it.
-func (d *Dir) LockTPM() (*os.File, error) { return d.lockFor(tpmLock) }
 
 // TPMState is the file of a VM's persistent TPM.
 func (r Root) TPMState(name string) string { return filepath.Join(r.dir(name).TPMPath(), TPMStateFile) }

@@ -20,7 +20,7 @@ import (
 func Facts(changes ...func(*plan.Facts)) *plan.Facts {
 	f := &plan.Facts{
 		QEMU: "/usr/bin/qemu-system-x86_64", QEMUFrom: "default", Info: QEMU("11.1"),
-		SlotDir: "/run/vmlatch/.slots", MaxLock: math.MaxUint64,
+		SlotDir: "/run/vmlatch/.slots", MaxLock: math.MaxUint64, Passt: "/usr/bin/passt",
 		TPM: &plan.TPMProgram{Program: "/usr/bin/swtpm", Keeper: "/usr/bin/vmlatch"},
 		Host: &host.Report{
 			Kernel: "6.18.0", KVM: host.Technology{Name: "kvm", Usable: host.Yes}, SMT: host.Yes,
