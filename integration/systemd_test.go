@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmlatch/vmlatch/integration/qemus"
 	"github.com/vmlatch/vmlatch/launcher/confine"
 )
 
@@ -189,6 +190,41 @@ func (m *machine) helpersOfUnits(t *testing.T) {
 	m.run("vmlatch", "rm", "--tpm", "more")
 }
 
+// sharesOfUnits starts a VM that shares a directory, for which virtiofsd needs more rights than the
+// unit has.
+func (m *machine) sharesOfUnits(t *testing.T) {
+	c := needCoco(t)
+	outer := m.t
+	m.t = t
+	defer func() { m.t = outer }()
+	if _, err := os.Stat("/usr/lib/qemu/virtiofsd"); err != nil {
+		t.Skip(err)
+	}
+	m.run("mkdir", "/srv/open")
+	m.write("/srv/open/hello", "from the host\n")
+	m.write("/etc/vmlatch/vms/share.toml", fmt.Sprintf("qemu = %q\naccel = \"tcg\"\n"+
+		"[kernel]\nimage = %q\ninitrd = %q\ncmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.mount=one\"\n"+
+		"[[share]]\npath = \"/srv/open\"\ntag = \"one\"\n",
+		qemus.Newest(t), c.kernel, filepath.Join(top(), ".cache/guest/initrd.img")))
+	const dropIn = "/etc/systemd/system/vmlatch@share.service.d/share.conf"
+	m.write(dropIn, "[Service]\nReadWritePaths=/srv/open\n")
+	m.run("systemctl", "daemon-reload")
+	if out, err := m.try("systemctl", "start", "vmlatch@share"); err == nil {
+		t.Errorf("it starts: %s", out)
+	}
+	if log := m.run("cat", "/run/vm.log"); !strings.Contains(log, "(CAP_SYS_ADMIN CAP_FSETID CAP_MKNOD CAP_SETFCAP)") {
+		t.Errorf("the log does not say why: %s", log)
+	}
+	m.write(dropIn, "[Service]\nReadWritePaths=/srv/open\n"+
+		"CapabilityBoundingSet=CAP_SYS_ADMIN CAP_FSETID CAP_MKNOD CAP_SETFCAP\n")
+	m.run("systemctl", "daemon-reload")
+	m.run("systemctl", "start", "vmlatch@share")
+	m.ended("vmlatch@share")
+	if got := m.run("cat", "/srv/open/answer"); got != "from the host\n" {
+		t.Errorf("the guest has written %q", got)
+	}
+}
+
 // TestSystemd: a VM is a unit. QEMU is its main process; its end is the unit's end;
 // root's commands see it; what systemd stops, restarts or refuses leaves nothing.
 func TestSystemd(t *testing.T) {
@@ -225,6 +261,7 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("processes besides QEMU: %s", procs)
 	}
 	t.Run("helpers", m.helpersOfUnits)
+	t.Run("shares", m.sharesOfUnits)
 	if env := m.run("cat", "/proc/"+first+"/environ"); strings.Contains(env, "NOTIFY_SOCKET") {
 		t.Error("QEMU has the service manager's socket")
 	}

@@ -6,24 +6,19 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/firmware/bytesize"
 	"github.com/vmlatch/vmlatch/firmware/ovmf"
-	"github.com/vmlatch/vmlatch/firmware/regular"
 	"github.com/vmlatch/vmlatch/firmware/tpm/predict"
 	"github.com/vmlatch/vmlatch/launcher/cgroup"
 	"github.com/vmlatch/vmlatch/launcher/confine"
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/host"
-	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/spec"
 	"github.com/vmlatch/vmlatch/launcher/swtpm"
@@ -122,12 +117,8 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		f.Groups, f.NoGroups = cgroup.Find("/")
 		f.GroupsEnd = f.Groups != nil && f.Groups.EndsWithSession()
 	}
-	for _, s := range g.Shares {
-		if s.Mode == plan.ShareVirtioFS && f.VirtioFSD == "" {
-			if f.VirtioFSD, err = findVirtioFSD(); err != nil {
-				return err
-			}
-		}
+	if err := shareFacts(&g, f); err != nil {
+		return err
 	}
 	for _, p := range g.PCI {
 		if f.PCI == nil {
@@ -179,78 +170,6 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		return &fault.Error{Kind: fault.Host, Op: "ask QEMU what it can do", Err: err}
 	}
 	return nil
-}
-
-// findVirtioFSD finds virtiofsd, which no distribution puts into PATH.
-func findVirtioFSD() (string, error) {
-	const directories = "virtiofsd /usr/libexec/virtiofsd /usr/lib/virtiofsd /usr/lib/qemu/virtiofsd"
-	for name := range strings.FieldsSeq(directories) {
-		if path, err := exec.LookPath(name); err == nil {
-			return path, nil
-		}
-	}
-	return "", &fault.Error{
-		Kind: fault.Host, Op: "share a directory", Err: errors.New("virtiofsd is missing"),
-		Fix: `install it: the package virtiofsd, or qemu-system-common; or write mode = "9p"`,
-	}
-}
-
-// networkFacts looks for what carries a guest's networks.
-func networkFacts(g *plan.Guest, root host.Root, f *plan.Facts) (err error) {
-	if len(g.Networks) == 0 && !g.VSock.On() && !g.Config.On() {
-		return nil
-	}
-	f.MachineID, f.VHostNet = root.MachineID(), tuntap.HasVHost()
-	f.Addresses = map[string]net.HardwareAddr{}
-	for _, n := range g.Networks {
-		if mac := tuntap.Address(n.Interface); mac != nil {
-			f.Addresses[n.Interface] = mac
-		}
-		if n.Mode == "bridge" && !tuntap.MayMake() {
-			f.BridgeHelper = tuntap.Helper(f.QEMU)
-		}
-		if !n.MayBePasst() || f.Passt != "" {
-			continue
-		}
-		f.Passt, err = exec.LookPath("passt")
-		if err != nil && n.Mode == "passt" {
-			return plan.NoPasst
-		}
-		f.NameServers, f.NoNames = nameServers("/")
-	}
-	return nil
-}
-
-// nameServers are what a guest asks for names, where the host's own server listens on its loopback,
-// which guests do not reach: then that server's own (systemd-resolved.service(8)). root is the
-// directory of the host's files.
-func nameServers(root string) (instead []netip.Addr, none string) {
-	const own = "etc/resolv.conf"
-	behind := readServers(filepath.Join(root, "run/systemd/resolve/resolv.conf"))
-	switch {
-	case len(readServers(filepath.Join(root, own))) > 0:
-		return nil, ""
-	case len(behind) > 0:
-		return behind, ""
-	default:
-		return nil, "/" + own + " names no server besides this host's loopback"
-	}
-}
-
-// readServers are the servers that a file names (resolv.conf(5)), but for those on a loopback.
-func readServers(file string) (servers []netip.Addr) {
-	b, err := regular.Read(file, 1<<16)
-	if err != nil {
-		return nil
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() && a.Zone() == "" {
-				servers = append(servers, a)
-			}
-		}
-	}
-	return servers
 }
 
 // tpmFacts looks for what emulates a TPM, and at the state that it has.

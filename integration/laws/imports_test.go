@@ -28,9 +28,10 @@ var floors = [][]string{
 	},
 	{
 		"launcher/internal/argv", "launcher/internal/flock", "launcher/internal/diskimage",
-		"launcher/internal/vsock", "launcher/internal/procfs",
+		"launcher/internal/vsock",
 		"launcher/internal/logfile", "launcher/internal/seed", "launcher/internal/tuntap",
 	},
+	{"launcher/internal/procfs"},
 	{
 		"firmware/swtee/twin", "firmware/swtee/tcg", "firmware/swtee/under", "firmware/swtee/guestdev",
 		"firmware/swtee/port", "firmware/swtee", "firmware/swtee/attest", "firmware/explain", "firmware/inspect",

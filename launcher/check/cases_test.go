@@ -254,7 +254,13 @@ var checkCases = map[string]checkCase{
 		tech: "sev-snp", replace: [2]string{`image = "k"`, kernelAsks("panic=-1 latch.trust=host")},
 		refused: true,
 	},
-	"share-there":   {tech: "none", add: "[[share]]\npath = \"d\"\ntag = \"t\"\n", files: map[string]string{"d": ""}},
+	"share-there": {tech: "none", add: "[[share]]\npath = \"d\"\ntag = \"t\"\n", files: map[string]string{"d": ""}},
+	"share-rights": {
+		tech: "none", add: "[[share]]\npath = \".\"\ntag = \"t\"\n",
+		host: func(f *plan.Facts) {
+			f.VirtioFSD, f.VirtioFSDLacks = "/usr/libexec/virtiofsd", []string{"CAP_SYS_ADMIN"}
+		},
+	},
 	"share-private": {tech: "sev-snp", add: "[[share]]\npath = \".\"\ntag = \"t\"\n", refused: true},
 	"share-visible": {tech: "sev-snp", add: "[[share]]\npath = \".\"\ntag = \"t\"\nmode = \"9p\"\n"},
 	"pci-there": {

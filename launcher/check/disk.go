@@ -102,6 +102,22 @@ func diskChecks() []tee.Check {
 			},
 		},
 		{
+			ID:       "share-rights",
+			Severity: tee.Refuse,
+			Stage:    tee.PlanStage,
+			OfHost:   true,
+			Key:      "share",
+			When:     func(s *tee.Subject) bool { return s.Facts.VirtioFSD != "" },
+			Cause:    "virtiofsd, which root starts, needs capabilities that this process does not have",
+			Fix: "name them in a drop-in of the unit, CapabilityBoundingSet=, with ReadWritePaths= of the directory;" +
+				` or write mode = "9p"`,
+			Source: "virtiofsd, README; capabilities(7)",
+			Look: func(s *tee.Subject) (tee.Verdict, string) {
+				lacks := s.Facts.VirtioFSDLacks
+				return tee.Verify(len(lacks) == 0, "%s", strings.Join(lacks, " "))
+			},
+		},
+		{
 			ID:       "share-private",
 			Severity: tee.Refuse,
 			OfSpec:   true,

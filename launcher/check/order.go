@@ -41,5 +41,5 @@ var order = [...]string{
 	"smm-off", "irqchip", "tdx-machine", "private-memory", "memory-not-locked", "machine-defaults", "no-reboot",
 	"paused-start", "fixed-size", "one-monitor", "disks-private", PortsFree, "kernel-measurable", "cmdline-whole",
 	"cmdline-length", "initrd-fits", "firmware-image", "firmware-memory", "vars-image", "disk-image",
-	DisksFree, "share-there", "config-size", "igvm-vcpus",
+	DisksFree, "share-there", "share-rights", "config-size", "igvm-vcpus",
 }

@@ -15,38 +15,39 @@ import (
 
 // Facts are what a plan depends on besides the guest.
 type Facts struct {
-	QEMU         string                      // path of the program
-	QEMUFrom     string                      // where that came from
-	Info         *host.QEMU                  // what it can do; nil for plain VMs, for which it does not count
-	Emulator     []string                    // program and options to put before QEMU; nil for real hardware
-	Confine      *Confinement                // what QEMU is confined with; nil if it is not
-	LogKeeper    *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
-	VirtioFSD    string                      // program that serves directories; "" unless the spec uses it
-	Passt        string                      // program that carries networks; "" unless the spec uses it
-	NameServers  []netip.Addr                // that guests of passt are told of; nil for those of the host
-	NoNames      string                      // says why they cannot ask any; "" if they can
-	BridgeHelper string                      // makes interfaces on a bridge, where this process may not; "" for none
-	VHostNet     bool                        // this user may have the kernel carry the frames of interfaces
-	PCI          map[string]*host.PCIDevice  // of this host, that the spec names
-	OpensVFIO    map[string]bool             // which of them this user can give to a guest
-	Processors   []int                       // of this host; nil unless the spec names some
-	Nodes        []int                       // of this host that have memory; nil unless the spec names some
-	Groups       *cgroup.Place               // where QEMU's control group can be made; nil for nowhere
-	NoGroups     string                      // says why
-	GroupsEnd    bool                        // they end with the user's session
-	MachineID    string                      // of this host: addresses follow from it
-	Addresses    map[string]net.HardwareAddr // of the host's interfaces that the spec names
-	TPM          *TPMProgram                 // what emulates a TPM; nil for guests without one
-	Host         *host.Report                // what the machine can do
-	Slots        map[string]int              // limits of pools, by the operator
-	SlotDir      string                      // where leases lie
-	MaxLock      uint64                      // bytes of memory that QEMU may be allowed to pin
-	Demands      []*spec.Demands             // of the disk images
-	IGVM         bool                        // the spec's firmware is an IGVM file
-	Image        *Image                      // what the spec's firmware can do, where that decides
-	HugePages    map[uint64]uint64           // free ones by size in bytes; nil unless the spec uses them
-	OwnerFiles   map[string][]byte           // content of small files that the guest's owner made, by key
-	Descriptors  []ovmf.Descriptor           // firmware of this machine, preferred first
+	QEMU           string                      // path of the program
+	QEMUFrom       string                      // where that came from
+	Info           *host.QEMU                  // what it can do; nil for plain VMs, for which it does not count
+	Emulator       []string                    // program and options to put before QEMU; nil for real hardware
+	Confine        *Confinement                // what QEMU is confined with; nil if it is not
+	LogKeeper      *LogKeeper                  // what keeps the logs; nil if QEMU writes to them
+	VirtioFSD      string                      // program that serves directories; "" unless the spec uses it
+	VirtioFSDLacks []string                    // capabilities that it needs, and this process cannot give it
+	Passt          string                      // program that carries networks; "" unless the spec uses it
+	NameServers    []netip.Addr                // that guests of passt are told of; nil for those of the host
+	NoNames        string                      // says why they cannot ask any; "" if they can
+	BridgeHelper   string                      // makes interfaces on a bridge, where this process may not; "" for none
+	VHostNet       bool                        // this user may have the kernel carry the frames of interfaces
+	PCI            map[string]*host.PCIDevice  // of this host, that the spec names
+	OpensVFIO      map[string]bool             // which of them this user can give to a guest
+	Processors     []int                       // of this host; nil unless the spec names some
+	Nodes          []int                       // of this host that have memory; nil unless the spec names some
+	Groups         *cgroup.Place               // where QEMU's control group can be made; nil for nowhere
+	NoGroups       string                      // says why
+	GroupsEnd      bool                        // they end with the user's session
+	MachineID      string                      // of this host: addresses follow from it
+	Addresses      map[string]net.HardwareAddr // of the host's interfaces that the spec names
+	TPM            *TPMProgram                 // what emulates a TPM; nil for guests without one
+	Host           *host.Report                // what the machine can do
+	Slots          map[string]int              // limits of pools, by the operator
+	SlotDir        string                      // where leases lie
+	MaxLock        uint64                      // bytes of memory that QEMU may be allowed to pin
+	Demands        []*spec.Demands             // of the disk images
+	IGVM           bool                        // the spec's firmware is an IGVM file
+	Image          *Image                      // what the spec's firmware can do, where that decides
+	HugePages      map[uint64]uint64           // free ones by size in bytes; nil unless the spec uses them
+	OwnerFiles     map[string][]byte           // content of small files that the guest's owner made, by key
+	Descriptors    []ovmf.Descriptor           // firmware of this machine, preferred first
 }
 
 // TPMProgram is what emulates a TPM.

@@ -17,17 +17,19 @@ import (
 // vhostAuto lets the kernel carry the frames where this user may have it do so.
 const vhostAuto = "auto"
 
-// NoPasst means that a network needs passt, and the host lacks it.
-var NoPasst error = &fault.Error{
-	Kind: fault.Host, Op: "carry the guest's network", Err: errors.New("passt is missing"),
-	Fix: `install it: the package passt; or write mode = "user"`,
+// NoPasst is the error that means that a network needs passt, and the host lacks it.
+func NoPasst() error {
+	return &fault.Error{
+		Kind: fault.Host, Op: "carry the guest's network", Err: errors.New("passt is missing"),
+		Fix: `install it: the package passt; or write mode = "user"`,
+	}
 }
 
 // passtNet is a program without rights that takes the guest's connections and makes them its own.
 // It ends with QEMU, whose end of the socket pair it serves.
 func passtNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	if b.Facts.Passt == "" {
-		return nil, NoPasst
+		return nil, NoPasst()
 	}
 	var ports []string
 	for _, text := range n.Forward {

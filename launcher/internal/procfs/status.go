@@ -4,7 +4,16 @@ package procfs
 import (
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
+
+// May reports whether this process has a capability (capabilities(7)), by its number.
+func May(capability int) bool {
+	var caps [2]unix.CapUserData
+	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0])
+	return err == nil && caps[capability/32].Effective&(1<<(capability%32)) != 0
+}
 
 // Status is the file status of a process, or of one of its threads, whose directory it is: values
 // by their keys (proc(5)).

@@ -12,16 +12,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 )
 
 const helperName = "qemu-bridge-helper"
 
 // MayMake reports whether this process may make interfaces, and put them on a bridge.
-func MayMake() bool {
-	var caps [2]unix.CapUserData
-	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0])
-	return err == nil && caps[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
-}
+func MayMake() bool { return procfs.May(unix.CAP_NET_ADMIN) }
 
 // Helper finds the program of a QEMU's that makes an interface for users whom root's bridge.conf
 // lets (QEMU, docs/system/devices/net.rst; qemu-bridge-helper.c); "" for none that could: it must
