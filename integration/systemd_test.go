@@ -203,7 +203,8 @@ func (m *machine) sharesOfUnits(t *testing.T) {
 	m.run("mkdir", "/srv/open")
 	m.write("/srv/open/hello", "from the host\n")
 	m.write("/etc/vmlatch/vms/share.toml", fmt.Sprintf("qemu = %q\naccel = \"tcg\"\n"+
-		"[kernel]\nimage = %q\ninitrd = %q\ncmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.mount=one\"\n"+
+		"[kernel]\nimage = %q\ninitrd = %q\n"+
+		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check vmlatch.mount=one\"\n"+
 		"[[share]]\npath = \"/srv/open\"\ntag = \"one\"\n",
 		qemus.Newest(t), c.kernel, filepath.Join(top(), ".cache/guest/initrd.img")))
 	const dropIn = "/etc/systemd/system/vmlatch@share.service.d/share.conf"
