@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/vmlatch/vmlatch/launcher/fault"
-	"github.com/vmlatch/vmlatch/qmp"
 )
 
 // forbidden are commands that cannot be right for a confidential guest: what they
@@ -36,7 +35,9 @@ func (m *Machine) CheckCommand(command string, args json.RawMessage) error {
 	const human = "human-monitor-command"
 	words := []string{command}
 	if command == human {
-		var h qmp.Human
+		var h struct {
+			CommandLine string `json:"command-line"`
+		}
 		if json.Unmarshal(args, &h) == nil {
 			word := strings.TrimSpace(h.CommandLine)
 			if end := strings.IndexAny(word, " \t\n\v\f\r/"); end >= 0 { // as QEMU ends it (monitor/hmp.c)

@@ -3,6 +3,8 @@ package launcher
 import (
 	"context"
 
+	"github.com/digitalocean/go-qemu/qmp/raw"
+
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
@@ -12,7 +14,7 @@ import (
 // paused is QEMU's to know: the record goes on saying that it runs.
 func (m *Machine) Pause(ctx context.Context) error {
 	return m.whileRunning(ctx, "pause", func(ctx context.Context, c *qmp.Conn) error {
-		return qmp.Stop{}.Execute(ctx, c)
+		return raw.NewMonitor(c.Monitor(ctx)).Stop()
 	})
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/digitalocean/go-qemu/qmp/raw"
+
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"
 )
@@ -135,5 +137,5 @@ func (m *Machine) powerdown(ctx context.Context) error {
 			return err
 		}
 	}
-	return qmp.SystemPowerdown{}.Execute(ctx, conn)
+	return raw.NewMonitor(conn.Monitor(ctx)).SystemPowerdown()
 }

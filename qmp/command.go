@@ -6,6 +6,9 @@ import (
 	"os"
 )
 
+// The commands of this package are those that go-qemu's package raw does not know, or not as QEMU
+// has them today, and the few that decide over a launch; for others use that, on [Conn.Monitor].
+
 // Executor runs commands: a *Conn, or what a test puts in its place.
 type Executor interface {
 	Execute(ctx context.Context, command string, args, out any) error
@@ -35,26 +38,6 @@ type Cont struct{}
 // Execute runs cont.
 func (Cont) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "cont", nil, nil) }
 
-// Stop pauses the guest.
-type Stop struct{}
-
-// Execute runs stop.
-func (Stop) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "stop", nil, nil) }
-
-// SystemPowerdown presses the guest's power button.
-type SystemPowerdown struct{}
-
-// Execute runs system_powerdown.
-func (SystemPowerdown) Execute(ctx context.Context, e Executor) error {
-	return e.Execute(ctx, "system_powerdown", nil, nil)
-}
-
-// Quit ends QEMU at once.
-type Quit struct{}
-
-// Execute runs quit.
-func (Quit) Execute(ctx context.Context, e Executor) error { return e.Execute(ctx, "quit", nil, nil) }
-
 // Screendump writes a picture of the screen to a file, in ppm or, since QEMU 7.1, png.
 type Screendump struct {
 	Filename string `json:"filename"`
@@ -79,17 +62,6 @@ type QueryCPUsFast struct{}
 func (QueryCPUsFast) Execute(ctx context.Context, e Executor) (cpus []CPU, err error) {
 	err = e.Execute(ctx, "query-cpus-fast", nil, &cpus)
 	return cpus, err
-}
-
-// Human runs a command of the human monitor and returns its text.
-type Human struct {
-	CommandLine string `json:"command-line"`
-}
-
-// Execute runs human-monitor-command.
-func (h Human) Execute(ctx context.Context, e Executor) (text string, err error) {
-	err = e.Execute(ctx, "human-monitor-command", h, &text)
-	return text, err
 }
 
 // AddFD adds a file to a set that options can name as /dev/fdset/N.
@@ -124,43 +96,12 @@ type QOMListProperties struct {
 
 // Execute runs qom-list-properties and returns their names.
 func (q QOMListProperties) Execute(ctx context.Context, e Executor) (names []string, err error) {
-	return namesOf(ctx, e, "qom-list-properties", q)
-}
-
-// QueryCPUDefinitions asks for the CPU models (qapi/machine-target.json).
-type QueryCPUDefinitions struct{}
-
-// Execute runs query-cpu-definitions and returns the models' names.
-func (QueryCPUDefinitions) Execute(ctx context.Context, e Executor) (names []string, err error) {
-	return namesOf(ctx, e, "query-cpu-definitions", nil)
-}
-
-func namesOf(ctx context.Context, e Executor, command string, args any) ([]string, error) {
 	var list []struct {
 		Name string `json:"name"`
 	}
-	if err := e.Execute(ctx, command, args, &list); err != nil {
-		return nil, err
+	err = e.Execute(ctx, "qom-list-properties", q, &list)
+	for _, l := range list {
+		names = append(names, l.Name)
 	}
-	names := make([]string, len(list))
-	for i, l := range list {
-		names[i] = l.Name
-	}
-	return names, nil
-}
-
-// QueryMachines asks for the machine types (qapi/machine.json).
-type QueryMachines struct{}
-
-// MachineType is one machine type.
-type MachineType struct {
-	Name   string `json:"name"`
-	Alias  string `json:"alias"`
-	CPUMax int    `json:"cpu-max"`
-}
-
-// Execute runs query-machines.
-func (QueryMachines) Execute(ctx context.Context, e Executor) (m []MachineType, err error) {
-	err = e.Execute(ctx, "query-machines", nil, &m)
-	return m, err
+	return names, err
 }

@@ -60,17 +60,6 @@ func TestCommands(t *testing.T) {
 			qmp.Status{Running: true, Status: "running"},
 		},
 		{nothing(qmp.Cont{}.Execute), "cont", `{}`, nil},
-		{nothing(qmp.Stop{}.Execute), "stop", `{}`, nil},
-		{nothing(qmp.SystemPowerdown{}.Execute), "system_powerdown", `{}`, nil},
-		{nothing(qmp.Quit{}.Execute), "quit", `{}`, nil},
-		{
-			func(ctx context.Context, e qmp.Executor) (any, error) {
-				return qmp.Human{CommandLine: "info block"}.Execute(ctx, e)
-			},
-			`human-monitor-command {"command-line":"info block"}`,
-			`"text"`,
-			"text",
-		},
 		{
 			func(ctx context.Context, e qmp.Executor) (any, error) { return qmp.QueryQMPSchema{}.Execute(ctx, e) },
 			"query-qmp-schema",
@@ -84,20 +73,6 @@ func TestCommands(t *testing.T) {
 			`qom-list-properties {"typename":"tdx-guest"}`,
 			`[{"name":"a"},{"name":"b"}]`,
 			[]string{"a", "b"},
-		},
-		{
-			func(ctx context.Context, e qmp.Executor) (any, error) {
-				return qmp.QueryCPUDefinitions{}.Execute(ctx, e)
-			},
-			"query-cpu-definitions",
-			`[{"name":"EPYC"}]`,
-			[]string{"EPYC"},
-		},
-		{
-			func(ctx context.Context, e qmp.Executor) (any, error) { return qmp.QueryMachines{}.Execute(ctx, e) },
-			"query-machines",
-			`[{"name":"pc-q35-11.1","alias":"q35","cpu-max":4096}]`,
-			[]qmp.MachineType{{Name: "pc-q35-11.1", Alias: "q35", CPUMax: 4096}},
 		},
 		{
 			func(ctx context.Context, e qmp.Executor) (any, error) { return qmp.QuerySEV{}.Execute(ctx, e) },

@@ -151,10 +151,10 @@ func TestStop(t *testing.T) {
 		> {"return": {}, "id": $ID}
 		< stop
 		> {"error": {"class": "GenericError", "desc": "not now"}, "id": $ID}`)
-	if err := (qmp.Stop{}).Execute(short(t), c); err != nil {
+	if err := stop(short(t), c); err != nil {
 		t.Error(err)
 	}
-	err := qmp.Stop{}.Execute(short(t), c)
+	err := stop(short(t), c)
 	var e *qmp.Error
 	if !errors.As(err, &e) || e.Class != "GenericError" || err.Error() != "qmp: stop: not now" {
 		t.Errorf("error %v, want qmp: stop: not now", err)

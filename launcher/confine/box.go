@@ -1,9 +1,9 @@
 package confine
 
 import (
-	"cmp"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -121,8 +121,10 @@ func width(a Access) int { return slices.Index([]Access{Read, Execute, Device, W
 // sorted are the files, a directory before what is below it.
 func (b *Box) sorted() []File {
 	files := slices.Clone(b.Files)
-	slices.SortFunc(files, func(x, y File) int {
-		return cmp.Or(strings.Count(x.Path, "/")-strings.Count(y.Path, "/"), strings.Compare(x.Path, y.Path))
+	sort.Slice(files, func(i, j int) bool {
+		x, y := files[i].Path, files[j].Path
+		deep := strings.Count(x, "/") - strings.Count(y, "/")
+		return deep < 0 || deep == 0 && x < y
 	})
 	return files
 }

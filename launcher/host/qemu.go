@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/digitalocean/go-qemu/qmp/raw"
+
 	"github.com/vmlatch/vmlatch/qmp"
 )
 
@@ -121,7 +123,7 @@ func Ask(ctx context.Context, program, options []string, ask func(context.Contex
 	c, err := qmp.NewConn(ctx, conn, qmp.Options{})
 	if err == nil {
 		err = ask(ctx, c)
-		if e := (qmp.Quit{}).Execute(ctx, c); e != nil && err == nil && !errors.Is(e, qmp.ErrClosed) {
+		if e := raw.NewMonitor(c.Monitor(ctx)).Quit(); e != nil && err == nil && !errors.Is(e, qmp.ErrClosed) {
 			err = e
 		}
 		_ = c.Close()
@@ -210,19 +212,20 @@ func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
 		}
 	}
 	q.Sockets = socketOptions(entries)
-	machines, err := qmp.QueryMachines{}.Execute(ctx, c)
+	known := raw.NewMonitor(c.Monitor(ctx))
+	machines, err := known.QueryMachines()
 	if err != nil {
 		return err
 	}
 	for _, m := range machines {
-		q.Types = append(q.Types, m.Name)
-		if m.Alias != "" {
-			q.Machines[m.Alias] = m.Name
+		names := []string{m.Name}
+		if m.Alias != nil {
+			names, q.Machines[*m.Alias] = append(names, *m.Alias), m.Name
 		}
+		q.Types = append(q.Types, m.Name)
 		if strings.HasPrefix(m.Name, "pc-q35-") {
-			q.MaxCPUs[m.Name] = m.CPUMax
-			if m.Alias != "" {
-				q.MaxCPUs[m.Alias] = m.CPUMax
+			for _, name := range names {
+				q.MaxCPUs[name] = int(m.CPUMax)
 			}
 		}
 	}
@@ -231,7 +234,10 @@ func (q *QEMU) learn(ctx context.Context, c *qmp.Conn) error {
 			return err
 		}
 	}
-	q.CPUs, err = qmp.QueryCPUDefinitions{}.Execute(ctx, c)
+	models, err := known.QueryCPUDefinitions()
+	for _, m := range models {
+		q.CPUs = append(q.CPUs, m.Name)
+	}
 	return err
 }
 
