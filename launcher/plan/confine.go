@@ -86,7 +86,12 @@ func (b *Builder) confine() {
 	if options.One("-accel") == "kvm" {
 		box.Allow(confine.Device, "/dev/kvm")
 	}
-	box.Allow(confine.Device, b.Traits.Device)
+	// Linux, include/uapi/linux/psp-sev.h: SEV_FACTORY_RESET, SEV_PDH_GEN.
+	if d := b.Traits.Device; d != "" {
+		box.Allow(confine.Device, d)
+		box.Missing = append(box.Missing, "it can have the platform's keys made anew, which ends what was agreed"+
+			" with owners: "+d+" takes every command from whom it lets in")
+	}
 	if len(g.PCI) > 0 {
 		box.Allow(confine.Device, "/dev/vfio", "/dev/iommu")
 		box.Allow(confine.Read, "/sys")
