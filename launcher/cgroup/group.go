@@ -66,13 +66,16 @@ func (p *Place) Prepare(l *Limits) error {
 	if !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	// It has processes: this one, which moves out of the way.
+	// It has processes: this one and what it has started, which move out of the way.
 	own := filepath.Join(dir, leaf)
 	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := write(own, file{"cgroup.procs", "0"}); err != nil {
-		return err
+	pids, _ := p.processes(dir)
+	for _, pid := range pids {
+		if err := write(own, file{"cgroup.procs", pid}); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
 	}
 	if err = write(dir, control); errors.Is(err, unix.EBUSY) {
 		err = fmt.Errorf("%s has other processes than vmlatch: %w", dir, err)

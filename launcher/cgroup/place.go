@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 )
 
 // Place is where control groups can be made.
@@ -106,14 +108,27 @@ func (p *Place) crowded(l *Limits) string {
 	if _, err := os.Stat(filepath.Join(dir, "cgroup.type")); err != nil { // the root group has none
 		return ""
 	}
-	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-	for pid := range strings.FieldsSeq(string(procs)) {
-		if pid != strconv.Itoa(os.Getpid()) {
-			return fmt.Sprintf("the control group %s has other processes, such as %s, so that none below it can have"+
-				" limits", p.own, pid)
-		}
+	if _, others := p.processes(dir); len(others) > 0 {
+		return fmt.Sprintf("the control group %s has other processes, such as %s, so that none below it can have"+
+			" limits", p.own, others[0])
 	}
 	return ""
+}
+
+// processes are those in a group: this one with those that it has started, such as one that waits
+// to become QEMU, and others.
+func (p *Place) processes(dir string) (own, others []string) {
+	procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	self := strconv.Itoa(os.Getpid())
+	for pid := range strings.FieldsSeq(string(procs)) {
+		status, _ := procfs.Status(filepath.Join(p.root, "proc", pid))
+		if pid == self || status["PPid"] == self {
+			own = append(own, pid)
+		} else {
+			others = append(others, pid)
+		}
+	}
+	return own, others
 }
 
 // EndsWithSession reports whether a group that is made here ends with the user's last session: the
