@@ -2,7 +2,10 @@ package launcher
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,6 +64,20 @@ func Trouble(events []Event, r *rundir.Record) (list []string) {
 		}
 	}
 	return append(disks, others...)
+}
+
+// LostDisks says which devices that a running VM has as disks are there no more, a sentence each.
+// QEMU itself does not notice: reads behind the end of a device give zeros.
+func LostDisks(r *rundir.Record) (list []string) {
+	for _, d := range r.Disks {
+		if !strings.HasPrefix(d.Image, "/dev/") {
+			continue
+		}
+		if _, err := os.Stat(d.Image); errors.Is(err, fs.ErrNotExist) {
+			list = append(list, d.Image+" has gone: the guest reads zeros from it, and what it writes is lost")
+		}
+	}
+	return list
 }
 
 // Gone says what a VM lacks that has lost a helper, by that helper's role.

@@ -58,3 +58,13 @@ func TestTrouble(t *testing.T) {
 		_ = f.Close()
 	}
 }
+
+// TestLostDisks: a device that has gone is told of, and an image that was moved is not, as QEMU has
+// it open.
+func TestLostDisks(t *testing.T) {
+	r := &rundir.Record{Disks: []rundir.Disk{{Image: "/none"}, {Image: "/dev/null"}, {Image: "/dev/vmlatch/none"}}}
+	got := LostDisks(r)
+	if len(got) != 1 || !strings.HasPrefix(got[0], "/dev/vmlatch/none has gone") {
+		t.Errorf("%q", got)
+	}
+}

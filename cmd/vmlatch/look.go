@@ -59,7 +59,8 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 	case v.Status == rundir.Alive && e.Record != nil:
 		v.State, v.Trouble = cpuState(ctx, root, e)
 	}
-	if v.Status == rundir.Alive {
+	if v.Status == rundir.Alive && e.Record != nil {
+		v.Trouble = append(v.Trouble, launcher.LostDisks(e.Record)...)
 		for _, role := range e.Gone {
 			if text := launcher.Gone(role); !slices.Contains(v.Trouble, text) {
 				v.Trouble = append(v.Trouble, text)
