@@ -91,7 +91,7 @@ PROSE ?= $(filter-out scripts/tools,$(SOURCES)) docs examples $(wildcard *.md) \
 # With -race, what the compiler does for the checks it has done for the tests, too.
 lint: prose tool-elsewhere ## vet, staticcheck, gofumpt, dead code, and the wording and width of lines
 	$(GO) vet -race ./...
-	$(GO) vet -tags cgroups ./launcher/cgroup
+	$(GO) vet -tags cgroups,apparmor,inhost ./launcher/cgroup ./launcher/confine ./integration/inhost
 	$(GO) vet -race -tags quick $$(grep -rl --include='*.go' '^//go:build !quick' $(SOURCES) | xargs dirname | sort -u | sed 's,^,./,')
 	@set -e; for platform in $(ELSEWHERE); do echo "types for $$platform"; \
 	  case $$platform in linux/*) what="./cmd/latchkey ./cmd/vmlatch";; freebsd/*) what=;; *) what=./cmd/latchkey;; esac; \

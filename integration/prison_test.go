@@ -380,31 +380,38 @@ func (p *prison) inspect(t *testing.T, name string) (v inspection) {
 }
 
 // TestAppArmor: a kernel with AppArmor keeps in what the package's profile says. It runs in a
-// guest, for which the profile is compiled here.
+// guest.
 func TestAppArmor(t *testing.T) {
 	t.Parallel()
 	c := needCoco(t)
-	root := filepath.Join(top(), ".cache/root")
-	parser := filepath.Join(root, "sbin/apparmor_parser")
-	if _, err := os.Stat(parser); err != nil {
-		parser = filepath.Join(root, "usr/sbin/apparmor_parser")
-	}
-	if _, err := os.Stat(parser); err != nil {
-		t.Skip("the compiler of AppArmor's profiles cannot be had here")
-	}
 	h := newHost(t)
-	base, policy := filepath.Join(root, "etc/apparmor.d"), filepath.Join(h.work, "vmlatch-qemu.bin")
-	features := filepath.Join(base, "abi/3.0")
-	compile := exec.Command(parser, "--skip-kernel-load", "--skip-read-cache", "--ofile", policy, "--base", base,
-		"--policy-features", features, "--kernel-features", features,
-		filepath.Join(top(), "cmd/vmlatch/apparmor/vmlatch-qemu"))
-	if out, err := compile.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	policy := h.appArmorPolicy()
 	h.write("initrd", read(t, c.initrd))
 	initrd := filepath.Join(h.work, "initrd")
 	h.addToInitrd(initrd, "tests", testsFor(t, "confine", "apparmor"))
 	h.addToInitrd(initrd, "vmlatch-qemu.bin", policy)
 	h.passInGuest(c.kernel, initrd, "lsm=landlock,apparmor", "", "TestKernelAppArmor")
 	waitNothing(t, h.work)
+}
+
+// appArmorPolicy is the package's profile, compiled for the kernels of test guests.
+func (h *host) appArmorPolicy() string {
+	h.t.Helper()
+	root := filepath.Join(top(), ".cache/root")
+	parser := filepath.Join(root, "sbin/apparmor_parser")
+	if _, err := os.Stat(parser); err != nil {
+		parser = filepath.Join(root, "usr/sbin/apparmor_parser")
+	}
+	if _, err := os.Stat(parser); err != nil {
+		h.t.Skip("the registry lacks the compiler of AppArmor's profiles")
+	}
+	base, policy := filepath.Join(root, "etc/apparmor.d"), filepath.Join(h.work, "vmlatch-qemu.bin")
+	features := filepath.Join(base, "abi/3.0")
+	compile := exec.Command(parser, "--skip-kernel-load", "--skip-read-cache", "--ofile", policy, "--base", base,
+		"--policy-features", features, "--kernel-features", features,
+		filepath.Join(top(), "cmd/vmlatch/apparmor/vmlatch-qemu"))
+	if out, err := compile.CombinedOutput(); err != nil {
+		h.t.Fatalf("%v: %s", err, out)
+	}
+	return policy
 }

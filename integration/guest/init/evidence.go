@@ -31,6 +31,7 @@ import (
 //	vmlatch.kernel-tsm    it shows that of the kernel's own instead
 //	vmlatch.interface=I   it has these interfaces alone, separated by commas
 //	vmlatch.helper=FILE   a program of the initrd makes the interfaces: swtee itself
+//	vmlatch.host=TAG      it becomes a host: see host
 //	vmlatch.run=FILE      it runs a program of the initrd, which asks in its own way,
 //	vmlatch.args=A,B      with these arguments, and shows what it wrote below /run/secrets, and
 //	                      whose root file system is on the volume that it opened
@@ -114,6 +115,9 @@ func modules() error {
 
 func evidence(cmdline string) error {
 	if !emulated() {
+		if tag := word(cmdline, "host"); tag != "" {
+			return host(tag, word(cmdline, "run"))
+		}
 		if program := word(cmdline, "run"); program != "" {
 			return runProgram(program, word(cmdline, "args"))
 		}

@@ -1,0 +1,73 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vmlatch/vmlatch/integration/qemus"
+)
+
+// TestInHost runs the tests of package inhost, in a guest that is a host of its own: its root is
+// this host's, and its kernel can do what this host's may not.
+func TestInHost(t *testing.T) {
+	t.Parallel()
+	c := needCoco(t)
+	if _, err := os.Stat("/usr/lib/qemu/virtiofsd"); err != nil || os.Getuid() != 0 {
+		t.Skipf("virtiofsd needs root: %v", err)
+	}
+	h := newHost(t)
+	tests := filepath.Join(h.work, "tests")
+	build := exec.Command("go", "test", "-c", "-tags", "inhost", "-ldflags=-s -w", "-o", tests, "./integration/inhost")
+	build.Dir, build.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	ipxe := filepath.Join(top(), ".cache/root/boot/ipxe.lkrn")
+	if _, err := os.Stat(ipxe); err != nil {
+		t.Skip("the registry lacks ipxe")
+	}
+	initrd := h.initrdWith(
+		"drivers/vhost/vhost_iotlb", "drivers/vhost/vhost", "drivers/net/tun", "drivers/net/tap",
+		"drivers/vhost/vhost_net", "drivers/net/macvlan", "drivers/net/macvtap", "net/llc/llc", "net/802/stp",
+		"net/bridge/bridge", "drivers/net/veth", "net/vmw_vsock/vsock",
+		"net/vmw_vsock/vmw_vsock_virtio_transport_common", "drivers/vhost/vhost_vsock", "drivers/block/loop",
+		"drivers/md/dm-mod", "drivers/scsi/scsi_common", "drivers/scsi/scsi_mod", "drivers/scsi/sd_mod",
+		"drivers/scsi/scsi_debug",
+	)
+	// What runs often is read once.
+	h.write("run.sh", fmt.Sprintf("#!/bin/sh\nmkdir /run/bin && cp %s/vmlatch /run/bin\n"+
+		"export INHOST_BIN=/run/bin INHOST_QEMU=%s INHOST_IPXE=%s INHOST_POLICY=%s\n"+
+		"exec %s -test.v -test.timeout=15m\n",
+		binaries, qemus.Newest(t), ipxe, h.appArmorPolicy(), tests))
+	if err := os.Chmod(filepath.Join(h.work, "run.sh"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"1GiB\"\n[kernel]\nimage = %q\ninitrd = %q\n"+
+		"cmdline = \"console=ttyS0 quiet panic=-1 no_timer_check lsm=landlock,apparmor vmlatch.modules"+
+		" vmlatch.host=root vmlatch.run=%s\"\n[[share]]\npath = \"root\"\ntag = \"root\"\n",
+		qemus.Newest(t), c.kernel, initrd, filepath.Join(h.work, "run.sh")))
+	if err := os.Mkdir(filepath.Join(h.work, "root"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start := wrapped(h.command("vmlatch", "start", "vm.toml"), "unshare", "--mount", "sh", "-c",
+		`mount --rbind / root && exec "$@"`, "sh") // virtiofsd cannot serve / itself
+	if out, err := h.attempt(start); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h.run("vmlatch", "wait", "vm")
+	console := h.run("vmlatch", "logs", "vm")
+	if !strings.Contains(console, "\nPASS") || strings.Contains(console, "--- FAIL") {
+		t.Errorf("the guest's console: %s", console)
+	}
+	for _, line := range strings.Split(console, "\n") {
+		if strings.HasPrefix(line, "--- ") {
+			t.Log(line)
+		}
+	}
+	h.run("vmlatch", "rm", "vm")
+	waitNothing(t, h.work)
+}
