@@ -409,6 +409,15 @@ func TestLink(t *testing.T) {
 	n.must("stop", "--all", "--now")
 	n.must("rm", "--all")
 	waitNothing(t, n.work)
+
+	// Peers wait for each other in no order, and one that starts again is reached again.
+	n.start("d", qemu, "mode = \"link\"\npeer = \"c\"", "vmlatch.net=10.9.0.1/24 vmlatch.serve=5000")
+	n.start("c", qemu, "mode = \"link\"\npeer = \"d\"", "vmlatch.net=10.9.0.2/24 vmlatch.connect=10.9.0.1:5000")
+	n.console("c", "10.9.0.1:5000 says hello from 10.9.0.1")
+	n.shows("inspect", n.must("inspect", "c"), "link d, MAC 52:")
+	n.must("stop", "--all", "--now")
+	n.must("rm", "--all")
+	waitNothing(t, n.work)
 }
 
 // TestSSH: the way to a guest's ssh is the one that its spec has.

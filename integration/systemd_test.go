@@ -261,6 +261,18 @@ func TestSystemd(t *testing.T) {
 	if procs := m.run("cat", "/sys/fs/cgroup"+group+"/cgroup.procs"); len(strings.Fields(procs)) != 1 {
 		t.Errorf("processes besides QEMU: %s", procs)
 	}
+	// The timer's service keeps the logs of VMs within their bound that no command looks at.
+	const log = "/var/lib/vmlatch/web/console.log"
+	m.write("/etc/vmlatch/host.toml", "[logs]\nmax = \"64KiB\"\n")
+	m.run("sh", "-c", "yes | head -c 1000000 >> "+log+" && echo last >> "+log)
+	m.run("systemctl", "start", "vmlatch-logs")
+	blocks, err := strconv.Atoi(strings.TrimSpace(m.run("stat", "-c", "%b", log))) // its size stays on a tmpfs
+	if err != nil || blocks*512 > 2*64<<10 {
+		t.Errorf("the log takes %d blocks, %v", blocks, err)
+	}
+	if out := m.run("tail", "-n", "1", log); out != "last\n" {
+		t.Errorf("the log's last line is %q", out)
+	}
 	t.Run("helpers", m.helpersOfUnits)
 	t.Run("shares", m.sharesOfUnits)
 	if env := m.run("cat", "/proc/"+first+"/environ"); strings.Contains(env, "NOTIFY_SOCKET") {

@@ -33,6 +33,7 @@ func TestUnits(t *testing.T) {
 		"vmlatch@.service":         38,
 		"vmlatch-release@.service": 26,
 		"vmlatch-nfd.service":      30,
+		"vmlatch-logs.service":     24,
 		"latchkey.service":         15,
 	}
 	for _, unit := range []string{
@@ -40,6 +41,8 @@ func TestUnits(t *testing.T) {
 		"vmlatch-release@.service",
 		"vmlatch-nfd.service",
 		"vmlatch-nfd.timer",
+		"vmlatch-logs.service",
+		"vmlatch-logs.timer",
 		"latchkey.service",
 		"latchkey.socket",
 		"latchkey-approve.socket",

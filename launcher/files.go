@@ -61,10 +61,15 @@ func isRemark(line string) bool {
 func (s *starter) makeDirs() error {
 	g := s.plan.Guest
 	for _, n := range g.Networks {
-		if n.Connect == "" {
+		if n.Peer != "" {
+			if err := s.plan.Dirs.MakeLinkDir(s.plan.Name); err != nil {
+				return err
+			}
+		}
+		if n.Other() == "" {
 			continue
 		}
-		if err := s.plan.Dirs.MakeLinkDir(n.Connect); err != nil {
+		if err := s.plan.Dirs.MakeLinkDir(n.Other()); err != nil {
 			return err
 		}
 	}

@@ -56,7 +56,7 @@ func recordNetworks(g *plan.Guest, f *plan.Facts) (out []rundir.Network) {
 	for i, n := range g.Networks {
 		out = append(out, rundir.Network{
 			Mode: n.Mode, MAC: g.Address(f, i).String(), Forward: n.Forward, Bridge: n.Bridge, Interface: n.Interface,
-			Link: n.Connect, Restricted: n.Restrict,
+			Link: n.Other(), Restricted: n.Restrict,
 		})
 	}
 	return out

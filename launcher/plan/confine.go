@@ -100,8 +100,11 @@ func (b *Builder) confine() {
 		box.Allow(confine.Write, b.InDir(rundir.ScreenDir))
 	}
 	for _, n := range g.Networks {
-		if n.Connect != "" { // the other VM may come later
-			box.Allow(confine.Read, b.plan.Dirs.LinkDir(n.Connect))
+		if n.Other() != "" { // the other VM may come later
+			box.Allow(confine.Read, b.plan.Dirs.LinkDir(n.Other()))
+		}
+		if n.Peer != "" { // where it makes its own end
+			box.Allow(confine.Write, b.plan.Dirs.LinkDir(g.Name))
 		}
 	}
 	for _, s := range g.Shares {

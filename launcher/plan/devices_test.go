@@ -213,6 +213,13 @@ func TestOptionsOfDevices(t *testing.T) {
 				"stream,id=net1,server=off,addr.type=unix,addr.path=/run/vmlatch/.links/b/link.sock,reconnect=1",
 			},
 		},
+		"a link of peers": {
+			"name = 'a'\nnetwork = [{mode = 'link', peer = 'b'}]", "-netdev",
+			[]string{
+				"dgram,id=net0,local.type=unix,local.path=/run/vmlatch/.links/a/b.peer," +
+					"remote.type=unix,remote.path=/run/vmlatch/.links/b/a.peer",
+			},
+		},
 		"sockets of the host": {
 			"[vsock]", "-device", []string{"vhost-vsock-pci,id=vsock0,guest-cid=3594518503,vhostfd=3"},
 		},

@@ -100,6 +100,11 @@ func macvtapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 // linkNet is a wire to another VM of this user: a socket in the run directory of the one that
 // listens. Either may start first, but that QEMU before 8.0 does not try again.
 func linkNet(b *Builder, n *Network, id string) (*argv.Option, error) {
+	if n.Peer != "" { // frames that the other end does not take are lost, as on a wire
+		own, other := b.plan.Dirs.PeerSocket(b.Guest.Name, n.Peer), b.plan.Dirs.PeerSocket(n.Peer, b.Guest.Name)
+		return argv.New("dgram").Set("id", id).Set("local.type", "unix").Set("local.path", own).
+			Set("remote.type", "unix").Set("remote.path", other), nil
+	}
 	o := argv.New("stream").Set("id", id).SetBool("server", n.Listen)
 	if n.Listen {
 		fd := b.Inherit(id, "a listening socket, for the VM at the other end", func(o *Opening) (*os.File, error) {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type Network struct {
 	Interface string   `toml:"interface"` // tap and macvtap
 	Listen    bool     `toml:"listen"`    // link: the other VM connects
 	Connect   string   `toml:"connect"`   // link: the name of the VM that listens
+	Peer      string   `toml:"peer"`      // link: the name of the other VM, which names this one
 	VHost     string   `toml:"vhost"`     // auto, on, off: the kernel carries the frames; bridge, tap and macvtap
 	unset     bool     // the spec leaves the mode to the technology
 }
@@ -60,7 +62,7 @@ var networkModes = []networkMode{
 	{netBridge, bridgeNet, []string{"bridge", "vhost"}},
 	{netTap, tapNet, []string{"interface", "vhost"}},
 	{netMacvtap, macvtapNet, []string{"interface", "vhost"}},
-	{netLink, linkNet, []string{"listen", "connect"}},
+	{netLink, linkNet, []string{"listen", "connect", "peer"}},
 }
 
 func (all *Networks) complete(g *Guest) error {
@@ -107,6 +109,7 @@ func (n *Network) completeMode(g *Guest, key string) error {
 	for k, given := range map[string]bool{
 		"forward": n.Forward != nil, "restrict": n.Restrict, "host-loopback": n.Loopback, "bridge": n.Bridge != "",
 		"interface": n.Interface != "", "vhost": n.VHost != "", "listen": n.Listen, "connect": n.Connect != "",
+		"peer": n.Peer != "",
 	} {
 		if given && !slices.Contains(n.mode().keys, k) {
 			return g.File.Errorf(key+"."+k, "is not for mode = %q", n.Mode)
@@ -150,10 +153,18 @@ func checkMAC(text string) error {
 
 func networkKey(i int) string { return fmt.Sprintf("network %d", i+1) }
 
-// completeLink checks a network between two VMs, one of which listens.
+// completeLink checks a network between two VMs: one listens and the other connects, or each names
+// the other.
 func (n *Network) completeLink(g *Guest, key string) error {
-	if n.Listen == (n.Connect != "") {
-		return g.File.Errorf(key, `a link needs listen = true, or connect = "NAME" of the VM that listens`)
+	given := 0
+	for _, is := range []bool{n.Listen, n.Connect != "", n.Peer != ""} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		return g.File.Errorf(key, `a link needs listen = true, connect = "NAME" of the VM that listens,`+
+			` or peer = "NAME" of one whose peer this is`)
 	}
 	if n.Listen {
 		if n != g.firstListener() {
@@ -161,14 +172,22 @@ func (n *Network) completeLink(g *Guest, key string) error {
 		}
 		return nil
 	}
-	if err := rundir.CheckName(n.Connect); err != nil {
-		return g.File.Errorf(key+".connect", "%v", err)
+	if n.Peer != "" {
+		key += ".peer"
+	} else {
+		key += ".connect"
 	}
-	if n.Connect == g.Name {
-		return g.File.Errorf(key+".connect", "%q: is this VM itself", n.Connect)
+	if err := rundir.CheckName(n.Other()); err != nil {
+		return g.File.Errorf(key, "%v", err)
+	}
+	if n.Other() == g.Name {
+		return g.File.Errorf(key, "%q: is this VM itself", n.Other())
 	}
 	return nil
 }
+
+// Other is the VM at the other end of a link, where this end names it; "" if it does not.
+func (n *Network) Other() string { return cmp.Or(n.Connect, n.Peer) }
 
 // firstListener is the first network that listens.
 func (g *Guest) firstListener() *Network {
@@ -182,7 +201,7 @@ func (g *Guest) firstListener() *Network {
 
 // Linked reports whether a guest connects to other VMs.
 func (all Networks) Linked() bool {
-	return slices.ContainsFunc(all, func(n Network) bool { return n.Connect != "" })
+	return slices.ContainsFunc(all, func(n Network) bool { return n.Other() != "" })
 }
 
 // MayBePasst reports whether a guest of some technology has the network by passt.

@@ -136,7 +136,7 @@ func TestDevicesThatMakeNoSense(t *testing.T) {
 		{text: "[limits]\nio = [{device = 'a', read-iops = -1, write = '1KiB'}]", want: "limits.io: a: needs read"},
 		{text: "[config]\ncredentials = { 'a/b' = 'f' }", want: `config.credentials: "a/b": must be letters`},
 		{text: "[config]\nuser-data = 'credential:x'", want: "config.user-data: "},
-		{text: "[[network]]\nmode = 'link'", want: "network 1: a link needs listen = true, or connect"},
+		{text: "[[network]]\nmode = 'link'", want: "network 1: a link needs listen = true, connect"},
 		{text: "[[network]]\nmode = 'link'\nlisten = true\nconnect = 'b'", want: "network 1: a link needs"},
 		{text: "[[network]]\nmode = 'link'\nconnect = '../x'", want: "network 1.connect: "},
 		{text: "name = 'a'\n[[network]]\nmode = 'link'\nconnect = 'a'", want: `network 1.connect: "a": is this VM`},

@@ -104,9 +104,12 @@ func (d *Dir) removeRun() error {
 	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	err := os.Remove(d.root.LinkSocket(d.Name)) // their directory stays: running VMs look at it
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	// Their directory stays: running VMs look at it.
+	sockets, _ := filepath.Glob(filepath.Join(d.root.LinkDir(d.Name), "*"+peerSuffix))
+	for _, socket := range append(sockets, d.root.LinkSocket(d.Name)) {
+		if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return removeFiles(d.discarded())
 }

@@ -288,6 +288,13 @@ func (r Root) LinkDir(name string) string { return filepath.Join(r.Run, linksDir
 // LinkSocket is where other VMs connect to the network of one.
 func (r Root) LinkSocket(name string) string { return filepath.Join(r.LinkDir(name), "link.sock") }
 
+// PeerSocket is where the network of one VM takes frames from another's.
+func (r Root) PeerSocket(name, other string) string {
+	return filepath.Join(r.LinkDir(name), other+peerSuffix)
+}
+
+const peerSuffix = ".peer"
+
 // MakeLinkDir makes the directory of a VM's link, if it is not there.
 func (r Root) MakeLinkDir(name string) error {
 	if err := makeOwnDir(filepath.Join(r.Run, linksDir)); err != nil {
