@@ -271,3 +271,18 @@ func TestOrder(t *testing.T) {
 		t.Errorf("%d checks, %d in the order", len(table), len(check.Order()))
 	}
 }
+
+// TestDevicesPinMemory: a device of the host's reaches all memory of a plain guest, which QEMU must
+// be allowed to pin.
+func TestDevicesPinMemory(t *testing.T) {
+	for most, want := range map[uint64]bool{8 << 20: true, 1 << 40: false} {
+		c := checkCase{tech: "none", add: aPCI, host: func(f *plan.Facts) {
+			pciIs(func(*host.PCIDevice) {})(f)
+			f.MaxLock = most
+		}}
+		results, _ := c.look(t)
+		if got := slices.Contains(failedIDs(results), "memory-lock"); got != want {
+			t.Errorf("with %d bytes: fails %t, want %t", most, got, want)
+		}
+	}
+}

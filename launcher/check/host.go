@@ -173,10 +173,13 @@ func hostChecks() []tee.Check {
 			Severity: tee.Refuse,
 			Stage:    tee.HostStage,
 			Key:      "memory",
-			When:     func(s *tee.Subject) bool { return tee.Real(s) && s.Traits().Pinned },
-			Cause:    "QEMU has to pin the guest's memory, and may not pin as much",
-			Fix:      fault.FixMemlock,
-			Source:   "nova, AMD SEV spec; libvirt; enarx-keepldr#14",
+			When: func(s *tee.Subject) bool {
+				return tee.Real(s) && s.Traits().Pinned || len(s.PCI) > 0 && !s.Traits().Private
+			},
+			Cause: "QEMU has to pin the guest's memory, for its platform or for devices of the host that reach all" +
+				" of it, and may not pin as much",
+			Fix:    fault.FixMemlock,
+			Source: "nova, AMD SEV spec; libvirt; enarx-keepldr#14",
 			Look: func(s *tee.Subject) (tee.Verdict, string) {
 				need := plan.LockedMemory(s.Memory)
 				most := bytesize.Size(s.Facts.MaxLock)
