@@ -26,10 +26,7 @@ func TestInHost(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	ipxe := filepath.Join(top(), ".cache/root/boot/ipxe.lkrn")
-	if _, err := os.Stat(ipxe); err != nil {
-		t.Skip("the registry lacks ipxe")
-	}
+	ipxe := needIPXE(t)
 	initrd := h.initrdWith(
 		"drivers/vhost/vhost_iotlb", "drivers/vhost/vhost", "drivers/net/tun", "drivers/net/tap",
 		"drivers/vhost/vhost_net", "drivers/net/macvlan", "drivers/net/macvtap", "net/llc/llc", "net/802/stp",

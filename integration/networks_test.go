@@ -343,39 +343,6 @@ func TestTap(t *testing.T) {
 	waitNothing(t, n.work)
 }
 
-// TestPasst: a guest reaches the world by passt, and is reached by its forwarded ports; the host's
-// loopback only if its spec says so. passt ends with QEMU, however that ends.
-func TestPasst(t *testing.T) {
-	t.Parallel()
-	needProgram(t, "passt")
-	n := newNetHost(t)
-	n.serves("198.51.100.1:7000")
-	n.serves("127.0.0.1:7001")
-	const address = "vmlatch.net=192.0.2.1/24 vmlatch.gateway=192.0.2.254 vmlatch.serve=5000 "
-	const asksOut = address + "vmlatch.connect=198.51.100.1:7000 vmlatch.connect=192.0.2.254:7001"
-	n.start("a", qemus.Newest(t), "mode = \"passt\"\nforward = [\"tcp:127.0.0.1:2222:5000\"]", asksOut)
-	n.start("b", qemus.Version(t, "10.0"), "mode = \"passt\"\nhost-loopback = true", asksOut)
-	// 7.2 has the network, too; but without KVM its guests lose what is sent to them now and then.
-	n.start("old", qemus.Version(t, "7.2"), "mode = \"passt\"", "")
-	n.must("stop", "old", "--now")
-	n.must("rm", "old")
-	n.console("a", "198.51.100.1:7000 says hello from the host", "192.0.2.254:7001 says nothing")
-	n.console("b", "198.51.100.1:7000 says hello from the host", "192.0.2.254:7001 says hello from the host")
-	if said := n.asks("127.0.0.1:2222"); said != "hello from 192.0.2.1\n" {
-		t.Errorf("the forwarded port says %q", said)
-	}
-	n.shows("plan", n.must("plan", "a.toml"), "passt --foreground", "--no-map-gw", "--tcp-ports 127.0.0.1/2222:5000")
-	if out, err := exec.Command("pkill", "-f", "127.0.0.1/2222:5000").CombinedOutput(); err != nil {
-		t.Fatalf("passt: %v: %s", err, out)
-	}
-	within(t, "that passt has gone is not said", func() bool {
-		return strings.Contains(n.must("inspect", "a"), "network net0 has gone")
-	})
-	n.must("stop", "a", "b", "--now")
-	n.must("rm", "a", "b")
-	waitNothing(t, n.work)
-}
-
 // TestRestrictedNetwork: what reaches nothing reaches not even the host's loopback, which QEMU's
 // own network shows else.
 func TestRestrictedNetwork(t *testing.T) {
