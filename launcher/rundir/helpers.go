@@ -27,20 +27,22 @@ const helperTimeout = 2 * time.Second
 // their lock, and besides them only processes of their sessions: a helper that a guest has taken
 // over could have given its lock to another process.
 func (d *Dir) KillHelpers(ctx context.Context) error {
-	helpers := d.recordedHelpers()
-	if len(helpers) == 0 {
-		d.await(ctx, helperLock)
-		return d.killHolders(ctx, helperLock)
-	}
 	moment, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
 	var all error
 	var sessions []int
-	for role, i := range helpers {
-		sessions = append(sessions, i.PID) // each has its own
-		if err := i.end(moment, ctx); err != nil {
+	for role, i := range d.recordedHelpers() {
+		switch err := i.end(moment, ctx); {
+		case errors.Is(err, errUnknownLife): // of another namespace of pids: the lock tells
+		case err != nil:
 			all = errors.Join(all, fmt.Errorf("end %s (%s, process %d): %w", d.Name, role, i.PID, err))
+		default:
+			sessions = append(sessions, i.PID) // each has its own
 		}
+	}
+	if len(sessions) == 0 && all == nil { // none was written down that can be seen
+		d.await(ctx, helperLock)
+		return d.killHolders(ctx, helperLock)
 	}
 	return errors.Join(all, d.killSessions(ctx, sessions))
 }
