@@ -288,7 +288,7 @@ func leftovers(work string) []string {
 	for _, dir := range []string{"run", "state"} {
 		entries, _ := os.ReadDir(filepath.Join(work, dir))
 		for _, e := range entries {
-			if e.Name() == ".links" {
+			if e.Name() == ".links" || e.Name() == ".peers" {
 				continue // is kept, empty
 			}
 			if e.Name() == ".slots" {

@@ -167,6 +167,7 @@ func (p *prison) takeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	copyProgram(t, qemu, p.file(p.in("programs/prisoner")))
+	copyProgram(t, "/bin/true", p.file(p.in("other")))
 	for _, name := range []string{"own.raw", "other.raw", "shared"} {
 		p.write(t, p.in(name), "an image")
 	}

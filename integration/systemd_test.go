@@ -208,7 +208,8 @@ func (m *machine) sharesOfUnits(t *testing.T) {
 		"[[share]]\npath = \"/srv/open\"\ntag = \"one\"\n",
 		qemus.Newest(t), c.kernel, filepath.Join(top(), ".cache/guest/initrd.img")))
 	const dropIn = "/etc/systemd/system/vmlatch@share.service.d/share.conf"
-	m.write(dropIn, "[Service]\nReadWritePaths=/srv/open\n")
+	sees := "[Service]\nReadWritePaths=/srv/open\nBindReadOnlyPaths=" + top() + "\n" // which may be in /tmp
+	m.write(dropIn, sees)
 	m.run("systemctl", "daemon-reload")
 	if out, err := m.try("systemctl", "start", "vmlatch@share"); err == nil {
 		t.Errorf("it starts: %s", out)
@@ -216,8 +217,7 @@ func (m *machine) sharesOfUnits(t *testing.T) {
 	if log := m.run("cat", "/run/vm.log"); !strings.Contains(log, "(CAP_SYS_ADMIN CAP_FSETID CAP_MKNOD CAP_SETFCAP)") {
 		t.Errorf("the log does not say why: %s", log)
 	}
-	m.write(dropIn, "[Service]\nReadWritePaths=/srv/open\n"+
-		"CapabilityBoundingSet=CAP_SYS_ADMIN CAP_FSETID CAP_MKNOD CAP_SETFCAP\n")
+	m.write(dropIn, sees+"CapabilityBoundingSet=CAP_SYS_ADMIN CAP_FSETID CAP_MKNOD CAP_SETFCAP\n")
 	m.run("systemctl", "daemon-reload")
 	m.run("systemctl", "start", "vmlatch@share")
 	m.ended("vmlatch@share")

@@ -322,7 +322,12 @@ func TestNameServersOfHosts(t *testing.T) {
 			"# stub\nnameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.9\nnameserver fe80::1%eth0\n",
 			"[192.0.2.9]", "",
 		},
-		"one of each":              {"nameserver 127.0.0.53\nnameserver 2001:db8::1\n", "", "[]", ""},
+		"one of each": {"nameserver 127.0.0.53\nnameserver 2001:db8::1\n", "", "[]", ""},
+		"more than are asked": {
+			"nameserver 127.0.0.53\n", strings.Repeat("nameserver 192.0.2.1\n", 2) + "nameserver 192.0.2.2\n" +
+				"nameserver 192.0.2.3\nnameserver 192.0.2.4\nnameserver 2001:db8::1\n",
+			"[192.0.2.1 192.0.2.2 192.0.2.3 2001:db8::1]", "",
+		},
 		"nothing behind it":        {"nameserver ::1\n", "", "[]", "loopback"},
 		"nothing at all":           {"", "", "[]", "loopback"},
 		"lines of other kinds":     {"nameserver\nnameserver x\nnameservers 192.0.2.1\n", "", "[]", "loopback"},

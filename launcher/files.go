@@ -61,15 +61,14 @@ func isRemark(line string) bool {
 func (s *starter) makeDirs() error {
 	g := s.plan.Guest
 	for _, n := range g.Networks {
-		if n.Peer != "" {
-			if err := s.plan.Dirs.MakeLinkDir(s.plan.Name); err != nil {
-				return err
-			}
+		var err error
+		switch {
+		case n.Connect != "":
+			err = s.plan.Dirs.MakeLinkDir(n.Connect)
+		case n.Peer != "":
+			err = s.plan.Dirs.MakePeerDirs(s.plan.Name, n.Peer)
 		}
-		if n.Other() == "" {
-			continue
-		}
-		if err := s.plan.Dirs.MakeLinkDir(n.Other()); err != nil {
+		if err != nil {
 			return err
 		}
 	}

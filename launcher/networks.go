@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vmlatch/vmlatch/firmware/regular"
@@ -61,10 +62,13 @@ func readServers(file string) (servers []netip.Addr) {
 	if err != nil {
 		return nil
 	}
+	const most = 3 // of a family: resolvers ask no more (resolv.conf(5), MAXNS), and passt takes no more
+	families := map[bool]int{}
 	for line := range strings.Lines(string(b)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
-			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() && a.Zone() == "" {
-				servers = append(servers, a)
+			if a, err := netip.ParseAddr(f[1]); err == nil && !a.IsLoopback() && a.Zone() == "" &&
+				families[a.Is4()] < most && !slices.Contains(servers, a) {
+				servers, families[a.Is4()] = append(servers, a), families[a.Is4()]+1
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,10 +71,10 @@ func Trouble(events []Event, r *rundir.Record) (list []string) {
 // QEMU itself does not notice: reads behind the end of a device give zeros.
 func LostDisks(r *rundir.Record) (list []string) {
 	for _, d := range r.Disks {
-		if !strings.HasPrefix(d.Image, "/dev/") {
+		if d.Device == "" {
 			continue
 		}
-		if _, err := os.Stat(d.Image); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join("/sys/dev/block", d.Device)); errors.Is(err, fs.ErrNotExist) {
 			list = append(list, d.Image+" has gone: the guest reads zeros from it, and what it writes is lost")
 		}
 	}

@@ -59,12 +59,18 @@ func TestTrouble(t *testing.T) {
 	}
 }
 
-// TestLostDisks: a device that has gone is told of, and an image that was moved is not, as QEMU has
-// it open.
+// TestLostDisks: a device that has gone is told of, whatever has its name by then, and an image
+// that was moved is not, as QEMU has it open.
 func TestLostDisks(t *testing.T) {
-	r := &rundir.Record{Disks: []rundir.Disk{{Image: "/none"}, {Image: "/dev/null"}, {Image: "/dev/vmlatch/none"}}}
+	there, err := os.ReadDir("/sys/dev/block")
+	if err != nil || len(there) == 0 {
+		t.Skip("no block devices here")
+	}
+	r := &rundir.Record{Disks: []rundir.Disk{
+		{Image: "/none"}, {Image: "/dev/none", Device: there[0].Name()}, {Image: "/dev/null", Device: "4095:1"},
+	}}
 	got := LostDisks(r)
-	if len(got) != 1 || !strings.HasPrefix(got[0], "/dev/vmlatch/none has gone") {
+	if len(got) != 1 || !strings.HasPrefix(got[0], "/dev/null has gone") {
 		t.Errorf("%q", got)
 	}
 }

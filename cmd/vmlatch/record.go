@@ -58,6 +58,7 @@ type disk struct {
 	ReadOnly  bool   `json:"read-only,omitempty"`
 	Bus       string `json:"bus,omitempty"`
 	Ephemeral bool   `json:"ephemeral,omitempty"`
+	Device    string `json:"device,omitempty"`
 }
 
 type network struct {

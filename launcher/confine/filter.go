@@ -33,6 +33,7 @@ func (b *Box) refusals() []refusal {
 		list,
 		refusal{call: unix.SYS_PRLIMIT64, arg: 0, is: 0, not: true}, // of another process
 		refusal{call: unix.SYS_FCNTL, arg: 1, is: unix.F_SETLEASE},
+		refusal{call: unix.SYS_PRCTL, arg: 0, is: unix.PR_SET_DUMPABLE}, // it would hide from its user
 		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETPERSIST},
 		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETOWNER},
 		refusal{call: unix.SYS_IOCTL, arg: 1, is: unix.TUNSETGROUP},

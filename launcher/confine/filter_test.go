@@ -57,6 +57,8 @@ func TestFilter(t *testing.T) {
 		strict  uint32
 		lenient uint32
 	}{
+		"to hide from its user":         {auditArch, unix.SYS_PRCTL, []uint64{unix.PR_SET_DUMPABLE}, no, no},
+		"to name a thread":              {auditArch, unix.SYS_PRCTL, []uint64{unix.PR_SET_NAME}, yes, yes},
 		"an ordinary call":              {auditArch, unix.SYS_READ, []uint64{3}, yes, yes},
 		"of another architecture":       {i386, unix.SYS_READ, nil, no, no},
 		"of an unknown one":             {foreign, unix.SYS_READ, nil, no, no},

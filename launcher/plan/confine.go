@@ -100,11 +100,12 @@ func (b *Builder) confine() {
 		box.Allow(confine.Write, b.InDir(rundir.ScreenDir))
 	}
 	for _, n := range g.Networks {
-		if n.Other() != "" { // the other VM may come later
-			box.Allow(confine.Read, b.plan.Dirs.LinkDir(n.Other()))
+		if n.Connect != "" { // the other VM may come later
+			box.Allow(confine.Read, b.plan.Dirs.LinkDir(n.Connect))
 		}
-		if n.Peer != "" { // where it makes its own end
-			box.Allow(confine.Write, b.plan.Dirs.LinkDir(g.Name))
+		if n.Peer != "" {
+			box.Allow(confine.Read, b.plan.Dirs.PeerDir(n.Peer, g.Name))
+			box.Allow(confine.Write, b.plan.Dirs.PeerDir(g.Name, n.Peer)) // where it makes its own end
 		}
 	}
 	for _, s := range g.Shares {

@@ -216,8 +216,8 @@ func TestOptionsOfDevices(t *testing.T) {
 		"a link of peers": {
 			"name = 'a'\nnetwork = [{mode = 'link', peer = 'b'}]", "-netdev",
 			[]string{
-				"dgram,id=net0,local.type=unix,local.path=/run/vmlatch/.links/a/b.peer," +
-					"remote.type=unix,remote.path=/run/vmlatch/.links/b/a.peer",
+				"dgram,id=net0,local.type=unix,local.path=/run/vmlatch/.peers/a/b/in," +
+					"remote.type=unix,remote.path=/run/vmlatch/.peers/b/a/in",
 			},
 		},
 		"sockets of the host": {

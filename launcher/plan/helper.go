@@ -11,8 +11,9 @@ import (
 
 // Helper is a further process of the VM. It is started before QEMU and ends with it:
 // one of its descriptors is a socket whose other end only QEMU has, and what does not
-// end by itself is found by the helpers' lock and killed. A launch in which it ends
-// before the guest runs has failed; a running guest is left without it.
+// end by itself is found, by what was written down of it or by the helpers' lock, and
+// killed. A launch in which it ends before the guest runs has failed; a running guest
+// is left without it.
 type Helper struct {
 	Role    string   `json:"role"`
 	Meaning string   `json:"meaning"`

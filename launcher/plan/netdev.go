@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/fault"
 	"github.com/vmlatch/vmlatch/launcher/internal/argv"
 	"github.com/vmlatch/vmlatch/launcher/internal/tuntap"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 )
 
 // vhostAuto lets the kernel carry the frames where this user may have it do so.
@@ -102,6 +104,10 @@ func macvtapNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 func linkNet(b *Builder, n *Network, id string) (*argv.Option, error) {
 	if n.Peer != "" { // frames that the other end does not take are lost, as on a wire
 		own, other := b.plan.Dirs.PeerSocket(b.Guest.Name, n.Peer), b.plan.Dirs.PeerSocket(n.Peer, b.Guest.Name)
+		if len(own) > rundir.MaxSocketPath { // both have the same length
+			return nil, fmt.Errorf("%s has %d bytes, and a socket's path at most %d: take shorter names, or --run-dir",
+				own, len(own), rundir.MaxSocketPath)
+		}
 		return argv.New("dgram").Set("id", id).Set("local.type", "unix").Set("local.path", own).
 			Set("remote.type", "unix").Set("remote.path", other), nil
 	}

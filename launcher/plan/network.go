@@ -92,6 +92,10 @@ func (all *Networks) complete(g *Guest) error {
 			return g.File.Errorf(networkKey(i)+".interface", "%q: another network has it", n.Interface)
 		}
 		taken[n.Interface] = true
+		if n.Peer != "" && taken["peer "+n.Peer] {
+			return g.File.Errorf(networkKey(i)+".peer", "%q: another network has it", n.Peer)
+		}
+		taken["peer "+n.Peer] = true
 		for _, f := range n.Forward {
 			p := strings.Split(f, ":")
 			host := strings.Join(p[:min(3, len(p))], ":")

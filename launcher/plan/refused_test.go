@@ -136,6 +136,15 @@ func TestDevicesThatMakeNoSense(t *testing.T) {
 		{text: "[limits]\nio = [{device = 'a', read-iops = -1, write = '1KiB'}]", want: "limits.io: a: needs read"},
 		{text: "[config]\ncredentials = { 'a/b' = 'f' }", want: `config.credentials: "a/b": must be letters`},
 		{text: "[config]\nuser-data = 'credential:x'", want: "config.user-data: "},
+		{
+			text: "network = [{mode = 'link', peer = 'b'}, {mode = 'link', peer = 'b'}]",
+			want: `network 2.peer: "b": another network has it`,
+		},
+		{
+			text: "name = '" + strings.Repeat("a", 60) + "'\nnetwork = [{mode = 'link', peer = '" +
+				strings.Repeat("b", 60) + "'}]",
+			want: "take shorter names",
+		},
 		{text: "[[network]]\nmode = 'link'", want: "network 1: a link needs listen = true, connect"},
 		{text: "[[network]]\nmode = 'link'\nlisten = true\nconnect = 'b'", want: "network 1: a link needs"},
 		{text: "[[network]]\nmode = 'link'\nconnect = '../x'", want: "network 1.connect: "},

@@ -80,6 +80,7 @@ type Disk struct {
 	ReadOnly  bool   `json:"read-only,omitempty"`
 	Bus       string `json:"bus,omitempty"` // virtio, scsi, nvme, cdrom
 	Ephemeral bool   `json:"ephemeral,omitempty"`
+	Device    string `json:"device,omitempty"` // its number, MAJOR:MINOR; "" for a file
 }
 
 // Network is a network interface of the guest.

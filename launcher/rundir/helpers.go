@@ -24,31 +24,37 @@ const helperTimeout = 2 * time.Second
 
 // KillHelpers ends helpers that have not ended with QEMU. They get a moment for it: one may be
 // writing down what it must not lose. Those that are written down are ended whatever they did to
-// their lock, and besides them only processes of their sessions: a helper that a guest has taken
-// over could have given its lock to another process.
+// their lock, with their sessions; besides them only processes that hold the lock and are of such a
+// session: a helper that a guest has taken over could have given its lock to another process.
 func (d *Dir) KillHelpers(ctx context.Context) error {
 	moment, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
 	var all error
-	var sessions []int
+	var ended []int
+	unknown := false
 	for role, i := range d.recordedHelpers() {
-		switch err := i.end(moment, ctx); {
-		case errors.Is(err, errUnknownLife): // of another namespace of pids: the lock tells
+		switch err := i.end(ctx, moment); {
+		case errors.Is(err, errUnknownLife):
+			unknown = true
 		case err != nil:
 			all = errors.Join(all, fmt.Errorf("end %s (%s, process %d): %w", d.Name, role, i.PID, err))
 		default:
-			sessions = append(sessions, i.PID) // each has its own
+			ended = append(ended, i.PID) // each has a session of its own
 		}
 	}
-	if len(sessions) == 0 && all == nil { // none was written down that can be seen
-		d.await(ctx, helperLock)
-		return d.killHolders(ctx, helperLock)
+	if len(ended) > 0 {
+		all = errors.Join(all, d.killLeft(ctx, ended))
 	}
-	return errors.Join(all, d.killSessions(ctx, sessions))
+	if unknown || len(ended) == 0 && all == nil { // of another namespace of pids, or not written down: the lock tells
+		d.await(ctx, helperLock)
+		all = errors.Join(all, d.killHolders(ctx, helperLock))
+	}
+	return all
 }
 
-// end waits for the end of a process until a moment is over, and kills it then.
-func (i *Identity) end(moment, ctx context.Context) error {
+// end waits for the end of a helper until a moment is over, and kills it then, with what it has
+// started.
+func (i *Identity) end(ctx, moment context.Context) error {
 	p, err := i.open()
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -62,23 +68,55 @@ func (i *Identity) end(moment, ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	return p.kill(ctx)
+	for { // its pid is its session's as long as it has not been reaped, and so no other's
+		left := sessionWithout(i.PID)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for _, pid := range left {
+			if p, err := openPID(pid); err == nil {
+				if sessionOf(pid) == i.PID {
+					err = p.kill(ctx)
+				}
+				p.Close()
+				if err != nil {
+					return err
+				}
+			}
+		}
+		if len(left) == 0 {
+			return p.kill(ctx)
+		}
+	}
 }
 
-// killSessions ends what helpers have started, or left: processes that hold their lock, and are in
+// sessionWithout are the processes of a session that live, but for its leader.
+func sessionWithout(leader int) (pids []int) {
+	procs, _ := os.ReadDir("/proc")
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == leader {
+			continue
+		}
+		if fields, err := statOf(pid); err == nil && fields[0] != "Z" && fields[3] == strconv.Itoa(leader) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// killLeft ends what helpers that have ended have left: processes that hold their lock, and are of
 // a session of theirs.
-func (d *Dir) killSessions(ctx context.Context, sessions []int) error {
+func (d *Dir) killLeft(ctx context.Context, sessions []int) error {
 	l, err := openLock(d.Path(helperLock), d.Name)
 	if err != nil {
 		return nil // there is none
 	}
 	defer l.close()
-	if !l.blind {
-		if still, err := l.held(); err != nil || !still {
-			return err
-		}
-	}
 	if here, err := d.inPlace(); err != nil || !here {
+		return err
+	}
+	if held, err := l.held(); err != nil || !held {
 		return err
 	}
 	pids, err := l.holders()

@@ -143,6 +143,9 @@ func (i *Identity) open() (*Process, error) {
 	if i == nil {
 		return nil, ErrNotFound
 	}
+	if boot, err := bootID(); i.PIDs != pidNamespace() && (err != nil || boot == i.Boot) {
+		return nil, errUnknownLife // the pid means another process here
+	}
 	p, err := openPID(i.PID)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package rundir_test
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -108,29 +109,94 @@ func TestHelperThatHasGone(t *testing.T) {
 	}
 }
 
-// TestHelperOfOtherPIDs: what a VM of another namespace of pids has left is cleared away once no
-// process holds its locks.
+// TestHelperOfOtherPIDs: what a VM of another namespace of pids has left is known by its lock
+// alone: it is ended if it holds that, and else its directory is cleared away.
 func TestHelperOfOtherPIDs(t *testing.T) {
-	r := root(t)
-	d := create(t, r, "a")
-	innocent := sleeper(t) // has the pid here that the helper had there
-	recordHelper(t, d, innocent.Process.Pid, innocent.Process.Pid, func(i *rundir.Identity) { i.PIDs = "pid:[1]" })
-	e := entry(t, r, "a").Record
-	e.Process.PIDs = "pid:[1]"
-	if err := d.WriteRecord(e); err != nil {
-		t.Fatal(err)
-	}
-	d.Unlock()
-	if _, removed, err := r.Sweep(t.Context()); err != nil || len(removed) != 1 {
-		t.Errorf("%v, %v, want it cleared away", removed, err)
-	}
-	if !alive(t, innocent) {
-		t.Error("a process was killed for its pid")
+	for name, pid := range map[string]int{"a pid of another process": os.Getpid(), "a pid of none": 1 << 21} {
+		for _, holds := range []bool{true, false} {
+			r := root(t)
+			d := create(t, r, "a")
+			helper := sleeper(t)
+			if holds {
+				lock, err := d.LockHelpers()
+				if err != nil {
+					t.Fatal(err)
+				}
+				helper = session(t, lock, "exec sleep 600")
+				_ = lock.Close()
+			}
+			recordHelper(t, d, os.Getpid(), os.Getpid(), func(i *rundir.Identity) { i.PIDs, i.PID = "pid:[1]", pid })
+			rec := entry(t, r, "a").Record
+			rec.Process.PIDs = "pid:[1]"
+			if err := d.WriteRecord(rec); err != nil {
+				t.Fatal(err)
+			}
+			d.Unlock()
+			if _, removed, err := r.Sweep(t.Context()); err != nil || len(removed) != 1 {
+				t.Errorf("%s, holds %t: %v, %v, want it cleared away", name, holds, removed, err)
+			}
+			if holds {
+				killed(t, name, helper)
+			} else if !alive(t, helper) {
+				t.Errorf("%s: a process was killed for its pid", name)
+			}
+		}
 	}
 }
 
-// TestWrappedByRecord: a VM whose QEMU was started by another program lives while that program does,
-// or a process has its lock; both are ended.
+// TestHelperOfAnEndedVM: whatever takes a VM's name, or forgets the VM, ends its helpers first.
+func TestHelperOfAnEndedVM(t *testing.T) {
+	for name, do := range map[string]func(r rundir.Root) error{
+		"create": func(r rundir.Root) error {
+			d, err := r.Create(t.Context(), "a")
+			if err == nil {
+				d.Close()
+			}
+			return err
+		},
+		"forget": func(r rundir.Root) error { return r.Forget(t.Context(), "a") },
+		"sweep":  func(r rundir.Root) error { _, _, err := r.Sweep(t.Context()); return err },
+	} {
+		r := root(t)
+		d := create(t, r, "a")
+		helper, qemu := sleeper(t), sleeper(t) // the helper has let go of its lock
+		recordHelper(t, d, qemu.Process.Pid, helper.Process.Pid, func(*rundir.Identity) {})
+		end(qemu)
+		d.Unlock()
+		if err := do(r); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		killed(t, name, helper)
+	}
+}
+
+// TestLinksOfAHostileVM: what a QEMU makes where its peers reach it blocks no name, and goes.
+func TestLinksOfAHostileVM(t *testing.T) {
+	r := root(t)
+	for range 2 {
+		d := create(t, r, "a")
+		if err := r.MakePeerDirs("a", "b"); err != nil {
+			t.Fatal(err)
+		}
+		inside := filepath.Join(r.PeerSocket("a", "b"), "x")
+		if err := os.MkdirAll(inside, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Dir(inside), 0); err != nil {
+			t.Fatal(err)
+		}
+		d.Unlock()
+		if _, _, err := r.Sweep(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if left, err := os.ReadDir(r.PeerDir("a", "b")); err != nil || len(left) > 0 {
+			t.Errorf("left %v, %v", left, err)
+		}
+	}
+}
+
+// TestWrappedByRecord: a VM whose QEMU was started by another program lives while that program
+// does, or a process has its lock; both are ended.
 func TestWrappedByRecord(t *testing.T) {
 	r := root(t)
 	d := create(t, r, "a")

@@ -15,7 +15,8 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock,
+	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, "tpm.lock", // of earlier versions
+
 	QMPSocket, MonitorSocket, ConsoleSocket, AgentSocket, SessionFile, OwnerCertFile, VarsFile,
 	userFile, recordFile, recordTemporary,
 }
@@ -104,14 +105,21 @@ func (d *Dir) removeRun() error {
 	if err := os.Rename(d.Run, d.discarded()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	// Their directory stays: running VMs look at it.
-	sockets, _ := filepath.Glob(filepath.Join(d.root.LinkDir(d.Name), "*"+peerSuffix))
-	for _, socket := range append(sockets, d.root.LinkSocket(d.Name)) {
-		if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	return errors.Join(removeFiles(d.discarded()), d.removeLinks())
+}
+
+// removeLinks removes the sockets by which other VMs reach this one's networks, and whatever QEMU
+// has made next to them. Their directories stay: running VMs look at them.
+func (d *Dir) removeLinks() error {
+	err := os.Remove(d.root.LinkSocket(d.Name))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	return removeFiles(d.discarded())
+	dirs, _ := filepath.Glob(d.root.PeerDir(d.Name, "*"))
+	for _, dir := range dirs {
+		err = errors.Join(err, emptyTree(dir))
+	}
+	return err
 }
 
 // remove clears away a VM that has ended: the record of one that was finished
@@ -154,5 +162,8 @@ func (r Root) clear(ctx context.Context, name string) error {
 		return err
 	}
 	defer d.Close()
+	if err := d.pin(); err != nil { // with what it has written down of its helpers
+		return err
+	}
 	return d.remove(ctx, e)
 }

@@ -4,11 +4,13 @@
 // Two locks tell the truth without process ids, which can be reused, and whose
 // processes may never be reaped. vm.lock is a flock on a descriptor that QEMU
 // inherits: it is held as long as QEMU lives, however it dies. launch.lock is
-// held by the command that is launching. From the two and the record follows
-// everything ([Entry.Status]): a VM whose vm.lock is held but whose launch was
-// never finished and is no longer under way is abandoned, and the next command
-// ends it. A VM whose vm.lock is free has ended, and the next command removes
-// its directory; [Root.Sweep] does both.
+// held by the command that is launching. What a guest that has taken over QEMU
+// does to its lock is not believed: once a launch has come so far, the record has
+// the identities of QEMU and its helpers ([Identity]), which decide. From locks
+// and record follows everything ([Entry.Status]): a VM that lives, but whose
+// launch was never finished and is no longer under way, is abandoned, and the
+// next command ends it. Of one that has ended, the next command removes the
+// directory; [Root.Sweep] does both.
 //
 // Logs and the last record of a VM that ran are kept in a second place, the
 // state directory, until the name is used again.
@@ -46,6 +48,7 @@ const (
 	VNCSocket       = "vnc.sock"
 	AgentSocket     = "agent.sock"
 	linksDir        = ".links"     // of all VMs: where another connects to a VM's network
+	peersDir        = ".peers"     // the same, for each pair of peers
 	ScreenFile      = "screen.png" // a picture of the guest's screen, for a moment
 	SeedDir         = ".seed"      // what a seed for the guest is made of, for a moment
 	consoleLock     = "console.lock"
@@ -70,8 +73,8 @@ const (
 	previousDir = "previous"
 )
 
-// maxSocketPath is the longest path a unix socket can have (unix(7), sun_path).
-const maxSocketPath = 107
+// MaxSocketPath is the longest path a unix socket can have, in bytes (unix(7), sun_path).
+const MaxSocketPath = 107
 
 var (
 	// ErrExists means that a VM of the name is alive or being launched.
@@ -288,12 +291,27 @@ func (r Root) LinkDir(name string) string { return filepath.Join(r.Run, linksDir
 // LinkSocket is where other VMs connect to the network of one.
 func (r Root) LinkSocket(name string) string { return filepath.Join(r.LinkDir(name), "link.sock") }
 
-// PeerSocket is where the network of one VM takes frames from another's.
+// PeerDir is where the network of one VM takes frames from another's, and from no third one's:
+// QEMUs do not look at who has sent them.
+func (r Root) PeerDir(name, other string) string { return filepath.Join(r.Run, peersDir, name, other) }
+
+// PeerSocket is the socket there, which QEMU makes.
 func (r Root) PeerSocket(name, other string) string {
-	return filepath.Join(r.LinkDir(name), other+peerSuffix)
+	return filepath.Join(r.PeerDir(name, other), "in")
 }
 
-const peerSuffix = ".peer"
+// MakePeerDirs makes the directories of both ends, if they are not there.
+func (r Root) MakePeerDirs(name, other string) error {
+	for _, dir := range []string{
+		filepath.Join(r.Run, peersDir), filepath.Dir(r.PeerDir(name, other)), filepath.Dir(r.PeerDir(other, name)),
+		r.PeerDir(name, other), r.PeerDir(other, name),
+	} {
+		if err := makeOwnDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // MakeLinkDir makes the directory of a VM's link, if it is not there.
 func (r Root) MakeLinkDir(name string) error {

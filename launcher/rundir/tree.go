@@ -17,6 +17,14 @@ func removeTree(dir string) error {
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
+	if err := emptyTree(dir); err != nil {
+		return err
+	}
+	return os.Remove(dir)
+}
+
+// emptyTree removes what is in a directory, but not the directory.
+func emptyTree(dir string) error {
 	top, err := openDir(unix.AT_FDCWD, dir)
 	if err == nil {
 		err = empty(top)
@@ -25,7 +33,7 @@ func removeTree(dir string) error {
 	if err != nil {
 		return &os.PathError{Op: "empty", Path: dir, Err: err}
 	}
-	return os.Remove(dir)
+	return nil
 }
 
 // openDir opens a directory, whatever its mode is.

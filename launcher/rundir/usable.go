@@ -11,9 +11,9 @@ import (
 )
 
 func (d *Dir) checkPaths() error {
-	if n := len(filepath.Join(d.Run, MonitorSocket)); n > maxSocketPath {
+	if n := len(filepath.Join(d.Run, MonitorSocket)); n > MaxSocketPath {
 		return fmt.Errorf("run directory %s: sockets in it would have paths of %d characters, at most %d are possible",
-			d.root.Run, n, maxSocketPath)
+			d.root.Run, n, MaxSocketPath)
 	}
 	return nil
 }
