@@ -36,10 +36,21 @@ func TestInHost(t *testing.T) {
 		"drivers/scsi/scsi_debug",
 	)
 	// What runs often is read once.
-	h.write("run.sh", fmt.Sprintf("#!/bin/sh\nmkdir /run/bin && cp %s/vmlatch /run/bin\n"+
-		"export INHOST_BIN=/run/bin INHOST_QEMU=%s INHOST_IPXE=%s INHOST_POLICY=%s\n"+
-		"exec %s -test.v -test.timeout=15m\n",
-		binaries, qemus.Newest(t), ipxe, h.appArmorPolicy(), tests))
+	const script = `#!/bin/sh
+set -e
+mkdir -p /run/bin /run/qemu/usr/bin
+cp %[1]s/vmlatch /run/bin
+cd %[2]s
+cp -a usr/lib* usr/share /run/qemu/usr
+cp -a lib* /run/qemu 2>/dev/null || true
+cp usr/bin/qemu-system-x86_64 /run/qemu/usr/bin
+ln -s usr/bin /run/qemu/bin
+mount --bind /run/qemu .
+export INHOST_BIN=/run/bin INHOST_QEMU=%[2]s/bin/qemu-system-x86_64 INHOST_IPXE=%[3]s INHOST_POLICY=%[4]s
+exec %[5]s -test.v -test.timeout=15m
+`
+	qemu := filepath.Join(filepath.Dir(qemus.Newest(t)), "..")
+	h.write("run.sh", fmt.Sprintf(script, binaries, qemu, ipxe, h.appArmorPolicy(), tests))
 	if err := os.Chmod(filepath.Join(h.work, "run.sh"), 0o755); err != nil {
 		t.Fatal(err)
 	}

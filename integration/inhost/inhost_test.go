@@ -135,12 +135,12 @@ func TestAppArmor(t *testing.T) {
 // TestLimits: a VM has its limits, and its kernel keeps it to them.
 func TestLimits(t *testing.T) {
 	sh(t, `cd /sys/fs/cgroup && mkdir -p inhost && echo "+memory +cpu +pids +io" > cgroup.subtree_control`)
-	v := newVM(t, "[limits]\nmemory = \"300MiB\"\ncpu = 0.5\npids = 100\n")
+	v := newVM(t, "[limits]\nmemory = \"300MiB\"\ncpu = 2\npids = 100\n")
 	v.by = []string{"sh", "-ec", `echo $$ > /sys/fs/cgroup/inhost/cgroup.procs && exec "$@"`, "sh"}
 	pid := v.start()
 	group := "/sys/fs/cgroup" + strings.TrimPrefix(sh(t, `cat "/proc/$1/cgroup"`, fmt.Sprint(pid)), "0::")
 	for name, want := range map[string]string{
-		"memory.max": "314572800", "cpu.max": "50000 100000", "pids.max": "100", "cgroup.procs": fmt.Sprint(pid),
+		"memory.max": "314572800", "cpu.max": "200000 100000", "pids.max": "100", "cgroup.procs": fmt.Sprint(pid),
 	} {
 		if got := sh(t, `cat "$1"`, filepath.Join(group, name)); got != want {
 			t.Errorf("%s of %s: %q, want %q", name, group, got, want)

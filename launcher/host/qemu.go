@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -69,7 +70,7 @@ func (q *QEMU) MachineTypes() []string {
 		return nil
 	}
 	types := slices.Clone(q.Types)
-	slices.SortFunc(types, func(a, b string) int { return byVersion(b, a) })
+	sort.Slice(types, func(i, j int) bool { return byVersion(types[i], types[j]) > 0 })
 	return slices.Concat(slices.Sorted(maps.Keys(q.Machines)), types)
 }
 
