@@ -48,7 +48,7 @@ quick: tool-testlog ## unit tests that need only Go: no setup, no skips, seconds
 test: ## vet, staticcheck, unit tests and real QEMU, with -race
 	@$(MAKE) --no-print-directory -j 2 --output-sync=recurse needed lint
 	@scripts/disk-guest --fetch & # meanwhile: the tests that need it come last
-	$(OWN)/testlog -skips .ci/skips $(GO) test -race -vet=off -timeout 24m -parallel 3 -json ./... # lint has vetted
+	$(OWN)/testlog -skips .ci/skips $(GO) test -race -vet=off -timeout 40m -parallel 3 -json ./... # lint has vetted
 	@$(MAKE) --no-print-directory oracle
 
 needed: tool-testlog # what the network takes its time for, while lint has the processors

@@ -24,9 +24,7 @@ import (
 // not the system call filter that QEMU puts itself under. So it is with its TPM's swtpm.
 func TestTakenOver(t *testing.T) {
 	t.Parallel()
-	if c := confine.Look("/"); c.Landlock < 6 || c.NoNamespaces != "" {
-		t.Skipf("this kernel cannot confine it: Landlock %d, %s", c.Landlock, c.NoNamespaces)
-	}
+	needWalls(t)
 	for name, c := range map[string]struct {
 		uid int
 		ids bool // the host has set ids aside for VMs
@@ -40,13 +38,24 @@ func TestTakenOver(t *testing.T) {
 			newHostOf(t, c.uid).prison(c.ids).takeOver(t)
 		})
 	}
-	t.Run("units", func(t *testing.T) {
-		m := boot(t)
-		m.prison().takeOver(t)
-		if left := m.run("find", "/run/vmlatch", "-mindepth", "1", "-not", "-name", ".lock"); left != "" {
-			t.Errorf("left: %s", left)
-		}
-	})
+}
+
+func needWalls(t *testing.T) {
+	t.Helper()
+	if c := confine.Look("/"); c.Landlock < 6 || c.NoNamespaces != "" {
+		t.Skipf("this kernel cannot confine it: Landlock %d, %s", c.Landlock, c.NoNamespaces)
+	}
+}
+
+// takenOverUnits is TestTakenOver for VMs that are units.
+func (m *machine) takenOverUnits(t *testing.T) {
+	needWalls(t)
+	of := *m
+	of.t = t
+	of.prison().takeOver(t)
+	if left := of.run("find", "/run/vmlatch", "-mindepth", "1", "-not", "-name", ".lock"); left != "" {
+		t.Errorf("left: %s", left)
+	}
 }
 
 // prison is a host on which VMs are taken over.

@@ -339,6 +339,7 @@ func TestSystemd(t *testing.T) {
 	if log := m.run("cat", "/run/vm.log"); !strings.Contains(log, `did you mean "memory"?`) {
 		t.Errorf("log: %s", log)
 	}
+	t.Run("taken over", m.takenOverUnits)
 }
 
 // ended waits until a unit has ended, and requires that it ended successfully.
