@@ -127,7 +127,8 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 		f.PCI[p.Address] = root.PCI(p.Address)
 		f.OpensVFIO[p.Address] = root.CanOpenVFIO(f.PCI[p.Address])
 	}
-	if err := networkFacts(&g, root, f); err != nil {
+	confidential := s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential })
+	if err := networkFacts(&g, root, confidential, f); err != nil {
 		return err
 	}
 	f.IGVM = tee.IsIGVM(g.Firmware.Image)
@@ -156,7 +157,7 @@ func factsFor(ctx context.Context, h *spec.HostConfig, s *tee.Spec, root host.Ro
 	// Of a plain VM QEMU is asked only about names that the spec gives, or that have changed.
 	names := g.CPU != "" || s.File().Has("machine") || len(g.Devices) > 0 || g.Broker.Connect != "" ||
 		len(g.PCI) > 0 || g.Networks.Linked()
-	if !names && !s.MayBe(f.Demands, func(t plan.Traits) bool { return t.Confidential }) {
+	if !names && !confidential {
 		return nil
 	}
 	types := s.Patched()

@@ -14,8 +14,8 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/plan"
 )
 
-// networkFacts looks for what carries a guest's networks.
-func networkFacts(g *plan.Guest, root host.Root, f *plan.Facts) (err error) {
+// networkFacts looks for what carries a guest's networks; confidential is whether it may be one.
+func networkFacts(g *plan.Guest, root host.Root, confidential bool, f *plan.Facts) (err error) {
 	if len(g.Networks) == 0 && !g.VSock.On() && !g.Config.On() {
 		return nil
 	}
@@ -28,15 +28,14 @@ func networkFacts(g *plan.Guest, root host.Root, f *plan.Facts) (err error) {
 		if n.Mode == "bridge" && !tuntap.MayMake() {
 			f.BridgeHelper = tuntap.Helper(f.QEMU)
 		}
-		if !n.MayBePasst() || f.Passt != "" {
-			continue
-		}
-		f.Passt, err = exec.LookPath("passt")
-		if err != nil && n.Mode == "passt" {
-			return plan.NoPasst()
-		}
-		f.NameServers, f.NoNames = nameServers("/")
 	}
+	if !g.Networks.MayHavePasst(confidential) {
+		return nil
+	}
+	if f.Passt, err = exec.LookPath("passt"); err != nil && g.Networks.Passt() {
+		return plan.NoPasst()
+	}
+	f.NameServers, f.NoNames = nameServers("/")
 	return nil
 }
 

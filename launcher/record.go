@@ -1,10 +1,7 @@
 package launcher
 
 import (
-	"fmt"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/plan"
 	"github.com/vmlatch/vmlatch/launcher/rundir"
@@ -48,21 +45,12 @@ func recordTPM(t *plan.TPM) *rundir.TPM {
 
 func recordDisks(disks plan.Disks) (out []rundir.Disk) {
 	for _, d := range disks {
+		device, _ := plan.DeviceNumber(d.Image) // else it is a file
 		out = append(out, rundir.Disk{
-			Image: d.Image, Format: d.Format, ReadOnly: d.ReadOnly, Bus: d.Bus, Ephemeral: d.Ephemeral,
-			Device: deviceOf(d.Image),
+			Image: d.Image, Format: d.Format, ReadOnly: d.ReadOnly, Bus: d.Bus, Ephemeral: d.Ephemeral, Device: device,
 		})
 	}
 	return out
-}
-
-// deviceOf is the number of a block device, as /sys/dev/block has it; "" for other files.
-func deviceOf(file string) string {
-	var st unix.Stat_t
-	if unix.Stat(file, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return ""
-	}
-	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 }
 
 func recordNetworks(g *plan.Guest, f *plan.Facts) (out []rundir.Network) {

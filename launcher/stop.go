@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/digitalocean/go-qemu/qmp/raw"
+	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/qmp"

@@ -44,7 +44,6 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 		Name: e.Name, Status: e.Status(), Record: publish(e.Record), State: string(launcher.Launching),
 		Failure: publishFailure(e.Failure),
 	}
-	v.NoTPM = v.Status == rundir.Alive && slices.Contains(e.Gone, plan.RoleTPM)
 	if e.Record != nil && v.Status != rundir.Launching {
 		v.State = e.Record.State
 	}
@@ -61,7 +60,8 @@ func describe(ctx context.Context, root rundir.Root, e *rundir.Entry) vmInfo {
 	}
 	if v.Status == rundir.Alive && e.Record != nil {
 		v.Trouble = append(v.Trouble, launcher.LostDisks(e.Record)...)
-		for _, role := range e.Gone {
+		for _, role := range e.Gone() {
+			v.NoTPM = v.NoTPM || role == plan.RoleTPM
 			if text := launcher.Gone(role); !slices.Contains(v.Trouble, text) {
 				v.Trouble = append(v.Trouble, text)
 			}

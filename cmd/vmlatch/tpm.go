@@ -172,7 +172,7 @@ func (t *tpmCommand) show(name string) error {
 	}
 	if e != nil {
 		x.VM = e.Status()
-		x.Lives = x.VM == rundir.Alive && !slices.Contains(e.Gone, plan.RoleTPM)
+		x.Lives = x.VM == rundir.Alive && !slices.Contains(e.Gone(), plan.RoleTPM)
 	}
 	for _, f := range []string{rundir.EKCertRSA, rundir.EKCertECC} {
 		if b, err := os.ReadFile(filepath.Join(x.State, f)); err == nil {

@@ -121,6 +121,7 @@ func width(a Access) int { return slices.Index([]Access{Read, Execute, Device, W
 // sorted are the files, a directory before what is below it.
 func (b *Box) sorted() []File {
 	files := slices.Clone(b.Files)
+	// A generic sort of this type would be a page of the program.
 	sort.Slice(files, func(i, j int) bool {
 		x, y := files[i].Path, files[j].Path
 		deep := strings.Count(x, "/") - strings.Count(y, "/")

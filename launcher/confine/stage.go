@@ -66,7 +66,7 @@ func Run(args []string) int {
 	r := Report{}
 	if err = o.enter(&r); err == nil {
 		o.tell(&r)
-		err = &os.PathError{Op: "exec", Path: o.Argv[0], Err: syscall.Exec(o.Program, o.Argv, Environ())}
+		err = &os.PathError{Op: "exec", Path: o.Argv[0], Err: syscall.Exec(o.Program, o.Argv, os.Environ())}
 	}
 	o.tell(&Report{Error: err.Error(), Unshown: errors.Is(err, errUnshown)})
 	return 1

@@ -55,7 +55,7 @@ func Fork(argv, namespaces []string, foreground bool) (*Stage, error) {
 	}
 	const own = 3 // the number of its end
 	s.PID, err = syscall.ForkExec(argv[0], append(slices.Clone(argv), fmt.Sprint(own)), &syscall.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(pair[1])}, Sys: sys,
+		Dir: "/", Env: Environ(), Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), uintptr(pair[1])}, Sys: sys,
 	})
 	if err != nil {
 		s.Close()

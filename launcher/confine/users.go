@@ -91,16 +91,13 @@ func readUsers(s *bufio.Scanner) (own *Users, err error) {
 
 // Busy are the ids of a range that processes have, as users or as groups (proc(5), status).
 func (u Users) Busy() (map[int]bool, error) {
-	procs, err := os.ReadDir("/proc")
+	pids, err := procfs.PIDs()
 	if err != nil {
 		return nil, err
 	}
 	busy := map[int]bool{}
-	for _, p := range procs {
-		if _, err := strconv.Atoi(p.Name()); err != nil {
-			continue
-		}
-		status, err := procfs.Status(filepath.Join("/proc", p.Name()))
+	for _, pid := range pids {
+		status, err := procfs.Status(filepath.Join("/proc", strconv.Itoa(pid)))
 		if err != nil {
 			continue // it has ended
 		}

@@ -70,6 +70,7 @@ func (q *QEMU) MachineTypes() []string {
 		return nil
 	}
 	types := slices.Clone(q.Types)
+	// A generic sort by a function of strings would be a page of the program.
 	sort.Slice(types, func(i, j int) bool { return byVersion(types[i], types[j]) > 0 })
 	return slices.Concat(slices.Sorted(maps.Keys(q.Machines)), types)
 }

@@ -119,15 +119,10 @@ func (d *IOLimit) String() string {
 func (l *Limits) Of() (*cgroup.Limits, error) {
 	c := &cgroup.Limits{Memory: int64(l.Memory), CPU: l.CPU, PIDs: l.PIDs}
 	for _, d := range l.IO {
-		info, err := os.Stat(d.Device)
+		number, err := DeviceNumber(d.Device)
 		if err != nil {
 			return nil, err
 		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
-			return nil, fmt.Errorf("%s: not a block device", d.Device)
-		}
-		number := fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 		if _, err := os.Stat(filepath.Join("/sys/dev/block", number, "partition")); err == nil {
 			return nil, fmt.Errorf("%s: a partition: the kernel bounds whole disks", d.Device)
 		}
@@ -137,4 +132,18 @@ func (l *Limits) Of() (*cgroup.Limits, error) {
 		})
 	}
 	return c, nil
+}
+
+// DeviceNumber is the number of a block device as the kernel writes it, MAJOR:MINOR. Other files
+// are an error.
+func DeviceNumber(file string) (string, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return "", err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || info.Mode()&os.ModeDevice == 0 || info.Mode()&os.ModeCharDevice != 0 {
+		return "", fmt.Errorf("%s: not a block device", file)
+	}
+	return fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)), nil
 }

@@ -66,7 +66,7 @@ var networkModes = []networkMode{
 }
 
 func (all *Networks) complete(g *Guest) error {
-	forwarded, taken := map[string]bool{}, map[string]bool{}
+	forwarded, taken := map[string]bool{}, map[[2]string]bool{}
 	for i := range *all {
 		n := &(*all)[i]
 		switch {
@@ -88,14 +88,12 @@ func (all *Networks) complete(g *Guest) error {
 		if err := n.completeMode(g, networkKey(i)); err != nil {
 			return err
 		}
-		if n.Interface != "" && taken[n.Interface] {
-			return g.File.Errorf(networkKey(i)+".interface", "%q: another network has it", n.Interface)
+		for _, x := range [][2]string{{".interface", n.Interface}, {".peer", n.Peer}} {
+			if x[1] != "" && taken[x] {
+				return g.File.Errorf(networkKey(i)+x[0], "%q: another network has it", x[1])
+			}
+			taken[x] = true
 		}
-		taken[n.Interface] = true
-		if n.Peer != "" && taken["peer "+n.Peer] {
-			return g.File.Errorf(networkKey(i)+".peer", "%q: another network has it", n.Peer)
-		}
-		taken["peer "+n.Peer] = true
 		for _, f := range n.Forward {
 			p := strings.Split(f, ":")
 			host := strings.Join(p[:min(3, len(p))], ":")
@@ -208,8 +206,10 @@ func (all Networks) Linked() bool {
 	return slices.ContainsFunc(all, func(n Network) bool { return n.Other() != "" })
 }
 
-// MayBePasst reports whether a guest of some technology has the network by passt.
-func (n *Network) MayBePasst() bool { return n.Mode == netPasst || n.unset }
+// MayHavePasst reports whether a guest, which may be a confidential one, has a network by passt.
+func (all Networks) MayHavePasst(confidential bool) bool {
+	return slices.ContainsFunc(all, func(n Network) bool { return n.Mode == netPasst || confidential && n.unset })
+}
 
 // settle chooses modes that the spec leaves to the technology.
 func (all Networks) settle(b *Builder) Networks {

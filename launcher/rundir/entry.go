@@ -175,8 +175,6 @@ type Entry struct {
 	// LostLock is whether its QEMU has let go of its lock, and Stranger whether a process has the
 	// lock that is not its QEMU, which has ended: neither happens to a QEMU that is what it was.
 	LostLock, Stranger bool
-	// Gone are the roles of helpers that have ended while the VM lives.
-	Gone []string
 	// Failure is the last start of the name, if it came to nothing after Record.
 	Failure *Failure
 }
@@ -226,9 +224,6 @@ func (d *Dir) entry() (*Entry, error) {
 		e.Staged, err = readRecord(d.Path(recordTemporary))
 	}
 	d.judge(e)
-	if err == nil && e.VMHeld && e.Record != nil {
-		e.Gone = e.Record.gone()
-	}
 	return e, err
 }
 

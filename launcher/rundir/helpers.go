@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 )
 
 // LockHelpers makes the lock that the VM's helpers inherit, by which they can be
@@ -91,18 +93,12 @@ func (i *Identity) end(ctx, moment context.Context) error {
 }
 
 // sessionWithout are the processes of a session that live, but for its leader.
-func sessionWithout(leader int) (pids []int) {
-	procs, _ := os.ReadDir("/proc")
-	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil || pid == leader {
-			continue
-		}
-		if fields, err := statOf(pid); err == nil && fields[0] != "Z" && fields[3] == strconv.Itoa(leader) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+func sessionWithout(leader int) []int {
+	all, _ := procfs.PIDs()
+	return slices.DeleteFunc(all, func(pid int) bool {
+		fields, err := statOf(pid)
+		return pid == leader || err != nil || fields[0] == "Z" || fields[3] != strconv.Itoa(leader)
+	})
 }
 
 // killLeft ends what helpers that have ended have left: processes that hold their lock, and are of
@@ -137,9 +133,12 @@ func sessionOf(pid int) int {
 	return session
 }
 
-// gone are the roles of helpers that have ended, sorted.
-func (r *Record) gone() (roles []string) {
-	for role, i := range r.Helpers {
+// Gone looks which helpers have ended while the VM lives: their roles, sorted.
+func (e *Entry) Gone() (roles []string) {
+	if !e.VMHeld || e.Record == nil {
+		return nil
+	}
+	for role, i := range e.Record.Helpers {
 		if lives, known := i.Lives(); known && !lives {
 			roles = append(roles, role)
 		}

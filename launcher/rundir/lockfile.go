@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vmlatch/vmlatch/launcher/internal/flock"
+	"github.com/vmlatch/vmlatch/launcher/internal/procfs"
 )
 
 // lockFile is one lock file, and no later one at its path: a process that holds its
@@ -105,14 +106,13 @@ func (l *lockFile) holders() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	procs, err := os.ReadDir("/proc")
+	all, err := procfs.PIDs()
 	if err != nil {
 		return nil, err
 	}
 	var pids []int
-	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil || pid == os.Getpid() {
+	for _, pid := range all {
+		if pid == os.Getpid() {
 			continue
 		}
 		switch found, err := holds(pid, &lock); {

@@ -65,8 +65,8 @@ func TestHelperByRecord(t *testing.T) {
 	if err := os.Chmod(lock.Name(), 0); err != nil { // as the helper could
 		t.Fatal(err)
 	}
-	if e := entry(t, r, "a"); e.Status() != rundir.Alive || len(e.Gone) > 0 {
-		t.Errorf("%s, gone %v", e.Status(), e.Gone)
+	if e := entry(t, r, "a"); e.Status() != rundir.Alive || len(e.Gone()) > 0 {
+		t.Errorf("%s, gone %v", e.Status(), e.Gone())
 	}
 	found := find(t, r, "a")
 	began := time.Now()
@@ -104,8 +104,8 @@ func TestHelperThatHasGone(t *testing.T) {
 	recordHelper(t, d, sleeper(t).Process.Pid, helper.Process.Pid, func(*rundir.Identity) {})
 	d.Unlock()
 	end(helper)
-	if e := entry(t, r, "a"); e.Status() != rundir.Alive || !slices.Equal(e.Gone, []string{"tpm"}) {
-		t.Errorf("%s, gone %v, want its TPM", e.Status(), e.Gone)
+	if e := entry(t, r, "a"); e.Status() != rundir.Alive || !slices.Equal(e.Gone(), []string{"tpm"}) {
+		t.Errorf("%s, gone %v, want its TPM", e.Status(), e.Gone())
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 // runFiles are all files that a run directory can have; nothing else is ever
 // removed from one.
 var runFiles = []string{
-	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock, "tpm.lock", // of earlier versions
-
+	VMLock, LaunchLock, consoleLock, ownerLock, helperLock, keeperLock,
+	"tpm.lock", // of earlier versions
 	QMPSocket, MonitorSocket, ConsoleSocket, AgentSocket, SessionFile, OwnerCertFile, VarsFile,
 	userFile, recordFile, recordTemporary,
 }

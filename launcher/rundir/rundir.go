@@ -154,19 +154,15 @@ func (r Root) lock(ctx context.Context) (unlock func(), err error) {
 // never stands in another prober's way, and a command that takes an existing lock waits
 // for it (lockLaunch).
 func held(name string) (bool, error) {
-	f, err := flock.Try(name, 0, unix.LOCK_SH)
-	if errors.Is(err, unix.EACCES) && giveMode(name) == nil {
-		f, err = flock.Try(name, 0, unix.LOCK_SH)
-	}
-	switch {
-	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EACCES): // see lockFile
-		return true, nil
-	case errors.Is(err, fs.ErrNotExist):
+	l, err := openLock(name, "")
+	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
-	case err != nil:
+	}
+	if err != nil {
 		return false, err
 	}
-	return false, f.Close()
+	defer l.close()
+	return l.held()
 }
 
 func (r Root) dir(name string) *Dir {

@@ -58,36 +58,39 @@ func openDir(at int, name string) (*os.File, error) {
 // depth matters.
 func empty(top *os.File) error {
 	at, moved := int(top.Fd()), 0
-	for {
-		names, err := list(top)
-		if err != nil || len(names) == 0 {
+	return clearDir(top, func(name string) error {
+		sub, err := openDir(at, name)
+		if err != nil {
 			return err
 		}
-		for _, name := range names {
-			if unix.Unlinkat(at, name, 0) == nil || unix.Unlinkat(at, name, unix.AT_REMOVEDIR) == nil {
-				continue
-			}
-			sub, err := openDir(at, name)
-			if err != nil {
-				return err
-			}
-			err = flatten(sub, at, &moved)
-			_ = sub.Close()
-			if err == nil {
-				err = unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
-			}
-			if err != nil {
-				return err
-			}
+		defer sub.Close()
+		err = clearDir(sub, func(name string) error { return moveUp(sub, name, at, &moved) })
+		if err != nil {
+			return err
 		}
-	}
+		return unix.Unlinkat(at, name, unix.AT_REMOVEDIR)
+	})
 }
 
-// flatten removes what is in a directory, and moves up the directories that are not empty.
-func flatten(sub *os.File, to int, moved *int) error {
-	at := int(sub.Fd())
+// moveUp moves a directory elsewhere, under a name that nothing has there.
+func moveUp(from *os.File, name string, to int, moved *int) error {
+	at := int(from.Fd())
+	inner, err := openDir(at, name) // it moves only if it can be written to
+	if err != nil {
+		return err
+	}
+	_ = inner.Close()
+	for err = unix.EEXIST; errors.Is(err, unix.EEXIST); *moved++ {
+		err = unix.Renameat2(at, name, to, fmt.Sprint("moved", *moved), unix.RENAME_NOREPLACE)
+	}
+	return err
+}
+
+// clearDir removes what is in a directory until nothing is; other does away with what is not empty.
+func clearDir(dir *os.File, other func(name string) error) error {
+	at := int(dir.Fd())
 	for {
-		names, err := list(sub)
+		names, err := list(dir)
 		if err != nil || len(names) == 0 {
 			return err
 		}
@@ -95,15 +98,7 @@ func flatten(sub *os.File, to int, moved *int) error {
 			if unix.Unlinkat(at, name, 0) == nil || unix.Unlinkat(at, name, unix.AT_REMOVEDIR) == nil {
 				continue
 			}
-			inner, err := openDir(at, name) // a directory moves only if it can be written to
-			if err != nil {
-				return err
-			}
-			_ = inner.Close()
-			for err = unix.EEXIST; errors.Is(err, unix.EEXIST); *moved++ {
-				err = unix.Renameat2(at, name, to, fmt.Sprint("moved", *moved), unix.RENAME_NOREPLACE)
-			}
-			if err != nil {
+			if err := other(name); err != nil {
 				return err
 			}
 		}

@@ -3,6 +3,7 @@ package procfs
 
 import (
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,17 @@ func May(capability int) bool {
 	var caps [2]unix.CapUserData
 	err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0])
 	return err == nil && caps[capability/32].Effective&(1<<(capability%32)) != 0
+}
+
+// PIDs are the processes that there are.
+func PIDs() (pids []int, err error) {
+	entries, err := os.ReadDir("/proc")
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, err
 }
 
 // Status is the file status of a process, or of one of its threads, whose directory it is: values
