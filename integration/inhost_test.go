@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,12 +19,7 @@ func TestInHost(t *testing.T) {
 		t.Skipf("virtiofsd needs root: %v", err)
 	}
 	h := newHost(t)
-	tests := filepath.Join(h.work, "tests")
-	build := exec.Command("go", "test", "-c", "-tags", "inhost", "-ldflags=-s -w", "-o", tests, "./integration/inhost")
-	build.Dir, build.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	tests := testsFor(t, "integration/inhost", "inhost")
 	ipxe := needIPXE(t)
 	initrd := h.initrdWith(
 		"drivers/vhost/vhost_iotlb", "drivers/vhost/vhost", "drivers/net/tun", "drivers/net/tap",

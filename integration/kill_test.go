@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -165,15 +166,10 @@ func (h *host) killAt(step, victim string, mode []string) {
 func waitStopped(t *testing.T, pid int) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
-			t.Fatalf("it ended before the step: %v", err)
-		}
-		_, rest, _ := strings.Cut(string(b), ") ")
-		switch rest[0] {
-		case 'T':
+		switch stateOf(pid) {
+		case "T":
 			return
-		case 'Z':
+		case "Z", "":
 			t.Fatal("it ended before the step")
 		}
 	}
@@ -181,10 +177,14 @@ func waitStopped(t *testing.T, pid int) {
 }
 
 // runs reports whether a process has not ended, reaped or not.
-func runs(pid int) bool {
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+func runs(pid int) bool { return !slices.Contains([]string{"Z", "X", ""}, stateOf(pid)) }
+
+// stateOf is the letter of a process's state (proc(5)); "" if there is none.
+func stateOf(pid int) string {
+	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	_, rest, _ := strings.Cut(string(b), ") ")
-	return err == nil && !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+	state, _, _ := strings.Cut(rest, " ")
+	return state
 }
 
 // waitNothing requires that nothing is left. Processes that were killed may take

@@ -13,12 +13,12 @@ import (
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
-// testsFor builds tests of a package of the launcher that need a kernel, or a systemd, of their
-// own, and have a build tag for that.
-func testsFor(t *testing.T, name, tag string) (program string) {
+// testsFor builds tests of a package that need a kernel, a systemd, or a host of their own, and
+// have a build tag for that.
+func testsFor(t *testing.T, pkg, tag string) (program string) {
 	t.Helper()
-	program = filepath.Join(binaries, name+".test")
-	cmd := exec.Command("go", "test", "-c", "-tags", tag, "-ldflags=-s -w", "-o", program, "./launcher/"+name)
+	program = filepath.Join(binaries, filepath.Base(pkg)+".test")
+	cmd := exec.Command("go", "test", "-c", "-tags", tag, "-ldflags=-s -w", "-o", program, "./"+pkg)
 	cmd.Dir, cmd.Env = top(), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -45,7 +45,7 @@ func TestLimits(t *testing.T) {
 	c := needCoco(t)
 	h := newHost(t)
 	initrd := h.initrdWith("drivers/block/virtio_blk")
-	h.addToInitrd(initrd, "tests", testsFor(t, "cgroup", "cgroups"))
+	h.addToInitrd(initrd, "tests", testsFor(t, "launcher/cgroup", "cgroups"))
 	h.write("disk.raw", strings.Repeat("x", 8<<20))
 	h.passInGuest(c.kernel, initrd, "vmlatch.modules", "[[disk]]\nimage = \"disk.raw\"\n", "TestKernel")
 

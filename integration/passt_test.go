@@ -3,15 +3,14 @@ package integration
 import (
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
+	"github.com/vmlatch/vmlatch/integration/asked"
 	"github.com/vmlatch/vmlatch/integration/qemus"
 )
 
@@ -55,7 +54,17 @@ func TestPasstNames(t *testing.T) {
 	needProgram(t, "passt")
 	n := newNetHost(t)
 	ipxe := needIPXE(t)
-	asked := n.servesHTTP("198.51.100.1:8000", "10.77.0.1:8000")
+	log := &asked.Log{}
+	for _, at := range []string{"198.51.100.1:8000", "10.77.0.1:8000"} {
+		n.here(func() error {
+			l, err := net.Listen("tcp", at)
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+				go log.Serve(l)
+			}
+			return err
+		})
+	}
 	const words = "dhcp net0 && imgfetch http://198.51.100.1:8000/${net0/dns} && ifopen net1 && " +
 		"set net1/ip 10.77.0.2 && set net1/netmask 255.255.255.0 && imgfetch http://10.77.0.1:8000/second"
 	n.write("vm.toml", fmt.Sprintf("qemu = %q\nmemory = \"64MiB\"\n[kernel]\nimage = %q\ncmdline = %q\n"+
@@ -69,9 +78,10 @@ func TestPasstNames(t *testing.T) {
 	if out, err := n.attempt(start); err != nil || strings.Contains(out, "network-names") {
 		t.Fatalf("%v: %s", err, out)
 	}
-	within(t, "the guest does not ask", func() bool { return len(asked()) == 2 })
-	if want := []string{"/192.0.2.53", "/second"}; !slices.Equal(asked(), want) {
-		t.Errorf("the guest asked for %q, want %q", asked(), want)
+	within(t, "the guest does not ask", func() bool { return len(log.All()) == 2 })
+	// passt asks from the host's own address.
+	if want := []string{"198.51.100.1 /192.0.2.53", "10.77.0.2 /second"}; !slices.Equal(log.All(), want) {
+		t.Errorf("the guest asked for %q, want %q", log.All(), want)
 	}
 	n.must("stop", "vm", "--now")
 	n.must("rm", "vm")
@@ -86,32 +96,4 @@ func needIPXE(t *testing.T) string {
 		t.Skip("the registry lacks ipxe")
 	}
 	return ipxe
-}
-
-// servesHTTP answers at addresses of the host, and tells what was asked for.
-func (n *netHost) servesHTTP(addresses ...string) (asked func() []string) {
-	n.t.Helper()
-	var mu sync.Mutex
-	var list []string
-	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		list = append(list, r.URL.Path)
-		mu.Unlock()
-		_, _ = w.Write([]byte("#!ipxe\n"))
-	})
-	for _, at := range addresses {
-		n.here(func() error {
-			l, err := net.Listen("tcp", at)
-			if err == nil {
-				n.t.Cleanup(func() { _ = l.Close() })
-				go func() { _ = http.Serve(l, handler) }()
-			}
-			return err
-		})
-	}
-	return func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return slices.Clone(list)
-	}
 }

@@ -50,39 +50,38 @@ func needWalls(t *testing.T) {
 // takenOverUnits is TestTakenOver for VMs that are units.
 func (m *machine) takenOverUnits(t *testing.T) {
 	needWalls(t)
-	of := *m
-	of.t = t
-	of.prison().takeOver(t)
-	if left := of.run("find", "/run/vmlatch", "-mindepth", "1", "-not", "-name", ".lock"); left != "" {
+	m = m.of(t)
+	m.prison().takeOver(t)
+	if left := m.run("find", "/run/vmlatch", "-mindepth", "1", "-not", "-name", ".lock"); left != "" {
 		t.Errorf("left: %s", left)
 	}
 }
 
 // prison is a host on which VMs are taken over.
 type prison struct {
-	root             string // leads to its files, as the test sees them
-	work, run, state string // its directories
-	specs            string // the directory of specs
-	ids              bool   // it has set ids aside for VMs
+	root             string         // leads to its files, as the test sees them
+	work, run, state string         // its directories
+	specs            string         // the directory of specs
+	ids              *confine.Users // that it has set aside for VMs; nil for none
 	own              func(file string)
 	start            func(name string, env []string) // the VM of a spec
 	vmlatch          func(args ...string) (string, error)
 	ended            func(name string) // waits until nothing is left of a VM, or of all
 }
 
-// Ids that a test sets aside.
-const firstID, countIDs = 1_900_000_000, 5
-
 func (h *host) prison(ids bool) *prison {
 	p := &prison{
 		work: h.work, run: filepath.Join(h.work, "run"), state: filepath.Join(h.work, "state"),
-		specs: h.work, ids: ids, own: h.own,
+		specs: h.work, own: h.own,
+	}
+	if ids {
+		p.ids = &confine.Users{First: 1_900_000_000, Count: 5}
 	}
 	p.start = func(name string, env []string) {
 		h.t.Helper()
 		cmd := h.command("vmlatch", "start", name+".toml")
 		if ids {
-			h.write("ids", fmt.Sprintf("vmlatch:%d:%d\n", firstID, countIDs))
+			h.write("ids", fmt.Sprintf("vmlatch:%d:%d\n", p.ids.First, p.ids.Count))
 			cmd = wrapped(cmd, "unshare", "--mount", "sh", "-c",
 				`mount --bind ids /etc/subuid && mount --bind ids /etc/subgid && exec "$@"`, "sh")
 		}
@@ -105,7 +104,11 @@ func (h *host) prison(ids bool) *prison {
 func (m *machine) prison() *prison {
 	p := &prison{
 		root: fmt.Sprintf("/proc/%d/root", m.init), work: "/srv/prison", run: "/run/vmlatch",
-		state: "/var/lib/vmlatch", specs: "/etc/vmlatch/vms", ids: true, own: func(string) {},
+		state: "/var/lib/vmlatch", specs: "/etc/vmlatch/vms", own: func(string) {},
+	}
+	var err error
+	if p.ids, err = confine.ReadUsers(p.root); err != nil { // the package's
+		m.t.Fatal(err)
 	}
 	m.run("mkdir", p.work)
 	p.start = func(name string, env []string) {
@@ -220,7 +223,7 @@ qemu = %q
 image = %q
 format = "raw"
 `, p.in("programs/prisoner"), p.in("own.raw"))
-	if !p.ids { // with a file that it opens itself, it would stay root's
+	if p.ids == nil { // with a file that it opens itself, it would stay root's
 		allowed = append(allowed, "read:"+p.in("shared"), "write:"+p.in("shared"))
 		spec += fmt.Sprintf("[[object]]\nqom-type = \"rng-random\"\nid = \"own\"\nfilename = %q\n", p.in("shared"))
 	}
@@ -309,11 +312,12 @@ func (p *prison) confined(t *testing.T, victim inspection) {
 	if c == nil || !c.NoNewPrivs || c.Capabilities || len(c.Namespaces) != 5 {
 		t.Errorf("its process %+v", c)
 	}
-	if p.ids && (c.UID < 1_000_000 || c.UID == victim.Confined.UID) {
+	owns := func(uid int) bool { return uid >= p.ids.First && uid < p.ids.First+p.ids.Count }
+	if p.ids != nil && (!owns(c.UID) || c.UID == victim.Confined.UID) {
 		t.Errorf("its user is %d, the other's %d: want two of those that were set aside", c.UID, victim.Confined.UID)
 	}
 	c2 := got.Record.HelpersConfined["tpm"]
-	if c2 == nil || c2.Refused == "" || len(c2.Namespaces) != 4 || p.ids && (c2.UID == 0 || c2.UID == c.UID) {
+	if c2 == nil || c2.Refused == "" || len(c2.Namespaces) != 4 || p.ids != nil && (!owns(c2.UID) || c2.UID == c.UID) {
 		t.Errorf("its TPM's confinement %+v", c2)
 	}
 }
@@ -398,7 +402,7 @@ func TestAppArmor(t *testing.T) {
 	policy := h.appArmorPolicy()
 	h.write("initrd", read(t, c.initrd))
 	initrd := filepath.Join(h.work, "initrd")
-	h.addToInitrd(initrd, "tests", testsFor(t, "confine", "apparmor"))
+	h.addToInitrd(initrd, "tests", testsFor(t, "launcher/confine", "apparmor"))
 	h.addToInitrd(initrd, "vmlatch-qemu.bin", policy)
 	h.passInGuest(c.kernel, initrd, "lsm=landlock,apparmor", "", "TestKernelAppArmor")
 	waitNothing(t, h.work)

@@ -117,6 +117,13 @@ func removeGroups(group string) error {
 	return os.Remove(group)
 }
 
+// of is the machine for a test within another.
+func (m *machine) of(t *testing.T) *machine {
+	c := *m
+	c.t = t
+	return &c
+}
+
 func (m *machine) try(name string, args ...string) (string, error) {
 	enter := []string{"-t", strconv.Itoa(m.init), "-m", "-p", "-u", "-i", "-C", "-r", "-w", name}
 	cmd := exec.Command("nsenter", append(enter, args...)...)
@@ -168,9 +175,7 @@ ExecStop=-/usr/bin/vmlatch stop --ignore --timeout 1s %i
 // helpersOfUnits starts a VM with a TPM and a network by passt: each has another user.
 func (m *machine) helpersOfUnits(t *testing.T) {
 	needProgram(t, "passt", "swtpm")
-	outer := m.t
-	m.t = t
-	defer func() { m.t = outer }()
+	m = m.of(t)
 	m.write("/etc/vmlatch/vms/more.toml", plainSpec+"[tpm]\n[[network]]\nmode = \"passt\"\n")
 	m.run("systemctl", "start", "vmlatch@more")
 	pids := strings.Fields(m.run("cat", "/sys/fs/cgroup"+m.show("vmlatch@more", "ControlGroup")+"/cgroup.procs"))
@@ -194,9 +199,7 @@ func (m *machine) helpersOfUnits(t *testing.T) {
 // unit has.
 func (m *machine) sharesOfUnits(t *testing.T) {
 	c := needCoco(t)
-	outer := m.t
-	m.t = t
-	defer func() { m.t = outer }()
+	m = m.of(t)
 	if _, err := os.Stat("/usr/lib/qemu/virtiofsd"); err != nil {
 		t.Skip(err)
 	}
@@ -359,11 +362,7 @@ func (m *machine) ended(unit string) {
 // waits for its owner is released by a packet that is passed as a credential.
 func TestSystemdGuests(t *testing.T) {
 	m := boot(t)
-	t.Run("broker", func(t *testing.T) {
-		of := *m
-		of.t = t
-		brokerUnit(t, &of)
-	})
+	t.Run("broker", func(t *testing.T) { brokerUnit(t, m.of(t)) })
 	m.write("/etc/systemd/system/vmlatch@.service.d/test.conf", quickStop)
 	const guest = "/srv/guest" // the VMs' user may have no access to this checkout
 	m.run("mkdir", guest)
@@ -397,7 +396,7 @@ key = "credential:tpm-key"
 	// systemd makes the scope of a VM that has limits.
 	t.Run("scope", func(t *testing.T) {
 		needProgram(t, "dbus-daemon", "busctl")
-		m.run("install", "-m", "755", testsFor(t, "cgroup", "cgroups"), "/usr/bin/cgroup.test")
+		m.run("install", "-m", "755", testsFor(t, "launcher/cgroup", "cgroups"), "/usr/bin/cgroup.test")
 		m.run(
 			"sh",
 			"-c",

@@ -107,7 +107,7 @@ func tpmLives(t *testing.T, path string) {
 	// It is killed: that is shown, and the VM lives.
 	_ = syscall.Kill(pid[0], syscall.SIGKILL)
 	h.noTPM("killed")
-	h.shows("ps", h.run("vmlatch", "ps"), "running (its TPM has gone")
+	h.shows("ps", h.run("vmlatch", "ps"), "running (its TPM has gone: the guest's next reset ends QEMU)")
 	h.shows("inspect", h.run("vmlatch", "inspect", "vm"), "it has GONE")
 	if out := h.run("vmlatch", "inspect", "--json", "vm"); !strings.Contains(out, `"tpm-gone": true`) {
 		t.Errorf("the JSON lacks it: %s", out)

@@ -7,15 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vmlatch/vmlatch/integration/asked"
 )
 
 // TestKernelsNetworks: a guest reaches its host by interfaces whose frames the kernel carries
@@ -25,7 +25,13 @@ func TestKernelsNetworks(t *testing.T) {
 		ip link add veth0 type veth peer name veth1 && ip addr add 10.78.0.1/24 dev veth1
 		ip link set veth0 up && ip link set veth1 up
 		ip link add link veth0 name mv0 type macvtap mode bridge && ip link set mv0 up`)
-	asked := serve(t)
+	l, err := net.Listen("tcp4", ":8000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	log := &asked.Log{}
+	go log.Serve(l)
 	var words []string
 	for i, network := range []string{"10.77.0", "10.78.0"} {
 		words = append(words, fmt.Sprintf("ifopen net%[1]d && set net%[1]d/ip %[2]s.2 && "+
@@ -45,9 +51,9 @@ vhost = "on"
 `, os.Getenv("INHOST_IPXE"), strings.Join(words, " && ")))
 	v.start()
 	want := []string{"10.77.0.2 /net0", "10.78.0.2 /net1"}
-	for end := time.Now().Add(3 * time.Minute); !slices.Equal(asked(), want); time.Sleep(time.Second) {
+	for end := time.Now().Add(3 * time.Minute); !slices.Equal(log.All(), want); time.Sleep(time.Second) {
 		if time.Now().After(end) {
-			t.Fatalf("the guest asked for %q, want %q", asked(), want)
+			t.Fatalf("the guest asked for %q, want %q", log.All(), want)
 		}
 	}
 	if out := sh(t, `cat /proc/[0-9]*/task/*/comm | grep -c '^vhost-' || true`); out != "2" {
@@ -64,32 +70,6 @@ vhost = "on"
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Error("an interface is left on the bridge")
-}
-
-// serve answers guests, and tells who has asked for what.
-func serve(t *testing.T) (asked func() []string) {
-	t.Helper()
-	l, err := net.Listen("tcp4", ":8000")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	var mu sync.Mutex
-	var list []string
-	go func() {
-		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			host, _, _ := net.SplitHostPort(r.RemoteAddr)
-			mu.Lock()
-			list = append(list, host+" "+r.URL.Path)
-			mu.Unlock()
-			_, _ = w.Write([]byte("#!ipxe\n"))
-		}))
-	}()
-	return func() []string {
-		mu.Lock()
-		defer mu.Unlock()
-		return slices.Clone(list)
-	}
 }
 
 // TestVSock: a guest has an address for sockets of its own, which no other VM gets.

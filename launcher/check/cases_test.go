@@ -13,6 +13,7 @@ import (
 	"github.com/vmlatch/vmlatch/launcher/host"
 	"github.com/vmlatch/vmlatch/launcher/internal/testhost"
 	"github.com/vmlatch/vmlatch/launcher/plan"
+	"github.com/vmlatch/vmlatch/launcher/rundir"
 	"github.com/vmlatch/vmlatch/launcher/tee"
 )
 
@@ -29,6 +30,9 @@ type checkCase struct {
 	guest   func(*tee.Guest)
 	refused bool // already when the spec is read
 }
+
+// taken has a VM's name: its locks would go with it.
+var taken *rundir.Dir
 
 // checkCases has a way to fail for every check, by its id.
 var checkCases = map[string]checkCase{
@@ -163,7 +167,7 @@ var checkCases = map[string]checkCase{
 	"owner-command":     {tech: "sev", add: "[latch]\nowner = [\"./no-such-program\"]\n"},
 	"name-free": {
 		tech: "none",
-		plan: func(p *plan.Plan) { _, _ = p.Dirs.Create(context.Background(), p.Name) },
+		plan: func(p *plan.Plan) { taken, _ = p.Dirs.Create(context.Background(), p.Name) },
 	},
 
 	"directories":        {tech: "none", plan: func(p *plan.Plan) { p.Dirs.State = "/dev/null/state" }},
